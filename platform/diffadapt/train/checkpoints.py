@@ -1,0 +1,140 @@
+"""Training checkpoints on any fsspec location: atomic, checked by digest, with a fall-back to the one before."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+import torch
+
+from diffadapt.core.errors import StoreError
+
+_NAME = re.compile(r"^step-(\d{9})-([0-9a-f]{16})\.pt$")
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The newest ``keep`` states of one run, as ``<location>/step-<step>-<digest>.pt``.
+
+    A state holds tensors and primitives only and is read back with ``weights_only=True``. A local file appears by rename,
+    a remote one by a single put; the digest in the name tells a torn file from a whole one.
+    """
+
+    def __init__(self, location: str, keep: int = 2):
+        if keep < 1:
+            raise ValueError("keep must be at least 1")
+        self.location, self.keep = str(location), keep
+        self._fs, self._root = fsspec.core.url_to_fs(self.location)
+        self._local = "file" in _protocols(self._fs)
+
+    def save(self, step: int, state: dict[str, Any]) -> str:
+        """Store ``state`` for ``step`` (finished steps) and drop all but the newest ``keep``; returns its path.
+
+        Raises StoreError if the location cannot be written.
+        """
+        try:
+            self._fs.makedirs(self._root, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=".checkpoint-", dir=self._root if self._local else None)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    hashing = _Hashing(file)
+                    torch.save(state, hashing)
+                    file.flush()
+                    os.fsync(file.fileno())
+                path = f"{self._root.rstrip('/')}/step-{step:09d}-{hashing.sha.hexdigest()[:16]}.pt"
+                if self._local:
+                    os.replace(temporary, path)
+                else:
+                    self._fs.put_file(temporary, path)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"The checkpoint of step {step} could not be written to {self.location} ({error}).") from error
+        self._prune(step, path)
+        return path
+
+    def latest(self, map_location: str = "cpu") -> dict[str, Any] | None:
+        """The newest readable state, or None. A torn or unreadable file is skipped with a warning."""
+        for _, sha, path in reversed(self._list()):
+            try:
+                return self._read(path, sha, map_location)
+            except Exception as error:  # whatever is wrong with this file, the one before it may be whole
+                log.warning("Skipping the unreadable checkpoint %s (%s).", path, error)
+        return None
+
+    def steps(self) -> list[int]:
+        """Steps that have a file, ascending (the files are not opened)."""
+        return [step for step, _, _ in self._list()]
+
+    def clear(self) -> None:
+        """Delete every checkpoint of this location."""
+        for _, _, path in self._list():
+            self._fs.rm_file(path)
+
+    def _read(self, path: str, sha: str, map_location: str) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            local = path
+            if not self._local:
+                local = str(Path(folder) / "state.pt")
+                self._fs.get_file(path, local)
+            with open(local, "rb") as file:
+                found = _digest(file)
+            if found[: len(sha)] != sha:
+                raise ValueError("its content does not match the digest in its name")
+            return torch.load(local, map_location=map_location, weights_only=True)
+
+    def _prune(self, step: int, path: str) -> None:
+        entries = self._list()
+        stale = [p for s, _, p in entries if s == step and Path(p).name != Path(path).name]
+        others = sorted((s, p) for s, _, p in entries if s != step)
+        # A rerun that starts over leaves newer steps of the abandoned run behind: they must not outlive this one.
+        stale += [p for s, p in others if s > step]
+        older = [p for s, p in others if s < step]
+        stale += older[: max(0, len(older) - (self.keep - 1))]
+        for old in stale:
+            try:
+                self._fs.rm_file(old)
+            except OSError as error:
+                log.warning("The old checkpoint %s could not be deleted (%s).", old, error)
+
+    def _list(self) -> list[tuple[int, str, str]]:
+        self._fs.invalidate_cache()
+        if not self._fs.exists(self._root):
+            return []
+        found = []
+        for path in self._fs.ls(self._root, detail=False):
+            match = _NAME.match(path.rstrip("/").rsplit("/", 1)[-1])
+            if match:
+                found.append((int(match[1]), match[2], path))
+        return sorted(found)
+
+
+def _digest(file: BinaryIO) -> str:
+    sha = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        sha.update(chunk)
+    return sha.hexdigest()
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+class _Hashing:
+    """A write-only file that hashes what passes through it."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.sha = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()

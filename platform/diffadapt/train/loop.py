@@ -1,0 +1,201 @@
+"""The one training loop: every classifier and diffusion model of the project is trained by it.
+
+Exact resume needs only the step, the module, the optimiser and the EMA, because nothing else has state: batches are a
+function of (seed, step, rank) and torch's generators are re-seeded from (seed, step, rank, micro) before each forward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffadapt.core.errors import TrainingError
+from diffadapt.core.identity import digest
+from diffadapt.train.checkpoints import Checkpoints
+from diffadapt.train.ema import Ema
+from diffadapt.train.precision import autocast, float32_mode
+from diffadapt.train.reporter import Reporter
+
+LossFn = Callable[[nn.Module, Any, int], Mapping[str, torch.Tensor]]
+BatchFn = Callable[[int, int], Any]
+MAX_SKIPPED = 25
+"""Consecutive steps that fp16 loss scaling may skip before the run counts as diverged."""
+
+
+def run_loop(
+    *,
+    module: nn.Module,
+    loss_fn: LossFn,
+    batch_fn: BatchFn,
+    optimizer: torch.optim.Optimizer,
+    lr_at: Callable[[int], float],
+    total_steps: int,
+    reporter: Reporter,
+    checkpoints: Checkpoints | None,
+    ema: Ema | None = None,
+    precision: str = "fp32",
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+    seed: int = 0,
+    checkpoint_every: int = 200,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> dict[str, float]:
+    """Train ``module`` in place for ``total_steps`` optimiser steps, going on from the newest checkpoint if there is one.
+
+    ``batch_fn(step, micro)`` gives the batch of step 0..total-1 and accumulation part 0..accumulate-1 on this rank; it must
+    not depend on earlier calls. ``loss_fn(module, batch, step)`` calls the (possibly wrapped) module itself and returns
+    scalar tensors, ``loss`` among them; all are averaged over parts and ranks and reported. ``lr_at(step)`` is the rate of
+    that step, times each parameter group's ``lr_scale``. ``on_step(finished, scalars)`` runs on every rank after each step
+    and may add scalars. Rank 0 writes checkpoints, which every rank must be able to read. ``checkpoints`` None: no resume.
+
+    ``optimizer`` and ``ema`` must hold tensors on the reporter's device: move the module there before building them.
+    Returns the last step's scalars with ``steps`` and ``resumed_from``. Raises TrainingError if the loss, the gradient or a
+    weight becomes NaN or infinite (checkpoints already written stay), or if ranks resume from different steps.
+    """
+    wrapped = reporter.wrap(module)
+    scaler = torch.amp.GradScaler(reporter.device.type, enabled=precision == "fp16")
+    start, scalars = _resume(module, optimizer, ema, scaler, checkpoints, reporter)
+    last_saved = start
+    module.train()
+    skipped = 0
+    with _keep_rng(), float32_mode(precision):
+        for step in range(start, total_steps):
+            began = time.perf_counter()
+            rate = lr_at(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("lr_scale", 1.0)
+            optimizer.zero_grad(set_to_none=True)
+            parts = []
+            for micro in range(accumulate):
+                batch = batch_fn(step, micro)
+                torch.manual_seed(step_seed(seed, step, reporter.rank, micro))
+                with _sync(wrapped, micro == accumulate - 1):
+                    with autocast(reporter.device, precision):
+                        losses = loss_fn(wrapped, batch, step)
+                    scaler.scale(losses["loss"] / accumulate).backward()
+                parts.append({k: v.detach().float().reshape(()) for k, v in losses.items()})
+            scalars = reporter.all_reduce_mean(_mean(parts))
+            _demand_finite("loss", scalars["loss"], step, last_saved)
+            scaler.unscale_(optimizer)
+            norm = float(_clip(optimizer, clip_norm))
+            if precision == "fp16" and not math.isfinite(norm):
+                skipped += 1
+                if skipped > MAX_SKIPPED:
+                    _demand_finite("gradient", norm, step, last_saved)
+            else:
+                skipped = 0
+                _demand_finite("gradient", norm, step, last_saved)
+            scaler.step(optimizer)
+            scaler.update()
+            if ema is not None and not skipped:
+                ema.update(module)
+            scalars.update(lr=rate, step_seconds=time.perf_counter() - began)
+            if math.isfinite(norm):
+                scalars["grad_norm"] = norm
+            finished = step + 1
+            if on_step is not None:
+                on_step(finished, scalars)
+            reporter.report(finished, total_steps, scalars)
+            if checkpoints is not None and (finished % checkpoint_every == 0 or finished == total_steps):
+                _demand_finite_weights(module, step, last_saved)
+                if reporter.rank == 0:
+                    checkpoints.save(finished, _state(finished, module, optimizer, ema, scaler, scalars))
+                reporter.barrier()
+                last_saved = finished
+    return {**scalars, "steps": float(total_steps), "resumed_from": float(start)}
+
+
+def step_seed(seed: int, step: int, rank: int, micro: int) -> int:
+    """A 60-bit seed for one forward pass of one rank."""
+    return int(digest(["train", seed, step, rank, micro], 15), 16)
+
+
+def _state(step: int, module: nn.Module, optimizer: Any, ema: Ema | None, scaler: Any, scalars: dict) -> dict[str, Any]:
+    return {
+        "step": step,
+        "module": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "ema": ema.state_dict() if ema is not None else None,
+        "scaler": scaler.state_dict(),
+        "scalars": {k: float(v) for k, v in scalars.items()},
+    }
+
+
+def _resume(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None,
+    scaler: Any,
+    checkpoints: Checkpoints | None,
+    reporter: Reporter,
+) -> tuple[int, dict[str, float]]:
+    state = checkpoints.latest() if checkpoints is not None else None
+    start = int(state["step"]) if state else 0
+    if reporter.world_size > 1 and reporter.all_reduce_mean({"step": float(start)})["step"] != start:
+        where = checkpoints.location if checkpoints is not None else "memory"
+        raise TrainingError(
+            f"The workers found different checkpoints in {where}; put the run folder on storage that all of them share."
+        )
+    if state is None:
+        return 0, {}
+    try:
+        module.load_state_dict(state["module"])
+        optimizer.load_state_dict(state["optimizer"])
+        if ema is not None:
+            ema.load_state_dict(state["ema"])
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise TrainingError(
+            f"The checkpoint of step {start} belongs to another model or optimiser ({str(error).splitlines()[0]}); "
+            "delete it or use another run folder."
+        ) from error
+    if scaler.is_enabled() and state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    return start, dict(state["scalars"])
+
+
+def _sync(wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext() if last or not hasattr(wrapped, "no_sync") else wrapped.no_sync()
+
+
+def _mean(parts: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    names = list(parts[0])
+    # One transfer for all scalars: each .item() would wait for the device again.
+    values = torch.stack([torch.stack([p[n] for n in names]) for p in parts]).mean(0).tolist()
+    return dict(zip(names, values, strict=True))
+
+
+def _clip(optimizer: torch.optim.Optimizer, clip_norm: float | None) -> torch.Tensor:
+    params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if clip_norm is None:
+        return torch.nn.utils.get_total_norm([p.grad for p in params])
+    return torch.nn.utils.clip_grad_norm_(params, clip_norm)
+
+
+def _demand_finite(what: str, value: float, step: int, last_saved: int) -> None:
+    if not math.isfinite(value):
+        kept = f"the checkpoint of step {last_saved} is kept" if last_saved else "no checkpoint had been written"
+        raise TrainingError(
+            f"Training stopped at step {step + 1} because the {what} became {value}; {kept}; "
+            "lower the learning rate, clip the gradient or use fp32."
+        )
+
+
+@torch.no_grad()
+def _demand_finite_weights(module: nn.Module, step: int, last_saved: int) -> None:
+    flags = [torch.isfinite(p).all() for p in module.parameters()]
+    if flags and not bool(torch.stack(flags).all()):
+        _demand_finite("weights", math.nan, step, last_saved)
+
+
+@contextlib.contextmanager
+def _keep_rng() -> Iterator[None]:
+    """Leave the caller's torch generators as they were."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield

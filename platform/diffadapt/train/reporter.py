@@ -1,0 +1,117 @@
+"""What a training loop needs to know about where it runs: rank, device, wrapping, and where its numbers go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+OnReport = Callable[[int, int, dict[str, float]], None]
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """The loop's side of a process group; every rank calls the same methods in the same order."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module on the device, in DistributedDataParallel if world_size > 1."""
+        ...
+
+    def report(self, step: int, total: int, scalars: Mapping[str, float]) -> None:
+        """Numbers after ``step`` of ``total`` finished steps, already averaged over ranks."""
+        ...
+
+    def all_reduce_mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The mean over ranks of each value (the same keys on every rank); NaN on one rank gives NaN on all."""
+        ...
+
+    def barrier(self) -> None: ...
+
+
+class LocalReporter:
+    """One process on one device; TensorBoard scalars under ``log_dir`` if given; ``on_report`` sees every report."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, device: str | torch.device = "cpu", log_dir: str | None = None, on_report: OnReport | None = None):
+        self.device = torch.device(device)
+        self._board = _Board(log_dir)
+        self._on_report = on_report
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return module.to(self.device)
+
+    def report(self, step: int, total: int, scalars: Mapping[str, float]) -> None:
+        self._board.write(step, scalars)
+        if self._on_report is not None:
+            self._on_report(step, total, dict(scalars))
+
+    def all_reduce_mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        return dict(values)
+
+    def barrier(self) -> None:
+        return None
+
+
+class DistributedReporter(LocalReporter):
+    """One rank of an initialised ``torch.distributed`` process group (gloo or nccl); rank 0 alone writes and reports.
+
+    Batch norm uses each rank's own statistics and rank 0's running averages, as DistributedDataParallel does;
+    ``sync_batch_norm`` converts them to statistics over the global batch (CUDA only).
+    """
+
+    def __init__(
+        self,
+        device: str | torch.device = "cpu",
+        log_dir: str | None = None,
+        on_report: OnReport | None = None,
+        sync_batch_norm: bool = False,
+    ):
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        first = self.rank == 0
+        super().__init__(device, log_dir if first else None, on_report if first else None)
+        self._sync_batch_norm = sync_batch_norm
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        module = module.to(self.device)
+        if self.world_size == 1:
+            return module
+        if self._sync_batch_norm:
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        ids = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=ids)
+
+    def all_reduce_mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        names = sorted(values)
+        packed = torch.tensor([values[n] for n in names], dtype=torch.float64, device=self.device)
+        dist.all_reduce(packed)
+        return dict(zip(names, (packed / self.world_size).tolist(), strict=True))
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+
+class _Board:
+    """TensorBoard scalars, opened on the first write: importing tensorboard takes a second."""
+
+    def __init__(self, log_dir: str | None):
+        self._log_dir, self._writer = log_dir, None
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._log_dir is None:
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer: Any = SummaryWriter(self._log_dir)
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
