@@ -97,8 +97,8 @@ def _to_array(image: Image.Image, channels: int, key: str) -> np.ndarray:
         samples = np.asarray(image).astype(np.int64)
         if samples.min() < 0 or samples.max() > 65535:
             raise ItemError(f"{key} has samples of more than 16 bits, whose range is unknown: convert it to 8 bits.")
-        # Mode I also carries 8-bit data that some writers widened; those values stay as they are.
-        wide = image.mode != "I" or samples.max() > 255
+        # Mode I is what older Pillow makes of 16-bit PNG; in other formats it may carry widened 8-bit data.
+        wide = image.mode != "I" or image.format == "PNG" or samples.max() > 255
         grey = ((samples + 128) // 257 if wide else samples).astype(np.uint8)
         return np.repeat(grey[:, :, None], channels, axis=2)
     if image.mode == "F":

@@ -1,0 +1,90 @@
+"""SHA-256 of many files, remembered per user so that an unchanged file is read once.
+
+The memory is a JSON file per data root under ``$XDG_CACHE_HOME/diffadapt/hashes`` (default ``~/.cache``), keyed by path,
+size and modification time. It only saves time: without it, or with a damaged one, the hashes are computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+FRESH_NS = 2_000_000_000
+"""A file changed less than this long ago is not remembered: a second change could leave size and time as they are."""
+
+
+def cache_folder() -> Path:
+    """Where the hashes of the current user are remembered."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "diffadapt" / "hashes"
+
+
+def hash_files(fs: Any, root: str, paths: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of each of ``paths`` on the fsspec file system ``fs``; ``root`` names the memory that they share."""
+    memory_file = cache_folder() / f"{hashlib.sha256(f'{_protocol(fs)}:{root}'.encode()).hexdigest()[:24]}.json"
+    known = _read(memory_file)
+    found: dict[str, str] = {}
+    learned = False
+    for path in paths:
+        stamp = file_stamp(fs, path)
+        entry = known.get(path)
+        if stamp is not None and isinstance(entry, list) and entry[:2] == stamp and len(entry) == 3:
+            found[path] = entry[2]
+            continue
+        found[path] = _hash(fs, path)
+        if stamp is not None and not (isinstance(stamp[1], int) and time.time_ns() - stamp[1] < FRESH_NS):
+            known[path] = [*stamp, found[path]]
+            learned = True
+    if learned:
+        _write(memory_file, known)
+    return found
+
+
+def file_stamp(fs: Any, path: str) -> list[Any] | None:
+    """[size, modification time in ns or the store's version tag] of a file; None where the store tells neither."""
+    if _protocol(fs) == "file":
+        status = os.stat(path)
+        return [status.st_size, status.st_mtime_ns]
+    info = fs.info(path)
+    version = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("updated")
+    return None if version is None else [info["size"], str(version)]
+
+
+def _protocol(fs: Any) -> str:
+    return fs.protocol[0] if isinstance(fs.protocol, (tuple, list)) else fs.protocol
+
+
+def _hash(fs: Any, path: str) -> str:
+    sha = hashlib.sha256()
+    with fs.open(path, "rb") as stream:
+        while chunk := stream.read(1 << 20):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".hashes-")
+        try:
+            with os.fdopen(handle, "w") as stream:
+                json.dump(values, stream)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
