@@ -1,0 +1,146 @@
+"""What is stored: shards of rows, their keys and digests, the Parquet schema of images, and receipts of work.
+
+A shard is the unit of work, of storage and of resumption. Its digest covers everything that decides its content: the
+stage with its version and identity fields, the shard's own parameters, the digests of its inputs, and weight revisions.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diffadapt.core.identity import digest
+
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("image", IMAGE_TYPE), ("seed", pa.int64())])
+LOGITS_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("logits", pa.list_(pa.float32()))])
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a shard: which node made it and the digest of the shard or of the fitted artefact."""
+
+    node: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work. ``key`` is readable and unique in its node; ``params`` say what to make; ``items`` how many rows."""
+
+    key: str
+    params: Mapping[str, Any]
+    inputs: tuple[Input, ...] = ()
+    items: int = 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A quarantined item: its key and one sentence on why."""
+
+    key: str
+    reason: str
+
+
+@dataclass
+class Rows:
+    """The content of a shard: a table and the items that could not be made."""
+
+    table: pa.Table
+    failures: list[Failure] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def column(self, name: str) -> list:
+        return self.table.column(name).to_pylist()
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of one shard: ``made``, ``hit`` (already in the store) or ``failed`` (with the reason)."""
+
+    node: str
+    key: str
+    digest: str
+    status: str
+    items: int
+    failures: tuple[Failure, ...] = ()
+    seconds: float = 0.0
+    worker: str = ""
+    error: str = ""
+    batch_size: int = 0
+
+
+def family_digest(kind: str, version: int, identity: Mapping[str, Any], inputs: Sequence[str]) -> str:
+    """Digest of all that the shards of one node have in common."""
+    return digest({"kind": kind, "version": version, "identity": identity, "inputs": sorted(inputs)})
+
+
+def shard_digest(family: str, shard: Shard) -> str:
+    """Digest of one shard within its family; inputs count in their order, node names do not."""
+    return digest({"family": family, "params": shard.params, "inputs": [i.digest for i in shard.inputs]})
+
+
+def image_table(keys: Sequence[str], labels: Sequence[int | None], images: Sequence[bytes], seeds: Sequence[int], suffix: str = ".png") -> pa.Table:
+    """Rows of encoded images in :data:`IMAGE_SCHEMA`; ``path`` is the key with the stored format's suffix."""
+    structs = [{"bytes": b, "path": _stem(k) + suffix} for k, b in zip(keys, images, strict=True)]
+    return pa.table(
+        {
+            "key": pa.array(keys, pa.string()),
+            "label": pa.array(labels, pa.int64()),
+            "image": pa.array(structs, IMAGE_TYPE),
+            "seed": pa.array(seeds, pa.int64()),
+        },
+        schema=IMAGE_SCHEMA,
+    )
+
+
+def _stem(key: str) -> str:
+    head, dot, tail = key.rpartition(".")
+    return head if dot and "/" not in tail and len(tail) <= 5 else key
+
+
+def to_parquet(rows: Rows, provenance: Mapping[str, Any]) -> bytes:
+    """Deterministic Parquet bytes with provenance and failures in the file's metadata.
+
+    Image columns carry Hugging Face's feature metadata, so that ``datasets`` shows pictures.
+    """
+    table = rows.table
+    metadata = {
+        b"diffadapt": json.dumps(
+            {**provenance, "failures": [[f.key, f.reason] for f in rows.failures]}, sort_keys=True
+        ).encode()
+    }
+    if "image" in table.schema.names:
+        features = {
+            "key": {"dtype": "string", "_type": "Value"},
+            "label": {"dtype": "int64", "_type": "Value"},
+            "image": {"_type": "Image"},
+            "seed": {"dtype": "int64", "_type": "Value"},
+        }
+        features = {name: features[name] for name in table.schema.names if name in features}
+        metadata[b"huggingface"] = json.dumps({"info": {"features": features}}).encode()
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd", store_schema=True)
+    return buffer.getvalue()
+
+
+def from_parquet(data: bytes) -> Rows:
+    """Rows and failures from :func:`to_parquet` bytes."""
+    table = pq.read_table(pa.BufferReader(data), use_threads=False)
+    meta = json.loads((table.schema.metadata or {}).get(b"diffadapt", b"{}"))
+    return Rows(table.replace_schema_metadata(None), [Failure(k, r) for k, r in meta.get("failures", [])])
+
+
+def read_header(data_file: Any) -> tuple[int, list[Failure]]:
+    """Row count and failures from a Parquet file's footer alone."""
+    meta = pq.read_metadata(data_file)
+    info = json.loads((meta.metadata or {}).get(b"diffadapt", b"{}"))
+    return meta.num_rows, [Failure(k, r) for k, r in info.get("failures", [])]

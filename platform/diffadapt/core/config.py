@@ -1,0 +1,171 @@
+"""Frozen configuration values: identity apart from execution, overrides by dotted name, JSON both ways.
+
+A recipe is a tree of frozen dataclasses. A field made by :func:`execution` (batch size, device, workers) may change
+how fast or where the work is done, never what is made, so it stays outside every digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from diffadapt.core.errors import RecipeError, suggest
+
+T = TypeVar("T")
+
+
+def execution(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING, doc: str = "") -> Any:
+    """A dataclass field that does not change what is made (batch size, device, workers): outside every digest."""
+    metadata = {"execution": True, "doc": doc}
+    if factory is not dataclasses.MISSING:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def to_dict(config: Any, *, identity_only: bool = False) -> Any:
+    """The JSON form of a config tree; with ``identity_only`` the execution fields are left out."""
+    if is_dataclass(config) and not isinstance(config, type):
+        return {
+            f.name: to_dict(getattr(config, f.name), identity_only=identity_only)
+            for f in fields(config)
+            if not (identity_only and f.metadata.get("execution"))
+        }
+    if isinstance(config, Mapping):
+        return {str(k): to_dict(v, identity_only=identity_only) for k, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(v, identity_only=identity_only) for v in config]
+    if config is None or isinstance(config, (bool, int, float, str)):
+        return config
+    raise TypeError(f"{type(config).__name__} has no JSON form")
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Build ``cls`` from :func:`to_dict` output. Raises RecipeError for unknown fields or wrong types."""
+    hints = _hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise RecipeError(f"{cls.__name__} has no field {unknown[0]!r}.{suggest(unknown[0], hints)}")
+    return cls(**{name: coerce(hints[name], value, name) for name, value in values.items()})
+
+
+def field_types(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every overridable leaf of a config tree as dotted name -> annotated type."""
+    found: dict[str, Any] = {}
+    for name, hint in _hints(type(config)).items():
+        value = getattr(config, name)
+        if is_dataclass(value):
+            found.update(field_types(value, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = hint
+    return found
+
+
+def override(config: T, changes: Mapping[str, Any]) -> T:
+    """A copy of ``config`` with dotted fields replaced, e.g. ``{"synth.guidance": 1.5}``.
+
+    Raises RecipeError for an unknown field (with the nearest name) or a value that does not fit its type.
+    """
+    known = field_types(config)
+    for dotted, value in changes.items():
+        if dotted not in known:
+            raise RecipeError(f"The recipe has no field {dotted!r}.{suggest(dotted, known)} `diffadapt show` lists all fields.")
+        config = _replace(config, dotted.split("."), value, dotted)
+    return config
+
+
+def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
+    head, rest = path[0], path[1:]
+    new = _replace(getattr(config, head), rest, value, dotted) if rest else coerce(_hints(type(config))[head], value, dotted)
+    return dataclasses.replace(config, **{head: new})
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def coerce(hint: Any, value: Any, name: str) -> Any:
+    """``value`` as ``hint`` wants it (a string from the command line, a list from JSON), or RecipeError."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value in ("None", "none") and type(None) in get_args(hint)):
+            if type(None) in get_args(hint):
+                return None
+        for option in get_args(hint):
+            if option is type(None):
+                continue
+            try:
+                return coerce(option, value, name)
+            except RecipeError:
+                continue
+        raise _mismatch(hint, value, name)
+    if origin is Literal:
+        if value in get_args(hint):
+            return value
+        raise RecipeError(
+            f"{name} is {value!r} but must be one of {', '.join(map(str, get_args(hint)))}."
+            + suggest(str(value), [str(a) for a in get_args(hint)])
+        )
+    if origin is tuple:
+        if isinstance(value, str):
+            value = [v for v in value.replace(",", " ").split() if v]
+        if not isinstance(value, (list, tuple)):
+            raise _mismatch(hint, value, name)
+        args = get_args(hint)
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(coerce(args[0], v, name) for v in value)
+        if len(args) != len(value):
+            raise _mismatch(hint, value, name)
+        return tuple(coerce(a, v, name) for a, v in zip(args, value, strict=True))
+    if is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        if isinstance(value, Mapping):
+            return from_dict(hint, value)
+        raise _mismatch(hint, value, name)
+    if hint is Any:
+        return value
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        raise _mismatch(hint, value, name)
+    if hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        if isinstance(value, str):
+            try:
+                return int(value)
+            except ValueError:
+                pass
+        raise _mismatch(hint, value, name)
+    if hint is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, str):
+            try:
+                return float(value)
+            except ValueError:
+                pass
+        raise _mismatch(hint, value, name)
+    if hint is str:
+        if isinstance(value, str):
+            return value
+        raise _mismatch(hint, value, name)
+    if get_origin(hint) in (dict, Mapping) or hint is dict:
+        if isinstance(value, Mapping):
+            return dict(value)
+        raise _mismatch(hint, value, name)
+    raise _mismatch(hint, value, name)
+
+
+def _mismatch(hint: Any, value: Any, name: str) -> RecipeError:
+    wanted = getattr(hint, "__name__", None) or str(hint)
+    return RecipeError(f"{name} is {value!r}, which is not a valid {wanted}.")

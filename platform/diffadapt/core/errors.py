@@ -1,0 +1,44 @@
+"""Errors a user can cause. Each message is one sentence: what is wrong, why, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DiffadaptError(Exception):
+    """Base of every error that is the user's to mend; the command line prints it without a traceback."""
+
+
+class RecipeError(DiffadaptError):
+    """An unknown recipe, an unknown field, or a value of the wrong type or range."""
+
+
+class DataError(DiffadaptError):
+    """Images, labels or folders that are missing, damaged or do not fit together."""
+
+
+class WeightsError(DiffadaptError):
+    """Weights that are missing, of another architecture, or unreadable."""
+
+
+class StoreError(DiffadaptError):
+    """A store or run folder that cannot be read, written, or is of another format version."""
+
+
+class ResourceError(DiffadaptError):
+    """A request that the machine or cluster cannot meet (GPUs, memory, pool size)."""
+
+
+class TrainingError(DiffadaptError):
+    """Training or sampling that produced NaN or infinity, or a stage with too many failed items."""
+
+
+class ItemError(DiffadaptError):
+    """One item (image, prompt) that cannot be processed; it is quarantined and the rest goes on."""
+
+
+def suggest(name: str, options: Iterable[str]) -> str:
+    """A ' Did you mean ...?' suffix naming the nearest option, or an empty string."""
+    near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""

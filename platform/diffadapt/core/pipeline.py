@@ -1,0 +1,70 @@
+"""Pipelines: named stages joined by their inputs. A recipe returns one; planning turns it into shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from diffadapt.core.stage import NodePlan, Stage, plan_node
+from diffadapt.core.store import Store
+
+
+@dataclass(frozen=True)
+class Node:
+    """One use of a stage. ``inputs`` are names of earlier nodes."""
+
+    name: str
+    stage: Stage
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One row of the score table: the sum of the probabilities of its members' predictions.
+
+    ``members`` name prediction nodes whose rows pair by key (SDA equation 5); one member is a single-model row.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    note: str = ""
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """All work of a recipe, in dependency order, and the score rows that are views over it."""
+
+    nodes: tuple[Node, ...]
+    rows: tuple[MethodRow, ...] = ()
+    class_names: tuple[str, ...] = ()
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """What later commands need by role: 'classifier', 'finetuned', 'project', 'figures' -> node name."""
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for node in self.nodes:
+            assert node.name not in seen, f"two nodes are called {node.name}"
+            missing = set(node.inputs) - seen
+            assert not missing, f"{node.name} needs {missing}, which come later or nowhere"
+            seen.add(node.name)
+
+    def plan(self, store: Store) -> dict[str, NodePlan]:
+        """Every node's shards with digests and store names; reads data listings and weight revisions, writes nothing."""
+        plans: dict[str, NodePlan] = {}
+        for node in self.nodes:
+            plans[node.name] = plan_node(node.name, node.stage, {i: plans[i] for i in node.inputs}, store)
+        return plans
+
+
+def ancestors(nodes: Sequence[Node], name: str) -> set[str]:
+    """Names of all nodes that ``name`` depends on."""
+    by_name = {n.name: n for n in nodes}
+    found: set[str] = set()
+    todo = list(by_name[name].inputs)
+    while todo:
+        current = todo.pop()
+        if current not in found:
+            found.add(current)
+            todo.extend(by_name[current].inputs)
+    return found

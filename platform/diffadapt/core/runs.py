@@ -1,0 +1,94 @@
+"""Run folders: ``<root>/runs/<recipe>-<digest>/`` with manifest, scores, logs and report. Knows no torch."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import time
+from typing import Any
+
+from diffadapt.core import manifest, record
+from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.record import Score
+from diffadapt.core.store import Store, redact, safe_name
+
+
+class Root:
+    """A place with a store and run folders; any fsspec location."""
+
+    def __init__(self, location: str):
+        self.location = str(location).rstrip("/") or "/"
+        self.store = Store(posixpath.join(self.location, "store"))
+        self.runs = Store(posixpath.join(self.location, "runs"))
+
+    def names(self) -> list[str]:
+        """Run folders, newest first."""
+        found = [(self._stamp(n), n) for n in self.runs.list("") if not n.startswith(".") and n != "store.json"]
+        return [n for _, n in sorted(found, reverse=True)]
+
+    def run(self, name: str) -> Run:
+        """The run folder ``name`` (a name, its unique prefix, ``last``, or a path ending in it); StoreError if there is none."""
+        names = self.names()
+        short = name.rstrip("/").split("/")[-1]
+        if short == "last" and names:
+            return Run(self, names[0])
+        matches = [n for n in names if n == short] or [n for n in names if n.startswith(short)]
+        if len(matches) == 1:
+            return Run(self, matches[0])
+        if len(matches) > 1:
+            raise StoreError(f"{name!r} fits several runs: {', '.join(matches[:5])}; give more of the name.")
+        raise StoreError(f"There is no run {name!r} under {redact(self.location)}.{suggest(short, names)} `diffadapt status` lists them; --root gives another place.")
+
+    def _stamp(self, name: str) -> float:
+        try:
+            return json.loads(self.runs.fs.cat_file(self.runs.join(name, "status.json"))).get("updated", 0.0)
+        except (OSError, ValueError):
+            return 0.0
+
+
+def run_name(recipe: str, digest: str) -> str:
+    return f"{safe_name(recipe.replace('/', '-'))}-{digest}"
+
+
+class Run:
+    """One run folder."""
+
+    def __init__(self, root: Root, name: str):
+        self.root, self.name = root, name
+
+    @property
+    def url(self) -> str:
+        return posixpath.join(self.root.location, "runs", self.name)
+
+    def write(self, name: str, data: bytes) -> None:
+        self.root.runs.write_bytes(posixpath.join(self.name, name), data)
+
+    def read(self, name: str) -> bytes:
+        return self.root.runs.read_bytes(posixpath.join(self.name, name))
+
+    def has(self, name: str) -> bool:
+        return self.root.runs.exists(posixpath.join(self.name, name))
+
+    def manifest(self) -> dict[str, Any]:
+        if not self.has("manifest.json"):
+            raise StoreError(f"The run {self.name} has no manifest yet: it was interrupted early; run its recipe again to go on.")
+        return manifest.load(self.read("manifest.json"), self.name)
+
+    def scores(self) -> list[Score]:
+        if not self.has("scores.parquet"):
+            raise StoreError(f"The run {self.name} has no scores yet: run its recipe again to finish it.")
+        try:
+            return record.from_bytes(self.read("scores.parquet"))
+        except StoreError:
+            raise
+        except Exception:
+            raise StoreError(f"The scores of {self.name} are damaged: run its recipe again; it is served from the store.") from None
+
+    def status(self) -> dict[str, Any]:
+        try:
+            return json.loads(self.read("status.json"))
+        except (StoreError, ValueError):
+            return {"state": "unknown"}
+
+    def write_status(self, state: str, nodes: dict[str, Any], **more: Any) -> None:
+        self.write("status.json", json.dumps({"state": state, "updated": time.time(), "nodes": nodes, **more}).encode())

@@ -1,0 +1,117 @@
+"""What is left to do, and in which order: waves of shard chains and fits.
+
+A chain is a piece of work that one actor carries through without waiting for anybody: a shard and, as soon as it is
+committed, the shards that depend on nothing else unfinished (synthesised -> aligned; corrupted -> projected). So a
+shard is aligned the moment its synthesis is committed, and no accelerator waits for another stage to finish.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from diffadapt.core.artifact import Shard
+from diffadapt.core.errors import StoreError
+from diffadapt.core.stage import InputFile, NodePlan
+from diffadapt.core.store import Store
+
+SUCCESS = "_SUCCESS"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard to make, with its inputs located."""
+
+    node: str
+    shard: Shard
+    digest: str
+    path: str
+    inputs: tuple[InputFile, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Tasks for one actor, in order."""
+
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Work that can be done now: chains of shards, then fits (independent of each other)."""
+
+    chains: tuple[Chain, ...]
+    fits: tuple[Task, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.chains or self.fits)
+
+
+def finished(plans: Mapping[str, NodePlan], store: Store) -> set[str]:
+    """Digests of all planned shards and fits that are in the store (virtual ones count as finished)."""
+    done: set[str] = set()
+    for plan in plans.values():
+        if not plan.stage.stored:
+            done.update(p.digest for p in plan.shards)
+        elif plan.stage.fit_stage:
+            done.update(p.digest for p in plan.shards if store.exists(f"{p.path}/{SUCCESS}"))
+        elif plan.shards:
+            names = store.list(_folder(plan.shards[0].path))
+            done.update(p.digest for p in plan.shards if _name(p.path) in names)
+    return done
+
+
+def locate(plans: Mapping[str, NodePlan]) -> dict[str, InputFile]:
+    """Digest -> where it is."""
+    return {
+        p.digest: InputFile(name, p.digest, p.path, p.shard, plan.stage.fit_stage)
+        for name, plan in plans.items()
+        for p in plan.shards
+    }
+
+
+def next_wave(plans: Mapping[str, NodePlan], done: set[str]) -> Wave:
+    """Chains and fits whose inputs are finished or come earlier in the same chain. Empty when all is done."""
+    where = locate(plans)
+    tasks: dict[str, Task] = {}
+    missing_of: dict[str, set[str]] = {}
+    children: dict[str, list[str]] = defaultdict(list)
+    fits: list[Task] = []
+    for name, plan in plans.items():
+        for p in plan.shards:
+            if p.digest in done:
+                continue
+            task = Task(name, p.shard, p.digest, p.path or "", tuple(where[i.digest] for i in p.shard.inputs))
+            missing = {i.digest for i in p.shard.inputs if i.digest not in done}
+            if plan.stage.fit_stage:
+                if not missing:
+                    fits.append(task)
+                continue
+            tasks[p.digest] = task
+            missing_of[p.digest] = missing
+            if len(missing) == 1:
+                children[next(iter(missing))].append(p.digest)
+    chains = []
+    for root, task in tasks.items():
+        if missing_of[root]:
+            continue
+        order, todo = [task], [root]
+        while todo:
+            for child in children[todo.pop(0)]:
+                if child in tasks:
+                    order.append(tasks[child])
+                    todo.append(child)
+        chains.append(Chain(tuple(order)))
+    wave = Wave(tuple(chains), tuple(fits))
+    if not wave and (tasks or any(p.digest not in done for plan in plans.values() for p in plan.shards)):
+        raise StoreError("The plan has work left but nothing that can start: an input disappeared from the store while it ran; run the same command again.")
+    return wave
+
+
+def _folder(path: str | None) -> str:
+    return (path or "").rpartition("/")[0]
+
+
+def _name(path: str | None) -> str:
+    return (path or "").rpartition("/")[2]

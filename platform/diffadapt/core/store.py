@@ -1,0 +1,210 @@
+"""The store: shards and fitted artefacts under readable, content-addressed names, on any fsspec location.
+
+Layout: ``<root>/store.json``; ``<root>/<kind>/<label>-<family>/<key>-<digest>.parquet`` for shards with ``family.json``
+beside them; ``<root>/<kind>/<label>-<digest>/`` with ``_SUCCESS`` for fitted artefacts. A name appears only when its
+content is complete: local files are written beside and renamed, object stores put whole objects.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import posixpath
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import fsspec
+
+from diffadapt.core.artifact import Rows, from_parquet, read_header, to_parquet
+from diffadapt.core.errors import StoreError
+
+FORMAT = 1
+_SAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
+
+
+def safe_name(text: str) -> str:
+    """``text`` as one path component: other characters become '-'."""
+    return _SAFE.sub("-", text).strip("-.") or "x"
+
+
+class Store:
+    """Reads and writes under one root. Cheap to pickle: only the location travels."""
+
+    def __init__(self, root: str):
+        self.root = str(root).rstrip("/") or "/"
+        try:
+            self.fs, self.path = fsspec.core.url_to_fs(self.root)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"The store {redact(self.root)!r} cannot be opened: {error}. Install the file system's package or mend the URL.") from None
+        self.local = "file" in _protocols(self.fs)
+
+    def __reduce__(self):
+        return (Store, (self.root,))
+
+    # -- paths ---------------------------------------------------------------------------------------------------
+    def join(self, *parts: str) -> str:
+        return posixpath.join(self.path, *parts)
+
+    def shard_path(self, kind: str, label: str, family: str, key: str, digest: str) -> str:
+        return posixpath.join(kind, f"{safe_name(label)}-{family[:12]}", f"{safe_name(key)}-{digest[:12]}.parquet")
+
+    def fit_path(self, kind: str, label: str, digest: str) -> str:
+        return posixpath.join(kind, f"{safe_name(label)}-{digest[:12]}")
+
+    # -- bytes ---------------------------------------------------------------------------------------------------
+    def prepare(self) -> None:
+        """Create the root and its format marker; StoreError when it cannot be written or has another format."""
+        try:
+            if self.fs.exists(self.join("store.json")):
+                found = json.loads(self.fs.cat_file(self.join("store.json")))
+                if found.get("format") != FORMAT:
+                    raise StoreError(
+                        f"The store {redact(self.root)} has format {found.get('format')}, this version reads format {FORMAT}: "
+                        "give another --root or install the version that wrote it."
+                    )
+                return
+            self.write_bytes("store.json", json.dumps({"format": FORMAT}).encode())
+        except (OSError, PermissionError) as error:
+            raise self._explain(error, "store.json") from None
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write ``name`` whole or not at all."""
+        target = self.join(name)
+        temporary = f"{target}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            if not self.local:
+                self.fs.pipe_file(target, data)
+                return
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(temporary, "wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, target)
+        except (OSError, PermissionError) as error:
+            if self.local:
+                try:
+                    os.unlink(temporary)
+                except OSError:
+                    pass
+            raise self._explain(error, name) from None
+        except Exception as error:
+            if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp"):
+                raise self._explain(error, name) from None
+            raise
+
+    def read_bytes(self, name: str) -> bytes:
+        try:
+            return self.fs.cat_file(self.join(name))
+        except FileNotFoundError:
+            raise StoreError(f"The store {redact(self.root)} has no {name}; run the recipe again to make it.") from None
+        except OSError as error:
+            raise self._explain(error, name) from None
+
+    def exists(self, name: str) -> bool:
+        return self.fs.exists(self.join(name))
+
+    def list(self, folder: str) -> set[str]:
+        """Names of the files directly in ``folder`` (an empty set when it does not exist)."""
+        if self.local:
+            try:
+                return set(os.listdir(self.join(folder)))
+            except (FileNotFoundError, NotADirectoryError):
+                return set()
+            except OSError as error:
+                raise self._explain(error, folder) from None
+        try:
+            self.fs.invalidate_cache(self.join(folder))
+            return {posixpath.basename(p.rstrip("/")) for p in self.fs.ls(self.join(folder), detail=False)}
+        except FileNotFoundError:
+            return set()
+
+    def remove(self, name: str) -> None:
+        if self.fs.exists(self.join(name)):
+            self.fs.rm(self.join(name), recursive=True)
+
+    # -- shards --------------------------------------------------------------------------------------------------
+    def commit(self, name: str, rows: Rows, provenance: Mapping[str, Any]) -> None:
+        """Store a shard atomically; committing the same digest twice leaves the same bytes."""
+        self.write_bytes(name, to_parquet(rows, provenance))
+
+    def load(self, name: str) -> Rows:
+        """The rows of a shard. StoreError when it is missing or damaged (a damaged file is named, so it can be removed)."""
+        data = self.read_bytes(name)
+        try:
+            return from_parquet(data)
+        except Exception as error:
+            raise StoreError(f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it.") from None
+
+    def header(self, name: str) -> tuple[int, list]:
+        """Row count and failures of a shard, from its footer."""
+        try:
+            with self.fs.open(self.join(name), "rb") as handle:
+                return read_header(handle)
+        except FileNotFoundError:
+            raise StoreError(f"The store {redact(self.root)} has no {name}.") from None
+        except Exception as error:
+            raise StoreError(f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it.") from None
+
+    # -- maintenance ---------------------------------------------------------------------------------------------
+    def entries(self) -> Iterable[dict[str, Any]]:
+        """Families and fitted artefacts: kind, name, files, bytes and newest modification time."""
+        kinds = [k for k in sorted(self.list("")) if k != "store.json" and not k.startswith(".")]
+        for kind in kinds:
+            for name in sorted(self.list(kind)):
+                folder = posixpath.join(kind, name)
+                infos = self.fs.find(self.join(folder), detail=True)
+                yield {
+                    "kind": kind,
+                    "name": name,
+                    "path": folder,
+                    "files": sorted(infos),
+                    "bytes": sum(i.get("size") or 0 for i in infos.values()),
+                    "modified": max([_mtime(i) for i in infos.values()], default=0.0),
+                }
+
+    def collect_garbage(self, keep: set[str], *, older_than: float, dry_run: bool) -> list[tuple[str, int]]:
+        """Delete stored files that no run refers to and that are older than ``older_than`` seconds; returns (path, bytes)."""
+        gone: list[tuple[str, int]] = []
+        limit = time.time() - older_than
+        prefix = self.path.rstrip("/") + "/"
+        for entry in self.entries():
+            for path, info in self.fs.find(self.join(entry["path"]), detail=True).items():
+                name = path.removeprefix(prefix)
+                referred = name in keep or posixpath.dirname(name) in keep or any(name.startswith(k + "/") for k in (entry["path"],) if k in keep)
+                if referred or posixpath.basename(name) in ("family.json",) or _mtime(info) > limit:
+                    continue
+                gone.append((name, info.get("size") or 0))
+                if not dry_run:
+                    self.fs.rm_file(path)
+        return gone
+
+    def _explain(self, error: BaseException, name: str) -> StoreError:
+        where = redact(self.root)
+        number = getattr(error, "errno", None)
+        if number == errno.ENOSPC:
+            return StoreError(f"The disk of the store {where} is full: free space or give another --root, then run the same command; finished shards are kept.")
+        if isinstance(error, PermissionError) or number in (errno.EACCES, errno.EROFS, errno.EPERM):
+            return StoreError(f"The store {where} cannot be written (permission denied for {name}): give a --root that you may write.")
+        if number in (errno.ENOTDIR, errno.EEXIST):
+            return StoreError(f"The store {where} is not a folder: give another --root.")
+        return StoreError(f"The store {where} failed at {name}: {redact(str(error)) or type(error).__name__}. Run the same command again; finished shards are kept.")
+
+
+def redact(text: str) -> str:
+    """``text`` without user names, passwords, keys or tokens of URLs."""
+    text = re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", text)
+    return re.sub(r"(?i)((?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s]+", r"\1***", text)
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _mtime(info: Mapping[str, Any]) -> float:
+    value = info.get("mtime") or info.get("LastModified") or info.get("created") or 0
+    return value.timestamp() if hasattr(value, "timestamp") else float(value)

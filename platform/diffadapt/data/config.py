@@ -1,0 +1,62 @@
+"""What to read: labelled source images, and the target domain as corruptions, benchmark folders or a user's own folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diffadapt.core.config import execution
+
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise",
+    "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
+    "snow", "frost", "fog", "brightness",
+    "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+"""The 15 corruption types of ImageNet-C, in the benchmark's order."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A labelled image set.
+
+    ``path``: ``embedded:digits`` (scikit-learn's handwritten digits), a folder with one sub-folder per class, or a Parquet
+    file or folder with columns ``image`` (struct<bytes, path>) and ``label``; any fsspec location.
+    """
+
+    path: str = ""
+    split: str = "all"
+    """For embedded sets: train, test or all."""
+    part: tuple[float, float] = (0.0, 1.0)
+    """The slice of every class's images (in the order of a hash of their names) that this set holds, as fractions."""
+    image_size: int = 256
+    """Side of the square RGB or grey image that the diffusion models see, in pixels."""
+    channels: Literal[1, 3] = 3
+    classes: str | None = None
+    """A text file with one class-folder name a line, in the classifier's label order; default: sorted folder names."""
+    limit_per_class: int | None = None
+    fingerprint: Literal["auto", "content", "size"] = "auto"
+    """How a folder is identified: by the bytes of its files, or by their names and sizes; auto: bytes up to 1 GiB."""
+    block: int = 256
+    """Images a shard."""
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """The domain to adapt to."""
+
+    kind: Literal["corruptions", "imagenet-c", "imagenet-w", "watermark", "folder"] = "corruptions"
+    """corruptions/watermark: ours, made from ``data``; imagenet-c/imagenet-w: official files under ``data.path``;
+    folder: ``data.path`` as it is."""
+    data: DataConfig = DataConfig()
+    corruptions: tuple[str, ...] = CORRUPTIONS
+    severities: tuple[int, ...] = (5,)
+    frost_textures: str | None = None
+    """Folder with ImageNet-C's frost1.png ... frost6.jpg; default: a procedural texture, named so in the scores."""
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How images are read; changes speed only."""
+
+    readers: int = execution(2)

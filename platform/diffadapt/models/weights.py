@@ -1,0 +1,121 @@
+"""Where weights are and which revision they are: embedded, a local folder or file, or a hub id. Knows no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+from diffadapt.core.errors import WeightsError, suggest
+from diffadapt.core.leniency import missing
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?$")
+_SKIPPED = {"README.md", ".gitattributes", ".DS_Store"}
+
+
+def resolve(weights: str) -> str:
+    """The local path of ``embedded:<name>`` or of an existing file or folder, else the hub id unchanged.
+
+    Raises WeightsError when it is none of the three.
+    """
+    if weights.startswith("embedded:"):
+        name = weights.removeprefix("embedded:")
+        folder = ASSETS / name
+        if not re.fullmatch(r"[\w.-]+", name) or not folder.is_dir():
+            have = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
+            raise WeightsError(f"There are no embedded weights {name!r}; shipped are: {', '.join(have) or 'none'}.{suggest(name, have)}")
+        return str(folder)
+    path = Path(weights).expanduser()
+    if path.exists():
+        return str(path.resolve())
+    if weights == "adm-256-uncond":
+        raise WeightsError(
+            "The unconditional ADM has no hub repository: download 256x256_diffusion_uncond.pt from its authors, run "
+            "`diffadapt weights import-adm 256x256_diffusion_uncond.pt --out adm-256-uncond`, and run this again beside that folder."
+        )
+    if _HUB_ID.match(weights):
+        return weights
+    raise WeightsError(f"No weights at {weights!r}: it is neither a file or folder, nor a hub id like 'org/name', nor 'embedded:<name>'.")
+
+
+def is_hub_id(resolved: str) -> bool:
+    """Whether what :func:`resolve` returned is a hub id rather than a local path."""
+    return not os.path.exists(resolved)
+
+
+def revision(weights: str) -> str:
+    """A string that changes when the weights do: ``sha256:...`` of local content, or ``hub:<commit>``."""
+    try:
+        resolved = resolve(weights)
+        return _hub_revision(resolved) if is_hub_id(resolved) else content_revision(resolved)
+    except WeightsError as error:
+        missing(error)
+        return f"missing:{weights}"
+
+
+def content_revision(path: str) -> str:
+    """``sha256:`` and 16 hex characters over the names and bytes of a file or of a folder's files."""
+    root = Path(path)
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and p.name not in _SKIPPED)
+    if not files:
+        raise WeightsError(f"The weights folder {path!r} is empty.")
+    total = hashlib.sha256()
+    for file in files:
+        name = file.name if root.is_file() else file.relative_to(root).as_posix()
+        total.update(f"{name}\0{_file_digest(file)}\n".encode())
+    return "sha256:" + total.hexdigest()[:16]
+
+
+def _file_digest(file: Path) -> str:
+    stat = file.stat()
+    if stat.st_size < 1 << 20:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diffadapt" / "weights.json"
+    try:
+        known = json.loads(cache.read_text())
+    except (OSError, ValueError):
+        known = {}
+    key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    if key not in known:
+        with open(file, "rb") as handle:
+            known[key] = hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(handle)
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            temporary = cache.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(known))
+            os.replace(temporary, cache)
+        except OSError:
+            pass  # the cache only saves time
+    return known[key]
+
+
+def _sha256(handle) -> str:
+    total = hashlib.sha256()
+    while block := handle.read(1 << 20):
+        total.update(block)
+    return total.hexdigest()
+
+
+def _hub_revision(repo: str) -> str:
+    from huggingface_hub import HfApi, constants
+
+    name, _, wanted = repo.partition("@")
+    wanted = wanted or "main"
+    ref = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / wanted
+    if ref.is_file():
+        return "hub:" + ref.read_text().strip()[:16]
+    if constants.HF_HUB_OFFLINE:
+        raise WeightsError(
+            f"The weights {name!r} are not in the local hub cache and HF_HUB_OFFLINE is set: unset it, "
+            f"or run `huggingface-cli download {name}` where there is a network and give the folder."
+        )
+    try:
+        return "hub:" + (HfApi().model_info(name, revision=wanted).sha or "unknown")[:16]
+    except Exception as error:
+        raise WeightsError(
+            f"The weights {name!r} could not be looked up on the hub ({type(error).__name__}): check the name and the network, "
+            "or give a local folder."
+        ) from error

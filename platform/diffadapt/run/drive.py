@@ -1,0 +1,193 @@
+"""Drive a pipeline to its end: waves of missing work, the failure rule, manifest, scores and report.
+
+The driver holds no results: everything finished is in the store, so a driver that dies is replaced by running the same
+command again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from diffadapt.core import manifest as manifests
+from diffadapt.core import record
+from diffadapt.core.artifact import Failure, Receipt
+from diffadapt.core.config import to_dict
+from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
+from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.runs import Root, Run, run_name
+from diffadapt.core.schedule import Wave, finished, next_wave
+from diffadapt.core.stage import NodePlan
+from diffadapt.core.store import Store
+from diffadapt.run.progress import NodeProgress, Progress
+from diffadapt.run.runner import Runner
+
+LOGITS_KINDS = ("logits",)
+
+
+def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_factory: Any, *, progress: Progress | None = None) -> Run:
+    """Make everything that is missing and write the run folder. ``runner_factory()`` is called only if work is left."""
+    started = time.time()
+    root.store.prepare()
+    root.runs.prepare()
+    plans = pipeline.plan(root.store)
+    config = to_dict(recipe, identity_only=True)
+    run = Run(root, run_name(recipe_name, manifests.run_digest(config, plans)))
+    progress = progress or Progress({})
+    progress.nodes = {n: NodeProgress(len(p.shards), p.items) for n, p in plans.items() if p.stage.stored}
+    run.write("recipe.json", json.dumps({"recipe": recipe_name, "config": manifests.scrub(to_dict(recipe))}, indent=1).encode())
+    work = _Work(run, root.store, plans, progress, recipe.execution.max_failed_fraction)
+    run.write_status("running", {}, pid=os.getpid(), started=started)
+    state = "interrupted"
+    try:
+        work.run(runner_factory)
+        _finish(run, recipe_name, recipe, config, pipeline, plans, work, root)
+        state = "finished"
+    except DiffadaptError as error:
+        state = "failed"
+        work.error = str(error)
+        raise
+    finally:
+        try:
+            seconds = time.time() - started
+            run.write("execution.json", json.dumps({"runner": work.runner_name, "seconds": seconds, "made": work.made, "batch_sizes": work.batch_sizes}, indent=1).encode())
+            run.write_status(state, {n: p.as_dict() for n, p in progress.nodes.items()}, started=started, error=manifests.scrub(work.error))
+        except StoreError:
+            pass  # the error that brought us here is the one to report
+    return run
+
+
+class _Work:
+    def __init__(self, run: Run, store: Store, plans: Mapping[str, NodePlan], progress: Progress, max_failed: float):
+        self.run_folder, self.store, self.plans, self.progress, self.max_failed = run, store, plans, progress, max_failed
+        self.made: dict[str, int] = defaultdict(int)
+        self.batch_sizes: dict[str, int] = {}
+        self.failures: dict[str, dict[str, Failure]] = defaultdict(dict)
+        self.errors: list[Receipt] = []
+        self.runner_name = "none"
+        self.error = ""
+        self._status_at = 0.0
+
+    def run(self, runner_factory: Any) -> None:
+        stages = {name: plan.stage for name, plan in self.plans.items()}
+        log_dir = posixpath.join(self.run_folder.url, "tensorboard")
+        runner: Runner | None = None
+        done = finished(self.plans, self.store)
+        self._count_hits(done)
+        try:
+            while wave := next_wave(self.plans, done):
+                if runner is None:
+                    runner = runner_factory()
+                    self.runner_name = runner.name
+                    runner.prepare()
+                self.errors.clear()
+                self._one_wave(runner, wave, stages, log_dir)
+                done = finished(self.plans, self.store)
+                self._demand(wave, done)
+        finally:
+            if runner is not None:
+                runner.close()
+        self._collect_failures()
+
+    def _one_wave(self, runner: Runner, wave: Wave, stages: Mapping, log_dir: str) -> None:
+        if wave.chains:
+            runner.run_chains(wave.chains, stages, self.store, self._receipt)
+            self._apply_failure_rule(stages)
+        if wave.fits and not self.errors:
+            runner.run_fits(wave.fits, stages, self.store, log_dir, self._receipt, self.progress.fit)
+
+    def _receipt(self, receipt: Receipt) -> None:
+        self.progress.receipt(receipt)
+        if receipt.status == "made":
+            self.made[receipt.node] += 1
+            if receipt.batch_size:
+                self.batch_sizes[receipt.node] = min(receipt.batch_size, self.batch_sizes.get(receipt.node, receipt.batch_size))
+        if receipt.status == "failed":
+            self.errors.append(receipt)
+        for failure in receipt.failures:
+            self.failures[receipt.node][failure.key] = failure
+        if time.monotonic() - self._status_at > 2:
+            self._status_at = time.monotonic()
+            self.run_folder.write_status("running", {n: p.as_dict() for n, p in self.progress.nodes.items()}, pid=os.getpid())
+
+    def _apply_failure_rule(self, stages: Mapping) -> None:
+        """Raise when a stage quarantined too much; its shards with failures are dropped, so that a mended input is retried."""
+        for node, failures in self.failures.items():
+            total = self.plans[node].items
+            if total and len(failures) > self.max_failed * total:
+                self._drop(node)
+                first = next(iter(failures.values()))
+                self._write_quarantine()
+                raise TrainingError(
+                    f"The stage {node} quarantined {len(failures)} of {total} items, more than the allowed {self.max_failed:.0%}; the first is "
+                    f"{first.key} ({first.reason}). Mend the inputs, or allow more with --execution.max-failed-fraction; finished shards are kept "
+                    f"and quarantine.jsonl in the run folder lists all."
+                )
+
+    def _drop(self, node: str) -> None:
+        for p in self.plans[node].shards:
+            if p.path and self.store.exists(p.path) and self.store.header(p.path)[1]:
+                self.store.remove(p.path)
+
+    def _demand(self, wave: Wave, done: set[str]) -> None:
+        if self.errors:
+            first = self.errors[0]
+            text = first.error.split("\n", 1)
+            self.run_folder.write("errors.log", "\n\n".join(f"{e.node} {e.key}: {e.error}" for e in self.errors).encode())
+            kind, _, sentence = text[0].partition(": ")
+            hint = "" if len(text) == 1 else f" This is not your input's fault; the traceback is in {self.run_folder.url}/errors.log."
+            others = f" ({len(self.errors)} shards failed; finished ones are kept.)" if len(self.errors) > 1 else ""
+            known = {c.__name__: c for c in DiffadaptError.__subclasses__()}
+            raise known.get(kind, TrainingError)(f"{first.node}: {sentence if kind in known else text[0]}{hint}{others}")
+        expected = {t.digest for c in wave.chains for t in c.tasks} | {t.digest for t in wave.fits}
+        lost = expected - done
+        if lost:
+            raise StoreError(f"{len(lost)} shards were reported made but are not in the store {self.store.root}: workers and driver must see the same --root (a shared folder or an object store).")
+
+    def _count_hits(self, done: set[str]) -> None:
+        for name, node in self.progress.nodes.items():
+            node.hits = sum(p.digest in done for p in self.plans[name].shards)
+
+    def _collect_failures(self) -> None:
+        """Failures recorded in shards that earlier runs made."""
+        for name, plan in self.plans.items():
+            if plan.stage.stored and not plan.stage.fit_stage and plan.stage.kind not in LOGITS_KINDS:
+                if self.made.get(name, 0) >= len(plan.shards):
+                    continue
+                for p in plan.shards:
+                    for failure in self.store.header(p.path or "")[1]:
+                        self.failures[name][failure.key] = failure
+        self._write_quarantine()
+
+    def _write_quarantine(self) -> None:
+        lines = [json.dumps({"node": n, "key": f.key, "reason": f.reason}) for n, fs in sorted(self.failures.items()) for _, f in sorted(fs.items())]
+        if lines:
+            self.run_folder.write("quarantine.jsonl", ("\n".join(lines) + "\n").encode())
+
+
+def _finish(run: Run, name: str, recipe: Any, config: Mapping, pipeline: Pipeline, plans: Mapping[str, NodePlan], work: _Work, root: Root) -> None:
+    quarantined = {n: list(fs.values()) for n, fs in work.failures.items()}
+    manifest = manifests.build(name, config, recipe.seed, pipeline, plans, quarantined)
+    run.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
+    members = {m for row in pipeline.rows for m in row.members}
+    predictions = {m: record.predictions_by_key([root.store.load(p.path or "") for p in plans[m].shards]) for m in members}
+    totals: dict[str, int] = defaultdict(int)
+    target = pipeline.outputs.get("target")
+    for p in plans[target].shards if target else ():
+        totals[p.shard.params["group"]] += p.shard.items
+    scores = record.score_rows(run.name, recipe.seed, pipeline.rows, predictions, totals)
+    run.write("scores.parquet", record.to_bytes(scores))
+    figures = pipeline.outputs.get("figures")
+    if figures:
+        folder = plans[figures].shards[0].path or ""
+        for file in sorted(root.store.list(folder)):
+            if file.endswith((".png", ".json", ".jpg")):
+                run.write(f"figures/{file}", root.store.read_bytes(posixpath.join(folder, file)))
+    from diffadapt.report.html import write_report
+
+    write_report(run)

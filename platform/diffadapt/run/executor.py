@@ -1,0 +1,124 @@
+"""Makes shards in one process: opens each stage's worker once, reads inputs, quarantines bad items, commits.
+
+The local runner holds one executor, every Ray actor holds one; both therefore write the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffadapt.core.artifact import Receipt, Rows
+from diffadapt.core.errors import DiffadaptError, StoreError
+from diffadapt.core.schedule import Task
+from diffadapt.core.stage import InputFile, Stage, WorkContext, Worker
+from diffadapt.core.store import Store
+
+
+class Executor:
+    """Carries out shard tasks against a store.
+
+    ``stages`` maps node names to stages; ``resident`` bounds how many workers (loaded models) stay in memory.
+    """
+
+    def __init__(self, stages: Mapping[str, Stage], store: Store, *, device: str = "cpu", resident: int = 8, threads: int = 1):
+        self.stages = dict(stages)
+        self.store = store
+        self.device = device
+        self.resident = max(1, resident)
+        self.threads = threads
+        self.workers: OrderedDict[str, Worker] = OrderedDict()
+        self._last: tuple[str, Rows] | None = None
+
+    def run(self, task: Task) -> Receipt:
+        """Make one shard unless it is there. Never raises for what one shard can cause: the receipt says ``failed``."""
+        start = time.perf_counter()
+        worker_name = f"{os.uname().nodename}:{os.getpid()}"
+        try:
+            if self.store.exists(task.path):
+                count, failures = self.store.header(task.path)
+                return Receipt(task.node, task.shard.key, task.digest, "hit", count, tuple(failures), 0.0, worker_name)
+            rows = self._make(task)
+            self.store.commit(task.path, rows, {"digest": task.digest, "key": task.shard.key})
+            self._last = (task.digest, rows)
+            return Receipt(
+                task.node, task.shard.key, task.digest, "made", len(rows), tuple(rows.failures),
+                time.perf_counter() - start, worker_name, batch_size=getattr(self.workers.get(self._worker_key(task)), "batch_size", 0) or 0,
+            )  # fmt: skip
+        except DiffadaptError as error:
+            message = f"{type(error).__name__}: {error}"
+        except Exception as error:  # a bug or a library's failure: keep the evidence, let other shards go on
+            message = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        return Receipt(task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, worker_name, message)
+
+    def read(self, file: InputFile) -> Rows:
+        """The rows of one input: from memory if just made, from the store, or from a virtual stage."""
+        if self._last and self._last[0] == file.digest:
+            return self._last[1]
+        if file.path is None:
+            return self._worker(file.node, file.node, {}).run(file.shard, ())
+        return self.store.load(file.path)
+
+    def fitted_folder(self, file: InputFile) -> str:
+        """A local folder with the fitted artefact, downloaded once a machine when the store is remote."""
+        return fetch_folder(self.store, file)
+
+    def _make(self, task: Task) -> Rows:
+        fitted = {f.node: self.fitted_folder(f) for f in task.inputs if f.fitted}
+        worker = self._worker(self._worker_key(task), task.node, fitted)
+        inputs = [self.read(f) for f in task.inputs if not f.fitted]
+        rows = worker.run(task.shard, inputs)
+        inherited = {f.key for f in rows.failures}
+        for given in inputs:  # an item that an earlier stage could not make is reported here too, not silently absent
+            rows.failures.extend(f for f in given.failures if f.key not in inherited)
+        return rows
+
+    def _worker_key(self, task: Task) -> str:
+        return "|".join([task.node, *(f.digest for f in task.inputs if f.fitted)])
+
+    def _worker(self, key: str, node: str, fitted: Mapping[str, str]) -> Worker:
+        if key not in self.workers:
+            while len(self.workers) >= self.resident:
+                self.workers.popitem(last=False)
+            self.workers[key] = self.stages[node].open(WorkContext(self.device, fitted, threads=self.threads))
+        self.workers.move_to_end(key)
+        return self.workers[key]
+
+
+def fetch_folder(store: Store, file: InputFile) -> str:
+    """The local path of a fitted artefact's folder; a remote one is copied to the machine's temporary folder once."""
+    assert file.path is not None
+    if store.local:
+        return store.join(file.path)
+    target = Path(tempfile.gettempdir()) / "diffadapt-cache" / file.digest
+    if (target / "_SUCCESS").exists():
+        return str(target)
+    partial = target.with_name(f"{target.name}.{os.getpid()}")
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        store.fs.get(store.join(file.path).rstrip("/") + "/", str(partial) + "/", recursive=True)
+    except OSError as error:
+        raise StoreError(f"The trained model {file.path} could not be copied from the store ({type(error).__name__}): check space and network, then run the same command.") from None
+    try:
+        os.replace(partial, target)
+    except OSError:
+        pass  # another process of this machine finished first
+    return str(target)
+
+
+def choose_device(wanted: str) -> str:
+    """'cuda' or 'cpu' for ``auto``; DiffadaptError when CUDA is asked for and absent."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        from diffadapt.core.errors import ResourceError
+
+        raise ResourceError("A CUDA device was asked for but this machine has none: use --execution.device cpu, or run on a cluster with GPUs.")
+    return wanted

@@ -1,0 +1,79 @@
+"""One fit in one process group: the same code under the local runner and in every Ray Train worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from diffadapt.core.artifact import Receipt
+from diffadapt.core.errors import DiffadaptError
+from diffadapt.core.schedule import SUCCESS, Task
+from diffadapt.core.stage import FitJob, InputFile, Stage, WorkContext
+from diffadapt.core.store import Store
+from diffadapt.run.executor import Executor, fetch_folder
+
+
+def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, *, threads: int = 1) -> Receipt:
+    """Carry out one fit task on this rank and, on rank 0, commit its folder: files first, ``_SUCCESS`` last.
+
+    Never raises for what the fit can cause; the receipt then says ``failed`` and checkpoints stay for the next try.
+    """
+    start = time.perf_counter()
+    name = f"{os.uname().nodename}:{os.getpid()}"
+    if store.exists(f"{task.path}/{SUCCESS}"):
+        return Receipt(task.node, task.shard.key, task.digest, "hit", task.shard.items, worker=name)
+    output = tempfile.mkdtemp(prefix="diffadapt-fit-")
+    try:
+        metrics = stages[task.node].fit(_job(task, stages, store, reporter, output, threads))
+        if reporter.rank == 0:
+            _commit(store, task, output, metrics)
+        reporter.barrier()
+        return Receipt(task.node, task.shard.key, task.digest, "made", task.shard.items, (), time.perf_counter() - start, name)
+    except DiffadaptError as error:
+        message = f"{type(error).__name__}: {error}"
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+    return Receipt(task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, name, message)
+
+
+def _job(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, output: str, threads: int) -> FitJob:
+    reader = Executor(stages, store, device="cpu", threads=threads)
+
+    def inputs(node: str) -> list[InputFile]:
+        return [f for f in task.inputs if f.node == node]
+
+    return FitJob(
+        node=task.node,
+        inputs=inputs,
+        store=store,
+        checkpoints=_checkpoint_url(store, task),
+        output=output,
+        context=WorkContext(str(reporter.device), {f.node: fetch_folder(store, f) for f in task.inputs if f.fitted}, threads=threads),
+        reporter=reporter,
+        read=reader.read,
+    )
+
+
+def _checkpoint_url(store: Store, task: Task) -> str:
+    return posixpath.join(store.root, ".checkpoints", task.digest)
+
+
+def _commit(store: Store, task: Task, output: str, metrics: Mapping[str, Any]) -> None:
+    with open(os.path.join(output, "metrics.json"), "w", encoding="utf-8") as handle:
+        json.dump(metrics, handle, indent=1, sort_keys=True)
+    for folder, _, names in os.walk(output):
+        for file in sorted(names):
+            full = os.path.join(folder, file)
+            with open(full, "rb") as handle:
+                store.write_bytes(posixpath.join(task.path, os.path.relpath(full, output).replace(os.sep, "/")), handle.read())
+    store.write_bytes(f"{task.path}/{SUCCESS}", json.dumps({"digest": task.digest}).encode())
+    store.remove(posixpath.join(".checkpoints", task.digest))

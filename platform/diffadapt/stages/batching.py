@@ -1,0 +1,72 @@
+"""Items through a model in batches: out of memory halves the batch, a poisonous item is isolated and quarantined."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from diffadapt.core.artifact import Failure
+from diffadapt.core.errors import DiffadaptError, ItemError, ResourceError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher:
+    """Runs ``process(items) -> results`` over batches; keeps the batch size that fitted for later shards.
+
+    A batch that raises ItemError is retried one item at a time; the items that raise again are quarantined. An
+    out-of-memory error halves the batch size, down to one (then ResourceError).
+    """
+
+    def __init__(self, batch_size: int):
+        self.batch_size = max(1, batch_size)
+
+    def run(
+        self, items: Sequence[Item], keys: Sequence[str], process: Callable[[Sequence[Item]], Sequence[Result]]
+    ) -> tuple[list[tuple[int, Result]], list[Failure]]:
+        """Results as (index, result) in item order, and the failures."""
+        done: list[tuple[int, Result]] = []
+        failures: list[Failure] = []
+        start = 0
+        while start < len(items):
+            stop = min(start + self.batch_size, len(items))
+            try:
+                done.extend(zip(range(start, stop), process(items[start:stop]), strict=True))
+            except ItemError:
+                self._one_by_one(items, keys, start, stop, process, done, failures)
+            except Exception as error:
+                if isinstance(error, DiffadaptError) or not is_out_of_memory(error):
+                    raise
+                if self.batch_size == 1:
+                    raise ResourceError("Even one image does not fit into the device's memory: use a device with more memory, fp16/bf16 precision or a smaller model.") from error
+                self.batch_size = max(1, self.batch_size // 2)
+                release_memory()
+                continue
+            start = stop
+        return done, failures
+
+    def _one_by_one(self, items, keys, start, stop, process, done, failures) -> None:
+        for index in range(start, stop):
+            try:
+                done.extend(zip([index], process(items[index : index + 1]), strict=True))
+            except ItemError as error:
+                failures.append(Failure(keys[index], str(error)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that device or host memory ran out."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text or "not enough memory" in text)
+
+
+def release_memory() -> None:
+    """Give freed blocks back before a smaller batch is tried."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

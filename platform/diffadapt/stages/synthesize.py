@@ -1,0 +1,99 @@
+"""Synthesis stage: labelled images from a class-conditional diffusion model (SDA section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffadapt.core.artifact import Rows, Shard, image_table
+from diffadapt.core.config import to_dict
+from diffadapt.core.errors import RecipeError
+from diffadapt.core.identity import item_seed
+from diffadapt.core.stage import NodePlan, Stage, WorkContext
+from diffadapt.models.weights import revision
+from diffadapt.synth.config import SynthConfig
+
+
+@dataclass(frozen=True)
+class Synthesize(Stage):
+    """``images_per_class`` images of each of ``num_classes`` classes.
+
+    A shard holds ``images_per_shard`` consecutive images of ``classes_per_shard`` consecutive classes, so its content
+    does not depend on how many images are asked for: 200 a class after 50 makes exactly the missing 150.
+    """
+
+    config: SynthConfig = SynthConfig()
+    num_classes: int = 1000
+    seed: int = 0
+
+    kind = "synth"
+
+    def label(self) -> str:
+        name = "trained" if self.config.weights == "train" else self.config.weights.rstrip("/").replace("\\", "/").split("/")[-1]
+        return name.removeprefix("embedded:")
+
+    def identity(self) -> dict[str, Any]:
+        fields = to_dict(self.config, identity_only=True)
+        for name in ("weights", "images_per_class", "images_per_shard", "classes_per_shard"):
+            fields.pop(name)
+        return {"config": fields, "seed": self.seed}
+
+    def revisions(self) -> dict[str, str]:
+        return {} if self.config.weights == "train" else {"generator": revision(self.config.weights)}
+
+    def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
+        c = self.config
+        if c.images_per_class < 1 or c.images_per_shard < 1 or c.classes_per_shard < 1:
+            raise RecipeError("synth.images_per_class, images_per_shard and classes_per_shard must be at least 1.")
+        if c.guidance < 1:
+            raise RecipeError(f"synth.guidance is {c.guidance}, which weakens the class; it must be at least 1 (1 = no guidance).")
+        fitted = tuple(n.as_input() for n in inputs.values())
+        shards = []
+        for start in range(0, c.images_per_class, c.images_per_shard):
+            stop = min(start + c.images_per_shard, c.images_per_class)
+            for first in range(0, self.num_classes, c.classes_per_shard):
+                last = min(first + c.classes_per_shard, self.num_classes)
+                key = f"i{start:06d}-{stop:06d}-c{first:04d}-{last:04d}"
+                params = {"start": start, "stop": stop, "first_class": first, "last_class": last}
+                shards.append(Shard(key, params, fitted, (stop - start) * (last - first)))
+        return shards
+
+    def open(self, context: WorkContext) -> _Synthesizer:
+        return _Synthesizer(self, context)
+
+
+class _Synthesizer:
+    def __init__(self, stage: Synthesize, context: WorkContext):
+        from diffadapt.stages.batching import Batcher
+        from diffadapt.synth.dit import load_generator
+
+        weights = next(iter(context.fitted.values()), stage.config.weights)
+        self.stage = stage
+        self.generator = load_generator(weights, context.device, stage.config.precision, stage.config.compile)
+        if stage.num_classes > self.generator.num_classes:
+            raise RecipeError(
+                f"The data has {stage.num_classes} classes but the generator {stage.label()} knows {self.generator.num_classes}: "
+                "use a generator of these classes, or train one with --synth.weights train."
+            )
+        self.batcher = Batcher(context.batch_size or stage.config.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        return self.batcher.batch_size
+
+    def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
+        from diffadapt.data.image import encode_png
+
+        p = shard.params
+        items = [(c, i) for i in range(p["start"], p["stop"]) for c in range(p["first_class"], p["last_class"])]
+        keys = [f"synthetic/0/c{c:04d}/i{i:06d}" for c, i in items]
+        seeds = [item_seed(self.stage.seed, "synthetic", key, self.stage.kind) for key in keys]
+
+        def process(batch: Sequence[int]) -> list[bytes]:
+            images = self.generator.sample([items[i][0] for i in batch], [seeds[i] for i in batch], self.stage.config)
+            return [encode_png(image.permute(1, 2, 0).cpu().numpy()) for image in images]
+
+        done, failures = self.batcher.run(range(len(items)), keys, process)
+        index = [i for i, _ in done]
+        return Rows(image_table([keys[i] for i in index], [items[i][0] for i in index], [b for _, b in done], [seeds[i] for i in index]), failures)

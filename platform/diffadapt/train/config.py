@@ -1,0 +1,94 @@
+"""Training settings for classifiers and diffusion models, with the paper's fine-tuning recipes by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diffadapt.core.config import execution
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Classifier training. The defaults are SDA's ResNet recipe (Table 7)."""
+
+    epochs: int = 15
+    batch_size: int = 512
+    """Global batch: the sum over workers and accumulation steps."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 5e-4
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_norm_and_bias: bool = True
+    schedule: Literal["constant", "step", "cosine"] = "step"
+    milestones: tuple[int, ...] = (10,)
+    """Epochs at which the step schedule multiplies the rate by 0.1."""
+    warmup_epochs: int = 0
+    warmup_lr: float = 0.0
+    min_lr: float = 0.0
+    clip_norm: float | None = None
+    label_smoothing: float = 0.0
+    augment: Literal["none", "shift", "resnet", "transformer"] = "resnet"
+    """none; shift: random translation by up to an eighth; resnet: RandomResizedCrop (.08-1) and flip; transformer: the same
+    bicubic with RandAugment n2 m9 mstd0.5 and RandomErasing .25."""
+    flip: bool = True
+    drop_path: float = 0.0
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    seed: int = 0
+    micro_batch: int = execution(0)
+    """Images a device sees at once; 0: batch_size / workers. Smaller values accumulate gradients."""
+    workers: int = execution(1)
+    checkpoint_every: int = execution(200)
+    """Steps between checkpoints."""
+
+
+@dataclass(frozen=True)
+class DiffusionFitConfig:
+    """Training of a small or large diffusion model on a user's own images."""
+
+    architecture: Literal["dit", "unet"] = "unet"
+    steps: int = 100_000
+    batch_size: int = 128
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    ema_decay: float = 0.9999
+    clip_norm: float = 1.0
+    label_dropout: float = 0.1
+    """Probability that a label becomes the null class (conditional models)."""
+    flip: bool = False
+    channels: tuple[int, ...] = (128, 256, 256)
+    """UNet: block widths; DiT: (heads, head width, layers)."""
+    layers_per_block: int = 2
+    attention_levels: tuple[int, ...] = (1, 2)
+    """UNet: levels (0 = full resolution) that have attention."""
+    patch_size: int = 2
+    space_to_depth: int = 1
+    """Fold s x s pixels into channels before the network: a fixed orthonormal change of basis that makes it s^2 cheaper."""
+    native_size: int = 0
+    """Train at this size and upsample what is sampled to ``image_size`` with a fixed filter; 0: the image size."""
+    learn_sigma: bool = False
+    latent: str | None = None
+    """A folder or hub id with an AutoencoderKL: train in its latent space (DiT only)."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    save_precision: Literal["fp32", "fp16"] = "fp32"
+    sample_every: int = execution(5_000)
+    """Steps between sample grids in TensorBoard; 0: none."""
+    seed: int = 0
+    workers: int = execution(1)
+    checkpoint_every: int = execution(1_000)
+    micro_batch: int = execution(0)
+
+
+RESNET_PAPER = FitConfig()
+RESNET_CODE = FitConfig(epochs=30, milestones=(10, 20, 25))
+_TRANSFORMER = dict(
+    optimizer="adamw", lr=2e-5, weight_decay=1e-8, decay_norm_and_bias=False, batch_size=1024, schedule="cosine",
+    warmup_epochs=5, clip_norm=5.0, label_smoothing=0.1, augment="transformer",
+)  # fmt: skip
+SWIN_PAPER = FitConfig(epochs=15, drop_path=0.2, **_TRANSFORMER)  # type: ignore[arg-type]
+SWIN_CODE = FitConfig(epochs=30, drop_path=0.2, warmup_lr=2e-8, min_lr=2e-7, **_TRANSFORMER)  # type: ignore[arg-type]
+CONVNEXT_T_PAPER = FitConfig(epochs=15, drop_path=0.1, **_TRANSFORMER)  # type: ignore[arg-type]
+CONVNEXT_T_CODE = FitConfig(epochs=30, drop_path=0.1, warmup_lr=2e-8, min_lr=2e-7, **_TRANSFORMER)  # type: ignore[arg-type]
+CONVNEXT_B_PAPER = FitConfig(epochs=15, drop_path=0.5, **_TRANSFORMER)  # type: ignore[arg-type]
+CONVNEXT_B_CODE = FitConfig(epochs=30, drop_path=0.5, warmup_lr=2e-8, min_lr=2e-7, **_TRANSFORMER)  # type: ignore[arg-type]
