@@ -1,0 +1,221 @@
+"""Classifiers: load from timm, a folder, the hub or a bare checkpoint; create new ones; check that they fit the data."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from diffadapt.core.errors import DataError, RecipeError, WeightsError, suggest
+from diffadapt.models import cifar_resnet
+from diffadapt.models.classifier_source import classifier_revision, folder_config, locate
+from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.import_openmmlab import convert_openmmlab, is_openmmlab
+from diffadapt.train.precision import autocast, float32_mode
+
+_NESTED = ("state_dict", "model", "model_state_dict", "net")
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
+
+
+class Classifier(nn.Module):
+    """A timm model with what is known about it: ``model``, ``config``, ``num_classes``, ``arch``, ``revision``.
+
+    ``forward`` takes images already normalised, (B, in_channels, H, W), and returns float32 logits (B, num_classes),
+    computed in ``config.precision``.
+    """
+
+    def __init__(self, model: nn.Module, config: ClassifierConfig, arch: str, revision: str):
+        super().__init__()
+        self.model, self.config, self.arch, self.revision = model, config, arch, revision
+        self.num_classes = int(model.num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with float32_mode(self.config.precision), autocast(x.device, self.config.precision):
+            return self.model(x).float()
+
+
+def load_classifier(config: ClassifierConfig, num_classes: int | None = None, device: str = "cpu") -> Classifier:
+    """The pre-trained classifier of a recipe, in evaluation mode on ``device``.
+
+    ``num_classes`` is the data's class count. Raises WeightsError if the weights are missing, unreadable or of another
+    architecture, DataError if the class counts differ, RecipeError for ``train`` (see :func:`create_model`).
+    """
+    source = locate(config)
+    if source.kind == "train":
+        raise RecipeError("The classifier 'train' has no weights yet: train it first, or name existing weights.")
+    if source.kind == "folder":
+        model, arch = _from_folder(source.place, config)
+    elif source.kind == "file":
+        model, arch = _from_file(source.place, config)
+    else:
+        name = f"hf-hub:{source.place}" if source.kind == "hub" else source.place
+        model, arch = _from_timm(name, config), source.place
+    wanted = num_classes if num_classes is not None else config.num_classes
+    if wanted is not None and model.num_classes != wanted:
+        raise DataError(
+            f"The classifier {config.name!r} has {model.num_classes} classes but the data have {wanted}: "
+            "use weights trained on these classes, or name the classes in the classifier's order with data.classes."
+        )
+    return Classifier(model.eval(), config, arch, classifier_revision(config)).to(device)
+
+
+def create_model(arch: str, num_classes: int, in_channels: int = 3, drop_path: float = 0.0) -> nn.Module:
+    """An untrained timm model (ours included). Raises RecipeError for an unknown architecture or unsupported setting."""
+    _demand_known(arch, RecipeError)
+    try:
+        return timm.create_model(arch, num_classes=num_classes, in_chans=in_channels, **_drop_path(drop_path))
+    except TypeError as error:
+        raise RecipeError(f"The architecture {arch!r} cannot be made with drop path {drop_path} ({error}).") from error
+
+
+def load_into(model: nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Copy ``state`` into ``model``; every key and shape must match. Raises WeightsError naming a few that do not."""
+    own = model.state_dict()
+    # Older torch saved batch norm without its step counter, which no forward pass reads.
+    state = {**{k: v for k, v in own.items() if k.endswith("num_batches_tracked")}, **state}
+    missing = [k for k in own if k not in state]
+    extra = [k for k in state if k not in own]
+    shapes = [
+        f"{k} is {tuple(state[k].shape)}, wanted {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    problems = [
+        f"{len(found)} {what} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
+        for what, found in (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
+        if found
+    ]
+    if problems:
+        raise WeightsError(
+            f"The weights {where!r} do not fit {type(model).__name__}: {'; '.join(problems)}; check the architecture and class count."
+        )
+    model.load_state_dict(dict(state))
+
+
+def read_state_dict(path: str) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint file, unwrapped from ``state_dict``/``model`` and from ``module.`` prefixes.
+
+    Raises WeightsError if the file is damaged, holds other Python objects, or holds no tensors.
+    """
+    try:
+        raw = load_file(path) if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"The checkpoint {path!r} holds Python objects beside tensors, which are not unpickled for safety: "
+            "save its state_dict alone, as safetensors."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"The checkpoint {path!r} cannot be read ({type(error).__name__}): it is damaged or not a checkpoint.") from error
+    while isinstance(raw, Mapping):
+        inner = next((raw[k] for k in _NESTED if isinstance(raw.get(k), Mapping)), None)
+        if inner is None:
+            break
+        raw = inner
+    if not isinstance(raw, Mapping) or not raw or not all(isinstance(v, torch.Tensor) for v in raw.values()):
+        raise WeightsError(f"The checkpoint {path!r} holds no state_dict of tensors at its top level or under {', '.join(_NESTED)}.")
+    return {str(k): v for k, v in raw.items()}
+
+
+def strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without the wrappers' prefixes that all keys share (module., backbone., ...)."""
+    state = dict(state)
+    while (prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in state)), None)) is not None:
+        state = {k.removeprefix(prefix): v for k, v in state.items()}
+    return state
+
+
+def recognise(state: Mapping[str, torch.Tensor]) -> str | None:
+    """The architecture that a state dict's keys tell, for the networks of ``cifar_resnet``; else None."""
+    blocks = [int(m[1]) for k in state if (m := re.fullmatch(r"layer3\.(\d+)\.conv2\.weight", k))]
+    if not blocks or "linear.weight" not in state or "layer4.0.conv1.weight" in state:
+        return None
+    depth = 6 * (max(blocks) + 1) + 2
+    return f"cifar_resnet{depth}" if depth in cifar_resnet.DEPTHS else None
+
+
+def _from_file(path: str, config: ClassifierConfig) -> tuple[nn.Module, str]:
+    state = read_state_dict(path)
+    unwrapped = {k.removeprefix("module."): v for k, v in state.items()}
+    if is_openmmlab(unwrapped):
+        arch, state = convert_openmmlab(unwrapped)
+        if config.arch not in (None, arch):
+            raise WeightsError(f"The checkpoint {path!r} is a {arch}, but the recipe's arch is {config.arch!r}.")
+    else:
+        state = strip_prefixes(state)
+        arch = config.arch or recognise(state)
+        if arch is None:
+            raise WeightsError(f"The checkpoint {path!r} does not tell its architecture: set `arch` to a timm model name.")
+    _demand_known(arch, WeightsError)
+    head = "linear" if arch.startswith("cifar_resnet") else timm.get_pretrained_cfg_value(arch, "classifier")
+    weight = state.get(f"{head[0] if isinstance(head, (tuple, list)) else head}.weight")
+    classes = config.num_classes if weight is None else weight.shape[0]
+    model = timm.create_model(arch, in_chans=config.in_channels, num_classes=classes)
+    load_into(model, state, path)
+    return model, arch
+
+
+def _from_folder(folder: str, config: ClassifierConfig) -> tuple[nn.Module, str]:
+    values = folder_config(folder)
+    arch, pretrained = values["architecture"], values.get("pretrained_cfg", {})
+    _demand_known(arch, WeightsError)
+    if config.arch not in (None, arch):
+        raise WeightsError(f"The folder {folder!r} holds a {arch}, but the recipe's arch is {config.arch!r}.")
+    args = {"in_chans": int(pretrained.get("input_size", (3,))[0]), **values.get("model_args", {})}
+    if args["in_chans"] != config.in_channels:
+        raise WeightsError(f"The classifier in {folder!r} takes {args['in_chans']} channels, but the recipe gives {config.in_channels}.")
+    files = [f for f in ("model.safetensors", "pytorch_model.bin") if (Path(folder) / f).is_file()]
+    if not files:
+        raise WeightsError(f"The classifier folder {folder!r} has no model.safetensors.")
+    for name in ("mean", "std"):
+        known = pretrained.get(name)
+        if known is not None and any(abs(a - b) > 1e-3 for a, b in zip(known, getattr(config, name), strict=False)):
+            warnings.warn(
+                f"The recipe's {name} {getattr(config, name)} is not the {tuple(known)} that {folder} names.", stacklevel=3
+            )
+    model = timm.create_model(arch, num_classes=int(values.get("num_classes", pretrained.get("num_classes", 1000))), **args)
+    load_into(model, read_state_dict(str(Path(folder) / files[0])), folder)
+    return model, arch
+
+
+def _from_timm(name: str, config: ClassifierConfig) -> nn.Module:
+    repo = name.removeprefix("hf-hub:")
+    if repo == name:
+        _demand_published(name)
+        repo = f"timm/{name}"
+    try:
+        return timm.create_model(name, pretrained=True, in_chans=config.in_channels)
+    except Exception as error:  # the hub client raises many unrelated types when it is offline
+        raise WeightsError(
+            f"The weights of {name!r} could not be loaded ({type(error).__name__}): run `hf download {repo}` where there is a "
+            "network and share the hub cache (HF_HOME), or give a local folder or checkpoint file with `arch`."
+        ) from error
+
+
+def _demand_published(name: str) -> None:
+    """A timm name with a tag of published weights; a bare architecture could change its meaning with timm's version."""
+    _demand_known(name, WeightsError)
+    arch, _, tag = name.partition(".")
+    have = [n for n in timm.list_models(f"{arch}.*", pretrained=True) if n.startswith(f"{arch}.")]
+    if name in have:
+        return
+    if not have:
+        raise WeightsError(f"timm publishes no weights for {arch!r}: train it, or give a checkpoint file or folder of it.")
+    what = f"no weights {tag!r} for {arch!r}" if tag else f"several possible weights for {arch!r}"
+    raise WeightsError(f"timm has {what}: name one of {', '.join(have[:6])}.")
+
+
+def _demand_known(arch: str, error: type[Exception]) -> None:
+    if not timm.is_model(arch):
+        raise error(f"There is no architecture {arch!r} in timm or diffadapt.{suggest(arch.split('.')[0], timm.list_models())}")
+
+
+def _drop_path(rate: float) -> dict[str, float]:
+    return {"drop_path_rate": rate} if rate > 0 else {}

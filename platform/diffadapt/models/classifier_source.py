@@ -1,0 +1,82 @@
+"""Where a recipe's classifier comes from and which revision it is. Knows no torch, so planning can ask."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from diffadapt.core.errors import WeightsError
+from diffadapt.models import weights
+from diffadapt.models.config import ClassifierConfig
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th")
+UNREADABLE = (".npz", ".ckpt", ".onnx", ".bin", ".h5", ".pkl")
+
+
+@dataclass(frozen=True)
+class ClassifierSource:
+    """``place`` is a path, a hub id, or a timm model name, by ``kind``; ``train`` has no place."""
+
+    kind: Literal["folder", "file", "hub", "timm", "train"]
+    place: str = ""
+
+
+def locate(config: ClassifierConfig) -> ClassifierSource:
+    """Decide by the form of ``config.name``. Raises WeightsError for files that cannot be a checkpoint or do not exist."""
+    name = config.name
+    if name == "train":
+        return ClassifierSource("train")
+    if name.startswith("hf-hub:"):
+        return ClassifierSource("hub", name.removeprefix("hf-hub:"))
+    if name.startswith("embedded:"):
+        return ClassifierSource("folder", weights.resolve(name))
+    path = Path(name.removeprefix("local-dir:")).expanduser()
+    if path.is_dir():
+        return ClassifierSource("folder", str(path.resolve()))
+    suffix = path.suffix.lower()
+    if suffix in UNREADABLE:
+        raise WeightsError(
+            f"The classifier {name!r} is a {suffix} file, which is not read; give a .safetensors, .pt, .pth or .th checkpoint "
+            "or a folder with config.json and model.safetensors."
+        )
+    if path.is_file():
+        if suffix not in SUFFIXES:
+            raise WeightsError(f"The classifier file {name!r} has none of the known endings {', '.join(SUFFIXES)}.")
+        return ClassifierSource("file", str(path.resolve()))
+    if suffix in SUFFIXES or "/" in name:
+        raise WeightsError(
+            f"There is no classifier at {name!r}: give a timm model name, an existing folder or checkpoint file, or hf-hub:org/name."
+        )
+    return ClassifierSource("timm", name)
+
+
+def folder_config(folder: str) -> dict:
+    """config.json of a timm-format folder. Raises WeightsError if it is missing or of another format."""
+    file = Path(folder) / "config.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"The classifier folder {folder!r} has no config.json; export one with timm or diffadapt.") from None
+    except ValueError as error:
+        raise WeightsError(f"The file {str(file)!r} is not JSON ({error}).") from error
+    if not isinstance(values, dict) or "architecture" not in values:
+        raise WeightsError(
+            f"The folder {folder!r} is not a timm model (config.json has no 'architecture'); "
+            "Hugging Face transformers classifiers are not read."
+        )
+    return values
+
+
+def classifier_revision(config: ClassifierConfig) -> str:
+    """``sha256:...`` of local content, ``hub:<commit>``, or ``train`` for a model that the recipe trains.
+
+    A timm name is looked up as the hub repository that timm publishes it in, ``timm/<name>``. Raises WeightsError.
+    """
+    source = locate(config)
+    if source.kind == "train":
+        return "train"
+    if source.kind in ("folder", "file"):
+        return weights.content_revision(source.place)
+    return weights.revision(source.place if source.kind == "hub" else f"timm/{source.place}")

@@ -1,0 +1,78 @@
+"""Write a trained classifier as a folder that timm, Hugging Face and this package load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from diffadapt.core.errors import DataError
+from diffadapt.models.card import classifier_card
+from diffadapt.models.classifier import Classifier
+from diffadapt.models.config import ClassifierConfig
+
+
+def export_classifier(
+    model: nn.Module,
+    out_folder: str | Path,
+    arch: str,
+    config: ClassifierConfig,
+    class_names: Sequence[str],
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """config.json (timm's hub format), model.safetensors and README.md under ``out_folder``; returns the folder.
+
+    ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads it (after importing ``diffadapt.models.cifar_resnet``
+    for those networks), and so does ``ClassifierConfig(name="<folder>")``. ``extra`` goes to config.json under ``diffadapt``
+    and fills the card: ``metrics``, ``data``, ``recipe``, ``recipe_digest``, ``limitations``; other names are listed.
+    Raises DataError if the class names do not match the model's outputs.
+    """
+    model = model.model if isinstance(model, Classifier) else model
+    if len(class_names) != model.num_classes:
+        raise DataError(f"The classifier has {model.num_classes} classes but {len(class_names)} class names were given.")
+    folder, extra = Path(out_folder), dict(extra or {})
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
+    given = {k: extra[k] for k in ("metrics", "data", "recipe", "recipe_digest", "limitations") if k in extra}
+    others = {k: v for k, v in extra.items() if k not in given}
+    card = classifier_card(arch=arch, config=config, class_names=class_names, **given, extra=others)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    values = json.dumps(_hub_config(model, arch, config, class_names, extra), indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(values + "\n", encoding="utf-8")
+    return folder
+
+
+def _hub_config(
+    model: nn.Module, arch: str, config: ClassifierConfig, class_names: Sequence[str], extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    own = getattr(model, "pretrained_cfg", {})
+    pretrained = {
+        "tag": "diffadapt",
+        "custom_load": False,
+        "input_size": [config.in_channels, config.crop, config.crop],
+        "fixed_input_size": bool(own.get("fixed_input_size", False)),
+        "interpolation": "bicubic",
+        "crop_pct": min(1.0, config.crop / config.resize) if config.resize else 1.0,
+        "crop_mode": "center",
+        "mean": list(config.mean),
+        "std": list(config.std),
+        "num_classes": len(class_names),
+        "pool_size": None,
+        "first_conv": own.get("first_conv"),
+        "classifier": own.get("classifier"),
+    }
+    return {
+        "architecture": arch.split(".")[0],
+        "num_classes": len(class_names),
+        "num_features": int(model.num_features),
+        "label_names": [str(name) for name in class_names],
+        "model_args": {"in_chans": config.in_channels},
+        "pretrained_cfg": pretrained,
+        "diffadapt": dict(extra),
+    }
