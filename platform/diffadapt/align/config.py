@@ -12,6 +12,28 @@ SCALE_PER_IMAGE = 1.8973665961010275
 
 
 @dataclass(frozen=True)
+class GDAConfig:
+    """Generalized Diffusion Adaptation as far as it is publicly described (marginal entropy, CLIP style, patch-contrastive
+    content, DDIM-like sampling). Its hyper-parameters are not public: these are our choices, see align/gda.py."""
+
+    entropy_weight: float = 1.0
+    """Weight of the entropy of the classifier's mean prediction over augmented views; above 0 it needs the classifier."""
+    content_weight: float = 1.0
+    """Weight of the patch-contrastive loss between features of the input and of the predicted clean image."""
+    style_weight: float = 0.0
+    """Weight of the CLIP distance between the predicted clean image and ``prompt``; above 0 it needs ``clip``."""
+    views: int = 4
+    """Augmented views an image at each step."""
+    patches: int = 64
+    """Positions of the feature map that are contrasted, on a regular grid."""
+    temperature: float = 0.07
+    """Of the patch-contrastive loss."""
+    clip: str | None = None
+    """A folder or hub id with a transformers CLIPModel and its tokenizer."""
+    prompt: str = "a clean photo"
+
+
+@dataclass(frozen=True)
 class AlignConfig:
     weights: str = "adm-256-uncond"
     """A folder or hub id with a diffusers UNet2DModel (optionally under unet/), ``embedded:digits-unet``, or ``train``."""
@@ -34,6 +56,14 @@ class AlignConfig:
     """Images at a time. In dda-batch mode the norm couples the images of a batch, so there ``coupled_batch`` rules."""
     coupled_batch: int = 10
     compile: bool = execution(False)
+    gda: GDAConfig = GDAConfig()
+    """Read in gda mode only."""
+
+
+def dda_published(weights: str = "adm-256-uncond", **changes: object) -> AlignConfig:
+    """DDA to the authors' last flag: scale 6 with one norm over batches of 10, projections stored as JPEG 75."""
+    defaults: dict = dict(weights=weights, guidance="dda-batch", scale=6.0, coupled_batch=10, storage="jpeg75")
+    return AlignConfig(**{**defaults, **changes})  # type: ignore[arg-type]
 
 
 def diffpure(weights: str = "adm-256-uncond", **changes: object) -> AlignConfig:
