@@ -1,0 +1,110 @@
+"""Folder trees that other tools read, from rows of (key, label, image bytes)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import fsspec
+
+from diffadapt.core.errors import DataError
+from diffadapt.data.config import CORRUPTIONS
+from diffadapt.data.image import image_suffix
+
+Layout = Literal["imagefolder", "imagenet-c-syn", "flat"]
+_DRIVE = re.compile(r"^[A-Za-z]:")
+
+
+def write_tree(
+    rows: Iterable[tuple[str, int | None, bytes]],
+    out: str,
+    layout: Layout = "imagefolder",
+    class_names: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write encoded images under the folder ``out`` (any fsspec location) and return how many.
+
+    - imagefolder: ``{class}/{key without its own class folder}``, for torchvision, timm and others; needs labels and
+      ``class_names``.
+    - imagenet-c-syn: ``{corruption}/{severity}/{wnid}/{name}``, the key as it is: the SDA authors' layout of projected
+      ImageNet-C, and of ImageNet-C itself.
+    - flat: ``{key with / as __}`` and ``labels.csv`` (file, label, class).
+
+    The suffix follows the bytes' real format. Raises DataError for keys that would leave the folder, two images at one
+    place, missing labels or names, keys that do not fit the layout, bytes that are no image (ItemError), or a folder
+    that already holds files unless ``overwrite``.
+    """
+    if layout not in ("imagefolder", "imagenet-c-syn", "flat"):
+        raise DataError(f"There is no layout {layout!r}; known are imagefolder, imagenet-c-syn and flat.")
+    fs, root = fsspec.core.url_to_fs(out)
+    if not overwrite and fs.exists(root) and fs.ls(root, detail=False):
+        raise DataError(f"{out} already holds files: name an empty folder, or allow overwriting.")
+    written: dict[str, tuple[str, int | None]] = {}
+    for key, label, data in rows:
+        place = _with_suffix(_place(safe_key(key), label, layout, class_names), data, key)
+        if place in written:
+            raise DataError(f"{key} and {written[place][0]} would both be written to {place}: make their names differ.")
+        written[place] = (key, label)
+        _put(fs, posixpath.join(root, place), data)
+    if layout == "flat":
+        _put(fs, posixpath.join(root, "labels.csv"), _table(written, class_names))
+    return len(written)
+
+
+def safe_key(key: str) -> str:
+    """``key`` if it is a relative posix path that stays inside a folder on every system, else DataError."""
+    parts = key.split("/")
+    bad = (
+        not key
+        or "\\" in key
+        or _DRIVE.match(key) is not None
+        or any(p in ("", ".", "..") for p in parts)
+        or any(ord(c) < 32 or ord(c) == 127 for c in key)
+    )
+    if bad:
+        raise DataError(f"{key!r} is not a relative path inside the output folder, so it is not written: rename the image.")
+    return key
+
+
+def _place(key: str, label: int | None, layout: str, class_names: Sequence[str] | None) -> str:
+    if layout == "imagenet-c-syn":
+        parts = key.split("/")
+        if len(parts) != 4 or parts[0] not in CORRUPTIONS or parts[1] not in ("1", "2", "3", "4", "5"):
+            raise DataError(f"{key} does not fit the layout: imagenet-c-syn needs corruption/severity/wnid/name.")
+        return key
+    if layout == "flat":
+        return key.replace("/", "__")
+    if label is None or class_names is None or not 0 <= label < len(class_names):
+        raise DataError(f"{key} has the label {label}, which names no class folder: imagefolder needs labels and class names.")
+    name = safe_key(class_names[label])
+    if "/" in name:
+        raise DataError(f"The class name {name!r} holds a slash, so it cannot be one folder: rename the class.")
+    return posixpath.join(name, key.removeprefix(f"{name}/").replace("/", "__"))
+
+
+def _with_suffix(place: str, data: bytes, key: str) -> str:
+    suffixes = image_suffix(data, key)
+    stem, suffix = posixpath.splitext(place)
+    if suffix.lower() in suffixes:
+        return place
+    known = suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+    return (stem if known else place) + suffixes[0]
+
+
+def _put(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
+    fs.makedirs(posixpath.dirname(path), exist_ok=True)
+    fs.pipe_file(path, data)
+
+
+def _table(written: dict[str, tuple[str, int | None]], class_names: Sequence[str] | None) -> bytes:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["file", "label", "class"])
+    for place, (_, label) in sorted(written.items()):
+        name = class_names[label] if class_names and label is not None else ""
+        table.writerow([place, "" if label is None else label, name])
+    return text.getvalue().encode()
