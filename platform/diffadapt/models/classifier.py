@@ -42,22 +42,24 @@ class Classifier(nn.Module):
             return self.model(x).float()
 
 
-def load_classifier(config: ClassifierConfig, num_classes: int | None = None, device: str = "cpu") -> Classifier:
+def load_classifier(
+    config: ClassifierConfig, num_classes: int | None = None, device: str = "cpu", drop_path: float = 0.0
+) -> Classifier:
     """The pre-trained classifier of a recipe, in evaluation mode on ``device``.
 
-    ``num_classes`` is the data's class count. Raises WeightsError if the weights are missing, unreadable or of another
+    ``num_classes`` is the data's class count; ``drop_path`` is the stochastic depth that fine-tuning wants. Raises WeightsError if the weights are missing, unreadable or of another
     architecture, DataError if the class counts differ, RecipeError for ``train`` (see :func:`create_model`).
     """
     source = locate(config)
     if source.kind == "train":
         raise RecipeError("The classifier 'train' has no weights yet: train it first, or name existing weights.")
     if source.kind == "folder":
-        model, arch = _from_folder(source.place, config)
+        model, arch = _from_folder(source.place, config, drop_path)
     elif source.kind == "file":
-        model, arch = _from_file(source.place, config)
+        model, arch = _from_file(source.place, config, drop_path)
     else:
         name = f"hf-hub:{source.place}" if source.kind == "hub" else source.place
-        model, arch = _from_timm(name, config), source.place
+        model, arch = _from_timm(name, config, drop_path), source.place
     wanted = num_classes if num_classes is not None else config.num_classes
     if wanted is not None and model.num_classes != wanted:
         raise DataError(
@@ -141,7 +143,7 @@ def recognise(state: Mapping[str, torch.Tensor]) -> str | None:
     return f"cifar_resnet{depth}" if depth in cifar_resnet.DEPTHS else None
 
 
-def _from_file(path: str, config: ClassifierConfig) -> tuple[nn.Module, str]:
+def _from_file(path: str, config: ClassifierConfig, drop_path: float) -> tuple[nn.Module, str]:
     state = read_state_dict(path)
     unwrapped = {k.removeprefix("module."): v for k, v in state.items()}
     if is_openmmlab(unwrapped):
@@ -157,12 +159,12 @@ def _from_file(path: str, config: ClassifierConfig) -> tuple[nn.Module, str]:
     head = "linear" if arch.startswith("cifar_resnet") else timm.get_pretrained_cfg_value(arch, "classifier")
     weight = state.get(f"{head[0] if isinstance(head, (tuple, list)) else head}.weight")
     classes = config.num_classes if weight is None else weight.shape[0]
-    model = timm.create_model(arch, in_chans=config.in_channels, num_classes=classes)
+    model = timm.create_model(arch, in_chans=config.in_channels, num_classes=classes, **_drop_path(drop_path))
     load_into(model, state, path)
     return model, arch
 
 
-def _from_folder(folder: str, config: ClassifierConfig) -> tuple[nn.Module, str]:
+def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tuple[nn.Module, str]:
     values = folder_config(folder)
     arch, pretrained = values["architecture"], values.get("pretrained_cfg", {})
     _demand_known(arch, WeightsError)
@@ -180,18 +182,19 @@ def _from_folder(folder: str, config: ClassifierConfig) -> tuple[nn.Module, str]
             warnings.warn(
                 f"The recipe's {name} {getattr(config, name)} is not the {tuple(known)} that {folder} names.", stacklevel=3
             )
-    model = timm.create_model(arch, num_classes=int(values.get("num_classes", pretrained.get("num_classes", 1000))), **args)
+    classes = int(values.get("num_classes", pretrained.get("num_classes", 1000)))
+    model = timm.create_model(arch, num_classes=classes, **args, **_drop_path(drop_path))
     load_into(model, read_state_dict(str(Path(folder) / files[0])), folder)
     return model, arch
 
 
-def _from_timm(name: str, config: ClassifierConfig) -> nn.Module:
+def _from_timm(name: str, config: ClassifierConfig, drop_path: float) -> nn.Module:
     repo = name.removeprefix("hf-hub:")
     if repo == name:
         _demand_published(name)
         repo = f"timm/{name}"
     try:
-        return timm.create_model(name, pretrained=True, in_chans=config.in_channels)
+        return timm.create_model(name, pretrained=True, in_chans=config.in_channels, **_drop_path(drop_path))
     except Exception as error:  # the hub client raises many unrelated types when it is offline
         raise WeightsError(
             f"The weights of {name!r} could not be loaded ({type(error).__name__}): run `hf download {repo}` where there is a "
