@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from diffadapt.core.errors import DataError
+from diffadapt.core.errors import DataError, ItemError
 from diffadapt.data.image import to_pil
 
 TEXT = "捷径捷径捷径"
@@ -49,10 +49,11 @@ _BASELINE_DROP = 0.30
 def watermark(image: np.ndarray, font: str | None = None) -> np.ndarray:
     """A watermarked copy of a uint8 (H, W, 1 or 3) image: same shape.
 
-    ``font`` is a font file to use instead of the official one. Raises DataError when it cannot be loaded.
+    ``font`` is a font file to use instead of the official one. Raises DataError when it cannot be loaded, and ItemError for
+    an image of another form.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
-        raise DataError(f"The watermark needs a uint8 image of height x width x 1 or 3, got {image.dtype} {image.shape}.")
+        raise ItemError(f"The watermark needs a uint8 image of height x width x 1 or 3, got {image.dtype} {image.shape}.")
     height, width = image.shape[:2]
     path = font or official_font()
     size = font_size(min(height, width))

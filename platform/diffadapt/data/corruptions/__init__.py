@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 
-from diffadapt.core.errors import DataError, suggest
+from diffadapt.core.errors import DataError, ItemError, suggest
 from diffadapt.data.config import CORRUPTIONS
 from diffadapt.data.corruptions import blur, digital, noise, weather
 from diffadapt.data.corruptions.frost import frost
@@ -40,26 +40,26 @@ _FUNCTIONS = {
 MIN_SIDE = 4
 
 
-def corrupt(image: np.ndarray, name: str, severity: int, seed: int, frost_textures: str | None = None) -> np.ndarray:
+def corrupt(image: np.ndarray, name: str, severity: int, seed: int, textures: str | None = None) -> np.ndarray:
     """A corrupted copy of a uint8 (H, W, 1 or 3) image: same shape, uint8.
 
     ``seed`` (not negative) fixes every random choice; the same seed draws the same noise at all severities, and
-    unrelated noise for each type. ``frost_textures`` is a folder with ImageNet-C's frost pictures; without it frost is
+    unrelated noise for each type. ``textures`` is a folder with ImageNet-C's frost pictures; without it frost is
     procedural. Values are truncated to integers, as the benchmark's generator does. Raises DataError for an unknown
-    type, a severity outside 1..5, or an image of another form.
+    type, a severity outside 1..5 or missing textures, and ItemError for an image of another form.
     """
     if name not in CORRUPTIONS:
         raise DataError(f"There is no corruption {name!r}.{suggest(name, CORRUPTIONS)} Known are: {', '.join(CORRUPTIONS)}.")
     if severity not in (1, 2, 3, 4, 5):
         raise DataError(f"The severity of {name} is {severity!r}, but must be 1, 2, 3, 4 or 5.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or min(image.shape[:2]) < MIN_SIDE:
-        raise DataError(
+        raise ItemError(
             f"{name} needs a uint8 image of height x width x 1 or 3 with sides of at least {MIN_SIDE} pixels, "
             f"got {image.dtype} {image.shape}."
         )
     rng = generator(seed, name)
     if name == "frost":
-        out = frost(image, severity, rng, frost_textures)
+        out = frost(image, severity, rng, textures or None)
     else:
         out = _FUNCTIONS[name](image, severity, rng)
     if out.dtype == np.uint8:
@@ -73,6 +73,6 @@ def generator(seed: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(name.encode())])))
 
 
-def corruption_label(name: str, frost_textures: str | None = None) -> str:
+def corruption_label(name: str, textures: str | None = None) -> str:
     """The type's name as scores carry it: ``frost(procedural)`` when no official frost pictures are given."""
-    return "frost(procedural)" if name == "frost" and frost_textures is None else name
+    return "frost(procedural)" if name == "frost" and not textures else name
