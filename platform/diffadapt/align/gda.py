@@ -96,8 +96,9 @@ def gda_loop(
     for i in reversed(range(start)):
         x = x.detach().requires_grad_(True)
         t = network_time(schedule, i, x)
-        x0 = predict_xstart(schedule, i, x, gda.network.eps_model(x, t), clip=True)
-        (gradient,) = torch.autograd.grad(gda.loss(x0, x_star, t, views).sum() * gradient_factor, x)
+        with torch.enable_grad():
+            x0 = predict_xstart(schedule, i, x, gda.network.eps_model(x, t), clip=True)
+            (gradient,) = torch.autograd.grad(gda.loss(x0, x_star, t, views).sum() * gradient_factor, x)
         with torch.no_grad():
             length = torch.linalg.vector_norm(gradient.flatten(1), dim=1).clamp(min=1e-12)
             x = ddim_step(schedule, i, x.detach(), x0.detach()) - scale * gradient / length.view(-1, 1, 1, 1)

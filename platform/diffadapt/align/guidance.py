@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -56,7 +55,7 @@ def guided_loop(
     noise_index: int | None = None,
     gradient_factor: float = 1.0,
     trace: Trace | None = None,
-    after_step: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    stop: int = 0,
 ) -> torch.Tensor:
     """Noise ``x_star`` to index N and denoise it from N - 1 down to 0, held to its low frequencies.
 
@@ -79,7 +78,7 @@ def guided_loop(
         gradient_factor: the norm is multiplied by it before, and the gradient divided by it after, backpropagation
             (keeps small float16 gradients from vanishing).
         trace: filled with every step's values.
-        after_step: applied to x after each step.
+        stop: the last index to run, normally 0.
 
     Returns the denoised images, float32 (B, C, H, W), not clamped.
     """
@@ -89,7 +88,7 @@ def guided_loop(
     draw = noise_source(step_noise)
     x = q_sample(schedule, noised_to, x_star, start_noise)
     target = lowpass(x_star) if lowpass is not None else None
-    for i in reversed(range(start)):
+    for i in reversed(range(stop, start)):
         x = x.detach().requires_grad_(lowpass is not None)
         with torch.set_grad_enabled(lowpass is not None):
             model_out = network(x, network_time(schedule, i, x))
@@ -102,8 +101,6 @@ def guided_loop(
             x = step.sample.detach()
             if lowpass is not None:
                 x = x - scale * guide.gradient
-            if after_step is not None:
-                x = after_step(x)
         if trace is not None:
             trace.samples.append(x.clone())
             trace.pred_xstarts.append(step.pred_xstart.detach())

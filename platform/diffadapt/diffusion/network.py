@@ -77,7 +77,9 @@ class UnconditionalNetwork:
         out = self._forward(h, t, return_dict=False)[0].float()
         return torch.nn.functional.pixel_shuffle(out, self.space_to_depth) if self.space_to_depth > 1 else out
 
-    __call__ = eps_model
+    def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """:meth:`eps_model`, so that the network can be given to a sampler."""
+        return self.eps_model(x, t)
 
     def float32_mode(self):
         """A context in which float32 products are as exact as ``precision`` says."""
