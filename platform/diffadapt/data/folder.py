@@ -19,11 +19,12 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 """File names that count as images (torchvision's list); hidden files and all others are ignored."""
 
 
-def scan_location(config: DataConfig) -> Source:
+def scan_location(config: DataConfig, subset: bool = False) -> Source:
     """The images at an fsspec location.
 
     A folder with sub-folders is read as ImageFolder does: the first path component is the class, files beside the
-    class folders are ignored. A folder without them, and a glob, hold unlabelled images. Raises DataError.
+    class folders are ignored. A folder without them, and a glob, hold unlabelled images. ``subset``: folders may lack
+    classes of the class list. Raises DataError.
     """
     try:
         fs, root = fsspec.core.url_to_fs(config.path)
@@ -36,7 +37,7 @@ def scan_location(config: DataConfig) -> Source:
         if fs.isfile(root):
             return _file(config, fs, root)
         if fs.isdir(root):
-            return _folder(config, fs, root)
+            return _folder(config, fs, root, subset)
         if any(c in root for c in "*?["):
             return _glob(config, fs, root)
     except (OSError, PermissionError) as error:
@@ -119,7 +120,7 @@ def _file(config: DataConfig, fs: Any, path: str) -> Source:
     raise DataError(f"{config.path} is a file but not Parquet: give a folder of images, a Parquet file or a glob.")
 
 
-def _folder(config: DataConfig, fs: Any, root: str) -> Source:
+def _folder(config: DataConfig, fs: Any, root: str, subset: bool) -> Source:
     folders, files = list_tree(fs, root)
     parquet = {k: p for k, p in files.items() if k.endswith(".parquet")}
     images = {k: p for k, p in files.items() if k.lower().endswith(SUFFIXES)}
@@ -137,7 +138,7 @@ def _folder(config: DataConfig, fs: Any, root: str) -> Source:
     if empty:
         raise DataError(f"The class folder {posixpath.join(config.path, empty[0])} holds no images: fill or remove it.")
     listed = read_class_list(config.classes) if config.classes else None
-    names = match_classes(folders, listed, config.path)
+    names = match_classes(folders, listed, config.path, subset)
     label = {name: i for i, name in enumerate(names)}
     items = tuple(Item(k, label[k.split("/", 1)[0]]) for k in sorted(in_classes))
     return Source(_name(root), names, items, FileReader(fs, root, in_classes), config.fingerprint)

@@ -88,7 +88,7 @@ def _first_folder(root: str, places: Sequence[str]) -> str:
 
 
 def _open(config: DataConfig, path: str, name: str, partial: bool) -> Source:
-    source = replace(scan(replace(config, path=path)), name=name)
+    source = replace(scan(replace(config, path=path), subset=partial), name=name)
     if any(item.label is None for item in source.items):
         raise DataError(f"{path} has no class folders: the benchmark has one folder per WordNet id.")
     if not partial and (len(source.class_names), len(source.items)) != (CLASSES, IMAGES):

@@ -130,15 +130,17 @@ def open_source(config: DataConfig) -> Source:
     return scan(config).select(config.part, config.limit_per_class)
 
 
-def scan(config: DataConfig) -> Source:
-    """All images under ``config.path``, before ``part`` and ``limit_per_class``."""
+def scan(config: DataConfig, subset: bool = False) -> Source:
+    """All images under ``config.path``, before ``part`` and ``limit_per_class``; with ``subset``, classes of the class list may
+    be absent.
+    """
     if not config.path:
         raise DataError("data.path is empty: give a folder, a Parquet file, a glob or embedded:digits.")
     if config.path.startswith("embedded:"):
         return _embedded(config)
     from diffadapt.data.folder import scan_location
 
-    return scan_location(config)
+    return scan_location(config, subset)
 
 
 def _embedded(config: DataConfig) -> Source:
