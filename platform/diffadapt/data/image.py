@@ -8,15 +8,14 @@ where Pillow's plain conversion would clip everything above 255 to white.
 from __future__ import annotations
 
 import io
-import warnings
 
 import numpy as np
 from PIL import Image
 
 from diffadapt.core.errors import ItemError
 
-MAX_PIXELS = 100_000_000
-"""Images with more pixels than this are refused before they are decompressed."""
+MAX_PIXELS = 89_478_485
+"""Images with more pixels than this are refused before they are decompressed (the size from which Pillow warns of a bomb)."""
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _SUFFIXES = {
@@ -37,17 +36,15 @@ def decode(data: bytes, channels: int, key: str) -> np.ndarray:
     if not data:
         raise ItemError(f"{key} is empty: replace or remove the file.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise ItemError(
-                        f"{key} claims {width} x {height} pixels, more than the {MAX_PIXELS:,} that are accepted: "
-                        "scale it down first."
-                    )
-                image.load()
-                return _to_array(image, channels, key)
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ItemError(
+                    f"{key} claims {width} x {height} pixels, more than the {MAX_PIXELS:,} that are accepted: "
+                    "scale it down first."
+                )
+            image.load()
+            return _to_array(image, channels, key)
     except ItemError:
         raise
     except Image.DecompressionBombError as error:
