@@ -8,6 +8,7 @@ import torch
 from diffadapt.core.errors import WeightsError
 from diffadapt.models.classifier import load_classifier
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.export import import_openmmlab
 from diffadapt.models.import_openmmlab import check_openmmlab, convert_openmmlab, is_openmmlab
 
 
@@ -58,6 +59,12 @@ def test_conversion_equals_an_independent_forward_pass(arch, tmp_path):
     torch.save({"meta": {"epoch": 1}, "state_dict": state}, file)
     classifier = load_classifier(ClassifierConfig(name=str(file)), num_classes=7)
     assert classifier.arch == arch
+    assert import_openmmlab(str(file), tmp_path / "out") < 1e-4
+    exported = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).state_dict()
+    assert all(torch.equal(v, exported[k]) for k, v in classifier.model.state_dict().items())
+    torch.save(classifier.model.state_dict(), file)
+    with pytest.raises(WeightsError, match="not an OpenMMLab"):
+        import_openmmlab(str(file), tmp_path / "out")
 
 
 def test_swin_base_is_recognised_and_no_key_is_left_over():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -10,8 +9,6 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from diffadapt.core.errors import DataError, RecipeError, WeightsError, suggest
@@ -19,10 +16,8 @@ from diffadapt.models import cifar_resnet
 from diffadapt.models.classifier_source import classifier_revision, folder_config, locate
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.import_openmmlab import convert_openmmlab, is_openmmlab
+from diffadapt.models.state_dict import load_into, read_state_dict, strip_prefixes
 from diffadapt.train.precision import autocast, float32_mode
-
-_NESTED = ("state_dict", "model", "model_state_dict", "net")
-_PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
 
 
 class Classifier(nn.Module):
@@ -76,62 +71,6 @@ def create_model(arch: str, num_classes: int, in_channels: int = 3, drop_path: f
         return timm.create_model(arch, num_classes=num_classes, in_chans=in_channels, **_drop_path(drop_path))
     except TypeError as error:
         raise RecipeError(f"The architecture {arch!r} cannot be made with drop path {drop_path} ({error}).") from error
-
-
-def load_into(model: nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
-    """Copy ``state`` into ``model``; every key and shape must match. Raises WeightsError naming a few that do not."""
-    own = model.state_dict()
-    # Older torch saved batch norm without its step counter, which no forward pass reads.
-    state = {**{k: v for k, v in own.items() if k.endswith("num_batches_tracked")}, **state}
-    missing = [k for k in own if k not in state]
-    extra = [k for k in state if k not in own]
-    shapes = [
-        f"{k} is {tuple(state[k].shape)}, wanted {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    problems = [
-        f"{len(found)} {what} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
-        for what, found in (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
-        if found
-    ]
-    if problems:
-        raise WeightsError(
-            f"The weights {where!r} do not fit {type(model).__name__}: {'; '.join(problems)}; check the architecture and class count."
-        )
-    model.load_state_dict(dict(state))
-
-
-def read_state_dict(path: str) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint file, unwrapped from ``state_dict``/``model`` and from ``module.`` prefixes.
-
-    Raises WeightsError if the file is damaged, holds other Python objects, or holds no tensors.
-    """
-    try:
-        raw = load_file(path) if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"The checkpoint {path!r} holds Python objects beside tensors, which are not unpickled for safety: "
-            "save its state_dict alone, as safetensors."
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"The checkpoint {path!r} cannot be read ({type(error).__name__}): it is damaged or not a checkpoint.") from error
-    while isinstance(raw, Mapping):
-        inner = next((raw[k] for k in _NESTED if isinstance(raw.get(k), Mapping)), None)
-        if inner is None:
-            break
-        raw = inner
-    if not isinstance(raw, Mapping) or not raw or not all(isinstance(v, torch.Tensor) for v in raw.values()):
-        raise WeightsError(f"The checkpoint {path!r} holds no state_dict of tensors at its top level or under {', '.join(_NESTED)}.")
-    return {str(k): v for k, v in raw.items()}
-
-
-def strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without the wrappers' prefixes that all keys share (module., backbone., ...)."""
-    state = dict(state)
-    while (prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in state)), None)) is not None:
-        state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state
 
 
 def recognise(state: Mapping[str, torch.Tensor]) -> str | None:

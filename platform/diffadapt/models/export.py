@@ -10,10 +10,12 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from diffadapt.core.errors import DataError
+from diffadapt.core.errors import DataError, WeightsError
 from diffadapt.models.card import classifier_card
-from diffadapt.models.classifier import Classifier
+from diffadapt.models.classifier import Classifier, load_classifier
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.import_openmmlab import check_openmmlab, is_openmmlab
+from diffadapt.models.state_dict import read_state_dict
 
 
 def export_classifier(
@@ -46,6 +48,24 @@ def export_classifier(
     values = json.dumps(_hub_config(model, arch, config, class_names, extra), indent=2, ensure_ascii=False)
     (folder / "config.json").write_text(values + "\n", encoding="utf-8")
     return folder
+
+
+def import_openmmlab(checkpoint: str, out_folder: str | Path, class_names: Sequence[str] | None = None) -> float:
+    """Export an OpenMMLab ResNet-50 or Swin-T/B checkpoint file as a timm-format folder under timm's names.
+
+    Returns the largest relative logit difference from an independent forward pass over the original's parameters. Class
+    names default to 0, 1, ... Raises WeightsError if the file is of another kind or the outputs differ.
+    """
+    state = {k.removeprefix("module."): v for k, v in read_state_dict(checkpoint).items()}
+    if not is_openmmlab(state):
+        raise WeightsError(f"The checkpoint {checkpoint!r} is not an OpenMMLab classifier: it lacks backbone.* or head.fc.* keys.")
+    difference = check_openmmlab(state)
+    config = ClassifierConfig(name=checkpoint)
+    classifier = load_classifier(config)
+    names = class_names if class_names is not None else [str(i) for i in range(classifier.num_classes)]
+    origin = {"data": "ImageNet-1k, as its authors trained it", "origin": "OpenMMLab checkpoint", "revision": classifier.revision}
+    export_classifier(classifier, out_folder, classifier.arch, config, names, origin)
+    return difference
 
 
 def _hub_config(

@@ -14,6 +14,7 @@ import torch
 
 from diffadapt.core.errors import WeightsError
 from diffadapt.models.openmmlab_reference import reference_forward
+from diffadapt.models.state_dict import load_into
 
 _SWIN = (
     (r"patch_embed\.projection\.", "patch_embed.proj."),
@@ -79,8 +80,6 @@ def check_openmmlab(state: Mapping[str, torch.Tensor], tolerance: float = 1e-3) 
     pass that reads OpenMMLab's names, on one seeded random image. Raises WeightsError if keys do not match or it exceeds
     ``tolerance``.
     """
-    from diffadapt.models.classifier import load_into
-
     arch, converted = convert_openmmlab(state)
     model = timm.create_model(arch, num_classes=converted[_head(arch)].shape[0]).eval()
     load_into(model, converted, "OpenMMLab checkpoint")
