@@ -21,6 +21,7 @@ from diffadapt.diffusion.network import UnconditionalNetwork  # noqa: E402
 from diffadapt.diffusion.noise import ItemNoise  # noqa: E402
 from diffadapt.diffusion.schedule import Schedule  # noqa: E402
 from diffadapt.models.import_adm import adm_from_original, read_checkpoint  # noqa: E402
+from diffusers import UNet2DModel  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "golden" / "sda" / "adm_tiny_weights.safetensors"
 CONFIG = AlignConfig(respacing=20, start=8, batch_size=4)
@@ -196,6 +197,20 @@ def test_bf16_stays_near_fp32(images):
         results[precision] = Projector(net, CONFIG).project(images[:2], SEEDS[:2]).float()
     difference = (results["fp32"] - results["bf16"]).abs().mean()
     assert 0 < difference < 8
+
+
+def test_a_grey_network_on_folded_pixels_with_fixed_variance():
+    """The embedded networks' form: space-to-depth, as many output as input channels, a small start level, D = 2."""
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    projector = Projector(UnconditionalNetwork(unet, space_to_depth=2), AlignConfig(respacing=10, start=3, scale=2.0, factor=2))
+    images = torch.rand(2, 1, 16, 16) * 2 - 1
+    out = projector.project(images, [1, 2])
+    assert out.shape == (2, 1, 16, 16)
+    assert (out[1:].int() - projector.project(images[1:], [2]).int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("change", [{"start": 0}, {"start": 20}, {"factor": 0}, {"factor": 33}, {"respacing": 2000}])

@@ -140,6 +140,15 @@ def test_an_announced_number_of_draws_is_kept_to():
         noise.draw()
 
 
+def test_prefetching_changes_nothing():
+    ahead, plain = ItemNoise([3, 4], (3, 16, 16), draws=6, prefetch=True), ItemNoise([3, 4], (3, 16, 16))
+    drawn = [ahead.draw() for _ in range(6)]
+    assert all(torch.equal(a, plain.draw()) for a in drawn)
+    with pytest.raises(ValueError, match="announced"):
+        ahead.draw()
+    ahead.close()
+
+
 @pytest.mark.gpu
 def test_prefetched_noise_on_a_device_equals_the_cpus():
     if not torch.cuda.is_available():

@@ -20,6 +20,7 @@ class ItemNoise:
         device: where the draws are wanted.
         dtype: of the returned draws; they are always drawn in float32 and then converted.
         draws: how many draws will be asked for, if known: none is then made in vain.
+        prefetch: make the next draw in a thread; default on CUDA only.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class ItemNoise:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         draws: int | None = None,
+        prefetch: bool | None = None,
     ) -> None:
         self.shape = (len(seeds), *shape)
         self.device = torch.device(device)
@@ -37,8 +39,9 @@ class ItemNoise:
         self._left = draws
         self._ahead: Future | None = None
         self._thread: ThreadPoolExecutor | None = None
-        if self.device.type == "cuda":
-            self._buffers = [torch.empty(self.shape, pin_memory=True) for _ in range(2)]
+        on_cuda = self.device.type == "cuda"
+        if on_cuda if prefetch is None else prefetch:
+            self._buffers = [torch.empty(self.shape, pin_memory=on_cuda) for _ in range(2)]
             self._copied: list[torch.cuda.Event | None] = [None, None]
             self._turn = 0
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="noise")
@@ -54,9 +57,10 @@ class ItemNoise:
             return self._fill(torch.empty(self.shape)).to(self.device, self.dtype)
         assert self._ahead is not None
         slot = self._ahead.result()
-        on_device = self._buffers[slot].to(self.device, non_blocking=True).to(self.dtype)
-        self._copied[slot] = torch.cuda.Event()
-        self._copied[slot].record(torch.cuda.current_stream(self.device))
+        on_device = self._buffers[slot].to(self.device, non_blocking=True, copy=True).to(self.dtype)
+        if self.device.type == "cuda":
+            event = self._copied[slot] = torch.cuda.Event()
+            event.record(torch.cuda.current_stream(self.device))
         if self._left is None or self._left > 0:
             self._prefetch()
         else:

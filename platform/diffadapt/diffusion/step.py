@@ -26,7 +26,8 @@ def table(values: np.ndarray, index: Index, like: torch.Tensor) -> torch.Tensor 
     """``values[index]``: a Python float for a shared index, else a float32 tensor (B, 1, 1, 1) on ``like``'s device."""
     if isinstance(index, int):
         return float(values[index])
-    picked = torch.as_tensor(values[index.cpu().numpy()], dtype=torch.float32, device=like.device)
+    # The small table travels to the index, not the index to the host, which would wait for the device.
+    picked = torch.as_tensor(values, dtype=torch.float32).to(like.device, non_blocking=True)[index.to(like.device)]
     return picked.view(-1, *([1] * (like.ndim - 1)))
 
 

@@ -27,6 +27,8 @@ FAMILIES = (
 
 FLOAT_GATE = 1e-5
 UINT8_GATE = 1.0
+EXACT_GATE = 0.5
+"""Integers that must be equal: any difference is at least 1."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from diffadapt.diffusion.lowpass import LowPass, matrices
 from diffadapt.diffusion.step import ancestral_step, q_sample
 from diffadapt.evaluate import parity_sda_networks as networks
 from diffadapt.evaluate.ensemble import choice, ensemble, softmax
-from diffadapt.evaluate.parity import UINT8_GATE, NumberFile, compare, groups
+from diffadapt.evaluate.parity import EXACT_GATE, UINT8_GATE, NumberFile, compare, groups
 from diffadapt.evaluate.parity_sda_networks import Rows, linear_schedule, tensor
 
 TABLE_GATE = 1e-10
@@ -41,13 +41,13 @@ def checks(file: NumberFile, siblings: Sequence[NumberFile]) -> Rows:
 def _steps(file: NumberFile) -> Rows:
     for prefix, own in groups(file.arrays, "timestep_map", "index", "x", "model_out", "noise"):
         schedule = linear_schedule(own["timestep_map"])
-        yield compare(file, f"{prefix}: timestep map", schedule.timesteps, own["timestep_map"], 0.0)
+        yield compare(file, f"{prefix}: timestep map", schedule.timesteps, own["timestep_map"], EXACT_GATE)
         for name in TABLES:
             if name in own:
                 yield compare(file, f"{prefix}: {name}", getattr(schedule, name), own[name], TABLE_GATE)
         index, x, noise = tensor(own["index"]), tensor(own["x"]), tensor(own["noise"])
         if "model_timestep" in own:
-            yield compare(file, f"{prefix}: model timestep", schedule.timesteps[own["index"]], own["model_timestep"], 0.0)
+            yield compare(file, f"{prefix}: model timestep", schedule.timesteps[own["index"]], own["model_timestep"], EXACT_GATE)
         step = ancestral_step(schedule, index, x, tensor(own["model_out"]), noise, bool(own.get("clip", True)))
         for name in step._fields:
             if name in own:
@@ -100,6 +100,6 @@ def _ensemble(file: NumberFile) -> Rows:
         elif kind == "score":
             yield compare(file, key, ensemble(target, synth, mode), wanted)
         elif kind == "pred":
-            yield compare(file, key, ensemble(target, synth, mode).argmax(axis=1), wanted, 0.0)
+            yield compare(file, key, ensemble(target, synth, mode).argmax(axis=1), wanted, EXACT_GATE)
         elif kind == "choice":
-            yield compare(file, key, choice(own["probs_target"], own["probs_synth"], mode), wanted, 0.0)
+            yield compare(file, key, choice(own["probs_target"], own["probs_synth"], mode), wanted, EXACT_GATE)

@@ -17,7 +17,7 @@ from diffadapt.align.pixels import to_uint8
 from diffadapt.diffusion.lowpass import LowPass
 from diffadapt.diffusion.samplers import sample
 from diffadapt.diffusion.schedule import Schedule
-from diffadapt.evaluate.parity import UINT8_GATE, NumberFile, ParityRow, compare, groups
+from diffadapt.evaluate.parity import EXACT_GATE, UINT8_GATE, NumberFile, ParityRow, compare, groups
 
 FACTORS = (1, 2, 3, 4, 6, 8, 16, 32)
 """Low-pass factors that are tried when a file does not name its own."""
@@ -140,7 +140,7 @@ def guided(file: NumberFile, siblings: Sequence[NumberFile]) -> Rows:
     results = [g for g in groups(file.arrays, "samples") if {"norm", "uint8"} & set(g[1])]
     for prefix, own in inputs:
         schedule = linear_schedule(own["timestep_map"])
-        yield compare(file, f"{prefix}: timestep map", schedule.timesteps, own["timestep_map"], 0.0)
+        yield compare(file, f"{prefix}: timestep map", schedule.timesteps, own["timestep_map"], EXACT_GATE)
         if "alphas_cumprod" in own:
             yield compare(file, f"{prefix}: alphas_cumprod", schedule.alphas_cumprod, own["alphas_cumprod"], 1e-10)
     for prefix, own in results:
@@ -231,6 +231,6 @@ def _dit_loop_rows(file: NumberFile, prefix: str, own: dict, weights: NumberFile
     clip = bool(own["clip"]) if "clip" in own else False
     last = sample(network, tensor(own["z"]), schedule, noise=list(tensor(own["step_noise"])), clip=clip)
     return [
-        compare(file, f"{prefix}: timestep map", schedule.timesteps, own["timestep_map"], 0.0),
+        compare(file, f"{prefix}: timestep map", schedule.timesteps, own["timestep_map"], EXACT_GATE),
         compare(file, f"{prefix}: dit samples of {len(seen)} steps", torch.stack([*seen[1:], last]), own["samples"]),
     ]
