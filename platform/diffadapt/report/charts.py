@@ -1,0 +1,168 @@
+"""Charts as inline SVG, written by hand: no script, no font, no request; colours come from the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+from diffadapt.report.summary import MethodSummary, Summary, group_label
+
+SERIES = 8
+"""Colours that the style sheet defines (.s0 to .s7)."""
+
+
+def bar_chart(table: Summary, *, narrow: bool = False) -> Markup:
+    """A bar a method with its binomial standard error; controls under a rule; a dashed line at Source. 340 or 820 wide."""
+    rows = [r for r in (*table.main, *table.controls) if r.mean is not None]
+    if not rows:
+        return Markup("")
+    width, left, right = (340, 4, 44) if narrow else (820, 230, 60)
+    pitch, bar, above = (36, 13, 15) if narrow else (28, 16, 0)
+    scale = _Scale(_top(rows), left, width - right)
+    main, source = len([r for r in rows if not r.control]), table.role("source")
+    rule = 26 if main < len(rows) else 0
+    height = 8 + pitch * len(rows) + rule + 22
+    parts = [_grid(scale, 4, height - 22, height - 6)]
+    for i, row in enumerate(rows):
+        y = 8 + pitch * i + (rule if row.control else 0)
+        if row.control and i == main:
+            parts.append(_tag("line", x1=0, x2=width, y1=y - 17, y2=y - 17, class_="axis"))
+            parts.append(_tag("text", "controls", x=0, y=y - 4, class_="soft"))
+        label = _cut(row.title, 46 if narrow else 34)
+        place = {"x": left, "y": y + 11} if narrow else {"x": left - 8, "y": y + bar - 4, "text_anchor": "end"}
+        parts.append(_tag("text", label, row.title, **place))
+        parts.append(_one_bar(row, scale, y + above, bar, "control" if row.control else ("source" if row is source else "main")))
+    if source and source.mean is not None:
+        x = scale(source.mean)
+        parts.append(_tag("line", x1=x, x2=x, y1=4, y2=height - 22, class_="reference"))
+    return _svg(parts, width, height, f"Mean {_metric(table)} of each method")
+
+
+def group_chart(table: Summary, *, narrow: bool = False) -> tuple[Markup, list[tuple[int, str]], int]:
+    """Bars by group for the main rows: (SVG, legend of (colour, method), rows left out for want of colours).
+
+    Upright bars, 1000 wide; ``narrow``: lying bars, 340 wide.
+    """
+    rows = [r for r in table.main if r.cells]
+    left_out = max(0, len(rows) - SERIES)
+    rows = rows[:SERIES]
+    legend = list(enumerate(r.title for r in rows))
+    if not rows or len(table.groups) < 2:
+        return Markup(""), [], 0
+    draw = _lying if narrow else _upright
+    return draw(table, rows), legend, left_out
+
+
+def _upright(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
+    width, height, left, top, bottom = 1000, 318, 48, 8, 238
+    step = (width - left) / len(table.groups)
+    bar = min(step * 0.82 / len(rows), 16)
+    best = _ceiling(c.value for r in rows for c in r.cells.values())
+    scale = _Scale(best, bottom, top)
+    parts = []
+    for tick in scale.ticks:
+        parts.append(_tag("line", x1=left, x2=width, y1=scale(tick), y2=scale(tick), class_="grid"))
+        parts.append(_tag("text", f"{tick:g}", x=left - 6, y=scale(tick) + 4, text_anchor="end", class_="soft"))
+    for g, group in enumerate(table.groups):
+        middle = left + step * (g + 0.5)
+        start = middle - bar * len(rows) / 2
+        name = group_label(group, table.groups)
+        for i, row in enumerate(rows):
+            if cell := row.cells.get(group):
+                y = scale(cell.value)
+                parts.append(_tag("rect", None, f"{name}, {row.title}: {cell.value:.1f}", x=start + bar * i, y=y, width=bar * 0.9, height=bottom - y, class_=f"s{i}"))
+        turn = f"rotate(-38 {middle:.1f} {bottom + 16})"
+        parts.append(_tag("text", _cut(name, 18), name, x=middle, y=bottom + 16, text_anchor="end", transform=turn))
+    parts.append(_tag("line", x1=left, x2=width, y1=bottom, y2=bottom, class_="axis"))
+    return _svg(parts, width, height, f"{_metric(table).capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
+
+
+def _lying(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
+    width, left, right = 340, 4, 36
+    bar = 9
+    pitch = 18 + bar * len(rows) + 8
+    height = pitch * len(table.groups) + 24
+    scale = _Scale(_ceiling(c.value for r in rows for c in r.cells.values()), left, width - right)
+    parts = [_grid(scale, 0, height - 22, height - 6)]
+    for g, group in enumerate(table.groups):
+        y = pitch * g
+        name = group_label(group, table.groups)
+        parts.append(_tag("text", _cut(name, 40), name, x=left, y=y + 13))
+        for i, row in enumerate(rows):
+            if cell := row.cells.get(group):
+                length = scale(cell.value) - left
+                parts.append(_tag("rect", None, f"{name}, {row.title}: {cell.value:.1f}", x=left, y=y + 18 + bar * i, width=length, height=bar - 1, class_=f"s{i}"))
+                parts.append(_tag("text", f"{cell.value:.0f}", x=left + length + 3, y=y + 25.5 + bar * i, class_="tiny"))
+    return _svg(parts, width, height, f"{_metric(table).capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
+
+
+class _Scale:
+    """A linear scale from 0 to ``top`` over pixels ``start`` to ``end``."""
+
+    def __init__(self, top: float, start: float, end: float):
+        self.top, self.start, self.end = top, start, end
+        step = next((s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 25) if top / s <= 5.01), top / 5)
+        self.ticks = [step * i for i in range(int(top / step + 1e-6) + 1)]
+
+    def __call__(self, value: float) -> float:
+        return round(self.start + (self.end - self.start) * min(max(value, 0.0), self.top) / self.top, 2)
+
+
+def _one_bar(row: MethodSummary, scale: _Scale, y: float, bar: float, kind: str) -> Markup:
+    mean = row.mean or 0.0
+    end = scale(mean)
+    error = row.standard_error or 0.0
+    told = f"{row.title}: {mean:.2f}" + (f", standard error {error:.2f}" if error else "") + f", {row.coverage} images"
+    parts = [_tag("rect", None, told, x=scale.start, y=y, width=max(end - scale.start, 0.5), height=bar, rx=2, class_=f"bar-{kind}")]
+    if error:
+        a, b, m = scale(mean - error), scale(mean + error), y + bar / 2
+        parts.append(_tag("path", d=f"M{a} {m}H{b}M{a} {m - 3}v6M{b} {m - 3}v6", class_="whisker"))
+    x = scale(mean + error) + 6
+    parts.append(_tag("text", f"{mean:.1f}" + ("" if row.whole else " *"), x=x, y=y + bar / 2 + 4, class_="value"))
+    return Markup("").join(parts)
+
+
+def _grid(scale: _Scale, top: float, bottom: float, text_y: float) -> Markup:
+    parts = []
+    for tick in scale.ticks:
+        x = scale(tick)
+        parts.append(_tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid"))
+        parts.append(_tag("text", f"{tick:g}", x=x, y=text_y, text_anchor="start" if x < 8 else "middle", class_="soft"))
+    return Markup("").join(parts)
+
+
+def _top(rows: Sequence[MethodSummary]) -> float:
+    return _ceiling((r.mean or 0) + (r.standard_error or 0) for r in rows)
+
+
+def _ceiling(values) -> float:
+    highest = max([v for v in values if math.isfinite(v)], default=1.0)
+    if highest <= 1:
+        return 1.0
+    return min(100.0, math.ceil(highest / 10) * 10.0) if highest <= 100 else math.ceil(highest / 100) * 100.0
+
+
+def _metric(table: Summary) -> str:
+    return "top-1 accuracy (%)" if table.metric == "top1" else table.metric
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def _tag(name: str, text: str | None = None, title: str | None = None, **attributes: object) -> Markup:
+    """One SVG element; every text and attribute is escaped."""
+    written = "".join(f' {k.rstrip("_").replace("_", "-")}="{escape(_short(v))}"' for k, v in attributes.items())
+    inner = (f"<title>{escape(title)}</title>" if title is not None else "") + (str(escape(text)) if text is not None else "")
+    return Markup(f"<{name}{written}>{inner}</{name}>" if inner else f"<{name}{written}/>")
+
+
+def _short(value: object) -> object:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+
+
+def _svg(parts: Sequence[Markup], width: int, height: float, label: str) -> Markup:
+    inner = Markup("").join(parts)
+    return Markup(f'<svg viewBox="0 0 {width} {height:g}" role="img" aria-label="{escape(label)}">{inner}</svg>')

@@ -1,0 +1,101 @@
+"""What a run's files say about how it was made: settings, weights, versions, quarantine, and the command to repeat it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from diffadapt.core.errors import StoreError
+from diffadapt.core.runs import Run
+from diffadapt.core.store import redact
+from diffadapt.report.mask import masked
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> leaf of a JSON value; lists of plain values stay whole."""
+    if isinstance(value, Mapping) and value:
+        return {k: v for name, part in value.items() for k, v in flatten(part, f"{prefix}.{name}" if prefix else str(name)).items()}
+    if isinstance(value, (list, tuple)) and any(isinstance(v, (Mapping, list, tuple)) for v in value):
+        return {k: v for i, part in enumerate(value) for k, v in flatten(part, f"{prefix}.{i}" if prefix else str(i)).items()}
+    return {prefix: value}
+
+
+def shown(value: Any) -> str:
+    """A leaf as text: lists comma-separated, None as 'none'."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(shown(v) for v in value)
+    return "{}" if value == {} else str(value)
+
+
+def optional_json(run: Run, name: str) -> dict[str, Any]:
+    """A JSON object of the run folder; empty when it is missing or damaged."""
+    try:
+        value = json.loads(run.read(name)) if run.has(name) else {}
+    except (StoreError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def settings(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The recipe's identity fields, grouped by their first name; secrets masked."""
+    config = masked(manifest.get("config") or {})
+    plain = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
+    groups = [("recipe", flatten(plain))] if plain else []
+    groups += [(k, flatten(v)) for k, v in config.items() if isinstance(v, Mapping)]
+    return [(name, [(k, shown(v)) for k, v in leaves.items()]) for name, leaves in groups]
+
+
+def weights(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(role, revision, stages that use it), once for each weight revision."""
+    users: dict[tuple[str, str], list[str]] = {}
+    for node, info in (manifest.get("nodes") or {}).items():
+        for role, revision in (info.get("revisions") or {}).items():
+            users.setdefault((masked(str(role)), masked(shown(revision))), []).append(node)
+    return [(role, revision, ", ".join(nodes)) for (role, revision), nodes in sorted(users.items())]
+
+
+def stages(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row a stage: name, kind with version, inputs, shards, items, quarantined, family digest."""
+    return [
+        {
+            "name": name,
+            "kind": f"{info.get('kind', '')} v{info.get('version', '')}",
+            "inputs": ", ".join(info.get("inputs") or ()),
+            "shards": len(info.get("shards") or ()),
+            "items": sum(s[2] for s in info.get("shards") or ()),
+            "quarantined": len(info.get("quarantined") or ()),
+            "family": str(info.get("family", ""))[:12],
+        }
+        for name, info in (manifest.get("nodes") or {}).items()
+    ]
+
+
+def quarantine(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(stage, item, reason) of every quarantined item."""
+    return [(node, masked(str(k)), masked(str(r))) for node, info in (manifest.get("nodes") or {}).items() for k, r in info.get("quarantined") or ()]
+
+
+def command(run: Run, manifest: Mapping[str, Any]) -> str:
+    """The command that makes the run again. ``recipe.json`` may hold the ``overrides`` it was given (dotted name -> value)."""
+    overrides = masked(optional_json(run, "recipe.json").get("overrides") or {})
+    words = ["diffadapt", "run", str(manifest.get("recipe", "")), "--root", redact(run.root.location)]
+    for name, value in overrides.items() if isinstance(overrides, Mapping) else ():
+        text = " ".join(map(shown, value)) if isinstance(value, (list, tuple)) else shown(value)
+        words += ["--" + str(name).replace("_", "-"), text]
+    return " ".join(w if w == "***" else shlex.quote(w) for w in words)
+
+
+def duration(execution: Mapping[str, Any]) -> str:
+    """'3 min 20 s' of ``execution.json``, or an empty string when it was not recorded."""
+    seconds = execution.get("seconds")
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        return ""
+    from diffadapt.run.progress import format_seconds
+
+    return format_seconds(seconds) if seconds >= 10 else f"{seconds:.1f} s"
