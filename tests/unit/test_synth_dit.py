@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
-from safetensors.torch import load_file
-
 from diffadapt.core.errors import DataError, ItemError, WeightsError
 from diffadapt.diffusion.samplers import sample
 from diffadapt.diffusion.schedule import Schedule
@@ -16,6 +13,8 @@ from diffadapt.models.dit import build_dit, guided, make_exact, save_dit
 from diffadapt.models.import_dit import dit_from_original, read_checkpoint
 from diffadapt.synth.config import SynthConfig
 from diffadapt.synth.dit import Generator, load_generator, to_uint8
+from diffusers import AutoencoderKL, DiTTransformer2DModel
+from safetensors.torch import load_file
 
 SDA = Path(__file__).resolve().parents[1] / "golden" / "sda"
 
@@ -240,3 +239,15 @@ def test_guidance_without_a_null_class_is_refused():
     embedder.embedding_table = torch.nn.Embedding(3, 16)
     with pytest.raises(WeightsError, match="no null class"):
         Generator(model, Schedule.linear()).sample([0], [1], SynthConfig(steps=2, guidance=2.0))
+
+
+def test_a_compiled_network_keeps_one_shape_and_the_same_images(monkeypatch):
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda m, **kwargs: compile_(m, backend="eager", fullgraph=True, **kwargs))
+    config = SynthConfig(steps=3, batch_size=2)
+    expected = Generator(tiny_dit(), Schedule.linear()).sample([0, 1, 2], [1, 2, 3], config)
+    generator = Generator(tiny_dit(), Schedule.linear(), compile=True)
+    shapes = []
+    generator.transformer.pos_embed.register_forward_pre_hook(lambda m, args: shapes.append(args[0].shape[0]))
+    assert torch.equal(generator.sample([0, 1, 2], [1, 2, 3], config), expected)
+    assert set(shapes) == {2}  # the last image travels with a copy of itself

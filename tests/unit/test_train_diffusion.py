@@ -6,8 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DModel
-
 from diffadapt.core.errors import DataError, RecipeError, TrainingError
 from diffadapt.diffusion.network import load_unconditional
 from diffadapt.diffusion.schedule import Schedule
@@ -23,6 +21,7 @@ from diffadapt.train.diffusion_batches import ArrayImages, BatchPlan, DiffusionB
 from diffadapt.train.diffusion_loss import diffusion_loss, vlb_bits
 from diffadapt.train.diffusion_network import build_denoiser
 from diffadapt.train.reporter import LocalReporter
+from diffusers import AutoencoderKL, UNet2DModel
 
 UNET = DiffusionFitConfig(
     architecture="unet", steps=6, batch_size=8, lr=2e-3, warmup_steps=2, ema_decay=0.9, channels=(8, 16), layers_per_block=1,
@@ -105,7 +104,7 @@ def test_dropout_is_drawn_once_per_image_and_no_block_draws_its_own():
 def test_networks_start_by_predicting_zero(config, classes):
     model = build_denoiser(config, 1, 8, classes)
     out = model(torch.randn(2, 1, 8, 8), torch.tensor([5, 900]), None if classes is None else torch.tensor([0, 2]))
-    assert out.shape == (2, 1, 8, 8) and float(out.abs().max()) == 0.0
+    assert out.shape == (2, 1, 8, 8) and float(out.detach().abs().max()) == 0.0
 
 
 @pytest.mark.parametrize(("config", "classes", "part"), [(UNET, None, "unet"), (DIT, 2, "transformer")])
@@ -300,3 +299,21 @@ def test_images_that_do_not_fit_are_named(tmp_path):
     mixed.source = [good[i] if i else (np.zeros((6, 6, 1), np.uint8), 0) for i in range(20)]
     with pytest.raises(DataError, match="is uint8 of shape"):
         train_diffusion(mixed, DIT, 2, LocalReporter(), None, tmp_path)
+
+
+def _worker(rank, folder, source):
+    import torch.distributed as dist
+    from diffadapt.train.reporter import DistributedReporter
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    train_diffusion(source, DIT, 2, DistributedReporter(), None, f"{folder}/two")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_workers_equal_one(tmp_path):
+    torch.multiprocessing.spawn(_worker, (str(tmp_path), stripes()), nprocs=2)
+    train_diffusion(stripes(), DIT, 2, LocalReporter(), None, tmp_path / "one")
+    one, two = weights(tmp_path / "one", "transformer"), weights(tmp_path / "two", "transformer")
+    assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-4

@@ -68,7 +68,9 @@ def train_diffusion(
         images, plan, device=reporter.device, timesteps=len(schedule), num_classes=num_classes,
         label_dropout=config.label_dropout, flip=config.flip, shrink=shrink, shrink_filter=UPSAMPLE_FILTER, vae=vae,
     )  # fmt: skip
-    _, c, size, _ = (1, channels, image_size // shrink, 0) if vae is None else latent_shape(vae, (1, channels, image_size, image_size))
+    c, size = channels, image_size // shrink
+    if vae is not None:
+        _, c, size, _ = latent_shape(vae, (1, channels, image_size, image_size))
     torch.manual_seed(config.seed)  # the initial weights
     model = build_denoiser(config, c, size, num_classes).to(reporter.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
