@@ -1,0 +1,193 @@
+"""Starting a small Ray of our own, or joining the cluster that was named; nothing is joined by accident."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+import diffadapt
+from diffadapt.core.errors import ResourceError
+from diffadapt.run.runner import ExecutionConfig
+
+MIN_LOGICAL_CPUS = 4
+CONNECT_SECONDS = 5.0
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+# Of this process alone: by default Ray leaves a token in the home folder, and with it the next `ray start` of this user
+# would ask for tokens.
+_TOKEN = secrets.token_hex(16)
+
+
+class Connection:
+    """A connection to Ray; :meth:`close` ends only what :meth:`open` began."""
+
+    def __init__(self, config: ExecutionConfig):
+        self.config = config
+        self.own = False
+        """Whether the cluster is ours: its processes end with this one."""
+        self._connected = False
+        self._environment: dict[str, str | None] = {}
+
+    def open(self) -> None:
+        """Use the connection this process has, else join the named cluster, else start one. ResourceError if that fails."""
+        if ray.is_initialized():
+            return
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        address = named_address(self.config)
+        try:
+            with _silent_stderr():
+                if address is None:
+                    self._start()
+                else:
+                    self._join(address)
+        except ResourceError:
+            raise
+        except Exception as error:
+            what = f"Ray at {address} could not be joined" if address else "Ray could not be started on this machine"
+            hint = " (RAY_AUTH_MODE=token and the cluster's token are needed when it asks for one)" if address else ""
+            raise ResourceError(
+                f"{what}: {str(error).strip().splitlines()[0]}{hint}; mend that, or use --execution.runner local."
+            ) from error
+        self._connected = True
+        quiet_logs()
+
+    def close(self) -> None:
+        """Disconnect, which ends our actors and, if the cluster is ours, its processes."""
+        if self._connected:
+            ray.shutdown()
+            self._connected = False
+        for name, value in self._environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._environment.clear()
+
+    def _start(self) -> None:
+        if "RAY_AUTH_MODE" not in os.environ:  # ray.init then switches token authentication on
+            self._remember("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+            os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)
+        # Ray's processes inherit this one's environment; a runtime_env would make it discard the workers it starts first.
+        variables = worker_environment(self.config)
+        self._remember(*variables)
+        os.environ.update(variables)
+        cores = os.cpu_count() or 1
+        ray.init(
+            address="local",
+            num_cpus=max(MIN_LOGICAL_CPUS, cores),
+            num_gpus=0 if self.config.device == "cpu" else None,
+            object_store_memory=max(100, self.config.object_store_mb) * 2**20,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
+        self.own = True
+
+    def _join(self, address: str) -> None:
+        _demand_address(address)
+        job = _job_runtime_env()
+        # Ray refuses a driver that sets again what its job sets; inside a job the code comes with the job.
+        inherited = job.get("env_vars") or {}
+        variables = {k: v for k, v in worker_environment(self.config, roots=not job).items() if k not in inherited}
+        ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            runtime_env={"env_vars": variables},
+        )
+
+    def _remember(self, *names: str) -> None:
+        self._environment.update({name: os.environ.get(name) for name in names})
+
+
+def named_address(config: ExecutionConfig) -> str | None:
+    """The cluster that the recipe or the environment names (Ray sets RAY_ADDRESS inside a job), or None."""
+    return config.address or os.environ.get("RAY_ADDRESS") or None
+
+
+def worker_environment(config: ExecutionConfig, *, roots: bool = True) -> dict[str, str]:
+    """Environment variables of every worker: thread limits, quiet logs and, with ``roots``, where to import from."""
+    threads = str(max(1, config.threads))
+    variables = {**_QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    if roots:
+        variables["PYTHONPATH"] = os.pathsep.join(import_roots())
+    for name in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME"):
+        if name in os.environ:
+            variables[name] = os.environ[name]
+    return variables
+
+
+def import_roots() -> list[str]:
+    """Folders that this process imports from besides its installation: workers find the same modules there."""
+    installed = {Path(p).resolve() for p in sysconfig.get_paths().values()}
+    found = [str(Path(diffadapt.__file__).resolve().parents[1])]
+    for entry in sys.path:
+        path = Path(entry or os.getcwd()).resolve()
+        inside = any(path == i or i in path.parents for i in installed)
+        if path.is_dir() and not inside and str(path) not in found:
+            found.append(str(path))
+    return found
+
+
+def quiet_logs() -> None:
+    """Keep Ray's own reporting off the terminal; call after the library in question was imported, which sets levels anew."""
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Nothing on file descriptor 2: Ray's native code announces its log level there. Failures still raise."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _job_runtime_env() -> dict[str, Any]:
+    """The runtime environment of the submitted job that this process is the entrypoint of; empty outside a job."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return job.get("runtime_env") or {}
+
+
+def _demand_address(address: str) -> None:
+    if address in ("auto", "local"):
+        return
+    if "://" in address:
+        raise ResourceError(
+            f"{address} is not the address of a cluster's GCS: submit with `ray job submit --address {address}`, or give "
+            "host:port as `ray start --head` prints it."
+        )
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
+            return
+    except (OSError, ValueError) as error:
+        raise ResourceError(
+            f"No Ray cluster answers at {address} ({error}): start one with `ray start --head`, mend the address, or leave "
+            "it out to use this machine."
+        ) from None

@@ -1,0 +1,234 @@
+"""A pool of actors on Ray Data that makes chains of shards: bundles of chains in, one receipt a shard out.
+
+Actors write their shards to the store themselves; only names and receipts travel. A bundle that was lost with its
+actor is made again from where the store says it stopped, so that at most the open shard of an actor is done twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import pickle
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from diffadapt.core.artifact import Receipt
+from diffadapt.core.errors import ResourceError
+from diffadapt.core.schedule import Chain, Task
+from diffadapt.core.stage import InputFile, Stage
+from diffadapt.core.store import Store
+from diffadapt.orchestrate.connection import quiet_logs
+from diffadapt.orchestrate.journal import Journal, here
+from diffadapt.orchestrate.resources import Layout, limit_threads, node_resources
+from diffadapt.run.executor import Executor
+from diffadapt.run.runner import OnReceipt
+
+MAX_RESTARTS = 3
+MAX_RETRIES = 2
+MAX_BUNDLES = 4096
+"""Bundles a pool is given at most; each is one object reference that the driver keeps."""
+NO_PROGRESS_SECONDS = 1800.0
+"""No receipt at all for so long ends the run: one shard must take less."""
+WATCH_SECONDS = 5.0
+STRANDED_SECONDS = 60.0
+"""How long an actor of a lost node may wait for room elsewhere before its bundles are given to the others."""
+
+log = logging.getLogger(__name__)
+
+
+class ShardActor:
+    """One process of the pool: an executor with its loaded models, and the journal that knows what is open."""
+
+    def __init__(self, stages: Mapping[str, Stage], store: Store, device: str, resident: int, threads: int, journal: Any):
+        limit_threads(threads)
+        self.executor = Executor(stages, store, device=device, resident=resident, threads=threads)
+        self.journal = journal
+        context = ray.get_runtime_context()
+        self.actor = context.get_actor_id()
+        ray.get(journal.register.remote(self.actor, context.get_node_id(), context.current_actor))
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:
+        for packed in batch["bundle"]:
+            for chain in pickle.loads(packed):
+                for task in chain.tasks:
+                    receipt = self._run(task)
+                    yield {"receipt": [pickle.dumps(receipt)]}
+                    if receipt.status == "failed":
+                        break  # what follows in the chain needs this shard
+
+    def _run(self, task: Task) -> Receipt:
+        # Waited for: if this shard ends the process, the journal must know which one it was.
+        ray.get(self.journal.begin.remote(self.actor, task.digest, f"{task.node} {task.shard.key}"))
+        receipt = self.executor.run(task)
+        self.journal.end.remote(self.actor, task.digest)
+        return receipt
+
+
+def run_chains(
+    chains: Sequence[Chain],
+    stages: Mapping[str, Stage],
+    store: Store,
+    layout: Callable[[], Layout],
+    resident: int,
+    on_receipt: OnReceipt,
+) -> None:
+    """Make every shard of ``chains`` and hand each receipt to ``on_receipt`` once, as it arrives, in any order.
+
+    A shard that ends its worker process every time gets a ``failed`` receipt; chains that were lost with an actor or a
+    node are given to a new pool, as large as ``layout()`` says then. Raises ResourceError when the cluster makes nothing at all any more.
+    """
+    journal = Journal.options(scheduling_strategy=here()).remote()
+    book = _Book(chains, on_receipt)
+    while left := book.left():
+        before = book.received
+        error = _one_round(left, stages, store, layout(), resident, journal, book)
+        for digest, label in ray.get(journal.fatal.remote(MAX_RETRIES + 1)).items():
+            book.fail(digest, _fatal_message(label, error))
+        if book.received == before:
+            raise ResourceError(
+                f"The Ray workers made nothing: {_sentence(error)}. Check `ray status` and the workers' logs, then run the "
+                "same command again; finished shards are kept."
+            )
+    ray.kill(journal)
+
+
+class _Book:
+    """Which shards of which chains have a receipt."""
+
+    def __init__(self, chains: Sequence[Chain], on_receipt: OnReceipt):
+        self.chains, self.on_receipt = chains, on_receipt
+        self.tasks = {t.digest: t for c in chains for t in c.tasks}
+        self.status: dict[str, str] = {}
+
+    @property
+    def received(self) -> int:
+        return len(self.status)
+
+    def add(self, receipt: Receipt) -> None:
+        if receipt.digest not in self.status:
+            self.status[receipt.digest] = receipt.status
+            self.on_receipt(receipt)
+
+    def fail(self, digest: str, message: str) -> None:
+        task = self.tasks.get(digest)
+        if task is not None:
+            self.add(Receipt(task.node, task.shard.key, digest, "failed", 0, error=message))
+
+    def left(self) -> list[Chain]:
+        return [c for c in self.chains if not self._settled(c)]
+
+    def _settled(self, chain: Chain) -> bool:
+        for task in chain.tasks:
+            if self.status.get(task.digest) == "failed":
+                return True
+            if task.digest not in self.status:
+                return False
+        return True
+
+
+def _one_round(
+    chains: list[Chain], stages: Mapping, store: Store, layout: Layout, resident: int, journal: Any, book: _Book
+) -> Exception | None:
+    """One pool over ``chains``; returns what ended it early, if anything did."""
+    bundles = bundle(chains, layout.actors)
+    dataset = _dataset(bundles, stages, store, layout, resident, journal)
+    stop = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(journal, stop), daemon=True)
+    watcher.start()
+    rows = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"))
+    try:
+        while True:
+            try:
+                batch = next(rows)
+            except StopIteration:
+                return None
+            except Exception as error:  # whatever Ray raises; the book knows what is left
+                log.debug("The pool ended early.", exc_info=True)
+                return error
+            for packed in batch["receipt"]:
+                book.add(pickle.loads(packed))
+    finally:
+        stop.set()
+        watcher.join(timeout=2 * WATCH_SECONDS)
+
+
+def _dataset(bundles: list[bytes], stages: Mapping, store: Store, layout: Layout, resident: int, journal: Any) -> Any:
+    import ray.data
+
+    quiet_logs()
+    dataset = ray.data.from_items([{"bundle": b} for b in bundles], override_num_blocks=len(bundles))
+    context = dataset.context
+    context.print_on_execution_start = False
+    context.target_max_block_size = 1  # every receipt leaves its actor at once
+    context.max_errored_blocks = -1  # a lost bundle must not end the others; the book notices what is missing
+    context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
+    with warnings.catch_warnings():  # 2.60 deprecates these two arguments and offers no others
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return dataset.map_batches(
+            ShardActor,
+            batch_size=1,
+            batch_format="numpy",
+            fn_constructor_args=(dict(stages), store, layout.device, resident, layout.threads, journal),
+            compute=ray.data.ActorPoolStrategy(size=min(layout.actors, len(bundles)), max_tasks_in_flight_per_actor=2),
+            num_cpus=layout.actor.cpus,
+            num_gpus=layout.actor.gpus,
+            max_restarts=MAX_RESTARTS,
+            max_task_retries=MAX_RETRIES,
+        )
+
+
+def bundle(chains: Sequence[Chain], actors: int) -> list[bytes]:
+    """Pickled bundles of chains: single chains where there are few, larger ones where there are very many, shrinking
+    towards the end so that all actors finish together."""
+    largest = math.ceil(len(chains) / MAX_BUNDLES)
+    bundles, start = [], 0
+    while start < len(chains):
+        size = min(largest, max(1, (len(chains) - start) // (4 * actors)))
+        bundles.append(pickle.dumps([_slim(c) for c in chains[start : start + size]]))
+        start += size
+    return bundles
+
+
+def _slim(chain: Chain) -> Chain:
+    """Without the inputs of the inputs: a fitted model was made of thousands of shards, which nobody reads again."""
+    return Chain(tuple(dataclasses.replace(t, inputs=tuple(_slim_input(f) for f in t.inputs)) for t in chain.tasks))
+
+
+def _slim_input(file: InputFile) -> InputFile:
+    return file if file.path is None else dataclasses.replace(file, shard=dataclasses.replace(file.shard, inputs=()))
+
+
+def _watch(journal: Any, stop: threading.Event) -> None:
+    """Give up actors of lost nodes that find no room elsewhere: their bundles would wait for ever."""
+    lost_for = 0.0
+    known = len(node_resources())
+    while not stop.wait(WATCH_SECONDS):
+        try:
+            alive = {n["NodeID"] for n in ray.nodes() if n["Alive"]}
+            lost_for = lost_for + WATCH_SECONDS if len(alive) < known or lost_for else 0.0
+            if lost_for > STRANDED_SECONDS:
+                for handle in ray.get(journal.stranded.remote(alive), timeout=WATCH_SECONDS):
+                    ray.kill(handle, no_restart=True)
+                lost_for, known = 0.0, len(alive)
+        except Exception:  # the cluster may be on its way down; the main loop reports that
+            log.debug("The watch over nodes failed.", exc_info=True)
+
+
+def _fatal_message(label: str, error: Exception | None) -> str:
+    return (
+        f"ResourceError: the worker process ended {MAX_RETRIES + 1} times while it made {label} (out of memory, or a crash "
+        "in a native library): give each worker more memory with fewer --execution.actors or a smaller batch, then run the "
+        "same command again; finished shards are kept."
+    )
+
+
+def _sentence(error: Exception | None) -> str:
+    if error is None:
+        return "every actor was lost"
+    return str(error).strip().splitlines()[-1].rstrip(".") or type(error).__name__

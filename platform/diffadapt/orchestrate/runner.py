@@ -1,0 +1,49 @@
+"""The Ray runner: the same work as the local runner's, spread over the machine's cores or a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from diffadapt.core.schedule import Chain, Task
+from diffadapt.core.stage import Stage
+from diffadapt.core.store import Store
+from diffadapt.orchestrate.connection import Connection
+from diffadapt.orchestrate.resources import Layout, node_resources, plan_layout
+from diffadapt.run.runner import ExecutionConfig, OnFitProgress, OnReceipt
+
+
+class RayRunner:
+    """Chains on an actor pool of Ray Data, fits on Ray Train. Receipts and progress arrive in the driver's thread."""
+
+    name = "ray"
+
+    def __init__(self, config: ExecutionConfig):
+        self.config = config
+        self.connection = Connection(config)
+
+    def prepare(self) -> None:
+        """Start or join Ray and check that the request fits; ResourceError if it does not."""
+        self.connection.open()
+        self._layout()
+
+    def run_chains(self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt) -> None:
+        from diffadapt.orchestrate.pool import run_chains
+
+        run_chains(chains, stages, store, lambda: self._layout(shrink=True), self.config.resident_models, on_receipt)
+
+    def run_fits(
+        self, fits: Sequence[Task], stages: Mapping[str, Stage], store: Store, log_dir: str, on_receipt: OnReceipt, on_progress: OnFitProgress
+    ) -> None:
+        from diffadapt.orchestrate.train import run_fits
+
+        run_fits(fits, stages, store, log_dir, self._layout(), on_receipt, on_progress)
+
+    def close(self) -> None:
+        """End our actors and, if we started Ray, its processes."""
+        self.connection.close()
+
+    def _layout(self, shrink: bool = False) -> Layout:
+        """Decided anew for every wave: nodes come and go."""
+        cores = os.cpu_count() if self.connection.own else None
+        return plan_layout(self.config, node_resources(), cores, shrink=shrink)

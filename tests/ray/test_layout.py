@@ -1,0 +1,95 @@
+"""Requests that a cluster cannot meet are refused in one sentence, within seconds, before anything is started."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+from diffadapt.core.artifact import Input, Shard
+from diffadapt.core.errors import ResourceError
+from diffadapt.core.schedule import Chain, Task
+from diffadapt.core.stage import InputFile
+from diffadapt.orchestrate.pool import MAX_BUNDLES, bundle
+from diffadapt.orchestrate.resources import plan_layout
+from diffadapt.orchestrate.runner import RayRunner
+from diffadapt.run.runner import ExecutionConfig
+
+CPU_NODE = {"CPU": 4.0}
+GPU_NODE = {"CPU": 8.0, "GPU": 4.0}
+
+
+def test_auto_takes_the_gpus_that_are_there() -> None:
+    layout = plan_layout(ExecutionConfig(), [GPU_NODE, GPU_NODE])
+    assert (layout.device, layout.actors, layout.actor.gpus, layout.lanes) == ("cuda", 8, 1.0, 8)
+    assert plan_layout(ExecutionConfig(gpus_per_actor=0.5), [GPU_NODE]).actors == 8
+    assert plan_layout(ExecutionConfig(gpus_per_actor=2), [GPU_NODE]).actors == 2
+    assert plan_layout(ExecutionConfig(device="cpu"), [GPU_NODE]).device == "cpu"
+
+
+def test_cpu_pools_leave_room_for_ray() -> None:
+    layout = plan_layout(ExecutionConfig(), [CPU_NODE], cores=1)
+    assert (layout.device, layout.actors, layout.actor.gpus) == ("cpu", 1, 0.0)
+    assert layout.actors * layout.actor.cpus < CPU_NODE["CPU"]
+    assert plan_layout(ExecutionConfig(threads=2), [CPU_NODE]).actors == 2
+    # Two training workers beside a full pool of two must still fit on the smallest machine.
+    two = plan_layout(ExecutionConfig(actors=2, train_workers=2), [CPU_NODE], cores=1)
+    assert two.actors * two.actor.cpus + two.train_workers * two.trainer.cpus <= CPU_NODE["CPU"]
+
+
+@pytest.mark.parametrize(
+    ("config", "nodes", "words"),
+    [
+        (ExecutionConfig(device="cuda"), [CPU_NODE], "no GPUs"),
+        (ExecutionConfig(actors=9), [CPU_NODE], "--execution.actors 9 is more than the cluster can host (8"),
+        (ExecutionConfig(actors=5), [GPU_NODE], "--execution.actors 5"),
+        (ExecutionConfig(train_workers=5), [GPU_NODE], "--execution.train-workers 5"),
+        (ExecutionConfig(train_workers=9), [CPU_NODE], "--execution.train-workers 9"),
+        (ExecutionConfig(gpus_per_actor=8), [GPU_NODE, GPU_NODE], "--execution.gpus-per-actor 8 asks for more than any node"),
+        (ExecutionConfig(gpus_per_actor=1.5), [GPU_NODE], "not a share"),
+        (ExecutionConfig(gpus_per_actor=0), [GPU_NODE], "not a share"),
+        (ExecutionConfig(threads=64), [CPU_NODE], "--execution.threads 64"),
+    ],
+)
+def test_what_does_not_fit_is_refused(config: ExecutionConfig, nodes: list, words: str) -> None:
+    with pytest.raises(ResourceError) as error:
+        plan_layout(config, nodes)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pool_shrinks_after_nodes_were_lost() -> None:
+    assert plan_layout(ExecutionConfig(actors=8), [GPU_NODE], shrink=True).actors == 4
+
+
+def test_an_address_where_nobody_answers_is_an_error_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = time.monotonic()
+    with pytest.raises(ResourceError, match=f"No Ray cluster answers at 127.0.0.1:{port}"):
+        RayRunner(ExecutionConfig(address=f"127.0.0.1:{port}")).prepare()
+    assert time.monotonic() - start < 10
+
+
+def test_the_job_servers_address_is_told_apart() -> None:
+    with pytest.raises(ResourceError, match="ray job submit --address http://127.0.0.1:8265"):
+        RayRunner(ExecutionConfig(address="http://127.0.0.1:8265")).prepare()
+
+
+def _chain(i: int, fitted: InputFile) -> Chain:
+    return Chain((Task("child", Shard(f"s{i}", {}), f"d{i}", f"p{i}", (fitted,)),))
+
+
+def test_bundles_stay_few_and_end_small() -> None:
+    import pickle
+
+    model = InputFile("fit", "x", "fit/x", Shard("all", {}, tuple(Input("s", f"{i:032x}") for i in range(10_000))), True)
+    chains = [_chain(i, model) for i in range(100_000)]
+    bundles = bundle(chains, actors=16)
+    sizes = [len(pickle.loads(b)) for b in bundles]
+    assert sum(sizes) == len(chains) and len(bundles) < 1.2 * MAX_BUNDLES
+    assert sizes[-16:] == [1] * 16
+    # A model's thousands of inputs do not travel with every shard that uses it.
+    assert sum(map(len, bundles)) / len(chains) < 300
+    assert [len(pickle.loads(b)) for b in bundle(chains[:100], actors=2)] == [1] * 100
