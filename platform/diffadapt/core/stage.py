@@ -67,6 +67,13 @@ class FitJob:
     context: WorkContext
     reporter: Any
     read: Callable[[InputFile], Rows]
+    log_dir: str | None = None
+    """Local folder for TensorBoard pictures (rank 0); scalars go through the reporter."""
+    files: Sequence[InputFile] = ()
+
+    def every_input(self) -> Sequence[InputFile]:
+        """All inputs in order, fitted ones included."""
+        return self.files
 
 
 @dataclass(frozen=True)

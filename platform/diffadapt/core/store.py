@@ -173,12 +173,13 @@ class Store:
         limit = time.time() - older_than
         prefix = self.path.rstrip("/") + "/"
         for entry in self.entries():
-            for path, info in self.fs.find(self.join(entry["path"]), detail=True).items():
-                name = path.removeprefix(prefix)
-                referred = name in keep or posixpath.dirname(name) in keep or any(name.startswith(k + "/") for k in (entry["path"],) if k in keep)
-                if referred or posixpath.basename(name) in ("family.json",) or _mtime(info) > limit:
-                    continue
-                gone.append((name, info.get("size") or 0))
+            infos = self.fs.find(self.join(entry["path"]), detail=True)
+            whole = entry["path"] in keep  # a fitted artefact is kept or dropped as one
+            unreferred = {p: i for p, i in infos.items() if not whole and p.removeprefix(prefix) not in keep and _mtime(i) <= limit}
+            if len(unreferred) < len(infos):
+                unreferred = {p: i for p, i in unreferred.items() if posixpath.basename(p) != "family.json"}
+            for path, info in unreferred.items():
+                gone.append((path.removeprefix(prefix), info.get("size") or 0))
                 if not dry_run:
                     self.fs.rm_file(path)
         return gone

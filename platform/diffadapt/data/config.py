@@ -51,6 +51,14 @@ class TargetConfig:
     data: DataConfig = DataConfig()
     corruptions: tuple[str, ...] = CORRUPTIONS
     severities: tuple[int, ...] = (5,)
+    partial: bool = False
+    """Accept a benchmark folder with fewer images than published."""
+    resize: int = 256
+    """Short edge before corruption (ours); 0: corrupt images as they are."""
+    size: int = 224
+    """Side of the centre crop that is corrupted."""
+    jpeg_quality: int = 85
+    """Corrupted images are stored as JPEG of this quality, as ImageNet-C's are; 0: PNG."""
     frost_textures: str | None = None
     """Folder with ImageNet-C's frost1.png ... frost6.jpg; default: a procedural texture, named so in the scores."""
 

@@ -24,7 +24,7 @@ INK, PAPER, RIGHT, WRONG = (27, 35, 48), (255, 255, 255), (23, 115, 63), (179, 3
 
 
 @dataclass(frozen=True)
-class CamCell:
+class GradCamCell:
     """One picture of a Grad-CAM panel: ``image`` uint8 (H, W) or (H, W, C), ``heat`` float (h, w) in [0, 1] (any size),
     ``predicted`` the class name, ``right`` whether it is the true one (None: not known)."""
 
@@ -32,6 +32,14 @@ class CamCell:
     heat: np.ndarray | None
     predicted: str
     right: bool | None = None
+
+
+@dataclass(frozen=True)
+class GradCamRow:
+    """One line of a Grad-CAM panel: a label and a cell a column (None: an empty place)."""
+
+    label: str
+    cells: Sequence[GradCamCell | None]
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
@@ -93,18 +101,17 @@ def before_after_grid(
         pairs = list(zip(images, after.get(key, ()), strict=False))[:per_row]
         if pairs:
             rows += [[a for a, _ in pairs], [b for _, b in pairs]]
-            labels += [f"{key.replace('_', ' ')}, {names[0]}", names[1]]
+            labels += [f"{_readable(key)}, {names[0]}", names[1]]
     return png(image_grid(rows, labels))
 
 
 def gradcam_panel(
-    rows: Sequence[Sequence[CamCell | None]],
+    rows: Sequence[GradCamRow],
     column_labels: Sequence[str] = ("source image, source model", "target image, source model", "projected, source model (DDA)", "projected, fine-tuned model (SDA)"),
-    row_labels: Sequence[str] = (),
 ) -> bytes:
     """PNG bytes of heat maps over images, the predicted class under each: green when right, red and so marked when wrong."""
-    cells = [[None if c is None else _Cell(overlay(fit_size(c.image, 96), c.heat), *_verdict(c)) for c in row] for row in rows]
-    return png(_draw(cells, row_labels, column_labels))
+    cells = [[None if c is None else _Cell(overlay(fit_size(c.image, 96), c.heat), *_verdict(c)) for c in row.cells] for row in rows]
+    return png(_draw(cells, [_readable(r.label) for r in rows], column_labels))
 
 
 def overlay(image: np.ndarray, heat: np.ndarray | None, strength: float = 0.5) -> np.ndarray:
@@ -139,7 +146,12 @@ class _Cell:
     colour: tuple[int, int, int] = INK
 
 
-def _verdict(cell: CamCell) -> tuple[str, tuple[int, int, int]]:
+def _readable(key: str) -> str:
+    """'gaussian noise 5' of 'gaussian_noise/5'."""
+    return key.replace("_", " ").replace("/", " ")
+
+
+def _verdict(cell: GradCamCell) -> tuple[str, tuple[int, int, int]]:
     if cell.right is None:
         return cell.predicted, INK
     return (cell.predicted, RIGHT) if cell.right else (f"{cell.predicted} (wrong)", WRONG)

@@ -42,7 +42,8 @@ def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_
     progress.nodes = {n: NodeProgress(len(p.shards), p.items) for n, p in plans.items() if p.stage.stored}
     run.write("recipe.json", json.dumps({"recipe": recipe_name, "config": manifests.scrub(to_dict(recipe))}, indent=1).encode())
     work = _Work(run, root.store, plans, progress, recipe.execution.max_failed_fraction)
-    run.write_status("running", {}, pid=os.getpid(), started=started)
+    run.write_status("running", {}, pid=os.getpid(), host=os.uname().nodename, started=started)
+    _describe_families(root.store, plans)
     state = "interrupted"
     try:
         work.run(runner_factory)
@@ -113,7 +114,7 @@ class _Work:
             self.failures[receipt.node][failure.key] = failure
         if time.monotonic() - self._status_at > 2:
             self._status_at = time.monotonic()
-            self.run_folder.write_status("running", {n: p.as_dict() for n, p in self.progress.nodes.items()}, pid=os.getpid())
+            self.run_folder.write_status("running", {n: p.as_dict() for n, p in self.progress.nodes.items()}, pid=os.getpid(), host=os.uname().nodename)
 
     def _apply_failure_rule(self, stages: Mapping) -> None:
         """Raise when a stage quarantined too much; its shards with failures are dropped, so that a mended input is retried."""
@@ -168,6 +169,18 @@ class _Work:
         lines = [json.dumps({"node": n, "key": f.key, "reason": f.reason}) for n, fs in sorted(self.failures.items()) for _, f in sorted(fs.items())]
         if lines:
             self.run_folder.write("quarantine.jsonl", ("\n".join(lines) + "\n").encode())
+
+
+def _describe_families(store: Store, plans: Mapping[str, NodePlan]) -> None:
+    """Beside the shards of each node: what its digest stands for (`cache why` compares these)."""
+    for plan in plans.values():
+        if plan.stage.stored and plan.shards:
+            folder = plan.shards[0].path or ""
+            folder = folder if plan.stage.fit_stage else folder.rpartition("/")[0]
+            if not store.exists(f"{folder}/family.json"):
+                inputs = {i: plans[i].stage.identity() for i in plan.inputs}
+                value = {"kind": plan.stage.kind, "version": plan.stage.version, "identity": plan.stage.identity(), "revisions": dict(plan.revisions), "inputs": inputs}
+                store.write_bytes(f"{folder}/family.json", json.dumps(manifests.scrub(value), indent=1, sort_keys=True).encode())
 
 
 def _finish(run: Run, name: str, recipe: Any, config: Mapping, pipeline: Pipeline, plans: Mapping[str, NodePlan], work: _Work, root: Root) -> None:

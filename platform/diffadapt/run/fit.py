@@ -20,7 +20,7 @@ from diffadapt.core.store import Store
 from diffadapt.run.executor import Executor, fetch_folder
 
 
-def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, *, threads: int = 1) -> Receipt:
+def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, *, threads: int = 1, log_dir: str | None = None) -> Receipt:
     """Carry out one fit task on this rank and, on rank 0, commit its folder: files first, ``_SUCCESS`` last.
 
     Never raises for what the fit can cause; the receipt then says ``failed`` and checkpoints stay for the next try.
@@ -31,7 +31,7 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
         return Receipt(task.node, task.shard.key, task.digest, "hit", task.shard.items, worker=name)
     output = tempfile.mkdtemp(prefix="diffadapt-fit-")
     try:
-        metrics = stages[task.node].fit(_job(task, stages, store, reporter, output, threads))
+        metrics = stages[task.node].fit(_job(task, stages, store, reporter, output, threads, log_dir))
         if reporter.rank == 0:
             _commit(store, task, output, metrics)
         reporter.barrier()
@@ -45,7 +45,7 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
     return Receipt(task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, name, message)
 
 
-def _job(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, output: str, threads: int) -> FitJob:
+def _job(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, output: str, threads: int, log_dir: str | None) -> FitJob:
     reader = Executor(stages, store, device="cpu", threads=threads)
 
     def inputs(node: str) -> list[InputFile]:
@@ -60,6 +60,8 @@ def _job(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, o
         context=WorkContext(str(reporter.device), {f.node: fetch_folder(store, f) for f in task.inputs if f.fitted}, threads=threads),
         reporter=reporter,
         read=reader.read,
+        log_dir=log_dir,
+        files=task.inputs,
     )
 
 

@@ -49,7 +49,7 @@ class LocalRunner:
         for task in fits:
             with TensorBoardFolder(log_dir, task.node) as folder:
                 reporter = LocalReporter(self.device, folder, lambda step, total, scalars, node=task.node: on_progress(node, step, total, scalars))
-                on_receipt(run_fit(task, stages, store, reporter, threads=self.config.threads))
+                on_receipt(run_fit(task, stages, store, reporter, threads=self.config.threads, log_dir=folder))
 
     def close(self) -> None:
         return None

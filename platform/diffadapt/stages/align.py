@@ -15,15 +15,21 @@ from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
+from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.weights import revision
+from diffadapt.stages.models import classifier_identity, classifier_revisions, open_classifier
 
 
 @dataclass(frozen=True)
 class Align(Stage):
-    """One shard for each shard of the images (first input); a trained model may be the second input."""
+    """One shard for each shard of the images, the first input; then, if they are trained by the recipe, the unconditional
+    model (``config.weights`` 'train') and the classifier (``classifier.name`` 'train'; only GDA looks at it).
+    """
 
     config: AlignConfig = AlignConfig()
     seed: int = 0
+    classifier: ClassifierConfig | None = None
+    num_classes: int | None = None
 
     kind = "aligned"
 
@@ -38,16 +44,21 @@ class Align(Stage):
         if self.config.guidance != "dda-batch":
             fields.pop("coupled_batch")
         if self.config.guidance != "gda":
-            fields.pop("gda", None)
-        return {"config": fields, "seed": self.seed}
+            fields.pop("gda")
+            return {"config": fields, "seed": self.seed}
+        return {"config": fields, "seed": self.seed, "classifier": classifier_identity(self.classifier) if self.classifier else None}
 
     def revisions(self) -> dict[str, str]:
-        return {} if self.config.weights == "train" else {"unconditional": revision(self.config.weights)}
+        own = {} if self.config.weights == "train" else {"unconditional": revision(self.config.weights)}
+        if self.config.guidance == "gda" and self.classifier:
+            own |= classifier_revisions(self.classifier, False)
+        return own
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         c = self.config
-        if not 1 <= c.start <= c.respacing:
-            raise RecipeError(f"The start level {c.start} must lie between 1 and the {c.respacing} sampling steps (respacing).")
+        top = c.respacing if c.noise_at_first_step else c.respacing - 1
+        if not 1 <= c.start <= top:
+            raise RecipeError(f"align.start is {c.start} but must be 1 to {top} at respacing {c.respacing}: it is the step that images are noised to.")
         images, *fitted = inputs.values()
         return one_to_one(images, fitted)
 
@@ -62,10 +73,14 @@ class _Aligner:
         from diffadapt.stages.batching import Batcher
 
         c = stage.config
-        weights = next(iter(context.fitted.values()), c.weights)
+        fitted = list(context.fitted.items())
+        weights = fitted.pop(0)[1] if c.weights == "train" else c.weights
         self.stage = stage
         self.network = load_unconditional(weights, context.device, c.precision, c.compile)
-        self.projector = Projector(self.network, c, context.device)
+        judge = None
+        if c.guidance == "gda" and stage.classifier is not None:
+            judge = _judge(open_classifier(stage.classifier, dict(fitted), stage.num_classes, context.device), stage.classifier)
+        self.projector = Projector(self.network, c, context.device, judge)
         self.batcher = Batcher(c.coupled_batch if c.guidance == "dda-batch" else context.batch_size or c.batch_size)
 
     @property
@@ -97,3 +112,20 @@ class _Aligner:
             ".jpg" if jpeg else ".png",
         )  # fmt: skip
         return Rows(table, decoded.failures + failures)
+
+
+def _judge(model: Any, config: ClassifierConfig) -> Any:
+    """Images in [-1, 1] -> logits, differentiable: bilinear to the classifier's crop, then its normalisation."""
+    import torch
+    import torch.nn.functional as F
+
+    model.requires_grad_(False)
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        x = F.interpolate(images, size=(config.crop, config.crop), mode="bilinear", antialias=True)
+        x = x.mean(1, keepdim=True) if config.in_channels == 1 and x.shape[1] == 3 else x.expand(-1, config.in_channels, -1, -1)
+        mean = torch.tensor(config.mean, device=x.device).view(1, -1, 1, 1)
+        std = torch.tensor(config.std, device=x.device).view(1, -1, 1, 1)
+        return model(((x + 1) / 2 - mean) / std)
+
+    return logits

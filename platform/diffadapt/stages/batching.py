@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from diffadapt.core.artifact import Failure
-from diffadapt.core.errors import DiffadaptError, ItemError, ResourceError
+from diffadapt.core.errors import ItemError, ResourceError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ class Batcher:
             except ItemError:
                 self._one_by_one(items, keys, start, stop, process, done, failures)
             except Exception as error:
-                if isinstance(error, DiffadaptError) or not is_out_of_memory(error):
+                if not is_out_of_memory(error) and not is_out_of_memory(error.__cause__):
                     raise
                 if self.batch_size == 1:
                     raise ResourceError("Even one image does not fit into the device's memory: use a device with more memory, fp16/bf16 precision or a smaller model.") from error
@@ -57,7 +57,7 @@ class Batcher:
                 failures.append(Failure(keys[index], str(error)))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an exception says that device or host memory ran out."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True

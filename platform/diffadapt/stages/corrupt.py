@@ -61,10 +61,17 @@ class Corrupt(Stage):
         for name in self.corruptions:
             for severity in self.severities:
                 for p in clean.shards:
-                    group = f"{name}/{severity}"
+                    group = f"{self.shown_name(name)}/{severity}"
                     tail = p.shard.key.rpartition("-")[2]
                     shards.append(Shard(f"{name}-{severity}-{tail}", {"group": group, "corruption": name, "severity": severity}, (Input(clean.name, p.digest),), p.shard.items))
         return shards
+
+    def shown_name(self, name: str) -> str:
+        """The name in scores and keys: a procedural stand-in for frost or the watermark says so."""
+        from diffadapt.data.corruptions import corruption_label
+        from diffadapt.data.watermark import watermark_label
+
+        return watermark_label() if name == WATERMARK else corruption_label(name, self.frost_textures)
 
     def open(self, context: WorkContext) -> _Corrupter:
         return _Corrupter(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from diffadapt.core.artifact import Failure, Rows, Shard, image_table
 from diffadapt.core.config import to_dict
@@ -13,6 +13,7 @@ from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.data.config import DataConfig
+from diffadapt.data.imagenet import IMAGES, open_imagenet_c, open_imagenet_w
 from diffadapt.data.source import Source, open_source
 
 
@@ -22,15 +23,29 @@ def cached_source(data: DataConfig) -> Source:
     return open_source(data)
 
 
+@lru_cache(maxsize=128)
+def cached_benchmark(data: DataConfig, layout: str, folder: str, partial: bool) -> Source:
+    """One listing of a part of a benchmark a process."""
+    if layout == "imagenet-w":
+        return open_imagenet_w(data, partial)
+    corruption, _, severity = folder.partition("/")
+    return open_imagenet_c(data, corruption, int(severity), partial)
+
+
 @dataclass(frozen=True)
 class Images(Stage):
-    """Original bytes of a data set, in blocks of ``data.block`` images, keyed ``<group>/<relative path>``."""
+    """Original bytes of a data set, in blocks of ``data.block`` images, keyed ``<group>/<relative path>``.
+
+    ``groups`` pairs a group (corruption/severity; 'clean/0' for undisturbed images) with a part of the data: ImageNet-C is
+    fifteen groups of one root, an ordinary folder is one group.
+    """
 
     data: DataConfig = DataConfig()
-    group: str = "clean/0"
-    """corruption/severity of the images; 'clean/0' for undisturbed ones."""
-    assumed: int = 0
-    """Images to plan with while the data is not at hand (the benchmark's published count)."""
+    groups: tuple[tuple[str, str], ...] = (("clean/0", ""),)
+    layout: Literal["plain", "imagenet-c", "imagenet-w"] = "plain"
+    """plain: any source of :class:`DataConfig`; the others: the benchmark's official layout, its counts checked."""
+    partial: bool = False
+    """Accept other counts than the benchmark's."""
 
     kind = "images"
     stored = False
@@ -39,47 +54,49 @@ class Images(Stage):
         fields = to_dict(self.data, identity_only=True)
         for name in ("path", "fingerprint", "image_size", "channels"):
             fields.pop(name)
-        return {"data": fields, "group": self.group, "fingerprint": self._source().fingerprint if self._source() else "missing"}
+        return {"data": fields, "groups": {g: s.fingerprint if (s := self.source(folder)) else "missing" for g, folder in self.groups}, "layout": self.layout}
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
-        source = self._source()
-        total = len(source.items) if source else self.assumed
-        block = max(1, self.data.block)
-        width = len(str(max(total - 1, 0)))
-        return [
-            Shard(
-                f"{self.group.replace('/', '-')}-{start:0{width}d}", {"group": self.group, "start": start, "stop": min(start + block, total)},
-                (), min(start + block, total) - start,
-            )  # fmt: skip
-            for start in range(0, total, block)
-        ]
+        shards = []
+        for group, folder in self.groups:
+            source = self.source(folder)
+            total = len(source.items) if source else IMAGES  # the published count, while planning without the data
+            block = max(1, self.data.block)
+            width = len(str(max(total - 1, 0)))
+            for start in range(0, total, block):
+                stop = min(start + block, total)
+                shards.append(Shard(f"{group.replace('/', '-')}-{start:0{width}d}", {"group": group, "folder": folder, "start": start, "stop": stop}, (), stop - start))
+        return shards
 
-    def _source(self) -> Source | None:
-        try:
+    def source(self, folder: str) -> Source | None:
+        """The listing of one group; None while planning leniently without a benchmark's data. Raises DataError."""
+        if self.layout == "plain":
             return cached_source(self.data)
+        try:
+            return cached_benchmark(self.data, self.layout, folder, self.partial)
         except DataError as error:
-            if not self.assumed:
-                raise
             missing(error)
             return None
 
     def open(self, context: WorkContext) -> _Reader:
-        return _Reader(cached_source(self.data), self.group)
+        return _Reader(self)
 
     def resources(self) -> str:
         return "cpu"
 
 
 class _Reader:
-    def __init__(self, source: Source, group: str):
-        self.source, self.group = source, group
+    def __init__(self, stage: Images):
+        self.stage = stage
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         keys, labels, images, failures = [], [], [], []
-        for item in self.source.items[shard.params["start"] : shard.params["stop"]]:
-            key = f"{self.group}/{item.key}"
+        source = self.stage.source(shard.params["folder"])
+        assert source is not None
+        for item in source.items[shard.params["start"] : shard.params["stop"]]:
+            key = f"{shard.params['group']}/{item.key}"
             try:
-                images.append(self.source.read(item.key))
+                images.append(source.read(item.key))
             except ItemError as error:
                 failures.append(Failure(key, str(error)))
                 continue

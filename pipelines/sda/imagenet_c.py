@@ -1,0 +1,56 @@
+"""SDA's main results on ImageNet-C, severity 5 (Table 1 of the paper), one recipe a model, by the paper's or the code's schedule."""
+
+from __future__ import annotations
+
+from diffadapt.systems.sda import SDA
+from diffadapt.systems.sda_paper import sda
+
+
+def resnet50() -> SDA:
+    """ResNet-50 on ImageNet-C, severity 5: Table 1, the paper's 15-epoch schedule."""
+    return sda("resnet50", "imagenet-c")
+
+
+def resnet50_code() -> SDA:
+    """ResNet-50 on ImageNet-C, severity 5: the 30-epoch schedule of the published code."""
+    return sda("resnet50", "imagenet-c", "code")
+
+
+def swin_t() -> SDA:
+    """Swin-T on ImageNet-C, severity 5: Table 1, the paper's 15-epoch schedule."""
+    return sda("swin_t", "imagenet-c")
+
+
+def swin_t_code() -> SDA:
+    """Swin-T on ImageNet-C, severity 5: the 30-epoch schedule of the published code."""
+    return sda("swin_t", "imagenet-c", "code")
+
+
+def convnext_t() -> SDA:
+    """ConvNeXt-T on ImageNet-C, severity 5: Table 1, the paper's 15-epoch schedule."""
+    return sda("convnext_t", "imagenet-c")
+
+
+def convnext_t_code() -> SDA:
+    """ConvNeXt-T on ImageNet-C, severity 5: the 30-epoch schedule of the published code."""
+    return sda("convnext_t", "imagenet-c", "code")
+
+
+def swin_b() -> SDA:
+    """Swin-B on ImageNet-C, severity 5: Table 1, the paper's 15-epoch schedule."""
+    return sda("swin_b", "imagenet-c")
+
+
+def swin_b_code() -> SDA:
+    """Swin-B on ImageNet-C, severity 5: the 30-epoch schedule of the published code."""
+    return sda("swin_b", "imagenet-c", "code")
+
+
+def convnext_b() -> SDA:
+    """ConvNeXt-B on ImageNet-C, severity 5: Table 1, the paper's 15-epoch schedule."""
+    return sda("convnext_b", "imagenet-c")
+
+
+def convnext_b_code() -> SDA:
+    """ConvNeXt-B on ImageNet-C, severity 5: the 30-epoch schedule of the published code."""
+    return sda("convnext_b", "imagenet-c", "code")

@@ -1,0 +1,82 @@
+"""The command line: ``diffadapt <command>``. Each command lives in commands/ and imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+
+from diffadapt import __version__
+from diffadapt.core.errors import DiffadaptError, suggest
+
+COMMANDS = {
+    "ls": ("recipes", "list the recipes", "diffadapt ls sda"),
+    "show": ("recipes", "show every field of a recipe and its value", "diffadapt show quickstart --synth.guidance 1.5"),
+    "plan": ("plan", "what a run would make, and what the store already has; writes nothing", "diffadapt plan sda/imagenet_c/resnet50"),
+    "run": ("run", "run a recipe; the same command resumes it", "diffadapt run quickstart --synth.images-per-class 400"),
+    "status": ("status", "runs and how far they are", "diffadapt status"),
+    "report": ("report", "print a run's table and write its HTML report", "diffadapt report last"),
+    "compare": ("report", "scores and settings of several runs side by side", "diffadapt compare quickstart-1a2b3c4d quickstart-5e6f7a8b"),
+    "predict": ("predict", "adapted predictions for new, unlabelled images", "diffadapt predict --run last photos/ --out preds.parquet"),
+    "export": ("export", "images as folder trees, trained models as folders", "diffadapt export last --what aligned --out aligned/"),
+    "cache": ("cache", "the store: ls, why (what differs), gc", "diffadapt cache why synth/digits-dit-3f9c synth/digits-dit-77ab"),
+    "weights": ("weights", "import the original authors' checkpoints; list what is at hand", "diffadapt weights import-adm 256x256_diffusion_uncond.pt --out adm-256-uncond"),
+    "doctor": ("doctor", "check the installation; --parity FOLDER compares with reference numbers", "diffadapt doctor"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 good, 1 a check failed, 2 the user's to mend, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] in ("-V", "--version", "version"):
+        print(f"diffadapt {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"There is no command {name!r}.{suggest(name, COMMANDS)} `diffadapt --help` lists them.", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"diffadapt.commands.{COMMANDS[name][0]}")
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(getattr(module, name)(rest) or 0)
+    except DiffadaptError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. Everything finished is kept; the same command goes on from here.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def overview() -> str:
+    """The help page: commands and an example each."""
+    width = max(map(len, COMMANDS))
+    lines = [
+        f"diffadapt {__version__}: adapt a vision model to a domain without labels, with diffusion models supplying the data.",
+        "", "usage: diffadapt <command> [options]", "",
+    ]  # fmt: skip
+    for name, (_, summary, example) in COMMANDS.items():
+        lines += [f"  {name:<{width}}  {summary}", f"  {'':<{width}}  $ {example}"]
+    return "\n".join([*lines, "", "`diffadapt <command> --help` shows its options."])
+
+
+def example(name: str) -> str:
+    """The example line of one command, for its help."""
+    return f"Example: {COMMANDS[name][2]}"
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""``diffadapt cache``: what the store holds (ls), what makes two entries different (why), what can go (gc)."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from diffadapt.commands.options import RootOption
+from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.runs import Root, Run
+
+
+@dataclass(frozen=True)
+class Ls(RootOption):
+    """Families of shards and trained artefacts, with their sizes."""
+
+
+@dataclass(frozen=True)
+class Why(RootOption):
+    """Name the fields in which two entries of the store (or two runs) differ."""
+
+    first: tyro.conf.Positional[str] = ""
+    """An entry as `cache ls` prints it (a unique prefix is enough), or a run's name."""
+    second: tyro.conf.Positional[str] = ""
+    """The other one."""
+
+
+@dataclass(frozen=True)
+class Gc(RootOption):
+    """Delete what no run refers to."""
+
+    older_than_hours: float = 24.0
+    """Keep everything younger (work in progress)."""
+    dry_run: bool = False
+    """Only say what would go."""
+
+
+def cache(argv: Sequence[str]) -> int:
+    from diffadapt.cli import example
+
+    options = tyro.extras.subcommand_cli_from_dict(
+        {"ls": Ls, "why": Why, "gc": Gc}, prog="diffadapt cache", args=list(argv), description=f"The store.\n\n{example('cache')}"
+    )
+    root = options.open()
+    return {Ls: _ls, Why: _why, Gc: _gc}[type(options)](root, options)
+
+
+def _ls(root: Root, options: Ls) -> int:
+    total = 0
+    for entry in root.store.entries():
+        total += entry["bytes"]
+        print(f"{entry['path']:<60} {len(entry['files']):>7} files {size(entry['bytes']):>10}")
+    print(f"{'in all':<60} {'':>13} {size(total):>10}")
+    return 0
+
+
+def _why(root: Root, options: Why) -> int:
+    if not options.first or not options.second:
+        raise StoreError("`cache why` needs two entries of the store; `diffadapt cache ls` lists them.")
+    first, second = _identity(root, options.first), _identity(root, options.second)
+    rows = differences(first, second)
+    if not rows:
+        print("They are the same.")
+    for field, a, b in rows:
+        print(f"{field}: {a} | {b}")
+    return 0
+
+
+def _gc(root: Root, options: Gc) -> int:
+    keep: set[str] = set()
+    for name in root.names():
+        run = Run(root, name)
+        if not run.has("manifest.json"):
+            state = run.status().get("state")
+            if state == "running":
+                raise StoreError(f"The run {name} is in progress: run gc when it has finished.")
+            continue
+        for node in run.manifest()["nodes"].values():
+            keep.update(path for _, _, _, path in node["shards"] if path)
+    gone = root.store.collect_garbage(keep, older_than=options.older_than_hours * 3600, dry_run=options.dry_run)
+    verb = "would free" if options.dry_run else "freed"
+    for path, _ in gone[:20]:
+        print(path)
+    print(f"{verb} {size(sum(b for _, b in gone))} in {len(gone)} files")
+    return 0
+
+
+def _identity(root: Root, name: str) -> dict[str, Any]:
+    entries = {e["path"]: e for e in root.store.entries()}
+    matches = [p for p in entries if p == name.rstrip("/")] or [p for p in entries if p.startswith(name) or posixpath.basename(p).startswith(name)]
+    if len(matches) == 1:
+        return json.loads(root.store.read_bytes(posixpath.join(matches[0], "family.json")))
+    if len(matches) > 1:
+        raise StoreError(f"{name!r} fits several entries: {', '.join(matches[:4])}; give more of the name.")
+    runs = [n for n in root.names() if n.startswith(name)]
+    if len(runs) == 1:
+        manifest = Run(root, runs[0]).manifest()
+        return {"config": manifest["config"], "revisions": {n: v["revisions"] for n, v in manifest["nodes"].items() if v["revisions"]}}
+    raise StoreError(f"The store has no entry {name!r}.{suggest(name, [*entries, *root.names()])} `diffadapt cache ls` lists them.")
+
+
+def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Dotted names at which two JSON values differ, with both values."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        rows = []
+        for key in sorted({*a, *b}):
+            rows += differences(a.get(key, "(absent)"), b.get(key, "(absent)"), f"{prefix}.{key}" if prefix else key)
+        return rows
+    return [] if a == b else [(prefix, _short(a), _short(b))]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def size(count: float) -> str:
+    """Bytes for people: '1.2 MB'."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -1,0 +1,116 @@
+"""``diffadapt doctor``: is this installation sound? With ``--parity`` also: does it compute the reference's numbers?"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from diffadapt.commands.options import RootOption, parse
+from diffadapt.core.errors import DataError, DiffadaptError
+
+
+@dataclass(frozen=True)
+class DoctorOptions(RootOption):
+    parity: str | None = None
+    """A folder of reference numbers: every file's largest deviation is printed, and the command fails above the gate."""
+
+
+def doctor(argv: Sequence[str]) -> int:
+    options = parse(DoctorOptions, argv, "doctor")
+    if options.parity:
+        return _parity(options.parity)
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("python", _python), ("libraries", _libraries), ("platform", _platform), ("device", _device),
+        ("embedded weights", _weights), ("store", lambda: _store(options)), ("memory", _memory),
+    ]  # fmt: skip
+    bad = 0
+    for name, check in checks:
+        try:
+            print(f"ok    {name:<18} {check()}")
+        except (DiffadaptError, ImportError, OSError) as error:
+            bad += 1
+            print(f"FAIL  {name:<18} {error}")
+    return 1 if bad else 0
+
+
+def _parity(folder: str) -> int:
+    if not os.path.isdir(folder):
+        raise DataError(f"There is no folder {folder!r} with reference numbers.")
+    from diffadapt.evaluate.parity import run_parity
+
+    rows = run_parity(folder)
+    if not rows:
+        raise DataError(f"The folder {folder!r} holds no reference numbers (.npz or .safetensors files).")
+    for row in rows:
+        print(f"{'ok  ' if row.ok else 'FAIL'}  {row.file:<32} {row.check:<40} {row.max_deviation:10.2e}  gate {row.gate:.0e}  {row.note}")
+    worst: dict[str, float] = {}
+    for row in rows:
+        worst[row.file] = max(worst.get(row.file, 0.0), row.max_deviation / row.gate)
+    print(f"\n{len(rows)} checks in {len(worst)} files, {sum(not r.ok for r in rows)} above their gate")
+    return 0 if all(r.ok for r in rows) else 1
+
+
+def _python() -> str:
+    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
+        raise DataError(f"Python {sys.version.split()[0]} is not supported: use 3.10, 3.11 or 3.12.")
+    return sys.version.split()[0]
+
+
+def _libraries() -> str:
+    from diffadapt.core.manifest import LIBRARIES
+
+    found = {}
+    for name in LIBRARIES:
+        found[name] = metadata.version(name)
+    for module in ("torch", "torchvision", "timm", "diffusers"):
+        importlib.import_module(module)
+    return " ".join(f"{k} {v}" for k, v in found.items())
+
+
+def _platform() -> str:
+    import platform
+
+    if not hasattr(platform, "machine"):
+        raise ImportError("the standard library's `platform` module is shadowed by a folder with an __init__.py: remove that file")
+    return f"{platform.system()} {platform.machine()}"
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return f"no CUDA device; {os.cpu_count()} CPU cores"
+
+
+def _weights() -> str:
+    from diffadapt.models.weights import ASSETS, revision
+
+    names = sorted(p.name for p in ASSETS.iterdir() if p.is_dir())
+    return ", ".join(f"{n} {revision('embedded:' + n)}" for n in names)
+
+
+def _store(options: DoctorOptions) -> str:
+    root = options.open()
+    existed = root.store.exists("store.json")
+    if existed:
+        root.store.prepare()
+        return f"{root.location}: {len(root.names())} runs"
+    where = root.location if root.store.local else tempfile.gettempdir()
+    while not os.path.isdir(where):
+        where = os.path.dirname(os.path.abspath(where))
+    if not os.access(where, os.W_OK):
+        raise DataError(f"{where} cannot be written: give another --root.")
+    return f"{root.location}: not made yet, {where} can be written"
+
+
+def _memory() -> str:
+    free = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{pages:.0f} GB memory, {free:.0f} GB free on the temporary disk"

@@ -1,0 +1,64 @@
+"""``diffadapt run``: make what is missing, print the table, say where everything is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffadapt.commands.options import RootOption, parse_recipe
+from diffadapt.core.runs import Run
+from diffadapt.run.runner import ExecutionConfig, Runner
+
+
+@dataclass(frozen=True)
+class RunOptions(RootOption):
+    pass
+
+
+def run(argv: Sequence[str]) -> int:
+    import time
+
+    from diffadapt.commands.plan import format_plan
+    from diffadapt.core.plan import summarise
+    from diffadapt.run.drive import drive
+    from diffadapt.run.progress import format_seconds
+
+    name, recipe, options = parse_recipe(RunOptions, argv, "run")
+    started = time.monotonic()
+    root = options.open()
+    pipeline = recipe.pipeline()
+    summary = summarise(pipeline.plan(root.store), root.store)
+    print(format_plan(name, summary) if summary.missing else f"{name}: everything is in the store", flush=True)
+    finished = drive(name, recipe, pipeline, root, lambda: make_runner(recipe.execution))
+    show_result(finished)
+    print(f"\n{format_seconds(time.monotonic() - started)}")
+    return 0
+
+
+def make_runner(config: ExecutionConfig) -> Runner:
+    """The runner that a recipe's execution settings ask for."""
+    wanted = config.runner
+    if wanted == "auto":
+        import importlib.util
+
+        wanted = "ray" if importlib.util.find_spec("ray") else "local"
+    if wanted == "local":
+        from diffadapt.run.local import LocalRunner
+
+        return LocalRunner(config)
+    from diffadapt.orchestrate.runner import RayRunner
+
+    return RayRunner(config)
+
+
+def show_result(run: Run) -> None:
+    """The score table and the places of the results."""
+    from diffadapt.report.table import score_table
+
+    scores = run.scores() if run.has("scores.parquet") else []
+    if scores:
+        print("\n" + score_table(scores))
+    print(f"\nrun     {run.name}")
+    for label, file in (("report", "report.html"), ("scores", "scores.parquet"), ("logs", "tensorboard"), ("failed", "quarantine.jsonl")):
+        if run.has(file):
+            print(f"{label:<7} {run.url}/{file}" + (f"   (tensorboard --logdir {run.url}/tensorboard)" if label == "logs" else ""))

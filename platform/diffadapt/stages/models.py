@@ -1,0 +1,55 @@
+"""What the prediction stages share: the classifier of a recipe or of an earlier fit, and logits as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from diffadapt.core.artifact import LOGITS_SCHEMA, Failure, Rows
+from diffadapt.core.config import to_dict
+from diffadapt.core.leniency import missing
+from diffadapt.models.config import ClassifierConfig
+
+
+def classifier_identity(config: ClassifierConfig) -> dict[str, Any]:
+    """Identity fields without the name: weights count by revision, not by path."""
+    fields = to_dict(config, identity_only=True)
+    fields.pop("name")
+    return fields
+
+
+def classifier_revisions(config: ClassifierConfig, fitted: bool) -> dict[str, str]:
+    """The revision of the classifier's weights, unless an earlier fit provides them."""
+    from diffadapt.core.errors import WeightsError
+    from diffadapt.models.classifier_source import classifier_revision
+
+    if fitted or config.name == "train":
+        return {}
+    try:
+        return {"classifier": classifier_revision(config)}
+    except WeightsError as error:
+        missing(error)
+        return {"classifier": f"missing:{config.name}"}
+
+
+def open_classifier(config: ClassifierConfig, fitted: Mapping[str, str], num_classes: int | None, device: str, drop_path: float = 0.0) -> Any:
+    """The loaded classifier: of the fitted input if there is one, else the recipe's."""
+    from diffadapt.models.classifier import load_classifier
+
+    if fitted:
+        config = replace(config, name=next(iter(fitted.values())), arch=None)
+    return load_classifier(config, num_classes, device, drop_path)
+
+
+def logits_rows(keys: Sequence[str], labels: Sequence[int | None], logits: np.ndarray, failures: Sequence[Failure]) -> Rows:
+    """Logits (N, K) as rows."""
+    values = [row.astype(np.float32) for row in logits]
+    table = pa.table(
+        {"key": pa.array(keys, pa.string()), "label": pa.array(labels, pa.int64()), "logits": pa.array(values, pa.list_(pa.float32()))},
+        schema=LOGITS_SCHEMA,
+    )
+    return Rows(table, list(failures))

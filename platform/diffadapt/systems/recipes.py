@@ -1,0 +1,80 @@
+"""Find and load recipes: Python functions under pipelines/ that return a recipe value.
+
+``pipelines/sda/imagenet_c.py`` with functions ``resnet50`` and ``swin_t`` gives the recipes ``sda/imagenet_c/resnet50`` and
+``sda/imagenet_c/swin_t``; a function called ``recipe`` gives the file's own name. The checkout's folder is preferred to
+the one installed with the package; DIFFADAPT_PIPELINES names another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from diffadapt.core.errors import RecipeError, suggest
+
+
+@dataclass(frozen=True)
+class RecipeEntry:
+    """One recipe: its name, the first sentence of its docstring, and the function that returns it."""
+
+    name: str
+    summary: str
+    build: Callable[[], Any]
+    file: Path
+
+
+def folders() -> list[Path]:
+    """Where recipes are looked for, best first."""
+    package = Path(__file__).resolve().parent.parent
+    found = [Path(p) for p in os.environ.get("DIFFADAPT_PIPELINES", "").split(os.pathsep) if p]
+    found += [package.parent.parent / "pipelines", package / "_pipelines"]
+    return [p for p in found if p.is_dir()]
+
+
+def recipes() -> dict[str, RecipeEntry]:
+    """Every recipe by name."""
+    entries: dict[str, RecipeEntry] = {}
+    for root in folders():
+        for file in sorted(root.rglob("*.py")):
+            if file.name.startswith("_"):
+                continue
+            stem = file.relative_to(root).with_suffix("").as_posix()
+            module = _import(file, stem)
+            for name, function in inspect.getmembers(module, inspect.isfunction):
+                if function.__module__ != module.__name__ or name.startswith("_"):
+                    continue
+                full = stem if name == "recipe" else f"{stem}/{name}"
+                summary = (inspect.getdoc(function) or inspect.getdoc(module) or "").split("\n")[0]
+                entries.setdefault(full, RecipeEntry(full, summary, function, file))
+    return dict(sorted(entries.items()))
+
+
+def load(name: str) -> Any:
+    """The recipe value called ``name``; RecipeError with the nearest name otherwise."""
+    entries = recipes()
+    if name not in entries:
+        inside = [n for n in entries if n.startswith(name.rstrip("/") + "/")]
+        if inside:
+            raise RecipeError(f"{name!r} holds several recipes: {', '.join(inside[:8])}; give one of them.")
+        raise RecipeError(f"There is no recipe {name!r}.{suggest(name, entries)} `diffadapt ls` lists them.")
+    return entries[name].build()
+
+
+def _import(file: Path, stem: str) -> ModuleType:
+    unique = hashlib.sha256(str(file).encode()).hexdigest()[:8]
+    name = f"diffadapt_recipe_{unique}_{stem.replace('/', '_')}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RecipeError(f"The recipe file {file.name} cannot be loaded ({type(error).__name__}: {error}): mend it or move it out of {file.parent.name}/.") from error
+    return module
