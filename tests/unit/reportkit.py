@@ -12,7 +12,7 @@ from diffadapt.core.runs import Root, Run
 from diffadapt.data.config import CORRUPTIONS
 
 MAIN = {"Source": 43.6, "DiffPure": 58.0, "MEMO": 47.0, "Tent": 60.2, "GDA": 61.0, "DDA": 64.0, "SDA": 66.5}
-CONTROLS = {"SDA, non-aligned data": 67.4, "SDA, real images": 65.6, "SDA, projection only": 62.3, "DDA, projection only": 60.0, "Source, twice": 43.6}
+CONTROLS = {"Fine-tuned model on projected images": 62.3, "SDA without alignment": 67.4, "Real-image fine-tuning": 65.6, "Projection only": 60.0, "Source, twice": 43.6}
 
 
 def fake_scores(run: str = "fake", seed: int = 0, corruptions=CORRUPTIONS, main=MAIN, controls=CONTROLS, images: int = 600, shift: float = 0.0, clean: bool = True) -> list[Score]:

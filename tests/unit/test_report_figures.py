@@ -7,11 +7,14 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from diffadapt.evaluate.figures import (
     RIGHT,
     SMALLEST,
     WRONG,
-    CamCell,
+    GradCamCell,
+    GradCamRow,
     before_after_grid,
     figures_index,
     fit_size,
@@ -20,7 +23,6 @@ from diffadapt.evaluate.figures import (
     image_grid,
     overlay,
 )
-from PIL import Image
 
 
 def flat(value, side=16, channels=1):
@@ -74,7 +76,7 @@ def test_before_and_after_are_paired_by_key():
 
 def test_the_panel_shows_right_in_green_and_wrong_in_red():
     def panel(right):
-        return opened(gradcam_panel([[CamCell(flat(128), np.zeros((4, 4)), "seven", right)]], ["one"]))
+        return opened(gradcam_panel([GradCamRow("fog/5", [GradCamCell(flat(128), np.zeros((4, 4)), "seven", right), None])]))
 
     assert has_colour(panel(True), RIGHT) and not has_colour(panel(True), WRONG)
     assert has_colour(panel(False), WRONG) and not has_colour(panel(False), RIGHT)

@@ -10,11 +10,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from reportkit import fake_manifest, fake_run, fake_scores
+
 from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Root, Run
 from diffadapt.evaluate.figures import png
 from diffadapt.report.html import render, write_report
-from reportkit import fake_manifest, fake_run, fake_scores
 
 EVIL = '<script>alert("x")</script>'
 IMAGENET_C = {"target": {"kind": "imagenet-c"}, "classifier": {"name": "resnet50.tv_in1k"}, "seed": 0}
@@ -73,7 +74,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing(tmp_path):
 
 def test_every_row_group_and_finding_is_on_the_page(tmp_path):
     text = render(fake_run(tmp_path))
-    for words in ("SDA, non-aligned data", "controls", "300 of 9000", "gaussian noise", "jpeg compression", "Remark: SDA is 0.9 points below", "One seed (0)",
+    for words in ("SDA without alignment", "controls", "300 of 9000", "gaussian noise", "jpeg compression", "Remark: SDA is 0.9 points below", "One seed (0)",
                   "1 min 23 s", "sha256:0123abcd", "2.15.0", "synth", "guidance", "cifar_resnet8", "diffadapt run quickstart", "No item was quarantined"):  # fmt: skip
         assert words in text, words
     assert text.count("<svg") >= 4
@@ -159,7 +160,9 @@ def test_unfinished_and_damaged_runs_are_user_errors(tmp_path):
 
 def test_overrides_are_in_the_command(tmp_path):
     run = fake_run(tmp_path, recipe_json={"overrides": {"synth.images_per_class": 20, "target.corruptions": ["fog", "snow"], "data.path": "a b"}})
-    assert f"diffadapt run quickstart --root {tmp_path} --synth.images-per-class 20 --target.corruptions &#39;fog snow&#39;" in render(run)
+    text = render(run)
+    assert f"diffadapt run quickstart --root {tmp_path} --synth.images-per-class 20 --target.corruptions fog snow --data.path &#39;a b&#39;" in text
+    assert "have to be given again" not in text and "have to be given again" in render(fake_run(tmp_path / "unknown"))
 
 
 def test_a_report_of_15_corruptions_and_12_methods_takes_under_a_second_in_a_fresh_process(tmp_path):

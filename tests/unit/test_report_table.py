@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+from reportkit import fake_scores
+
 from diffadapt.core.record import Score
 from diffadapt.report.findings import findings
 from diffadapt.report.summary import difference, metrics, summarise
 from diffadapt.report.table import rows_for_html, score_table
-from reportkit import fake_scores
 
 
 def score(method, value, corruption="fog", control=False, images=100, of_images=100, seed=0, note="", selection="last", metric="top1"):
@@ -43,7 +44,7 @@ def test_a_difference_uses_the_groups_that_both_rows_have():
 
 def test_rows_keep_the_run_order_with_controls_after_a_rule():
     text = score_table(fake_scores(), width=100, colour=False)
-    assert text.index("Source") < text.index("DiffPure") < text.index("DDA") < text.index("controls") < text.index("SDA, real images")
+    assert text.index("Source") < text.index("DiffPure") < text.index("DDA") < text.index("controls") < text.index("Real-image fine-tuning")
     assert "300 of 9000" in text and "MEMO: invented, 20 images a corruption; 300 of 9000 images" in text
     assert "in a terminal of" in text and "gauss" not in text
 
@@ -83,9 +84,10 @@ def test_a_small_difference_is_not_told_apart_and_a_large_one_is():
 @pytest.mark.parametrize(
     ("control", "means"),
     [
-        ("SDA, non-aligned data", "does not show that alignment helps"),
-        ("Fine-tuned on real images", "real ones"),
-        ("SDA, projection only", "ensemble with the source model costs accuracy"),
+        ("SDA without alignment", "does not show that alignment helps"),
+        ("Real-image fine-tuning", "real ones"),
+        ("Fine-tuned model on projected images", "the ensemble with the source model helps"),
+        ("Projection only", "projection alone"),
         ("Something else", "does more than this control"),
     ],
 )
@@ -95,6 +97,20 @@ def test_a_control_above_sda_is_remarked(control, means):
     assert [s for s in above if s.startswith("Remark:") and means in s and "2.0 points below the control" in s]
     below = findings([*rows, score(control, 60, control=True)])
     assert not [s for s in below if s.startswith("Remark:")] and any("5.0 points above the control" in s for s in below)
+
+
+def test_projection_alone_is_also_held_against_dda():
+    rows = [score("Source", 40), score("DDA", 64), score("SDA", 68), score("Projection only", 66, control=True, note="source model, no ensemble")]
+    assert "DDA is 2.0 points below Projection only" in joined(rows)
+
+
+def test_sda_leads_wherever_it_stands_and_wins_are_counted():
+    rows = [score("Source", 40, c) for c in ("fog", "snow")] + [score("DDA", v, c) for v, c in ((64, "fog"), (64, "snow"))]
+    rows += [score("SDA", v, c) for v, c in ((70, "fog"), (62, "snow"))] + [score("Tent", 50, c) for c in ("fog", "snow")]
+    rows += [score("SDA without alignment", 60, c, control=True) for c in ("fog", "snow")]
+    text = joined(rows)
+    assert "SDA is 2.0 points above DDA (66.0 against 64.0 %; higher on 1 of 2 corruptions" in text
+    assert "SDA is 6.0 points above the control SDA without alignment" in text and "Tent is" not in text
 
 
 def test_the_control_share_of_the_gain_is_stated():

@@ -18,7 +18,7 @@ def bar_chart(table: Summary, *, narrow: bool = False) -> Markup:
     rows = [r for r in (*table.main, *table.controls) if r.mean is not None]
     if not rows:
         return Markup("")
-    width, left, right = (340, 4, 44) if narrow else (820, 230, 60)
+    width, left, right = (340, 4, 44) if narrow else (820, 262, 60)
     pitch, bar, above = (36, 13, 15) if narrow else (28, 16, 0)
     scale = _Scale(_top(rows), left, width - right)
     main, source = len([r for r in rows if not r.control]), table.role("source")
@@ -30,7 +30,7 @@ def bar_chart(table: Summary, *, narrow: bool = False) -> Markup:
         if row.control and i == main:
             parts.append(_tag("line", x1=0, x2=width, y1=y - 17, y2=y - 17, class_="axis"))
             parts.append(_tag("text", "controls", x=0, y=y - 4, class_="soft"))
-        label = _cut(row.title, 46 if narrow else 34)
+        label = _cut(row.title, 46 if narrow else 40)
         place = {"x": left, "y": y + 11} if narrow else {"x": left - 8, "y": y + bar - 4, "text_anchor": "end"}
         parts.append(_tag("text", label, row.title, **place))
         parts.append(_one_bar(row, scale, y + above, bar, "control" if row.control else ("source" if row is source else "main")))

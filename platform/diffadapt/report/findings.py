@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from diffadapt.core.record import Score
 from diffadapt.report.summary import Difference, MethodSummary, Summary, difference, summarise
 
+ALONE = r"projection only|projected only|projection alone"
 CONTROL_KINDS = (
-    (("non-aligned", "nonaligned", "not aligned", "unaligned", "without alignment", "no alignment"), "this run does not show that alignment helps"),
-    (("real",), "this run does not show that synthetic images do more than as much training on real ones"),
-    (("projection only", "projected only", "no ensemble", "without ensemble"), "the ensemble with the source model costs accuracy here"),
+    (r"non-?aligned|not aligned|unaligned|without alignment|no alignment", "this run does not show that alignment helps"),
+    (r"\breal\b", "this run does not show that synthetic images do more than as much training on real ones"),
+    (ALONE, "projection alone, without fine-tuning and ensemble, does as well here"),
+    (r"fine-?tuned model on projected|no ensemble|without ensemble", "this run does not show that the ensemble with the source model helps"),
 )
-"""(words in a control's name or note, what it means when the control is not below the method)."""
+"""(pattern of a control's name, else of its note; what it means when the method is not above that control)."""
 
 
 def findings(scores: Sequence[Score], metric: str | None = None) -> list[str]:
@@ -30,6 +33,8 @@ def findings(scores: Sequence[Score], metric: str | None = None) -> list[str]:
     elif lead and source and lead is not dda:
         out += _compare(table, lead, source)
     if lead:
+        if sda and dda:
+            out += [s for c in table.controls if re.search(ALONE, c.method.lower()) for s in _compare(table, dda, c)]
         out += [s for c in table.controls for s in _against_control(table, lead, c, dda if sda else source)]
         out += _rows_above(table, lead)
     out += _rows_below_source(table, source, (dda, lead))
@@ -85,8 +90,8 @@ def _against_control(table: Summary, lead: MethodSummary, control: MethodSummary
 
 def _meaning(control: MethodSummary) -> str:
     for text in (control.method.lower(), control.note.lower()):
-        for words, meaning in CONTROL_KINDS:
-            if any(w in text for w in words):
+        for pattern, meaning in CONTROL_KINDS:
+            if re.search(pattern, text):
                 return meaning
     return "this run does not show that the method does more than this control"
 

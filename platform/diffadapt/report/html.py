@@ -167,8 +167,10 @@ def _quarantined(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _made(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
     execution = masked(provenance.optional_json(run, "execution.json"))
     classes = masked(list(manifest.get("class_names") or ()))
+    command, whole = provenance.command(run, manifest)
     return {
-        "command": provenance.command(run, manifest),
+        "command": command,
+        "whole": whole,
         "url": redact(run.url),
         "settings": provenance.settings(manifest),
         "weights": provenance.weights(manifest),

@@ -10,7 +10,7 @@ from typing import Any
 from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Run
 from diffadapt.core.store import redact
-from diffadapt.report.mask import masked
+from diffadapt.report.mask import HIDDEN, masked
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -81,14 +81,17 @@ def quarantine(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [(node, masked(str(k)), masked(str(r))) for node, info in (manifest.get("nodes") or {}).items() for k, r in info.get("quarantined") or ()]
 
 
-def command(run: Run, manifest: Mapping[str, Any]) -> str:
-    """The command that makes the run again. ``recipe.json`` may hold the ``overrides`` it was given (dotted name -> value)."""
-    overrides = masked(optional_json(run, "recipe.json").get("overrides") or {})
+def command(run: Run, manifest: Mapping[str, Any]) -> tuple[str, bool]:
+    """The command that makes the run again, and whether it is whole.
+
+    It is whole when ``recipe.json`` holds the ``overrides`` that the recipe was given (dotted name -> value).
+    """
+    known = optional_json(run, "recipe.json").get("overrides")
     words = ["diffadapt", "run", str(manifest.get("recipe", "")), "--root", redact(run.root.location)]
-    for name, value in overrides.items() if isinstance(overrides, Mapping) else ():
-        text = " ".join(map(shown, value)) if isinstance(value, (list, tuple)) else shown(value)
-        words += ["--" + str(name).replace("_", "-"), text]
-    return " ".join(w if w == "***" else shlex.quote(w) for w in words)
+    for name, value in masked(known).items() if isinstance(known, Mapping) else ():
+        words.append("--" + str(name).replace("_", "-"))
+        words += map(str, value) if isinstance(value, (list, tuple)) else [str(value)]
+    return " ".join(w if w == HIDDEN else shlex.quote(w) for w in words), isinstance(known, Mapping)
 
 
 def duration(execution: Mapping[str, Any]) -> str:
