@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: help setup quickstart test test-slow test-gpu bench lint clean
+
+help:
+	@echo "make quickstart   SDA on real handwritten digits: table, scores, logs and report"
+	@echo "make test         every test that is not marked slow or gpu"
+	@echo "make test-slow    the tests marked slow (kill tests at many random moments, two-worker training)"
+	@echo "make test-gpu     the tests marked gpu (needs CUDA)"
+	@echo "make bench        throughput of synthesis and alignment, Ray's overhead, memory"
+	@echo "make lint         ruff"
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 12); sys.exit(0 if ok else "Python 3.10, 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(STAMP)
+
+setup: $(STAMP)
+
+quickstart: $(STAMP)
+	$(BIN)/diffadapt run quickstart
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests -m "not slow and not gpu"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest tests -m "slow and not gpu"
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest tests -m gpu
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.bench
+
+lint: $(STAMP)
+	$(BIN)/ruff check platform pipelines tests
+
+clean:
+	rm -rf build dist .pytest_cache
