@@ -67,11 +67,16 @@ def test_labels_take_room_and_leave_ink_but_never_cover_an_image():
     assert (labelled[-54:-6, -54:-6] == 10).all() and (outside < 100).any()
 
 
-def test_before_and_after_are_paired_by_key():
-    data = opened(before_after_grid({"b": [flat(10), flat(20)], "alone": [flat(5)], "a": [flat(30)]}, {"a": [flat(130)], "b": [flat(110)]}))
-    column = data[:, -30, 0]
-    runs = [v for i, v in enumerate(column) if v != 255 and (i == 0 or column[i - 1] != v)]
-    assert runs == [10, 110, 30, 130]
+def test_before_stands_left_and_after_right_paired_by_key():
+    data = opened(before_after_grid({"b": [flat(10), flat(20)], "alone": [flat(5)], "a": [flat(30)]}, {"a": [flat(130)], "b": [flat(110), flat(120)]}))
+
+    def values(line):
+        return [v for i, v in enumerate(line) if v != 255 and i >= 20 and line[i - 1] != v]
+
+    top, bottom = (data[data.shape[0] - 6 - k, :, 0] for k in (60, 10))
+    assert values(top) == [10, 20, 110, 120] and values(bottom) == [30, 130]
+    with pytest.raises(ValueError, match="at least one"):
+        before_after_grid({"a": [flat(1)]}, {"b": [flat(1)]})
 
 
 def test_the_panel_shows_right_in_green_and_wrong_in_red():

@@ -104,6 +104,18 @@ def test_projection_alone_is_also_held_against_dda():
     assert "DDA is 2.0 points below Projection only" in joined(rows)
 
 
+def test_the_batch_statistics_are_a_control_of_tent():
+    rows = [score("Source", 40), score("Tent", 64), score("DDA", 50), score("SDA", 68), score("Batch statistics only", 65, control=True)]
+    text = joined(rows)
+    assert "Remark: Tent is 1.0 points below the control Batch statistics only" in text and "SDA is 3.0 points above the control" not in text
+
+
+def test_a_variant_keeps_its_place_and_its_name():
+    table = summarise([score("Source", 40, c) for c in ("snow", "fog", "frost(procedural)")])
+    assert table.groups == ("snow/5", "frost(procedural)/5", "fog/5") and table.group_noun == "corruptions"
+    assert "frost (procedural)" in rows_for_html(table)[0].cells[1]["title"]
+
+
 def test_sda_leads_wherever_it_stands_and_wins_are_counted():
     rows = [score("Source", 40, c) for c in ("fog", "snow")] + [score("DDA", v, c) for v, c in ((64, "fog"), (64, "snow"))]
     rows += [score("SDA", v, c) for v, c in ((70, "fog"), (62, "snow"))] + [score("Tent", 50, c) for c in ("fog", "snow")]

@@ -82,27 +82,32 @@ def image_grid(
 ) -> np.ndarray:
     """A labelled grid as uint8 (H, W, 3). ``images``: rows of uint8 arrays (None: an empty place); rows may differ in length.
 
-    Labels that are wider than their column are broken over up to three lines. ValueError when there is no image.
+    Labels that are wider than their column are broken over up to three lines, then cut. ValueError when there is no image.
     """
     cells = [[None if i is None else _Cell(fit_size(i)) for i in row] for row in images]
     return _draw(cells, row_labels, column_labels)
 
 
 def before_after_grid(
-    before: Mapping[str, Sequence[np.ndarray]], after: Mapping[str, Sequence[np.ndarray]], *, names: tuple[str, str] = ("before", "after"), per_row: int = 12
+    before: Mapping[str, Sequence[np.ndarray]], after: Mapping[str, Sequence[np.ndarray]], *, names: tuple[str, str] = ("before", "after"), per_row: int = 6
 ) -> bytes:
-    """PNG bytes: for every key of ``before`` (class, corruption) a row of images before and, under it, the same after.
+    """PNG bytes: a row for every key of ``before`` (class, corruption), its images on the left and the same after on the right.
 
     ``after`` has the same keys, and its k-th image belongs to the k-th before; images without a partner are left out.
+    ValueError when no pair is left.
     """
-    rows: list[Sequence[np.ndarray]] = []
+    rows: list[list[tuple[np.ndarray, np.ndarray]]] = []
     labels: list[str] = []
     for key, images in before.items():
-        pairs = list(zip(images, after.get(key, ()), strict=False))[:per_row]
-        if pairs:
-            rows += [[a for a, _ in pairs], [b for _, b in pairs]]
-            labels += [f"{_readable(key)}, {names[0]}", names[1]]
-    return png(image_grid(rows, labels))
+        if pairs := list(zip(images, after.get(key, ()), strict=False))[:per_row]:
+            rows.append(pairs)
+            labels.append(_readable(key))
+    sides = [[[_Cell(fit_size(pair[side], largest=96)) for pair in row] for row in rows] for side in (0, 1)]
+    left, right = _draw(sides[0], labels, (), names[0]), _draw(sides[1], (), (), names[1])
+    sheet = np.full((max(left.shape[0], right.shape[0]), left.shape[1] + 2 * GAP + right.shape[1], 3), 255, np.uint8)
+    sheet[: left.shape[0], : left.shape[1]] = left
+    sheet[: right.shape[0], -right.shape[1] :] = right
+    return png(sheet)
 
 
 def gradcam_panel(
@@ -148,7 +153,7 @@ class _Cell:
 
 def _readable(key: str) -> str:
     """'gaussian noise 5' of 'gaussian_noise/5'."""
-    return key.replace("_", " ").replace("/", " ")
+    return key.replace("_", " ").replace("(", " (").replace("/", " ")
 
 
 def _verdict(cell: GradCamCell) -> tuple[str, tuple[int, int, int]]:
@@ -187,7 +192,7 @@ def _cut(text: str, width: int) -> str:
     return text + "..."
 
 
-def _draw(cells: Sequence[Sequence[_Cell | None]], row_labels: Sequence[str], column_labels: Sequence[str]) -> np.ndarray:
+def _draw(cells: Sequence[Sequence[_Cell | None]], row_labels: Sequence[str], column_labels: Sequence[str], heading: str = "") -> np.ndarray:
     columns = max((len(r) for r in cells), default=0)
     if not any(c for row in cells for c in row):
         raise ValueError("a grid needs at least one image")
@@ -196,7 +201,7 @@ def _draw(cells: Sequence[Sequence[_Cell | None]], row_labels: Sequence[str], co
     left += GAP * 2 if left else 0
     line = TEXT + 3
     heads = [_wrap(t, w) for t, w in zip(column_labels, widths, strict=False)]
-    head = line * max([len(h) for h in heads], default=0) + (GAP if heads else 0)
+    head = line * max([len(h) for h in heads], default=0) + (GAP if heads else 0) + (line + GAP if heading else 0)
     texts = [[_wrap(c.text, w) if c and c.text else [] for c, w in zip(row, widths, strict=False)] for row in cells]
     unders = [line * max([len(t) for t in row], default=0) for row in texts]
     heights = [max([c.image.shape[0] for c in row if c] + [0]) for row in cells]
@@ -206,6 +211,8 @@ def _draw(cells: Sequence[Sequence[_Cell | None]], row_labels: Sequence[str], co
     starts = [left + GAP + sum(widths[:i]) + GAP * i for i in range(columns)]
     for x, w, words in zip(starts, widths, heads, strict=False):
         _write(pen, words, x + w / 2, GAP / 2, line, INK, "ma")
+    if heading:
+        pen.text((left + GAP, GAP), _cut(heading, sum(widths)), fill=INK, font=_font())
     y = head + GAP
     for i, (row, height, under) in enumerate(zip(cells, heights, unders, strict=True)):
         if i < len(row_labels) and row_labels[i]:

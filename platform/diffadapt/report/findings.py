@@ -9,7 +9,9 @@ from diffadapt.core.record import Score
 from diffadapt.report.summary import Difference, MethodSummary, Summary, difference, summarise
 
 ALONE = r"projection only|projected only|projection alone"
+STATISTICS = r"batch[- ]statistics"
 CONTROL_KINDS = (
+    (STATISTICS, "this run does not show that the gradient step adds to the batch statistics"),
     (r"non-?aligned|not aligned|unaligned|without alignment|no alignment", "this run does not show that alignment helps"),
     (r"\breal\b", "this run does not show that synthetic images do more than as much training on real ones"),
     (ALONE, "projection alone, without fine-tuning and ensemble, does as well here"),
@@ -32,11 +34,14 @@ def findings(scores: Sequence[Score], metric: str | None = None) -> list[str]:
         out += _compare(table, sda, dda)
     elif lead and source and lead is not dda:
         out += _compare(table, lead, source)
+    tent = table.role("tent")
+    of_tent = [c for c in table.controls if tent and re.search(STATISTICS, c.method.lower())]
     if lead:
         if sda and dda:
             out += [s for c in table.controls if re.search(ALONE, c.method.lower()) for s in _compare(table, dda, c)]
-        out += [s for c in table.controls for s in _against_control(table, lead, c, dda if sda else source)]
+        out += [s for c in table.controls if c not in of_tent for s in _against_control(table, lead, c, dda if sda else source)]
         out += _rows_above(table, lead)
+    out += [s for c in of_tent for s in _against_control(table, tent, c, source)]
     out += _rows_below_source(table, source, (dda, lead))
     out += _clean(table, source, lead)
     return out + _limits(table)

@@ -113,7 +113,7 @@ class Summary:
 
     @property
     def group_noun(self) -> str:
-        return "corruptions" if all(g.split("/")[0] in CORRUPTIONS for g in self.groups) else "groups"
+        return "corruptions" if all(_known(g.split("/")[0]) in CORRUPTIONS for g in self.groups) else "groups"
 
 
 def metrics(scores: Sequence[Score]) -> list[str]:
@@ -160,7 +160,7 @@ def group_label(group: str, groups: Sequence[str]) -> str:
     """'gaussian noise', with the severity when the table has several."""
     corruption, _, severity = group.partition("/")
     several = len({g.partition("/")[2] for g in groups}) > 1
-    return corruption.replace("_", " ") + (f" {severity}" if several and severity else "")
+    return corruption.replace("_", " ").replace("(", " (") + (f" {severity}" if several and severity else "")
 
 
 def _row(method: str, scores: list[Score], groups: Sequence[str], of_images: Mapping[str, int], split_clean: bool, metric: str) -> MethodSummary:
@@ -197,5 +197,11 @@ def _mean(values: Iterable[float]) -> float:
 
 def _benchmark_order(group: str) -> tuple:
     corruption, _, severity = group.partition("/")
-    known = CORRUPTIONS.index(corruption) if corruption in CORRUPTIONS else len(CORRUPTIONS)
+    name = _known(corruption)
+    known = CORRUPTIONS.index(name) if name in CORRUPTIONS else len(CORRUPTIONS)
     return known, corruption, int(severity) if severity.isdigit() else 0, severity
+
+
+def _known(corruption: str) -> str:
+    """The benchmark's name of a variant: 'frost' of 'frost(procedural)'."""
+    return corruption.partition("(")[0]

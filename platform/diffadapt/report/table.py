@@ -178,7 +178,7 @@ def _build(table: Summary, rows: list[TableRow], colour: bool, every_group: bool
 def _short(group: str, table: Summary) -> str:
     corruption, _, severity = group.partition("/")
     several = len({g.partition("/")[2] for g in table.groups}) > 1
-    return clean_text(SHORT.get(corruption, corruption[:6])) + (severity if several else "")
+    return clean_text(SHORT.get(corruption.partition("(")[0], corruption[:5])) + (severity if several else "")
 
 
 def _delta(table: Summary, row: MethodSummary, d: Difference | None) -> str:
