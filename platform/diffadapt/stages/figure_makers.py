@@ -18,7 +18,7 @@ Picture = tuple[np.ndarray, int | None]
 
 def make_figures(stage: Figures, job: FitJob) -> dict[str, Any]:
     """Write PNG files and figures.json into the job's output folder."""
-    from diffadapt.evaluate.figures import before_after_grid, figures_index, gradcam_panel
+    from diffadapt.evaluate.figures import GradCamRow, before_after_grid, figures_index, gradcam_panel
 
     pictures = {name: _read(stage, job, name) for name in stage.pictures}
     out = Path(job.output)
@@ -38,7 +38,7 @@ def make_figures(stage: Figures, job: FitJob) -> dict[str, Any]:
             "Each corruption as it is met, and after projection into the synthetic domain.")  # fmt: skip
         rows = _gradcam_rows(stage, job, pictures)
         if rows:
-            add("gradcam.png", gradcam_panel(list(rows.values()), row_labels=list(rows)), "Where the models look (Grad-CAM)",
+            add("gradcam.png", gradcam_panel([GradCamRow(group, cells) for group, cells in rows.items()]), "Where the models look (Grad-CAM)",
                 "Source image with the source model; the corrupted target with the source model; the projected target with the source "
                 "model (DDA) and with the fine-tuned model (SDA). One target image of each corruption, drawn by a hash of its name.")  # fmt: skip
     (out / "figures.json").write_bytes(figures_index(sections))
@@ -85,7 +85,7 @@ def _spread(keys: set[str]) -> list[str]:
 
 
 def _gradcam_rows(stage: Figures, job: FitJob, pictures: dict[str, dict[str, Picture]]) -> dict[str, list]:
-    from diffadapt.evaluate.figures import CamCell
+    from diffadapt.evaluate.figures import GradCamCell
     from diffadapt.evaluate.gradcam import gradcam
     from diffadapt.evaluate.preprocess import prepare_image, to_input
     from diffadapt.stages.models import open_classifier
@@ -94,12 +94,12 @@ def _gradcam_rows(stage: Figures, job: FitJob, pictures: dict[str, dict[str, Pic
     source = open_classifier(stage.classifier, {"classifier": fitted["classifier"]} if "classifier" in fitted else {}, stage.num_classes, "cpu")
     tuned = open_classifier(stage.classifier, {"finetuned": fitted["finetuned"]}, stage.num_classes, "cpu") if "finetuned" in fitted else None
 
-    def cell(model: Any, image: np.ndarray, label: int | None) -> CamCell:
+    def cell(model: Any, image: np.ndarray, label: int | None) -> GradCamCell:
         x = to_input([image], stage.classifier)
         heat = gradcam(model, x)[0].numpy()
         predicted = int(model(x).argmax(1))
         name = stage.class_names[predicted] if stage.class_names else str(predicted)
-        return CamCell(prepare_image(image, stage.classifier), heat, name, None if label is None else predicted == label)
+        return GradCamCell(prepare_image(image, stage.classifier), heat, name, None if label is None else predicted == label)
 
     rows: dict[str, list] = {}
     for key in _spread(set(pictures["target"]) & set(pictures["projected"])):
