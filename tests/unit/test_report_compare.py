@@ -53,7 +53,7 @@ def test_different_images_are_marked(tmp_path):
     b = fake_run(tmp_path, "b-2", scores=fake_scores("b-2", images=100))
     c = fake_run(tmp_path, "c-3", scores=fake_scores("c-3", corruptions=("fog", "snow")))
     text = compare([a, b, c], colour=False)
-    assert "+0.0*" in text and "differences are over what both have" in " ".join(text.split())
+    assert "+0.0*" in text and "it is over what both have" in " ".join(text.split()) and "* at a mean: not all images" in text
 
 
 def test_runs_that_differ_in_seed_only_get_a_spread(tmp_path):

@@ -56,7 +56,7 @@ def group_chart(table: Summary, *, narrow: bool = False) -> tuple[Markup, list[t
 
 
 def _upright(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
-    width, height, left, top, bottom = 1000, 318, 48, 8, 238
+    width, height, left, top, bottom = 1000, 332, 48, 8, 238
     step = (width - left) / len(table.groups)
     bar = min(step * 0.82 / len(rows), 16)
     best = _ceiling(c.value for r in rows for c in r.cells.values())

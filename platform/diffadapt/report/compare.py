@@ -59,6 +59,8 @@ def comparison(runs: Sequence[Run]) -> Comparison:
     remarks: list[str] = []
     rows = [_row(method, tables, only_seed, remarks) for method in dict.fromkeys(r.method for t in tables for r in t.rows)]
     rows.sort(key=lambda r: r.control)
+    if any(not r.whole for t in tables for r in t.rows if r.mean is not None):
+        remarks.append("* at a mean: not all images or corruptions of the run's target.")
     if not fields:
         remarks.append("No identity field differs: the runs were asked for the same work.")
     if only_seed:
@@ -139,7 +141,7 @@ def _delta(row: MethodSummary | None, first: MethodSummary | None, metric: str, 
         return ""
     like = d.same_images and d.groups == max(len(row.cells), len(first.cells))
     if not like:
-        remarks.append("* not all images, or not the same images and corruptions in both runs: differences are over what both have.")
+        remarks.append("* at a difference: not the same images or corruptions in both runs; it is over what both have.")
     return f"{d.value:+.1f}" + ("" if like else "*")
 
 
