@@ -19,9 +19,11 @@ def run(argv: Sequence[str]) -> int:
     import time
 
     from diffadapt.commands.plan import format_plan
+    from diffadapt.core.config import changes
     from diffadapt.core.plan import summarise
     from diffadapt.run.drive import drive
     from diffadapt.run.progress import format_seconds
+    from diffadapt.systems.recipes import load
 
     name, recipe, options = parse_recipe(RunOptions, argv, "run")
     started = time.monotonic()
@@ -29,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
     pipeline = recipe.pipeline()
     summary = summarise(pipeline.plan(root.store), root.store)
     print(format_plan(name, summary) if summary.missing else f"{name}: everything is in the store", flush=True)
-    finished = drive(name, recipe, pipeline, root, lambda: make_runner(recipe.execution))
+    finished = drive(name, recipe, pipeline, root, lambda: make_runner(recipe.execution), overrides=changes(load(name), recipe))
     show_result(finished)
     print(f"\n{format_seconds(time.monotonic() - started)}")
     return 0
@@ -53,11 +55,14 @@ def make_runner(config: ExecutionConfig) -> Runner:
 
 def show_result(run: Run) -> None:
     """The score table and the places of the results."""
+    from diffadapt.report.findings import findings
     from diffadapt.report.table import score_table
 
     scores = run.scores() if run.has("scores.parquet") else []
     if scores:
         print("\n" + score_table(scores))
+        for sentence in findings(scores):
+            print(f"  {sentence}")
     print(f"\nrun     {run.name}")
     for label, file in (("report", "report.html"), ("scores", "scores.parquet"), ("logs", "tensorboard"), ("failed", "quarantine.jsonl")):
         if run.has(file):

@@ -134,7 +134,7 @@ def to_parquet(rows: Rows, provenance: Mapping[str, Any]) -> bytes:
 
 def from_parquet(data: bytes) -> Rows:
     """Rows and failures from :func:`to_parquet` bytes."""
-    table = pq.read_table(pa.BufferReader(data), use_threads=False)
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)  # read_table would import pandas
     meta = json.loads((table.schema.metadata or {}).get(b"diffadapt", b"{}"))
     return Rows(table.replace_schema_metadata(None), [Failure(k, r) for k, r in meta.get("failures", [])])
 

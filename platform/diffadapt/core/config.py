@@ -77,6 +77,18 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
     return config
 
 
+def changes(base: Any, other: Any) -> dict[str, Any]:
+    """Dotted name -> value of ``other`` for every leaf in which it differs from ``base`` (of the same type)."""
+    found: dict[str, Any] = {}
+    for dotted in field_types(other):
+        a, b = base, other
+        for part in dotted.split("."):
+            a, b = getattr(a, part, None), getattr(b, part)
+        if a != b:
+            found[dotted] = to_dict(b)
+    return found
+
+
 def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
     head, rest = path[0], path[1:]
     new = _replace(getattr(config, head), rest, value, dotted) if rest else coerce(_hints(type(config))[head], value, dotted)

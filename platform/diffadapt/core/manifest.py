@@ -53,7 +53,7 @@ def build(recipe: str, config: Mapping[str, Any], seed: int, pipeline: Pipeline,
         "config": config,
         "class_names": list(pipeline.class_names),
         "outputs": dict(pipeline.outputs),
-        "rows": [{"name": r.name, "members": list(r.members), "note": r.note, "control": r.control} for r in pipeline.rows],
+        "rows": [{"name": r.name, "members": list(r.members), "note": r.note, "control": r.control, "images_of": r.images_of} for r in pipeline.rows],
         "nodes": nodes,
         "versions": versions(),
     })  # fmt: skip

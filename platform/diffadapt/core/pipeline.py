@@ -29,6 +29,8 @@ class MethodRow:
     members: tuple[str, ...]
     note: str = ""
     control: bool = False
+    images_of: str = ""
+    """Count only the images that this prediction node has too (a like-for-like row beside a method run on fewer images)."""
 
 
 @dataclass(frozen=True)

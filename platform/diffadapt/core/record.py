@@ -69,7 +69,8 @@ def score_rows(
     out: list[Score] = []
     for row in rows:
         members = [predictions[m] for m in row.members]
-        keys = [k for k in members[0] if all(k in m for m in members[1:])]
+        others = [*members[1:], *([predictions[row.images_of]] if row.images_of else [])]
+        keys = [k for k in members[0] if all(k in m for m in others)]
         by_group: dict[str, list[str]] = defaultdict(list)
         for key in keys:
             if members[0][key][0] is not None:
@@ -92,7 +93,7 @@ def to_bytes(scores: Sequence[Score]) -> bytes:
 
 def from_bytes(data: bytes) -> list[Score]:
     """Scores from :func:`to_bytes`."""
-    return [Score(**row) for row in pq.read_table(pa.BufferReader(data), use_threads=False).to_pylist()]
+    return [Score(**row) for row in pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).to_pylist()]
 
 
 def summarise(scores: Sequence[Score], *, skip: Sequence[str] = ("clean",)) -> list[dict]:

@@ -30,7 +30,7 @@ from diffadapt.run.runner import Runner
 LOGITS_KINDS = ("logits",)
 
 
-def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_factory: Any, *, progress: Progress | None = None) -> Run:
+def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_factory: Any, *, progress: Progress | None = None, overrides: Mapping[str, Any] | None = None) -> Run:
     """Make everything that is missing and write the run folder. ``runner_factory()`` is called only if work is left."""
     started = time.time()
     root.store.prepare()
@@ -40,13 +40,14 @@ def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_
     run = Run(root, run_name(recipe_name, manifests.run_digest(config, plans)))
     progress = progress or Progress({})
     progress.nodes = {n: NodeProgress(len(p.shards), p.items) for n, p in plans.items() if p.stage.stored}
-    run.write("recipe.json", json.dumps({"recipe": recipe_name, "config": manifests.scrub(to_dict(recipe))}, indent=1).encode())
+    run.write("recipe.json", json.dumps({"recipe": recipe_name, "overrides": manifests.scrub(dict(overrides or {})), "config": manifests.scrub(to_dict(recipe))}, indent=1).encode())
     work = _Work(run, root.store, plans, progress, recipe.execution.max_failed_fraction)
     run.write_status("running", {}, pid=os.getpid(), host=os.uname().nodename, started=started)
     _describe_families(root.store, plans)
     state = "interrupted"
     try:
         work.run(runner_factory)
+        _record_execution(run, work, time.time() - started)
         _finish(run, recipe_name, recipe, config, pipeline, plans, work, root)
         state = "finished"
     except DiffadaptError as error:
@@ -55,8 +56,8 @@ def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_
         raise
     finally:
         try:
-            seconds = time.time() - started
-            run.write("execution.json", json.dumps({"runner": work.runner_name, "seconds": seconds, "made": work.made, "batch_sizes": work.batch_sizes}, indent=1).encode())
+            if state != "finished":
+                _record_execution(run, work, time.time() - started)
             run.write_status(state, {n: p.as_dict() for n, p in progress.nodes.items()}, started=started, error=manifests.scrub(work.error))
         except StoreError:
             pass  # the error that brought us here is the one to report
@@ -171,6 +172,24 @@ class _Work:
             self.run_folder.write("quarantine.jsonl", ("\n".join(lines) + "\n").encode())
 
 
+def _record_execution(run: Run, work: _Work, seconds: float) -> None:
+    """Add this attempt to execution.json; one that made nothing leaves it as it is."""
+    if not work.made and run.has("execution.json"):
+        return
+    try:
+        known = json.loads(run.read("execution.json"))
+    except (StoreError, ValueError):
+        known = {}
+    made = dict(known.get("made", {}))
+    for node, count in work.made.items():
+        made[node] = made.get(node, 0) + count
+    value = {
+        "runner": work.runner_name, "seconds": known.get("seconds", 0.0) + seconds, "attempts": known.get("attempts", 0) + 1,
+        "made": made, "batch_sizes": {**known.get("batch_sizes", {}), **work.batch_sizes},
+    }  # fmt: skip
+    run.write("execution.json", json.dumps(value, indent=1).encode())
+
+
 def _describe_families(store: Store, plans: Mapping[str, NodePlan]) -> None:
     """Beside the shards of each node: what its digest stands for (`cache why` compares these)."""
     for plan in plans.values():
@@ -187,7 +206,7 @@ def _finish(run: Run, name: str, recipe: Any, config: Mapping, pipeline: Pipelin
     quarantined = {n: list(fs.values()) for n, fs in work.failures.items()}
     manifest = manifests.build(name, config, recipe.seed, pipeline, plans, quarantined)
     run.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
-    members = {m for row in pipeline.rows for m in row.members}
+    members = {m for row in pipeline.rows for m in (*row.members, row.images_of) if m}
     predictions = {m: record.predictions_by_key([root.store.load(p.path or "") for p in plans[m].shards]) for m in members}
     totals: dict[str, int] = defaultdict(int)
     target = pipeline.outputs.get("target")

@@ -226,6 +226,8 @@ class _Graph:
         if "memo" in r.methods:
             self.add("memo", Memo(r.memo, r.classifier, self.classes, bool(self.fitted), r.seed), "target", *self.fitted)
             self.row("MEMO", "memo")
+            if r.memo.limit is not None:
+                self.rows.append(MethodRow("Source on MEMO's images", ("source_on_target",), "to compare MEMO with", True, "memo"))
         if "tent" not in r.methods:
             return
         settings = [r.tent]

@@ -1,0 +1,99 @@
+"""``diffadapt predict``: test-time adaptation as it is deployed: new images in, three predictions for each out."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+from diffadapt.commands.options import RootOption, parse
+from diffadapt.run.runner import ExecutionConfig
+
+
+@dataclass(frozen=True)
+class PredictOptions(RootOption):
+    images: tyro.conf.Positional[str] = ""
+    """A folder, a glob, or a Parquet file or folder with an image column."""
+    run: str = "last"
+    """The finished SDA run whose models to use: a name, a prefix, or 'last'."""
+    out: str = "predictions.parquet"
+    """Parquet file to write: path, and label, class name and confidence of the source, projected and ensemble predictions."""
+    block: int = 256
+    """Images a shard."""
+    execution: ExecutionConfig = ExecutionConfig()
+
+
+def predict(argv: Sequence[str]) -> int:
+    from diffadapt.commands.run import make_runner
+    from diffadapt.core.errors import DataError
+    from diffadapt.core.record import predictions_by_key
+    from diffadapt.run.drive import drive
+    from diffadapt.systems.predict import PROJECTED, SOURCE, from_run
+
+    options = parse(PredictOptions, argv, "predict")
+    if not options.images:
+        raise DataError("Give the images to predict: a folder, a glob or a Parquet file.")
+    _check_out(options.out)
+    root = options.open()
+    model = root.run(options.run)
+    recipe = from_run(model, options.images, options.execution, options.block)
+    pipeline = recipe.pipeline()
+    run = drive("predict", recipe, pipeline, root, lambda: make_runner(options.execution))
+    nodes = run.manifest()["nodes"]
+    source, projected = (predictions_by_key([root.store.load(path) for _, _, _, path in nodes[n]["shards"]]) for n in (SOURCE, PROJECTED))
+    count = _write(options.out, source, projected, recipe.class_names)
+    failed = sum(1 for n in nodes.values() for _ in n["quarantined"])
+    print(f"{count} predictions by {model.name} in {options.out}")
+    if failed:
+        print(f"Some images could not be read: {run.url}/quarantine.jsonl names them and says why.", file=sys.stderr)
+    return 0
+
+
+def _check_out(out: str) -> None:
+    """Fail before hours of work, not after."""
+    import fsspec
+
+    from diffadapt.core.errors import StoreError
+
+    if not out.endswith(".parquet"):
+        raise StoreError(f"--out {out!r} must end in .parquet: predictions are written as Parquet.")
+    fs, path = fsspec.core.url_to_fs(out)
+    folder = path.rpartition("/")[0]
+    try:
+        if folder:
+            fs.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The folder of --out {out!r} cannot be made ({error.strerror or error}): give another place.") from None
+
+
+def _write(out: str, source: dict, projected: dict, names: Sequence[str]) -> int:
+    """One row an image that both models predicted, sorted by path."""
+    import fsspec
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from diffadapt.core.record import softmax
+
+    keys = sorted(set(source) & set(projected))
+    columns: dict[str, list] = {"path": [k.split("/", 2)[2] for k in keys]}
+    parts = {}
+    if keys:
+        parts["source"] = softmax(np.stack([source[k][1] for k in keys]))
+        parts["projected"] = softmax(np.stack([projected[k][1] for k in keys]))
+        parts["ensemble"] = (parts["source"] + parts["projected"]) / 2
+    for name in ("source", "projected", "ensemble"):
+        p = parts.get(name, np.zeros((0, 1)))
+        label = p.argmax(axis=1)
+        columns[f"{name}_label"] = label.tolist()
+        columns[f"{name}_class"] = [names[i] if names else str(i) for i in label]
+        columns[f"{name}_confidence"] = p.max(axis=1).tolist() if len(p) else []
+    columns["label"], columns["confidence"] = columns["ensemble_label"], columns["ensemble_confidence"]
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    with fsspec.open(out, "wb") as handle:
+        handle.write(buffer.getvalue())
+    return len(keys)

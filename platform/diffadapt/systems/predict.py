@@ -1,0 +1,99 @@
+"""The deployed form of SDA as a recipe type: a finished run's models applied to new, unlabelled images."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diffadapt.core.config import from_dict
+from diffadapt.core.errors import StoreError
+from diffadapt.core.pipeline import Node, Pipeline
+from diffadapt.core.runs import Run
+from diffadapt.core.schedule import SUCCESS
+from diffadapt.core.stage import InputFile
+from diffadapt.core.artifact import Shard
+from diffadapt.data.config import DataConfig
+from diffadapt.models.config import ClassifierConfig
+from diffadapt.align.config import AlignConfig
+from diffadapt.run.executor import fetch_folder
+from diffadapt.run.runner import ExecutionConfig
+from diffadapt.stages.align import Align
+from diffadapt.stages.images import Images
+from diffadapt.stages.predict import Predict
+from diffadapt.systems.sda import SDA
+
+SOURCE, PROJECTED = "source_on_images", "finetuned_on_projected"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Projection and both predictions of ``data``, with the weights of a finished run."""
+
+    run: str
+    data: DataConfig
+    source: ClassifierConfig
+    finetuned: ClassifierConfig
+    project: AlignConfig
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+    seed: int = 0
+    execution: ExecutionConfig = ExecutionConfig()
+
+    def pipeline(self) -> Pipeline:
+        """images -> source logits; images -> projected -> fine-tuned logits."""
+        nodes = (
+            Node("images", Images(self.data, (("target/0", ""),))),
+            Node(SOURCE, Predict(self.source, self.num_classes), ("images",)),
+            Node("projected", Align(self.project, self.seed), ("images",)),
+            Node(PROJECTED, Predict(self.finetuned, self.num_classes), ("projected",)),
+        )
+        return Pipeline(nodes, (), self.class_names, {"target": "images"})
+
+
+def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> Prediction:
+    """The prediction recipe of a finished SDA run for ``images`` (a folder, glob or Parquet file).
+
+    Raises StoreError when the run is of another system, did not fine-tune, or its models were deleted.
+    """
+    manifest = run.manifest()
+    outputs = manifest["outputs"]
+    if "finetuned" not in outputs or "projected" not in outputs:
+        raise StoreError(f"The run {run.name} has no fine-tuned model and projection to predict with: give an SDA run whose methods include sda.")
+    recipe = _sda(manifest["config"])
+    names = tuple(manifest["class_names"])
+    classes = recipe.num_classes or len(names)
+
+    def weights(role: str, otherwise: str) -> str:
+        return _folder(run, manifest, outputs[role]) if role in outputs else otherwise
+
+    return Prediction(
+        run=run.name,
+        data=DataConfig(path=images, channels=recipe.classifier.in_channels, image_size=recipe.target.data.image_size, block=block),
+        source=_named(recipe.classifier, weights("classifier", recipe.classifier.name)),
+        finetuned=_named(recipe.classifier, weights("finetuned", "")),
+        project=replace(recipe.align, weights=weights("unconditional", recipe.align.weights), storage=recipe.project_storage),  # type: ignore[arg-type]
+        num_classes=classes,
+        class_names=names,
+        seed=recipe.seed,
+        execution=execution,
+    )
+
+
+def _sda(config: Mapping[str, Any]) -> SDA:
+    return from_dict(SDA, config)
+
+
+def _named(config: ClassifierConfig, name: str) -> ClassifierConfig:
+    return replace(config, name=name, arch=config.arch if name == config.name else None)
+
+
+def _folder(run: Run, manifest: Mapping[str, Any], node: str) -> str:
+    """A local folder with a fitted artefact of the run."""
+    ((key, digest, _, path),) = manifest["nodes"][node]["shards"]
+    store = run.root.store
+    if not store.exists(posixpath.join(path, SUCCESS)):
+        raise StoreError(f"The trained model {path} of the run {run.name} is no longer in the store: run its recipe again to remake it.")
+    return str(Path(fetch_folder(store, InputFile(node, digest, path, Shard(key, {}), fitted=True))))
