@@ -61,7 +61,7 @@ def content_revision(path: str) -> str:
     root = Path(path)
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and p.name not in _SKIPPED)
     if not files:
-        raise WeightsError(f"The weights folder {path!r} is empty.")
+        raise WeightsError(f"The weights folder {path!r} is empty: give a folder with a model in it.")
     total = hashlib.sha256()
     for file in files:
         name = file.name if root.is_file() else file.relative_to(root).as_posix()

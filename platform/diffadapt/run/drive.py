@@ -23,11 +23,15 @@ from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.runs import Root, Run, run_name
 from diffadapt.core.schedule import Wave, finished, next_wave
 from diffadapt.core.stage import NodePlan
-from diffadapt.core.store import Store
+from diffadapt.core.store import Store, redact
+from diffadapt.run.fit import METRICS, quarantined_by
 from diffadapt.run.progress import NodeProgress, Progress
 from diffadapt.run.runner import Runner
 
-LOGITS_KINDS = ("logits",)
+FATAL = ("WeightsError", "RecipeError", "ResourceError", "DataError")
+"""Errors that the next shard would meet too: the run stops at the first."""
+FAILURES_IN_A_ROW = 3
+"""Failed shards without a finished one between them after which the run stops instead of failing at every shard."""
 
 
 def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_factory: Any, *, progress: Progress | None = None, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -71,6 +75,7 @@ class _Work:
         self.batch_sizes: dict[str, int] = {}
         self.failures: dict[str, dict[str, Failure]] = defaultdict(dict)
         self.errors: list[Receipt] = []
+        self._row = 0
         self.runner_name = "none"
         self.error = ""
         self._status_at = 0.0
@@ -99,7 +104,6 @@ class _Work:
     def _one_wave(self, runner: Runner, wave: Wave, stages: Mapping, log_dir: str) -> None:
         if wave.chains:
             runner.run_chains(wave.chains, stages, self.store, self._receipt)
-            self._apply_failure_rule(stages)
         if wave.fits and not self.errors:
             runner.run_fits(wave.fits, stages, self.store, log_dir, self._receipt, self.progress.fit)
 
@@ -109,47 +113,61 @@ class _Work:
             self.made[receipt.node] += 1
             if receipt.batch_size:
                 self.batch_sizes[receipt.node] = min(receipt.batch_size, self.batch_sizes.get(receipt.node, receipt.batch_size))
-        if receipt.status == "failed":
-            self.errors.append(receipt)
+        self._row = self._row + 1 if receipt.status == "failed" else 0
         for failure in receipt.failures:
             self.failures[receipt.node][failure.key] = failure
+        if receipt.status == "failed":
+            self.errors.append(receipt)
+            if self._row >= FAILURES_IN_A_ROW or receipt.error.partition(": ")[0] in FATAL:
+                self._raise_first()
+        if receipt.failures:
+            self._apply_failure_rule()
         if time.monotonic() - self._status_at > 2:
             self._status_at = time.monotonic()
             self.run_folder.write_status("running", {n: p.as_dict() for n, p in self.progress.nodes.items()}, pid=os.getpid(), host=os.uname().nodename)
 
-    def _apply_failure_rule(self, stages: Mapping) -> None:
+    def _apply_failure_rule(self) -> None:
         """Raise when a stage quarantined too much; its shards with failures are dropped, so that a mended input is retried."""
         for node, failures in self.failures.items():
             total = self.plans[node].items
-            if total and len(failures) > self.max_failed * total:
+            if len(failures) > self.max_failed * total:
                 self._drop(node)
                 first = next(iter(failures.values()))
+                reason = first.reason if first.reason.startswith(first.key) else f"{first.key}: {first.reason}"
                 self._write_quarantine()
                 raise TrainingError(
-                    f"The stage {node} quarantined {len(failures)} of {total} items, more than the allowed {self.max_failed:.0%}; the first is "
-                    f"{first.key} ({first.reason}). Mend the inputs, or allow more with --execution.max-failed-fraction; finished shards are kept "
-                    f"and quarantine.jsonl in the run folder lists all."
+                    f"The stage {node} quarantined {len(failures)} of {total} items, more than the allowed {self.max_failed:.0%}; the first: "
+                    f"{reason.rstrip('.')}. Mend the inputs, or allow more with "
+                    "--execution.max-failed-fraction; finished shards are kept and quarantine.jsonl in the run folder lists all."
                 )
 
     def _drop(self, node: str) -> None:
-        for p in self.plans[node].shards:
-            if p.path and self.store.exists(p.path) and self.store.header(p.path)[1]:
+        plan = self.plans[node]
+        for p in plan.shards:
+            if plan.stage.fit_stage:
+                self.store.remove(p.path or "")
+            elif p.path and self.store.exists(p.path) and self.store.header(p.path)[1]:
                 self.store.remove(p.path)
 
     def _demand(self, wave: Wave, done: set[str]) -> None:
         if self.errors:
-            first = self.errors[0]
-            text = first.error.split("\n", 1)
-            self.run_folder.write("errors.log", "\n\n".join(f"{e.node} {e.key}: {e.error}" for e in self.errors).encode())
-            kind, _, sentence = text[0].partition(": ")
-            hint = "" if len(text) == 1 else f" This is not your input's fault; the traceback is in {self.run_folder.url}/errors.log."
-            others = f" ({len(self.errors)} shards failed; finished ones are kept.)" if len(self.errors) > 1 else ""
-            known = {c.__name__: c for c in DiffadaptError.__subclasses__()}
-            raise known.get(kind, TrainingError)(f"{first.node}: {sentence if kind in known else text[0]}{hint}{others}")
+            self._raise_first()
         expected = {t.digest for c in wave.chains for t in c.tasks} | {t.digest for t in wave.fits}
         lost = expected - done
         if lost:
-            raise StoreError(f"{len(lost)} shards were reported made but are not in the store {self.store.root}: workers and driver must see the same --root (a shared folder or an object store).")
+            raise StoreError(f"{len(lost)} shards were reported made but are not in the store {redact(self.store.root)}: workers and driver must see the same --root (a shared folder or an object store).")
+
+    def _raise_first(self) -> None:
+        """Raise the first failed shard's error, of its own kind, with the evidence in errors.log."""
+        first = self.errors[0]
+        text = first.error.split("\n", 1)
+        lines = (f"{e.node} {e.key}: {e.error}" for e in self.errors)
+        self.run_folder.write("errors.log", redact("\n\n".join(lines)).encode())
+        kind, _, sentence = text[0].partition(": ")
+        hint = "" if len(text) == 1 else f" This is not your input's fault; the traceback is in {redact(self.run_folder.url)}/errors.log."
+        others = f" ({len(self.errors)} shards failed; finished ones are kept.)" if len(self.errors) > 1 else ""
+        known = {c.__name__: c for c in DiffadaptError.__subclasses__()}
+        raise known.get(kind, TrainingError)(f"{first.node}: {sentence if kind in known else text[0]}{hint}{others}")
 
     def _count_hits(self, done: set[str]) -> None:
         for name, node in self.progress.nodes.items():
@@ -158,13 +176,17 @@ class _Work:
     def _collect_failures(self) -> None:
         """Failures recorded in shards that earlier runs made."""
         for name, plan in self.plans.items():
-            if plan.stage.stored and not plan.stage.fit_stage and plan.stage.kind not in LOGITS_KINDS:
-                if self.made.get(name, 0) >= len(plan.shards):
-                    continue
+            if plan.stage.stored and self.made.get(name, 0) < len(plan.shards):
                 for p in plan.shards:
-                    for failure in self.store.header(p.path or "")[1]:
+                    for failure in self._recorded(plan, p.path or ""):
                         self.failures[name][failure.key] = failure
         self._write_quarantine()
+        self._apply_failure_rule()
+
+    def _recorded(self, plan: NodePlan, path: str) -> list[Failure]:
+        if not plan.stage.fit_stage:
+            return self.store.header(path)[1]
+        return quarantined_by(json.loads(self.store.read_bytes(f"{path}/{METRICS}")))
 
     def _write_quarantine(self) -> None:
         lines = [json.dumps({"node": n, "key": f.key, "reason": f.reason}) for n, fs in sorted(self.failures.items()) for _, f in sorted(fs.items())]

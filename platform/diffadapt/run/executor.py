@@ -51,7 +51,7 @@ class Executor:
                 time.perf_counter() - start, worker_name, batch_size=getattr(self.workers.get(self._worker_key(task)), "batch_size", 0) or 0,
             )  # fmt: skip
         except DiffadaptError as error:
-            message = f"{type(error).__name__}: {error}"
+            message = f"{type(error).__name__}: {one_line(error)}"
         except Exception as error:  # a bug or a library's failure: keep the evidence, let other shards go on
             message = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
         return Receipt(task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, worker_name, message)
@@ -72,11 +72,7 @@ class Executor:
         fitted = {f.node: self.fitted_folder(f) for f in task.inputs if f.fitted}
         worker = self._worker(self._worker_key(task), task.node, fitted)
         inputs = [self.read(f) for f in task.inputs if not f.fitted]
-        rows = worker.run(task.shard, inputs)
-        inherited = {f.key for f in rows.failures}
-        for given in inputs:  # an item that an earlier stage could not make is reported here too, not silently absent
-            rows.failures.extend(f for f in given.failures if f.key not in inherited)
-        return rows
+        return worker.run(task.shard, inputs)
 
     def _worker_key(self, task: Task) -> str:
         return "|".join([task.node, *(f.digest for f in task.inputs if f.fitted)])
@@ -88,6 +84,11 @@ class Executor:
             self.workers[key] = self.stages[node].open(WorkContext(self.device, fitted, threads=self.threads))
         self.workers.move_to_end(key)
         return self.workers[key]
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks: in a receipt, what follows the first line is a traceback."""
+    return " ".join(str(error).split())
 
 
 def fetch_folder(store: Store, file: InputFile) -> str:

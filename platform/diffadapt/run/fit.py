@@ -12,12 +12,19 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from diffadapt.core.artifact import Receipt
+from diffadapt.core.artifact import Failure, Receipt
 from diffadapt.core.errors import DiffadaptError
 from diffadapt.core.schedule import SUCCESS, Task
 from diffadapt.core.stage import FitJob, InputFile, Stage, WorkContext
 from diffadapt.core.store import Store
-from diffadapt.run.executor import Executor, fetch_folder
+from diffadapt.run.executor import Executor, fetch_folder, one_line
+
+METRICS = "metrics.json"
+
+
+def quarantined_by(metrics: Mapping[str, Any]) -> list[Failure]:
+    """The items that a fit could not use, as it recorded them under ``quarantined``."""
+    return [Failure(key, reason) for key, reason in metrics.get("quarantined", ())]
 
 
 def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, *, threads: int = 1, log_dir: str | None = None) -> Receipt:
@@ -35,9 +42,9 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
         if reporter.rank == 0:
             _commit(store, task, output, metrics)
         reporter.barrier()
-        return Receipt(task.node, task.shard.key, task.digest, "made", task.shard.items, (), time.perf_counter() - start, name)
+        return Receipt(task.node, task.shard.key, task.digest, "made", task.shard.items, tuple(quarantined_by(metrics)), time.perf_counter() - start, name)
     except DiffadaptError as error:
-        message = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {one_line(error)}"
     except Exception as error:
         message = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
     finally:
@@ -70,7 +77,7 @@ def _checkpoint_url(store: Store, task: Task) -> str:
 
 
 def _commit(store: Store, task: Task, output: str, metrics: Mapping[str, Any]) -> None:
-    with open(os.path.join(output, "metrics.json"), "w", encoding="utf-8") as handle:
+    with open(os.path.join(output, METRICS), "w", encoding="utf-8") as handle:
         json.dump(metrics, handle, indent=1, sort_keys=True)
     for folder, _, names in os.walk(output):
         for file in sorted(names):
