@@ -128,13 +128,13 @@ def to_parquet(rows: Rows, provenance: Mapping[str, Any]) -> bytes:
         features = {name: features[name] for name in table.schema.names if name in features}
         metadata[b"huggingface"] = json.dumps({"info": {"features": features}}).encode()
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd", store_schema=True)
+    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd", store_schema=True, write_page_checksum=True)
     return buffer.getvalue()
 
 
 def from_parquet(data: bytes) -> Rows:
     """Rows and failures from :func:`to_parquet` bytes."""
-    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)  # read_table would import pandas
+    table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)  # read_table would import pandas
     meta = json.loads((table.schema.metadata or {}).get(b"diffadapt", b"{}"))
     return Rows(table.replace_schema_metadata(None), [Failure(k, r) for k, r in meta.get("failures", [])])
 

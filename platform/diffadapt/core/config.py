@@ -7,6 +7,7 @@ how fast or where the work is done, never what is made, so it stays outside ever
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ def to_dict(config: Any, *, identity_only: bool = False) -> Any:
         return {str(k): to_dict(v, identity_only=identity_only) for k, v in config.items()}
     if isinstance(config, (list, tuple)):
         return [to_dict(v, identity_only=identity_only) for v in config]
+    if isinstance(config, float) and not math.isfinite(config):
+        raise RecipeError(f"A field of the recipe is {config}: give a finite number.")
     if config is None or isinstance(config, (bool, int, float, str)):
         return config
     raise TypeError(f"{type(config).__name__} has no JSON form")
@@ -116,8 +119,9 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
                 continue
         raise _mismatch(hint, value, name)
     if origin is Literal:
-        if value in get_args(hint):
-            return value
+        for known in get_args(hint):  # by type too: True is not 1; a string from a command line may mean a number
+            if (type(value), value) == (type(known), known) or (isinstance(value, str) and value == str(known)):
+                return known
         raise RecipeError(
             f"{name} is {value!r} but must be one of {', '.join(map(str, get_args(hint)))}."
             + suggest(str(value), [str(a) for a in get_args(hint)])
@@ -159,13 +163,13 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
                 pass
         raise _mismatch(hint, value, name)
     if hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        if isinstance(value, str):
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             try:
-                return float(value)
-            except ValueError:
-                pass
+                number = float(value)
+            except (ValueError, OverflowError):
+                raise _mismatch(hint, value, name) from None
+            if math.isfinite(number):
+                return number
         raise _mismatch(hint, value, name)
     if hint is str:
         if isinstance(value, str):

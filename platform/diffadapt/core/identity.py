@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+from collections.abc import Mapping
 from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces; refuses NaN and infinity (ValueError)."""
-    _refuse_nonfinite(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """JSON with sorted keys and no spaces; 2.0 is written as 2, so that equal numbers have one name. ValueError for NaN and infinity."""
+    return json.dumps(_plain_numbers(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any, length: int = 16) -> str:
@@ -29,12 +28,11 @@ def item_seed(run_seed: int, dataset: str, key: str, stage: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def _refuse_nonfinite(value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a digest cannot cover NaN or infinity")
-    if isinstance(value, dict):
-        for v in value.values():
-            _refuse_nonfinite(v)
-    elif isinstance(value, (list, tuple)):
-        for v in value:
-            _refuse_nonfinite(v)
+def _plain_numbers(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, Mapping):
+        return {k: _plain_numbers(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_numbers(v) for v in value]
+    return value

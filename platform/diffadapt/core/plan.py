@@ -38,10 +38,12 @@ def summarise(plans: Mapping[str, NodePlan], store: Store) -> PlanSummary:
     """Counts for every stored stage; equal to what a run then makes."""
     done = finished(plans, store)
     nodes = []
+    counted = set(done)
     for name, plan in plans.items():
         if not plan.stage.stored:
             continue
-        left = [p for p in plan.shards if p.digest not in done]
+        left = [p for p in plan.shards if p.digest not in counted]
+        counted.update(p.digest for p in plan.shards)  # what two nodes ask for is made once
         nodes.append(
             NodeSummary(
                 name, plan.stage.kind, plan.stage.fit_stage, len(plan.shards), len(left), plan.items, sum(p.shard.items for p in left)

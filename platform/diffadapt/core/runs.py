@@ -17,9 +17,10 @@ class Root:
     """A place with a store and run folders; any fsspec location."""
 
     def __init__(self, location: str):
-        self.location = str(location).rstrip("/") or "/"
-        self.store = Store(posixpath.join(self.location, "store"))
-        self.runs = Store(posixpath.join(self.location, "runs"))
+        location = str(location).rstrip("/") or "/"
+        self.store = Store(posixpath.join(location, "store"))
+        self.runs = Store(posixpath.join(location, "runs"))
+        self.location = posixpath.dirname(self.runs.root)
 
     def names(self) -> list[str]:
         """Run folders, newest first."""
@@ -27,11 +28,13 @@ class Root:
         return [n for _, n in sorted(found, reverse=True)]
 
     def run(self, name: str) -> Run:
-        """The run folder ``name`` (a name, its unique prefix, ``last``, or a path ending in it); StoreError if there is none."""
+        """The run folder ``name`` (a name, its unique prefix, a path ending in it, or ``last``: the newest that is not a prediction); StoreError if there is none."""
         names = self.names()
         short = name.rstrip("/").split("/")[-1]
-        if short == "last" and names:
-            return Run(self, names[0])
+        if short == "last":
+            named = [n for n in names if not n.startswith("predict-")]
+            if named:
+                return Run(self, named[0])
         matches = [n for n in names if n == short] or [n for n in names if n.startswith(short)]
         if len(matches) == 1:
             return Run(self, matches[0])

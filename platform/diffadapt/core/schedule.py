@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffadapt.core.artifact import Shard
 from diffadapt.core.errors import StoreError
@@ -78,11 +78,13 @@ def next_wave(plans: Mapping[str, NodePlan], done: set[str]) -> Wave:
     missing_of: dict[str, set[str]] = {}
     children: dict[str, list[str]] = defaultdict(list)
     fits: list[Task] = []
+    seen: set[str] = set()
     for name, plan in plans.items():
         for p in plan.shards:
-            if p.digest in done:
+            if p.digest in done or p.digest in seen:  # two nodes may ask for the same thing; it is made once
                 continue
-            task = Task(name, p.shard, p.digest, p.path or "", tuple(where[i.digest] for i in p.shard.inputs))
+            seen.add(p.digest)
+            task = Task(name, p.shard, p.digest, p.path or "", tuple(replace(where[i.digest], node=i.node) for i in p.shard.inputs))
             missing = {i.digest for i in p.shard.inputs if i.digest not in done}
             if plan.stage.fit_stage:
                 if not missing:
@@ -99,9 +101,8 @@ def next_wave(plans: Mapping[str, NodePlan], done: set[str]) -> Wave:
         order, todo = [task], [root]
         while todo:
             for child in children[todo.pop(0)]:
-                if child in tasks:
-                    order.append(tasks[child])
-                    todo.append(child)
+                order.append(tasks[child])
+                todo.append(child)
         chains.append(Chain(tuple(order)))
     wave = Wave(tuple(chains), tuple(fits))
     if not wave and (tasks or any(p.digest not in done for plan in plans.values() for p in plan.shards)):

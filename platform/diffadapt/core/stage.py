@@ -26,7 +26,8 @@ class Worker(Protocol):
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         """The rows of ``shard``. ``inputs`` are those of ``shard.inputs`` that are shards, in order.
 
-        Raises DiffadaptError for what the user can mend; item failures are returned in ``Rows.failures``.
+        Raises DiffadaptError for what the user can mend; item failures are returned in ``Rows.failures``, those of the
+        inputs included, so that an item which an earlier stage could not make is not silently absent.
         """
         ...
 

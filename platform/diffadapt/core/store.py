@@ -13,8 +13,10 @@ import os
 import posixpath
 import re
 import secrets
+import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import fsspec
@@ -23,24 +25,28 @@ from diffadapt.core.artifact import Rows, from_parquet, read_header, to_parquet
 from diffadapt.core.errors import StoreError
 
 FORMAT = 1
+REMOTE_LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "adlfs", "azure")
+"""Libraries whose exceptions mean that the location could not be reached or refused; they do not all derive from OSError."""
 _SAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
 def safe_name(text: str) -> str:
-    """``text`` as one path component: other characters become '-'."""
-    return _SAFE.sub("-", text).strip("-.") or "x"
+    """``text`` as one path component: other characters become '-'; at most 100 characters."""
+    return _SAFE.sub("-", text).strip("-.")[:100] or "x"
 
 
 class Store:
-    """Reads and writes under one root. Cheap to pickle: only the location travels."""
+    """Reads and writes under one root. Cheap to pickle: only the location travels, absolute when it is local."""
 
     def __init__(self, root: str):
         self.root = str(root).rstrip("/") or "/"
         try:
-            self.fs, self.path = fsspec.core.url_to_fs(self.root)
+            self.fs, self.path = fsspec.core.url_to_fs(self.root, use_listings_cache=False)  # others write here too
         except (ImportError, ValueError) as error:
             raise StoreError(f"The store {redact(self.root)!r} cannot be opened: {error}. Install the file system's package or mend the URL.") from None
-        self.local = "file" in _protocols(self.fs)
+        self.local = is_local(self.fs)
+        if self.local:
+            self.root = self.path
 
     def __reduce__(self):
         return (Store, (self.root,))
@@ -58,74 +64,62 @@ class Store:
     # -- bytes ---------------------------------------------------------------------------------------------------
     def prepare(self) -> None:
         """Create the root and its format marker; StoreError when it cannot be written or has another format."""
-        try:
-            if self.fs.exists(self.join("store.json")):
-                found = json.loads(self.fs.cat_file(self.join("store.json")))
-                if found.get("format") != FORMAT:
-                    raise StoreError(
-                        f"The store {redact(self.root)} has format {found.get('format')}, this version reads format {FORMAT}: "
-                        "give another --root or install the version that wrote it."
-                    )
-                return
+        if not self.exists("store.json"):
             self.write_bytes("store.json", json.dumps({"format": FORMAT}).encode())
-        except (OSError, PermissionError) as error:
-            raise self._explain(error, "store.json") from None
+            return
+        try:
+            found = json.loads(self.read_bytes("store.json"))["format"]
+        except (ValueError, KeyError, TypeError):
+            found = "unknown"
+        if found != FORMAT:
+            raise StoreError(
+                f"The store {redact(self.root)} has format {found}, this version reads format {FORMAT}: "
+                "give another --root or install the version that wrote it."
+            )
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write ``name`` whole or not at all."""
         target = self.join(name)
         temporary = f"{target}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-        try:
+        with self._explained(name):
             if not self.local:
                 self.fs.pipe_file(target, data)
                 return
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            with open(temporary, "wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(temporary, target)
-        except (OSError, PermissionError) as error:
-            if self.local:
-                try:
+            try:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                with open(temporary, "wb") as handle:
+                    handle.write(data)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                os.replace(temporary, target)
+            except OSError:
+                with suppress(OSError):
                     os.unlink(temporary)
-                except OSError:
-                    pass
-            raise self._explain(error, name) from None
-        except Exception as error:
-            if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp"):
-                raise self._explain(error, name) from None
-            raise
+                raise
 
     def read_bytes(self, name: str) -> bytes:
-        try:
+        with self._explained(name, reading=True):
             return self.fs.cat_file(self.join(name))
-        except FileNotFoundError:
-            raise StoreError(f"The store {redact(self.root)} has no {name}; run the recipe again to make it.") from None
-        except OSError as error:
-            raise self._explain(error, name) from None
 
     def exists(self, name: str) -> bool:
-        return self.fs.exists(self.join(name))
+        with self._explained(name):
+            return self.fs.exists(self.join(name))
 
     def list(self, folder: str) -> set[str]:
         """Names of the files directly in ``folder`` (an empty set when it does not exist)."""
-        if self.local:
+        with self._explained(folder):
             try:
-                return set(os.listdir(self.join(folder)))
+                if self.local:
+                    return set(os.listdir(self.join(folder)))
+                return {posixpath.basename(p.rstrip("/")) for p in self.fs.ls(self.join(folder), detail=False)}
             except (FileNotFoundError, NotADirectoryError):
                 return set()
-            except OSError as error:
-                raise self._explain(error, folder) from None
-        try:
-            self.fs.invalidate_cache(self.join(folder))
-            return {posixpath.basename(p.rstrip("/")) for p in self.fs.ls(self.join(folder), detail=False)}
-        except FileNotFoundError:
-            return set()
 
     def remove(self, name: str) -> None:
-        if self.fs.exists(self.join(name)):
-            self.fs.rm(self.join(name), recursive=True)
+        """Remove a file or a folder, if it is there."""
+        with self._explained(name):
+            if self.fs.exists(self.join(name)):
+                self.fs.rm(self.join(name), recursive=True)
 
     # -- shards --------------------------------------------------------------------------------------------------
     def commit(self, name: str, rows: Rows, provenance: Mapping[str, Any]) -> None:
@@ -138,17 +132,15 @@ class Store:
         try:
             return from_parquet(data)
         except Exception as error:
-            raise StoreError(f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it.") from None
+            raise _damaged(name, error) from None
 
     def header(self, name: str) -> tuple[int, list]:
         """Row count and failures of a shard, from its footer."""
-        try:
-            with self.fs.open(self.join(name), "rb") as handle:
+        with self._explained(name, reading=True), self.fs.open(self.join(name), "rb") as handle:
+            try:
                 return read_header(handle)
-        except FileNotFoundError:
-            raise StoreError(f"The store {redact(self.root)} has no {name}.") from None
-        except Exception as error:
-            raise StoreError(f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it.") from None
+            except (ValueError, KeyError, OSError) as error:
+                raise _damaged(name, error) from None
 
     # -- maintenance ---------------------------------------------------------------------------------------------
     def entries(self) -> Iterable[dict[str, Any]]:
@@ -158,23 +150,31 @@ class Store:
             for name in sorted(self.list(kind)):
                 folder = posixpath.join(kind, name)
                 infos = self.fs.find(self.join(folder), detail=True)
-                yield {
-                    "kind": kind,
-                    "name": name,
-                    "path": folder,
-                    "files": sorted(infos),
-                    "bytes": sum(i.get("size") or 0 for i in infos.values()),
-                    "modified": max([_mtime(i) for i in infos.values()], default=0.0),
-                }
+                if infos:
+                    yield self._entry(kind, name, folder, infos)
+
+    def _entry(self, kind: str, name: str, folder: str, infos: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "kind": kind,
+            "name": name,
+            "path": folder,
+            "files": sorted(infos),
+            "bytes": sum(i.get("size") or 0 for i in infos.values()),
+            "modified": max([_mtime(i) for i in infos.values()], default=0.0),
+        }
 
     def collect_garbage(self, keep: set[str], *, older_than: float, dry_run: bool) -> list[tuple[str, int]]:
-        """Delete stored files that no run refers to and that are older than ``older_than`` seconds; returns (path, bytes)."""
+        """Delete stored files and checkpoints that are not in ``keep`` and are older than ``older_than`` seconds.
+
+        ``keep`` holds names of shards and of fitted artefacts' folders. Returns (name, bytes) of what went, or would go.
+        """
         gone: list[tuple[str, int]] = []
         limit = time.time() - older_than
         prefix = self.path.rstrip("/") + "/"
-        for entry in self.entries():
-            infos = self.fs.find(self.join(entry["path"]), detail=True)
-            whole = entry["path"] in keep  # a fitted artefact is kept or dropped as one
+        folders = [e["path"] for e in self.entries()] + [f".checkpoints/{n}" for n in sorted(self.list(".checkpoints"))]
+        for folder in folders:
+            infos = self.fs.find(self.join(folder), detail=True)
+            whole = folder in keep  # a fitted artefact is kept or dropped as one
             unreferred = {p: i for p, i in infos.items() if not whole and p.removeprefix(prefix) not in keep and _mtime(i) <= limit}
             if len(unreferred) < len(infos):
                 unreferred = {p: i for p, i in unreferred.items() if posixpath.basename(p) != "family.json"}
@@ -182,7 +182,21 @@ class Store:
                 gone.append((path.removeprefix(prefix), info.get("size") or 0))
                 if not dry_run:
                     self.fs.rm_file(path)
+            if self.local and not dry_run and len(unreferred) == len(infos):
+                shutil.rmtree(self.join(folder), ignore_errors=True)
         return gone
+
+    @contextmanager
+    def _explained(self, name: str, reading: bool = False) -> Iterator[None]:
+        """Failures of the file system as StoreError."""
+        try:
+            yield
+        except Exception as error:
+            if reading and isinstance(error, FileNotFoundError):
+                raise StoreError(f"The store {redact(self.root)} has no {name}; run the recipe again to make it.") from None
+            if isinstance(error, OSError) or type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
+                raise self._explain(error, name) from None
+            raise
 
     def _explain(self, error: BaseException, name: str) -> StoreError:
         where = redact(self.root)
@@ -196,16 +210,21 @@ class Store:
         return StoreError(f"The store {where} failed at {name}: {redact(str(error)) or type(error).__name__}. Run the same command again; finished shards are kept.")
 
 
+def _damaged(name: str, error: BaseException) -> StoreError:
+    return StoreError(f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it.")
+
+
 def redact(text: str) -> str:
     """``text`` without user names, passwords, keys or tokens of URLs."""
     text = re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", text)
     return re.sub(r"(?i)((?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s]+", r"\1***", text)
 
 
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+def is_local(fs: Any) -> bool:
+    """Whether an fsspec file system is this machine's."""
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
 def _mtime(info: Mapping[str, Any]) -> float:
-    value = info.get("mtime") or info.get("LastModified") or info.get("created") or 0
+    value = info.get("mtime") or info.get("LastModified") or info.get("created") or time.time()  # unknown counts as new
     return value.timestamp() if hasattr(value, "timestamp") else float(value)

@@ -69,10 +69,12 @@ class _Memo:
         from diffadapt.stages.decoding import decode_rows
 
         decoded = decode_rows(inputs[0], self.stage.classifier.in_channels)
-        chosen = sorted(range(len(decoded.keys)), key=lambda i: digest(decoded.keys[i]))[: shard.params["take"]]
-        keys, labels, logits, failures = [], [], [], list(decoded.failures)
-        for i in sorted(chosen):
-            key = decoded.keys[i]
+        lost = [f.key for f in decoded.failures]
+        chosen = set(sorted([*decoded.keys, *lost], key=digest)[: shard.params["take"]])  # unreadable images take their place too
+        keys, labels, logits, failures = [], [], [], [f for f in decoded.failures if f.key in chosen]
+        for i, key in enumerate(decoded.keys):
+            if key not in chosen:
+                continue
             try:
                 logits.append(np.asarray(self.method.predict(decoded.images[i], item_seed(self.stage.seed, "memo", key, self.stage.kind))))
             except ItemError as error:
@@ -149,4 +151,5 @@ class _Tent:
             for s in range(0, len(order), c.batch_size)
         )
         logits = np.asarray(method.forward_stream(batches))
-        return logits_rows([items[i][0] for i in order], [items[i][1] for i in order], logits, [f for d in parts for f in d.failures])
+        failures = [f for d in parts for f in d.failures] if c.limit is None else []
+        return logits_rows([items[i][0] for i in order], [items[i][1] for i in order], logits, failures)

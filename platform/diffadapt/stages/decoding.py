@@ -14,7 +14,7 @@ from diffadapt.data.image import decode
 
 @dataclass
 class Decoded:
-    """Images (uint8 HWC) with their keys and labels, and the items that could not be decoded."""
+    """Images (uint8 HWC) with their keys and labels, and the items that could not be decoded or that earlier stages could not make."""
 
     keys: list[str]
     labels: list[int | None]
@@ -23,8 +23,8 @@ class Decoded:
 
 
 def decode_rows(rows: Rows, channels: int, prepare: Callable[[np.ndarray], np.ndarray] | None = None) -> Decoded:
-    """Decode every image of ``rows`` to ``channels`` and apply ``prepare``."""
-    out = Decoded([], [], [], [])
+    """Decode every image of ``rows`` to ``channels`` and apply ``prepare``; failures of ``rows`` are passed on."""
+    out = Decoded([], [], [], list(rows.failures))
     for key, label, image in zip(rows.column("key"), rows.column("label"), rows.column("image"), strict=True):
         try:
             array = decode(image["bytes"], channels, key)

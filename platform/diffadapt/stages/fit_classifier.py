@@ -49,6 +49,7 @@ class FitClassifier(Stage):
 
     def fit(self, job: FitJob) -> dict[str, Any]:
         import numpy as np
+        import torch
 
         from diffadapt.align.preprocess import prepare
         from diffadapt.models.classifier import create_model
@@ -57,8 +58,6 @@ class FitClassifier(Stage):
         from diffadapt.stages.models import open_classifier
         from diffadapt.train.checkpoints import Checkpoints
         from diffadapt.train.classifier import fit_classifier
-
-        import torch
 
         files = [f for f in job.every_input() if not f.fitted]
         images, labels, failures = load_images(files, job.read, self.classifier.in_channels, lambda a: prepare(a, self.image_size))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.artifact import Rows, Shard
+from diffadapt.core.errors import ItemError
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.stages.models import classifier_identity, classifier_revisions, logits_rows, open_classifier
@@ -63,7 +64,10 @@ class _Predictor:
         @torch.inference_mode()
         def process(batch: Sequence[int]) -> list[np.ndarray]:
             x = to_input([decoded.images[i] for i in batch], self.stage.classifier, self.device)
-            return list(self.model(x).float().cpu().numpy())
+            logits = self.model(x).float().cpu().numpy()
+            if not np.isfinite(logits).all():
+                raise ItemError("the classifier's output has NaN or infinity: use classifier.precision fp32, or check the weights")
+            return list(logits)
 
         done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
         index = [i for i, _ in done]
