@@ -42,6 +42,7 @@ def parse_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[s
     """(recipe name, recipe with overrides, options) from ``<recipe> [--field value ...]``."""
     from diffadapt.cli import COMMANDS, example
     from diffadapt.systems import recipes
+    from diffadapt.systems.limits import check_limits
 
     arguments = list(argv)
     name = next((a for a in arguments[:1] if not a.startswith("-")), None)
@@ -69,6 +70,7 @@ def parse_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[s
         description=f"{COMMANDS[command][1].capitalize()}.\n\n{example(command)}\n\n{short}",
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
+    check_limits(parsed.recipe)  # type: ignore[attr-defined]
     return name, parsed.recipe, parsed.options  # type: ignore[attr-defined]
 
 

@@ -12,12 +12,12 @@ import importlib.util
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.errors import DiffadaptError, RecipeError, suggest
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,15 @@ def load(name: str) -> Any:
         if inside:
             raise RecipeError(f"{name!r} holds several recipes: {', '.join(inside[:8])}; give one of them.")
         raise RecipeError(f"There is no recipe {name!r}.{suggest(name, entries)} `diffadapt ls` lists them.")
-    return entries[name].build()
+    try:
+        recipe = entries[name].build()
+    except DiffadaptError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"The recipe {name!r} in {entries[name].file} cannot be built ({type(error).__name__}: {error}): mend that file.") from error
+    if not hasattr(recipe, "pipeline") or not is_dataclass(recipe):
+        raise RecipeError(f"The recipe {name!r} returns a {type(recipe).__name__}: it must return a recipe value such as SDA(...).")
+    return recipe
 
 
 def _import(file: Path, stem: str) -> ModuleType:

@@ -1,0 +1,81 @@
+"""The ranges of a recipe's numbers, checked before anything is planned: a batch of 0 must not fail hours into a run."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from diffadapt.align.config import AlignConfig, GDAConfig
+from diffadapt.core.errors import RecipeError
+from diffadapt.data.config import DataConfig, TargetConfig
+from diffadapt.methods.config import MemoConfig, TentConfig
+from diffadapt.models.config import ClassifierConfig
+from diffadapt.run.runner import ExecutionConfig
+from diffadapt.synth.config import SynthConfig
+from diffadapt.train.config import DiffusionFitConfig, FitConfig
+
+Range = tuple[float | None, float | None]
+"""Smallest and largest value, both allowed; None: no bound."""
+ONE: Range = (1, None)
+ZERO: Range = (0, None)
+FRACTION: Range = (0, 1)
+STEPS: Range = (1, 1000)
+_FIT: dict[str, Range] = {
+    "batch_size": ONE, "lr": ZERO, "weight_decay": ZERO, "clip_norm": ZERO, "micro_batch": ZERO, "workers": ZERO,
+    "checkpoint_every": ONE,
+}  # fmt: skip
+LIMITS: dict[type, dict[str, Range]] = {
+    ExecutionConfig: {
+        "actors": ZERO, "gpus_per_actor": ZERO, "train_workers": ONE, "max_failed_fraction": FRACTION, "threads": ONE,
+        "object_store_mb": ONE, "resident_models": ONE,
+    },
+    DataConfig: {"image_size": ONE, "limit_per_class": ONE, "block": ONE, "part": FRACTION},
+    TargetConfig: {"severities": (1, 5), "resize": ZERO, "size": ONE, "jpeg_quality": (0, 100)},
+    ClassifierConfig: {"num_classes": ONE, "resize": ZERO, "crop": ONE, "std": (1e-6, None), "batch_size": ONE},
+    SynthConfig: {
+        "images_per_class": ONE, "guidance": ONE, "steps": STEPS, "images_per_shard": ONE, "classes_per_shard": ONE,
+        "batch_size": ONE,
+    },
+    AlignConfig: {"respacing": STEPS, "start": ONE, "factor": ONE, "batch_size": ONE, "coupled_batch": ONE},
+    GDAConfig: {"views": ONE, "patches": ONE, "temperature": (1e-6, None)},
+    MemoConfig: {"views": ONE, "lr": ZERO, "weight_decay": ZERO, "steps": ONE, "bn_prior": ZERO, "limit": ONE, "chunk": ONE},
+    TentConfig: {"batch_size": ONE, "lr": ZERO, "steps": ONE, "limit": ONE},
+    FitConfig: {
+        **_FIT, "epochs": ONE, "milestones": ONE, "warmup_epochs": ZERO, "warmup_lr": ZERO, "min_lr": ZERO,
+        "label_smoothing": FRACTION, "drop_path": FRACTION,
+    },
+    DiffusionFitConfig: {
+        **_FIT, "steps": ONE, "warmup_steps": ZERO, "ema_decay": FRACTION, "label_dropout": FRACTION, "channels": ONE,
+        "layers_per_block": ONE, "attention_levels": ZERO, "patch_size": ONE, "space_to_depth": ONE, "native_size": ZERO,
+        "sample_every": ZERO,
+    },
+}  # fmt: skip
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+def check_limits(recipe: Any, prefix: str = "") -> None:
+    """Raise RecipeError for the first number of ``recipe``, a tree of configurations, that is out of its range."""
+    limits = LIMITS.get(type(recipe), {})
+    for f in fields(recipe):
+        value, name = getattr(recipe, f.name), prefix + f.name
+        if is_dataclass(value):
+            check_limits(value, f"{name}.")
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise RecipeError(f"{name} is {number} but must be a finite number.")
+            if f.name in limits and number is not None:
+                _check(name, number, *limits[f.name])
+    if hasattr(recipe, "num_classes") and recipe.num_classes is not None and recipe.num_classes < 0:
+        raise RecipeError(f"{prefix}num_classes is {recipe.num_classes} but must not be negative (0: as many as the data have).")
+    if isinstance(recipe, ExecutionConfig) and not _DEVICE.fullmatch(recipe.device):
+        raise RecipeError(f"{prefix}device is {recipe.device!r} but must be auto, cpu or cuda.")
+
+
+def _check(name: str, number: float, low: float | None, high: float | None) -> None:
+    if (low is None or number >= low) and (high is None or number <= high):
+        return
+    wanted = f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g} to {high:g}"
+    raise RecipeError(f"{name} is {number:g} but must be {wanted}.")
