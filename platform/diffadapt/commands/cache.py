@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from diffadapt.commands.options import RootOption
+from diffadapt.commands.status import state_of
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.runs import Root, Run
 
@@ -75,13 +76,11 @@ def _gc(root: Root, options: Gc) -> int:
     keep: set[str] = set()
     for name in root.names():
         run = Run(root, name)
-        if not run.has("manifest.json"):
-            state = run.status().get("state")
-            if state == "running":
-                raise StoreError(f"The run {name} is in progress: run gc when it has finished.")
-            continue
-        for node in run.manifest()["nodes"].values():
-            keep.update(path for _, _, _, path in node["shards"] if path)
+        if state_of(run.status()) == "running":
+            raise StoreError(f"The run {name} is in progress: run gc when it has finished.")
+        keep |= run.planned()
+        if run.has("manifest.json"):
+            keep.update(path for node in run.manifest()["nodes"].values() for *_, path in node["shards"] if path)
     gone = root.store.collect_garbage(keep, older_than=options.older_than_hours * 3600, dry_run=options.dry_run)
     verb = "would free" if options.dry_run else "freed"
     for path, _ in gone[:20]:
@@ -100,7 +99,8 @@ def _identity(root: Root, name: str) -> dict[str, Any]:
     runs = [n for n in root.names() if n.startswith(name)]
     if len(runs) == 1:
         manifest = Run(root, runs[0]).manifest()
-        return {"config": manifest["config"], "revisions": {n: v["revisions"] for n, v in manifest["nodes"].items() if v["revisions"]}}
+        known = {n: {"identity": v["identity"], "revisions": v["revisions"]} for n, v in manifest["nodes"].items()}
+        return {"config": manifest["config"], "nodes": known}
     raise StoreError(f"The store has no entry {name!r}.{suggest(name, [*entries, *root.names()])} `diffadapt cache ls` lists them.")
 
 

@@ -12,6 +12,7 @@ import tyro
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.runs import Run
+from diffadapt.run.heartbeat import SILENCE
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def state_of(status: dict[str, Any]) -> str:
     """The recorded state; 'interrupted' when the process that claims to be running is gone or long silent."""
     state = status.get("state", "unknown")
     if state == "running":
-        silent = time.time() - status.get("updated", 0) > 600
+        silent = time.time() - status.get("updated", 0) > SILENCE
         if silent or not _alive(status):
             return "interrupted (the same command goes on)"
     return state

@@ -12,6 +12,9 @@ from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.record import Score
 from diffadapt.core.store import Store, redact, safe_name
 
+PLANNED = "planned.json"
+"""Store names of all that a run makes, written before the work begins: garbage collection spares them."""
+
 
 class Root:
     """A place with a store and run folders; any fsspec location."""
@@ -69,6 +72,9 @@ class Run:
     def read(self, name: str) -> bytes:
         return self.root.runs.read_bytes(posixpath.join(self.name, name))
 
+    def remove(self, name: str) -> None:
+        self.root.runs.remove(posixpath.join(self.name, name))
+
     def has(self, name: str) -> bool:
         return self.root.runs.exists(posixpath.join(self.name, name))
 
@@ -76,6 +82,12 @@ class Run:
         if not self.has("manifest.json"):
             raise StoreError(f"The run {self.name} has no manifest yet: it was interrupted early; run its recipe again to go on.")
         return manifest.load(self.read("manifest.json"), self.name)
+
+    def planned(self) -> set[str]:
+        """Store names of the shards and fits that this run refers to, finished or not; empty when nothing is known."""
+        if self.has(PLANNED):
+            return set(json.loads(self.read(PLANNED)))
+        return set()
 
     def scores(self) -> list[Score]:
         if not self.has("scores.parquet"):

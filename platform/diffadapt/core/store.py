@@ -15,7 +15,8 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -141,6 +142,11 @@ class Store:
                 return read_header(handle)
             except (ValueError, KeyError, OSError) as error:
                 raise _damaged(name, error) from None
+
+    def headers(self, names: Sequence[str]) -> list[tuple[int, list]]:
+        """:meth:`header` of many shards; requests to a remote store overlap."""
+        with ThreadPoolExecutor(1 if self.local else 16) as pool:
+            return list(pool.map(self.header, names))
 
     # -- maintenance ---------------------------------------------------------------------------------------------
     def entries(self) -> Iterable[dict[str, Any]]:

@@ -16,16 +16,18 @@ from typing import Any
 
 from diffadapt.core import manifest as manifests
 from diffadapt.core import record
-from diffadapt.core.artifact import Failure, Receipt
+from diffadapt.core.artifact import Receipt
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
 from diffadapt.core.pipeline import Pipeline
-from diffadapt.core.runs import Root, Run, run_name
+from diffadapt.core.runs import PLANNED, Root, Run, run_name
 from diffadapt.core.schedule import Wave, finished, next_wave
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store, redact
-from diffadapt.run.fit import METRICS, quarantined_by
+from diffadapt.run.families import describe_families
+from diffadapt.run.heartbeat import Heartbeat
 from diffadapt.run.progress import NodeProgress, Progress
+from diffadapt.run.quarantine import Quarantine
 from diffadapt.run.runner import Runner
 
 FATAL = ("WeightsError", "RecipeError", "ResourceError", "DataError")
@@ -46,17 +48,24 @@ def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_
     progress.nodes = {n: NodeProgress(len(p.shards), p.items) for n, p in plans.items() if p.stage.stored}
     run.write("recipe.json", json.dumps({"recipe": recipe_name, "overrides": manifests.scrub(dict(overrides or {})), "config": manifests.scrub(to_dict(recipe))}, indent=1).encode())
     work = _Work(run, root.store, plans, progress, recipe.execution.max_failed_fraction)
-    run.write_status("running", {}, pid=os.getpid(), host=os.uname().nodename, started=started)
-    _describe_families(root.store, plans)
+    run.write(PLANNED, json.dumps([p.path for plan in plans.values() for p in plan.shards if p.path]).encode())
+    for stale in ("quarantine.jsonl", "errors.log"):
+        run.remove(stale)
+    describe_families(root.store, plans)
+
+    def beat() -> None:
+        run.write_status("running", {n: p.as_dict() for n, p in progress.nodes.items()}, pid=os.getpid(), host=os.uname().nodename, started=started)
+
     state = "interrupted"
     try:
-        work.run(runner_factory)
+        with Heartbeat(beat):
+            work.run(runner_factory)
         _record_execution(run, work, time.time() - started)
         _finish(run, recipe_name, recipe, config, pipeline, plans, work, root)
         state = "finished"
-    except DiffadaptError as error:
+    except Exception as error:
         state = "failed"
-        work.error = str(error)
+        work.error = str(error) if isinstance(error, DiffadaptError) else f"{type(error).__name__}: {error}"
         raise
     finally:
         try:
@@ -70,21 +79,23 @@ def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_
 
 class _Work:
     def __init__(self, run: Run, store: Store, plans: Mapping[str, NodePlan], progress: Progress, max_failed: float):
-        self.run_folder, self.store, self.plans, self.progress, self.max_failed = run, store, plans, progress, max_failed
+        self.run_folder, self.store, self.plans, self.progress = run, store, plans, progress
         self.made: dict[str, int] = defaultdict(int)
         self.batch_sizes: dict[str, int] = {}
-        self.failures: dict[str, dict[str, Failure]] = defaultdict(dict)
+        self.quarantine = Quarantine(plans, store, max_failed)
         self.errors: list[Receipt] = []
         self._row = 0
         self.runner_name = "none"
         self.error = ""
-        self._status_at = 0.0
 
     def run(self, runner_factory: Any) -> None:
         stages = {name: plan.stage for name, plan in self.plans.items()}
         log_dir = posixpath.join(self.run_folder.url, "tensorboard")
         runner: Runner | None = None
         done = finished(self.plans, self.store)
+        if self.quarantine.recall(done):
+            done = finished(self.plans, self.store)
+            self.quarantine.recall(done)
         self._count_hits(done)
         try:
             while wave := next_wave(self.plans, done):
@@ -99,7 +110,8 @@ class _Work:
         finally:
             if runner is not None:
                 runner.close()
-        self._collect_failures()
+            if lines := self.quarantine.jsonl():
+                self.run_folder.write("quarantine.jsonl", lines)
 
     def _one_wave(self, runner: Runner, wave: Wave, stages: Mapping, log_dir: str) -> None:
         if wave.chains:
@@ -114,40 +126,11 @@ class _Work:
             if receipt.batch_size:
                 self.batch_sizes[receipt.node] = min(receipt.batch_size, self.batch_sizes.get(receipt.node, receipt.batch_size))
         self._row = self._row + 1 if receipt.status == "failed" else 0
-        for failure in receipt.failures:
-            self.failures[receipt.node][failure.key] = failure
         if receipt.status == "failed":
             self.errors.append(receipt)
             if self._row >= FAILURES_IN_A_ROW or receipt.error.partition(": ")[0] in FATAL:
                 self._raise_first()
-        if receipt.failures:
-            self._apply_failure_rule()
-        if time.monotonic() - self._status_at > 2:
-            self._status_at = time.monotonic()
-            self.run_folder.write_status("running", {n: p.as_dict() for n, p in self.progress.nodes.items()}, pid=os.getpid(), host=os.uname().nodename)
-
-    def _apply_failure_rule(self) -> None:
-        """Raise when a stage quarantined too much; its shards with failures are dropped, so that a mended input is retried."""
-        for node, failures in self.failures.items():
-            total = self.plans[node].items
-            if len(failures) > self.max_failed * total:
-                self._drop(node)
-                first = next(iter(failures.values()))
-                reason = first.reason if first.reason.startswith(first.key) else f"{first.key}: {first.reason}"
-                self._write_quarantine()
-                raise TrainingError(
-                    f"The stage {node} quarantined {len(failures)} of {total} items, more than the allowed {self.max_failed:.0%}; the first: "
-                    f"{reason.rstrip('.')}. Mend the inputs, or allow more with "
-                    "--execution.max-failed-fraction; finished shards are kept and quarantine.jsonl in the run folder lists all."
-                )
-
-    def _drop(self, node: str) -> None:
-        plan = self.plans[node]
-        for p in plan.shards:
-            if plan.stage.fit_stage:
-                self.store.remove(p.path or "")
-            elif p.path and self.store.exists(p.path) and self.store.header(p.path)[1]:
-                self.store.remove(p.path)
+        self.quarantine.add(receipt)
 
     def _demand(self, wave: Wave, done: set[str]) -> None:
         if self.errors:
@@ -173,26 +156,6 @@ class _Work:
         for name, node in self.progress.nodes.items():
             node.hits = sum(p.digest in done for p in self.plans[name].shards)
 
-    def _collect_failures(self) -> None:
-        """Failures recorded in shards that earlier runs made."""
-        for name, plan in self.plans.items():
-            if plan.stage.stored and self.made.get(name, 0) < len(plan.shards):
-                for p in plan.shards:
-                    for failure in self._recorded(plan, p.path or ""):
-                        self.failures[name][failure.key] = failure
-        self._write_quarantine()
-        self._apply_failure_rule()
-
-    def _recorded(self, plan: NodePlan, path: str) -> list[Failure]:
-        if not plan.stage.fit_stage:
-            return self.store.header(path)[1]
-        return quarantined_by(json.loads(self.store.read_bytes(f"{path}/{METRICS}")))
-
-    def _write_quarantine(self) -> None:
-        lines = [json.dumps({"node": n, "key": f.key, "reason": f.reason}) for n, fs in sorted(self.failures.items()) for _, f in sorted(fs.items())]
-        if lines:
-            self.run_folder.write("quarantine.jsonl", ("\n".join(lines) + "\n").encode())
-
 
 def _record_execution(run: Run, work: _Work, seconds: float) -> None:
     """Add this attempt to execution.json; one that made nothing leaves it as it is."""
@@ -212,21 +175,8 @@ def _record_execution(run: Run, work: _Work, seconds: float) -> None:
     run.write("execution.json", json.dumps(value, indent=1).encode())
 
 
-def _describe_families(store: Store, plans: Mapping[str, NodePlan]) -> None:
-    """Beside the shards of each node: what its digest stands for (`cache why` compares these)."""
-    for plan in plans.values():
-        if plan.stage.stored and plan.shards:
-            folder = plan.shards[0].path or ""
-            folder = folder if plan.stage.fit_stage else folder.rpartition("/")[0]
-            if not store.exists(f"{folder}/family.json"):
-                inputs = {i: plans[i].stage.identity() for i in plan.inputs}
-                value = {"kind": plan.stage.kind, "version": plan.stage.version, "identity": plan.stage.identity(), "revisions": dict(plan.revisions), "inputs": inputs}
-                store.write_bytes(f"{folder}/family.json", json.dumps(manifests.scrub(value), indent=1, sort_keys=True).encode())
-
-
 def _finish(run: Run, name: str, recipe: Any, config: Mapping, pipeline: Pipeline, plans: Mapping[str, NodePlan], work: _Work, root: Root) -> None:
-    quarantined = {n: list(fs.values()) for n, fs in work.failures.items()}
-    manifest = manifests.build(name, config, recipe.seed, pipeline, plans, quarantined)
+    manifest = manifests.build(name, config, recipe.seed, pipeline, plans, work.quarantine.by_node())
     run.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
     members = {m for row in pipeline.rows for m in (*row.members, row.images_of) if m}
     predictions = {m: record.predictions_by_key([root.store.load(p.path or "") for p in plans[m].shards]) for m in members}

@@ -27,6 +27,11 @@ def quarantined_by(metrics: Mapping[str, Any]) -> list[Failure]:
     return [Failure(key, reason) for key, reason in metrics.get("quarantined", ())]
 
 
+def recorded_failures(store: Store, path: str) -> list[Failure]:
+    """The same of a finished fit in the store."""
+    return quarantined_by(json.loads(store.read_bytes(f"{path}/{METRICS}")))
+
+
 def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, *, threads: int = 1, log_dir: str | None = None) -> Receipt:
     """Carry out one fit task on this rank and, on rank 0, commit its folder: files first, ``_SUCCESS`` last.
 
@@ -35,7 +40,7 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
     start = time.perf_counter()
     name = f"{os.uname().nodename}:{os.getpid()}"
     if store.exists(f"{task.path}/{SUCCESS}"):
-        return Receipt(task.node, task.shard.key, task.digest, "hit", task.shard.items, worker=name)
+        return Receipt(task.node, task.shard.key, task.digest, "hit", task.shard.items, tuple(recorded_failures(store, task.path)), worker=name)
     output = tempfile.mkdtemp(prefix="diffadapt-fit-")
     try:
         metrics = stages[task.node].fit(_job(task, stages, store, reporter, output, threads, log_dir))

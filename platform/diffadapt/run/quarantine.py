@@ -1,0 +1,77 @@
+"""The failure rule: items that cannot be made are set apart and listed; a stage with too many of them fails."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Set
+
+from diffadapt.core.artifact import Failure, Receipt
+from diffadapt.core.errors import TrainingError
+from diffadapt.core.stage import NodePlan
+from diffadapt.core.store import Store
+from diffadapt.run.fit import recorded_failures
+
+
+class Quarantine:
+    """Failures of a run by node and item.
+
+    ``max_failed`` is the fraction of a node's items that may fail. What was made from incomplete inputs is dropped when
+    a stage fails, the node's own shards and all that descends from them, so that mended inputs are tried again.
+    """
+
+    def __init__(self, plans: Mapping[str, NodePlan], store: Store, max_failed: float):
+        self.plans, self.store, self.max_failed = plans, store, max_failed
+        self.failures: dict[str, dict[str, Failure]] = defaultdict(dict)
+
+    def recall(self, done: Set[str]) -> bool:
+        """Read the failures that finished work recorded. True when a node had too many and was dropped: it is retried."""
+        for name, plan in self.plans.items():
+            paths = [p.path for p in plan.shards if p.path and p.digest in done]
+            recorded = map(lambda path: recorded_failures(self.store, path), paths) if plan.stage.fit_stage else (f for _, f in self.store.headers(paths))
+            for failures in recorded:
+                self.failures[name].update((f.key, f) for f in failures)
+        over = [name for name in self.plans if self._too_many(name)]
+        for name in over:
+            self._drop(name)
+        if over:
+            self.failures.clear()
+        return bool(over)
+
+    def add(self, receipt: Receipt) -> None:
+        """Note the failures of one receipt. Raises TrainingError when its node has too many now."""
+        self.failures[receipt.node].update((f.key, f) for f in receipt.failures)
+        if not receipt.failures or not self._too_many(receipt.node):
+            return
+        failures = self.failures[receipt.node]
+        self._drop(receipt.node)
+        first = next(iter(failures.values()))
+        reason = first.reason if first.reason.startswith(first.key) else f"{first.key}: {first.reason}"
+        raise TrainingError(
+            f"The stage {receipt.node} quarantined {len(failures)} of {self.plans[receipt.node].items} items, more than the allowed "
+            f"{self.max_failed:.0%}; the first: {reason.rstrip('.')}. Mend the inputs, or allow more with "
+            "--execution.max-failed-fraction; finished shards are kept and quarantine.jsonl in the run folder lists all."
+        )
+
+    def by_node(self) -> dict[str, list[Failure]]:
+        return {node: list(failures.values()) for node, failures in self.failures.items() if failures}
+
+    def jsonl(self) -> bytes:
+        """One JSON line an item: node, key, reason; empty when nothing failed."""
+        rows = [{"node": n, "key": f.key, "reason": f.reason} for n, fs in sorted(self.failures.items()) for _, f in sorted(fs.items())]
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+    def _too_many(self, node: str) -> bool:
+        return len(self.failures.get(node, ())) > self.max_failed * self.plans[node].items
+
+    def _drop(self, node: str) -> None:
+        below = {node}
+        for name, plan in self.plans.items():  # in dependency order
+            if name != node and not below & set(plan.inputs):
+                continue
+            below.add(name)
+            for p in plan.shards:
+                if plan.stage.fit_stage:
+                    self.store.remove(p.path or "")
+                elif p.path and self.store.exists(p.path) and self.store.header(p.path)[1]:
+                    self.store.remove(p.path)
