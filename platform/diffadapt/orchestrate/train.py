@@ -140,7 +140,7 @@ def _loop(work: dict[str, Any]) -> None:
         writes = rank == 0 or not work["data_parallel"]
         with TensorBoardFolder(work["log_dir"], task.node) if writes else nullcontext() as folder:
             reporter = ray_train_reporter(device, folder, mailbox, task.node, work["data_parallel"])
-            receipt = run_fit(task, work["stages"], work["store"], reporter, threads=work["threads"])
+            receipt = run_fit(task, work["stages"], work["store"], reporter, threads=work["threads"], log_dir=folder)
         _settle(receipt, mailbox, writes, work["data_parallel"])
         done += 1
     ray.train.report({"fits": done})
