@@ -211,6 +211,8 @@ class Store:
             return StoreError(f"The disk of the store {where} is full: free space or give another --root, then run the same command; finished shards are kept.")
         if isinstance(error, PermissionError) or number in (errno.EACCES, errno.EROFS, errno.EPERM):
             return StoreError(f"The store {where} cannot be written (permission denied for {name}): give a --root that you may write.")
+        if self.local and number == errno.ENOENT:
+            return StoreError(f"The store {where} cannot be made ({name}: {os.strerror(errno.ENOENT)}): give another --root.")
         if number in (errno.ENOTDIR, errno.EEXIST):
             return StoreError(f"The store {where} is not a folder: give another --root.")
         return StoreError(f"The store {where} failed at {name}: {redact(str(error)) or type(error).__name__}. Run the same command again; finished shards are kept.")

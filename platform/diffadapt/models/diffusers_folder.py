@@ -33,6 +33,9 @@ def load_component(cls: type[M], weights: str, subfolder: str | None = None) -> 
             f"No {cls.__name__} could be loaded from {where!r} ({_first_line(error)}); give a diffusers folder that has one, or a hub id "
             "that is reachable or was downloaded with `huggingface-cli download`."
         ) from error
+    bad = next((name for name, p in model.named_parameters() if not torch.isfinite(p).all()), None)
+    if bad is not None:
+        raise WeightsError(f"The weights {where!r} hold NaN or infinity (in {bad}): their training diverged or the file is damaged; give others.")
     return model.requires_grad_(False).eval()
 
 

@@ -37,6 +37,9 @@ def load_into(model: nn.Module, state: Mapping[str, torch.Tensor], where: str) -
         raise WeightsError(
             f"The weights {where!r} do not fit {type(model).__name__}: {'; '.join(problems)}; check the architecture and class count."
         )
+    bad = next((k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()), None)
+    if bad is not None:
+        raise WeightsError(f"The weights {where!r} hold NaN or infinity (in {bad}): their training diverged or the file is damaged; give others.")
     model.load_state_dict(dict(state))
 
 

@@ -5,6 +5,7 @@ The local runner holds one executor, every Ray actor holds one; both therefore w
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
@@ -53,7 +54,7 @@ class Executor:
         except DiffadaptError as error:
             message = f"{type(error).__name__}: {one_line(error)}"
         except Exception as error:  # a bug or a library's failure: keep the evidence, let other shards go on
-            message = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+            message = evidence(error)
         return Receipt(task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, worker_name, message)
 
     def read(self, file: InputFile) -> Rows:
@@ -89,6 +90,14 @@ class Executor:
 def one_line(error: BaseException) -> str:
     """An error's message without line breaks: in a receipt, what follows the first line is a traceback."""
     return " ".join(str(error).split())
+
+
+def evidence(error: BaseException) -> str:
+    """The message of an error that is not the user's, with its traceback; a full disk is the user's."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = error.filename or tempfile.gettempdir()
+        return f"StoreError: The disk that holds {where} is full: free space, then run the same command; finished shards are kept."
+    return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
 
 
 def fetch_folder(store: Store, file: InputFile) -> str:

@@ -8,7 +8,6 @@ import posixpath
 import shutil
 import tempfile
 import time
-import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from diffadapt.core.errors import DiffadaptError
 from diffadapt.core.schedule import SUCCESS, Task
 from diffadapt.core.stage import FitJob, InputFile, Stage, WorkContext
 from diffadapt.core.store import Store
-from diffadapt.run.executor import Executor, fetch_folder, one_line
+from diffadapt.run.executor import Executor, evidence, fetch_folder, one_line
 
 METRICS = "metrics.json"
 
@@ -51,7 +50,7 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
     except DiffadaptError as error:
         message = f"{type(error).__name__}: {one_line(error)}"
     except Exception as error:
-        message = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        message = evidence(error)
     finally:
         shutil.rmtree(output, ignore_errors=True)
     return Receipt(task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, name, message)

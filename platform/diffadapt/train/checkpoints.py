@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -14,6 +15,7 @@ import fsspec
 import torch
 
 from diffadapt.core.errors import StoreError
+from diffadapt.core.store import redact
 
 _NAME = re.compile(r"^step-(\d{9})-([0-9a-f]{16})\.pt$")
 log = logging.getLogger(__name__)
@@ -54,8 +56,11 @@ class Checkpoints:
                     self._fs.put_file(temporary, path)
             finally:
                 Path(temporary).unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(f"The checkpoint of step {step} could not be written to {self.location} ({error}).") from error
+        except (OSError, RuntimeError) as error:  # torch.save turns what the file raised into a RuntimeError
+            raise StoreError(
+                f"The checkpoint of step {step} could not be written to {redact(self.location)} ({_why_not(error)}): mend that, then run the same "
+                "command; earlier checkpoints and finished shards are kept."
+            ) from error
         self._prune(step, path)
         return path
 
@@ -113,6 +118,15 @@ class Checkpoints:
             if match:
                 found.append((int(match[1]), match[2], path))
         return sorted(found)
+
+
+def _why_not(error: BaseException) -> str:
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, OSError):
+        seen = seen.__context__
+    if seen is None:
+        return redact(str(error).splitlines()[0])
+    return "the disk is full" if seen.errno == errno.ENOSPC else redact(seen.strerror or str(seen))
 
 
 def _digest(file: BinaryIO) -> str:
