@@ -1,0 +1,133 @@
+"""What Ray adds to a bare loop over the same shards once its actor is warm; starting it is stated apart."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from diffadapt.core.artifact import Receipt
+from diffadapt.core.pipeline import Node, Pipeline
+from diffadapt.core.schedule import finished, next_wave
+from diffadapt.core.store import Store
+from diffadapt.run.executor import Executor
+from diffadapt.run.runner import ExecutionConfig
+from diffadapt.stages.synthesize import Synthesize
+from diffadapt.synth.config import SynthConfig
+from tests.bench.metric import Metric, Report
+from tests.bench.networks import Size
+
+TARGET = 0.03
+CLASSES = 10
+WARM = 2
+"""Shards of a pass that are not counted: the first loads the model, and its receipt may come late."""
+
+
+@dataclass
+class Course:
+    """One pass over all shards: when it began and when each receipt came."""
+
+    start: float
+    stamps: list[float]
+    receipts: list[Receipt]
+
+    def periods(self) -> list[float]:
+        """Seconds from receipt to receipt once warm."""
+        warm = self.stamps[WARM - 1 :]
+        return [b - a for a, b in zip(warm, warm[1:], strict=False)]
+
+    def outside(self) -> float:
+        """Share of those periods that was not spent on making and committing a shard."""
+        inside = sum(r.seconds for r in self.receipts[WARM:])
+        return (sum(self.periods()) - inside) / inside
+
+    def startup(self) -> float:
+        return self.stamps[0] - self.start - self.receipts[0].seconds
+
+
+def runners(size: Size) -> Report:
+    """Synthesis with the shipped network, one actor and one CPU thread on each side, in turns."""
+    from diffadapt.orchestrate.runner import RayRunner
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        images = _calibrate(size.shard_seconds)
+        config = ExecutionConfig(runner="ray", device="cpu", actors=1, threads=1)
+        runner = RayRunner(config)
+        begin = time.perf_counter()
+        runner.prepare()
+        up = time.perf_counter() - begin
+        try:
+            pairs = [(_bare(images, size.shards), _ray(runner, images, size.shards)) for _ in range(size.rounds)]
+        finally:
+            runner.close()
+    finally:
+        torch.set_num_threads(threads)
+    bare = statistics.median(p for b, _ in pairs for p in b.periods())
+    pooled = statistics.median(p for _, r in pairs for p in r.periods())
+    judged = size.name != "tiny"
+    metrics = [
+        Metric("runners: a shard in a bare loop", bare, "s", note=f"{images * CLASSES} images, median of {size.rounds} x {size.shards - WARM}"),
+        Metric("runners: a shard on one Ray actor", pooled, "s"),
+        Metric("runners: overhead of Ray", pooled / bare - 1, "", TARGET if judged else None, "lower"),
+        Metric("runners: time between shards, Ray", statistics.median(r.outside() for _, r in pairs), "of a shard", note="free of what else the machine does"),
+        Metric("runners: time between shards, bare loop", statistics.median(b.outside() for b, _ in pairs), "of a shard"),
+        Metric("runners: starting Ray", up, "s"),
+        Metric("runners: starting the pool's actor", statistics.median(r.startup() for _, r in pairs), "s", note="once a wave; the model's loading apart"),
+    ]  # fmt: skip
+    return Report("Ray against a bare loop", metrics, [f"same shards, same executor, one CPU thread each, in turns; the first {WARM} shards of each pass are not counted"])
+
+
+def _pipeline(images: int, shards: int) -> Pipeline:
+    config = SynthConfig(
+        weights="embedded:digits-dit", images_per_class=images * shards, images_per_shard=images, classes_per_shard=CLASSES, steps=25,
+        output="round", batch_size=250,
+    )  # fmt: skip
+    return Pipeline((Node("synth", Synthesize(config, CLASSES)),))
+
+
+def _calibrate(wanted: float) -> int:
+    """Images of each class that make a shard of about ``wanted`` seconds."""
+    images = 2
+    while True:
+        spent = min(r.seconds for r in _bare(images, 2).receipts)
+        if spent >= 0.7 * wanted:
+            return images
+        images = max(images + 1, min(8 * images, round(images * wanted / spent)))
+
+
+def _bare(images: int, shards: int) -> Course:
+    with tempfile.TemporaryDirectory() as folder:
+        store, stages, wave = _wave(folder, images, shards)
+        course = Course(time.perf_counter(), [], [])
+        executor = Executor(stages, store, device="cpu", threads=1)
+        for chain in wave.chains:
+            for task in chain.tasks:
+                _note(course, executor.run(task))
+    return course
+
+
+def _ray(runner, images: int, shards: int) -> Course:
+    with tempfile.TemporaryDirectory() as folder:
+        store, stages, wave = _wave(folder, images, shards)
+        course = Course(time.perf_counter(), [], [])
+        runner.run_chains(wave.chains, stages, store, lambda receipt: _note(course, receipt))
+    return course
+
+
+def _wave(folder: str, images: int, shards: int):
+    store = Store(str(Path(folder) / "store"))
+    store.prepare()
+    plans = _pipeline(images, shards).plan(store)
+    return store, {n: p.stage for n, p in plans.items()}, next_wave(plans, finished(plans, store))
+
+
+def _note(course: Course, receipt: Receipt) -> None:
+    course.stamps.append(time.perf_counter())
+    assert receipt.status == "made", receipt.error
+    course.receipts.append(receipt)
