@@ -28,7 +28,10 @@ class RootOption:
     """Folder or URL (s3://..., gs://...) with the store and the runs; default: DIFFADAPT_ROOT or ./diffadapt-data."""
 
     def open(self) -> Root:
-        return Root(self.root or default_root())
+        """The root that was given; StoreError when it holds a store of another format."""
+        root = Root(self.root or default_root())
+        root.store.check()
+        return root
 
 
 def parse(options: type[T], argv: Sequence[str], command: str) -> T:

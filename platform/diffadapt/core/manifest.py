@@ -77,14 +77,17 @@ def scrub(value: Any) -> Any:
 
 def load(data: bytes, where: str) -> dict[str, Any]:
     """Parse a manifest; StoreError when it is damaged or of another format version."""
+    damaged = f"The manifest of {where} is damaged: run the recipe again with the same --root to rewrite it."
     try:
         manifest = json.loads(data)
         found = manifest["format"]
     except (ValueError, KeyError, TypeError):
-        raise StoreError(f"The manifest of {where} is damaged: run the recipe again with the same --root to rewrite it.") from None
+        raise StoreError(damaged) from None
     if found != FORMAT:
         raise StoreError(
             f"The run {where} was written in format {found}, this version reads format {FORMAT}: run its recipe again here "
             "(finished shards of the same store format are reused), or open it with the version that wrote it."
         )
+    if not {"recipe", "config", "nodes", "outputs"} <= set(manifest):
+        raise StoreError(damaged)
     return manifest

@@ -27,7 +27,7 @@ class Root:
 
     def names(self) -> list[str]:
         """Run folders, newest first."""
-        found = [(self._stamp(n), n) for n in self.runs.list("") if not n.startswith(".") and n != "store.json"]
+        found = [(self._stamp(n), n) for n in self.runs.list("") if not n.startswith(".") and not n.startswith("store.json")]
         return [n for _, n in sorted(found, reverse=True)]
 
     def run(self, name: str) -> Run:
@@ -46,10 +46,8 @@ class Root:
         raise StoreError(f"There is no run {name!r} under {redact(self.location)}.{suggest(short, names)} `diffadapt status` lists them; --root gives another place.")
 
     def _stamp(self, name: str) -> float:
-        try:
-            return json.loads(self.runs.fs.cat_file(self.runs.join(name, "status.json"))).get("updated", 0.0)
-        except (OSError, ValueError):
-            return 0.0
+        updated = Run(self, name).status().get("updated")
+        return updated if isinstance(updated, (int, float)) else 0.0
 
 
 def run_name(recipe: str, digest: str) -> str:
@@ -101,9 +99,10 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         try:
-            return json.loads(self.read("status.json"))
+            status = json.loads(self.read("status.json"))
         except (StoreError, ValueError):
-            return {"state": "unknown"}
+            status = None
+        return status if isinstance(status, dict) else {"state": "unknown"}
 
     def write_status(self, state: str, nodes: dict[str, Any], **more: Any) -> None:
         self.write("status.json", json.dumps({"state": state, "updated": time.time(), "nodes": nodes, **more}).encode())

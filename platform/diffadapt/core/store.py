@@ -65,9 +65,13 @@ class Store:
     # -- bytes ---------------------------------------------------------------------------------------------------
     def prepare(self) -> None:
         """Create the root and its format marker; StoreError when it cannot be written or has another format."""
-        if not self.exists("store.json"):
+        if not self.check():
             self.write_bytes("store.json", json.dumps({"format": FORMAT}).encode())
-            return
+
+    def check(self) -> bool:
+        """Whether there is a store here; StoreError when it has another format. Writes nothing."""
+        if not self.exists("store.json"):
+            return False
         try:
             found = json.loads(self.read_bytes("store.json"))["format"]
         except (ValueError, KeyError, TypeError):
@@ -77,6 +81,7 @@ class Store:
                 f"The store {redact(self.root)} has format {found}, this version reads format {FORMAT}: "
                 "give another --root or install the version that wrote it."
             )
+        return True
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write ``name`` whole or not at all."""
@@ -133,7 +138,7 @@ class Store:
         try:
             return from_parquet(data)
         except Exception as error:
-            raise _damaged(name, error) from None
+            raise _damaged(f"{redact(self.root)}/{name}", error) from None
 
     def header(self, name: str) -> tuple[int, list]:
         """Row count and failures of a shard, from its footer."""
@@ -141,7 +146,7 @@ class Store:
             try:
                 return read_header(handle)
             except (ValueError, KeyError, OSError) as error:
-                raise _damaged(name, error) from None
+                raise _damaged(f"{redact(self.root)}/{name}", error) from None
 
     def headers(self, names: Sequence[str]) -> list[tuple[int, list]]:
         """:meth:`header` of many shards; requests to a remote store overlap."""
