@@ -31,30 +31,26 @@ class Batcher:
         """Results as (index, result) in item order, and the failures."""
         done: list[tuple[int, Result]] = []
         failures: list[Failure] = []
-        start = 0
+        start, alone = 0, 0  # items before ``alone`` go one by one
         while start < len(items):
-            stop = min(start + self.batch_size, len(items))
+            stop = min(start + (1 if start < alone else self.batch_size), len(items))
             try:
                 done.extend(zip(range(start, stop), process(items[start:stop]), strict=True))
-            except ItemError:
-                self._one_by_one(items, keys, start, stop, process, done, failures)
+            except ItemError as error:
+                if stop - start > 1:
+                    alone = stop
+                    continue
+                failures.append(Failure(keys[start], str(error)))
             except Exception as error:
                 if not is_out_of_memory(error) and not is_out_of_memory(error.__cause__):
                     raise
-                if self.batch_size == 1:
+                if stop - start == 1:
                     raise ResourceError("Even one image does not fit into the device's memory: use a device with more memory, fp16/bf16 precision or a smaller model.") from error
-                self.batch_size = max(1, self.batch_size // 2)
+                self.batch_size = (stop - start) // 2
                 release_memory()
                 continue
             start = stop
         return done, failures
-
-    def _one_by_one(self, items, keys, start, stop, process, done, failures) -> None:
-        for index in range(start, stop):
-            try:
-                done.extend(zip([index], process(items[index : index + 1]), strict=True))
-            except ItemError as error:
-                failures.append(Failure(keys[index], str(error)))
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
