@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(getattr(module, name)(rest) or 0)
     except DiffadaptError as error:
-        print(f"\n{error}", file=sys.stderr)
+        from diffadapt.core.store import redact
+
+        print(f"\n{redact(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted. Everything finished is kept; the same command goes on from here.", file=sys.stderr)

@@ -13,6 +13,7 @@ from importlib import metadata
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import DataError, DiffadaptError
+from diffadapt.core.store import redact
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,13 @@ def _store(options: DoctorOptions) -> str:
     existed = root.store.exists("store.json")
     if existed:
         root.store.prepare()
-        return f"{root.location}: {len(root.names())} runs"
+        return f"{redact(root.location)}: {len(root.names())} runs"
     where = root.location if root.store.local else tempfile.gettempdir()
     while not os.path.isdir(where):
         where = os.path.dirname(os.path.abspath(where))
     if not os.access(where, os.W_OK):
         raise DataError(f"{where} cannot be written: give another --root.")
-    return f"{root.location}: not made yet, {where} can be written"
+    return f"{redact(root.location)}: not made yet, {where} can be written"
 
 
 def _memory() -> str:

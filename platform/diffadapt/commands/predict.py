@@ -30,6 +30,7 @@ def predict(argv: Sequence[str]) -> int:
     from diffadapt.commands.run import make_runner
     from diffadapt.core.errors import DataError
     from diffadapt.core.record import predictions_by_key
+    from diffadapt.core.store import redact
     from diffadapt.run.drive import drive
     from diffadapt.systems.predict import PROJECTED, SOURCE, from_run
 
@@ -48,7 +49,7 @@ def predict(argv: Sequence[str]) -> int:
     failed = sum(1 for n in nodes.values() for _ in n["quarantined"])
     print(f"{count} predictions by {model.name} in {options.out}")
     if failed:
-        print(f"Some images could not be read: {run.url}/quarantine.jsonl names them and says why.", file=sys.stderr)
+        print(f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.", file=sys.stderr)
     return 0
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from diffadapt.commands.options import RootOption, parse_recipe
 from diffadapt.core.runs import Run
+from diffadapt.core.store import redact
 from diffadapt.run.runner import ExecutionConfig, Runner
 
 
@@ -63,7 +64,8 @@ def show_result(run: Run) -> None:
         print("\n" + score_table(scores))
         for sentence in findings(scores):
             print(f"  {sentence}")
+    place = redact(run.url)
     print(f"\nrun     {run.name}")
     for label, file in (("report", "report.html"), ("scores", "scores.parquet"), ("logs", "tensorboard"), ("failed", "quarantine.jsonl")):
         if run.has(file):
-            print(f"{label:<7} {run.url}/{file}" + (f"   (tensorboard --logdir {run.url}/tensorboard)" if label == "logs" else ""))
+            print(f"{label:<7} {place}/{file}" + (f"   (tensorboard --logdir {place}/tensorboard)" if label == "logs" else ""))

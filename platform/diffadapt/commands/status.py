@@ -12,6 +12,7 @@ import tyro
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.runs import Run
+from diffadapt.core.store import redact
 from diffadapt.run.heartbeat import SILENCE
 
 
@@ -30,7 +31,7 @@ def status(argv: Sequence[str]) -> int:
         return 0
     names = root.names()
     if not names:
-        print(f"No runs under {root.location}. `diffadapt run quickstart` makes one.")
+        print(f"No runs under {redact(root.location)}. `diffadapt run quickstart` makes one.")
         return 0
     for name in names:
         print(_line(Run(root, name)))

@@ -65,9 +65,9 @@ def run_digest(config: Mapping[str, Any], plans: Mapping[str, NodePlan]) -> str:
 
 
 def scrub(value: Any) -> Any:
-    """``value`` with credentials in URLs and query strings masked."""
+    """``value`` with credentials masked: in URLs, in query strings, and tokens of known forms."""
     if isinstance(value, str):
-        return redact(value) if ("://" in value or "=" in value) else value
+        return redact(value)
     if isinstance(value, Mapping):
         return {k: scrub(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -28,6 +28,10 @@ from diffadapt.core.errors import StoreError
 FORMAT = 1
 REMOTE_LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "adlfs", "azure")
 """Libraries whose exceptions mean that the location could not be reached or refused; they do not all derive from OSError."""
+_LOGIN = re.compile(r"(\w+://)(?:[^/@\s:]*:[^@\s]+|[^/@\s]+)@")
+"""Raw secret keys hold slashes, so the part after the colon may."""
+_PARAMETER = re.compile(r"(?i)((?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s]+")
+_TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,})\b")
 _SAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
@@ -228,9 +232,8 @@ def _damaged(name: str, error: BaseException) -> StoreError:
 
 
 def redact(text: str) -> str:
-    """``text`` without user names, passwords, keys or tokens of URLs."""
-    text = re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", text)
-    return re.sub(r"(?i)((?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s]+", r"\1***", text)
+    """``text`` without the user names, passwords, keys and tokens of URLs, nor tokens of known forms."""
+    return _TOKEN.sub("***", _PARAMETER.sub(r"\1***", _LOGIN.sub(r"\1***@", text)))
 
 
 def is_local(fs: Any) -> bool:
