@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+
 from diffadapt.core.artifact import Failure, Rows, Shard
 from diffadapt.core.config import execution
 from diffadapt.core.pipeline import Node, Pipeline

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+
 from diffadapt.core.artifact import Failure
 from diffadapt.core.errors import ItemError, ResourceError
 from diffadapt.stages.batching import Batcher, is_out_of_memory

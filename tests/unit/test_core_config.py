@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import diffadapt
 import pytest
+
+import diffadapt
 from diffadapt.core.config import changes, execution, field_types, from_dict, override, to_dict
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import digest

@@ -8,13 +8,13 @@ import time
 from dataclasses import replace
 
 import pytest
+
 from diffadapt.commands.status import state_of
 from diffadapt.core import manifest
 from diffadapt.core.artifact import Receipt, Rows
 from diffadapt.core.errors import StoreError, TrainingError
 from diffadapt.core.runs import Root
 from diffadapt.run.heartbeat import SILENCE, Heartbeat
-
 from tests.unit.corekit import Numbers, PlainRunner, Toy, allowing, contents, run_toy
 
 

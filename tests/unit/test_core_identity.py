@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from diffadapt.core.artifact import Input, Shard, family_digest, shard_digest
-from diffadapt.core.identity import canonical_json, digest, item_seed
 from hypothesis import given
 from hypothesis import strategies as st
+
+from diffadapt.core.artifact import Input, Shard, family_digest, shard_digest
+from diffadapt.core.identity import canonical_json, digest, item_seed
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+
 from diffadapt.core.artifact import Failure, Receipt
 from diffadapt.run.progress import NodeProgress, Progress, format_seconds
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from diffadapt.core import record
 from diffadapt.core.artifact import LOGITS_SCHEMA, Rows
 from diffadapt.core.pipeline import MethodRow

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+
 from diffadapt.core.artifact import Input, Shard
 from diffadapt.core.pipeline import Node, Pipeline, ancestors
 from diffadapt.core.plan import summarise
 from diffadapt.core.schedule import finished, locate, next_wave
 from diffadapt.core.stage import NodePlan, Stage
 from diffadapt.core.store import Store
-
 from tests.unit.corekit import Double, Numbers, PlainRunner, Total, contents, receipts_of
 
 

@@ -17,12 +17,13 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
+
 from diffadapt.core import store as store_module
 from diffadapt.core.artifact import Failure, Rows, image_table
 from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Root
 from diffadapt.core.store import Store, redact, safe_name
-from PIL import Image
 
 PLATFORM = Path(store_module.__file__).parents[2]
 
