@@ -34,8 +34,8 @@ class ExecutionConfig:
     """Data-parallel workers of each fit (Ray Train, DDP)."""
     max_failed_fraction: float = execution(0.05)
     """A stage fails when a larger fraction of its items than this is quarantined."""
-    threads: int = execution(1)
-    """CPU threads of each worker process."""
+    threads: int = execution(0)
+    """CPU threads of each worker process; 0: one on Ray, all cores in the local runner."""
     object_store_mb: int = execution(200)
     """Object store of a Ray that is started here."""
     resident_models: int = execution(8)

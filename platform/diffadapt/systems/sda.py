@@ -71,6 +71,8 @@ class SDA:
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {
         "data": ("source.path", "target.data.path"),
         "model": ("classifier.name",),
+        "image-size": ("source.image_size", "target.data.image_size", "target.resize", "target.size"),
+        "target": ("target.data.path",),
         "seed": ("seed",),
     }
     """Short options of the command line and the fields that they set."""
