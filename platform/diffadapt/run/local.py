@@ -26,8 +26,8 @@ class LocalRunner:
         import torch
 
         self.device = choose_device(self.config.device)
-        if self.device == "cpu" and self.config.threads > 1:
-            torch.set_num_threads(self.config.threads or os.cpu_count() or 1)
+        if self.device == "cpu" and self.config.threads:
+            torch.set_num_threads(self.config.threads)
 
     def run_chains(self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt) -> None:
         executor = Executor(stages, store, device=self.device, resident=self.config.resident_models, threads=self.config.threads)

@@ -35,7 +35,7 @@ class ExecutionConfig:
     max_failed_fraction: float = execution(0.05)
     """A stage fails when a larger fraction of its items than this is quarantined."""
     threads: int = execution(0)
-    """CPU threads of each worker process; 0: one on Ray, all cores in the local runner."""
+    """CPU threads of each worker process; 0: one on Ray; locally OMP_NUM_THREADS or all cores."""
     object_store_mb: int = execution(200)
     """Object store of a Ray that is started here."""
     resident_models: int = execution(8)
