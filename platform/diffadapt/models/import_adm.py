@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -131,6 +132,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tenso
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except WeightsError:
         raise
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"The checkpoint {str(path)!r} holds Python objects beside tensors, which are not unpickled for safety: save its "
+            "state_dict alone, as safetensors."
+        ) from error
     except Exception as error:
         raise WeightsError(
             f"The checkpoint {str(path)!r} cannot be read as plain tensors ({type(error).__name__}); download it again."

@@ -171,9 +171,10 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
             with safe_open(str(path), "pt") as f:
                 return {key: f.get_tensor(key) for key in f.keys()}, f.metadata() or {}
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{path} cannot be read as a checkpoint of plain tensors ({reason}); re-download or re-save it.") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(f"{path} holds Python objects beside tensors, which are not unpickled for safety: save its state_dict alone, as safetensors.") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as a checkpoint of plain tensors ({str(error).splitlines()[0]}); re-download or re-save it.") from error
     for nested in ("ema", "model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(nested), dict):
             state = state[nested]

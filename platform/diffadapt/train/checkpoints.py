@@ -70,7 +70,7 @@ class Checkpoints:
             try:
                 return self._read(path, sha, map_location)
             except Exception as error:  # whatever is wrong with this file, the one before it may be whole
-                log.warning("Skipping the unreadable checkpoint %s (%s).", path, error)
+                log.warning("Skipping the unreadable checkpoint %s (%s).", redact(path), type(error).__name__)
         return None
 
     def steps(self) -> list[int]:
