@@ -28,7 +28,7 @@ _FIT: dict[str, Range] = {
 }  # fmt: skip
 LIMITS: dict[type, dict[str, Range]] = {
     ExecutionConfig: {
-        "actors": ZERO, "gpus_per_actor": ZERO, "train_workers": ONE, "max_failed_fraction": FRACTION, "threads": ONE,
+        "actors": ZERO, "gpus_per_actor": ZERO, "train_workers": ONE, "max_failed_fraction": FRACTION, "threads": ZERO,
         "object_store_mb": ONE, "resident_models": ONE,
     },
     DataConfig: {"image_size": ONE, "limit_per_class": ONE, "block": ONE, "part": FRACTION},
