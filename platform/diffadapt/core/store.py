@@ -102,7 +102,7 @@ class Store:
                     handle.flush()
                     os.fsync(handle.fileno())
                 os.replace(temporary, target)
-            except OSError:
+            except BaseException:  # an interrupt too leaves nothing behind
                 with suppress(OSError):
                     os.unlink(temporary)
                 raise
