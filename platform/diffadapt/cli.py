@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"There is no command {name!r}.{suggest(name, COMMANDS)} `diffadapt --help` lists them.", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"diffadapt.commands.{COMMANDS[name][0]}")
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
+        module = importlib.import_module(f"diffadapt.commands.{COMMANDS[name][0]}")
         return int(getattr(module, name)(rest) or 0)
     except DiffadaptError as error:
         from diffadapt.core.store import redact
@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n{redact(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        exec("")  # an interrupt inside exec, which dataclasses use, would make Python end by signal 2 and not with 130
         print("\nInterrupted. Everything finished is kept; the same command goes on from here.", file=sys.stderr)
         return 130
     except BrokenPipeError:

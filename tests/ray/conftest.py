@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from diffadapt.orchestrate.runner import RayRunner
 from diffadapt.run.runner import ExecutionConfig
 

@@ -13,7 +13,6 @@ from diffadapt.core.store import Store
 from diffadapt.orchestrate.runner import RayRunner
 from diffadapt.run.local import LocalRunner
 from diffadapt.run.runner import ExecutionConfig
-
 from tests.ray.harness import contents, run
 from tests.ray.toy import Child, Source, lines, map_pipeline
 

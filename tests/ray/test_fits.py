@@ -7,7 +7,6 @@ from pathlib import Path
 from diffadapt.orchestrate.runner import RayRunner
 from diffadapt.run.local import LocalRunner
 from diffadapt.run.runner import ExecutionConfig
-
 from tests.ray.harness import contents, run
 from tests.ray.toy import Regress, Source, fit_pipeline, lines
 
@@ -17,33 +16,36 @@ def test_fits_of_a_wave_run_side_by_side_with_the_local_runners_bytes(ray_runner
     local.prepare()
     log = tmp_path / "log"
     fits = [Regress(name=n, side_log=str(log), sleep=0.02) for n in "ab"]
-    outcome = run(fit_pipeline(Source(), *fits), tmp_path / "ray", ray_runner)
+    outcome = run(fit_pipeline(Source(), *fits, Regress(name="c", where="cpu")), tmp_path / "ray", ray_runner)
     assert not outcome.failed()
-    run(fit_pipeline(Source(), Regress(name="a"), Regress(name="b")), tmp_path / "local", local)
+    run(fit_pipeline(Source(), *(Regress(name=n) for n in "abc")), tmp_path / "local", local)
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
     assert len({pid for kind, *_, pid in lines(log) if kind == "step"}) == 2
-    assert {node for node, *_ in outcome.progress} == {"fit-0", "fit-1"}
+    assert {node for node, *_ in outcome.progress} == {"fit-0", "fit-1", "fit-2"}
     assert ("fit-0", 30, 30) in {news[:3] for news in outcome.progress}
     assert not any((tmp_path / "ray" / ".train").glob("*")) and not any((tmp_path / "ray" / ".checkpoints").glob("*"))
     assert list(Path(f"{tmp_path}/ray-logs/fit-1").glob("events.*"))
 
 
 def test_a_rank_killed_in_the_middle_resumes_from_the_checkpoint(tmp_path: Path) -> None:
+    """Three fits on two workers: one undisturbed, one whose rank 1 is killed, one whose rank 1 fails alone."""
+    log = tmp_path / "log"
     runner = RayRunner(ExecutionConfig(device="cpu", actors=1, train_workers=2))
     runner.prepare()
+    pipeline = fit_pipeline(
+        Source(shards=3),
+        Regress(name="quiet"),
+        Regress(name="killed", side_log=str(log), die_step=13, die_rank=1),
+        Regress(name="failing", fail_rank=1),
+    )
     try:
-        log = tmp_path / "log"
-        undisturbed = run(fit_pipeline(Source(), Regress()), tmp_path / "quiet", runner)
-        killed = run(
-            fit_pipeline(Source(), Regress(side_log=str(log), die_step=13, die_rank=1)), tmp_path / "killed", runner
-        )
-        failing = run(fit_pipeline(Source(), Regress(fail_rank=1)), tmp_path / "failing", runner)
+        outcome = run(pipeline, tmp_path / "store", runner)
     finally:
         runner.close()
-    assert not undisturbed.failed() and not killed.failed()
     assert (tmp_path / "log.died").exists()
-    assert ["resumed", "fit-0", "10"] in lines(log)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "quiet")
+    assert ["resumed", "fit-1", "10"] in lines(log)
+    quiet, killed = sorted((tmp_path / "store" / "toy-regress").glob("*/weights.txt"))
+    assert quiet.read_bytes() == killed.read_bytes()
     # One rank that fails alone must not leave the others waiting for it.
-    (failed,) = failing.failed()
-    assert failed.error == "DataError: Rank 1 of fit-0 is told to fail."
+    assert [r.error for r in outcome.failed()] == ["DataError: Rank 1 of fit-2 is told to fail."]
+    assert {r.node for r in outcome.receipts if r.status == "made"} == {"source", "fit-0", "fit-1"}

@@ -6,6 +6,7 @@ import socket
 import time
 
 import pytest
+
 from diffadapt.core.artifact import Input, Shard
 from diffadapt.core.errors import ResourceError
 from diffadapt.core.schedule import Chain, Task

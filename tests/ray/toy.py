@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+
 from diffadapt.core.artifact import Input, Rows, Shard
 from diffadapt.core.config import execution
 from diffadapt.core.errors import DataError
@@ -112,12 +113,17 @@ class Regress(Stage):
     die_step: int = execution(0)
     die_rank: int = execution(0)
     fail_rank: int = execution(-1)
+    where: str = execution("gpu")
+
+    def resources(self) -> str:
+        return self.where
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         return whole(inputs)
 
     def fit(self, job: FitJob) -> dict[str, Any]:
         import torch
+
         from diffadapt.train.checkpoints import Checkpoints
         from diffadapt.train.loop import run_loop
 

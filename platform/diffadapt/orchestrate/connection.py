@@ -7,9 +7,11 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ class Connection:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         address = named_address(self.config)
+        terminate = signal.getsignal(signal.SIGTERM)
         try:
             with _silent_stderr():
                 if address is None:
@@ -66,7 +69,8 @@ class Connection:
                 f"{what}: {str(error).strip().splitlines()[0]}{hint}; mend that, or use --execution.runner local."
             ) from error
         self._connected = True
-        quiet_logs()
+        if terminate not in (signal.SIG_DFL, None) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place of the command line's
 
     def close(self) -> None:
         """Disconnect, which ends our actors and, if the cluster is ours, its processes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import Stage
@@ -11,6 +12,9 @@ from diffadapt.core.store import Store
 from diffadapt.orchestrate.connection import Connection
 from diffadapt.orchestrate.resources import Layout, node_resources, plan_layout
 from diffadapt.run.runner import ExecutionConfig, OnFitProgress, OnReceipt
+
+if TYPE_CHECKING:
+    from diffadapt.orchestrate.train import FitRunner
 
 
 class RayRunner:
@@ -21,6 +25,7 @@ class RayRunner:
     def __init__(self, config: ExecutionConfig):
         self.config = config
         self.connection = Connection(config)
+        self._fits: FitRunner | None = None
 
     def prepare(self) -> None:
         """Start or join Ray and check that the request fits; ResourceError if it does not."""
@@ -35,12 +40,15 @@ class RayRunner:
     def run_fits(
         self, fits: Sequence[Task], stages: Mapping[str, Stage], store: Store, log_dir: str, on_receipt: OnReceipt, on_progress: OnFitProgress
     ) -> None:
-        from diffadapt.orchestrate.train import run_fits
+        from diffadapt.orchestrate.train import FitRunner
 
-        run_fits(fits, stages, store, log_dir, self._layout(), on_receipt, on_progress)
+        self._fits = self._fits or FitRunner()
+        self._fits.run(fits, stages, store, log_dir, self._layout(), on_receipt, on_progress)
 
     def close(self) -> None:
         """End our actors and, if we started Ray, its processes."""
+        if self._fits is not None:
+            self._fits.close()
         self.connection.close()
 
     def _layout(self, shrink: bool = False) -> Layout:

@@ -6,10 +6,12 @@ the newest checkpoint. So does any later run, on whatever runner.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -35,83 +37,132 @@ class FitError(RuntimeError):
     """A worker's fit failed in a way that a restart may mend; ends the group so that Ray Train restarts it."""
 
 
-def run_fits(
-    fits: Sequence[Task],
-    stages: Mapping[str, Stage],
-    store: Store,
-    log_dir: str,
-    layout: Layout,
-    on_receipt: OnReceipt,
-    on_progress: OnFitProgress,
-) -> None:
-    """Carry out independent fits: each on ``layout.train_workers`` workers, or side by side when that is one.
+class FitRunner:
+    """Carries out waves of fits; keeps one process that has Ray Train loaded, because importing it takes seconds."""
 
-    Every fit gets one receipt; progress arrives while it trains. A fit whose group was lost more than MAX_FAILURES times
-    gets a ``failed`` receipt.
-    """
-    mailbox = Mailbox.options(scheduling_strategy=here()).remote()
-    waiting = {t.digest: t for t in fits}
-    work = {
-        "fits": list(fits), "stages": dict(stages), "store": store, "log_dir": log_dir, "mailbox": mailbox,
-        "data_parallel": layout.train_workers > 1, "threads": layout.threads,
-    }  # fmt: skip
-    workers = layout.train_workers if layout.train_workers > 1 else min(layout.lanes, len(fits))
-    name = f"fits-{digest(sorted(waiting), 16)}"
+    def __init__(self) -> None:
+        self._host: Any = None
 
-    def deliver() -> None:
-        for kind, *content in ray.get(mailbox.drain.remote()):
-            if kind == "progress":
-                on_progress(*content)
-            else:
-                waiting.pop(content[0].digest, None)
-                on_receipt(content[0])
+    def run(
+        self,
+        fits: Sequence[Task],
+        stages: Mapping[str, Stage],
+        store: Store,
+        log_dir: str,
+        layout: Layout,
+        on_receipt: OnReceipt,
+        on_progress: OnFitProgress,
+    ) -> None:
+        """Carry out independent fits: each on ``layout.train_workers`` workers, or side by side when that is one.
 
-    group = _train.options(scheduling_strategy=here()).remote(work, workers, layout, name)
+        Every fit gets one receipt; progress arrives while it trains. A fit whose workers were lost more than
+        MAX_FAILURES times gets a ``failed`` receipt.
+        """
+        mailbox = Mailbox.options(scheduling_strategy=here()).remote()
+        work = Work(tuple(fits), dict(stages), store, log_dir, mailbox, layout.train_workers > 1, layout.threads)
+        waiting = {t.digest: t for t in fits}
+        trained = [t for t in fits if stages[t.node].resources() != "cpu"]
+        name = f"fits-{digest(sorted(waiting), 16)}"
+        plain = _plain_fit.options(num_cpus=layout.trainer.cpus)
+        jobs = [plain.remote(dataclasses.replace(work, fits=(t,))) for t in fits if t not in trained]
+        if trained:
+            if self._host is None:
+                self._host = TrainHost.options(scheduling_strategy=here()).remote()
+            jobs.append(self._host.fit.remote(dataclasses.replace(work, fits=tuple(trained)), layout, name))
+
+        def deliver() -> None:
+            for kind, *content in ray.get(mailbox.drain.remote()):
+                if kind == "progress":
+                    on_progress(*content)
+                else:
+                    waiting.pop(content[0].digest, None)
+                    on_receipt(content[0])
+
+        try:
+            while ray.wait(jobs, num_returns=len(jobs), timeout=POLL_SECONDS)[1]:
+                deliver()
+            errors = [e for e in map(_outcome, jobs) if e]
+        except BaseException:
+            self.close()
+            raise
+        deliver()
+        for task in waiting.values():
+            text = ray.get(mailbox.last_error.remote(task.digest)) or (
+                f"ResourceError: the training workers were lost ({'; '.join(errors) or 'no reason given'}): run the same "
+                "command again; it goes on from the last checkpoint."
+            )
+            on_receipt(Receipt(task.node, task.shard.key, task.digest, "failed", 0, error=text))
+        store.remove(f".train/{name}")
+        ray.kill(mailbox)
+
+    def close(self) -> None:
+        """End the process with Ray Train, and with it any training group."""
+        if self._host is not None:
+            ray.kill(self._host)
+            self._host = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What travels to the workers of a wave."""
+
+    fits: tuple[Task, ...]
+    stages: Mapping[str, Stage]
+    store: Store
+    log_dir: str
+    mailbox: Any
+    data_parallel: bool
+    threads: int
+
+
+def _outcome(job: Any) -> str:
+    """The error of a finished job, in one line; empty when there was none."""
     try:
-        while not ray.wait([group], timeout=POLL_SECONDS)[0]:
-            deliver()
-        error = ray.get(group)
-    except ray.exceptions.RayError as lost:
-        error = str(lost).strip().splitlines()[-1]
-    except BaseException:
-        ray.cancel(group, force=True)
-        raise
-    deliver()
-    for task in waiting.values():
-        text = ray.get(mailbox.last_error.remote(task.digest)) or f"ResourceError: the training workers were lost: {error}"
-        on_receipt(Receipt(task.node, task.shard.key, task.digest, "failed", 0, error=text))
-    store.remove(f".train/{name}")
-    ray.kill(mailbox)
+        return ray.get(job)
+    except ray.exceptions.RayError as error:
+        return str(error).strip().splitlines()[-1]
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def _train(work: dict[str, Any], workers: int, layout: Layout, name: str) -> str:
-    """Run the group in a process of its own, which leaves the driver free to show progress and to be interrupted."""
-    os.environ.update(_TRAIN_ENVIRONMENT)
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    quiet_logs()
-    gpu = layout.device != "cpu"
-    resources = {"CPU": layout.trainer.cpus, **({"GPU": layout.trainer.gpus} if gpu else {})}
-    store: Store = work["store"]
-    trainer = TorchTrainer(
-        _loop,
-        train_loop_config=work,
-        torch_config=TorchConfig(backend="nccl" if gpu and work["data_parallel"] else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
-        run_config=RunConfig(
-            name=name,
-            storage_path=store.join(".train"),
-            storage_filesystem=None if store.local else _arrow_filesystem(store),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
-        ),
-    )
-    try:
-        trainer.fit()
-    except Exception as error:  # the driver turns what is unfinished into receipts
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+@ray.remote(max_retries=MAX_FAILURES)
+def _plain_fit(work: Work) -> str:
+    """A fit that trains nothing and needs no accelerator (pictures): an ordinary task."""
+    limit_threads(work.threads)
+    for task in work.fits:
+        _carry_out(task, dataclasses.replace(work, data_parallel=False), "cpu", writes=True)
     return ""
+
+
+@ray.remote(num_cpus=0)
+class TrainHost:
+    """Runs training groups in a process of its own, which leaves the driver free to show progress and be interrupted."""
+
+    def fit(self, work: Work, layout: Layout, name: str) -> str:
+        """One TorchTrainer for all fits of ``work``; returns its error in one line, or an empty string."""
+        os.environ.update(_TRAIN_ENVIRONMENT)
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        quiet_logs()
+        gpu = layout.device != "cpu"
+        resources = {"CPU": layout.trainer.cpus, **({"GPU": layout.trainer.gpus} if gpu else {})}
+        workers = layout.train_workers if work.data_parallel else min(layout.lanes, len(work.fits))
+        trainer = TorchTrainer(
+            _loop,
+            train_loop_config={"work": work},
+            torch_config=TorchConfig(backend="nccl" if gpu and work.data_parallel else "gloo"),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
+            run_config=RunConfig(
+                name=name,
+                storage_path=work.store.join(".train"),
+                storage_filesystem=None if work.store.local else _arrow_filesystem(work.store),
+                failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:  # the driver turns what is unfinished into receipts
+            return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return ""
 
 
 def _arrow_filesystem(store: Store) -> Any:
@@ -120,30 +171,33 @@ def _arrow_filesystem(store: Store) -> Any:
     return PyFileSystem(FSSpecHandler(store.fs))
 
 
-def _loop(work: dict[str, Any]) -> None:
+def _loop(config: dict[str, Any]) -> None:
     """What each worker of the group does: its share of the fits, or its rank of every fit."""
     import ray.train
     import ray.train.torch
 
+    work: Work = config["work"]
+    limit_threads(work.threads)
+    context = ray.train.get_context()
+    rank, size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    mine = work.fits if work.data_parallel else work.fits[rank::size]
+    done = sum(_carry_out(task, work, device, writes=rank == 0 or not work.data_parallel) for task in mine)
+    ray.train.report({"fits": done})
+
+
+def _carry_out(task: Task, work: Work, device: Any, *, writes: bool) -> bool:
+    """One fit on this worker, unless it is settled. The worker that ``writes`` keeps logs and tells the driver."""
     from diffadapt.run.fit import run_fit
     from diffadapt.run.logs import TensorBoardFolder
 
-    limit_threads(work["threads"])
-    context = ray.train.get_context()
-    rank, size, mailbox = context.get_world_rank(), context.get_world_size(), work["mailbox"]
-    device = ray.train.torch.get_device()
-    mine = work["fits"] if work["data_parallel"] else work["fits"][rank::size]
-    done = 0
-    for task in mine:
-        if ray.get(mailbox.is_settled.remote(task.digest)):
-            continue
-        writes = rank == 0 or not work["data_parallel"]
-        with TensorBoardFolder(work["log_dir"], task.node) if writes else nullcontext() as folder:
-            reporter = ray_train_reporter(device, folder, mailbox, task.node, work["data_parallel"])
-            receipt = run_fit(task, work["stages"], work["store"], reporter, threads=work["threads"], log_dir=folder)
-        _settle(receipt, mailbox, writes, work["data_parallel"])
-        done += 1
-    ray.train.report({"fits": done})
+    if ray.get(work.mailbox.is_settled.remote(task.digest)):
+        return False
+    with TensorBoardFolder(work.log_dir, task.node) if writes else nullcontext() as folder:
+        reporter = ray_train_reporter(device, folder, work.mailbox, task.node, work.data_parallel)
+        receipt = run_fit(task, work.stages, work.store, reporter, threads=work.threads, log_dir=folder)
+    _settle(receipt, work.mailbox, writes, work.data_parallel)
+    return True
 
 
 def _settle(receipt: Receipt, mailbox: Any, writes: bool, data_parallel: bool) -> None:

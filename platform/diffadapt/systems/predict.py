@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffadapt.align.config import AlignConfig
+from diffadapt.core.artifact import Shard
 from diffadapt.core.config import from_dict
 from diffadapt.core.errors import StoreError
 from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.core.runs import Run
 from diffadapt.core.schedule import SUCCESS
 from diffadapt.core.stage import InputFile
-from diffadapt.core.artifact import Shard
 from diffadapt.data.config import DataConfig
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.align.config import AlignConfig
 from diffadapt.run.executor import fetch_folder
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.align import Align
