@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from diffadapt.cli import main
-from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.weights import ASSETS
 
 RECIPE = '''"""A recipe for tests."""
 
@@ -93,7 +98,8 @@ def _plain(text: str) -> str:
 class Place:
     """A temporary root, a folder of recipes, and a classifier of digits that guesses."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("DIFFADAPT_PIPELINES", str(folder / "recipes"))
         self.folder = folder
         self.root = folder / "root"
         self.classifier = classifier_file(folder / "classifier.safetensors")
@@ -103,6 +109,10 @@ class Place:
 
     def run(self, *words: object, recipe: str = "small", root: object = None) -> Result:
         return diffadapt("run", recipe, "--root", root or self.root, *words)
+
+    def run_whole(self, *words: object, methods: str = "source") -> Result:
+        """The recipe that trains its classifier, cut down to some methods."""
+        return self.run("--methods", *methods.split(), "--controls", "--figures", "False", *words, recipe="whole")
 
     def folder_words(self, images: object) -> tuple[object, ...]:
         """Options that adapt to a folder of 16-pixel grey images as it is."""
@@ -122,8 +132,6 @@ class Place:
 
 def classifier_file(path: Path, classes: int = 10) -> Path:
     """An untrained cifar_resnet8 for grey images as a bare checkpoint."""
-    from safetensors.torch import save_file
-
     from diffadapt.models.classifier import create_model
 
     torch.manual_seed(0)
@@ -141,4 +149,24 @@ def digit_folder(folder: Path, classes: int = 10, each: int = 2) -> Path:
     return folder
 
 
-__all__ = ["ClassifierConfig", "Place", "Result", "classifier_file", "diffadapt", "digit_folder"]
+
+def network_folder(folder: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    """A copy of shipped weights with every number changed."""
+    shutil.copytree(ASSETS / name, folder)
+    (file,) = folder.rglob("*.safetensors")
+    state = {k: change(v) for k, v in load_file(file).items()}
+    file.unlink()
+    save_file(state, file, metadata={"format": "pt"})
+    return folder
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
+    """A file system of ``size`` mounted at ``folder``; gives a function that remounts it with other options. Skips without the right."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting a file system needs more rights")
+    try:
+        yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True) and None
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
