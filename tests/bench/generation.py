@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from diffadapt.diffusion.schedule import Schedule
 from diffadapt.stages.batching import is_out_of_memory, release_memory
 from diffadapt.synth.config import SynthConfig
 from diffadapt.synth.dit import Generator
-from tests.bench.measure import extrapolate, matmul_rate, peak_gib, reset_peak
+from tests.bench.measure import clock, extrapolate, matmul_rate, peak_gib, reset_peak
 from tests.bench.metric import Metric, Report
 from tests.bench.networks import Size, count_operations, make_adm, make_dit, make_vae
 
@@ -125,7 +124,8 @@ def _report(
         "the published settings run in this code: no null half at guidance 1, frozen weights, low pass as matrix products",
     ]
     if not cuda:
-        conditions.append("a CPU has no TF32: there the published settings are fp32 at the authors' batch")
+        kind = "CPU time of the one thread" if torch.get_num_threads() == 1 else f"wall time of {torch.get_num_threads()} threads"
+        conditions.append(f"{kind}; a CPU has no TF32: there the published settings are fp32 at the authors' batch")
     if not judged:
         conditions.append("targets are set for one H200-class GPU at the published architectures and are not judged here")
     return Report(title, metrics, conditions)
@@ -140,7 +140,8 @@ def _time(setting: Setting, prepare: Callable[[Setting], Callable[[int], Run]], 
     batch = setting.batch
     while True:
         run = at(batch)
-        start = time.perf_counter()
+        now = clock(device)
+        start = now()
         try:
             run(few)
             break
@@ -150,6 +151,6 @@ def _time(setting: Setting, prepare: Callable[[Setting], Callable[[int], Run]], 
             batch //= 2
         release_memory()
         reset_peak(device)
-    warmup = time.perf_counter() - start
+    warmup = now() - start
     total, step = extrapolate(run, few, many, full, device, size.repeats)
     return Timing(batch / total, step, batch, warmup, peak_gib(device))

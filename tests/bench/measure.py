@@ -15,6 +15,11 @@ from diffadapt.train.precision import float32_mode
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def clock(device: torch.device) -> Callable[[], float]:
+    """Wall time; for one thread on a CPU its CPU time, which other programs on the machine do not lengthen."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the device; nothing to wait for on a CPU."""
     if device.type == "cuda":
@@ -22,14 +27,14 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """The median wall time of ``work`` with everything it queued on the device. Host work counts: users wait for it too."""
-    times = []
+    """The median time (see :func:`clock`) of ``work`` with all that it queued. Host work counts: users wait for it too."""
+    now, times = clock(device), []
     for _ in range(repeats):
         synchronize(device)
-        start = time.perf_counter()
+        start = now()
         work()
         synchronize(device)
-        times.append(time.perf_counter() - start)
+        times.append(now() - start)
     return statistics.median(times)
 
 
@@ -50,10 +55,11 @@ def matmul_rate(device: torch.device, precision: str, size: int, repeats: int = 
 def _products(a: torch.Tensor, b: torch.Tensor, count: int, device: torch.device) -> float:
     """Seconds of one product; by CUDA events where there are any, so that launches do not count."""
     if device.type != "cuda":
-        start = time.perf_counter()
+        now = clock(device)
+        start = now()
         for _ in range(count):
             a @ b
-        return (time.perf_counter() - start) / count
+        return (now() - start) / count
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     begin.record()
     for _ in range(count):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
@@ -29,16 +30,22 @@ WARM = 2
 
 @dataclass
 class Course:
-    """One pass over all shards: when it began and when each receipt came."""
+    """One pass over all shards: when it began, when each receipt came, and what CPU time had been used by then."""
 
     start: float
     stamps: list[float]
+    cpu: list[float]
+    """Of this process and all that it started, Ray's servers and workers included."""
     receipts: list[Receipt]
 
     def periods(self) -> list[float]:
         """Seconds from receipt to receipt once warm."""
         warm = self.stamps[WARM - 1 :]
         return [b - a for a, b in zip(warm, warm[1:], strict=False)]
+
+    def cpu_period(self) -> float:
+        """Mean CPU seconds of a shard once warm."""
+        return (self.cpu[-1] - self.cpu[WARM - 1]) / (len(self.cpu) - WARM)
 
     def outside(self) -> float:
         """Share of those periods that was not spent on making and committing a shard."""
@@ -70,12 +77,17 @@ def runners(size: Size) -> Report:
         torch.set_num_threads(threads)
     bare = statistics.median(p for b, _ in pairs for p in b.periods())
     pooled = statistics.median(p for _, r in pairs for p in r.periods())
+    bare_cpu = statistics.median(b.cpu_period() for b, _ in pairs)
+    pooled_cpu = statistics.median(r.cpu_period() for _, r in pairs)
     judged = size.name != "tiny"
     metrics = [
         Metric("runners: a shard in a bare loop", bare, "s", note=f"{images * CLASSES} images, median of {size.rounds} x {size.shards - WARM}"),
         Metric("runners: a shard on one Ray actor", pooled, "s"),
         Metric("runners: overhead of Ray", pooled / bare - 1, "", TARGET if judged else None, "lower"),
-        Metric("runners: time between shards, Ray", statistics.median(r.outside() for _, r in pairs), "of a shard", note="free of what else the machine does"),
+        Metric("runners: CPU time of a shard in a bare loop", bare_cpu, "s"),
+        Metric("runners: CPU time of a shard on Ray, all its processes", pooled_cpu, "s"),
+        Metric("runners: overhead of Ray in CPU time", pooled_cpu / bare_cpu - 1, "", note="on a busy machine the better witness"),
+        Metric("runners: time between shards, Ray", statistics.median(r.outside() for _, r in pairs), "of a shard"),
         Metric("runners: time between shards, bare loop", statistics.median(b.outside() for b, _ in pairs), "of a shard"),
         Metric("runners: starting Ray", up, "s"),
         Metric("runners: starting the pool's actor", statistics.median(r.startup() for _, r in pairs), "s", note="once a wave; the model's loading apart"),
@@ -104,7 +116,7 @@ def _calibrate(wanted: float) -> int:
 def _bare(images: int, shards: int) -> Course:
     with tempfile.TemporaryDirectory() as folder:
         store, stages, wave = _wave(folder, images, shards)
-        course = Course(time.perf_counter(), [], [])
+        course = Course(time.perf_counter(), [], [], [])
         executor = Executor(stages, store, device="cpu", threads=1)
         for chain in wave.chains:
             for task in chain.tasks:
@@ -115,7 +127,7 @@ def _bare(images: int, shards: int) -> Course:
 def _ray(runner, images: int, shards: int) -> Course:
     with tempfile.TemporaryDirectory() as folder:
         store, stages, wave = _wave(folder, images, shards)
-        course = Course(time.perf_counter(), [], [])
+        course = Course(time.perf_counter(), [], [], [])
         runner.run_chains(wave.chains, stages, store, lambda receipt: _note(course, receipt))
     return course
 
@@ -129,5 +141,23 @@ def _wave(folder: str, images: int, shards: int):
 
 def _note(course: Course, receipt: Receipt) -> None:
     course.stamps.append(time.perf_counter())
+    course.cpu.append(_cpu_seconds())
     assert receipt.status == "made", receipt.error
     course.receipts.append(receipt)
+
+
+def _cpu_seconds() -> float:
+    """CPU time so far of this process and its living descendants (from /proc); only its own where there is no /proc."""
+    parents, used = {}, {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        pid = int(file.parent.name)
+        parents[pid], used[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    family, todo = set(), [os.getpid()]
+    while todo:
+        family.add(current := todo.pop())
+        todo += [pid for pid, parent in parents.items() if parent == current and pid not in family]
+    return sum(used.get(pid, 0.0) for pid in family) or time.process_time()
