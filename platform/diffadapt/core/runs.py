@@ -43,7 +43,8 @@ class Root:
             return Run(self, matches[0])
         if len(matches) > 1:
             raise StoreError(f"{name!r} fits several runs: {', '.join(matches[:5])}; give more of the name.")
-        raise StoreError(f"There is no run {name!r} under {redact(self.location)}.{suggest(short, names)} `diffadapt status` lists them; --root gives another place.")
+        near = suggest(short, names) or suggest(short.rpartition("-")[0] or short, {n.rpartition("-")[0] for n in names})
+        raise StoreError(f"There is no run {name!r} under {redact(self.location)}.{near} `diffadapt status` lists them; --root gives another place.")
 
     def _stamp(self, name: str) -> float:
         updated = Run(self, name).status().get("updated")
