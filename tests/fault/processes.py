@@ -47,7 +47,7 @@ class Driver:
 
     def survivors(self) -> list[int]:
         """Ids of living processes with this driver's tag."""
-        return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _tag(p) == self.tag]
+        return tagged(self.tag)
 
     def gone_within(self, seconds: float, but: tuple[str, ...] = ()) -> list[str]:
         """Command lines of what still lives after ``seconds``, ``but`` aside; an empty list as soon as nothing does."""
@@ -71,6 +71,11 @@ class Driver:
 
     def __exit__(self, *error: object) -> None:
         self.clean()
+
+
+def tagged(tag: str) -> list[int]:
+    """Ids of living processes that carry ``tag``."""
+    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _tag(p) == tag]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, complain: bool = True) -> None:

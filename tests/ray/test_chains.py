@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from diffadapt.core.store import Store
+from diffadapt.orchestrate import pool
 from diffadapt.orchestrate.runner import RayRunner
 from diffadapt.run.local import LocalRunner
 from diffadapt.run.runner import ExecutionConfig
@@ -51,14 +52,15 @@ def test_a_failing_shard_is_reported_and_the_others_are_made(ray_runner: RayRunn
     assert len(outcome.made()) == 6
 
 
-def test_a_process_that_dies_once_costs_one_shard(ray_runner: RayRunner, tmp_path: Path) -> None:
+def test_a_process_that_dies_once_costs_one_shard(ray_runner: RayRunner, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pool, "MAX_BUNDLES", 2)  # several chains travel together, and are given again together
     log = tmp_path / "log"
-    pipeline = map_pipeline(Source(shards=6, sleep=0.05, side_log=str(log), die_once="s0003"), Child(side_log=str(log)))
+    pipeline = map_pipeline(Source(shards=10, sleep=0.05, side_log=str(log), die_once="s0003"), Child(side_log=str(log)))
     outcome = run(pipeline, tmp_path / "ray", ray_runner)
     assert not outcome.failed()
-    assert contents(tmp_path / "ray") == _local(map_pipeline(Source(shards=6), Child()), tmp_path / "local")
+    assert contents(tmp_path / "ray") == _local(map_pipeline(Source(shards=10), Child()), tmp_path / "local")
     begun = Counter(key for stage, key, *_ in lines(log) if stage == "source")
-    assert begun == {**{f"s{i:04d}": 1 for i in range(6)}, "s0003": 2}
+    assert begun == {**{f"s{i:04d}": 1 for i in range(10)}, "s0003": 2}
 
 
 def test_a_shard_that_always_kills_its_process_is_named_and_does_not_loop(ray_runner: RayRunner, tmp_path: Path) -> None:
