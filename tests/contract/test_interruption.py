@@ -145,6 +145,17 @@ def test_other_batch_sizes_agree_within_one_grey_level(undisturbed, tmp_path):
     assert compared == 40 + 40 + 20 + 20
 
 
+def test_a_remote_root_holds_the_same_bytes(undisturbed):
+    """Checkpoints, trained models, logs and the report go through fsspec; memory:// stands for any object store."""
+    torch.set_num_threads(1)
+    root = Root("memory://whole-sda")
+    run = drive("small", small(), small().pipeline(), root, lambda: LocalRunner(small().execution))
+    store = root.store
+    found = {p.removeprefix(store.path + "/"): hashlib.sha256(store.fs.cat_file(p)).hexdigest() for p in store.fs.find(store.path)}
+    assert found == files(undisturbed)
+    assert run.has("report.html") and run.has("scores.parquet") and root.runs.fs.find(root.runs.join(run.name, "tensorboard"))
+
+
 if __name__ == "__main__":
     place, how, receipts, steps = sys.argv[1:]
     go(Path(place), Stopping(small().execution, how, int(receipts), int(steps)))

@@ -95,6 +95,24 @@ class Total(Stage):
 
 
 @dataclass(frozen=True)
+class Shift(Double):
+    """Adds the fitted total to every value."""
+
+    kind: ClassVar[str] = "shift"
+
+    def open(self, context: WorkContext) -> _Shift:
+        return _Shift(context)
+
+
+class _Shift:
+    def __init__(self, context: WorkContext):
+        self.total = json.loads(Path(context.fitted["total"], "total.json").read_text())
+
+    def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
+        return Rows(pa.table({"key": inputs[0].column("key"), "value": [v + self.total for v in inputs[0].column("value")]}))
+
+
+@dataclass(frozen=True)
 class Toy:
     """A recipe of the three."""
 
@@ -105,6 +123,15 @@ class Toy:
 
     def pipeline(self) -> Pipeline:
         return Pipeline((Node("numbers", self.numbers), Node("double", self.double, ("numbers",)), Node("total", Total(), ("double",))))
+
+
+@dataclass(frozen=True)
+class Shifted(Toy):
+    """The same and a stage that needs the fit."""
+
+    def pipeline(self) -> Pipeline:
+        nodes = super().pipeline().nodes
+        return Pipeline((*nodes, Node("shift", Shift(), ("numbers", "total"))))
 
 
 class PlainReporter:

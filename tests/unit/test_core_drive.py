@@ -15,7 +15,7 @@ from diffadapt.core.artifact import Receipt, Rows
 from diffadapt.core.errors import StoreError, TrainingError
 from diffadapt.core.runs import Root
 from diffadapt.run.heartbeat import SILENCE, Heartbeat
-from tests.unit.corekit import Numbers, PlainRunner, Toy, allowing, contents, run_toy
+from tests.unit.corekit import Numbers, PlainRunner, Shifted, Toy, allowing, contents, run_toy
 
 
 def store_of(root) -> dict[str, bytes]:
@@ -42,6 +42,26 @@ def test_an_interrupted_run_resumed_equals_an_undisturbed_one(tmp_path, stop):
     assert len([r for r in rest.receipts if r.status == "made"]) == 7 - stop
     assert store_of(tmp_path / "cut") == store_of(tmp_path / "whole")
     assert cut.read("manifest.json") == run.read("manifest.json")
+
+
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_a_remote_root_holds_the_same_bytes(tmp_path, request, kind, monkeypatch):
+    """The last stage reads the fitted file, which has to be fetched from a remote store once a machine."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = f"{request.getfixturevalue('s3') if kind == 's3' else 'memory:/'}/{tmp_path.name}"
+    local, _ = run_toy(tmp_path / "local", Shifted())
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(place, Shifted(), PlainRunner(stop_after=4))
+    remote, _ = run_toy(place, Shifted())
+    assert remote.read("manifest.json") == local.read("manifest.json") and remote.name == local.name
+    here, there = Root(str(tmp_path / "local")), Root(place)
+    names = sorted(here.store.fs.find(here.store.path))
+    for name in (n.removeprefix(here.store.path + "/") for n in names):
+        assert there.store.read_bytes(name) == here.store.read_bytes(name)
+    assert {f.removeprefix(there.store.path + "/") for f in there.store.fs.find(there.store.path)} == {n.removeprefix(here.store.path + "/") for n in names}
+    (cached,) = (tmp_path / "diffadapt-cache").iterdir()
+    assert {p.name for p in cached.iterdir()} >= {"total.json", "_SUCCESS"}
+    assert there.run("last").name == remote.name
 
 
 @pytest.fixture

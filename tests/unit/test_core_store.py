@@ -13,7 +13,6 @@ import threading
 import time
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -37,23 +36,6 @@ def png(value: int = 0) -> bytes:
 def some_rows(n: int = 3, failures=()) -> Rows:
     keys = [f"a/0/{i}.png" for i in range(n)]
     return Rows(image_table(keys, [i % 2 if i else None for i in range(n)], [png(i) for i in range(n)], list(range(n))), list(failures))
-
-
-@pytest.fixture(scope="module")
-def s3():
-    server_module = pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
-    server = server_module.ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield "s3://bucket"
-    server.stop()
 
 
 @pytest.fixture(params=["path", "file://", "spaces", "memory://", "s3://"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 import time
 import traceback
@@ -108,8 +109,8 @@ def fetch_folder(store: Store, file: InputFile) -> str:
     target = Path(tempfile.gettempdir()) / "diffadapt-cache" / file.digest
     if (target / "_SUCCESS").exists():
         return str(target)
-    partial = target.with_name(f"{target.name}.{os.getpid()}")
-    partial.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
         store.fs.get(store.join(file.path).rstrip("/") + "/", str(partial) + "/", recursive=True)
     except OSError as error:
@@ -117,7 +118,7 @@ def fetch_folder(store: Store, file: InputFile) -> str:
     try:
         os.replace(partial, target)
     except OSError:
-        pass  # another process of this machine finished first
+        shutil.rmtree(partial, ignore_errors=True)  # another process of this machine finished first
     return str(target)
 
 
