@@ -35,7 +35,7 @@ class Course:
     start: float
     stamps: list[float]
     cpu: list[float]
-    """Of this process and all that it started, Ray's servers and workers included."""
+    """Of this process; on Ray also of all that it started, servers and workers included."""
     receipts: list[Receipt]
 
     def periods(self) -> list[float]:
@@ -120,15 +120,15 @@ def _bare(images: int, shards: int) -> Course:
         executor = Executor(stages, store, device="cpu", threads=1)
         for chain in wave.chains:
             for task in chain.tasks:
-                _note(course, executor.run(task))
+                _note(course, executor.run(task), time.process_time())
     return course
 
 
 def _ray(runner, images: int, shards: int) -> Course:
     with tempfile.TemporaryDirectory() as folder:
         store, stages, wave = _wave(folder, images, shards)
-        course = Course(time.perf_counter(), [], [], [])
-        runner.run_chains(wave.chains, stages, store, lambda receipt: _note(course, receipt))
+        course, seen = Course(time.perf_counter(), [], [], []), {}
+        runner.run_chains(wave.chains, stages, store, lambda receipt: _note(course, receipt, _family_cpu(seen)))
     return course
 
 
@@ -139,15 +139,15 @@ def _wave(folder: str, images: int, shards: int):
     return store, {n: p.stage for n, p in plans.items()}, next_wave(plans, finished(plans, store))
 
 
-def _note(course: Course, receipt: Receipt) -> None:
+def _note(course: Course, receipt: Receipt, cpu: float) -> None:
     course.stamps.append(time.perf_counter())
-    course.cpu.append(_cpu_seconds())
+    course.cpu.append(cpu)
     assert receipt.status == "made", receipt.error
     course.receipts.append(receipt)
 
 
-def _cpu_seconds() -> float:
-    """CPU time so far of this process and its living descendants (from /proc); only its own where there is no /proc."""
+def _family_cpu(seen: dict[int, float]) -> float:
+    """CPU time so far of this process and all its descendants, by /proc; ``seen`` keeps what ended ones had used."""
     parents, used = {}, {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -156,8 +156,9 @@ def _cpu_seconds() -> float:
             continue  # it ended meanwhile
         pid = int(file.parent.name)
         parents[pid], used[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    family, todo = set(), [os.getpid()]
+    todo = [os.getpid()]
     while todo:
-        family.add(current := todo.pop())
-        todo += [pid for pid, parent in parents.items() if parent == current and pid not in family]
-    return sum(used.get(pid, 0.0) for pid in family) or time.process_time()
+        current = todo.pop()
+        seen[current] = used.get(current, seen.get(current, 0.0))
+        todo += [pid for pid, parent in parents.items() if parent == current]
+    return sum(seen.values())
