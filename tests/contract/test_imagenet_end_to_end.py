@@ -25,7 +25,7 @@ def options(tmp_path_factory) -> list[str]:
         "--target.data.path", imagenet_c(base / "imagenet-c"), "--target.partial", "True", "--target.corruptions", "fog", "contrast",
         "--synth.weights", dit_folder(base / "dit"), "--synth.images-per-class", "2", "--synth.steps", "3",
         "--align.weights", adm_folder(base / "adm"), "--align.respacing", "6", "--align.start", "3",
-        "--diffpure.respacing", "6", "--diffpure.start", "2", "--memo.views", "2", "--memo.limit", "2", "--finetune.epochs", "1", "--finetune.batch-size", "4",
+        "--diffpure.respacing", "6", "--diffpure.start", "2", "--memo.views", "2", "--memo.limit", "2", "--finetune.epochs", "1", "--finetune.warmup-epochs", "0", "--finetune.batch-size", "4",
         "--methods", "source", "diffpure", "memo", "tent", "gda", "dda", "sda", "--execution.runner", "local", "--execution.device", "cpu",
     ]  # fmt: skip
 

@@ -176,3 +176,12 @@ def test_a_limited_stream_is_as_long_as_planned(classifier):
     stage = Tent(TentConfig(batch_size=2, limit=3), classifier, 10)
     rows = stage.open(WorkContext("cpu")).run(Shard("k", {"group": "x"}), [clean_rows()])
     assert len(rows) == 3 and rows.failures == []
+
+
+def test_a_warm_up_longer_than_the_training_is_refused_when_planning():
+    from diffadapt.core.errors import RecipeError
+    from diffadapt.stages.fit_classifier import FitClassifier
+    from diffadapt.train.config import SWIN_PAPER
+
+    with pytest.raises(RecipeError, match="warm-up of 5 epochs"):
+        FitClassifier(replace(SWIN_PAPER, epochs=1)).plan({})

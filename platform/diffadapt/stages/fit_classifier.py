@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from diffadapt.core.artifact import Shard
 from diffadapt.core.config import to_dict
-from diffadapt.core.errors import DataError
+from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.stages.models import classifier_identity, classifier_revisions
@@ -45,6 +45,8 @@ class FitClassifier(Stage):
         return classifier_revisions(self.classifier, self.init != "config")
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
+        if self.config.warmup_epochs > self.config.epochs:  # known now; training would say so after days of synthesis
+            raise RecipeError(f"The warm-up of {self.config.warmup_epochs} epochs is longer than the training of {self.config.epochs}: lower warmup_epochs or raise epochs.")
         return whole(inputs)
 
     def fit(self, job: FitJob) -> dict[str, Any]:
