@@ -24,7 +24,7 @@ def recipe() -> SDA:
         ),
         classifier_fit=FitConfig(
             epochs=20, batch_size=64, optimizer="adamw", lr=2e-3, weight_decay=0.05, decay_norm_and_bias=False,
-            schedule="cosine", warmup_epochs=1, augment="shift", flip=False,
+            schedule="cosine", warmup_epochs=1, label_smoothing=0.1, augment="shift", flip=False,
         ),
         synth=SynthConfig(
             weights="embedded:digits-dit", images_per_class=200, steps=25, sampler="ddim", output="round",
