@@ -33,7 +33,7 @@ def device() -> torch.device:
 def _clean_device():
     yield
     if torch.cuda.is_available():
-        torch._dynamo.reset()
+        torch.compiler.reset()
         torch.cuda.empty_cache()
 
 
