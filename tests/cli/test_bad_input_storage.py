@@ -85,7 +85,7 @@ def test_a_file_where_the_root_should_be(place: Place) -> None:
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b""], ids=["torn", "empty"])
 @pytest.mark.parametrize("kind", ["aligned", "logits"])
 def test_a_damaged_shard_is_named_and_made_again(place: Place, kind: str, damage: Callable[[bytes], bytes]) -> None:
-    assert place.run().status == 0
+    place.finish()
     shard = place.stored(kind)[0]
     good = shard.read_bytes()
     shard.write_bytes(damage(good))
@@ -97,7 +97,7 @@ def test_a_damaged_shard_is_named_and_made_again(place: Place, kind: str, damage
 
 @pytest.mark.parametrize(("kind", "column"), [("corrupted", "image.bytes"), ("logits", "logits.list.element")])
 def test_one_flipped_bit_in_a_shard_does_not_reach_what_is_made_of_it(place: Place, kind: str, column: str) -> None:
-    assert place.run().status == 0
+    place.finish()
     shard = place.stored(kind)[0]
     group = pq.ParquetFile(shard).metadata.row_group(0)
     (chunk,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
@@ -116,7 +116,7 @@ COMMANDS = (("report", "last"), ("compare", "last", "last"), ("export", "last", 
 
 @pytest.mark.parametrize("number", [0, 99])
 def test_a_run_of_another_format(place: Place, number: int) -> None:
-    assert place.run().status == 0
+    place.finish()
     file = place.run_folder() / "manifest.json"
     good = file.read_bytes()
     file.write_text(json.dumps({**json.loads(good), "format": number}))
@@ -130,7 +130,7 @@ def test_a_run_of_another_format(place: Place, number: int) -> None:
 
 @pytest.mark.parametrize("damaged", [b"{", b"", b"[1]", b'{"format": 1}'], ids=["torn", "empty", "list", "bare"])
 def test_a_damaged_manifest(place: Place, damaged: bytes) -> None:
-    assert place.run().status == 0
+    place.finish()
     file = place.run_folder() / "manifest.json"
     good = file.read_bytes()
     file.write_bytes(damaged)
@@ -142,7 +142,7 @@ def test_a_damaged_manifest(place: Place, damaged: bytes) -> None:
 
 
 def test_other_damaged_files_of_a_run_folder(place: Place) -> None:
-    assert place.run().status == 0
+    place.finish()
     folder = place.run_folder()
     (folder / "scores.parquet").write_bytes(b"PAR1")
     diffadapt("report", "last", "--root", place.root).sentence("scores of small-", "are damaged", "run its recipe again")
