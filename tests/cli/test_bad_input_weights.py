@@ -39,7 +39,7 @@ def test_a_wrong_checkpoint_names_keys_and_shapes(place: Place) -> None:
 def test_damaged_checkpoints(place: Place) -> None:
     for name in ("torn.safetensors", "torn.pth"):
         (place.folder / name).write_bytes(place.classifier.read_bytes()[:100])
-        place.run("--classifier.name", place.folder / name).sentence(name, "is damaged or")
+        place.run("--classifier.name", place.folder / name).sentence(name, "is damaged")
     torch.save([1, 2, 3], place.folder / "list.pt")
     place.run("--classifier.name", place.folder / "list.pt").sentence("holds no state_dict")
 

@@ -134,8 +134,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tenso
         raise
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"The checkpoint {str(path)!r} is damaged or holds Python objects beside tensors, which are not unpickled for "
-            "safety: get it again, or save its state_dict alone as safetensors."
+            f"The checkpoint {str(path)!r} cannot be read: it is damaged or holds Python objects beside tensors, which are not unpickled for "
+            "safety; get it again, or save its state_dict alone as safetensors."
         ) from error
     except Exception as error:
         raise WeightsError(

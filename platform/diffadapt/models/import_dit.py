@@ -172,7 +172,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
                 return {key: f.get_tensor(key) for key in f.keys()}, f.metadata() or {}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} is damaged or holds Python objects beside tensors, which are not unpickled for safety: get it again, or save its state_dict alone as safetensors.") from error
+        raise WeightsError(f"{path} cannot be read: it is damaged or holds Python objects beside tensors, which are not unpickled for safety; get it again, or save its state_dict alone as safetensors.") from error
     except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as a checkpoint of plain tensors ({str(error).splitlines()[0]}); re-download or re-save it.") from error
     for nested in ("ema", "model", "state_dict"):

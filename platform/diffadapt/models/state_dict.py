@@ -52,7 +52,7 @@ def read_state_dict(path: str) -> dict[str, torch.Tensor]:
         raw = load_file(path) if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"The checkpoint {path!r} is damaged or holds Python objects beside tensors, which are not unpickled for safety: "
+            f"The checkpoint {path!r} cannot be read: it is damaged or holds Python objects beside tensors, which are not unpickled for safety; "
             "get it again, or save its state_dict alone as safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:

@@ -27,7 +27,7 @@ class Generators:
     seed: int = 0
     execution: ExecutionConfig = ExecutionConfig()
 
-    aliases: ClassVar[dict[str, tuple[str, ...]]] = {"data": ("data.path",), "seed": ("seed",)}
+    aliases: ClassVar[dict[str, tuple[str, ...]]] = {"data": ("data.path",), "seed": ("seed", "conditional.seed", "unconditional.seed")}
 
     def pipeline(self) -> Pipeline:
         """Images -> generator and unconditional. The same stages as in an SDA recipe with weights 'train', so both share them."""

@@ -73,7 +73,7 @@ class SDA:
         "model": ("classifier.name",),
         "image-size": ("source.image_size", "target.data.image_size", "target.resize", "target.size"),
         "target": ("target.data.path",),
-        "seed": ("seed",),
+        "seed": ("seed", "classifier_fit.seed", "finetune.seed", "generator_fit.seed", "unconditional_fit.seed"),
     }
     """Short options of the command line and the fields that they set."""
 
