@@ -86,7 +86,7 @@ def runners(size: Size) -> Report:
         Metric("runners: overhead of Ray", pooled / bare - 1, "", TARGET if judged else None, "lower"),
         Metric("runners: CPU time of a shard in a bare loop", bare_cpu, "s"),
         Metric("runners: CPU time of a shard on Ray, all its processes", pooled_cpu, "s"),
-        Metric("runners: overhead of Ray in CPU time", pooled_cpu / bare_cpu - 1, "", note="on a busy machine the better witness"),
+        Metric("runners: overhead of Ray in CPU time", pooled_cpu / bare_cpu - 1, "", note="with Ray's idle servers, which a busy machine makes weigh more"),
         Metric("runners: time between shards, Ray", statistics.median(r.outside() for _, r in pairs), "of a shard"),
         Metric("runners: time between shards, bare loop", statistics.median(b.outside() for b, _ in pairs), "of a shard"),
         Metric("runners: starting Ray", up, "s"),
@@ -104,13 +104,14 @@ def _pipeline(images: int, shards: int) -> Pipeline:
 
 
 def _calibrate(wanted: float) -> int:
-    """Images of each class that make a shard of about ``wanted`` seconds."""
+    """Images of each class that make a shard of about ``wanted`` seconds of CPU time."""
     images = 2
     while True:
-        spent = min(r.seconds for r in _bare(images, 2).receipts)
+        course = _bare(images, 2)
+        spent = course.cpu[1] - course.cpu[0]
         if spent >= 0.7 * wanted:
             return images
-        images = max(images + 1, min(8 * images, round(images * wanted / spent)))
+        images = max(images + 1, min(8 * images, round(images * wanted / max(spent, 1e-3))))
 
 
 def _bare(images: int, shards: int) -> Course:
