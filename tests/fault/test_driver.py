@@ -64,6 +64,7 @@ def test_nothing_at_all_is_left_a_while_after_a_kill(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_twenty_random_kills(tmp_path: Path) -> None:
     _kill_and_finish(tmp_path, shards=80, moments=[random.randint(0, 10) for _ in range(20)])
 

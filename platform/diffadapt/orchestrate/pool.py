@@ -89,7 +89,7 @@ def run_chains(
         before = book.received
         error = _one_round(left, stages, store, layout(), resident, journal, book)
         for digest, label in ray.get(journal.fatal.remote(MAX_RETRIES + 1)).items():
-            book.fail(digest, _fatal_message(label, error))
+            book.fail(digest, _fatal_message(label))
         if book.received == before:
             raise ResourceError(
                 f"The Ray workers made nothing: {_sentence(error)}. Check `ray status` and the workers' logs, then run the "
@@ -220,7 +220,7 @@ def _watch(journal: Any, stop: threading.Event) -> None:
             log.debug("The watch over nodes failed.", exc_info=True)
 
 
-def _fatal_message(label: str, error: Exception | None) -> str:
+def _fatal_message(label: str) -> str:
     return (
         f"ResourceError: the worker process ended {MAX_RETRIES + 1} times while it made {label} (out of memory, or a crash "
         "in a native library): give each worker more memory with fewer --execution.actors or a smaller batch, then run the "
