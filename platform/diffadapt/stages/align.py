@@ -6,6 +6,7 @@ The same stage aligns synthetic images and projects target images; only its inpu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,8 +70,10 @@ class Align(Stage):
 class _Aligner:
     def __init__(self, stage: Align, context: WorkContext):
         from diffadapt.align.project import Projector
+        from diffadapt.data.image import encode_jpeg, encode_png
         from diffadapt.diffusion.network import load_unconditional
         from diffadapt.stages.batching import Batcher
+        from diffadapt.stages.encoding import Encoder
 
         c = stage.config
         fitted = list(context.fitted.items())
@@ -81,6 +84,7 @@ class _Aligner:
         if c.guidance == "gda" and stage.classifier is not None:
             judge = _judge(open_classifier(stage.classifier, dict(fitted), stage.num_classes, context.device), stage.classifier)
         self.projector = Projector(self.network, c, context.device, judge)
+        self.encoder = Encoder((lambda image: encode_jpeg(image, 75)) if c.storage == "jpeg75" else encode_png)
         self.batcher = Batcher(c.coupled_batch if c.guidance == "dda-batch" else context.batch_size or c.batch_size)
 
     @property
@@ -92,23 +96,22 @@ class _Aligner:
         import torch
 
         from diffadapt.align.preprocess import prepare
-        from diffadapt.data.image import encode_jpeg, encode_png
         from diffadapt.stages.decoding import decode_rows
 
         decoded = decode_rows(inputs[0], self.network.channels, lambda a: prepare(a, self.network.image_size))
         seeds = [item_seed(self.stage.seed, "align", key, self.stage.kind) for key in decoded.keys]
         jpeg = self.stage.config.storage == "jpeg75"
 
-        def process(batch: Sequence[int]) -> list[bytes]:
+        def process(batch: Sequence[int]) -> list[Future[bytes]]:
             stacked = np.stack([decoded.images[i] for i in batch])
             x = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
             out = self.projector.project(x, [seeds[i] for i in batch]).permute(0, 2, 3, 1).cpu().numpy()
-            return [encode_jpeg(image, 75) if jpeg else encode_png(image) for image in out]
+            return self.encoder.submit(out)
 
         done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
         index = [i for i, _ in done]
         table = image_table(
-            [decoded.keys[i] for i in index], [decoded.labels[i] for i in index], [b for _, b in done], [seeds[i] for i in index],
+            [decoded.keys[i] for i in index], [decoded.labels[i] for i in index], [b.result() for _, b in done], [seeds[i] for i in index],
             ".jpg" if jpeg else ".png",
         )  # fmt: skip
         return Rows(table, decoded.failures + failures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,9 @@ class Synthesize(Stage):
 
 class _Synthesizer:
     def __init__(self, stage: Synthesize, context: WorkContext):
+        from diffadapt.data.image import encode_png
         from diffadapt.stages.batching import Batcher
+        from diffadapt.stages.encoding import Encoder
         from diffadapt.synth.dit import load_generator
 
         weights = next(iter(context.fitted.values()), stage.config.weights)
@@ -76,6 +79,7 @@ class _Synthesizer:
                 f"The data has {stage.num_classes} classes but the generator {stage.label()} knows {self.generator.num_classes}: "
                 "use a generator of these classes, or train one with --synth.weights train."
             )
+        self.encoder = Encoder(encode_png)
         self.batcher = Batcher(context.batch_size or stage.config.batch_size)
 
     @property
@@ -83,17 +87,15 @@ class _Synthesizer:
         return self.batcher.batch_size
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
-        from diffadapt.data.image import encode_png
-
         p = shard.params
         items = [(c, i) for i in range(p["start"], p["stop"]) for c in range(p["first_class"], p["last_class"])]
         keys = [f"synthetic/0/c{c:04d}/i{i:06d}" for c, i in items]
         seeds = [item_seed(self.stage.seed, "synthetic", key, self.stage.kind) for key in keys]
 
-        def process(batch: Sequence[int]) -> list[bytes]:
+        def process(batch: Sequence[int]) -> list[Future[bytes]]:
             images = self.generator.sample([items[i][0] for i in batch], [seeds[i] for i in batch], self.stage.config)
-            return [encode_png(image.permute(1, 2, 0).cpu().numpy()) for image in images]
+            return self.encoder.submit(images.permute(0, 2, 3, 1).contiguous().numpy())
 
         done, failures = self.batcher.run(range(len(items)), keys, process)
         index = [i for i, _ in done]
-        return Rows(image_table([keys[i] for i in index], [items[i][0] for i in index], [b for _, b in done], [seeds[i] for i in index]), failures)
+        return Rows(image_table([keys[i] for i in index], [items[i][0] for i in index], [b.result() for _, b in done], [seeds[i] for i in index]), failures)

@@ -105,9 +105,12 @@ class Generator:
             network = guided(self._model_out, y, config.guidance, self.num_classes, guide)
             noise = ItemNoise(seeds, self._latent_shape, self.device)
             x = noise.draw()
-            x = run_sampler(
-                network, x, self.schedule, sampler=config.sampler, steps=config.steps, noise=noise.draw, clip=self.vae is None
-            )
+            try:
+                x = run_sampler(
+                    network, x, self.schedule, sampler=config.sampler, steps=config.steps, noise=noise.draw, clip=self.vae is None
+                )
+            finally:
+                noise.close()
             return upsample(self._decode(x), self.upsample, self.filter).float().cpu()
 
     def _model_out(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:

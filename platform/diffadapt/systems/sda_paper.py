@@ -28,8 +28,8 @@ def sda(model: str, benchmark: str, schedule: str = "paper", **changes) -> SDA:
         classifier=ClassifierConfig(name=weights),
         target=TargetConfig(kind=benchmark, data=DataConfig(path=f"data/{benchmark}", block=500)),
         num_classes=1000,
-        synth=SynthConfig(),
-        align=AlignConfig(),
+        synth=SynthConfig(precision="tf32"),  # as the DiT authors sample
+        align=AlignConfig(precision="fp16"),  # as the ADM authors sample
         diffpure=diffpure(),
         finetune=paper if schedule == "paper" else code,
         memo=MemoConfig(**TRANSFORMER_MEMO) if transformer else MemoConfig(),
