@@ -82,6 +82,7 @@ def test_an_interrupted_driver_ends_quickly_and_takes_all_along(tmp_path: Path, 
         assert time.monotonic() - start < 30
 
 
+@pytest.mark.slow
 def test_a_fit_goes_on_after_its_driver_was_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     options = {"root": str(tmp_path / "store"), "log": str(log), "fit": 40, "sleep": 0.1}
