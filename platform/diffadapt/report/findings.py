@@ -26,6 +26,7 @@ def findings(scores: Sequence[Score], metric: str | None = None) -> list[str]:
     if not any(r.mean is not None for r in table.rows):
         return []
     source, dda, sda = table.role("source"), table.role("dda"), table.role("sda")
+    partners = _partners(table)
     lead = sda or next((r for r in reversed(table.main) if r is not source), None)
     out: list[str] = []
     if dda and source:
@@ -39,12 +40,24 @@ def findings(scores: Sequence[Score], metric: str | None = None) -> list[str]:
     if lead:
         if sda and dda:
             out += [s for c in table.controls if re.search(ALONE, c.method.lower()) for s in _compare(table, dda, c)]
-        out += [s for c in table.controls if c not in of_tent for s in _against_control(table, lead, c, dda if sda else source)]
+        out += [s for c in table.controls if c not in of_tent and c not in partners.values() for s in _against_control(table, lead, c, dda if sda else source)]
         out += _rows_above(table, lead)
     out += [s for c in of_tent for s in _against_control(table, tent, c, source)]
-    out += _rows_below_source(table, source, (dda, lead))
+    out += [s for method, control in partners.items() for s in _compare(table, table.role(method.lower()), control)]
+    out += _rows_below_source(table, source, (dda, lead, *(table.role(m.lower()) for m in partners)))
     out += _clean(table, source, lead)
-    return out + _limits(table)
+    return out + _limits(table, partners)
+
+
+def _partners(table: Summary) -> dict[str, MethodSummary]:
+    """For each method on fewer images: the control that counts the same images, if there is one."""
+    found = {}
+    for row in table.main:
+        if not row.whole:
+            for control in table.controls:
+                if control.coverage == row.coverage and row.method.lower() in control.method.lower():
+                    found[row.method] = control
+    return found
 
 
 def _compare(table: Summary, left: MethodSummary, right: MethodSummary) -> list[str]:
@@ -124,12 +137,12 @@ def _clean(table: Summary, source: MethodSummary | None, lead: MethodSummary | N
     return [f"On clean images {lead.title} has {lead.clean.value:.1f} and {source.title} {source.clean.value:.1f}{_unit(table)} ({change:+.1f} points)."]
 
 
-def _limits(table: Summary) -> list[str]:
+def _limits(table: Summary, partners: dict[str, MethodSummary]) -> list[str]:
     out = []
     for row in table.rows:
-        if not row.whole and row.mean is not None:
+        if not row.whole and row.mean is not None and row not in partners.values():
             groups = f" in {len(row.cells)} of {row.of_groups} {table.group_noun}" if len(row.cells) < row.of_groups else ""
-            out.append(f"{row.title} was measured on {row.coverage} images{groups}; its differences to other rows are not like for like.")
+            out.append(f"{row.title} was measured on {row.coverage} images{groups}; its differences to other rows are not like for like{', but for the control ' + partners[row.method].title if row.method in partners else ''}.")
     oracle = [r.method for r in table.rows if r.selection == "oracle"]
     if oracle:
         out.append(f"Target labels chose the model of {', '.join(oracle)} (oracle): such rows are an upper bound, not a result without labels.")

@@ -24,6 +24,7 @@ class NodeProgress:
     last: float = 0.0
     step: int = 0
     steps: int = 0
+    first_step: int = 0
     note: str = ""
 
     def rate(self) -> float:
@@ -33,6 +34,9 @@ class NodeProgress:
 
     def left(self) -> float | None:
         """Seconds left, or None when nothing was measured yet."""
+        if self.steps:
+            taken = self.step - self.first_step
+            return (self.last - self.first) / taken * (self.steps - self.step) if taken > 0 and self.step < self.steps else None
         todo = self.shards - self.done - self.hits
         made = self.done
         return (self.last - self.first) / made * todo if made and todo > 0 else None
@@ -67,13 +71,15 @@ class Progress:
         else:
             node.failed += 1
         node.quarantined += len(receipt.failures)
-        self.show(receipt.node, force=node.done + node.hits == node.shards)
+        if not (node.steps and receipt.status == "made"):  # the fit's last step has said so
+            self.show(receipt.node, force=node.done + node.hits == node.shards)
 
     def fit(self, name: str, step: int, total: int, scalars: Mapping[str, float]) -> None:
         node = self.nodes[name]
-        node.step, node.steps = step, total
         now = time.monotonic()
-        node.first = node.first or now
+        if not node.first:
+            node.first, node.first_step = now, step
+        node.step, node.steps, node.last = step, total, now
         node.note = f"loss {scalars['loss']:.4f}" if "loss" in scalars else ""
         self.show(name, force=step == total)
 
@@ -97,7 +103,8 @@ class Progress:
     def line(self, name: str) -> str:
         node = self.nodes[name]
         if node.steps:
-            return f"{name:<22} step {node.step}/{node.steps}  {node.note}"
+            left = node.left()
+            return f"{name:<22} step {node.step}/{node.steps}  {node.note}" + (f"  {format_seconds(left)} left" if left is not None else "")
         left = node.left()
         parts = [f"{name:<22} {node.done + node.hits}/{node.shards} shards"]
         if node.hits:
