@@ -20,6 +20,10 @@ def recipe() -> SDA:
             data=DataConfig(part=(0.5, 1.0), image_size=32, block=250), corruptions=CORRUPTIONS, resize=32, size=32, jpeg_quality=0,
         ),
         classifier=ClassifierConfig(resize=32, crop=32, batch_size=250),
+        classifier_fit=FitConfig(
+            epochs=30, batch_size=128, optimizer="adamw", lr=2e-3, weight_decay=0.05, decay_norm_and_bias=False, schedule="cosine",
+            warmup_epochs=2, label_smoothing=0.1, augment="shift", flip=True,
+        ),
         synth=SynthConfig(
             weights="train", images_per_class=200, steps=50, sampler="ddim", output="round", guide_channels="all",
             images_per_shard=10, classes_per_shard=64, batch_size=128,
