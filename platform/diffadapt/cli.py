@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
-from types import FrameType
 
 from diffadapt import __version__
 from diffadapt.core.errors import DiffadaptError, suggest
+from diffadapt.core.interrupts import Interrupts, seen
 
 COMMANDS = {
     "ls": ("recipes", "list the recipes", "diffadapt ls sda"),
@@ -40,24 +39,32 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"There is no command {name!r}.{suggest(name, COMMANDS)} `diffadapt --help` lists them.", file=sys.stderr)
         return 2
-    previous = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        module = importlib.import_module(f"diffadapt.commands.{COMMANDS[name][0]}")
-        return int(getattr(module, name)(rest) or 0)
-    except DiffadaptError as error:
-        from diffadapt.core.store import redact
+    with Interrupts():
+        try:
+            module = importlib.import_module(f"diffadapt.commands.{COMMANDS[name][0]}")
+            return int(getattr(module, name)(rest) or 0)
+        except KeyboardInterrupt:
+            return _interrupted()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except DiffadaptError as error:
+            if seen():
+                return _interrupted()
+            from diffadapt.core.store import redact
 
-        print(f"\n{redact(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        exec("")  # an interrupt inside exec, which dataclasses use, would make Python end by signal 2 and not with 130
-        print("\nInterrupted. Everything finished is kept; the same command goes on from here.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+            print(f"\n{redact(str(error))}", file=sys.stderr)
+            return 2
+        except Exception:
+            if seen():
+                return _interrupted()
+            raise
+
+
+def _interrupted() -> int:
+    exec("")  # an interrupt inside exec, which dataclasses use, would make Python end by signal 2 and not with 130
+    print("\nInterrupted. Everything finished is kept; the same command goes on from here.", file=sys.stderr)
+    return 130
 
 
 def overview() -> str:
@@ -75,10 +82,6 @@ def overview() -> str:
 def example(name: str) -> str:
     """The example line of one command, for its help."""
     return f"Example: {COMMANDS[name][2]}"
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

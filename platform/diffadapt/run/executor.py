@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
+from diffadapt.core import interrupts
 from diffadapt.core.artifact import Receipt, Rows
 from diffadapt.core.errors import DiffadaptError, StoreError
 from diffadapt.core.schedule import Task
@@ -46,6 +47,7 @@ class Executor:
                 count, failures = self.store.header(task.path)
                 return Receipt(task.node, task.shard.key, task.digest, "hit", count, tuple(failures), 0.0, worker_name)
             rows = self._make(task)
+            interrupts.check()
             self.store.commit(task.path, rows, {"digest": task.digest, "key": task.shard.key})
             self._last = (task.digest, rows)
             return Receipt(
@@ -53,8 +55,10 @@ class Executor:
                 time.perf_counter() - start, worker_name, batch_size=getattr(self.workers.get(self._worker_key(task)), "batch_size", 0) or 0,
             )  # fmt: skip
         except DiffadaptError as error:
+            interrupts.check()
             message = f"{type(error).__name__}: {one_line(error)}"
         except Exception as error:  # a bug or a library's failure: keep the evidence, let other shards go on
+            interrupts.check()
             message = evidence(error)
         return Receipt(task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, worker_name, message)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from diffadapt.core import interrupts
 from diffadapt.core.artifact import Failure, Receipt
 from diffadapt.core.errors import DiffadaptError
 from diffadapt.core.schedule import SUCCESS, Task
@@ -43,13 +44,16 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
     output = tempfile.mkdtemp(prefix="diffadapt-fit-")
     try:
         metrics = stages[task.node].fit(_job(task, stages, store, reporter, output, threads, log_dir))
+        interrupts.check()
         if reporter.rank == 0:
             _commit(store, task, output, metrics)
         reporter.barrier()
         return Receipt(task.node, task.shard.key, task.digest, "made", task.shard.items, tuple(quarantined_by(metrics)), time.perf_counter() - start, name)
     except DiffadaptError as error:
+        interrupts.check()
         message = f"{type(error).__name__}: {one_line(error)}"
     except Exception as error:
+        interrupts.check()
         message = evidence(error)
     finally:
         shutil.rmtree(output, ignore_errors=True)
