@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+
 from diffadapt.core import record
 from diffadapt.core.manifest import FORMAT
 from diffadapt.core.record import Score

@@ -7,9 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from diffadapt.align.preprocess import prepare
 from diffadapt.core.errors import DataError
-from PIL import Image
 
 
 @pytest.mark.parametrize("shape", [(300, 200, 3), (64, 64, 3), (20, 31, 3), (500, 129), (40, 60, 1)])

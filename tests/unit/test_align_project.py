@@ -11,6 +11,8 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from diffusers import UNet2DModel  # noqa: E402
+
 from diffadapt.align.config import SCALE_PER_IMAGE, AlignConfig, dda_published, diffpure  # noqa: E402
 from diffadapt.align.guidance import Trace, guided_loop, structural_distance  # noqa: E402
 from diffadapt.align.pixels import to_network, to_uint8  # noqa: E402
@@ -21,7 +23,6 @@ from diffadapt.diffusion.network import UnconditionalNetwork  # noqa: E402
 from diffadapt.diffusion.noise import ItemNoise  # noqa: E402
 from diffadapt.diffusion.schedule import Schedule  # noqa: E402
 from diffadapt.models.import_adm import adm_from_original, read_checkpoint  # noqa: E402
-from diffusers import UNet2DModel  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "golden" / "sda" / "adm_tiny_weights.safetensors"
 CONFIG = AlignConfig(respacing=20, start=8, batch_size=4)

@@ -5,6 +5,9 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage
+
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.data.config import CORRUPTIONS
 from diffadapt.data.corruptions import corrupt, corruption_label, generator
@@ -14,8 +17,6 @@ from diffadapt.data.corruptions.frost import OFFICIAL
 from diffadapt.data.corruptions.lengths import enlarge
 from diffadapt.data.corruptions.weather import plasma
 from diffadapt.data.embedded import digits
-from PIL import Image
-from scipy import ndimage
 
 
 def scene(size: int, seed: int, channels: int = 3, width: int | None = None) -> np.ndarray:

@@ -8,6 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.data.config import DataConfig
 from diffadapt.data.dataset import UNLABELLED, ImageDataset, load_arrays, readable

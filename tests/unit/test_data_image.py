@@ -6,10 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from diffadapt.core.errors import ItemError
 from diffadapt.data import image as module
 from diffadapt.data.image import decode, encode_jpeg, encode_png, image_suffix
-from PIL import Image
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (9, 13, 3), dtype=np.uint8)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from diffadapt.core.errors import DataError, ItemError, RecipeError
 from diffadapt.data import embedded, folder, hashes
 from diffadapt.data.config import DataConfig

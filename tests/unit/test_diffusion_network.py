@@ -11,10 +11,11 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DModel  # noqa: E402
+
 from diffadapt.core.errors import WeightsError  # noqa: E402
 from diffadapt.diffusion.network import UnconditionalNetwork, load_unconditional  # noqa: E402
 from diffadapt.diffusion.schedule import Schedule  # noqa: E402
-from diffusers import DDPMScheduler, DiTTransformer2DModel, UNet2DModel  # noqa: E402
 
 
 def small_unet(channels: int = 1, out: int | None = None, size: int = 16) -> UNet2DModel:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
+
 from diffadapt.core.errors import RecipeError
 from diffadapt.diffusion.samplers import sample
 from diffadapt.diffusion.schedule import Schedule
-from diffusers import DPMSolverMultistepScheduler
 
 MEAN, STD = 0.4, 0.3
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
+
 from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.diffusion.lowpass import LowPass, matrices
 from diffadapt.diffusion.noise import ItemNoise
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.diffusion.step import ancestral_step, predict_xstart, q_sample
-from diffusers import DDPMScheduler
 
 
 @pytest.mark.parametrize("steps", [5, 10, 20, 50, 100, 250, 1000])

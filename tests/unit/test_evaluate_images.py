@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from torchvision import transforms
+
 from diffadapt.core.errors import DataError, RecipeError, TrainingError
 from diffadapt.evaluate.gradcam import gradcam
 from diffadapt.evaluate.predict import predict_logits
 from diffadapt.evaluate.preprocess import match_channels, normalise, prepare_image, to_input
 from diffadapt.models.classifier import Classifier, create_model
 from diffadapt.models.config import ClassifierConfig
-from PIL import Image
-from torchvision import transforms
 
 
 def noise(*shape, seed=0):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.evaluate import classification as c
 from diffadapt.evaluate.ensemble import MODES, choice, ensemble, softmax

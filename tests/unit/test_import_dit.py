@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+
 from diffadapt.core.errors import WeightsError
 from diffadapt.models.diffusers_folder import save_component
 from diffadapt.models.dit_reference import dit_forward
 from diffadapt.models.import_dit import dit_from_original, import_dit, infer_config, read_checkpoint
 from diffadapt.synth.config import SynthConfig
 from diffadapt.synth.dit import load_generator
-from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
 
 SDA = Path(__file__).resolve().parents[1] / "golden" / "sda"
 TINY = SDA / "dit_tiny_weights.safetensors"

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
+
 from diffadapt.core.errors import DataError, RecipeError, WeightsError
 from diffadapt.models.card import classifier_card, escape
 from diffadapt.models.classifier import create_model, load_classifier
 from diffadapt.models.classifier_source import classifier_revision, locate
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.export import export_classifier
-from safetensors.torch import save_file
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 CIFAR = SHARED / "weights" / "cifar10_resnet_akamaster"

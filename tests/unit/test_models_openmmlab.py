@@ -5,6 +5,7 @@ import re
 import pytest
 import timm
 import torch
+
 from diffadapt.core.errors import WeightsError
 from diffadapt.models.classifier import load_classifier
 from diffadapt.models.config import ClassifierConfig

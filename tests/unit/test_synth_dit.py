@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel
+from safetensors.torch import load_file
+
 from diffadapt.core.errors import DataError, ItemError, WeightsError
 from diffadapt.diffusion.samplers import sample
 from diffadapt.diffusion.schedule import Schedule
@@ -13,8 +16,6 @@ from diffadapt.models.dit import build_dit, guided, make_exact, save_dit
 from diffadapt.models.import_dit import dit_from_original, read_checkpoint
 from diffadapt.synth.config import SynthConfig
 from diffadapt.synth.dit import Generator, load_generator, to_uint8
-from diffusers import AutoencoderKL, DiTTransformer2DModel
-from safetensors.torch import load_file
 
 SDA = Path(__file__).resolve().parents[1] / "golden" / "sda"
 

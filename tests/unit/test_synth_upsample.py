@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from diffadapt.data.embedded import upsample2
 from diffadapt.synth.upsample import native, upsample
-from PIL import Image
 
 
 def test_bilinear_equals_the_embedded_digits_enlargement():

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torch import nn
+
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.models.classifier import Classifier, create_model
 from diffadapt.models.config import ClassifierConfig
@@ -16,7 +18,6 @@ from diffadapt.train.classifier import fit_classifier
 from diffadapt.train.config import CONVNEXT_B_CODE, RESNET_CODE, RESNET_PAPER, SWIN_CODE, FitConfig
 from diffadapt.train.optim import make_optimizer, make_schedule, parameter_groups
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
-from torch import nn
 
 GREY = ClassifierConfig(in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.25,))
 QUICK = FitConfig(

@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DModel
+
 from diffadapt.core.errors import DataError, RecipeError, TrainingError
 from diffadapt.diffusion.network import load_unconditional
 from diffadapt.diffusion.schedule import Schedule
@@ -21,7 +23,6 @@ from diffadapt.train.diffusion_batches import ArrayImages, BatchPlan, DiffusionB
 from diffadapt.train.diffusion_loss import diffusion_loss, vlb_bits
 from diffadapt.train.diffusion_network import build_denoiser
 from diffadapt.train.reporter import LocalReporter
-from diffusers import AutoencoderKL, UNet2DModel
 
 UNET = DiffusionFitConfig(
     architecture="unet", steps=6, batch_size=8, lr=2e-3, warmup_steps=2, ema_decay=0.9, channels=(8, 16), layers_per_block=1,
@@ -303,6 +304,7 @@ def test_images_that_do_not_fit_are_named(tmp_path):
 
 def _worker(rank, folder, source):
     import torch.distributed as dist
+
     from diffadapt.train.reporter import DistributedReporter
 
     torch.set_num_threads(1)

@@ -5,12 +5,13 @@ import os
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torch import nn
+
 from diffadapt.core.errors import TrainingError
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
 from diffadapt.train.loop import run_loop
 from diffadapt.train.reporter import DistributedReporter, LocalReporter, Reporter
-from torch import nn
 
 
 class Net(nn.Module):

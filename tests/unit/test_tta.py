@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
+
 from diffadapt.core.errors import RecipeError, TrainingError
 from diffadapt.evaluate.preprocess import to_input
 from diffadapt.methods.config import MemoConfig, TentConfig
@@ -17,7 +19,6 @@ from diffadapt.models.config import ClassifierConfig
 from diffadapt.train.classifier import fit_classifier
 from diffadapt.train.config import FitConfig
 from diffadapt.train.reporter import LocalReporter
-from torch import nn
 
 GREY = ClassifierConfig(in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.25,))
 

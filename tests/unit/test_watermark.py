@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFont
+
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.data import watermark as module
 from diffadapt.data.watermark import font_size, watermark, watermark_label
-from PIL import Image, ImageFont
 
 
 @pytest.fixture
