@@ -24,6 +24,7 @@ def test_both_signals_interrupt_and_are_remembered(number: int) -> None:
         with pytest.raises(KeyboardInterrupt):
             interrupts.check()
     assert signal.getsignal(number) is before
+    interrupts.check()  # what came before is over
     with Interrupts():
         assert not interrupts.seen()
 

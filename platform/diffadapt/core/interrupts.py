@@ -24,6 +24,8 @@ class Interrupts:
         return self
 
     def __exit__(self, *error: object) -> None:
+        global _seen
+        _seen = False
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
