@@ -44,15 +44,6 @@ class WorkContext:
     threads: int = 1
 
 
-class FitReporter(Protocol):
-    """What a fit needs of its surroundings; the local one is train.reporter.LocalReporter, Ray Train's is in orchestrate."""
-
-    rank: int
-    world_size: int
-
-    def report(self, step: int, total: int, scalars: Mapping[str, float]) -> None: ...
-
-
 @dataclass
 class FitJob:
     """One fit: lazily readable inputs, where to keep checkpoints, and a local folder to fill."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from diffadapt.core.config import execution
-
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise",
     "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
@@ -61,10 +59,3 @@ class TargetConfig:
     """Corrupted images are stored as JPEG of this quality, as ImageNet-C's are; 0: PNG."""
     frost_textures: str | None = None
     """Folder with ImageNet-C's frost1.png ... frost6.jpg; default: a procedural texture, named so in the scores."""
-
-
-@dataclass(frozen=True)
-class LoaderConfig:
-    """How images are read; changes speed only."""
-
-    readers: int = execution(2)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from diffadapt.core.errors import DataError, RecipeError, suggest
+from diffadapt.core.record import softmax
 
 Mode = Literal[
     "sda", "sum", "entropy_sum", "confidence_sum", "first", "second", "entropy", "confidence", "var", "raw_logit_sum"
@@ -19,13 +20,6 @@ MODES: tuple[str, ...] = Mode.__args__  # type: ignore[attr-defined]
 confidence_sum: each by its own confidence; first, second: one alone; entropy, confidence, var: for each image the one that
 is surer by that measure; raw_logit_sum: logits added, which is not the method. The authors measure entropy and confidence
 on a softmax of the probabilities, which is kept here."""
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """(..., K) logits -> probabilities over the last axis, float64."""
-    shifted = np.asarray(logits, dtype=np.float64)
-    shifted = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def ensemble(target: np.ndarray, synth: np.ndarray, mode: str = "sda") -> np.ndarray:

@@ -8,6 +8,8 @@ import tempfile
 
 import fsspec
 
+from diffadapt.core.store import is_local
+
 
 class TensorBoardFolder:
     """A context manager giving a local folder whose event files end up under ``<log_dir>/<node>``."""
@@ -15,8 +17,7 @@ class TensorBoardFolder:
     def __init__(self, log_dir: str, node: str):
         self.url = posixpath.join(log_dir, node)
         self.fs, self.path = fsspec.core.url_to_fs(self.url)
-        protocols = (self.fs.protocol,) if isinstance(self.fs.protocol, str) else tuple(self.fs.protocol)
-        self.local = "file" in protocols
+        self.local = is_local(self.fs)
 
     def __enter__(self) -> str:
         self.folder = self.path if self.local else tempfile.mkdtemp(prefix="diffadapt-tb-")

@@ -62,7 +62,7 @@ def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> P
     outputs = manifest["outputs"]
     if "finetuned" not in outputs or "projected" not in outputs:
         raise StoreError(f"The run {run.name} has no fine-tuned model and projection to predict with: give an SDA run whose methods include sda.")
-    recipe = _sda(manifest["config"])
+    recipe = from_dict(SDA, manifest["config"])
     names = tuple(manifest["class_names"])
     classes = recipe.num_classes or len(names)
 
@@ -80,10 +80,6 @@ def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> P
         seed=recipe.seed,
         execution=execution,
     )
-
-
-def _sda(config: Mapping[str, Any]) -> SDA:
-    return from_dict(SDA, config)
 
 
 def _named(config: ClassifierConfig, name: str) -> ClassifierConfig:

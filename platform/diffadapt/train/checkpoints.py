@@ -15,7 +15,7 @@ import fsspec
 import torch
 
 from diffadapt.core.errors import StoreError
-from diffadapt.core.store import redact
+from diffadapt.core.store import is_local, redact
 
 _NAME = re.compile(r"^step-(\d{9})-([0-9a-f]{16})\.pt$")
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Checkpoints:
             raise ValueError("keep must be at least 1")
         self.location, self.keep = str(location), keep
         self._fs, self._root = fsspec.core.url_to_fs(self.location)
-        self._local = "file" in _protocols(self._fs)
+        self._local = is_local(self._fs)
 
     def save(self, step: int, state: dict[str, Any]) -> str:
         """Store ``state`` for ``step`` (finished steps) and drop all but the newest ``keep``; returns its path.
@@ -134,10 +134,6 @@ def _digest(file: BinaryIO) -> str:
     while chunk := file.read(1 << 20):
         sha.update(chunk)
     return sha.hexdigest()
-
-
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 class _Hashing:
