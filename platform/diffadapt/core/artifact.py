@@ -19,6 +19,11 @@ from diffadapt.core.identity import digest
 
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("image", IMAGE_TYPE), ("seed", pa.int64())])
+PROMPT_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("index", pa.int64()), ("category", pa.string()), ("prompt", pa.string()), ("source", pa.string())])
+FEATURES_SCHEMA = pa.schema(
+    [("key", pa.string()), ("label", pa.int64()), ("test", pa.list_(pa.float32())), ("weak", pa.list_(pa.float32())), ("strong", pa.list_(pa.float32()))]
+)
+"""``weak`` and ``strong`` are the views' features one after another."""
 LOGITS_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("logits", pa.list_(pa.float32()))])
 
 

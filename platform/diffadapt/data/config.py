@@ -32,6 +32,9 @@ class DataConfig:
     channels: Literal[1, 3] = 3
     classes: str | None = None
     """A text file with one class-folder name a line, in the classifier's label order; default: sorted folder names."""
+    labels: str = "auto"
+    """auto: class folders or the label column, if there are any; none: every image counts as unlabelled, whatever folders there
+    are; or a CSV file with lines ``path,class name`` (a header is allowed), which serves for scores alone on a target."""
     limit_per_class: int | None = None
     fingerprint: Literal["auto", "content", "size"] = "auto"
     """How a folder is identified: by the bytes of its files, or by their names and sizes; auto: bytes up to 1 GiB."""

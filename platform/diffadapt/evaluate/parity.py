@@ -20,7 +20,10 @@ from diffadapt.core.errors import DataError
 
 FAMILIES = (
     "diffadapt.evaluate.parity_sda",
-    "diffadapt.evaluate.parity_aa",
+    "diffadapt.evaluate.parity_uda",
+    "diffadapt.evaluate.parity_cdtrans",
+    "diffadapt.evaluate.parity_ssl",
+    "diffadapt.evaluate.parity_validators",
     "diffadapt.evaluate.parity_zodi",
 )
 """Modules asked in this order; one that is not installed is passed over, and its files are then reported as unknown."""

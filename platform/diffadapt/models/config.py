@@ -27,3 +27,39 @@ class ClassifierConfig:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     batch_size: int = execution(128)
+
+
+@dataclass(frozen=True)
+class BackboneConfig(ClassifierConfig):
+    """The network to adapt: a classifier's settings, and whether its body is trained.
+
+    ``name`` 'train' starts from random weights of ``arch``; otherwise the head of the named weights is replaced.
+    """
+
+    frozen: bool = False
+    """Cache the backbone's features once and train only what lies behind it: minutes on a CPU, a weaker adaptation, and so named."""
+    weak_views: int = 4
+    """Cached augmented views an image (frozen)."""
+    strong_views: int = 4
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """CLIP zero-shot classification, the baseline that every table has."""
+
+    weights: str = "openai/clip-vit-base-patch32"
+    """A transformers CLIP folder or hub id; empty: no row, and the report says so."""
+    templates: tuple[str, ...] = ("a photo of a {category}",)
+    """Text features are averaged over them; ``{domain}`` is replaced too."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    batch_size: int = execution(64)
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """Which epoch's weights stage 1 and stage 2 keep."""
+
+    rule: Literal["last", "ensv", "im", "mixval", "snd", "corrc", "bnm", "classami", "dev", "oracle"] = "last"
+    """last: no choice is made. oracle chooses on target labels: an upper bound, stamped in every table and in the model card."""
+    candidates: int = 10
+    """Candidates are at most so many epochs, evenly spread, the last one among them."""

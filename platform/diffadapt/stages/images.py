@@ -52,7 +52,7 @@ class Images(Stage):
 
     def identity(self) -> dict[str, Any]:
         fields = to_dict(self.data, identity_only=True)
-        for name in ("path", "fingerprint", "image_size", "channels"):
+        for name in ("path", "labels", "fingerprint", "image_size", "channels"):
             fields.pop(name)
         return {"data": fields, "groups": {g: s.fingerprint if (s := self.source(folder)) else "missing" for g, folder in self.groups}, "layout": self.layout}
 

@@ -28,3 +28,82 @@ class SynthConfig:
     """Consecutive classes in one shard; a shard has images_per_shard x classes_per_shard images."""
     batch_size: int = execution(64)
     compile: bool = execution(False)
+
+
+@dataclass(frozen=True)
+class LlmConfig:
+    """The language model that writes prompts (Adapt Anything section 3: diversified prompts)."""
+
+    backend: Literal["transformers", "openai", "ray"] = "transformers"
+    """transformers: in the worker's process; openai: an OpenAI-compatible endpoint (vLLM server and others); ray: ray.data.llm."""
+    model: str = "Qwen/Qwen2.5-7B-Instruct"
+    endpoint: str = ""
+    """URL up to /v1 (openai). The key, if any, comes from OPENAI_API_KEY and is never written."""
+    temperature: float = 0.9
+    ask: int = 20
+    """Prompts asked for in one request."""
+    retries: int = execution(3)
+    timeout: float = execution(60.0)
+    """Seconds for one request."""
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    source: Literal["template", "bank", "llm", "file"] = "bank"
+    """template: one sentence a class; bank: domain x style x background x viewpoint x light, deterministic; llm; file: your own."""
+    prompts_per_class: int = 200
+    template: str = "photo of a {category}"
+    """``{category}`` and ``{domain}`` are replaced."""
+    file: str = ""
+    """CSV (category,prompt), JSON (category -> prompts) or text with {category}: for source 'file'."""
+    styles: tuple[str, ...] = ()
+    """The bank's lists; empty: the shipped ones."""
+    backgrounds: tuple[str, ...] = ()
+    viewpoints: tuple[str, ...] = ()
+    lights: tuple[str, ...] = ()
+    llm: LlmConfig = LlmConfig()
+    block: int = 50
+    """Prompts of each class in one shard."""
+
+
+@dataclass(frozen=True)
+class TextToImageConfig:
+    weights: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """Any diffusers text-to-image pipeline, as folder or hub id; ``embedded:glyphs`` (shipped, draws digits and letters)."""
+    images_per_class: int = 200
+    guidance: float = 2.0
+    """Classifier-free guidance; about 2 makes better training data than the usual 7.5 (StableRep, Scaling Laws of Synthetic Images)."""
+    steps: int = 50
+    scheduler: Literal["pipeline", "ddim", "ddpm", "euler", "euler_ancestral", "dpmsolver++", "unipc", "lcm"] = "pipeline"
+    """pipeline: the one that the weights name."""
+    size: int = 0
+    """Side of the generated image in pixels; 0: the pipeline's own."""
+    store_size: int = 0
+    """Side of the stored image (antialiased); 0: as generated."""
+    negative_prompt: str = ""
+    safety_checker: bool = False
+    """Run the pipeline's safety checker; images that it blocks are set apart, never stored as black."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp16"
+    """On a CPU fp16 falls back to fp32, which is said in the log."""
+    images_per_shard: int = 10
+    """Consecutive images of each class in one shard."""
+    classes_per_shard: int = 8
+    batch_size: int = execution(8)
+    compile: bool = execution(False)
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """What is left out of the synthetic images before training. Everything is off but blank images."""
+
+    blank: bool = True
+    """Images of (nearly) one grey level or colour."""
+    blank_std: float = 2.0
+    """Standard deviation of the grey levels (0..255) below which an image is blank."""
+    near_duplicates: int = -1
+    """Largest Hamming distance of 64-bit perceptual hashes at which the later of two images of a class is left out; -1: keep all."""
+    clip: str = ""
+    """CLIP weights (folder or hub id): keep images whose own-class probability exceeds ``clip_threshold``; empty: no CLIP filter."""
+    clip_threshold: float = 0.0
+    """0: one over the number of classes, the published form."""
+    clip_template: str = "a photo of a {category}"

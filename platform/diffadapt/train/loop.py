@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,9 +20,11 @@ from diffadapt.core.identity import digest
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
 from diffadapt.train.precision import autocast, float32_mode
+from diffadapt.train.progress import Pass
 from diffadapt.train.reporter import Reporter
 
 LossFn = Callable[[nn.Module, Any, int], Mapping[str, torch.Tensor]]
+PassLossFn = Callable[[nn.Module, Any, int, Pass], Mapping[str, torch.Tensor]]
 BatchFn = Callable[[int, int], Any]
 MAX_SKIPPED = 25
 """Consecutive steps that fp16 loss scaling may skip before the run counts as diverged."""
@@ -31,7 +33,7 @@ MAX_SKIPPED = 25
 def run_loop(
     *,
     module: nn.Module,
-    loss_fn: LossFn,
+    loss_fn: LossFn | PassLossFn,
     batch_fn: BatchFn,
     optimizer: torch.optim.Optimizer,
     lr_at: Callable[[int], float],
@@ -45,6 +47,8 @@ def run_loop(
     seed: int = 0,
     checkpoint_every: int = 200,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    passes: Sequence[Pass] = (),
+    before_step: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Train ``module`` in place for ``total_steps`` optimiser steps, going on from the newest checkpoint if there is one.
 
@@ -52,7 +56,8 @@ def run_loop(
     not depend on earlier calls. ``loss_fn(module, batch, step)`` calls the (possibly wrapped) module itself and returns
     scalar tensors, ``loss`` among them; all are averaged over parts and ranks and reported. ``lr_at(step)`` is the rate of
     that step, times each parameter group's ``lr_scale``. ``on_step(finished, scalars)`` runs on every rank after each step
-    and may add scalars. Rank 0 writes checkpoints, which every rank must be able to read. ``checkpoints`` None: no resume.
+    and may add scalars; ``before_step(step)`` runs before it. With ``passes``, each step runs them in order on one batch, and
+    ``loss_fn(module, batch, step, pass)`` is told which (several updates a step, or SAM). Rank 0 writes checkpoints, which every rank must be able to read. ``checkpoints`` None: no resume.
 
     ``optimizer`` and ``ema`` must hold tensors on the reporter's device: move the module there before building them.
     Returns the last step's scalars with ``steps`` and ``resumed_from``. Raises TrainingError if the loss, the gradient or a
@@ -67,32 +72,44 @@ def run_loop(
     with _keep_rng(), float32_mode(precision):
         for step in range(start, total_steps):
             began = time.perf_counter()
+            if before_step is not None:
+                before_step(step)
             rate = lr_at(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("lr_scale", 1.0)
-            optimizer.zero_grad(set_to_none=True)
-            parts = []
-            for micro in range(accumulate):
-                batch = batch_fn(step, micro)
-                torch.manual_seed(step_seed(seed, step, reporter.rank, micro))
-                with _sync(wrapped, micro == accumulate - 1):
-                    with autocast(reporter.device, precision):
-                        losses = loss_fn(wrapped, batch, step)
-                    scaler.scale(losses["loss"] / accumulate).backward()
-                parts.append({k: v.detach().float().reshape(()) for k, v in losses.items()})
-            scalars = reporter.all_reduce_mean(_mean(parts))
-            _demand_finite("loss", scalars["loss"], step, last_saved)
-            scaler.unscale_(optimizer)
-            norm = float(_clip(optimizer, clip_norm))
-            if precision == "fp16" and not math.isfinite(norm):
-                skipped += 1
-                if skipped > MAX_SKIPPED:
+            climbed: list[tuple[torch.Tensor, torch.Tensor]] = []
+            scalars, norm = {}, 0.0
+            for index, current in enumerate(passes or (Pass(),)):
+                optimizer.zero_grad(set_to_none=True)
+                parts = []
+                for micro in range(accumulate):
+                    batch = batch_fn(step, micro)
+                    torch.manual_seed(step_seed(seed, step, reporter.rank, micro, index))
+                    with _sync(wrapped, micro == accumulate - 1):
+                        with autocast(reporter.device, precision):
+                            losses = loss_fn(wrapped, batch, step, current) if passes else loss_fn(wrapped, batch, step)
+                        scaler.scale(losses["loss"] / accumulate).backward()
+                    parts.append({k: v.detach().float().reshape(()) for k, v in losses.items()})
+                found = reporter.all_reduce_mean(_mean(parts))
+                _demand_finite("loss", found["loss"], step, last_saved)
+                scalars.update(found if not index else {k if k != "loss" else f"loss_{current.name}": v for k, v in found.items()})
+                scaler.unscale_(optimizer)
+                _only(optimizer, current.groups)
+                norm = float(_clip(optimizer, None if current.climb else clip_norm))
+                if precision == "fp16" and not math.isfinite(norm):
+                    skipped += 1
+                    if skipped > MAX_SKIPPED:
+                        _demand_finite("gradient", norm, step, last_saved)
+                else:
+                    skipped = 0
                     _demand_finite("gradient", norm, step, last_saved)
-            else:
-                skipped = 0
-                _demand_finite("gradient", norm, step, last_saved)
-            scaler.step(optimizer)
-            scaler.update()
+                if current.climb:
+                    climbed = [] if skipped else climb(optimizer, current.climb, norm)
+                else:
+                    descend(climbed)
+                    climbed = []
+                    scaler.step(optimizer)
+                scaler.update()
             if ema is not None and not skipped:
                 ema.update(module)
             scalars.update(lr=rate, step_seconds=time.perf_counter() - began)
@@ -111,9 +128,37 @@ def run_loop(
     return {**scalars, "steps": float(total_steps), "resumed_from": float(start)}
 
 
-def step_seed(seed: int, step: int, rank: int, micro: int) -> int:
-    """A 60-bit seed for one forward pass of one rank."""
-    return int(digest(["train", seed, step, rank, micro], 15), 16)
+def step_seed(seed: int, step: int, rank: int, micro: int, index: int = 0) -> int:
+    """A 60-bit seed for one forward pass (the ``index``-th of its step) of one rank."""
+    return int(digest(["train", seed, step, rank, micro, *([index] if index else [])], 15), 16)
+
+
+@torch.no_grad()
+def climb(optimizer: torch.optim.Optimizer, radius: float, norm: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Move every weight that has a gradient g by radius g / ||g||; returns (weight, movement) for :func:`descend`."""
+    moved = []
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None:
+                e = p.grad * (radius / (norm + 1e-12))
+                p.add_(e)
+                moved.append((p, e))
+    return moved
+
+
+@torch.no_grad()
+def descend(moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Undo :func:`climb`."""
+    for p, e in moved:
+        p.sub_(e)
+
+
+def _only(optimizer: torch.optim.Optimizer, groups: Sequence[str] | None) -> None:
+    """Drop the gradients of other groups than the named: an optimiser leaves weights without a gradient alone."""
+    for group in optimizer.param_groups:
+        if groups is not None and group["name"] not in groups:
+            for p in group["params"]:
+                p.grad = None
 
 
 def _state(step: int, module: nn.Module, optimizer: Any, ema: Ema | None, scaler: Any, scalars: dict) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""Settings of stage 2 (Adapt Anything section 3: intra-domain transfer): split, training, and each method's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from diffadapt.core.config import execution
+from diffadapt.methods import ssl
+from diffadapt.methods.discover import chosen, config_class, discover, identity
+from diffadapt.methods.ssl.base import SslMethod
+
+METHODS: dict[str, type] = discover(ssl, SslMethod)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How stage 1's predictions part the target into confident (pseudo-labelled) and unconfident images."""
+
+    rule: Literal["top", "threshold"] = "top"
+    """top: of each predicted class the ``fraction`` with the largest max softmax; threshold: max softmax >= ``threshold``."""
+    fraction: float = 0.5
+    threshold: float = 0.9
+    warn_confident: float = 0.1
+    """Warn before stage 2 when a smaller fraction of the target than this has max softmax >= ``threshold``."""
+    warn_coverage: float = 0.8
+    """Warn when a smaller fraction of the classes than this is predicted at all."""
+
+
+@dataclass(frozen=True)
+class SslTraining:
+    """Stage 2: semi-supervised learning on the target alone, starting from stage 1."""
+
+    method: str = "fixmatch"
+    """A file of methods/ssl."""
+    batch_size: int = 32
+    epochs: int = 10
+    steps_per_epoch: int = 500
+    lr: float | None = None
+    """Overrides the method's own learning rate."""
+    augment: Literal["uda", "shift", "none"] = "uda"
+    """The weak view, as in stage 1; the strong one adds RandAugment and cutout."""
+    flip: bool = True
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    sync_batch_norm: bool = False
+    seed: int = 0
+    workers: int = execution(1)
+    checkpoint_every: int = execution(200)
+
+    @property
+    def chosen(self) -> Any:
+        return chosen(self, "semi-supervised")
+
+    def identity(self) -> dict[str, Any]:
+        return identity(self, "semi-supervised")
+
+
+SslConfig: Any = config_class("SslConfig", SslTraining, METHODS, __name__)

@@ -1,0 +1,113 @@
+"""What a method of unsupervised domain adaptation is. Imports no torch at the top; methods do so inside their functions.
+
+A method is a frozen dataclass: its fields are its hyper-parameters with the published values as defaults, its functions are
+the algorithm. It has no state of its own: what it trains or accumulates are modules and buffers made by :meth:`build`, so
+that checkpoints, DDP and exact resume need to know nothing about it. Randomness comes from torch's generators alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from diffadapt.train.progress import Pass, Progress
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from diffadapt.models.adaptation import AdaptationNetwork
+
+
+class PairBatch(NamedTuple):
+    """One step's data on this rank: ``x_s`` (B, ...) source inputs (normalised images or cached features), ``y_s`` int64
+    (B,), ``x_t`` (B, ...) target inputs; ``i_s`` and ``i_t`` int64 (B,): which items of the two sets they are."""
+
+    x_s: torch.Tensor
+    y_s: torch.Tensor
+    x_t: torch.Tensor
+    i_s: torch.Tensor
+    i_t: torch.Tensor
+
+
+@dataclass(frozen=True)
+class UdaMethod:
+    """Base of all methods. The defaults are Transfer-Learning-Library's common recipe (SGD, nesterov, annealed rate)."""
+
+    lr: float = 0.01
+    lr_gamma: float = 0.001
+    """lr_i = lr (1 + lr_gamma i)^-lr_decay at step i (Ganin et al. 2016, section 5.2.2)."""
+    lr_decay: float = 0.75
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 1e-3
+    backbone_lr: float = 0.1
+    """The backbone's rate, relative to ``lr``."""
+    bottleneck: int = 256
+    """Width of Linear-BatchNorm-ReLU between backbone and head; 0: none (the model is then a plain timm model)."""
+    clip_norm: float | None = None
+
+    version: ClassVar[int] = 1
+    """Raise it when the same settings would train another model."""
+    title: ClassVar[str] = ""
+    """The method's name in tables; default: the file's name in capitals."""
+    backbone_kind: ClassVar[str] = "any"
+    """'vit': the backbone must be a timm VisionTransformer, and frozen features will not do."""
+    uses_target: ClassVar[bool] = True
+    batch_coupled: ClassVar[str] = ""
+    """Why two workers cannot equal one on the same global batch; empty: they do (without batch norm)."""
+
+    def build(self, width: int, classes: int) -> dict[str, nn.Module]:
+        """The trainable modules: ``head`` (features (B, width) -> logits) and whatever else the method needs.
+
+        ``width`` is the bottleneck's, or the backbone's without one.
+        """
+        from torch import nn
+
+        head = nn.Linear(width, classes)
+        nn.init.normal_(head.weight, 0, 0.01)
+        nn.init.zeros_(head.bias)
+        return {"head": head}
+
+    def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
+        """Scalar losses of one pass (``progress.name``); ``loss`` is minimised, all are logged."""
+        raise NotImplementedError
+
+    def task_loss(self, net: AdaptationNetwork, batch: PairBatch) -> torch.Tensor:
+        """The loss whose surrounding is made flat by SDAT: cross-entropy on the source, forwarded beside the target."""
+        import torch.nn.functional as F
+
+        (f_s, _), _ = net.forward_both(batch)
+        return F.cross_entropy(net.head(f_s), batch.y_s)
+
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes of one step, in order."""
+        return (Pass(),)
+
+    def parameter_groups(self, net: AdaptationNetwork) -> list[dict[str, Any]]:
+        """Optimiser groups with ``name``, ``params`` and ``lr_scale``; keys of torch.optim.SGD may be added."""
+        rest = [p for n, m in net.named_children() if n != "backbone" for p in m.parameters()]
+        groups = [
+            {"name": "backbone", "params": list(net.backbone.parameters()), "lr_scale": self.backbone_lr},
+            {"name": "rest", "params": rest, "lr_scale": 1.0},
+        ]
+        return [g for g in groups if g["params"]]
+
+    def lr_at(self, progress: Progress) -> float:
+        """The learning rate of a step."""
+        return self.lr * (1.0 + self.lr_gamma * progress.step) ** -self.lr_decay
+
+    def predict(self, net: AdaptationNetwork, features: torch.Tensor) -> torch.Tensor:
+        """Logits (B, classes) from features (B, width), in evaluation mode."""
+        return net.head(features)
+
+    def exported_head(self, net: AdaptationNetwork) -> nn.Module:
+        """A module of Linear, BatchNorm1d, ReLU and Dropout layers that maps the features to :meth:`predict`'s logits."""
+        return net.head
+
+    def sample(self, net: AdaptationNetwork, progress: Progress, rng: Any, count: int) -> tuple[Any, Any] | None:
+        """Indices (source, target) of the global batch of ``count`` pairs; None: both sets shuffled and cycled independently."""
+        return None
+
+    def refresh(self, net: AdaptationNetwork, data: Any, progress: Progress) -> None:
+        """Called on every rank before the first step of an epoch; may read ``data.features("source"|"target")`` and set buffers."""

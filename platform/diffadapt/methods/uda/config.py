@@ -1,0 +1,50 @@
+"""Settings of stage 1 (Adapt Anything section 3: inter-domain transfer): the training, and each method's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from diffadapt.core.config import execution
+from diffadapt.methods import uda
+from diffadapt.methods.discover import chosen, config_class, discover, identity
+from diffadapt.methods.uda.base import UdaMethod
+
+METHODS: dict[str, type] = discover(uda, UdaMethod)
+"""Method name -> its class."""
+
+
+@dataclass(frozen=True)
+class UdaTraining:
+    """Stage 1: unsupervised domain adaptation from the (synthetic) source to the unlabelled target."""
+
+    method: str = "dann"
+    """A file of methods/uda."""
+    batch_size: int = 32
+    """Source images, and as many target images, of a step: the sum over workers."""
+    epochs: int = 20
+    steps_per_epoch: int = 1000
+    lr: float | None = None
+    """Overrides the method's own learning rate."""
+    sdat: float = 0.0
+    """Radius of SAM on the task loss (SDAT, Rangwani et al. 2022; published 0.02 for CNNs); 0: off."""
+    augment: Literal["uda", "center", "shift", "none"] = "uda"
+    """uda: squash to ``resize``, RandomResizedCrop .08-1, flip; center: centre crop, flip (VisDA); shift: translate by up to an eighth."""
+    flip: bool = True
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    sync_batch_norm: bool = False
+    """Batch statistics over all workers."""
+    seed: int = 0
+    workers: int = execution(1)
+    checkpoint_every: int = execution(200)
+
+    @property
+    def chosen(self) -> Any:
+        """The method with its settings."""
+        return chosen(self, "UDA")
+
+    def identity(self) -> dict[str, Any]:
+        return identity(self, "UDA")
+
+
+UdaConfig: Any = config_class("UdaConfig", UdaTraining, METHODS, __name__)

@@ -1,0 +1,61 @@
+"""The network that domain adaptation trains: backbone, bottleneck, and the modules of a method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffadapt.methods.uda.base import PairBatch, UdaMethod
+from diffadapt.train.progress import Progress
+
+
+class AdaptationNetwork(nn.Module):
+    """``backbone`` maps inputs to (B, width): a timm model without classifier, or Identity for cached features.
+
+    The bottleneck is Linear-BatchNorm-ReLU (Transfer-Learning-Library's ImageClassifier); the modules that the method's
+    ``build`` returns are attributes under their names (``head``, ``discriminator``, ...). ``forward(batch, progress)``
+    computes the method's losses, so that DistributedDataParallel sees every use of a weight; ``logits(x)`` predicts.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int, classes: int, method: UdaMethod):
+        super().__init__()
+        self.method, self.classes, self.width = method, classes, method.bottleneck or width
+        self.backbone = backbone
+        self.bottleneck = bottleneck(width, method.bottleneck)
+        for name, module in method.build(self.width, classes).items():
+            self.add_module(name, module)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, ...) inputs -> (B, width)."""
+        return self.bottleneck(self.backbone(x))
+
+    def forward_both(self, batch: PairBatch) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """((source features, target features), both): one concatenated forward, so that batch statistics are shared."""
+        both = self.features(torch.cat([batch.x_s, batch.x_t]))
+        return (both[: len(batch.x_s)], both[len(batch.x_s) :]), both
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """The method's prediction for inputs (B, ...): (B, classes)."""
+        return self.method.predict(self, self.features(x))
+
+    def forward(self, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
+        if progress.name == "sharpness":
+            loss = self.method.task_loss(self, batch)
+            return {"loss": loss, "sharpness_task": loss.detach()}
+        return self.method.losses(self, batch, progress)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The method's optimiser groups."""
+        return self.method.parameter_groups(self)
+
+
+def bottleneck(width: int, out: int) -> nn.Module:
+    """Linear-BatchNorm-ReLU from ``width`` to ``out``; Identity for ``out`` 0."""
+    if not out:
+        return nn.Identity()
+    linear = nn.Linear(width, out)
+    nn.init.normal_(linear.weight, 0, 0.005)
+    nn.init.constant_(linear.bias, 0.1)
+    return nn.Sequential(linear, nn.BatchNorm1d(out), nn.ReLU())
