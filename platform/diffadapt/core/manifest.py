@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform as python_platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
@@ -53,7 +54,7 @@ def build(recipe: str, config: Mapping[str, Any], seed: int, pipeline: Pipeline,
         "config": config,
         "class_names": list(pipeline.class_names),
         "outputs": dict(pipeline.outputs),
-        "rows": [{"name": r.name, "members": list(r.members), "note": r.note, "control": r.control, "images_of": r.images_of} for r in pipeline.rows],
+        "rows": [asdict(r) for r in pipeline.rows],
         "nodes": nodes,
         "versions": versions(),
     })  # fmt: skip

@@ -31,6 +31,14 @@ class MethodRow:
     control: bool = False
     images_of: str = ""
     """Count only the images that this prediction node has too (a like-for-like row beside a method run on fewer images)."""
+    group: str = ""
+    """The group of all its scores, e.g. a transfer such as 'amazon-webcam'; empty: as the keys say."""
+    seed: int | None = None
+    """The training's seed where a recipe has several; None: the recipe's."""
+    selection: str = "last"
+    """How the epoch was chosen: 'last', a label-free validator, or 'oracle' (on target labels)."""
+    metric: str = "top1"
+    """top1, or class_mean (mean of the classes' accuracies, as VisDA is scored)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,8 @@ class Pipeline:
     rows: tuple[MethodRow, ...] = ()
     class_names: tuple[str, ...] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
-    """What later commands need by role: 'classifier', 'finetuned', 'project', 'figures' -> node name."""
+    """What later commands need by role -> node name: 'target', 'figures', 'model' (the adapted classifier), 'predictions' (its
+    logits on the target), 'validators'; for SDA also 'classifier', 'finetuned', 'projected', ..."""
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
