@@ -55,10 +55,11 @@ class Failure:
 
 @dataclass
 class Rows:
-    """The content of a shard: a table and the items that could not be made."""
+    """The content of a shard: a table, the items that could not be made, and what its maker has to say aloud."""
 
     table: pa.Table
     failures: list[Failure] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -81,6 +82,7 @@ class Receipt:
     worker: str = ""
     error: str = ""
     batch_size: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def family_digest(kind: str, version: int, identity: Mapping[str, Any], inputs: Sequence[str]) -> str:
@@ -120,7 +122,7 @@ def to_parquet(rows: Rows, provenance: Mapping[str, Any]) -> bytes:
     table = rows.table
     metadata = {
         b"diffadapt": json.dumps(
-            {**provenance, "failures": [[f.key, f.reason] for f in rows.failures]}, sort_keys=True
+            {**provenance, "failures": [[f.key, f.reason] for f in rows.failures], **({"warnings": rows.warnings} if rows.warnings else {})}, sort_keys=True
         ).encode()
     }
     if "image" in table.schema.names:
@@ -141,7 +143,7 @@ def from_parquet(data: bytes) -> Rows:
     """Rows and failures from :func:`to_parquet` bytes."""
     table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)  # read_table would import pandas
     meta = json.loads((table.schema.metadata or {}).get(b"diffadapt", b"{}"))
-    return Rows(table.replace_schema_metadata(None), [Failure(k, r) for k, r in meta.get("failures", [])])
+    return Rows(table.replace_schema_metadata(None), [Failure(k, r) for k, r in meta.get("failures", [])], list(meta.get("warnings", [])))
 
 
 def read_header(data_file: Any) -> tuple[int, list[Failure]]:

@@ -2,13 +2,14 @@
 
 A chain is a piece of work that one actor carries through without waiting for anybody: a shard and, as soon as it is
 committed, the shards that depend on nothing else unfinished (synthesised -> aligned; corrupted -> projected). So a
-shard is aligned the moment its synthesis is committed, and no accelerator waits for another stage to finish.
+shard is aligned the moment its synthesis is committed, and no accelerator waits for another stage to finish. A shard that
+fans out into several shards of one stage ends its chain, so that these spread over the actors.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from diffadapt.core.artifact import Shard
@@ -99,11 +100,19 @@ def next_wave(plans: Mapping[str, NodePlan], done: set[str]) -> Wave:
             continue
         order, todo = [task], [root]
         while todo:
-            for child in children[todo.pop(0)]:
+            for child in _alone(children[todo.pop(0)], tasks):
                 order.append(tasks[child])
                 todo.append(child)
         chains.append(Chain(tuple(order)))
     return Wave(tuple(chains), tuple(fits))
+
+
+def _alone(children: Sequence[str], tasks: Mapping[str, Task]) -> list[str]:
+    """The children that are their stage's only one here; several (images of one prompt table) are for several actors, a wave later."""
+    by_node: dict[str, list[str]] = defaultdict(list)
+    for child in children:
+        by_node[tasks[child].node].append(child)
+    return [only[0] for only in by_node.values() if len(only) == 1]
 
 
 def _folder(path: str | None) -> str:

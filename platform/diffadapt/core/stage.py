@@ -87,6 +87,8 @@ class Stage:
     version: ClassVar[int] = 1
     fit_stage: ClassVar[bool] = False
     stored: ClassVar[bool] = True
+    may_warn: ClassVar[bool] = False
+    """Whether its shards may carry warnings, which the driver then reads back at the end of a run."""
 
     def label(self) -> str:
         """A short readable name for the store's folder."""

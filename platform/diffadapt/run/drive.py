@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffadapt.core import manifest as manifests
-from diffadapt.core import record
 from diffadapt.core.artifact import Receipt
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
@@ -25,6 +24,7 @@ from diffadapt.core.schedule import Wave, finished, next_wave
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store, redact
 from diffadapt.run.families import describe_families
+from diffadapt.run.finish import finish
 from diffadapt.run.heartbeat import Heartbeat
 from diffadapt.run.progress import NodeProgress, Progress
 from diffadapt.run.quarantine import Quarantine
@@ -61,7 +61,7 @@ def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_
         with Heartbeat(beat):
             work.run(runner_factory)
         _record_execution(run, work, time.time() - started)
-        _finish(run, recipe_name, recipe, config, pipeline, plans, work, root)
+        finish(run, recipe_name, recipe.seed, config, pipeline, plans, work.quarantine.by_node())
         state = "finished"
     except Exception as error:
         state = "failed"
@@ -125,6 +125,8 @@ class _Work:
             self.made[receipt.node] += 1
             if receipt.batch_size:
                 self.batch_sizes[receipt.node] = min(receipt.batch_size, self.batch_sizes.get(receipt.node, receipt.batch_size))
+        for sentence in receipt.warnings:
+            self.progress.say(f"{receipt.node}: {sentence}")
         self._row = self._row + 1 if receipt.status == "failed" else 0
         if receipt.status == "failed":
             self.errors.append(receipt)
@@ -173,25 +175,3 @@ def _record_execution(run: Run, work: _Work, seconds: float) -> None:
         "made": made, "batch_sizes": {**known.get("batch_sizes", {}), **work.batch_sizes},
     }  # fmt: skip
     run.write("execution.json", json.dumps(value, indent=1).encode())
-
-
-def _finish(run: Run, name: str, recipe: Any, config: Mapping, pipeline: Pipeline, plans: Mapping[str, NodePlan], work: _Work, root: Root) -> None:
-    manifest = manifests.build(name, config, recipe.seed, pipeline, plans, work.quarantine.by_node())
-    run.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
-    members = {m for row in pipeline.rows for m in (*row.members, row.images_of) if m}
-    predictions = {m: record.predictions_by_key([root.store.load(p.path or "") for p in plans[m].shards]) for m in members}
-    totals: dict[str, int] = defaultdict(int)
-    target = pipeline.outputs.get("target")
-    for p in plans[target].shards if target else ():
-        totals[p.shard.params["group"]] += p.shard.items
-    scores = record.score_rows(run.name, recipe.seed, pipeline.rows, predictions, totals)
-    run.write("scores.parquet", record.to_bytes(scores))
-    figures = pipeline.outputs.get("figures")
-    if figures:
-        folder = plans[figures].shards[0].path or ""
-        for file in sorted(root.store.list(folder)):
-            if file.endswith((".png", ".json", ".jpg")):
-                run.write(f"figures/{file}", root.store.read_bytes(posixpath.join(folder, file)))
-    from diffadapt.report.html import write_report
-
-    write_report(run)

@@ -53,6 +53,7 @@ class Executor:
             return Receipt(
                 task.node, task.shard.key, task.digest, "made", len(rows), tuple(rows.failures),
                 time.perf_counter() - start, worker_name, batch_size=getattr(self.workers.get(self._worker_key(task)), "batch_size", 0) or 0,
+                warnings=tuple(rows.warnings),
             )  # fmt: skip
         except DiffadaptError as error:
             interrupts.check()

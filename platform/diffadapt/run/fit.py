@@ -29,7 +29,12 @@ def quarantined_by(metrics: Mapping[str, Any]) -> list[Failure]:
 
 def recorded_failures(store: Store, path: str) -> list[Failure]:
     """The same of a finished fit in the store."""
-    return quarantined_by(json.loads(store.read_bytes(f"{path}/{METRICS}")))
+    return quarantined_by(recorded_metrics(store, path))
+
+
+def recorded_metrics(store: Store, path: str) -> dict[str, Any]:
+    """The metrics of a finished fit in the store."""
+    return json.loads(store.read_bytes(f"{path}/{METRICS}"))
 
 
 def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, *, threads: int = 1, log_dir: str | None = None) -> Receipt:
@@ -48,7 +53,7 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
         if reporter.rank == 0:
             _commit(store, task, output, metrics)
         reporter.barrier()
-        return Receipt(task.node, task.shard.key, task.digest, "made", task.shard.items, tuple(quarantined_by(metrics)), time.perf_counter() - start, name)
+        return Receipt(task.node, task.shard.key, task.digest, "made", task.shard.items, tuple(quarantined_by(metrics)), time.perf_counter() - start, name, warnings=tuple(metrics.get("warnings", ())))
     except DiffadaptError as error:
         interrupts.check()
         message = f"{type(error).__name__}: {one_line(error)}"

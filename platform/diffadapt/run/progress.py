@@ -100,6 +100,12 @@ class Progress:
             self.stream.write(line + "\n")
         self.stream.flush()
 
+    def say(self, sentence: str) -> None:
+        """A warning on a line of its own."""
+        self.stream.write(("\r" + " " * self._width + "\r" if self._width else "") + f"warning: {sentence}\n")
+        self._width = 0
+        self.stream.flush()
+
     def line(self, name: str) -> str:
         node = self.nodes[name]
         if node.steps:

@@ -1,0 +1,77 @@
+"""The end of a run: everything that a user sees is written from what lies in the store."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffadapt.core import manifest as manifests
+from diffadapt.core import record
+from diffadapt.core.artifact import Failure
+from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.runs import Run
+from diffadapt.core.stage import NodePlan
+from diffadapt.core.store import Store
+from diffadapt.run.fit import recorded_metrics
+
+
+def finish(
+    run: Run, recipe_name: str, seed: int, config: Mapping[str, Any], pipeline: Pipeline, plans: Mapping[str, NodePlan], quarantined: Mapping[str, Sequence[Failure]]
+) -> None:
+    """Write manifest, scores, warnings, predictions, pictures, the adapted model and the report of a run whose work is done."""
+    root = run.root
+    manifest = manifests.build(recipe_name, config, seed, pipeline, plans, quarantined)
+    run.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
+    wanted = {m for row in pipeline.rows for m in (*row.members, row.images_of) if m} | {n for n in [pipeline.outputs.get("predictions")] if n}
+    predictions = {m: record.predictions_by_key([root.store.load(p.path or "") for p in plans[m].shards]) for m in wanted}
+    scores = record.score_rows(run.name, seed, pipeline.rows, predictions, _totals(pipeline, plans))
+    run.write("scores.parquet", record.to_bytes(scores))
+    run.write("warnings.json", json.dumps(_warnings(plans, root.store), indent=1).encode())
+    if node := pipeline.outputs.get("predictions"):
+        from diffadapt.core.predictions import predictions_parquet
+
+        run.write("predictions.parquet", predictions_parquet(predictions[node], pipeline.class_names))
+    if node := pipeline.outputs.get("validators"):
+        run.write("validators.json", root.store.read_bytes(posixpath.join(plans[node].shards[0].path or "", "validators.json")))
+    figures = pipeline.outputs.get("figures")
+    if figures:
+        folder = plans[figures].shards[0].path or ""
+        for file in sorted(root.store.list(folder)):
+            if file.endswith((".png", ".json", ".jpg")):
+                run.write(f"figures/{file}", root.store.read_bytes(posixpath.join(folder, file)))
+    if node := pipeline.outputs.get("model"):
+        from diffadapt.run.outputs import copy_model
+
+        copy_model(run, node)
+    from diffadapt.report.html import write_report
+
+    write_report(run)
+
+
+def _totals(pipeline: Pipeline, plans: Mapping[str, NodePlan]) -> dict[str, int]:
+    """Images of each group of the target, as the scores name it."""
+    totals: dict[str, int] = defaultdict(int)
+    target = pipeline.outputs.get("target")
+    for p in plans[target].shards if target else ():
+        totals[p.shard.params["group"]] += p.shard.items
+    for row in pipeline.rows:
+        if row.group:
+            totals[row.group] = plans[row.members[0]].items
+    return totals
+
+
+def _warnings(plans: Mapping[str, NodePlan], store: Store) -> list[dict[str, str]]:
+    """What finished stages had to say, each sentence once: [{"node", "sentence"}]."""
+    found: dict[str, str] = {}
+    for name, plan in plans.items():
+        for p in plan.shards if plan.stage.stored else ():
+            if plan.stage.fit_stage:
+                said = recorded_metrics(store, p.path or "").get("warnings", ())
+            else:
+                said = store.load(p.path or "").warnings if plan.stage.may_warn else ()
+            for sentence in said:
+                found.setdefault(sentence, name)
+    return [{"node": node, "sentence": sentence} for sentence, node in found.items()]
