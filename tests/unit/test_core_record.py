@@ -50,14 +50,31 @@ def test_unlabelled_images_give_no_scores():
     assert record.score_rows("r", 0, [MethodRow("m", ("a",))], {"a": logits(target__0__x=(None, [1, 0]))}, {"target/0": 1}) == []
 
 
-def test_each_group_counts_once_in_the_mean_and_clean_not_at_all():
-    def score(group: str, value: float, images: int) -> Score:
-        corruption, _, severity = group.partition("/")
-        return Score("r", "m", False, group, corruption, int(severity), "top1", value, images, 100, 0)
+def test_a_row_names_its_transfer_seed_and_selection():
+    a = logits(webcam__0__x=(1, [0.0, 1.0]), webcam__0__y=(0, [0.0, 1.0]))
+    row = MethodRow("DANN", ("a",), group="amazon-webcam", seed=2, selection="oracle")
+    (score,) = record.score_rows("r", 0, [row], {"a": a}, {"amazon-webcam": 2})
+    assert (score.group, score.corruption, score.severity, score.seed, score.selection, score.value) == ("amazon-webcam", "amazon-webcam", 0, 2, "oracle", 50.0)
 
-    rows = record.summarise([score("fog/5", 10.0, 1), score("snow/5", 30.0, 99), score("clean/0", 90.0, 100)])
-    assert [(r["mean"], r["groups"], r["images"], r["of_images"]) for r in rows] == [(20.0, 2, 100, 200)]
-    assert rows[0]["by_corruption"] == {"fog/5": 10.0, "snow/5": 30.0}
+
+def test_the_class_mean_counts_every_class_once():
+    a = logits(t__0__1=(0, [1, 0, 0]), t__0__2=(0, [1, 0, 0]), t__0__3=(0, [1, 0, 0]), t__0__4=(2, [1, 0, 0]))
+    top, mean = (record.score_rows("r", 0, [MethodRow("m", ("a",), metric=m)], {"a": a}, {})[0] for m in ("top1", "class_mean"))
+    assert (top.metric, top.value) == ("top1", 75.0) and (mean.metric, mean.value) == ("class_mean", 50.0)
+
+
+def test_predictions_as_a_table_for_other_tools():
+    import io
+
+    import pyarrow.parquet as pq
+
+    from diffadapt.core.predictions import predictions_parquet
+
+    given = logits(target__0__sub__b=(None, [0.0, 0.0, np.log(2)]), target__0__a=(1, [5.0, 5.0, 1.0]))
+    rows = pq.read_table(io.BytesIO(predictions_parquet(given, ("x", "y", "ä z")))).to_pylist()
+    assert [(r["path"], r["label"], r["class"]) for r in rows] == [("a", 0, "x"), ("sub/b", 2, "ä z")]
+    assert rows[1]["confidence"] == pytest.approx(0.5)
+    assert pq.read_table(io.BytesIO(predictions_parquet({}, ()))).num_rows == 0
 
 
 def test_scores_make_the_round_trip():

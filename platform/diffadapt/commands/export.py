@@ -95,14 +95,14 @@ def _card(run: Run, manifest: dict[str, Any], out: Path, node: str) -> None:
     import json
 
     from diffadapt.core.config import from_dict
-    from diffadapt.core.record import summarise
     from diffadapt.models.card import classifier_card
     from diffadapt.models.config import ClassifierConfig
+    from diffadapt.report.summary import summarise
 
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     mine = {r["name"] for r in manifest["rows"] if any(m.startswith(f"{node}_on_") for m in r["members"])} | {"Source"}
-    rows = [r for r in summarise(run.scores()) if r["method"] in mine] if run.has("scores.parquet") else []
-    metrics = {f"{r['method']}: mean top-1 over {r['groups']} shifts, %": round(r["mean"], 2) for r in rows}
+    rows = [r for r in summarise(run.scores()).rows if r.method in mine and r.mean is not None] if run.has("scores.parquet") else []
+    metrics = {f"{r.method}: mean top-1 over {len(r.cells)} shifts, %": round(r.mean or 0, 2) for r in rows}
     extra = dict(config.get("diffadapt", {}))
     extra |= {f"training: {k}": v for k, v in extra.pop("training", {}).items()}
     card = classifier_card(

@@ -25,7 +25,7 @@ SCORES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Score:
-    """One number. ``value`` in percent for top1; ``images`` counted, of ``of_images`` that the target has."""
+    """One number. ``value`` in percent for top1 and class_mean; ``images`` counted, of ``of_images`` that the target has."""
 
     run: str
     method: str
@@ -61,10 +61,11 @@ def predictions_by_key(parts: Sequence[Rows]) -> dict[str, tuple[int | None, np.
 def score_rows(
     run: str, seed: int, rows: Sequence[MethodRow], predictions: Mapping[str, Mapping[str, tuple[int | None, np.ndarray]]], totals: Mapping[str, int]
 ) -> list[Score]:
-    """Top-1 of each method row in every group (corruption/severity), on the keys that all its members predicted.
+    """The accuracy (percent) of each method row in every group, on the keys that all its members predicted.
 
-    A method's prediction is the argmax of the sum of its members' softmax probabilities (SDA equation 5).
-    ``totals``: images of each group. Unlabelled targets give no scores.
+    A method's prediction is the argmax of the sum of its members' softmax probabilities (SDA equation 5). The group is
+    ``row.group``, else the key's corruption/severity; the seed ``row.seed``, else ``seed``. ``totals``: images of each
+    group. Images without a label count nowhere, so unlabelled targets give no scores.
     """
     out: list[Score] = []
     for row in rows:
@@ -74,14 +75,29 @@ def score_rows(
         by_group: dict[str, list[str]] = defaultdict(list)
         for key in keys:
             if members[0][key][0] is not None:
-                by_group["/".join(key.split("/", 2)[:2])].append(key)
+                by_group[row.group or "/".join(key.split("/", 2)[:2])].append(key)
         for group, names in sorted(by_group.items()):
             total = sum(softmax(np.stack([m[k][1] for k in names])) for m in members)
             labels = np.array([members[0][k][0] for k in names])
-            correct = float((total.argmax(axis=1) == labels).mean() * 100)
+            value = accuracy(total.argmax(axis=1), labels, row.metric) * 100
             corruption, _, severity = group.partition("/")
-            out.append(Score(run, row.name, row.control, group, corruption, int(severity or 0), "top1", correct, len(names), totals.get(group, len(names)), seed, note=row.note))
+            mine = seed if row.seed is None else row.seed
+            out.append(
+                Score(
+                    run, row.name, row.control, group, corruption, int(severity) if severity.isdigit() else 0, row.metric, value,
+                    len(names), totals.get(group, len(names)), mine, row.selection, row.note,
+                )  # fmt: skip
+            )
     return out
+
+
+def accuracy(predicted: np.ndarray, labels: np.ndarray, metric: str = "top1") -> float:
+    """The share of right predictions: of all images (top1), or the mean of the shares of each class that occurs (class_mean)."""
+    right = predicted == labels
+    if metric == "top1":
+        return float(right.mean())
+    assert metric == "class_mean", f"no metric {metric}"
+    return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
 
 
 def to_bytes(scores: Sequence[Score]) -> bytes:
@@ -94,26 +110,3 @@ def to_bytes(scores: Sequence[Score]) -> bytes:
 def from_bytes(data: bytes) -> list[Score]:
     """Scores from :func:`to_bytes`."""
     return [Score(**row) for row in pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).to_pylist()]
-
-
-def summarise(scores: Sequence[Score], *, skip: Sequence[str] = ("clean",)) -> list[dict]:
-    """A row a method: mean over corruption groups (each group counts once), images used and available, note; input order."""
-    order: dict[str, list[Score]] = defaultdict(list)
-    for s in scores:
-        if s.metric == "top1" and s.corruption not in skip:
-            order[s.method].append(s)
-    rows = []
-    for method, group in order.items():
-        rows.append(
-            {
-                "method": method,
-                "control": group[0].control,
-                "mean": float(np.mean([s.value for s in group])),
-                "groups": len(group),
-                "images": sum(s.images for s in group),
-                "of_images": sum(s.of_images for s in group),
-                "by_corruption": {s.group: s.value for s in group},
-                "note": group[0].note,
-            }
-        )
-    return rows
