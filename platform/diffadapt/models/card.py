@@ -33,14 +33,26 @@ def classifier_card(
     recipe: str = "",
     recipe_digest: str = "",
     limitations: Sequence[str] = LIMITATIONS,
+    selection: str = "last",
+    generator: str = "",
     extra: Mapping[str, Any] | None = None,
 ) -> str:
-    """Markdown with Hugging Face front matter. Every string of the user's is escaped; metrics are in percent or as named."""
+    """Markdown with Hugging Face front matter. Every string of the user's is escaped; metrics are in percent or as named.
+
+    ``selection`` is how the epoch was chosen ('oracle': on target labels, which the card says in bold); ``generator`` what
+    made the synthetic training images.
+    """
     lines = ["---", "library_name: timm", "pipeline_tag: image-classification", "tags:", "- image-classification", "- timm", "---"]
     lines += [f"# {escape(arch)}, {len(class_names)} classes", "", "Made with diffadapt.", ""]
     if recipe or recipe_digest:
         lines += [f"Recipe: {escape(recipe or 'unnamed')} (digest `{re.sub(r'[^0-9A-Za-z:.-]', '', recipe_digest)}`).", ""]
     lines += ["## Input", "", *_table(("", ""), _input_rows(config))]
+    if selection == "oracle":
+        lines += ["", "**Oracle: the epoch was chosen on labels of the target. Its scores are an upper bound, not a result.**"]
+    elif selection != "last":
+        lines += ["", f"The epoch was chosen without target labels, by {escape(selection)}."]
+    if generator:
+        data = " ".join(text for text in (data, f"Synthetic training images were made by {generator}.") if text)
     if data:
         lines += ["", "## Data", "", escape(data)]
     lines += ["", "## Results", ""]
@@ -51,8 +63,9 @@ def classifier_card(
     lines += ["", "## Limitations", "", *(f"- {escape(text)}" for text in limitations)]
     if extra:
         lines += ["", "## Further facts", "", *_table(("Name", "Value"), list(extra.items()))]
-    if arch.startswith("cifar_resnet"):
-        lines += ["", "The architecture is registered by `import diffadapt.models.cifar_resnet`."]
+    if arch.startswith("cifar_resnet") or arch == "mlp_head":
+        module = "mlp_head" if arch == "mlp_head" else "cifar_resnet"
+        lines += ["", f"The architecture is registered by `import diffadapt.models.{module}`."]
     return "\n".join(lines) + "\n"
 
 

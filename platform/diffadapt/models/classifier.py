@@ -6,13 +6,14 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from torch import nn
 
 from diffadapt.core.errors import DataError, RecipeError, WeightsError, suggest
-from diffadapt.models import cifar_resnet
+from diffadapt.models import cifar_resnet, mlp_head  # noqa: F401 (both register architectures)
 from diffadapt.models.classifier_source import classifier_revision, folder_config, locate
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.import_openmmlab import convert_openmmlab, is_openmmlab
@@ -21,7 +22,9 @@ from diffadapt.train.precision import autocast, float32_mode
 
 
 class Classifier(nn.Module):
-    """A timm model with what is known about it: ``model``, ``config``, ``num_classes``, ``arch``, ``revision``.
+    """A timm model with what is known about it: ``model``, ``config``, ``num_classes``, ``arch``, ``model_args``, ``revision``.
+
+    ``model_args`` are the arguments that ``arch`` is created with; the model carries them too, so that its export knows them.
 
     ``forward`` takes images already normalised, (B, in_channels, H, W), and returns float32 logits (B, num_classes),
     computed in ``config.precision``.
@@ -31,6 +34,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.model, self.config, self.arch, self.revision = model, config, arch, revision
         self.num_classes = int(model.num_classes)
+        self.model_args: dict[str, Any] = dict(getattr(model, "model_args", {"in_chans": config.in_channels}))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with float32_mode(self.config.precision), autocast(x.device, self.config.precision):
@@ -64,11 +68,15 @@ def load_classifier(
     return Classifier(model.eval(), config, arch, classifier_revision(config)).to(device)
 
 
-def create_model(arch: str, num_classes: int, in_channels: int = 3, drop_path: float = 0.0) -> nn.Module:
-    """An untrained timm model (ours included). Raises RecipeError for an unknown architecture or unsupported setting."""
+def create_model(arch: str, num_classes: int, in_channels: int = 3, drop_path: float = 0.0, crop: int | None = None) -> nn.Module:
+    """An untrained timm model (ours included), for inputs of ``crop`` pixels where the architecture has to know.
+
+    Raises RecipeError for an unknown architecture or unsupported setting.
+    """
     _demand_known(arch, RecipeError)
+    args = {"in_chans": in_channels, **_image_size(arch, crop)}
     try:
-        return timm.create_model(arch, num_classes=num_classes, in_chans=in_channels, **_drop_path(drop_path))
+        return _noted(timm.create_model(arch, num_classes=num_classes, **args, **_drop_path(drop_path)), args)
     except TypeError as error:
         raise RecipeError(f"The architecture {arch!r} cannot be made with drop path {drop_path} ({error}).") from error
 
@@ -98,9 +106,10 @@ def _from_file(path: str, config: ClassifierConfig, drop_path: float) -> tuple[n
     head = "linear" if arch.startswith("cifar_resnet") else timm.get_pretrained_cfg_value(arch, "classifier")
     weight = state.get(f"{head[0] if isinstance(head, (tuple, list)) else head}.weight")
     classes = config.num_classes if weight is None else weight.shape[0]
-    model = timm.create_model(arch, in_chans=config.in_channels, num_classes=classes, **_drop_path(drop_path))
+    args = {"in_chans": config.in_channels, **_image_size(arch, config.crop)}
+    model = timm.create_model(arch, num_classes=classes, **args, **_drop_path(drop_path))
     load_into(model, state, path)
-    return model, arch
+    return _noted(model, args), arch
 
 
 def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tuple[nn.Module, str]:
@@ -110,6 +119,8 @@ def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tup
     if config.arch not in (None, arch):
         raise WeightsError(f"The folder {folder!r} holds a {arch}, but the recipe's arch is {config.arch!r}.")
     args = {"in_chans": int(pretrained.get("input_size", (3,))[0]), **values.get("model_args", {})}
+    if pretrained.get("fixed_input_size") and "input_size" in pretrained:
+        args.setdefault("img_size", pretrained["input_size"][-1])
     if args["in_chans"] != config.in_channels:
         raise WeightsError(f"The classifier in {folder!r} takes {args['in_chans']} channels, but the recipe gives {config.in_channels}.")
     files = [f for f in ("model.safetensors", "pytorch_model.bin") if (Path(folder) / f).is_file()]
@@ -124,16 +135,17 @@ def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tup
     classes = int(values.get("num_classes", pretrained.get("num_classes", 1000)))
     model = timm.create_model(arch, num_classes=classes, **args, **_drop_path(drop_path))
     load_into(model, read_state_dict(str(Path(folder) / files[0])), folder)
-    return model, arch
+    return _noted(model, args), arch
 
 
 def _from_timm(name: str, config: ClassifierConfig, drop_path: float) -> nn.Module:
-    repo = name.removeprefix("hf-hub:")
+    repo, args = name.removeprefix("hf-hub:"), {"in_chans": config.in_channels}
     if repo == name:
         _demand_published(name)
         repo = f"timm/{name}"
+        args |= _image_size(name, config.crop)
     try:
-        return timm.create_model(name, pretrained=True, in_chans=config.in_channels, **_drop_path(drop_path))
+        return _noted(timm.create_model(name, pretrained=True, **args, **_drop_path(drop_path)), args)
     except Exception as error:  # the hub client raises many unrelated types when it is offline
         raise WeightsError(
             f"The weights of {name!r} could not be loaded ({type(error).__name__}): run `hf download {repo}` where there is a "
@@ -157,6 +169,19 @@ def _demand_published(name: str) -> None:
 def _demand_known(arch: str, error: type[Exception]) -> None:
     if not timm.is_model(arch):
         raise error(f"There is no architecture {arch!r} in timm or diffadapt.{suggest(arch.split('.')[0], timm.list_models())}")
+
+
+def _image_size(arch: str, crop: int | None) -> dict[str, int]:
+    """``img_size`` for architectures that are made for one input size, where ``crop`` is another than theirs."""
+    known = timm.get_pretrained_cfg(arch, allow_unregistered=True)
+    if crop is None or known is None or not known.fixed_input_size or known.input_size[-1] == crop:
+        return {}
+    return {"img_size": crop}
+
+
+def _noted(model: nn.Module, args: Mapping[str, Any]) -> nn.Module:
+    model.model_args = dict(args)
+    return model
 
 
 def _drop_path(rate: float) -> dict[str, float]:

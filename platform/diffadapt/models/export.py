@@ -25,12 +25,15 @@ def export_classifier(
     config: ClassifierConfig,
     class_names: Sequence[str],
     extra: Mapping[str, Any] | None = None,
+    model_args: Mapping[str, Any] | None = None,
 ) -> Path:
     """config.json (timm's hub format), model.safetensors and README.md under ``out_folder``; returns the folder.
 
     ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads it (after importing ``diffadapt.models.cifar_resnet``
-    for those networks), and so does ``ClassifierConfig(name="<folder>")``. ``extra`` goes to config.json under ``diffadapt``
-    and fills the card: ``metrics``, ``data``, ``recipe``, ``recipe_digest``, ``limitations``; other names are listed.
+    or ``diffadapt.models.mlp_head`` for those networks), and so does ``ClassifierConfig(name="<folder>")``. ``extra`` goes to
+    config.json under ``diffadapt`` and fills the card: ``metrics``, ``data``, ``recipe``, ``recipe_digest``, ``limitations``,
+    ``selection`` (how the epoch was chosen), ``generator`` (what made the training images); other names are listed.
+    ``model_args``: what ``arch`` is created with; default: what the loader noted on the model, else its input channels.
     Raises DataError if the class names do not match the model's outputs.
     """
     model = model.model if isinstance(model, Classifier) else model
@@ -41,11 +44,12 @@ def export_classifier(
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)
-    given = {k: extra[k] for k in ("metrics", "data", "recipe", "recipe_digest", "limitations") if k in extra}
+    given = {k: extra[k] for k in ("metrics", "data", "recipe", "recipe_digest", "limitations", "selection", "generator") if k in extra}
     others = {k: v for k, v in extra.items() if k not in given}
+    args = dict(getattr(model, "model_args", {}) if model_args is None else model_args)
     card = classifier_card(arch=arch, config=config, class_names=class_names, **given, extra=others)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    values = json.dumps(_hub_config(model, arch, config, class_names, extra), indent=2, ensure_ascii=False)
+    values = json.dumps(_hub_config(model, arch, config, class_names, extra, args), indent=2, ensure_ascii=False)
     (folder / "config.json").write_text(values + "\n", encoding="utf-8")
     return folder
 
@@ -69,7 +73,7 @@ def import_openmmlab(checkpoint: str, out_folder: str | Path, class_names: Seque
 
 
 def _hub_config(
-    model: nn.Module, arch: str, config: ClassifierConfig, class_names: Sequence[str], extra: Mapping[str, Any]
+    model: nn.Module, arch: str, config: ClassifierConfig, class_names: Sequence[str], extra: Mapping[str, Any], args: Mapping[str, Any]
 ) -> dict[str, Any]:
     own = getattr(model, "pretrained_cfg", {})
     pretrained = {
@@ -92,7 +96,7 @@ def _hub_config(
         "num_classes": len(class_names),
         "num_features": int(model.num_features),
         "label_names": [str(name) for name in class_names],
-        "model_args": {"in_chans": config.in_channels},
+        "model_args": {"in_chans": config.in_channels, **args},
         "pretrained_cfg": pretrained,
         "diffadapt": dict(extra),
     }
