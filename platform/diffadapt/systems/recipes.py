@@ -45,7 +45,7 @@ def recipes() -> dict[str, RecipeEntry]:
         for file in sorted(root.rglob("*.py")):
             if file.name.startswith("_"):
                 continue
-            stem = file.relative_to(root).with_suffix("").as_posix()
+            stem = file.relative_to(root).with_suffix("").as_posix().removesuffix("/recipe")
             module = _import(file, stem)
             for name, function in inspect.getmembers(module, inspect.isfunction):
                 if function.__module__ != module.__name__ or name.startswith("_"):

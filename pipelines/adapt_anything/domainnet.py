@@ -1,0 +1,25 @@
+"""DomainNet (345 classes; six domains): all transfers in one table, and each transfer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diffadapt.methods.uda.config import UdaConfig
+from diffadapt.models.config import BackboneConfig
+from diffadapt.systems.benchmark import Benchmark, transfer_recipes
+
+
+def all() -> Benchmark:
+    """Real source, every transfer, the network of the published tables."""
+    return Benchmark(benchmark="domainnet", backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64), uda=UdaConfig(epochs=30, steps_per_epoch=1000))
+
+
+def synthetic() -> Benchmark:
+    """Adapt Anything's protocol: synthetic images of the classes -> every target domain, then FixMatch and MixMatch."""
+    base = all()
+    return replace(
+        base, transfers=tuple(f"synthetic-{t}" for t in dict.fromkeys(t for _, t in base.known.pairs())), ssl_methods=("fixmatch", "mixmatch"), ssl_after="cdan"
+    )
+
+
+globals().update(transfer_recipes(all, __name__))
