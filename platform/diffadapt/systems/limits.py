@@ -11,9 +11,13 @@ from diffadapt.align.config import AlignConfig, GDAConfig
 from diffadapt.core.errors import RecipeError
 from diffadapt.data.config import DataConfig, TargetConfig
 from diffadapt.methods.config import MemoConfig, TentConfig
-from diffadapt.models.config import ClassifierConfig
+from diffadapt.methods.ssl.base import SslMethod
+from diffadapt.methods.ssl.config import SplitConfig, SslTraining
+from diffadapt.methods.uda.base import UdaMethod
+from diffadapt.methods.uda.config import UdaTraining
+from diffadapt.models.config import BackboneConfig, ClassifierConfig, ClipConfig, SelectConfig
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.synth.config import SynthConfig
+from diffadapt.synth.config import FilterConfig, LlmConfig, PromptConfig, SynthConfig, TextToImageConfig
 from diffadapt.train.config import DiffusionFitConfig, FitConfig
 
 Range = tuple[float | None, float | None]
@@ -51,13 +55,34 @@ LIMITS: dict[type, dict[str, Range]] = {
         "layers_per_block": ONE, "attention_levels": ZERO, "patch_size": ONE, "space_to_depth": ONE, "native_size": ZERO,
         "sample_every": ZERO,
     },
+    LlmConfig: {"temperature": ZERO, "ask": ONE, "retries": ZERO, "timeout": (0.1, None)},
+    PromptConfig: {"prompts_per_class": ONE, "block": ONE},
+    TextToImageConfig: {
+        "images_per_class": ONE, "guidance": ZERO, "steps": STEPS, "size": ZERO, "store_size": ZERO, "images_per_shard": ONE,
+        "classes_per_shard": ONE, "batch_size": ONE,
+    },
+    FilterConfig: {"blank_std": ZERO, "near_duplicates": (-1, 64), "clip_threshold": FRACTION},
+    BackboneConfig: {"weak_views": ZERO, "strong_views": ZERO},
+    ClipConfig: {"batch_size": ONE},
+    SelectConfig: {"candidates": ONE},
+    UdaTraining: {"batch_size": ONE, "epochs": ONE, "steps_per_epoch": ONE, "lr": ZERO, "sdat": ZERO, "workers": ONE, "checkpoint_every": ONE},
+    SslTraining: {"batch_size": ONE, "epochs": ONE, "steps_per_epoch": ONE, "lr": ZERO, "workers": ONE, "checkpoint_every": ONE},
+    SplitConfig: {"fraction": (1e-6, 1), "threshold": FRACTION, "warn_confident": FRACTION, "warn_coverage": FRACTION},
+    UdaMethod: {
+        "lr": ZERO, "lr_gamma": ZERO, "lr_decay": ZERO, "momentum": FRACTION, "weight_decay": ZERO, "backbone_lr": ZERO,
+        "bottleneck": ZERO, "clip_norm": (1e-9, None),
+    },
+    SslMethod: {
+        "lr": ZERO, "lr_gamma": ZERO, "lr_decay": ZERO, "momentum": FRACTION, "weight_decay": ZERO, "backbone_lr": ZERO, "mu": ONE,
+        "lambda_u": ZERO, "ema": FRACTION,
+    },
 }  # fmt: skip
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 def check_limits(recipe: Any, prefix: str = "") -> None:
     """Raise RecipeError for the first number of ``recipe``, a tree of configurations, that is out of its range."""
-    limits = LIMITS.get(type(recipe), {})
+    limits = limits_of(type(recipe))
     for f in fields(recipe):
         value, name = getattr(recipe, f.name), prefix + f.name
         if is_dataclass(value):
@@ -72,6 +97,15 @@ def check_limits(recipe: Any, prefix: str = "") -> None:
         raise RecipeError(f"{prefix}num_classes is {recipe.num_classes} but must not be negative (0: as many as the data have).")
     if isinstance(recipe, ExecutionConfig) and not _DEVICE.fullmatch(recipe.device):
         raise RecipeError(f"{prefix}device is {recipe.device!r} but must be auto, cpu or cuda.")
+
+
+def limits_of(cls: type) -> dict[str, Range]:
+    """The ranges of a configuration's fields: of its bases, its own, and what a method states as ``limits``."""
+    found: dict[str, Range] = {}
+    for base in reversed(cls.__mro__):
+        found |= LIMITS.get(base, {})
+        found |= vars(base).get("limits", {})
+    return found
 
 
 def _check(name: str, number: float, low: float | None, high: float | None) -> None:

@@ -42,6 +42,7 @@ class SslMethod:
     ema: float = 0.999
     """Decay of the averaged weights, which predict; 0: none."""
 
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {}
     version: ClassVar[int] = 1
     title: ClassVar[str] = ""
     weak_views: ClassVar[int] = 1

@@ -47,6 +47,8 @@ class UdaMethod:
     """Width of Linear-BatchNorm-ReLU between backbone and head; 0: none (the model is then a plain timm model)."""
     clip_norm: float | None = None
 
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {}
+    """Smallest and largest value (None: no bound) of the fields that a method adds."""
     version: ClassVar[int] = 1
     """Raise it when the same settings would train another model."""
     title: ClassVar[str] = ""
