@@ -1,0 +1,102 @@
+"""The user's own prompts: CSV, JSON or text lines, bound to classes by name."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+from collections.abc import Sequence
+
+import fsspec
+
+from diffadapt.core.errors import DataError
+from diffadapt.data.class_names import match_names, normalise
+
+_FORMS = "CSV with lines category,prompt, JSON with category -> prompts, or text lines with {category}"
+
+
+def file_prompts(path: str, category: str, class_names: Sequence[str] = ()) -> list[str]:
+    """The prompts of one class in the order of the file; {category} and {domain} in them are not replaced yet.
+
+    With ``class_names`` every category of the file must be one of them. Raises DataError for a file that cannot be read
+    or parsed, for an unknown category, and for a class without prompts.
+    """
+    common, by_category = _read(path)
+    if class_names:
+        match_names(class_names, by_category, f"The prompt file {path}")
+    if common:
+        return list(common)
+    exact = by_category.get(category) or next((p for c, p in by_category.items() if _same(c, category)), None)
+    if not exact:
+        raise DataError(f"The prompt file {path} has no prompts for the class {category!r}: add some, or use another prompts.source.")
+    return list(exact)
+
+
+def _same(a: str, b: str) -> bool:
+    a, b = normalise(a), normalise(b)
+    return a == b or a.replace(" ", "") == b.replace(" ", "")
+
+
+def _read(path: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    try:
+        with fsspec.open(path, "rb") as stream:
+            text = stream.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"The prompt file {path} is not UTF-8 text: save it as UTF-8 ({_FORMS}).") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"The prompt file {path} cannot be read ({getattr(error, 'strerror', None) or error}): check prompts.file.") from None
+    return _parse(path, text)
+
+
+@functools.lru_cache(maxsize=4)
+def _parse(path: str, text: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Prompts for every class, and prompts by category; one of the two is empty."""
+    suffix = path.lower().rpartition(".")[2]
+    if suffix == "json":
+        common, pairs = [], _json_pairs(path, text)
+    elif suffix == "csv":
+        common, pairs = [], _csv_pairs(path, text)
+    else:
+        common, pairs = _lines(path, text), []
+    found: dict[str, list[str]] = {}
+    for category, prompt in pairs:
+        if prompt.strip():
+            found.setdefault(category.strip(), []).append(prompt.strip())
+    if not common and not found:
+        raise DataError(f"The prompt file {path} holds no prompts: it needs {_FORMS}.")
+    return tuple(common), {category: tuple(prompts) for category, prompts in found.items()}
+
+
+def _lines(path: str, text: str) -> list[str]:
+    prompts = []
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        if "{category}" not in line:
+            raise DataError(f"Line {number} of the prompt file {path} has no {{category}}: write it where the class's name belongs, or use CSV or JSON.")
+        prompts.append(line)
+    return prompts
+
+
+def _csv_pairs(path: str, text: str) -> list[tuple[str, str]]:
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if any(cell.strip() for cell in row)]
+    if rows and [cell.strip().lower() for cell in rows[0]] == ["category", "prompt"]:
+        rows = rows[1:]
+    for row in rows:
+        if len(row) != 2:
+            raise DataError(f"The prompt file {path} has a line with {len(row)} columns ({','.join(row)[:60]!r}): it needs category,prompt; a prompt with a comma in it is quoted.")
+    return [(row[0], row[1]) for row in rows]
+
+
+def _json_pairs(path: str, text: str) -> list[tuple[str, str]]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"The prompt file {path} is not JSON ({error}).") from None
+    if isinstance(value, list) and all(isinstance(v, dict) and isinstance(v.get("category"), str) and isinstance(v.get("prompt"), str) for v in value):
+        return [(v["category"], v["prompt"]) for v in value]
+    if isinstance(value, dict) and all(isinstance(v, list) and all(isinstance(p, str) for p in v) for v in value.values()):
+        return [(category, prompt) for category, prompts in value.items() for prompt in prompts]
+    raise DataError(f"The prompt file {path} has another form than category -> list of prompts (or a list of objects with category and prompt).")
