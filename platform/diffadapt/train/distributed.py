@@ -22,6 +22,38 @@ def gather(x: torch.Tensor) -> torch.Tensor:
     return _Gather.apply(x) if world_size() > 1 else x
 
 
+def rank() -> int:
+    """This worker's number; 0 without a process group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def share(count: int) -> range:
+    """This worker's consecutive part of ``count`` items; parts differ by at most one item."""
+    size, mine = world_size(), rank()
+    return range(count * mine // size, count * (mine + 1) // size)
+
+
+def gather_shares(part: torch.Tensor, count: int) -> torch.Tensor:
+    """The rows (count, ...) of all workers' :func:`share` of ``count`` items, in order, on every worker (no gradient)."""
+    size = world_size()
+    if size == 1:
+        return part
+    longest = -(-count // size)
+    padded = part.new_zeros((longest, *part.shape[1:]))
+    padded[: len(part)] = part
+    parts = [torch.empty_like(padded) for _ in range(size)]
+    dist.all_gather(parts, padded)
+    return torch.cat([p[: count * (r + 1) // size - count * r // size] for r, p in enumerate(parts)])
+
+
+@torch.no_grad()
+def same_buffers(module: torch.nn.Module) -> None:
+    """Give every worker rank 0's buffers (running averages), which otherwise drift apart between forward passes."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:

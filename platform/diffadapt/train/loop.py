@@ -57,7 +57,9 @@ def run_loop(
     scalar tensors, ``loss`` among them; all are averaged over parts and ranks and reported. ``lr_at(step)`` is the rate of
     that step, times each parameter group's ``lr_scale``. ``on_step(finished, scalars)`` runs on every rank after each step
     and may add scalars; ``before_step(step)`` runs before it. With ``passes``, each step runs them in order on one batch, and
-    ``loss_fn(module, batch, step, pass)`` is told which (several updates a step, or SAM). Rank 0 writes checkpoints, which every rank must be able to read. ``checkpoints`` None: no resume.
+    ``loss_fn(module, batch, step, pass)`` is told which (several updates a step, or SAM); ``loss`` is that of the first pass that
+    updates, the others report ``loss_<pass>``. Rank 0 writes checkpoints, which every rank must be able to read.
+    ``checkpoints`` None: no resume.
 
     ``optimizer`` and ``ema`` must hold tensors on the reporter's device: move the module there before building them.
     Returns the last step's scalars with ``steps`` and ``resumed_from``. Raises TrainingError if the loss, the gradient or a
@@ -67,6 +69,7 @@ def run_loop(
     scaler = torch.amp.GradScaler(reporter.device.type, enabled=precision == "fp16")
     start, scalars = _resume(module, optimizer, ema, scaler, checkpoints, reporter)
     last_saved = start
+    main = next((i for i, p in enumerate(passes) if not p.climb), 0)
     module.train()
     skipped = 0
     with _keep_rng(), float32_mode(precision):
@@ -92,7 +95,7 @@ def run_loop(
                     parts.append({k: v.detach().float().reshape(()) for k, v in losses.items()})
                 found = reporter.all_reduce_mean(_mean(parts))
                 _demand_finite("loss", found["loss"], step, last_saved)
-                scalars.update(found if not index else {k if k != "loss" else f"loss_{current.name}": v for k, v in found.items()})
+                scalars.update({f"loss_{current.name}" if k == "loss" and index != main else k: v for k, v in found.items()})
                 scaler.unscale_(optimizer)
                 _only(optimizer, current.groups)
                 norm = float(_clip(optimizer, None if current.climb else clip_norm))

@@ -21,7 +21,10 @@ class Reporter(Protocol):
     device: torch.device
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module on the device, in DistributedDataParallel if world_size > 1."""
+        """The module on the device, in DistributedDataParallel if world_size > 1.
+
+        A module whose attribute ``find_unused_parameters`` is true may leave weights without a gradient in a pass.
+        """
         ...
 
     def report(self, step: int, total: int, scalars: Mapping[str, float]) -> None:
@@ -87,7 +90,8 @@ class DistributedReporter(LocalReporter):
         if self._sync_batch_norm:
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         ids = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=ids)
+        unused = bool(getattr(module, "find_unused_parameters", False))
+        return nn.parallel.DistributedDataParallel(module, device_ids=ids, find_unused_parameters=unused)
 
     def all_reduce_mean(self, values: Mapping[str, float]) -> dict[str, float]:
         names = sorted(values)
