@@ -1,0 +1,235 @@
+"""Choosing among the weights of several epochs without target labels (or, as an upper bound that says so, with them).
+
+At each candidate step the target is predicted once; the predictions ("evidence") and the weights are written to storage, so
+that a killed training goes on without computing a candidate again and ends in the same choice.
+"""
+
+from __future__ import annotations
+
+import math
+import posixpath
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from diffadapt.core.errors import DataError, RecipeError, StoreError, TrainingError, suggest
+from diffadapt.evaluate import validators
+from diffadapt.evaluate.classification import accuracy, mean_class_accuracy
+from diffadapt.train.checkpoints import Checkpoints
+from diffadapt.train.distributed import world_size
+from diffadapt.train.views import Views
+
+Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+SOURCE_LIMIT = 10_000
+"""Source items that 'dev' looks at: a fixed random part of a larger set."""
+NEEDS = {name: v.needs for name, v in validators.VALIDATORS.items()} | {"oracle": "labels"}
+NOTES = {
+    "dev": "DEV weighs the model's errors on the source images that it is trained on; where they are synthetic it measures synthetic accuracy.",
+    "oracle": "Chosen on target labels: an upper bound, not a result of unsupervised adaptation.",
+}
+
+
+def candidate_steps(epochs: int, steps_per_epoch: int, candidates: int) -> list[int]:
+    """The finished steps at which weights become candidates: ends of at most ``candidates`` epochs, evenly spread, the last among them."""
+    count = max(1, min(candidates, epochs))
+    return [math.ceil(epochs * i / count) * steps_per_epoch for i in range(1, count + 1)]
+
+
+class Chooser:
+    """Keeps candidates under ``<location>/candidates`` and names the best by ``rule`` (SelectConfig.rule); ties go to the later step.
+
+    ``steps`` is empty for the rule 'last', which chooses nothing. Every rank of a process group makes one and calls the same
+    methods; the ranks share the predictions, rank 0 writes, and all must be able to read ``location``. ``source`` (labelled) is
+    needed by 'dev' alone, ``true_labels`` int (N,) of the target, -1 where unknown, by 'oracle' alone: no other rule sees them.
+    ``metric`` is the oracle's: top1 or class_mean. ``seed`` decides MixVal's pairs and DEV's part of a large source.
+    Raises RecipeError for an unknown rule or for what a rule lacks.
+    """
+
+    def __init__(
+        self, rule: str, location: str, steps: Sequence[int], target: Views, source: Views | None, classes: int,
+        device: str | torch.device, true_labels: np.ndarray | None = None, *, metric: str = "top1", seed: int = 0, batch_size: int = 64,
+    ):  # fmt: skip
+        known = ["last", *NEEDS]
+        if rule not in known:
+            raise RecipeError(f"There is no selection rule {rule!r}.{suggest(rule, known)} Known are: {', '.join(known)}.")
+        if rule == "dev" and source is None:
+            raise RecipeError("The selection rule 'dev' needs the labelled source, which is not read here; choose ensv, im or mixval.")
+        if rule == "oracle":
+            if true_labels is None:
+                raise RecipeError("The selection rule 'oracle' needs target labels, and the target has none; choose ensv, im or mixval.")
+            if not (np.asarray(true_labels) >= 0).any():
+                raise DataError("The selection rule 'oracle' needs target labels, and no target image has one; choose ensv, im or mixval.")
+        self.rule, self.needs, self.steps = rule, NEEDS.get(rule, ""), sorted(set(steps)) if rule != "last" else []
+        self.target, self.source, self.classes = target, source if rule == "dev" else None, classes
+        self.labels = np.asarray(true_labels) if rule == "oracle" else None
+        self.metric, self.seed, self.batch_size, self.device = metric, seed, batch_size, torch.device(device)
+        self._folder = posixpath.join(str(location), "candidates")
+
+    def offer(self, step: int, forward: Forward, state: Callable[[], dict[str, Any]]) -> None:
+        """Make the weights after ``step`` finished steps a candidate, unless they are one already.
+
+        ``forward(x)`` gives (logits (b, K), features (b, D)) in evaluation mode; ``state()`` a dictionary of tensors and
+        primitives that :meth:`choose` returns; it is called on rank 0 where the candidate may win.
+        """
+        if step not in self.steps:
+            return
+        if not self._known(step):
+            self._add(step, self._evidence(forward), state)
+
+    def choose(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """(the state of the best candidate, or None for 'last'; what was chosen: rule, chosen_step, scores by step).
+
+        A score that is not finite never wins. Raises TrainingError if none is finite, StoreError if the chosen weights cannot be read.
+        """
+        if not self.steps:
+            return None, {"rule": self.rule, "chosen_step": None, "scores": {}}
+        scores = _shared(lambda: self._scores(self._all_evidence()))
+        if not scores:
+            raise StoreError(f"No candidate of {self._folder} can be read, so the rule {self.rule!r} has nothing to choose from; delete the folder and train again.")
+        chosen = _best(scores)
+        if scores[chosen] is None:
+            raise TrainingError(f"The outputs of every candidate hold NaN or infinity, so the rule {self.rule!r} cannot choose; lower the learning rate or use fp32.")
+        state = self._weights(chosen).latest()
+        if state is None:
+            raise StoreError(f"The weights of the chosen step {chosen} cannot be read from {self._folder}; delete the folder and train again.")
+        info: dict[str, Any] = {"rule": self.rule, "chosen_step": chosen, "scores": {str(s): scores[s] for s in sorted(scores)}}
+        missing = [s for s in self.steps if s not in scores]
+        notes = [NOTES[self.rule]] if self.rule in NOTES else []
+        notes += [f"Steps {missing} left no readable candidate."] if missing else []
+        return state["state"], {**info, "note": " ".join(notes)} if notes else info
+
+    def _add(self, step: int, evidence: dict[str, np.ndarray], state: Callable[[], dict[str, Any]]) -> None:
+        if _rank() == 0:
+            score = math.nan if self.needs == "candidates" else self._score(evidence)
+            kept = {"logits": evidence["logits"]} if self.needs == "candidates" else {}
+            before = self._all_evidence()
+            entry = {"score": score, "rule": self.rule, "items": len(self.target), **{k: torch.from_numpy(v) for k, v in kept.items()}}
+            scores = self._scores({**before, step: entry})
+            # Weights first: evidence says that its weights, where they can still win, are there.
+            if self.needs == "candidates" or _best(scores) == step:
+                self._weights(step).save(step, {"state": state()})
+            self._predictions(step).save(step, entry)
+            if self.needs != "candidates":
+                for other in before:
+                    if other != _best(scores):
+                        self._weights(other).clear()
+
+    def _evidence(self, forward: Forward) -> dict[str, np.ndarray]:
+        n = len(self.target)
+        found: dict[str, np.ndarray] = {}
+        found["logits"], features = self._predict(self.target, np.arange(n), forward)
+        if self.needs in ("features", "source"):
+            found["features"] = features
+        if self.needs == "mixed":
+            found["partner"] = partners(n, self.seed)
+            found["mixed"], _ = self._predict(self.target, np.arange(n), forward, found["partner"])
+        if self.needs == "source" and self.source is not None:
+            order = np.random.default_rng(self.seed).permutation(len(self.source))[:SOURCE_LIMIT]
+            found["source_labels"] = np.asarray(self.source.labels)[order]
+            found["source_logits"], found["source_features"] = self._predict(self.source, order, forward)
+        return found
+
+    @torch.no_grad()
+    def _predict(self, views: Views, items: np.ndarray, forward: Forward, partner: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and features (float32) of ``items`` in order; ranks take every world-th batch and share what they found."""
+        starts = range(0, len(items), self.batch_size)
+        mine = {}
+        for start in starts[_rank() :: world_size()]:
+            part = items[start : start + self.batch_size]
+            x = views.get(part, "test", [0] * len(part)).to(self.device)
+            if partner is not None:
+                x = validators.MIX * x + (1 - validators.MIX) * views.get(partner[part], "test", [0] * len(part)).to(self.device)
+            mine[start] = tuple(t.detach().float().cpu().numpy() for t in forward(x))
+        every = _gathered(mine)
+        return np.concatenate([every[s][0] for s in starts]), np.concatenate([every[s][1] for s in starts])
+
+    def _score(self, found: dict[str, np.ndarray]) -> float:
+        """The score of one candidate; NaN where its outputs are not finite."""
+        logits = found["logits"]
+        if not all(np.isfinite(v).all() for v in found.values()):
+            return math.nan
+        if self.needs == "labels" and self.labels is not None:
+            known = self.labels >= 0
+            predicted = logits[known].argmax(1)
+            by_class = self.metric == "class_mean"
+            return mean_class_accuracy(predicted, self.labels[known], self.classes) if by_class else accuracy(predicted, self.labels[known])
+        if self.needs == "mixed":
+            return validators.mixval(logits, found["mixed"], found["partner"])
+        if self.needs == "source":
+            return validators.dev_of(found["source_logits"], found["source_labels"], found["source_features"], found["features"])
+        if self.needs == "features":
+            return validators.classami(logits, found["features"])
+        return validators.of_logits(self.rule, logits)
+
+    def _scores(self, evidence: dict[int, dict[str, Any]]) -> dict[int, float | None]:
+        """Step -> score; None where it is not finite."""
+        if self.needs != "candidates":
+            return {s: e["score"] if math.isfinite(e["score"]) else None for s, e in evidence.items()}
+        scores: dict[int, float | None] = dict.fromkeys(evidence)
+        sound = {s: e["logits"].numpy() for s, e in evidence.items() if bool(torch.isfinite(e["logits"]).all())} if evidence else {}
+        if sound:
+            scores.update(zip(sound, validators.ensv(np.stack(list(sound.values()))).tolist(), strict=True))
+        return scores
+
+    def _known(self, step: int) -> bool:
+        def known() -> bool:
+            evidence = self._all_evidence()
+            if step not in evidence:
+                return False
+            may_win = self.needs == "candidates" or _best(self._scores(evidence)) == step
+            return not may_win or self._weights(step).latest() is not None
+
+        return _shared(known)
+
+    def _read(self, step: int) -> dict[str, Any] | None:
+        """The evidence of one step if it is whole and of this rule and target."""
+        entry = self._predictions(step).latest()
+        fits = entry is not None and entry["rule"] == self.rule and entry["items"] == len(self.target)
+        return entry if fits else None
+
+    def _all_evidence(self) -> dict[int, dict[str, Any]]:
+        found = {step: self._read(step) for step in self.steps}
+        return {step: entry for step, entry in found.items() if entry is not None}
+
+    def _predictions(self, step: int) -> Checkpoints:
+        return Checkpoints(posixpath.join(self._folder, f"{step:09d}-evidence"), keep=1)
+
+    def _weights(self, step: int) -> Checkpoints:
+        return Checkpoints(posixpath.join(self._folder, f"{step:09d}-weights"), keep=1)
+
+
+def partners(items: int, seed: int) -> np.ndarray:
+    """int64 (N,): whom MixVal mixes into each item, along one random circle, so that (N > 1) none is its own partner."""
+    order = np.random.default_rng(seed).permutation(items)
+    partner = np.empty(items, np.int64)
+    partner[order] = np.roll(order, -1)
+    return partner
+
+
+def _best(scores: dict[int, float | None]) -> int:
+    return max(scores, key=lambda step: (-math.inf if scores[step] is None else scores[step], step))
+
+
+def _rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def _shared(make: Callable[[], Any]) -> Any:
+    """What rank 0 makes, on every rank."""
+    if world_size() == 1:
+        return make()
+    box = [make() if _rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _gathered(mine: dict[int, Any]) -> dict[int, Any]:
+    """The union of all ranks' entries."""
+    if world_size() == 1:
+        return mine
+    boxes: list[Any] = [None] * world_size()
+    dist.all_gather_object(boxes, mine)
+    return {key: value for box in boxes for key, value in box.items()}
