@@ -1,0 +1,45 @@
+"""What FixMatch and its successors have in common: the weak view teaches the strong one, with a weight an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from diffadapt.methods.ssl.base import SslBatch, SslMethod
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Consistency(SslMethod):
+    """CE(labelled) + lambda_u mean( w CE(strong, argmax p_weak) ), the mean over all unlabelled images (FixMatch equations
+    3 and 4); a method says what w is."""
+
+    forward: Literal["separate", "joint"] = "joint"
+    """joint: labelled, weak and strong images in one pass, with common batch statistics (USB, kekmodel); separate: in passes
+    of their own (Transfer-Learning-Library). The two differ with batch norm alone."""
+
+    def losses(self, net, batch, progress):
+        import torch.nn.functional as F
+
+        from diffadapt.methods.ssl.layers import three_views, weighted_cross_entropy
+
+        labelled, weak, strong = three_views(net, batch, self.forward == "joint")
+        targets, weights = self.weigh(net, weak, batch)
+        supervised = F.cross_entropy(labelled, batch.y)
+        unsupervised = weighted_cross_entropy(strong, targets, weights)
+        loss = supervised + self.lambda_u * unsupervised
+        parts = {"labelled": supervised.detach(), "unlabelled": unsupervised.detach(), "used": weights.mean()}
+        for name, (factor, value) in self.further(net, strong, weights).items():
+            loss, parts[name] = loss + factor * value, value.detach()
+        return {"loss": loss, **parts}
+
+    def weigh(self, net: nn.Module, weak: torch.Tensor, batch: SslBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Targets int64 (mu B,) and weights (mu B,) of the unlabelled images from the logits of their weak views."""
+        raise NotImplementedError
+
+    def further(self, net: nn.Module, strong: torch.Tensor, weights: torch.Tensor) -> dict[str, tuple[float, torch.Tensor]]:
+        """Further terms by name: (factor, value)."""
+        return {}

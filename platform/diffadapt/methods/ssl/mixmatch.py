@@ -1,0 +1,62 @@
+"""MixMatch (Berthelot et al. 2019, "MixMatch: A holistic approach to semi-supervised learning")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffadapt.methods.ssl.base import SslMethod
+
+
+@dataclass(frozen=True)
+class MixMatch(SslMethod):
+    """Guess the labels of unlabelled images (mean over two weak views, sharpened), mix all images with one another, then
+    soft cross-entropy on the labelled part + lambda_u w mean (softmax - guess)^2 over images and classes, w growing
+    linearly over the training (algorithm 1, equations 2 to 5)."""
+
+    lambda_u: float = 10.0
+    """About 10 for fine-tuning 224-pixel images, 75 to 150 on CIFAR from scratch."""
+    temperature: float = 0.5
+    alpha: float = 0.75
+    """Of the Beta distribution of the mixing coefficient."""
+
+    title = "MixMatch"
+    weak_views = 2
+    strong_views = 0
+    batch_coupled = "each worker mixes its own images with one another, by a coefficient and an order of its own"
+
+    def losses(self, net, batch, progress):
+        import torch
+        import torch.nn.functional as F
+
+        from diffadapt.methods.ssl.layers import interleaved, soft_cross_entropy
+
+        rows = len(batch.x)
+        guess = self.guess(net, batch.weak)
+        targets = torch.cat([F.one_hot(batch.y, guess.shape[1]).to(guess.dtype), *[guess] * len(batch.weak)])
+        coefficient = torch.distributions.Beta(self.alpha, self.alpha).sample().to(guess.device)
+        order = torch.randperm(len(targets), device=guess.device)
+        x, targets = mix(torch.cat([batch.x, *batch.weak]), targets, coefficient, order)
+        labelled, *rest = interleaved(net, x.split(rows))
+        supervised = soft_cross_entropy(labelled, targets[:rows])
+        unsupervised = ((torch.cat(rest).softmax(1) - targets[rows:]) ** 2).mean()
+        weight = self.lambda_u * min(1.0, max(0.0, progress.fraction))
+        loss = supervised + weight * unsupervised
+        parts = {"labelled": supervised.detach(), "unlabelled": unsupervised.detach(), "weight": loss.new_tensor(weight)}
+        return {"loss": loss, **parts}
+
+    def guess(self, net, views):
+        """Sharpened mean prediction (mu B, K) over the views, without gradient."""
+        import torch
+
+        from diffadapt.methods.ssl.layers import sharpen
+
+        with torch.no_grad():
+            return sharpen(torch.stack([net(view).softmax(1) for view in views]).mean(0), self.temperature)
+
+
+def mix(x, targets, coefficient, order):
+    """MixUp of inputs and targets with themselves in another order; the first partner keeps the larger share."""
+    import torch
+
+    share = torch.maximum(coefficient, 1 - coefficient).to(x.dtype)
+    return share * x + (1 - share) * x[order], share * targets + (1 - share) * targets[order]
