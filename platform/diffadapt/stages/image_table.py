@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,16 +43,26 @@ def load_images(
 
     Small sets come as uint8 (N, H, W, C); larger ones as an :class:`ImageTable`.
     """
-    arrays: list[np.ndarray] | None = []
+    images, labels, _, failures = load_keyed_images(files, read, channels, prepare)
+    return images, labels, failures
+
+
+def load_keyed_images(
+    files: Sequence[InputFile], read: Callable[[InputFile], Rows], channels: int, prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+    keep: Collection[str] | None = None,
+) -> tuple[np.ndarray | ImageTable, np.ndarray, list[str], list[Failure]]:  # fmt: skip
+    """The same with the images' keys; only those of ``keep`` if it is given."""
+    arrays: list[np.ndarray] = []
     labels: list[int] = []
+    keys: list[str] = []
     failures: list[Failure] = []
     total = 0
-    folder = Path(tempfile.gettempdir()) / "diffadapt-cache"
-    path = folder / f"images-{digest([f.digest for f in files])}.arrow"
     for file in files:
         rows = read(file)
         failures += rows.failures
         for key, label, image in zip(rows.column("key"), rows.column("label"), rows.column("image"), strict=True):
+            if keep is not None and key not in keep:
+                continue
             try:
                 array = decode(image["bytes"], channels, key)
                 array = prepare(array) if prepare else array
@@ -60,15 +70,17 @@ def load_images(
                 failures.append(Failure(key, str(error)))
                 continue
             labels.append(-1 if label is None else label)
+            keys.append(key)
             total += array.nbytes
-            if arrays is not None:
-                arrays.append(array)
+            arrays.append(array)
         if total > IN_MEMORY or (arrays and any(a.shape != arrays[0].shape for a in arrays)):
-            return _mapped(path, files, read, channels, prepare)
-    return (np.stack(arrays) if arrays else np.zeros((0, 1, 1, channels), np.uint8)), np.asarray(labels, np.int64), failures
+            return _mapped(files, read, channels, prepare, keep)
+    return (np.stack(arrays) if arrays else np.zeros((0, 1, 1, channels), np.uint8)), np.asarray(labels, np.int64), keys, failures
 
 
-def _mapped(path: Path, files: Sequence[InputFile], read: Callable, channels: int, prepare: Callable | None):
+def _mapped(files: Sequence[InputFile], read: Callable, channels: int, prepare: Callable | None, keep: Collection[str] | None):
+    folder = Path(tempfile.gettempdir()) / "diffadapt-cache"
+    path = folder / f"images-{digest([[f.digest for f in files], *([] if keep is None else [sorted(keep)])])}.arrow"
     schema = pa.schema([("key", pa.string()), ("label", pa.int64()), ("bytes", pa.binary())])
     failures: list[Failure] = []
     if not path.exists():
@@ -79,6 +91,8 @@ def _mapped(path: Path, files: Sequence[InputFile], read: Callable, channels: in
                 rows = read(file)
                 good: dict[str, list] = {"key": [], "label": [], "bytes": []}
                 for key, label, image in zip(rows.column("key"), rows.column("label"), rows.column("image"), strict=True):
+                    if keep is not None and key not in keep:
+                        continue
                     try:
                         decode(image["bytes"], channels, key)
                     except ItemError as error:
@@ -91,4 +105,4 @@ def _mapped(path: Path, files: Sequence[InputFile], read: Callable, channels: in
                 writer.write_table(pa.table(good, schema=schema))
         os.replace(temporary, path)
     table = ImageTable(str(path), channels, prepare)
-    return table, table.table.column("label").to_numpy(), failures
+    return table, table.table.column("label").to_numpy(), table.table.column("key").to_pylist(), failures
