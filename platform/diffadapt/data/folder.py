@@ -13,6 +13,7 @@ import fsspec
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.data.config import DataConfig
 from diffadapt.data.hashes import hash_files
+from diffadapt.data.labels import bind_names, read_class_list
 from diffadapt.data.source import Item, Source
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -23,8 +24,8 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
     """The images at an fsspec location.
 
     A folder with sub-folders is read as ImageFolder does: the first path component is the class, files beside the
-    class folders are ignored. A folder without them, and a glob, hold unlabelled images. ``subset``: folders may lack
-    classes of the class list. Raises DataError.
+    class folders are ignored. A folder without them, a glob, and any folder unless ``config.labels`` is 'auto', hold
+    unlabelled images. ``subset``: folders may lack classes of the class list. Raises DataError.
     """
     try:
         fs, root = fsspec.core.url_to_fs(config.path)
@@ -35,7 +36,7 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
         if _is_local(fs):
             root = os.path.realpath(root)
         if fs.isfile(root):
-            return _file(config, fs, root)
+            return _file(config, fs, root, subset)
         if fs.isdir(root):
             return _folder(config, fs, root, subset)
         if any(c in root for c in "*?["):
@@ -75,48 +76,11 @@ class FileReader:
         return os.stat(self.paths[key]).st_size if _is_local(self.fs) else self.fs.size(self.paths[key])
 
 
-def read_class_list(location: str) -> tuple[str, ...]:
-    """The class names of a text file, one a line in label order. Raises DataError for doubles or an empty file."""
-    try:
-        with fsspec.open(location, "rt", encoding="utf-8") as stream:
-            names = tuple(line.strip() for line in stream if line.strip())
-    except (OSError, ValueError) as error:
-        raise DataError(f"The class list {location} cannot be read ({error}).") from None
-    if not names:
-        raise DataError(f"The class list {location} is empty: it needs one class-folder name a line.")
-    if len(set(names)) != len(names):
-        double = next(n for n in names if names.count(n) > 1)
-        raise DataError(f"The class list {location} names {double!r} twice: each class needs one line.")
-    return names
-
-
-def match_classes(found: Sequence[str], listed: tuple[str, ...] | None, where: str, subset: bool = False) -> tuple[str, ...]:
-    """The class names in label order: ``listed`` if given, else ``found`` sorted.
-
-    Raises DataError naming the difference when the list and what was found do not match (``subset``: classes of the
-    list may be absent).
-    """
-    if listed is None:
-        return tuple(sorted(found))
-    missing = [] if subset else sorted(set(listed) - set(found))
-    extra = sorted(set(found) - set(listed))
-    if missing or extra:
-        parts = [f"{where} lacks {_some(missing)}"] if missing else []
-        parts += [f"the list lacks {_some(extra)}"] if extra else []
-        raise DataError(f"The class list does not match the images: {' and '.join(parts)}.")
-    return listed
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    shown = ", ".join(map(repr, names[:limit]))
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _file(config: DataConfig, fs: Any, path: str) -> Source:
+def _file(config: DataConfig, fs: Any, path: str, subset: bool) -> Source:
     if path.endswith(".parquet"):
         from diffadapt.data.parquet import scan_parquet
 
-        return scan_parquet(config, fs, path, {posixpath.basename(path): path})
+        return scan_parquet(config, fs, path, {posixpath.basename(path): path}, subset)
     raise DataError(f"{config.path} is a file but not Parquet: give a folder of images, a Parquet file or a glob.")
 
 
@@ -128,8 +92,8 @@ def _folder(config: DataConfig, fs: Any, root: str, subset: bool) -> Source:
     if parquet and not in_classes:
         from diffadapt.data.parquet import scan_parquet
 
-        return scan_parquet(config, fs, root, parquet)
-    if not folders:
+        return scan_parquet(config, fs, root, parquet, subset)
+    if not folders or config.labels != "auto":
         return _unlabelled(config, fs, root, images)
     if not in_classes:
         raise DataError(f"{config.path} holds no images in its sub-folders ({', '.join(SUFFIXES)}).")
@@ -138,8 +102,7 @@ def _folder(config: DataConfig, fs: Any, root: str, subset: bool) -> Source:
     if empty:
         raise DataError(f"The class folder {posixpath.join(config.path, empty[0])} holds no images: fill or remove it.")
     listed = read_class_list(config.classes) if config.classes else None
-    names = match_classes(folders, listed, config.path, subset)
-    label = {name: i for i, name in enumerate(names)}
+    names, label = bind_names(folders, listed, config.path, subset)
     items = tuple(Item(k, label[k.split("/", 1)[0]]) for k in sorted(in_classes))
     return Source(_name(root), names, items, FileReader(fs, root, in_classes), config.fingerprint)
 
@@ -166,9 +129,8 @@ def _glob(config: DataConfig, fs: Any, pattern: str) -> Source:
 def _unlabelled(config: DataConfig, fs: Any, root: str, images: dict[str, str]) -> Source:
     if not images:
         raise DataError(f"{config.path} holds no images ({', '.join(SUFFIXES)}).")
-    if config.classes:
-        raise DataError(f"A class list is given, but {config.path} has no class folders: leave data.classes empty.")
-    return Source(_name(root), (), tuple(Item(k, None) for k in sorted(images)), FileReader(fs, root, images), config.fingerprint)
+    names = read_class_list(config.classes) if config.classes else ()
+    return Source(_name(root), names, tuple(Item(k, None) for k in sorted(images)), FileReader(fs, root, images), config.fingerprint)
 
 
 def list_tree(fs: Any, root: str) -> tuple[list[str], dict[str, str]]:

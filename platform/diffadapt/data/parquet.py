@@ -15,19 +15,20 @@ import pyarrow.parquet as pq
 
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.data.config import DataConfig
-from diffadapt.data.folder import match_classes, read_class_list
 from diffadapt.data.hashes import hash_files
+from diffadapt.data.labels import bind_names, read_class_list
 from diffadapt.data.source import Item, Source
 
 ROW_GROUPS_HELD = 2
 
 
-def scan_parquet(config: DataConfig, fs: Any, root: str, files: dict[str, str]) -> Source:
+def scan_parquet(config: DataConfig, fs: Any, root: str, files: dict[str, str], subset: bool = False) -> Source:
     """The rows of ``files`` (relative name -> path). Only paths and labels are read here, not the images.
 
     A key is the row's ``image.path`` when all of them are present, distinct and relative, else
     ``{file}/{row:08d}``. Class names are taken from ``config.classes``, ``class_name``, or the Hugging Face metadata
-    of ``label``, in this order; else they are the labels as text. Raises DataError.
+    of ``label``, in this order; else they are the labels as text. Rows count as unlabelled unless ``config.labels`` is
+    'auto'. ``subset``: classes of the class list may be absent. Raises DataError.
     """
     rows: list[_Row] = []
     names: tuple[str, ...] | None = None
@@ -38,7 +39,7 @@ def scan_parquet(config: DataConfig, fs: Any, root: str, files: dict[str, str]) 
     if not rows:
         raise DataError(f"{config.path} holds no rows.")
     keys = _keys(rows)
-    class_names, labels = _labels(config, rows, names)
+    class_names, labels = _labels(config, rows, names, subset)
     places = {k: (r.file, r.group, r.offset) for k, r in zip(keys, rows, strict=True)}
     items = tuple(sorted((Item(k, label) for k, label in zip(keys, labels, strict=True)), key=lambda item: item.key))
     source_name = posixpath.splitext(posixpath.basename(root))[0] or "images"
@@ -169,14 +170,12 @@ def _is_relative(path: str) -> bool:
     return not path.startswith("/") and "\\" not in path and ".." not in path.split("/") and "\0" not in path
 
 
-def _labels(config: DataConfig, rows: list[_Row], hf_names: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[int | None]]:
+def _labels(config: DataConfig, rows: list[_Row], hf_names: tuple[str, ...] | None, subset: bool) -> tuple[tuple[str, ...], list[int | None]]:
     listed = read_class_list(config.classes) if config.classes else None
     named = [r.class_name for r in rows]
     numbers = [r.label for r in rows]
-    if all(n is None for n in named) and all(n is None for n in numbers):
-        if listed:
-            raise DataError(f"A class list is given, but {config.path} has no labels: leave data.classes empty.")
-        return (), [None] * len(rows)
+    if config.labels != "auto" or (all(n is None for n in named) and all(n is None for n in numbers)):
+        return listed or (), [None] * len(rows)
     if any(n is not None for n in named):
         if any(n is None for n in named):
             raise DataError(f"{config.path} has rows without class_name beside rows with one: complete the column.")
@@ -186,8 +185,7 @@ def _labels(config: DataConfig, rows: list[_Row], hf_names: tuple[str, ...] | No
             listed = hf_names or tuple(by_number[i] for i in sorted(by_number))
             if any(not 0 <= i < len(listed) or listed[i] != name for i, name in by_number.items()):
                 listed = None  # numbers with gaps: sorted names are the only order left
-        names = match_classes(found, listed, config.path, subset=listed is not None and not config.classes)
-        index = {name: i for i, name in enumerate(names)}
+        names, index = bind_names(found, listed, config.path, subset=subset or (listed is not None and not config.classes))
         return names, [index[n] for n in named]  # type: ignore[index]
     if any(n is None for n in numbers):
         raise DataError(f"{config.path} has rows without a label beside rows with one: complete the column.")

@@ -122,37 +122,48 @@ class Source:
         return replace(self, items=tuple(item for item in self.items if item.key in kept))
 
 
-def open_source(config: DataConfig) -> Source:
-    """The images that ``config`` names, cut to its ``part`` and ``limit_per_class``.
+def open_source(config: DataConfig, subset: bool = False) -> Source:
+    """The images that ``config`` names, cut to its ``part`` and ``limit_per_class``; ``subset`` as in :func:`scan`.
 
     Raises DataError for a place that is missing, empty or inconsistent, RecipeError for values out of range.
     """
-    return scan(config).select(config.part, config.limit_per_class)
+    return scan(config, subset).select(config.part, config.limit_per_class)
 
 
 def scan(config: DataConfig, subset: bool = False) -> Source:
     """All images under ``config.path``, before ``part`` and ``limit_per_class``; with ``subset``, classes of the class list may
-    be absent.
+    be absent. ``config.labels`` decides whether the labels that lie with the images count, or those of a CSV file, or none.
     """
     if not config.path:
         raise DataError("data.path is empty: give a folder, a Parquet file, a glob or embedded:digits.")
     if config.path.startswith("embedded:"):
-        return _embedded(config)
-    from diffadapt.data.folder import scan_location
+        source = _embedded(config, subset)
+    else:
+        from diffadapt.data.folder import scan_location
 
-    return scan_location(config, subset)
+        source = scan_location(config, subset)
+    if config.labels in ("auto", "none"):
+        return source
+    from diffadapt.data.labels import label_from_csv
+
+    return label_from_csv(source, config.labels, source.class_names or None)
 
 
-def _embedded(config: DataConfig) -> Source:
+def _embedded(config: DataConfig, subset: bool) -> Source:
     name = config.path.removeprefix("embedded:")
     if name != "digits":
         raise DataError(f"There is no embedded image set {name!r}: embedded:digits is the only one.")
     from diffadapt.data.embedded import digits
+    from diffadapt.data.labels import bind_names, read_class_list
 
     keys, _, labels = digits(config.split)
-    items = tuple(Item(k, int(label)) for k, label in zip(keys, labels, strict=True))
+    listed = read_class_list(config.classes) if config.classes else None
     source_name = "digits" if config.split == "all" else f"digits-{config.split}"
-    return Source(source_name, tuple("0123456789"), items, DigitsReader(), config.fingerprint)
+    if config.labels != "auto":
+        return Source(source_name, listed or (), tuple(Item(k, None) for k in keys), DigitsReader(), config.fingerprint)
+    names, index = bind_names(tuple("0123456789"), listed, "embedded:digits", subset)
+    items = tuple(Item(k, index[str(label)]) for k, label in zip(keys, labels, strict=True))
+    return Source(source_name, names, items, DigitsReader(), config.fingerprint)
 
 
 class DigitsReader:

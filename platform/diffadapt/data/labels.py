@@ -1,0 +1,125 @@
+"""Which label an image has: class lists, names found in the data bound to them, and labels from a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+
+import fsspec
+
+from diffadapt.core.errors import DataError
+from diffadapt.data.class_names import match_names
+from diffadapt.data.source import Item, Source
+
+HEADERS = {"path", "file", "filename", "file_name", "image", "key", "name"}
+LABEL_HEADERS = ("class", "class_name", "class name", "classname", "label", "category")
+
+
+def read_class_list(location: str) -> tuple[str, ...]:
+    """The class names of a text file, one a line in label order; blank lines and lines that begin with # do not count.
+
+    Unlike class_names.read_class_names it allows names that differ in case alone, as folders may, and a single class.
+    Raises DataError for doubles or an empty file.
+    """
+    lines = (unicodedata.normalize("NFC", line.strip()) for line in _text(location, "class list").splitlines())
+    names = tuple(line for line in lines if line and not line.startswith("#"))
+    if not names:
+        raise DataError(f"The class list {location} is empty: it needs one class-folder name a line.")
+    if len(set(names)) != len(names):
+        double = next(n for n in names if names.count(n) > 1)
+        raise DataError(f"The class list {location} names {double!r} twice: each class needs one line.")
+    return names
+
+
+def bind_names(found: Sequence[str], listed: tuple[str, ...] | None, where: str, subset: bool = False) -> tuple[tuple[str, ...], dict[str, int]]:
+    """(class names in label order, label of each name of ``found``): ``listed`` if given, else ``found`` sorted.
+
+    A name that is not listed exactly so is bound by class_names.match_names ('back pack' to back_pack). Raises DataError
+    naming the difference when the list and what was found do not match (``subset``: classes of the list may be absent).
+    """
+    if listed is None:
+        names = tuple(sorted(found))
+        return names, {name: i for i, name in enumerate(names)}
+    exact = {name: i for i, name in enumerate(listed)}
+    labels: dict[str, int] = {}
+    extra: list[str] = []
+    for name in found:
+        try:
+            labels[name] = exact[name] if name in exact else match_names(listed, [name], where)[name]
+        except DataError:
+            extra.append(name)
+    by_label: dict[int, str] = {}
+    for name, label in labels.items():
+        if label in by_label:
+            raise DataError(f"{where} has both {by_label[label]!r} and {name!r} for the class {listed[label]!r}: merge or rename one of them.")
+        by_label[label] = name
+    missing = [] if subset else sorted(set(listed) - {listed[i] for i in by_label})
+    if missing or extra:
+        parts = [f"{where} lacks {some(missing)}"] if missing else []
+        parts += [f"the list lacks {some(sorted(extra))}"] if extra else []
+        hint = " (data.labels none ignores the folders of a target)" if extra else ""
+        raise DataError(f"The class list does not match the images: {' and '.join(parts)}{hint}.")
+    return listed, labels
+
+
+def label_from_csv(source: Source, location: str, listed: tuple[str, ...] | None) -> Source:
+    """``source`` with the labels of a CSV file of lines ``path,class name``; paths are keys of the source.
+
+    A first line such as ``path,class`` is a header; with one, further columns are allowed. Names are bound to ``listed`` (see
+    :func:`bind_names`; classes may be absent), else sorted. Raises DataError for lines that cannot be understood, for images
+    named twice differently, and when the file names absent images or lacks some.
+    """
+    names = _read_rows(location)
+    keys = {item.key for item in source.items}
+    absent = [path for path in names if path not in keys]
+    if absent:
+        raise DataError(f"The label file {location} names {len(absent):,} images that {source.name} has not, such as {some(absent, 3)}: write paths relative to data.path.")
+    lacking = [item.key for item in source.items if item.key not in names]
+    if lacking:
+        raise DataError(f"The label file {location} lacks {len(lacking):,} of {len(keys):,} images, such as {some(lacking, 3)}: add them, or set data.labels to none.")
+    class_names, labels = bind_names(sorted(set(names.values())), listed, f"The label file {location}", subset=True)
+    items = tuple(Item(item.key, labels[names[item.key]]) for item in source.items)
+    return replace(source, class_names=class_names, items=items)
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first names, quoted, and how many more there are."""
+    shown = ", ".join(map(repr, names[:limit]))
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _read_rows(location: str) -> dict[str, str]:
+    rows = [row for row in csv.reader(io.StringIO(_text(location, "label file"))) if any(cell.strip() for cell in row)]
+    path_at, class_at, first = 0, 1, 1
+    if rows and rows[0][0].strip().lower() in HEADERS:
+        head = [cell.strip().lower() for cell in rows.pop(0)]
+        class_at = next((head.index(name) for name in LABEL_HEADERS if name in head), 1)
+        first = 2
+    elif any(len(row) != 2 for row in rows):
+        line = next(i for i, row in enumerate(rows) if len(row) != 2) + 1
+        raise DataError(f"Line {line} of the label file {location} has {len(rows[line - 1])} columns: write path,class name, or begin with a header that names both.")
+    if not rows:
+        raise DataError(f"The label file {location} is empty: write one line path,class name for each image.")
+    found: dict[str, str] = {}
+    for i, row in enumerate(rows, first):
+        cells = [unicodedata.normalize("NFC", cell.strip()) for cell in row]
+        if len(cells) <= class_at or not cells[path_at] or not cells[class_at]:
+            raise DataError(f"Line {i} of the label file {location} has no path or no class name: write path,class name.")
+        path = posixpath.normpath(row[path_at].strip().replace("\\", "/"))
+        if found.setdefault(path, cells[class_at]) != cells[class_at]:
+            raise DataError(f"The label file {location} gives {path!r} both {found[path]!r} and {cells[class_at]!r}: keep one.")
+    return found
+
+
+def _text(location: str, what: str) -> str:
+    try:
+        with fsspec.open(location, "rb") as stream:
+            return stream.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"The {what} {location} cannot be read as UTF-8 text (byte {error.start}): save it as UTF-8.") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"The {what} {location} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
