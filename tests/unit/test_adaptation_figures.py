@@ -122,7 +122,7 @@ def test_frozen_mode_draws_cached_features_and_the_heads_hidden_layer(tmp_path):
     torch.manual_seed(0)
     save_head(tmp_path / "linear", nn.Linear(8, 3), 8, NAMES)
     save_head(tmp_path / "deep", nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)), 8, NAMES)
-    stage = AdaptationFigures(NAMES, BackboneConfig(frozen=True), before="a", after="b", source_features="fs", target_features="ft", embedding="tsne", sample=25)
+    stage = AdaptationFigures(NAMES, BackboneConfig(frozen=True), before="a", after="b", features=("fs", "ft"), embedding="tsne", sample=25)
     nodes = {"fs": [cached("source")], "ft": [cached("target")]}
     for after in ("deep", "linear"):
         assert stage.fit(job(tmp_path, nodes, {"a": str(tmp_path / "linear"), "b": str(tmp_path / after)}))["pictures"] == 1

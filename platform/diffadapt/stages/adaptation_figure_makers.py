@@ -127,8 +127,8 @@ def _confidences(predicted: dict[str, tuple[int | None, np.ndarray]]) -> np.ndar
 
 def _features(stage: AdaptationFigures, job: FitJob) -> bytes | None:
     """Both panels; None when a domain has no image."""
-    inputs = _cached if stage.backbone.frozen else _images
-    source, target = (inputs(stage, job, n) for n in ((stage.source_features, stage.target_features) if stage.backbone.frozen else (stage.source, stage.target)))
+    read, nodes = (_cached, stage.features) if stage.backbone.frozen else (_images, (stage.source, stage.target))
+    source, target = (read(stage, job, node) for node in nodes)
     if not len(source) or not len(target):
         return None
     is_target = np.arange(len(source) + len(target)) >= len(source)
@@ -201,7 +201,7 @@ def _drawn(keys: Sequence[str], count: int) -> list[int]:
 def _shares(stage: AdaptationFigures, job: FitJob, node: str) -> list[tuple[InputFile, int]]:
     """How many images to draw from each shard: as evenly as their sizes allow, from at most 16 shards of a large target."""
     files = list(job.inputs(node))
-    if len(files) > LARGE and node in (stage.target, stage.target_features):
+    if len(files) > LARGE and node in (stage.target, *stage.features[1:]):
         files = [files[i * len(files) // LARGE] for i in range(LARGE)]
     left, out = stage.sample, []
     for i, file in enumerate(sorted(files, key=lambda f: f.shard.items)):

@@ -33,9 +33,8 @@ class AdaptationFigures(Stage):
     """The fitted source-only classifier (or head)."""
     after: str = ""
     """The fitted adapted classifier (or head)."""
-    source_features: str = ""
-    """Cached features of the source and of the target (frozen)."""
-    target_features: str = ""
+    features: tuple[str, ...] = ()
+    """Nodes of the cached features of source and target (frozen)."""
     embedding: Literal["pca", "tsne"] = "pca"
     columns: int = 8
     """Images of a class, and confident and unconfident images a row."""
@@ -63,7 +62,7 @@ class AdaptationFigures(Stage):
         """All shards of fits, of the target and of its predictions; of prompts and source images the first ones of every class."""
         if name == self.prompts:
             return first_of_classes(node, 1)
-        if name in (self.source, self.source_features):
+        if name in (self.source, *self.features[:1]):
             return first_of_classes(node, max(self.sample, len(self.class_names) * self.columns))
         return list(node.shards)
 

@@ -188,7 +188,7 @@ class _Build(AdaptationGraph):
 
     def _figures(self, source: str, target: str, domains: tuple[Domain, Domain], ladder: list[Trained]) -> None:
         stage = AdaptationFigures(
-            self.class_names, self.r.backbone.in_channels, target=target, source=source, prompts="prompts" if self.r.synthetic else "",
+            self.class_names, self.r.backbone, target=target, source=source, prompts="prompts" if self.r.synthetic else "",
             predictions=tuple((t.title, t.predictions) for t in ladder), before=ladder[0].model, after=ladder[-1].model,
             features=tuple(d.rows for d in domains) if self.r.backbone.frozen else (),
         )  # fmt: skip
