@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,15 @@ from torch import nn
 
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.methods.ssl.base import SslBatch, SslMethod
+from diffadapt.models.sync_batch_norm import separate, synchronise
+from diffadapt.train.candidates import Chooser
 from diffadapt.train.checkpoints import Checkpoints
+from diffadapt.train.distributed import same_buffers
 from diffadapt.train.ema import Ema
 from diffadapt.train.loop import run_loop
 from diffadapt.train.progress import Pass, Progress
 from diffadapt.train.reporter import Reporter
+from diffadapt.train.ssl_batches import SslBatches
 from diffadapt.train.views import Views
 
 
@@ -48,54 +52,70 @@ class SslNetwork(nn.Module):
 
 def fit_ssl(
     target: Views, confident: np.ndarray, pseudo_labels: np.ndarray, unconfident: np.ndarray, model: nn.Module, classes: int,
-    config: Any, reporter: Reporter, checkpoints: Checkpoints | None, chooser: Any = None,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    config: Any, reporter: Reporter, checkpoints: Checkpoints | None, chooser: Chooser | None = None,
+    on_step: Callable[[int, dict[str, float]], None] | None = None, readers: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Train ``model`` (anything that maps views to logits (B, classes)) in place by ``config.chosen``; it ends in evaluation mode.
 
     ``confident`` and ``unconfident`` are indices of ``target``; ``pseudo_labels`` int64, one for each confident index.
     ``target.labels`` are never read. The result are the averaged weights where the method has an EMA, of the last step or of
-    the step that ``chooser`` (train/candidates.py) names. Goes on from the newest checkpoint; with batch norm each worker uses
-    its own part's statistics, and a method may be coupled further (``batch_coupled``).
+    the step that ``chooser`` (train/candidates.py) names. Goes on from the newest checkpoint. Batch norm uses each worker's
+    own part's statistics without ``config.sync_batch_norm``; a method may be coupled further (``batch_coupled``).
 
     Returns the last step's scalars with ``steps``, ``resumed_from``, ``confident``, ``unconfident``, ``selection`` (a
     dictionary, where there is a chooser) and ``warnings``. Raises DataError when no image is confident or a pseudo-label is
     no class, RecipeError when the batch does not divide over the workers, TrainingError on NaN.
     """
-    method = config.chosen
+    method = method_of(config)
     _demand(confident, pseudo_labels, classes, config.batch_size, reporter.world_size)
-    model.to(reporter.device)
     network = SslNetwork(model, method, classes, len(unconfident)).to(reporter.device)
-    head = classifier_of(model)
-    batches = SslBatches(target, confident, pseudo_labels, unconfident, method, config.batch_size, config.seed, reporter.rank, reporter.world_size, reporter.device)
+    if config.sync_batch_norm and reporter.world_size > 1:
+        synchronise(network)
     total = config.epochs * config.steps_per_epoch
     ema = Ema(network, method.ema) if method.ema else None
-    lr = config.lr if config.lr is not None else method.lr
 
     def progress(step: int, name: str = "update") -> Progress:
         return Progress(step, total, config.steps_per_epoch, name)
 
-    def after(finished: int, scalars: dict[str, float]) -> None:
+    def loss_fn(module: nn.Module, batch: SslBatch, step: int, current: Pass) -> dict[str, torch.Tensor]:
+        return module(_moved(batch, reporter.device), progress(step, current.name))
+
+    def after_step(finished: int, scalars: dict[str, float]) -> None:
         if chooser is not None and finished in chooser.steps:
             _offer(chooser, finished, network, ema)
         if on_step is not None:
             on_step(finished, scalars)
 
-    result = run_loop(
-        module=network, loss_fn=lambda net, batch, step, current: net(batch, progress(step, current.name)), batch_fn=batches,
-        optimizer=make_optimizer(network, head, method), lr_at=lambda step: method.lr_at(progress(step)) * _ratio(lr, method.lr),
-        total_steps=total, reporter=reporter, checkpoints=checkpoints, ema=ema, precision=config.precision, seed=config.seed,
-        checkpoint_every=config.checkpoint_every, on_step=after, passes=method.passes() or (Pass(),),
-    )  # fmt: skip
+    with SslBatches(target, confident, pseudo_labels, unconfident, method, config.batch_size, config.seed, reporter.rank, reporter.world_size, readers) as batches:
+        result: dict[str, Any] = run_loop(
+            module=network, loss_fn=loss_fn, batch_fn=batches, optimizer=make_optimizer(network),
+            lr_at=lambda step: method.lr_at(progress(step)), total_steps=total, reporter=reporter, checkpoints=checkpoints, ema=ema,
+            precision=config.precision, seed=config.seed, checkpoint_every=config.checkpoint_every, on_step=after_step, passes=method.passes(),
+        )  # fmt: skip
     if ema is not None:
         ema.copy_to(network)
-    kept: dict[str, Any] = dict(result)
+    same_buffers(network)
+    separate(network).eval()
     if chooser is not None:
-        state, kept["selection"] = chooser.choose()
+        state, result["selection"] = chooser.choose()
         if state is not None:
             model.load_state_dict(state)
-    model.eval()
-    return {**kept, "confident": len(confident), "unconfident": len(unconfident), "warnings": _warnings(method, len(unconfident))}
+    return {**result, "confident": len(confident), "unconfident": len(unconfident), "warnings": _warnings(method, len(unconfident))}
+
+
+def method_of(config: Any) -> SslMethod:
+    """The method of an SslConfig with the recipe's rate. Raises RecipeError for an unknown method or a decay of 1."""
+    method: SslMethod = config.chosen
+    if method.ema >= 1:
+        raise RecipeError(f"ssl.{config.method}.ema is {method.ema:g}, which never moves the averaged weights: it must be below 1 (0: no average).")
+    return method if config.lr is None else replace(method, lr=config.lr)
+
+
+def _moved(batch: SslBatch, device: torch.device) -> SslBatch:
+    def move(x: torch.Tensor) -> torch.Tensor:
+        return x.to(device, non_blocking=True)
+
+    return SslBatch(move(batch.x), move(batch.y), tuple(map(move, batch.weak)), tuple(map(move, batch.strong)), move(batch.index))
 
 
 def _warnings(method: SslMethod, unconfident: int) -> list[str]:
@@ -104,68 +124,16 @@ def _warnings(method: SslMethod, unconfident: int) -> list[str]:
     return ["Every image of the target is confident, so stage 2 learnt from pseudo-labels alone: lower split.fraction or raise split.threshold."]
 
 
-class SslBatches:
-    """``batches(step, micro)``: this rank's part of the batch of a step, a function of (seed, step, rank) alone.
-
-    Both sets are streams of shuffled epochs, one after the other without a gap; a set smaller than the batch comes several
-    times in it. The seeds of the views depend on the place in the stream, not on the number of workers.
-    """
-
-    def __init__(
-        self, views: Views, confident: np.ndarray, pseudo_labels: np.ndarray, unconfident: np.ndarray, method: SslMethod,
-        batch_size: int, seed: int, rank: int = 0, world_size: int = 1, device: str | torch.device = "cpu",
-    ):  # fmt: skip
-        self.views, self.method, self.seed, self.device = views, method, seed, torch.device(device)
-        self.confident, self.unconfident = np.asarray(confident, np.int64), np.asarray(unconfident, np.int64)
-        self.pseudo_labels = torch.as_tensor(np.asarray(pseudo_labels, np.int64))
-        self.size, self.rank = batch_size // world_size, rank
-        self.world_size = world_size
-
-    def __call__(self, step: int, micro: int = 0) -> SslBatch:
-        m = self.method
-        places = self._places(step, self.size)
-        chosen = stream(places, len(self.confident), self.seed, "confident")
-        x = self._view(self.confident[chosen], "weak", places, "labelled")
-        y = self.pseudo_labels[chosen].to(self.device)
-        if not (m.uses_unlabelled and len(self.unconfident)):
-            return SslBatch(x, y, (), (), torch.zeros(0, dtype=torch.int64, device=self.device))
-        places = self._places(step, self.size * m.mu)
-        chosen = stream(places, len(self.unconfident), self.seed, "unconfident")
-        items = self.unconfident[chosen]
-        weak = tuple(self._view(items, "weak", places, f"weak{i}") for i in range(m.weak_views))
-        strong = tuple(self._view(items, "strong", places, f"strong{i}") for i in range(m.strong_views))
-        return SslBatch(x, y, weak, strong, torch.from_numpy(chosen).to(self.device))
-
-    def _places(self, step: int, size: int) -> np.ndarray:
-        """Positions of this rank's ``size`` items in the stream."""
-        start = (step * self.world_size + self.rank) * size
-        return np.arange(start, start + size)
-
-    def _view(self, items: np.ndarray, kind: str, places: np.ndarray, role: str) -> torch.Tensor:
-        return self.views.get(items, kind, [_seed(self.seed, role, int(p)) for p in places]).to(self.device, non_blocking=True)
-
-
-def stream(places: Iterable[int], count: int, seed: int, name: str) -> np.ndarray:
-    """int64 items 0..count-1 at ``places`` of an endless stream of shuffled epochs."""
-    orders: dict[int, np.ndarray] = {}
-    found = []
-    for place in places:
-        epoch, within = divmod(int(place), count)
-        if epoch not in orders:
-            orders[epoch] = np.random.default_rng(_seed(seed, name, epoch)).permutation(count)
-        found.append(orders[epoch][within])
-    return np.asarray(found, np.int64)
-
-
 def classifier_of(model: nn.Module) -> nn.Module:
     """The part of ``model`` behind its features: timm's classifier, or the whole of a bare head."""
     found = model.get_classifier() if hasattr(model, "get_classifier") else model
     return nn.ModuleList(found) if isinstance(found, (tuple, list)) else found
 
 
-def make_optimizer(network: SslNetwork, head: nn.Module, method: SslMethod) -> torch.optim.Optimizer:
+def make_optimizer(network: SslNetwork) -> torch.optim.Optimizer:
     """SGD; the head at the method's rate, the rest at ``backbone_lr`` times it."""
-    fast = {id(p) for p in head.parameters()}
+    method = network.method
+    fast = {id(p) for p in classifier_of(network.net.model).parameters()}
     named: Sequence[tuple[str, list, float]] = (
         ("backbone", [p for p in network.parameters() if id(p) not in fast], method.backbone_lr),
         ("head", [p for p in network.parameters() if id(p) in fast], 1.0),
@@ -174,8 +142,9 @@ def make_optimizer(network: SslNetwork, head: nn.Module, method: SslMethod) -> t
     return torch.optim.SGD(groups, lr=method.lr, momentum=method.momentum, weight_decay=method.weight_decay, nesterov=method.nesterov and method.momentum > 0)
 
 
-def _offer(chooser: Any, step: int, network: SslNetwork, ema: Ema | None) -> None:
+def _offer(chooser: Chooser, step: int, network: SslNetwork, ema: Ema | None) -> None:
     """Offer the weights that would be the result if training ended here."""
+    same_buffers(network)
     own = {k: v.detach().clone() for k, v in network.state_dict().items()}
     if ema is not None:
         ema.copy_to(network)
@@ -210,11 +179,3 @@ def _demand(confident: np.ndarray, labels: np.ndarray, classes: int, batch_size:
         raise DataError(f"The pseudo-labels run from {np.min(labels)} to {np.max(labels)}, but there are classes 0..{classes - 1}.")
     if batch_size % workers:
         raise RecipeError(f"A batch of {batch_size} images cannot be shared evenly by {workers} workers: make ssl.batch_size a multiple of it.")
-
-
-def _ratio(lr: float, own: float) -> float:
-    return lr / own if own else 1.0
-
-
-def _seed(*what: Any) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "big") >> 1

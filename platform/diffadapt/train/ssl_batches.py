@@ -1,0 +1,80 @@
+"""Batches of stage 2: confident images with pseudo-labels and unconfident ones, as a function of (seed, step, rank) alone."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from diffadapt.core.identity import item_seed
+from diffadapt.methods.ssl.base import SslBatch, SslMethod
+from diffadapt.train.pair_batches import cycled
+from diffadapt.train.views import Views
+
+
+class SslBatches:
+    """``batches(step, micro) -> SslBatch`` of this rank, on the CPU; call in any order. A context: its threads end with it.
+
+    Both sets are shuffled and cycled independently (train/pair_batches.py). The views are seeded by (seed, role, step, place
+    in the global batch): they do not depend on the number of workers. With ``readers`` threads, the next batch is prepared
+    ahead. ``unconfident`` may be empty: the batch then has no views and an empty ``index``.
+    """
+
+    def __init__(
+        self, views: Views, confident: np.ndarray, pseudo_labels: np.ndarray, unconfident: np.ndarray, method: SslMethod,
+        batch_size: int, seed: int, rank: int = 0, world_size: int = 1, readers: int = 0,
+    ):  # fmt: skip
+        self.views, self.method, self.batch_size, self.seed = views, method, batch_size, seed
+        self.confident, self.unconfident = np.asarray(confident, np.int64), np.asarray(unconfident, np.int64)
+        self.pseudo_labels = np.asarray(pseudo_labels, np.int64)
+        self.rank, self.world_size = rank, world_size
+        self.readers = readers
+        self._pool = ThreadPoolExecutor(readers + 1) if readers else None
+        self._ahead: tuple[int, Future[SslBatch]] | None = None
+        self._held: tuple[int, SslBatch] | None = None
+
+    def __call__(self, step: int, micro: int = 0) -> SslBatch:
+        if self._held is None or self._held[0] != step:  # a step's passes share one batch
+            ahead = self._ahead
+            self._held = (step, ahead[1].result() if ahead is not None and ahead[0] == step else self.make(step))
+            self._ahead = (step + 1, self._pool.submit(self.make, step + 1)) if self._pool is not None else None
+        return self._held[1]
+
+    def make(self, step: int) -> SslBatch:
+        """The batch, made now."""
+        m = self.method
+        chosen = self._chosen(step, len(self.confident), 1, "confident")
+        x = self._view(self.confident[chosen], "weak", step, "labelled")
+        y = torch.from_numpy(self.pseudo_labels[chosen])
+        if not (m.uses_unlabelled and len(self.unconfident)):
+            return SslBatch(x, y, (), (), torch.zeros(0, dtype=torch.int64))
+        chosen = self._chosen(step, len(self.unconfident), m.mu, "unconfident")
+        items = self.unconfident[chosen]
+        weak = tuple(self._view(items, "weak", step, f"weak{i}") for i in range(m.weak_views))
+        strong = tuple(self._view(items, "strong", step, f"strong{i}") for i in range(m.strong_views))
+        return SslBatch(x, y, weak, strong, torch.from_numpy(chosen))
+
+    def _chosen(self, step: int, count: int, mu: int, name: str) -> np.ndarray:
+        every = cycled(count, self.batch_size * mu, step, self.seed, name)
+        return every[self._part(len(every))]
+
+    def _part(self, size: int) -> slice:
+        return slice(self.rank * size // self.world_size, (self.rank + 1) * size // self.world_size)
+
+    def _view(self, items: np.ndarray, kind: str, step: int, role: str) -> torch.Tensor:
+        rng = np.random.default_rng(item_seed(self.seed, role, str(step), "views"))
+        size = len(items) * self.world_size
+        seeds = rng.integers(1 << 62, size=size)[self._part(size)]
+        if self._pool is None or len(items) < 2:
+            return self.views.get(items, kind, seeds)
+        parts = np.array_split(np.arange(len(items)), min(self.readers, len(items)))
+        futures = [self._pool.submit(self.views.get, items[part], kind, seeds[part]) for part in parts]
+        return torch.cat([f.result() for f in futures])
+
+    def __enter__(self) -> SslBatches:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
