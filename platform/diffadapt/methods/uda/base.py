@@ -59,6 +59,9 @@ class UdaMethod:
     batch_coupled: ClassVar[str] = ""
     """Why two workers cannot equal one on the same global batch; empty: they do (without batch norm)."""
 
+    def check(self, epochs: int) -> None:
+        """Raise RecipeError for settings that do not fit a training of ``epochs``; called when planning."""
+
     def build(self, width: int, classes: int) -> dict[str, nn.Module]:
         """The trainable modules: ``head`` (features (B, width) -> logits) and whatever else the method needs.
 
@@ -112,4 +115,5 @@ class UdaMethod:
         return None
 
     def refresh(self, net: AdaptationNetwork, data: Any, progress: Progress) -> None:
-        """Called on every rank before the first step of an epoch; may read ``data.features("source"|"target")`` and set buffers."""
+        """Called on every rank before the first step of an epoch; may read ``data.features("source"|"target")`` (float32 (N, width)) and
+        ``data.source_labels`` (int64 (N,)), and set buffers."""

@@ -1,0 +1,134 @@
+"""CDTrans: cross-attention between paired source and target images (Xu et al., ICLR 2022)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from diffadapt.core.errors import RecipeError
+from diffadapt.methods.uda.base import PairBatch, UdaMethod
+from diffadapt.train.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from diffadapt.models.adaptation import AdaptationNetwork
+
+
+@dataclass(frozen=True)
+class CdTrans(UdaMethod):
+    """CDTrans (sections 3.1 to 3.3) with its authors' settings; published with batches of 64 and 10 + 40 epochs (VisDA: lr 5e-5, 20 + 40).
+
+    The first ``pretrain_epochs`` of a training see the source alone. Then, every ``pair_every`` epochs, each source image is
+    paired with its most similar target image and each target image with its most similar source image; pairs whose source
+    label is not the target's pseudo-label are dropped, so that one label holds for both. Without any pair left the training
+    goes on as in the first epochs until the next pairing. Predictions are the target branch's, which is the plain network.
+    The head is one Linear layer on the pooled token; the authors put a batch norm between them, which is left out so that the
+    result is a plain timm model.
+    """
+
+    lr: float = 0.008
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    backbone_lr: float = 1.0
+    bottleneck: int = 0
+    clip_norm: float | None = 1.0
+    pretrain_epochs: int = 10
+    """Epochs on the source alone, with a warm-up and a cosine of their own."""
+    warmup_epochs: int = 10
+    """Epochs of linear warm-up from a hundredth of ``lr``, in each of the two phases."""
+    label_smoothing: float = 0.1
+    """On the source alone."""
+    pair_every: int = 10
+
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
+        "pretrain_epochs": (0, None), "warmup_epochs": (0, None), "label_smoothing": (0, 1), "pair_every": (1, None),
+    }  # fmt: skip
+    title: ClassVar[str] = "CDTrans"
+    backbone_kind: ClassVar[str] = "vit"
+
+    def check(self, epochs: int) -> None:
+        if epochs <= self.pretrain_epochs:
+            raise RecipeError(f"CDTrans trains on the source alone for pretrain_epochs = {self.pretrain_epochs}, which leaves none of the {epochs} epochs to adapt in: raise epochs or lower cdtrans.pretrain_epochs.")
+
+    def build(self, width: int, classes: int) -> dict[str, nn.Module]:
+        from diffadapt.models.cdtrans import PairList
+
+        return {**super().build(width, classes), "pairs": PairList()}
+
+    def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
+        import torch
+        import torch.nn.functional as F
+
+        if not self._paired(net, progress):
+            logits = net.head(net.features(batch.x_s))
+            loss = F.cross_entropy(logits, batch.y_s, label_smoothing=self.label_smoothing)
+            return {"loss": loss, "source": loss.detach(), "accuracy": _accuracy(logits, batch.y_s)}
+        from diffadapt.models.cdtrans import three_branches
+
+        logits = net.head(torch.cat(three_branches(net.backbone, batch.x_s, batch.x_t)))
+        source, target, fusion = logits.chunk(3)
+        # A pair is kept only where the pseudo-label is the source's label.
+        parts = self.objective(source, target, fusion, batch.y_s, batch.y_s)
+        return {"loss": sum(parts.values()), **{k: v.detach() for k, v in parts.items()}, "accuracy": _accuracy(source, batch.y_s)}
+
+    @staticmethod
+    def objective(source: torch.Tensor, target: torch.Tensor, fusion: torch.Tensor, labels: torch.Tensor, pseudo: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The three terms of equation 5 for logits (B, K) of the branches and int64 (B,) labels; their sum is minimised.
+
+        The fusion teaches the target branch and, as in the authors' code, learns from it too: it is not detached.
+        """
+        import torch.nn.functional as F
+
+        return {
+            "source": F.cross_entropy(source, labels),
+            "target": F.cross_entropy(target, pseudo),
+            "distillation": F.cross_entropy(target, fusion.softmax(1)),
+        }
+
+    def task_loss(self, net: AdaptationNetwork, batch: PairBatch) -> torch.Tensor:
+        import torch.nn.functional as F
+
+        return F.cross_entropy(net.head(net.features(batch.x_s)), batch.y_s)
+
+    def lr_at(self, progress: Progress) -> float:
+        """Constant within an epoch: linear warm-up, then a cosine down to ``lr``/500, in each phase (the authors' schedule)."""
+        first = progress.epoch < self.pretrain_epochs
+        length = self.pretrain_epochs if first else progress.epochs - self.pretrain_epochs
+        epoch = progress.epoch + 1 - (0 if first else self.pretrain_epochs)
+        if epoch < self.warmup_epochs:
+            return self.lr * (0.01 + 0.99 * epoch / self.warmup_epochs)
+        low = 0.002 * self.lr
+        return low + (self.lr - low) * (1 + math.cos(math.pi * epoch / max(1, length))) / 2
+
+    def sample(self, net: AdaptationNetwork, progress: Progress, rng: Any, count: int) -> tuple[Any, Any] | None:
+        return net.pairs.draw(rng, count) if self._paired(net, progress) else None
+
+    def refresh(self, net: AdaptationNetwork, data: Any, progress: Progress) -> None:
+        import numpy as np
+        import torch
+
+        from diffadapt.models.cdtrans import nearest, pair_up, pseudo_labels
+        from diffadapt.train.distributed import same_buffers
+
+        since = progress.epoch - self.pretrain_epochs
+        if since < 0 or since % self.pair_every:
+            return
+        weight = net.head.weight
+        source, target = (torch.as_tensor(np.asarray(data.features(domain)), device=weight.device, dtype=weight.dtype) for domain in ("source", "target"))
+        with torch.no_grad():
+            logits = net.head(target)
+        pseudo = pseudo_labels(target.cpu().numpy(), logits.cpu().numpy())
+        of_source, of_target = nearest(source, target)
+        net.pairs.fill(*pair_up(of_source, of_target, np.asarray(data.source_labels), pseudo))
+        same_buffers(net.pairs)
+
+    def _paired(self, net: AdaptationNetwork, progress: Progress) -> bool:
+        return progress.epoch >= self.pretrain_epochs and len(net.pairs) > 0
+
+
+def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return (logits.detach().argmax(1) == labels).float().mean()
