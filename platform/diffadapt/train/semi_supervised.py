@@ -104,10 +104,8 @@ def fit_ssl(
 
 
 def method_of(config: Any) -> SslMethod:
-    """The method of an SslConfig with the recipe's rate. Raises RecipeError for an unknown method or a decay of 1."""
+    """The method of an SslConfig with the recipe's rate. Raises RecipeError for an unknown method."""
     method: SslMethod = config.chosen
-    if method.ema >= 1:
-        raise RecipeError(f"ssl.{config.method}.ema is {method.ema:g}, which never moves the averaged weights: it must be below 1 (0: no average).")
     return method if config.lr is None else replace(method, lr=config.lr)
 
 
