@@ -1,0 +1,99 @@
+"""Batches of adaptation: as many source as target items, as a function of (seed, step, rank) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffadapt.core.identity import item_seed
+from diffadapt.methods.uda.base import PairBatch, UdaMethod
+from diffadapt.models.adaptation import AdaptationNetwork
+from diffadapt.train.progress import Progress
+from diffadapt.train.views import Views
+
+
+def cycled(count: int, batch: int, step: int, seed: int, name: str) -> np.ndarray:
+    """Which of ``count`` items the global batch of ``step`` holds, int64 (batch,).
+
+    Each set has its own epochs: permutations from (seed, name, epoch), whose last, incomplete batch is dropped. A set smaller
+    than a batch is gone through as often as fills it.
+    """
+
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng(item_seed(seed, name, str(epoch), "order")).permutation(count)
+
+    if count < batch:
+        rounds = -(-batch // count)
+        return np.concatenate([order(step * rounds + r) for r in range(rounds)])[:batch]
+    epoch, within = divmod(step, count // batch)
+    return order(epoch)[within * batch : (within + 1) * batch]
+
+
+class PairBatches:
+    """``batches(step, micro) -> PairBatch`` of this rank, on the CPU; call in any order. A context: its threads end with it.
+
+    The views are 'weak' ones, seeded by (seed, set, step, place in the global batch): they do not depend on the number of
+    workers. A method's ``sample`` decides the pairs if it gives any. With ``readers`` threads, the next batch is prepared ahead.
+    """
+
+    def __init__(self, source: Views, target: Views, config: Any, net: AdaptationNetwork, rank: int = 0, world_size: int = 1, readers: int = 0):
+        self.source, self.target, self.config, self.net = source, target, config, net
+        self.mine = slice(rank * config.batch_size // world_size, (rank + 1) * config.batch_size // world_size)
+        self.samples = type(net.method).sample is not UdaMethod.sample
+        self.readers = readers
+        self._pool = ThreadPoolExecutor(readers + 1) if readers else None
+        self._held: tuple[int, PairBatch] | None = None
+        self._ahead: tuple[int, Future] | None = None
+
+    def __call__(self, step: int, micro: int = 0) -> PairBatch:
+        if self._held is None or self._held[0] != step:  # a step's passes share one batch
+            ahead = self._ahead
+            self._held = (step, ahead[1].result() if ahead is not None and ahead[0] == step else self.make(step))
+            self._ahead = None
+            if self._pool is not None and not self.samples:
+                self._ahead = (step + 1, self._pool.submit(self.make, step + 1))
+        return self._held[1]
+
+    def make(self, step: int) -> PairBatch:
+        """The batch, made now."""
+        size, seed = self.config.batch_size, self.config.seed
+        chosen = self._sampled(step) if self.samples else None
+        if chosen is None:
+            chosen = cycled(len(self.source), size, step, seed, "source"), cycled(len(self.target), size, step, seed, "target")
+        i_s, i_t = (np.asarray(i, np.int64)[self.mine] for i in chosen)
+        x_s = self._views(self.source, i_s, "source", step)
+        if self.net.method.uses_target:
+            x_t = self._views(self.target, i_t, "target", step)
+        else:
+            x_t, i_t = x_s[:0], i_t[:0]
+        labels = torch.from_numpy(np.asarray(self.source.labels, np.int64)[i_s])
+        return PairBatch(x_s, labels, x_t, torch.from_numpy(i_s), torch.from_numpy(i_t))
+
+    def _sampled(self, step: int) -> tuple[Any, Any] | None:
+        config = self.config
+        progress = Progress(step, config.epochs * config.steps_per_epoch, config.steps_per_epoch)
+        rng = np.random.default_rng(item_seed(config.seed, "pairs", str(step), "sample"))
+        return self.net.method.sample(self.net, progress, rng, config.batch_size)
+
+    def _views(self, views: Views, chosen: np.ndarray, name: str, step: int) -> torch.Tensor:
+        rng = np.random.default_rng(item_seed(self.config.seed, name, str(step), "views"))
+        seeds = rng.integers(1 << 62, size=self.config.batch_size)[self.mine]
+        if not self.readers or len(chosen) < 2:
+            return views.get(chosen, "weak", seeds)
+        parts = np.array_split(np.arange(len(chosen)), min(self.readers, len(chosen)))
+        return torch.cat(list(self._map(lambda part: views.get(chosen[part], "weak", seeds[part]), parts)))
+
+    def _map(self, make: Any, parts: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        assert self._pool is not None
+        return [f.result() for f in [self._pool.submit(make, part) for part in parts]]
+
+    def __enter__(self) -> PairBatches:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
