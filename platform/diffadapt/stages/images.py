@@ -12,20 +12,23 @@ from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
+from diffadapt.data.benchmarks import BENCHMARKS, open_domain, published_count
 from diffadapt.data.config import DataConfig
 from diffadapt.data.imagenet import IMAGES, open_imagenet_c, open_imagenet_w
 from diffadapt.data.source import Source, open_source
 
 
 @lru_cache(maxsize=16)
-def cached_source(data: DataConfig) -> Source:
-    """One listing of a data set a process."""
-    return open_source(data)
+def cached_source(data: DataConfig, subset: bool = False) -> Source:
+    """One listing of a data set a process; ``subset``: classes of the class list may be absent."""
+    return open_source(data, subset)
 
 
 @lru_cache(maxsize=128)
 def cached_benchmark(data: DataConfig, layout: str, folder: str, partial: bool) -> Source:
     """One listing of a part of a benchmark a process."""
+    if layout in BENCHMARKS:
+        return open_domain(data, layout, folder, partial)
     if layout == "imagenet-w":
         return open_imagenet_w(data, partial)
     corruption, _, severity = folder.partition("/")
@@ -37,15 +40,17 @@ class Images(Stage):
     """Original bytes of a data set, in blocks of ``data.block`` images, keyed ``<group>/<relative path>``.
 
     ``groups`` pairs a group (corruption/severity; 'clean/0' for undisturbed images) with a part of the data: ImageNet-C is
-    fifteen groups of one root, an ordinary folder is one group.
+    fifteen groups of one root, an ordinary folder is one group, and a benchmark of domain adaptation has a group for each domain.
     """
 
     data: DataConfig = DataConfig()
     groups: tuple[tuple[str, str], ...] = (("clean/0", ""),)
-    layout: Literal["plain", "imagenet-c", "imagenet-w"] = "plain"
+    layout: Literal["plain", "imagenet-c", "imagenet-w", "office31", "officehome", "imageclef", "visda2017", "domainnet", "digits"] = "plain"
     """plain: any source of :class:`DataConfig`; the others: the benchmark's official layout, its counts checked."""
     partial: bool = False
     """Accept other counts than the benchmark's."""
+    subset: bool = False
+    """plain: class folders may lack classes of the class list, as a target may."""
 
     kind = "images"
     stored = False
@@ -60,7 +65,7 @@ class Images(Stage):
         shards = []
         for group, folder in self.groups:
             source = self.source(folder)
-            total = len(source.items) if source else IMAGES  # the published count, while planning without the data
+            total = len(source.items) if source else self._published(folder)  # while planning without the data
             block = max(1, self.data.block)
             width = len(str(max(total - 1, 0)))
             for start in range(0, total, block):
@@ -71,12 +76,24 @@ class Images(Stage):
     def source(self, folder: str) -> Source | None:
         """The listing of one group; None while planning leniently without a benchmark's data. Raises DataError."""
         if self.layout == "plain":
-            return cached_source(self.data)
+            return cached_source(self.data, self.subset)
         try:
             return cached_benchmark(self.data, self.layout, folder, self.partial)
         except DataError as error:
             missing(error)
             return None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in label order; planning leniently without a benchmark's data, the published ones. Raises DataError."""
+        source = self.source(self.groups[0][1])
+        if source is not None:
+            return source.class_names
+        known = BENCHMARKS.get(self.layout)
+        return (known.class_names or tuple(str(i) for i in range(known.classes))) if known else ()
+
+    def _published(self, folder: str) -> int:
+        return published_count(self.layout, folder) if self.layout in BENCHMARKS else IMAGES
 
     def open(self, context: WorkContext) -> _Reader:
         return _Reader(self)
