@@ -14,14 +14,15 @@ SERIES = 8
 
 
 def bar_chart(table: Summary, *, narrow: bool = False) -> Markup:
-    """A bar a method with its binomial standard error; controls under a rule; a dashed line at Source. 340 or 820 wide."""
+    """A bar a method with its spread (over seeds, else the binomial standard error); controls under a rule; a dashed line at
+    the reference. 340 or 820 wide."""
     rows = [r for r in (*table.main, *table.controls) if r.mean is not None]
     if not rows:
         return Markup("")
     width, left, right = (340, 4, 44) if narrow else (820, 262, 60)
     pitch, bar, above = (36, 13, 15) if narrow else (28, 16, 0)
     scale = _Scale(_top(rows), left, width - right)
-    main, source = len([r for r in rows if not r.control]), table.role("source")
+    main, source = len([r for r in rows if not r.control]), table.reference
     rule = 26 if main < len(rows) else 0
     height = 8 + pitch * len(rows) + rule + 22
     parts = [_grid(scale, 4, height - 22, height - 6)]
@@ -37,7 +38,7 @@ def bar_chart(table: Summary, *, narrow: bool = False) -> Markup:
     if source and source.mean is not None:
         x = scale(source.mean)
         parts.append(_tag("line", x1=x, x2=x, y1=4, y2=height - 22, class_="reference"))
-    return _svg(parts, width, height, f"Mean {_metric(table)} of each method")
+    return _svg(parts, width, height, f"Mean {table.metric_name} of each method")
 
 
 def group_chart(table: Summary, *, narrow: bool = False) -> tuple[Markup, list[tuple[int, str]], int]:
@@ -76,7 +77,7 @@ def _upright(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
         turn = f"rotate(-38 {middle:.1f} {bottom + 16})"
         parts.append(_tag("text", _cut(name, 18), name, x=middle, y=bottom + 16, text_anchor="end", transform=turn))
     parts.append(_tag("line", x1=left, x2=width, y1=bottom, y2=bottom, class_="axis"))
-    return _svg(parts, width, height, f"{_metric(table).capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
+    return _svg(parts, width, height, f"{table.metric_name.capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
 
 
 def _lying(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
@@ -95,7 +96,7 @@ def _lying(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
                 length = scale(cell.value) - left
                 parts.append(_tag("rect", None, f"{name}, {row.title}: {cell.value:.1f}", x=left, y=y + 18 + bar * i, width=length, height=bar - 1, class_=f"s{i}"))
                 parts.append(_tag("text", f"{cell.value:.0f}", x=left + length + 3, y=y + 25.5 + bar * i, class_="tiny"))
-    return _svg(parts, width, height, f"{_metric(table).capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
+    return _svg(parts, width, height, f"{table.metric_name.capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
 
 
 class _Scale:
@@ -113,8 +114,9 @@ class _Scale:
 def _one_bar(row: MethodSummary, scale: _Scale, y: float, bar: float, kind: str) -> Markup:
     mean = row.mean or 0.0
     end = scale(mean)
-    error = row.standard_error or 0.0
-    told = f"{row.title}: {mean:.2f}" + (f", standard error {error:.2f}" if error else "") + f", {row.coverage} images"
+    error = row.spread or 0.0
+    word = "standard error" if row.deviation is None else f"standard deviation over {len(row.seeds)} seeds"
+    told = f"{row.title}: {mean:.2f}" + (f", {word} {error:.2f}" if error else "") + f", {row.coverage} images"
     parts = [_tag("rect", None, told, x=scale.start, y=y, width=max(end - scale.start, 0.5), height=bar, rx=2, class_=f"bar-{kind}")]
     if error:
         a, b, m = scale(mean - error), scale(mean + error), y + bar / 2
@@ -134,7 +136,7 @@ def _grid(scale: _Scale, top: float, bottom: float, text_y: float) -> Markup:
 
 
 def _top(rows: Sequence[MethodSummary]) -> float:
-    return _ceiling((r.mean or 0) + (r.standard_error or 0) for r in rows)
+    return _ceiling((r.mean or 0) + (r.spread or 0) for r in rows)
 
 
 def _ceiling(values) -> float:
@@ -142,10 +144,6 @@ def _ceiling(values) -> float:
     if highest <= 1:
         return 1.0
     return min(100.0, math.ceil(highest / 10) * 10.0) if highest <= 100 else math.ceil(highest / 100) * 100.0
-
-
-def _metric(table: Summary) -> str:
-    return "top-1 accuracy (%)" if table.metric == "top1" else table.metric
 
 
 def _cut(text: str, length: int) -> str:

@@ -13,15 +13,21 @@ from diffadapt.data.config import CORRUPTIONS
 CLEAN = "clean"
 PERCENT_OF_IMAGES = ("top1",)
 """Metrics that are a share of images, so that a binomial standard error exists."""
+PERCENT = {"top1": "top-1 accuracy", "class_mean": "mean of the classes' accuracies"}
+"""Metrics in percent, and what they are called."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method in one group. ``value`` in the metric's unit (percent for top1), ``images`` counted of ``of_images``."""
+    """One method in one group. ``value`` in the metric's unit (percent for top1), ``images`` counted of ``of_images``.
+
+    ``value`` is the mean of ``by_seed``.
+    """
 
     value: float
     images: int
     of_images: int
+    by_seed: Mapping[int, float]
 
     @property
     def variance(self) -> float:
@@ -32,7 +38,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One row: every group counts once in ``mean``; ``of_images`` is what the target has over all groups of the table."""
+    """One row: every group counts once in ``mean``; ``of_images`` is what the target has over all groups of the table.
+
+    ``standard_error`` is binomial and stands for one seed; ``deviation`` is the standard deviation (n - 1) over the seeds of
+    the mean over groups, for two seeds or more.
+    """
 
     method: str
     control: bool
@@ -43,6 +53,7 @@ class MethodSummary:
     clean: Cell | None
     mean: float | None
     standard_error: float | None
+    deviation: float | None
     images: int
     of_images: int
     of_groups: int
@@ -51,6 +62,11 @@ class MethodSummary:
     def whole(self) -> bool:
         """Whether the row counts every image of every group."""
         return self.images >= self.of_images and len(self.cells) == self.of_groups
+
+    @property
+    def spread(self) -> float | None:
+        """The deviation over seeds, else the binomial standard error."""
+        return self.standard_error if self.deviation is None else self.deviation
 
     @property
     def title(self) -> str:
@@ -71,15 +87,21 @@ class Difference:
     left: float
     right: float
     standard_error: float | None
-    """Of the difference, with the two rows taken as independent; None where no binomial error exists."""
+    """Over the seeds' differences where both rows have the same seeds, two or more; for one seed each the binomial error of
+    rows taken as independent; None otherwise."""
     higher: int
     groups: int
     same_images: bool
+    seeds: int = 1
+    """How many seeds both rows have; 0 when they have different ones."""
+    seeds_higher: int = 0
+    """With how many of several seeds ``left`` is higher."""
 
     @property
     def separated(self) -> bool:
-        """Whether the difference is larger than two standard errors (always False without one)."""
-        return self.standard_error is not None and abs(self.value) > 2 * self.standard_error
+        """Whether the difference is larger than two standard errors (always False without one), and of one sign with every seed."""
+        agree = self.seeds < 2 or self.seeds_higher == (self.seeds if self.value > 0 else 0)
+        return self.standard_error is not None and abs(self.value) > 2 * self.standard_error and agree
 
 
 @dataclass(frozen=True)
@@ -104,7 +126,19 @@ class Summary:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return tuple(sorted({s for r in self.rows for s in r.seeds}))
+        """The seeds of the rows that have several, else of all rows."""
+        several = [r for r in self.rows if len(r.seeds) > 1]
+        return tuple(sorted({s for r in several or self.rows for s in r.seeds}))
+
+    @property
+    def reference(self) -> MethodSummary | None:
+        """The row that differences are taken to: the first main one called Source..., or 'Synthetic only'."""
+        return self.role("source") or next((r for r in self.main if r.method.lower().startswith("synthetic only")), None)
+
+    @property
+    def reference_word(self) -> str:
+        """'Source', or the first word of what stands in its place."""
+        return (self.reference.method.split() or ["Source"])[0] if self.reference else "Source"
 
     def role(self, name: str) -> MethodSummary | None:
         """The main row called ``name`` (any case), else the first whose first word it is, e.g. 'DDA (ensemble)'."""
@@ -113,7 +147,20 @@ class Summary:
 
     @property
     def group_noun(self) -> str:
-        return "corruptions" if all(_known(g.split("/")[0]) in CORRUPTIONS for g in self.groups) else "groups"
+        """What the groups are: corruptions of the benchmarks, transfers (source-target), or just groups."""
+        names = [g.split("/")[0] for g in self.groups]
+        if all(_known(n) in CORRUPTIONS for n in names):
+            return "corruptions"
+        return "transfers" if all(is_transfer(n) for n in names) else "groups"
+
+    @property
+    def unit(self) -> str:
+        return " %" if self.metric in PERCENT else ""
+
+    @property
+    def metric_name(self) -> str:
+        """'top-1 accuracy (%)'."""
+        return f"{PERCENT[self.metric]} (%)" if self.metric in PERCENT else self.metric
 
 
 def metrics(scores: Sequence[Score]) -> list[str]:
@@ -146,10 +193,23 @@ def difference(left: MethodSummary, right: MethodSummary, metric: str = "top1") 
         return None
     a, b = [left.cells[g] for g in common], [right.cells[g] for g in common]
     mean_a, mean_b = _mean(c.value for c in a), _mean(c.value for c in b)
-    error = math.sqrt(sum(c.variance for c in (*a, *b))) / len(common) if metric in PERCENT_OF_IMAGES else None
     higher = sum(x.value > y.value for x, y in zip(a, b, strict=True))
     same = all(x.images == y.images for x, y in zip(a, b, strict=True))
-    return Difference(mean_a - mean_b, mean_a, mean_b, error, higher, len(common), same)
+    seeds = set(a[0].by_seed)
+    if any(set(c.by_seed) != seeds for c in (*a, *b)):
+        one_each = len(left.seeds) == len(right.seeds) == 1
+        return Difference(mean_a - mean_b, mean_a, mean_b, _binomial((*a, *b), metric, len(common)) if one_each else None, higher, len(common), same, 0)
+    if len(seeds) == 1:
+        return Difference(mean_a - mean_b, mean_a, mean_b, _binomial((*a, *b), metric, len(common)), higher, len(common), same)
+    steps = [_mean(x.by_seed[s] - y.by_seed[s] for x, y in zip(a, b, strict=True)) for s in sorted(seeds)]
+    error = (_deviation(steps) or 0.0) / math.sqrt(len(steps))
+    return Difference(mean_a - mean_b, mean_a, mean_b, error, higher, len(common), same, len(steps), sum(s > 0 for s in steps))
+
+
+def is_transfer(name: str) -> bool:
+    """Whether ``name`` is source-target, such as amazon-webcam."""
+    source, dash, target = name.partition("-")
+    return bool(dash and source.strip() and target.strip())
 
 
 def first_word(text: str) -> str:
@@ -166,7 +226,8 @@ def group_label(group: str, groups: Sequence[str]) -> str:
 def _row(method: str, scores: list[Score], groups: Sequence[str], of_images: Mapping[str, int], split_clean: bool, metric: str) -> MethodSummary:
     cells = {g: cell for g in groups if (cell := _cell([s for s in scores if s.group == g]))}
     clean = _cell([s for s in scores if s.corruption == CLEAN]) if split_clean else None
-    error = math.sqrt(sum(c.variance for c in cells.values())) / len(cells) if cells and metric in PERCENT_OF_IMAGES else None
+    several = [_mean(c.by_seed[seed] for c in cells.values()) for seed in sorted(set.intersection(*(set(c.by_seed) for c in cells.values())))] if cells else []
+    deviation = _deviation(several)
     first = scores[0]
     return MethodSummary(
         method=method,
@@ -177,7 +238,8 @@ def _row(method: str, scores: list[Score], groups: Sequence[str], of_images: Map
         cells=cells,
         clean=clean,
         mean=_mean(c.value for c in cells.values()) if cells else None,
-        standard_error=error,
+        standard_error=_binomial(tuple(cells.values()), metric) if cells and deviation is None else None,
+        deviation=deviation,
         images=sum(c.images for c in cells.values()),
         of_images=sum(of_images.values()),
         of_groups=len(groups),
@@ -187,7 +249,20 @@ def _row(method: str, scores: list[Score], groups: Sequence[str], of_images: Map
 def _cell(scores: list[Score]) -> Cell | None:
     if not scores:
         return None
-    return Cell(_mean(s.value for s in scores), max(s.images for s in scores), max(s.of_images for s in scores))
+    by_seed = {seed: _mean(s.value for s in scores if s.seed == seed) for seed in sorted({s.seed for s in scores})}
+    return Cell(_mean(by_seed.values()), max(s.images for s in scores), max(s.of_images for s in scores), by_seed)
+
+
+def _binomial(cells: Sequence[Cell], metric: str, groups: int = 0) -> float | None:
+    """The standard error of the mean over ``groups`` groups (default: one a cell); None for a metric that is no share of images."""
+    return math.sqrt(sum(c.variance for c in cells)) / (groups or len(cells)) if metric in PERCENT_OF_IMAGES else None
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    middle = _mean(values)
+    return math.sqrt(sum((v - middle) ** 2 for v in values) / (len(values) - 1))
 
 
 def _mean(values: Iterable[float]) -> float:

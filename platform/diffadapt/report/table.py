@@ -12,6 +12,7 @@ from typing import Any
 
 from diffadapt.core.record import Score
 from diffadapt.report.summary import (
+    PERCENT,
     Difference,
     MethodSummary,
     Summary,
@@ -39,6 +40,7 @@ class TableRow:
     control: bool
     mean: str
     error: str
+    deviation: str
     delta: str
     delta_sign: int
     clean: str
@@ -52,8 +54,8 @@ class TableRow:
 def score_table(scores: Sequence[Score], *, width: int | None = None, colour: bool | None = None) -> str:
     """The table of each metric as text; with colours on a terminal, plain ASCII elsewhere.
 
-    Columns: method, mean over the groups, binomial standard error, difference to Source, clean accuracy, images used;
-    then a column a group when ``width`` (default: the terminal's, 100 elsewhere) allows.
+    Columns: method, mean over groups and seeds, binomial standard error, standard deviation over seeds, difference to Source
+    (or what stands in its place), clean accuracy, images used; then a column a group when ``width`` (default: the terminal's, 100 elsewhere) allows.
     """
     colour = sys.stdout.isatty() if colour is None else colour
     width = width or shutil.get_terminal_size((100, 24)).columns
@@ -64,7 +66,7 @@ def score_table(scores: Sequence[Score], *, width: int | None = None, colour: bo
 
 def rows_for_html(table: Summary) -> list[TableRow]:
     """Every row of ``table`` with all groups, in the run's order."""
-    source = table.role("source")
+    source = table.reference
     full = [r for r in table.main if r.whole and r.mean is not None]
     top = max((round(r.mean or 0, 1) for r in full), default=None)
     tops = {g: max((round(r.cells[g].value, 1) for r in full), default=None) for g in table.groups}
@@ -74,7 +76,7 @@ def rows_for_html(table: Summary) -> list[TableRow]:
         best = r in full and round(r.mean or 0, 1) == top and len(full) > 1
         rows.append(
             TableRow(
-                r.title, r.control, _number(r.mean), _number(r.standard_error), _delta(table, r, d), 0 if d is None else _sign(d.value),
+                r.title, r.control, _number(r.mean), _number(r.standard_error), _number(r.deviation), _delta(table, r, d), 0 if d is None else _sign(d.value),
                 _number(r.clean.value if r.clean else None), r.coverage, r.whole, _note(r, table), best,
                 [_cell(table, r, g, source, tops[g] if r in full and len(full) > 1 else None) for g in table.groups],
             )  # fmt: skip
@@ -90,11 +92,13 @@ def clean_text(text: str) -> str:
 def legend(table: Summary) -> list[str]:
     """The notes that belong under every table of these scores."""
     noun, count = table.group_noun, len(table.groups)
-    unit = "top-1 accuracy in percent" if table.metric == "top1" else table.metric
+    unit = f"{PERCENT[table.metric]} in percent" if table.metric in PERCENT else table.metric
     first = f"{unit}; mean over {count} {noun}, each counted once" if count > 1 else f"{unit} on {group_label(table.groups[0], table.groups)}"
     lines = [first + ("; s.e.: binomial standard error of the mean" if any(r.standard_error is not None for r in table.rows) else "")]
+    if any(r.deviation is not None for r in table.rows):
+        lines.append(f"{len(table.seeds)} seeds ({', '.join(map(str, table.seeds))}); s.d.: standard deviation of the mean over the seeds (n - 1)")
     if any(not r.whole for r in table.rows):
-        lines.append(f"{DIFFERENT} not the same images or {noun} as Source: the difference is not like for like")
+        lines.append(f"{DIFFERENT} not the same images or {noun} as {table.reference_word}: the difference is not like for like")
     return lines
 
 
@@ -147,11 +151,12 @@ def _build(table: Summary, rows: list[TableRow], colour: bool, every_group: bool
     out.add_column("method", overflow="fold", min_width=12)
     has_error, has_clean = any(r.error != DASH for r in rows), table.has_clean
     has_delta = any(r.delta for r in rows)
-    names = ["mean"] + ["s.e."] * has_error + ["-Source"] * has_delta + ["clean"] * has_clean + ["images"]
+    has_deviation = any(r.deviation != DASH for r in rows)
+    names = ["mean"] + ["s.d."] * has_deviation + ["s.e."] * has_error + [f"-{clean_text(table.reference_word)}"] * has_delta + ["clean"] * has_clean + ["images"]
     groups = [_short(g, table) for g in table.groups] if every_group else []
 
     def numbers(r: TableRow) -> list[str]:
-        return [r.mean] + [r.error] * has_error + [r.delta] * has_delta + [r.clean] * has_clean + [r.images]
+        return [r.mean] + [r.deviation] * has_deviation + [r.error] * has_error + [r.delta] * has_delta + [r.clean] * has_clean + [r.images]
 
     longest = [max(map(len, column)) for column in zip(names, *map(numbers, rows), strict=True)] + [5] * len(groups)
     for name, least in zip(names + groups, longest, strict=True):
@@ -178,7 +183,18 @@ def _build(table: Summary, rows: list[TableRow], colour: bool, every_group: bool
 def _short(group: str, table: Summary) -> str:
     corruption, _, severity = group.partition("/")
     several = len({g.partition("/")[2] for g in table.groups}) > 1
+    if table.group_noun == "transfers":
+        return clean_text(_initials(corruption, [g.partition("/")[0] for g in table.groups]))
     return clean_text(SHORT.get(corruption.partition("(")[0], corruption[:5])) + (severity if several else "")
+
+
+def _initials(transfer: str, transfers: Sequence[str]) -> str:
+    """'A-W' of 'amazon-webcam'; the first four letters of each where the initials would not do."""
+    for length in (1, 4, 100):
+        short = {t: "-".join(part[:length].capitalize() for part in t.split("-", 1)) for t in transfers}
+        if len(set(short.values())) == len(set(transfers)):
+            break
+    return short[transfer]
 
 
 def _delta(table: Summary, row: MethodSummary, d: Difference | None) -> str:
@@ -198,7 +214,7 @@ def _cell(table: Summary, row: MethodSummary, group: str, source: MethodSummary 
     base = source.cells.get(group) if source and source is not row else None
     lift = cell.value - base.value if base else 0.0
     counted = f"{cell.images} images" if cell.images >= cell.of_images else f"{cell.images} of {cell.of_images} images"
-    title = f"{group_label(group, table.groups)}: {cell.value:.2f}, {counted}" + (f", {lift:+.1f} to Source" if base else "")
+    title = f"{group_label(group, table.groups)}: {cell.value:.2f}, {counted}" + (f", {lift:+.1f} to {table.reference_word}" if base else "")
     return {"text": f"{cell.value:.1f}", "value": cell.value, "title": title, "best": top is not None and round(cell.value, 1) == top, "lift": lift}
 
 
@@ -208,6 +224,8 @@ def _note(row: MethodSummary, table: Summary) -> str:
         parts.append(f"mean over {len(row.cells)} of {row.of_groups} {table.group_noun}")
     if row.images < row.of_images:
         parts.append(f"{row.coverage} images")
+    if row.mean is not None and len(row.seeds) < len(table.seeds):
+        parts.append(f"{len(row.seeds)} seed{'s' * (len(row.seeds) != 1)}")
     if row.selection not in ("last", ""):
         parts.append(f"model chosen by {'target labels (oracle)' if row.selection == 'oracle' else row.selection}")
     return "; ".join(parts)
