@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffadapt.core.errors import TrainingError
+from diffadapt.core.errors import ResourceError, TrainingError
 from diffadapt.core.identity import digest
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
@@ -63,7 +63,7 @@ def run_loop(
 
     ``optimizer`` and ``ema`` must hold tensors on the reporter's device: move the module there before building them.
     Returns the last step's scalars with ``steps`` and ``resumed_from``. Raises TrainingError if the loss, the gradient or a
-    weight becomes NaN or infinite (checkpoints already written stay), or if ranks resume from different steps.
+    weight becomes NaN or infinite (checkpoints already written stay), ResourceError if the device's memory is too small, or if ranks resume from different steps.
     """
     wrapped = reporter.wrap(module)
     scaler = torch.amp.GradScaler(reporter.device.type, enabled=precision == "fp16")
@@ -72,7 +72,7 @@ def run_loop(
     main = next((i for i, p in enumerate(passes) if not p.climb), 0)
     module.train()
     skipped = 0
-    with _keep_rng(), float32_mode(precision):
+    with _keep_rng(), float32_mode(precision), _memory():
         for step in range(start, total_steps):
             began = time.perf_counter()
             if before_step is not None:
@@ -239,6 +239,18 @@ def _demand_finite_weights(module: nn.Module, step: int, last_saved: int) -> Non
     flags = [torch.isfinite(p).all() for p in module.parameters()]
     if flags and not bool(torch.stack(flags).all()):
         _demand_finite("weights", math.nan, step, last_saved)
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[None]:
+    """Say in a sentence that the device is too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            "The device ran out of memory in a training step: lower the batch size, use precision bf16, or spread the batch "
+            "over more workers; checkpoints already written are kept."
+        ) from error
 
 
 @contextlib.contextmanager

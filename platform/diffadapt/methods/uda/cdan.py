@@ -33,6 +33,9 @@ class Cdan(UdaMethod):
     randomized_width: int = 1024
     reversal_steps: int = 1000
 
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
+        "trade_off": (0, None), "hidden": (1, None), "randomized_width": (1, None), "reversal_steps": (1, None),
+    }  # fmt: skip
     title: ClassVar[str] = "CDAN"
 
     def build(self, width: int, classes: int) -> dict[str, nn.Module]:

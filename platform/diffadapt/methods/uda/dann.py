@@ -25,6 +25,7 @@ class Dann(UdaMethod):
     reversal_steps: int = 1000
     """Scale, in steps, of the rise of the reversal from 0 to 1: 2 / (1 + e^(-step / reversal_steps)) - 1."""
 
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"trade_off": (0, None), "hidden": (1, None), "reversal_steps": (1, None)}
     title: ClassVar[str] = "DANN"
 
     def build(self, width: int, classes: int) -> dict[str, nn.Module]:

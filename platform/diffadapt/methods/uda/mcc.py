@@ -23,6 +23,7 @@ class Mcc(UdaMethod):
     temperature: float = 2.5
     trade_off: float = 1.0
 
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"temperature": (1e-3, None), "trade_off": (0, None)}
     title: ClassVar[str] = "MCC"
 
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:

@@ -40,6 +40,9 @@ class Mcd(UdaMethod):
     features_momentum: float = 0.0
     """Momentum of backbone and bottleneck; the heads have ``momentum``."""
 
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
+        "trade_off": (0, None), "entropy": (0, None), "agree_steps": (1, None), "hidden": (1, None), "dropout": (0, 0.99), "features_momentum": (0, 1),
+    }  # fmt: skip
     title: ClassVar[str] = "MCD"
     batch_coupled: ClassVar[str] = "each worker draws the dropout masks of its own part of the batch"
 
