@@ -126,7 +126,7 @@ class _Build(AdaptationGraph):
 
     def build(self) -> None:
         r = self.r
-        target = self.add("target", Images(replace(r.target, classes=r.classes or r.target.classes), (("target/0", ""),)))
+        target = self.add("target", Images(replace(r.target, classes=r.classes or r.target.classes), (("target/0", ""),), subset=True))
         self.outputs["target"] = target
         source, kept = (self._synthetic() if r.synthetic else (self.add("source", Images(replace(r.source, classes=r.classes or r.source.classes))), ""))
         domains = self.domain("source", source), self.domain("target", target)
@@ -148,12 +148,12 @@ class _Build(AdaptationGraph):
     def _synthetic(self) -> tuple[str, str]:
         r = self.r
         prompts = self.add("prompts", Prompts(r.prompts, self.class_names, r.domain, r.generator.classes_per_shard, r.seed))
-        synth = self.add("synth", TextToImage(r.generator, len(self.class_names), r.prompts.prompts_per_class, r.prompts.block, r.seed), prompts)
+        synth = self.add("synth", TextToImage(r.generator, len(self.class_names), r.seed), prompts)
         self.outputs.update(prompts=prompts, synth=synth)
         f = r.filters
         if not (f.blank or f.clip or f.near_duplicates >= 0):
             return synth, ""
-        self.outputs["filter"] = self.add("filter", FilterImages(f, self.class_names), synth)
+        self.outputs["filter"] = self.add("filter", FilterImages(f, self.class_names, r.backbone.in_channels), synth)
         return synth, "filter"
 
     def _ladder(self, source: Domain, target: Domain, kept: str, seed: int) -> list[Trained]:

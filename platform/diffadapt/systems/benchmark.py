@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.pipeline import Pipeline
-from diffadapt.data.benchmarks import BENCHMARKS
+from diffadapt.data.benchmarks import benchmark
 from diffadapt.data.config import DataConfig
 from diffadapt.methods.ssl.config import METHODS as SSL_METHODS
 from diffadapt.methods.ssl.config import SplitConfig, SslConfig
@@ -65,9 +65,7 @@ class Benchmark:
     @cached_property
     def known(self):
         """What is published of the benchmark: domains, classes, counts, pairs, metric."""
-        if self.benchmark not in BENCHMARKS:
-            raise RecipeError(f"There is no benchmark {self.benchmark!r}.{suggest(self.benchmark, BENCHMARKS)} Known are: {', '.join(BENCHMARKS)}.")
-        return BENCHMARKS[self.benchmark]
+        return benchmark(self.benchmark)
 
     def pipeline(self) -> Pipeline:
         """The graph of stages. Raises RecipeError or DataError for settings that do not fit together."""
@@ -160,12 +158,12 @@ class _Build(AdaptationGraph):
         r = self.r
         if f"synth.{target}" not in self.names:
             prompts = self.add(f"prompts.{target}", Prompts(r.prompts, self.class_names, r.known.describe(target), r.generator.classes_per_shard, r.seed))
-            synth = self.add(f"synth.{target}", TextToImage(r.generator, len(self.class_names), r.prompts.prompts_per_class, r.prompts.block, r.seed), prompts)
+            synth = self.add(f"synth.{target}", TextToImage(r.generator, len(self.class_names), r.seed), prompts)
             self.outputs.setdefault("prompts", prompts)
             self.outputs.setdefault("synth", synth)
             self.domains[f"{SYNTHETIC}.{target}"] = self.domain(f"{SYNTHETIC}.{target}", synth)
             if r.filters.blank or r.filters.clip or r.filters.near_duplicates >= 0:
-                self.add(f"filter.{target}", FilterImages(r.filters, self.class_names), synth)
+                self.add(f"filter.{target}", FilterImages(r.filters, self.class_names, r.backbone.in_channels), synth)
         kept = f"filter.{target}"
         return self.domains[f"{SYNTHETIC}.{target}"], kept if kept in self.names else ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diffadapt.methods.ssl.config import SslConfig
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig
 from diffadapt.systems.benchmark import Benchmark, transfer_recipes
@@ -18,6 +19,17 @@ def synthetic() -> Benchmark:
     """Adapt Anything's protocol: synthetic images of the 31 classes -> each of the three domains, then FixMatch and MixMatch."""
     return replace(
         all(), transfers=("synthetic-amazon", "synthetic-dslr", "synthetic-webcam"), ssl_methods=("fixmatch", "mixmatch"), ssl_after="cdan"
+    )
+
+
+def frozen() -> Benchmark:
+    """Six transfers x 3 seeds on cached features of a frozen backbone (--backbone), then FixMatch and MixMatch after CDAN: for a CPU."""
+    return Benchmark(
+        benchmark="office31",
+        ssl_methods=("fixmatch", "mixmatch"),
+        backbone=BackboneConfig(frozen=True, weak_views=4, strong_views=4, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), batch_size=64),
+        uda=UdaConfig(epochs=10, steps_per_epoch=100),
+        ssl=SslConfig(epochs=5, steps_per_epoch=100),
     )
 
 
