@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,17 @@ from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.runs import Run
 
+KINDS = {"features": "cached features"}
+"""What lies in the shards of kinds that are not exported; predictions otherwise."""
+
 
 @dataclass(frozen=True)
 class ExportOptions(RootOption):
     run: tyro.conf.Positional[str] = "last"
     """A run's name or prefix, or 'last'."""
-    what: str = "finetuned"
-    """A stage of the run: synth, aligned, target, projected, ... (images), or finetuned, generator, unconditional, ... (models)."""
+    what: str = "model"
+    """model: the adapted (SDA: fine-tuned) classifier; or a stage of the run: synth, aligned, target, projected, ... (images),
+    prompts (CSV), or finetuned, generator, unconditional, source_only, ... (models)."""
     out: str = ""
     """Folder to write; must be new or empty."""
     layout: Literal["imagefolder", "imagenet-c-syn", "flat"] = "imagefolder"
@@ -31,23 +34,27 @@ def export(argv: Sequence[str]) -> int:
     options = parse(ExportOptions, argv, "export")
     run = options.open().run(options.run)
     manifest = run.manifest()
-    nodes = manifest["nodes"]
-    if options.what not in nodes:
-        raise StoreError(f"The run {run.name} has no stage {options.what!r}.{suggest(options.what, nodes)} It has: {', '.join(nodes)}.")
+    nodes, roles = manifest["nodes"], manifest["outputs"]
+    what = roles.get("model", roles.get("finetuned", options.what)) if options.what == "model" else options.what
+    if what not in nodes:
+        near = suggest(options.what, [*nodes, "model"])
+        raise StoreError(f"The run {run.name} has no stage {options.what!r}.{near} It has: {', '.join(nodes)}.")
     if not options.out:
         raise StoreError("Give --out, the folder to write.")
     out = Path(options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StoreError(f"{options.out!r} exists and is not empty: give another --out.")
-    node = nodes[options.what]
+    node = nodes[what]
     paths = [path for _, _, _, path in node["shards"]]
     if any(p is None for p in paths):
         raise StoreError(f"{options.what!r} are your own files, read where they are; there is nothing to export.")
     if node["kind"] in ("synth", "aligned", "corrupted"):
         return _images(run, manifest, paths, options)
+    if node["kind"] == "prompts":
+        return _prompts(run, paths, out)
     if not paths or not run.root.store.exists(f"{paths[0]}/_SUCCESS"):
-        raise StoreError(f"{options.what!r} holds predictions, not images or a model: read its Parquet files under {run.root.store.root}.")
-    return _model(run, manifest, paths[0], options)
+        raise StoreError(f"{options.what!r} holds {KINDS.get(node['kind'], 'predictions')}, not images or a model: read its Parquet files under {run.root.store.root}.")
+    return _model(run, options.what, what, options.out)
 
 
 def _images(run: Run, manifest: dict[str, Any], paths: Sequence[str], options: ExportOptions) -> int:
@@ -76,37 +83,24 @@ def _key(key: str, layout: str) -> str:
     return f"{head}/{stem}" if head else stem
 
 
-def _model(run: Run, manifest: dict[str, Any], path: str, options: ExportOptions) -> int:
-    store = run.root.store
-    out = Path(options.out)
+def _prompts(run: Run, paths: Sequence[str], out: Path) -> int:
+    """prompts.csv (category, prompt, source), which `--prompts.source file --prompts.file` reads again."""
+    import csv
+
+    rows = [row for path in paths for row in run.root.store.load(path).table.to_pylist()]
+    rows.sort(key=lambda r: (r["label"], r["index"]))
     out.mkdir(parents=True, exist_ok=True)
-    store.fs.get(store.join(path).rstrip("/") + "/", str(out) + "/", recursive=True)
-    for name in ("_SUCCESS", "family.json"):
-        if (out / name).exists():
-            os.remove(out / name)
-    if manifest["nodes"][options.what]["kind"] == "classifier":
-        _card(run, manifest, out, options.what)
-    print(f"{options.what} of {run.name} in {options.out}")
+    with open(out / "prompts.csv", "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(("category", "prompt", "source"))
+        writer.writerows((r["category"], r["prompt"], r["source"]) for r in rows)
+    print(f"{len(rows)} prompts in {out / 'prompts.csv'}")
     return 0
 
 
-def _card(run: Run, manifest: dict[str, Any], out: Path, node: str) -> None:
-    """Rewrite the model card with the run's figures, which were not known when the model was trained."""
-    import json
+def _model(run: Run, what: str, node: str, out: str) -> int:
+    from diffadapt.run.outputs import copy_model
 
-    from diffadapt.core.config import from_dict
-    from diffadapt.models.card import classifier_card
-    from diffadapt.models.config import ClassifierConfig
-    from diffadapt.report.summary import summarise
-
-    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    mine = {r["name"] for r in manifest["rows"] if any(m.startswith(f"{node}_on_") for m in r["members"])} | {"Source"}
-    rows = [r for r in summarise(run.scores()).rows if r.method in mine and r.mean is not None] if run.has("scores.parquet") else []
-    metrics = {f"{r.method}: mean top-1 over {len(r.cells)} shifts, %": round(r.mean or 0, 2) for r in rows}
-    extra = dict(config.get("diffadapt", {}))
-    extra |= {f"training: {k}": v for k, v in extra.pop("training", {}).items()}
-    card = classifier_card(
-        arch=config["architecture"], config=from_dict(ClassifierConfig, manifest["config"]["classifier"]), class_names=config["label_names"],
-        metrics=metrics, recipe=manifest["recipe"], recipe_digest=run.name.rpartition("-")[2], extra=extra,
-    )  # fmt: skip
-    (out / "README.md").write_text(card, encoding="utf-8")
+    copy_model(run, node, out)
+    print(f"{what} of {run.name} in {out}")
+    return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diffadapt.models.config import ClassifierConfig
@@ -62,7 +62,7 @@ def classifier_card(
         lines[-1] += f", and {len(class_names) - _SHOWN} more (see config.json)"
     lines += ["", "## Limitations", "", *(f"- {escape(text)}" for text in limitations)]
     if extra:
-        lines += ["", "## Further facts", "", *_table(("Name", "Value"), list(extra.items()))]
+        lines += ["", "## Further facts", "", *_table(("Name", "Value"), list(_flat(extra)))]
     if arch.startswith("cifar_resnet") or arch == "mlp_head":
         module = "mlp_head" if arch == "mlp_head" else "cifar_resnet"
         lines += ["", f"The architecture is registered by `import diffadapt.models.{module}`."]
@@ -77,6 +77,15 @@ def _input_rows(config: ClassifierConfig) -> list[tuple[str, object]]:
         ("Mean", ", ".join(map(str, config.mean))),
         ("Standard deviation", ", ".join(map(str, config.std))),
     ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Leaves of nested settings as ('training: lr', value)."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}: ")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _table(header: tuple[str, str], rows: Sequence[tuple[str, object]]) -> list[str]:

@@ -1,0 +1,117 @@
+"""A run's trained model as a folder for other tools, its card filled with the run's figures. No torch."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from diffadapt.core.errors import StoreError
+from diffadapt.core.runs import Run
+from diffadapt.models.card import LIMITATIONS, classifier_card
+from diffadapt.models.config import ClassifierConfig
+from diffadapt.report.generator import described, is_toy
+from diffadapt.report.ladder import is_adaptation, ladder
+from diffadapt.report.provenance import optional_json
+from diffadapt.report.summary import PERCENT, summarise
+
+OWN = ("_SUCCESS", "family.json")
+"""The store's own files in a fit's folder."""
+CARD, CONFIG = "README.md", "config.json"
+
+
+def copy_model(run: Run, node: str, out: str = "") -> None:
+    """Copy the fitted folder of ``node`` to the new local folder ``out``, by default ``model/`` of the run.
+
+    The card of a classifier is written anew, with figures that were not known when it was trained. StoreError when the model
+    is no longer in the store.
+    """
+    manifest = run.manifest()
+    for name, data in model_files(run, manifest, node):
+        if out:
+            place = Path(out) / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+        else:
+            run.write(f"model/{name}", data)
+
+
+def model_files(run: Run, manifest: Mapping[str, Any], node: str) -> Iterator[tuple[str, bytes]]:
+    """(relative name, bytes) of every file of a fitted folder; a classifier's card as it is to be read outside."""
+    store, path = run.root.store, manifest["nodes"][node]["shards"][0][3]
+    if not store.exists(f"{path}/_SUCCESS"):
+        raise StoreError(f"The trained model {path} of the run {run.name} is no longer in the store: run its recipe again to remake it.")
+    folder = store.join(path)
+    for file in sorted(store.fs.find(folder)):
+        name = posixpath.relpath(file, folder)
+        if name in OWN:
+            continue
+        data = store.read_bytes(posixpath.join(path, name))
+        if name == CARD and store.exists(f"{path}/{CONFIG}"):
+            config = json.loads(store.read_bytes(f"{path}/{CONFIG}"))
+            if "label_names" in config:
+                data = model_card(run, manifest, node, config).encode()
+        yield name, data
+
+
+def model_card(run: Run, manifest: Mapping[str, Any], node: str, config: Mapping[str, Any]) -> str:
+    """The card of a classifier folder with the run's figures; ``config``: its config.json."""
+    settings = manifest["config"].get("backbone") or manifest["config"]["classifier"]
+    known = {f.name for f in fields(ClassifierConfig)}
+    extra = dict(config.get("diffadapt") or {})
+    told = {name: extra.pop(name) for name in ("selection", "generator", "data", "limitations") if name in extra}
+    for name in ("metrics", "recipe", "recipe_digest"):
+        extra.pop(name, None)
+    made = _adapted(run, manifest, node) if is_adaptation(manifest) else {"metrics": _of_shifts(run, manifest, node)}
+    return classifier_card(
+        arch=config["architecture"], config=ClassifierConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}),
+        class_names=config["label_names"], recipe=manifest["recipe"], recipe_digest=run.name.rpartition("-")[2], extra=extra, **{**told, **made},
+    )  # fmt: skip
+
+
+def _of_shifts(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, float]:
+    """SDA: the mean accuracy of the rows that this model is a member of, and of Source."""
+    mine = {r["name"] for r in manifest["rows"] if any(m.startswith(f"{node}_on_") for m in r["members"])} | {"Source"}
+    rows = [r for r in summarise(run.scores()).rows if r.method in mine and r.mean is not None] if run.has("scores.parquet") else []
+    return {f"{r.method}: mean top-1 over {len(r.cells)} shifts, %": round(r.mean or 0, 2) for r in rows}
+
+
+def _adapted(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]:
+    """Adapt Anything: the accuracies of the steps up to this model (of its own seed and transfer), or label-free scores."""
+    nodes, rows = manifest["nodes"], manifest["rows"]
+    models = {node, *nodes[node]["inputs"]} if nodes[node]["kind"] == "classifier" else {node}
+    mine = next((r for r in rows if models & set(nodes[r["members"][0]]["inputs"])), None)
+    made: dict[str, Any] = {"data": _data(manifest), "limitations": list(LIMITATIONS)}
+    if generator := described(manifest):
+        made["generator"] = generator
+        if is_toy(manifest):
+            made["limitations"].insert(0, "The generator of the training images is a toy that draws digits and letters; expect little of this model elsewhere.")
+    if mine is None:
+        return made
+    made["selection"] = mine.get("selection") or "last"
+    steps, seed = ladder(manifest), manifest["seed"] if mine.get("seed") is None else mine["seed"]
+    path = [mine["name"]]
+    while start := steps.starts.get(path[0]):
+        path.insert(0, start)
+    names = dict.fromkeys(n for n in (steps.zero_shot, steps.base, *path) if n)
+    scores = run.scores() if run.has("scores.parquet") else []
+    found = {
+        f"{name}: {PERCENT.get(s.metric, s.metric)} on the target, %": round(s.value, 2)
+        for name in names
+        for s in scores
+        if s.method == name and (s.seed == seed or name == steps.zero_shot) and (not mine.get("group") or s.group == mine["group"])
+    }
+    if not found:
+        scored = (optional_json(run, "validators.json").get("nodes") or {}).get(mine["members"][0]) or {}
+        found = {f"{name} (label-free: no accuracy is known)": round(float(value), 4) for name, value in scored.items()}
+    return {**made, "metrics": found}
+
+
+def _data(manifest: Mapping[str, Any]) -> str:
+    config, target = manifest["config"], manifest["nodes"].get((manifest.get("outputs") or {}).get("target"), {})
+    count = sum(s[2] for s in target.get("shards") or ())
+    what = f" ({config['domain']})" if config.get("domain") else ""
+    return f"Adapted to {count} unlabelled images{what}; their labels, where there are any, served for scores alone."
