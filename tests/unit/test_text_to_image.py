@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import tinypipelines as tiny
+import torch
 
 from diffadapt.core.errors import ItemError, RecipeError, WeightsError
 from diffadapt.synth.config import TextToImageConfig

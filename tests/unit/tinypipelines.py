@@ -134,8 +134,8 @@ def flux(folder: str | Path) -> str:
     return str(folder)
 
 
-def clip(folder: str | Path, side: int = 16) -> str:
-    """A CLIPModel folder with its tokenizer and image processor."""
+def clip(folder: str | Path, side: int = 16, sharp: bool = False) -> str:
+    """A CLIPModel folder with its tokenizer and image processor; ``sharp`` has large random weights, so that it tells images apart."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
     torch.manual_seed(0)
@@ -143,6 +143,10 @@ def clip(folder: str | Path, side: int = 16) -> str:
     text = text_encoder(tokenizer).config.to_dict()
     vision = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=side, patch_size=8, projection_dim=16)
     model = CLIPModel(CLIPConfig(text_config=CLIPTextConfig(**text).to_dict(), vision_config=vision.to_dict(), projection_dim=16)).eval()
+    if sharp:
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.data.mul_(8)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(folder)

@@ -31,7 +31,7 @@ class Clip:
     @torch.inference_mode()
     def image_features(self, images: Sequence[np.ndarray]) -> Tensor:
         """Unit float32 features (N, D) on the CPU of uint8 (H, W, 1 or 3) images, prepared by the folder's own image processor."""
-        rgb = [np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image for image in images]
+        rgb = [np.repeat(image, 3 // image.shape[2], axis=2) for image in images]  # copies: decoded arrays may be read-only
         pixels = self.processor(images=rgb, return_tensors="pt", input_data_format="channels_last")["pixel_values"].to(self.device)
         with self._precision():
             return _unit(self.model.get_image_features(pixel_values=pixels))
