@@ -131,6 +131,7 @@ def to_parquet(rows: Rows, provenance: Mapping[str, Any]) -> bytes:
             "label": {"dtype": "int64", "_type": "Value"},
             "image": {"_type": "Image"},
             "seed": {"dtype": "int64", "_type": "Value"},
+            "prompt": {"dtype": "string", "_type": "Value"},
         }
         features = {name: features[name] for name in table.schema.names if name in features}
         metadata[b"huggingface"] = json.dumps({"info": {"features": features}}).encode()
