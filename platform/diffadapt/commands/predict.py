@@ -1,4 +1,4 @@
-"""``diffadapt predict``: test-time adaptation as it is deployed: new images in, three predictions for each out."""
+"""``diffadapt predict``: a finished run's models as they are deployed: new images in, predictions out."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ class PredictOptions(RootOption):
     images: tyro.conf.Positional[str] = ""
     """A folder, a glob, or a Parquet file or folder with an image column."""
     run: str = "last"
-    """The finished SDA run whose models to use: a name, a prefix, or 'last'."""
+    """The finished run whose models to use: a name, a prefix, or 'last'."""
     out: str = "predictions.parquet"
-    """Parquet file to write: path, and label, class name and confidence of the source, projected and ensemble predictions."""
+    """Parquet file to write: path, label, class and confidence; of SDA, those of the source, projected and ensemble predictions too."""
     block: int = 256
     """Images a shard."""
     execution: ExecutionConfig = ExecutionConfig()
 
 
 def predict(argv: Sequence[str]) -> int:
+    import fsspec
+
     from diffadapt.commands.run import make_runner
     from diffadapt.core.errors import DataError
+    from diffadapt.core.predictions import predictions_parquet
     from diffadapt.core.record import predictions_by_key
     from diffadapt.core.store import redact
     from diffadapt.run.drive import drive
-    from diffadapt.systems.predict import PROJECTED, SOURCE, from_run
+    from diffadapt.systems.predict import MODEL, PROJECTED, SOURCE, from_run
 
     options = parse(PredictOptions, argv, "predict")
     if not options.images:
@@ -44,8 +47,13 @@ def predict(argv: Sequence[str]) -> int:
     pipeline = recipe.pipeline()
     run = drive("predict", recipe, pipeline, root, lambda: make_runner(options.execution))
     nodes = run.manifest()["nodes"]
-    source, projected = (predictions_by_key([root.store.load(path) for _, _, _, path in nodes[n]["shards"]]) for n in (SOURCE, PROJECTED))
-    count = _write(options.out, source, projected, recipe.class_names)
+    found = {n: predictions_by_key([root.store.load(path) for _, _, _, path in nodes[n]["shards"]]) for n in (MODEL, SOURCE, PROJECTED) if n in nodes}
+    if MODEL in found:
+        count, data = len(found[MODEL]), predictions_parquet(found[MODEL], recipe.class_names)
+    else:
+        count, data = _of_ensemble(found[SOURCE], found[PROJECTED], recipe.class_names)
+    with fsspec.open(options.out, "wb") as handle:
+        handle.write(data)
     failed = sum(1 for n in nodes.values() for _ in n["quarantined"])
     print(f"{count} predictions by {model.name} in {options.out}")
     if failed:
@@ -70,9 +78,8 @@ def _check_out(out: str) -> None:
         raise StoreError(f"The folder of --out {out!r} cannot be made ({error.strerror or error}): give another place.") from None
 
 
-def _write(out: str, source: dict, projected: dict, names: Sequence[str]) -> int:
-    """One row an image that both models predicted, sorted by path."""
-    import fsspec
+def _of_ensemble(source: dict, projected: dict, names: Sequence[str]) -> tuple[int, bytes]:
+    """(rows, Parquet bytes): one row an image that both models predicted, sorted by path."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -95,6 +102,4 @@ def _write(out: str, source: dict, projected: dict, names: Sequence[str]) -> int
     columns["label"], columns["confidence"] = columns["ensemble_label"], columns["ensemble_confidence"]
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
-    with fsspec.open(out, "wb") as handle:
-        handle.write(buffer.getvalue())
-    return len(keys)
+    return len(keys), buffer.getvalue()

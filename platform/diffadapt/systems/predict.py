@@ -1,4 +1,4 @@
-"""The deployed form of SDA as a recipe type: a finished run's models applied to new, unlabelled images."""
+"""The deployed form of a system as a recipe type: a finished run's models applied to new, unlabelled images."""
 
 from __future__ import annotations
 
@@ -17,20 +17,39 @@ from diffadapt.core.runs import Run
 from diffadapt.core.schedule import SUCCESS
 from diffadapt.core.stage import InputFile
 from diffadapt.data.config import DataConfig
-from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.config import BackboneConfig, ClassifierConfig
 from diffadapt.run.executor import fetch_folder
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.align import Align
 from diffadapt.stages.images import Images
 from diffadapt.stages.predict import Predict
+from diffadapt.systems.adaptation import plain
 from diffadapt.systems.sda import SDA
 
-SOURCE, PROJECTED = "source_on_images", "finetuned_on_projected"
+SOURCE, PROJECTED, MODEL = "source_on_images", "finetuned_on_projected", "model_on_images"
+
+
+@dataclass(frozen=True)
+class ModelPrediction:
+    """The predictions of one adapted classifier (Adapt Anything) on ``data``."""
+
+    run: str
+    data: DataConfig
+    model: ClassifierConfig
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+    seed: int = 0
+    execution: ExecutionConfig = ExecutionConfig()
+
+    def pipeline(self) -> Pipeline:
+        """images -> logits."""
+        nodes = (Node("images", Images(self.data, (("target/0", ""),))), Node(MODEL, Predict(self.model, self.num_classes), ("images",)))
+        return Pipeline(nodes, (), self.class_names, {"target": "images"})
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Projection and both predictions of ``data``, with the weights of a finished run."""
+    """SDA: projection and both predictions of ``data``, with the weights of a finished run."""
 
     run: str
     data: DataConfig
@@ -53,15 +72,18 @@ class Prediction:
         return Pipeline(nodes, (), self.class_names, {"target": "images"})
 
 
-def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> Prediction:
-    """The prediction recipe of a finished SDA run for ``images`` (a folder, glob or Parquet file).
+def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> Prediction | ModelPrediction:
+    """The prediction recipe of a finished run for ``images`` (a folder, glob or Parquet file): of the adapted classifier, or
+    for SDA of source and fine-tuned model.
 
     Raises StoreError when the run is of another system, did not fine-tune, or its models were deleted.
     """
     manifest = run.manifest()
     outputs = manifest["outputs"]
+    if "model" in outputs:
+        return _of_model(run, manifest, images, execution, block)
     if "finetuned" not in outputs or "projected" not in outputs:
-        raise StoreError(f"The run {run.name} has no fine-tuned model and projection to predict with: give an SDA run whose methods include sda.")
+        raise StoreError(f"The run {run.name} has no adapted model to predict with: give a run of Adapt Anything, or an SDA run whose methods include sda.")
     recipe = from_dict(SDA, manifest["config"])
     names = tuple(manifest["class_names"])
     classes = recipe.num_classes or len(names)
@@ -78,6 +100,20 @@ def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> P
         num_classes=classes,
         class_names=names,
         seed=recipe.seed,
+        execution=execution,
+    )
+
+
+def _of_model(run: Run, manifest: Mapping[str, Any], images: str, execution: ExecutionConfig, block: int) -> ModelPrediction:
+    config = plain(from_dict(BackboneConfig, manifest["config"]["backbone"]))
+    names = tuple(manifest["class_names"])
+    return ModelPrediction(
+        run=run.name,
+        data=DataConfig(path=images, channels=config.in_channels, labels="none", block=block),
+        model=replace(config, name=_folder(run, manifest, manifest["outputs"]["model"]), arch=None),
+        num_classes=len(names),
+        class_names=names,
+        seed=manifest["seed"],
         execution=execution,
     )
 
