@@ -42,6 +42,17 @@ class ImportOpenmmlab:
 
 
 @dataclass(frozen=True)
+class ImportMobilenetV2:
+    """TensorFlow Lite's MobileNetV2 in integers (.npz, or the folder that holds it) -> a timm folder: a small ImageNet backbone."""
+
+    checkpoint: tyro.conf.Positional[str] = ""
+    out: str = "weights/mobilenetv2_100"
+    images: str = ""
+    """A folder or Parquet file of images (up to 512 are read) that give batch norm its statistics; needed to train the network,
+    not to use it frozen."""
+
+
+@dataclass(frozen=True)
 class Ls:
     """Embedded weights and what else is at hand, with revisions."""
 
@@ -53,15 +64,16 @@ def weights(argv: Sequence[str]) -> int:
     from diffadapt.cli import example
 
     options = tyro.extras.subcommand_cli_from_dict(
-        {"import-adm": ImportAdm, "import-dit": ImportDit, "import-openmmlab": ImportOpenmmlab, "ls": Ls},
+        {"import-adm": ImportAdm, "import-dit": ImportDit, "import-openmmlab": ImportOpenmmlab, "import-mobilenet-v2": ImportMobilenetV2, "ls": Ls},
         prog="diffadapt weights", args=list(argv), description=f"Weights.\n\n{example('weights')}",
     )  # fmt: skip
     if not isinstance(options, Ls):
         if not options.checkpoint:
             raise WeightsError("Give the checkpoint file to import, as its authors published it.")
-        if not Path(options.checkpoint).is_file():
+        if not Path(options.checkpoint).is_file() and not (isinstance(options, ImportMobilenetV2) and Path(options.checkpoint).is_dir()):
             raise WeightsError(f"There is no file {options.checkpoint!r}: download the checkpoint from its authors first.")
-    return {ImportAdm: _adm, ImportDit: _dit, ImportOpenmmlab: _openmmlab, Ls: _ls}[type(options)](options)
+    handlers = {ImportAdm: _adm, ImportDit: _dit, ImportOpenmmlab: _openmmlab, ImportMobilenetV2: _mobilenet, Ls: _ls}
+    return handlers[type(options)](options)
 
 
 def _adm(options: ImportAdm) -> int:
@@ -93,6 +105,30 @@ def _openmmlab(options: ImportOpenmmlab) -> int:
         except (OSError, UnicodeDecodeError) as error:
             raise WeightsError(f"The class list {options.classes!r} cannot be read ({type(error).__name__}).") from None
     print(import_openmmlab(options.checkpoint, options.out, names))
+    return 0
+
+
+def _mobilenet(options: ImportMobilenetV2) -> int:
+    from diffadapt.models.import_mobilenet import SELF_CHECK_GATE, import_mobilenet
+
+    images = []
+    if options.images:
+        from dataclasses import replace
+
+        from diffadapt.data.config import DataConfig
+        from diffadapt.data.dataset import load_arrays
+        from diffadapt.data.embedded import hash_order
+        from diffadapt.data.source import open_source
+
+        source = open_source(DataConfig(options.images, labels="none"))
+        chosen = set(hash_order([item.key for item in source.items])[:512])
+        images = list(load_arrays(replace(source, items=tuple(i for i in source.items if i.key in chosen)), 3, 224).images)
+    report = import_mobilenet(options.checkpoint, options.out, images)
+    norm = f"batch norm has the statistics of {report.calibrated} images" if images else "batch norm is the identity: use it frozen, or give --images to train it"
+    print(
+        f"{report.folder}: {report.parameters:,} parameters, {report.classes} classes; logits within {report.max_relative_error:.1e} "
+        f"(relative) of the original layers, gate {SELF_CHECK_GATE:.0e}; {norm}"
+    )
     return 0
 
 
