@@ -135,12 +135,12 @@ class _Build(AdaptationGraph):
             self.row("CLIP zero-shot", zero_shot, note=f"no training; {r.clip.weights}", chosen=False)
         ladders = [self._ladder(*domains, kept, seed) for seed in r.seeds]
         first, *_ = ladders
-        self.outputs.update(predictions=first[-1].predictions, source_only=first[0].model)
+        self.outputs.update(predictions=first[-1].scored, source_only=first[0].model)
         final = first[-1].model
         if r.backbone.frozen:
             final = self.add("adapted", MergeHead(r.backbone, self.class_names), final)
         self.outputs["model"] = final
-        candidates = [n.name for n in self.nodes if n.name in {t.predictions for t in first}]
+        candidates = [n.name for n in self.nodes if n.name in {t.scored for t in first}]
         self.outputs["validators"] = self.add("validators", Validate(VALIDATORS, len(self.class_names)), *candidates)
         if r.figures:
             self._figures(source, target, domains, first)
@@ -189,11 +189,11 @@ class _Build(AdaptationGraph):
     def _figures(self, source: str, target: str, domains: tuple[Domain, Domain], ladder: list[Trained]) -> None:
         stage = AdaptationFigures(
             self.class_names, self.r.backbone, target=target, source=source, prompts="prompts" if self.r.synthetic else "",
-            predictions=tuple((t.title, t.predictions) for t in ladder), before=ladder[0].model, after=ladder[-1].model,
+            predictions=tuple((t.title, t.scored) for t in ladder), before=ladder[0].model, after=ladder[-1].model,
             features=tuple(d.rows for d in domains) if self.r.backbone.frozen else (),
         )  # fmt: skip
         inputs = [source, target, *([d.rows for d in domains] if self.r.backbone.frozen else []), *(["prompts"] if self.r.synthetic else [])]
-        inputs += [t.predictions for t in ladder] + [ladder[0].model, ladder[-1].model]
+        inputs += [t.scored for t in ladder] + [ladder[0].model, ladder[-1].model]
         self.outputs["figures"] = self.add("figures", stage, *dict.fromkeys(inputs))
 
 

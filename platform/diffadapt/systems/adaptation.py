@@ -32,10 +32,9 @@ class Domain:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model in the graph, its predictions on the target that it was adapted to, and those that scores count."""
+    """A trained model in the graph and the predictions that scores count."""
 
     model: str
-    predictions: str
     scored: str
     title: str
 
@@ -81,21 +80,22 @@ class AdaptationGraph:
         return self._trained(name, target, title)
 
     def _trained(self, model: str, target: Domain, title: str) -> Trained:
-        on_target = self._predict(model, "target", target.rows)
-        return Trained(model, on_target, self._predict(model, "test", target.test) if target.test else on_target, title)
+        where, rows = ("test", target.test) if target.test else ("target", target.rows)
+        return Trained(model, self._predict(model, where, rows), title)
 
     def _predict(self, model: str, where: str, rows: str) -> str:
         """Logits of a model of stage 1 or 2."""
         stage = PredictHead(len(self.class_names)) if self.backbone.frozen else Predict(plain(self.backbone), len(self.class_names), True)
         head, dot, tag = model.partition(".")
-        return self.add(f"{head}_on_{where}{dot}{tag}", stage, rows, model)
+        name = f"{head}_on_{where}{dot}{tag}"
+        return name if name in self.names else self.add(name, stage, rows, model)
 
     def stage2(self, method: str, start: Trained, target: Domain, *, tag: str = "", seed: int = 0, stem: str = "") -> Trained:
         """Pseudo-labels from ``start``'s predictions, then ``method`` on the target alone, from ``start``'s weights."""
         head, dot, tags = start.model.partition(".")
         split = f"split_{head}{dot}{tags}"
         if split not in self.names:
-            self.add(split, Split(self.split_config, len(self.class_names), self.class_names), start.predictions)
+            self.add(split, Split(self.split_config, len(self.class_names), self.class_names), self._predict(start.model, "target", target.rows))
         stage = FitSsl(replace(self.ssl, method=method, seed=seed), self.backbone, len(self.class_names), self.class_names, self.select)
         name = self.add(_name(stem or f"{head}_{method}", tag), stage, target.rows, split, start.model)
         return self._trained(name, target, f"{start.title} + {title_of(SSL_METHODS[method], method)}")
