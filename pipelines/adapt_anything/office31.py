@@ -27,7 +27,7 @@ def frozen() -> Benchmark:
     return Benchmark(
         benchmark="office31",
         ssl_methods=("fixmatch", "mixmatch"),
-        backbone=BackboneConfig(frozen=True, weak_views=4, strong_views=4, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), batch_size=64),
+        backbone=BackboneConfig(frozen=True, weak_views=3, strong_views=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), batch_size=64),
         uda=UdaConfig(epochs=10, steps_per_epoch=100),
         ssl=SslConfig(epochs=5, steps_per_epoch=100),
     )
