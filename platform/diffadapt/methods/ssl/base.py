@@ -29,7 +29,7 @@ class SslMethod:
     """Base of all methods. ``net(x)`` gives logits (B, K); ``net.state`` is what :meth:`build` made."""
 
     lr: float = 0.003
-    lr_gamma: float = 0.0002
+    lr_gamma: float = 0.0004
     lr_decay: float = 0.75
     momentum: float = 0.9
     nesterov: bool = True
