@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,20 @@ class Consistency(SslMethod):
     forward: Literal["separate", "joint"] = "joint"
     """joint: labelled, weak and strong images in one pass, with common batch statistics (USB, kekmodel); separate: in passes
     of their own (Transfer-Learning-Library). The two differ with batch norm alone."""
+    schedule: Literal["anneal", "cosine"] = "anneal"
+    """anneal: as stage 1's; cosine: lr cos(7 pi i / 16 N) after a linear warm-up, FixMatch's own (section 2.4)."""
+    warmup_steps: int = 0
+    """Steps of cosine's warm-up."""
+
+    limits = {"warmup_steps": (0, None)}
+
+    def lr_at(self, progress):
+        if self.schedule == "anneal":
+            return super().lr_at(progress)
+        if progress.step < self.warmup_steps:
+            return self.lr * progress.step / self.warmup_steps
+        done = (progress.step - self.warmup_steps) / max(1, progress.total_steps - self.warmup_steps)
+        return self.lr * max(0.0, math.cos(7 / 16 * math.pi * done))
 
     def losses(self, net, batch, progress):
         import torch.nn.functional as F

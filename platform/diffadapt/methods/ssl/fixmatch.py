@@ -17,6 +17,7 @@ class FixMatch(Consistency):
     forward: Literal["separate", "joint"] = "separate"
 
     title = "FixMatch"
+    limits = {"threshold": (0, 1)}
 
     def weigh(self, net, weak, batch):
         confidence, targets = weak.softmax(1).max(1)

@@ -12,14 +12,15 @@ class FlexMatch(Consistency):
     """FixMatch with a threshold a class, threshold b_c / (2 - b_c): lower for classes that are learnt less.
 
     b_c is the number of unlabelled images whose last confident prediction was c, relative to the most frequent class
-    (equations 5, 6, 11); with ``warmup``, images without a confident prediction so far count as a class of their own
+    (equations 5, 6, 11); with ``threshold_warmup``, images without a confident prediction so far count as a class of their own
     (equation 10).
     """
 
     threshold: float = 0.95
-    warmup: bool = True
+    threshold_warmup: bool = True
 
     title = "FlexMatch"
+    limits = {"threshold": (0, 1)}
 
     def build(self, classes, unlabelled):
         import torch
@@ -36,7 +37,7 @@ class FlexMatch(Consistency):
         from diffadapt.train.distributed import gather
 
         confidence, targets = weak.softmax(1).max(1)
-        status = learning_status(net.state.predicted, net.state.classes, self.warmup).to(weak.dtype)[targets]
+        status = learning_status(net.state.predicted, net.state.classes, self.threshold_warmup).to(weak.dtype)[targets]
         weights = (confidence >= self.threshold * status / (2.0 - status)).to(weak.dtype)
         with torch.no_grad():
             chosen = gather((confidence >= self.threshold).long()).bool()

@@ -21,13 +21,14 @@ class FreeMatch(Consistency):
     """The global threshold never exceeds .95."""
 
     title = "FreeMatch"
+    limits = {"momentum": (0, 1), "fairness": (0, None)}
 
     def build(self, classes, unlabelled):
         import torch
         from torch import nn
 
         state = nn.Module()
-        uniform = torch.full((classes,), 1.0 / classes)
+        uniform = torch.full((classes,), 1.0 / classes, dtype=torch.float64)
         for name, value in (("level", uniform[0]), ("mean", uniform), ("histogram", uniform)):
             state.register_buffer(name, value.clone())
         return state

@@ -22,9 +22,19 @@ class MixMatch(SslMethod):
     title = "MixMatch"
     weak_views = 2
     strong_views = 0
+    limits = {"temperature": (1e-6, None), "alpha": (1e-6, None)}
     batch_coupled = "each worker mixes its own images with one another, by a coefficient and an order of its own"
 
     def losses(self, net, batch, progress):
+        import torch
+
+        rows = len(batch.x) * (1 + len(batch.weak))
+        coefficient = torch.distributions.Beta(self.alpha, self.alpha).sample()
+        order = torch.randperm(rows, device=batch.x.device)
+        return self.mixed_losses(net, batch, coefficient.to(batch.x), order, min(1.0, max(0.0, progress.fraction)))
+
+    def mixed_losses(self, net, batch, coefficient, order, ramp):
+        """The losses where all rows are mixed with themselves in ``order`` by ``coefficient``, and lambda_u is scaled by ``ramp``."""
         import torch
         import torch.nn.functional as F
 
@@ -33,13 +43,11 @@ class MixMatch(SslMethod):
         rows = len(batch.x)
         guess = self.guess(net, batch.weak)
         targets = torch.cat([F.one_hot(batch.y, guess.shape[1]).to(guess.dtype), *[guess] * len(batch.weak)])
-        coefficient = torch.distributions.Beta(self.alpha, self.alpha).sample().to(guess.device)
-        order = torch.randperm(len(targets), device=guess.device)
         x, targets = mix(torch.cat([batch.x, *batch.weak]), targets, coefficient, order)
         labelled, *rest = interleaved(net, x.split(rows))
         supervised = soft_cross_entropy(labelled, targets[:rows])
         unsupervised = ((torch.cat(rest).softmax(1) - targets[rows:]) ** 2).mean()
-        weight = self.lambda_u * min(1.0, max(0.0, progress.fraction))
+        weight = self.lambda_u * ramp
         loss = supervised + weight * unsupervised
         parts = {"labelled": supervised.detach(), "unlabelled": unsupervised.detach(), "weight": loss.new_tensor(weight)}
         return {"loss": loss, **parts}

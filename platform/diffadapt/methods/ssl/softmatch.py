@@ -18,15 +18,16 @@ class SoftMatch(Consistency):
     """Uniform alignment: p is divided by its moving average before it is weighed (equation 8); targets stay as they are."""
 
     title = "SoftMatch"
+    limits = {"momentum": (0, 1), "sigmas": (1e-6, None)}
 
     def build(self, classes, unlabelled):
         import torch
         from torch import nn
 
         state = nn.Module()
-        state.register_buffer("mu", torch.tensor(1.0 / classes))
-        state.register_buffer("variance", torch.tensor(1.0))
-        state.register_buffer("mean", torch.zeros(classes))  # all zero until the first batch, which it then equals
+        state.register_buffer("mu", torch.tensor(1.0 / classes, dtype=torch.float64))
+        state.register_buffer("variance", torch.tensor(1.0, dtype=torch.float64))
+        state.register_buffer("mean", torch.zeros(classes, dtype=torch.float64))  # all zero until the first batch, which it then equals
         return state
 
     def weigh(self, net, weak, batch):
