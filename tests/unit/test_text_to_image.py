@@ -18,7 +18,7 @@ from diffadapt.synth.config import TextToImageConfig
 from diffadapt.synth.pipeline_index import check_settings, pipeline_index
 from diffadapt.synth.text_to_image import load_text_to_image
 
-KINDS = {"sd": tiny.stable_diffusion, "sdxl": tiny.stable_diffusion_xl, "sd3": tiny.stable_diffusion_3, "flux": tiny.flux}
+KINDS = {"sd": tiny.stable_diffusion, "sdxl": tiny.stable_diffusion_xl, "sd3": tiny.stable_diffusion_3, "flux": tiny.flux, "if": tiny.deepfloyd_if}
 PROMPTS = ["a photo of a dog", "a cat", "red car in the tree"]
 SEEDS = [11, 12, 13]
 
@@ -217,6 +217,9 @@ def test_weights_that_are_missing_or_of_another_kind(folder, tmp_path):
         load_text_to_image(config(str(tmp_path)))
     with pytest.raises(WeightsError, match="takes no prompt"):
         load_text_to_image(config("embedded:digits-dit"))
+    for name in ("glide", "GLIDE", "openai/glide-text2im"):
+        with pytest.raises(WeightsError, match="0018-glide.md"):
+            load_text_to_image(config(name))
     broken = shutil.copytree(folder("sd"), tmp_path / "broken")
     for file in (broken / "unet").glob("*.safetensors"):
         file.write_bytes(b"damaged")

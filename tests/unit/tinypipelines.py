@@ -134,6 +134,23 @@ def flux(folder: str | Path) -> str:
     return str(folder)
 
 
+def deepfloyd_if(folder: str | Path) -> str:
+    """A pixel-space pipeline without an autoencoder: text tokens beside the image's in every attention block, as in GLIDE."""
+    from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    t5 = t5_tokenizer(77)
+    unet = UNet2DConditionModel(
+        sample_size=16, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4, in_channels=3, out_channels=6, cross_attention_dim=16,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"), mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), attention_head_dim=4, addition_embed_type="text",
+        addition_embed_type_num_heads=2, resnet_time_scale_shift="scale_shift", act_fn="gelu",
+    ).eval()  # fmt: skip
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", thresholding=True, sample_max_value=1.0, variance_type="learned_range")
+    IFPipeline(t5, t5_encoder(t5), unet, scheduler, None, None, None, requires_safety_checker=False).save_pretrained(folder)
+    return str(folder)
+
+
 def clip(folder: str | Path, side: int = 16, sharp: bool = False) -> str:
     """A CLIPModel folder with its tokenizer and image processor; ``sharp`` has large random weights, so that it tells images apart."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig

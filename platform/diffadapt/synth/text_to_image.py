@@ -72,6 +72,7 @@ class TextToImage:
 
     def _arguments(self, count: int) -> dict[str, Any]:
         wanted: dict[str, Any] = {"num_inference_steps": self.config.steps, "guidance_scale": float(self.config.guidance)}
+        wanted["clean_caption"] = False  # else prompts are rewritten on machines that have bs4 and ftfy, and only there
         if self.size:
             wanted |= {"height": self.size, "width": self.size}
         if self.config.negative_prompt:
