@@ -36,6 +36,11 @@ def resolve(weights: str) -> str:
             "The unconditional ADM has no hub repository: download 256x256_diffusion_uncond.pt from its authors, run "
             "`diffadapt weights import-adm 256x256_diffusion_uncond.pt --out adm-256-uncond`, and run this again beside that folder."
         )
+    if re.fullmatch(r"(openai/)?glide([-_][\w-]+)?", weights, re.IGNORECASE):
+        raise WeightsError(
+            "GLIDE's checkpoints cannot be read here, because diffusers has no pipeline for them (platform/docs/adr/0018-glide.md): give "
+            "DeepFloyd/IF-I-XL-v1.0, a pixel-space model of the same kind, any other text-to-image pipeline, or a diffusers folder of your own conversion."
+        )
     if _HUB_ID.match(weights):
         return weights
     raise WeightsError(f"No weights at {weights!r}: it is neither a file or folder, nor a hub id like 'org/name', nor 'embedded:<name>'.")
