@@ -52,7 +52,7 @@ def check_class_names(names: Sequence[str], where: str) -> None:
     for name in names:
         plain = normalise(name)
         if not plain:
-            raise DataError(f"{where} has the name {name!r}, which holds no letter or digit: give the class a name that a prompt can say.")
+            raise DataError(f"{where} has the name {name!r}, which is of spaces, hyphens and underscores alone: give the class a name that a prompt can say.")
         if plain in seen:
             same = "twice" if seen[plain] == name else f"and {seen[plain]!r}, which differ only in case, spaces, hyphens or underscores"
             raise DataError(f"{where} names {name!r} {same}: each class needs one name of its own.")

@@ -27,15 +27,14 @@ def file_prompts(path: str, category: str, class_names: Sequence[str] = ()) -> l
         match_names(class_names, by_category, f"The prompt file {path}")
     if common:
         return list(common)
-    exact = by_category.get(category) or next((p for c, p in by_category.items() if _same(c, category)), None)
-    if not exact:
+    same = [c for c in by_category if normalise(c) == normalise(category)] or [c for c in by_category if _squeezed(c) == _squeezed(category)]
+    if not same:
         raise DataError(f"The prompt file {path} has no prompts for the class {category!r}: add some, or use another prompts.source.")
-    return list(exact)
+    return list(by_category[same[0]])
 
 
-def _same(a: str, b: str) -> bool:
-    a, b = normalise(a), normalise(b)
-    return a == b or a.replace(" ", "") == b.replace(" ", "")
+def _squeezed(name: str) -> str:
+    return normalise(name).replace(" ", "")
 
 
 def _read(path: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
@@ -51,7 +50,7 @@ def _read(path: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
 
 @functools.lru_cache(maxsize=4)
 def _parse(path: str, text: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """Prompts for every class, and prompts by category; one of the two is empty."""
+    """Prompts for every class, and prompts by category in its first spelling; one of the two is empty."""
     suffix = path.lower().rpartition(".")[2]
     if suffix == "json":
         common, pairs = [], _json_pairs(path, text)
@@ -60,9 +59,10 @@ def _parse(path: str, text: str) -> tuple[tuple[str, ...], dict[str, tuple[str, 
     else:
         common, pairs = _lines(path, text), []
     found: dict[str, list[str]] = {}
+    spelling: dict[str, str] = {}
     for category, prompt in pairs:
         if prompt.strip():
-            found.setdefault(category.strip(), []).append(prompt.strip())
+            found.setdefault(spelling.setdefault(normalise(category), category.strip()), []).append(prompt.strip())
     if not common and not found:
         raise DataError(f"The prompt file {path} holds no prompts: it needs {_FORMS}.")
     return tuple(common), {category: tuple(prompts) for category, prompts in found.items()}

@@ -84,7 +84,7 @@ def prompt_identity(config: PromptConfig, domain: str, seed: int) -> dict[str, A
         return {"source": "template", "template": config.template, **_said("{domain}" in config.template, domain)}
     if config.source == "file":
         return {"source": "file"}  # the prompts themselves are in the shards' parameters
-    known: dict[str, Any] = {"source": config.source, "bank": digest(to_dict_of_bank(config, domain)), "domain": domain, "seed": seed}
+    known: dict[str, Any] = {"source": config.source, "bank": digest(_lists(config, domain)), "domain": domain, "seed": seed}
     if config.source == "llm":
         from diffadapt.synth.prompt_llm import TEXT_VERSION, public_endpoint
 
@@ -95,11 +95,6 @@ def prompt_identity(config: PromptConfig, domain: str, seed: int) -> dict[str, A
             llm.pop("endpoint")
         known |= {"llm": llm, "text": TEXT_VERSION, "block": config.block}
     return known
-
-
-def to_dict_of_bank(config: PromptConfig, domain: str) -> dict[str, Any]:
-    """The bank's lists as they will be used."""
-    return {"version": BANK_VERSION, **to_dict(bank(config, domain))}
 
 
 def prompt_table(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str, str]]:
@@ -117,9 +112,15 @@ def prompt_warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         if row["source"].startswith(FALLBACK):
             counts.setdefault(row["source"][len(FALLBACK) : -1], []).append(row["label"])
     return [
-        f"{len(labels)} of {total} prompts ({len(set(labels))} classes) are the bank's, because the language model failed: {reason}."
+        f"{len(labels)} of {total} prompts ({len(set(labels))} classes) are the bank's, because the language model failed: {reason}; to ask it again, "
+        "delete its folder under prompts/ in the store (`diffadapt cache ls`) and run the same command."
         for reason, labels in counts.items()
     ]
+
+
+def _lists(config: PromptConfig, domain: str) -> dict[str, Any]:
+    """The bank's lists as they will be used."""
+    return {"version": BANK_VERSION, **to_dict(bank(config, domain))}
 
 
 def _said(mentioned: bool, domain: str) -> dict[str, str]:
