@@ -54,18 +54,34 @@ def make_runner(config: ExecutionConfig) -> Runner:
     return RayRunner(config)
 
 
+PLACES = (
+    ("report", "report.html"), ("model", "model/config.json"), ("predicted", "predictions.parquet"), ("scores", "scores.parquet"), ("logs", "tensorboard"),
+    ("failed", "quarantine.jsonl"),
+)  # fmt: skip
+"""What a run folder may hold: a label and a file that is there when it does."""
+
+
 def show_result(run: Run) -> None:
-    """The score table and the places of the results."""
+    """The score table, what it shows, what the stages warned of, and the places of the results."""
+    from diffadapt.report.adaptation import warnings
     from diffadapt.report.findings import findings
-    from diffadapt.report.table import score_table
+    from diffadapt.report.ladder import is_adaptation
+    from diffadapt.report.table import clean_text, score_table
+    from diffadapt.report.unlabelled import unlabelled_text
 
     scores = run.scores() if run.has("scores.parquet") else []
+    manifest = run.manifest() if run.has("manifest.json") else {}
     if scores:
         print("\n" + score_table(scores))
-        for sentence in findings(scores):
+        for sentence in findings(scores, manifest=manifest):
             print(f"  {sentence}")
+    elif is_adaptation(manifest):
+        print("\n" + unlabelled_text(run, manifest))
+    for sentence in warnings(run):
+        print(f"  Warning: {clean_text(sentence)}")
     place = redact(run.url)
-    print(f"\nrun     {run.name}")
-    for label, file in (("report", "report.html"), ("scores", "scores.parquet"), ("logs", "tensorboard"), ("failed", "quarantine.jsonl")):
+    print(f"\nrun       {run.name}")
+    for label, file in PLACES:
         if run.has(file):
-            print(f"{label:<7} {place}/{file}" + (f"   (tensorboard --logdir {place}/tensorboard)" if label == "logs" else ""))
+            shown = file.partition("/")[0] if label == "model" else file
+            print(f"{label:<9} {place}/{shown}" + (f"   (tensorboard --logdir {place}/tensorboard)" if label == "logs" else ""))

@@ -14,9 +14,10 @@ from diffadapt.core.errors import StoreError
 from diffadapt.core.record import Score
 from diffadapt.core.runs import Run
 from diffadapt.core.store import redact
-from diffadapt.report import paper, provenance
+from diffadapt.report import adaptation, paper, provenance
 from diffadapt.report.charts import bar_chart, group_chart
 from diffadapt.report.findings import findings
+from diffadapt.report.ladder import is_adaptation
 from diffadapt.report.mask import masked
 from diffadapt.report.pictures import pictures
 from diffadapt.report.summary import Summary, difference, group_label, metrics, summarise
@@ -46,8 +47,10 @@ def render(run: Run) -> str:
     return page.render(
         style=style_sheet(),
         facts=_facts(run, manifest, scores),
-        tables=[_table(scores, m) for m in metrics(scores)],
-        published=_published(manifest, scores),
+        warnings=adaptation.warnings(run),
+        adaptation=adaptation.adaptation(run, manifest, summarise(scores)),
+        tables=[_table(scores, m, manifest) for m in metrics(scores)],
+        published=None if is_adaptation(manifest) else _published(manifest, scores),
         pictures=pictures(run),
         quarantined=_quarantined(manifest),
         made=_made(run, manifest),
@@ -77,13 +80,16 @@ def _facts(run: Run, manifest: Mapping[str, Any], scores: list[Score]) -> dict[s
     chips += [("images", str(max((r.of_images for r in table.rows), default=0)))] if table.rows else []
     chips += [("took", d)] if (d := provenance.duration(execution)) else []
     chips += [("written", finished)] if finished else []
-    return {"recipe": recipe, "what": _what(table), "chips": chips, "tiles": _tiles(table)}
+    adapts = is_adaptation(manifest)
+    tiles = adaptation.tiles(table, manifest, adaptation.first_split(run, manifest)) if adapts else _tiles(table)
+    return {"recipe": recipe, "what": _what(table, manifest), "chips": chips, "tiles": tiles}
 
 
-def _what(table: Summary) -> str:
+def _what(table: Summary, manifest: Mapping[str, Any]) -> str:
+    adapts = is_adaptation(manifest)
     if not table.rows:
-        return "This run has no scores: its target has no labels, or no method has finished."
-    method = "Diffusion-driven test-time adaptation with Synthetic-Domain Alignment (SDA)" if table.role("sda") else "Adaptation of a classifier without target labels"
+        return (f"{adaptation.what(manifest)}. " if adapts else "") + "This run has no scores: its target has no labels, or no method has finished."
+    method = adaptation.what(manifest) if adapts else "Diffusion-driven test-time adaptation with Synthetic-Domain Alignment (SDA)" if table.role("sda") else "Adaptation of a classifier without target labels"
     rows = f"{len(table.main)} method{'s' * (len(table.main) != 1)}" + (f" and {len(table.controls)} control{'s' * (len(table.controls) != 1)}" if table.controls else "")
     where = f"{len(table.groups)} {table.group_noun}" if len(table.groups) > 1 else group_label(table.groups[0], table.groups)
     return f"{method}: {rows} on {where}."
@@ -104,22 +110,24 @@ def _tiles(table: Summary) -> list[dict[str, str]]:
     return tiles
 
 
-def _table(scores: list[Score], metric: str) -> dict[str, Any]:
+def _table(scores: list[Score], metric: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
     table = summarise(scores, metric)
     rows = rows_for_html(table)
     chart, colours, left_out = group_chart(table)
     return {
-        "metric": "top-1 accuracy (%)" if metric == "top1" else metric,
+        "metric": table.metric_name,
         "main": [r for r in rows if not r.control],
         "controls": [r for r in rows if r.control],
         "groups": [group_label(g, table.groups) for g in table.groups],
         "noun": table.group_noun,
         "has_error": any(r.standard_error is not None for r in table.rows),
+        "has_deviation": any(r.deviation is not None for r in table.rows),
+        "reference": table.reference.title if table.reference else "",
         "has_delta": any(r.delta for r in rows),
         "has_clean": table.has_clean,
         "notes": [r for r in rows if r.note],
         "legend": legend(table),
-        "findings": findings(scores, metric),
+        "findings": findings(scores, metric, manifest),
         "bars": [bar_chart(table), bar_chart(table, narrow=True)],
         "group_bars": [chart, group_chart(table, narrow=True)[0]],
         "colours": colours,
