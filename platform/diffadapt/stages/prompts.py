@@ -13,7 +13,7 @@ from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.data.class_names import check_class_names
 from diffadapt.models.weights import revision
 from diffadapt.synth.config import PromptConfig
-from diffadapt.synth.prompts import check_prompts, make_prompts, prompt_count, prompt_identity, prompt_key
+from diffadapt.synth.prompts import check_prompts, make_prompts, prompt_count, prompt_identity, prompt_key, prompt_warnings
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Prompts(Stage):
     seed: int = 0
 
     kind = "prompts"
+    may_warn = True
 
     def label(self) -> str:
         if self.config.source != "llm":
@@ -97,7 +98,7 @@ class _PromptWriter:
             for label, name, prompts in zip(range(p["first_class"], p["last_class"]), p["names"], written, strict=True)
             for k, (text, source) in zip(range(start, stop), prompts, strict=True)
         ]
-        return Rows(_table(rows))
+        return Rows(_table(rows), warnings=prompt_warnings(rows))
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Any:
