@@ -13,7 +13,14 @@ from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.data.class_names import check_class_names
 from diffadapt.models.weights import revision
 from diffadapt.synth.config import PromptConfig
-from diffadapt.synth.prompts import check_prompts, make_prompts, prompt_count, prompt_identity, prompt_key, prompt_warnings
+from diffadapt.synth.prompts import (
+    check_prompts,
+    make_prompts,
+    prompt_count,
+    prompt_identity,
+    prompt_key,
+    prompt_warnings,
+)
 
 
 @dataclass(frozen=True)
