@@ -14,6 +14,7 @@ from diffadapt.report.ladder import Ladder, is_adaptation, ladder
 from diffadapt.report.mask import masked
 from diffadapt.report.provenance import optional_json
 from diffadapt.report.summary import Summary, difference
+from diffadapt.report.uda_beside import beside
 
 TILES = 6
 SHOWN = 60
@@ -33,6 +34,7 @@ def adaptation(run: Run, manifest: Mapping[str, Any], table: Summary) -> dict[st
         "splits": [_split(n, manifest, fits[n]) for n, i in nodes.items() if i.get("kind") == "split" and fits[n]][:SHOWN],
         "selection": _selection(manifest, fits),
         "validators": validators(run, manifest),
+        "published": beside(manifest, table),
         "labelled": any(r.mean is not None for r in table.rows),
         "prompts": _prompts(run),
         "frozen": bool((manifest["config"].get("backbone") or {}).get("frozen")),
