@@ -27,6 +27,7 @@ class Mcd(UdaMethod):
 
     lr: float = 0.001
     lr_gamma: float = 0.0
+    nesterov: bool = False
     weight_decay: float = 5e-4
     backbone_lr: float = 1.0
     bottleneck: int = 0

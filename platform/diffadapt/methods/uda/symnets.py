@@ -58,9 +58,8 @@ class SymNets(UdaMethod):
         c = self.terms(of_head[:n], of_head[n:], batch.y_s)
         of_features = F.linear(both, head.weight.detach(), head.bias.detach())
         g = self.terms(of_features[:n], of_features[n:], batch.y_s)
-        classifiers = c.task_source + c.task_target + c.domain_source + c.domain_target
         ramp = self.ramp(progress)
-        features = g.category + ramp * (g.confusion + g.entropy)
+        classifiers, features = self.of_classifiers(c), self.of_features(g, ramp)
         accuracy = (of_head[:n, net.classes :].detach().argmax(1) == batch.y_s).float().mean()
         parts = {"classifiers": classifiers, "features": features, "category": g.category, "confusion": g.confusion, "entropy": g.entropy}
         return {"loss": classifiers + features, **parts, "ramp": classifiers.new_tensor(ramp), "accuracy": accuracy}
@@ -82,6 +81,16 @@ class SymNets(UdaMethod):
         log_q = torch.logaddexp(*F.log_softmax(z_t, 1).split(k, 1))
         entropy = -(log_q.exp() * log_q).sum(1).mean()
         return Terms(F.cross_entropy(z_s[:, source], y), F.cross_entropy(z_s[:, target], y), domain(z_s, source), domain(z_t, target), category, confusion, entropy)
+
+    @staticmethod
+    def of_classifiers(terms: Terms) -> torch.Tensor:
+        """What the classifiers' weights minimise."""
+        return terms.task_source + terms.task_target + terms.domain_source + terms.domain_target
+
+    @staticmethod
+    def of_features(terms: Terms, ramp: float) -> torch.Tensor:
+        """What the features minimise."""
+        return terms.category + ramp * (terms.confusion + terms.entropy)
 
     @staticmethod
     def ramp(progress: Progress) -> float:
