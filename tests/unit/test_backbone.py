@@ -126,7 +126,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
-def test_the_genuine_weights_know_keyboards(tmp_path):
+def test_the_genuine_weights_know_backpacks(tmp_path):
     from diffadapt.data.config import DataConfig
     from diffadapt.data.source import open_source
     from diffadapt.evaluate.preprocess import to_input
@@ -135,8 +135,8 @@ def test_the_genuine_weights_know_keyboards(tmp_path):
     assert report.max_relative_error < 1e-5
     model = load_classifier(ClassifierConfig(name=str(tmp_path), resize=224, mean=(0.5,) * 3, std=(0.5,) * 3))
     source = open_source(DataConfig(str(SHARED / "office31" / "amazon.parquet")))
-    keys = [i.key for i in source.items if source.class_names[i.label] == "keyboard"][:16]
+    keys = [i.key for i in source.items if source.class_names[i.label] == "back_pack"][:16]
     with torch.inference_mode():
         found = model(to_input([source.image(k, 3, None) for k in keys], model.config)).argmax(1).tolist()
     names = json.loads((tmp_path / "config.json").read_text())["label_names"]
-    assert sum("keyboard" in names[i] or names[i] == "space bar" for i in found) >= 14, [names[i] for i in found]
+    assert sum(names[i].startswith("backpack") for i in found) >= 13, [names[i] for i in found]
