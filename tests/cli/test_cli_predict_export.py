@@ -102,3 +102,63 @@ def test_what_cannot_be_exported_is_said(shell, tmp_path, capsys, what, words) -
     assert words in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory) -> Path:
+    """A folder with a finished run of Adapt Anything under ``root``."""
+    import torch
+    from adapting import prepare
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("adapted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("DIFFADAPT_PIPELINES", "")
+        assert main(prepare(folder)) == 0
+    return folder
+
+
+def test_a_run_of_adapt_anything_leaves_model_predictions_and_report(adapted) -> None:
+    import torch
+    from adapting import NAMES
+
+    run = Root(str(adapted / "root")).run("last")
+    folder = Path(run.url)
+    model = timm.create_model(f"local-dir:{folder / 'model'}", pretrained=True).eval()
+    assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 10) and json.loads((folder / "model" / "config.json").read_text())["label_names"] == list(NAMES)
+    card = (folder / "model" / "README.md").read_text()
+    assert "DANN \\+ FixMatch: top-1 accuracy on the target" in card and "Synthetic only: top-1" in card and "Synthetic training images were made by generator" in card
+    rows = pq.read_table(folder / "predictions.parquet").to_pylist()
+    assert len(rows) == 40 and all(r["class"] == NAMES[r["label"]] and 0.1 <= r["confidence"] <= 1 for r in rows)
+    assert {r["path"] for r in rows} == {p.relative_to(adapted / "target").as_posix() for p in (adapted / "target").rglob("*.png")}
+    page = (folder / "report.html").read_text()
+    for words in ("Synthetic images by class", "most and least confident", "Features before and after", "Confidence on the target", "Prompts (source: bank)", "photo", "CLIP zero-shot, the baseline"):
+        assert words in page, words
+
+
+def test_the_adapted_classifier_predicts_new_images(adapted, photos, tmp_path) -> None:
+    from adapting import NAMES
+
+    words = ["predict", str(photos), "--run", "smalladapt", "--out", str(tmp_path / "p.parquet"), "--root", str(adapted / "root"), "--execution.runner", "local"]
+    assert main([*words, "--execution.max-failed-fraction", "0.5"]) == 0
+    rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    assert [r["path"] for r in rows] == [f"{i}.png" for i in range(7)] and list(rows[0]) == ["path", "label", "class", "confidence"]
+    run = Root(str(adapted / "root")).run("smalladapt")
+    known = {r["path"]: r for r in pq.read_table(Path(run.url) / "predictions.parquet").to_pylist()}
+    same = [(r, known[p]) for r, i in zip(rows, range(7), strict=True) for p in known if p.endswith(f"/{i * 5}.png")]  # photo i is target image 5 i
+    assert len(same) == 7 and all(a["class"] == b["class"] in NAMES and a["confidence"] == pytest.approx(b["confidence"], abs=1e-4) for a, b in same)
+
+
+def test_prompts_images_and_every_model_of_the_run_are_exported(adapted, tmp_path, capsys) -> None:
+    import csv
+
+    def export(what: str) -> int:
+        return main(["export", "smalladapt", "--what", what, "--root", str(adapted / "root"), "--out", str(tmp_path / what)])
+
+    assert [export(w) for w in ("prompts", "synth", "model", "source_only")] == [0, 0, 0, 0]
+    with open(tmp_path / "prompts" / "prompts.csv", newline="", encoding="utf-8") as handle:
+        listed = list(csv.DictReader(handle))
+    assert len(listed) == 30 and listed[0]["category"] == "zero" and "zero" in listed[0]["prompt"]
+    assert len(list((tmp_path / "synth" / "seven").glob("*.png"))) == 3
+    result, base = ((tmp_path / w / "README.md").read_text() for w in ("model", "source_only"))
+    assert "FixMatch" in result and "FixMatch" not in base.partition("## Further facts")[0] and "Synthetic only" in base
+    assert export("validators2") == 2 and export("dann_on_target") == 2 and "predictions" in capsys.readouterr().err

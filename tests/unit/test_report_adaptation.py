@@ -101,6 +101,11 @@ def test_what_did_not_help_is_remarked(main, controls, means):
     assert [s for s in found if s.startswith("Remark:") and re.search(means, s)], found
 
 
+def test_no_harm_is_claimed_where_the_rows_do_not_tell():
+    text = text_of(scores({**MAIN, "DANN": 59.0}, {}, images=600))
+    assert "Remark: DANN is 1.0 points below Synthetic only" in text and "do not tell the two apart" in text and "did harm" not in text
+
+
 def test_many_methods_are_told_in_one_sentence():
     made = manifest()
     values = {"Source only": 60.0, "DANN": 65.0, "CDAN": 66.0, "MCD": 58.0, "MCC": 70.0}

@@ -78,7 +78,7 @@ def confidence_grid(most: Sequence[Sample], least: Sequence[Sample], per_row: in
     rows = []
     for label, samples in (("most confident", most), ("least confident", least)):
         for start in range(0, len(samples), per_row):
-            cells = [GradCamCell(thumbnail(s.image, 96, 128), None, f"{s.predicted} {s.confidence:.2f}", s.right) for s in samples[start : start + per_row]]
+            cells = [GradCamCell(thumbnail(s.image, 96, 128), None, f"{s.predicted}: {s.confidence:.2f}", s.right) for s in samples[start : start + per_row]]
             rows.append(GradCamRow(label if start == 0 else "", cells))
     return gradcam_panel(rows, ())
 

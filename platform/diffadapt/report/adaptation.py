@@ -87,6 +87,8 @@ def validators(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
     nodes = known.get("nodes") or {}
     names = list(dict.fromkeys(name for scores in nodes.values() for name in scores))
     titles = {row["members"][0]: row["name"] for row in manifest.get("rows") or () if row.get("members")}
+    order = list(titles)
+    nodes = dict(sorted(nodes.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
     best = {n: max(scores[n] for scores in nodes.values() if n in scores) for n in names}
     rows = [
         (masked(titles.get(node, node)), [(f"{scores[n]:.4f}" if n in scores else "-", len(nodes) > 1 and scores.get(n) == best[n]) for n in names])
@@ -153,7 +155,7 @@ def _split(node: str, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -
         "from": masked(titles.get(start, start)) + (f" ({node.partition('.')[2]})" if "." in node else ""),
         "images": metrics.get("images", 0),
         "confident": f"{metrics.get('confident', 0)} ({100 * metrics.get('confident_fraction', 0):.0f} %)",
-        "above": f"{100 * metrics.get('above_threshold', 0):.0f} %",
+        "above": f"{100 * metrics.get('above_threshold', 0):.2g} %",
         "threshold": f"{threshold:g}",
         "coverage": f"{sum(n > 0 for n, _ in per_class.values())} of {len(per_class)}",
         "never": ", ".join(metrics.get("never_predicted") or ()),

@@ -113,12 +113,13 @@ def _tiles(table: Summary) -> list[dict[str, str]]:
 def _table(scores: list[Score], metric: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
     table = summarise(scores, metric)
     rows = rows_for_html(table)
+    groups = table.groups if len(table.groups) > 1 else ()  # the only group's column would repeat the mean
     chart, colours, left_out = group_chart(table)
     return {
         "metric": table.metric_name,
         "main": [r for r in rows if not r.control],
         "controls": [r for r in rows if r.control],
-        "groups": [group_label(g, table.groups) for g in table.groups],
+        "groups": [group_label(g, groups) for g in groups],
         "noun": table.group_noun,
         "has_error": any(r.standard_error is not None for r in table.rows),
         "has_deviation": any(r.deviation is not None for r in table.rows),

@@ -103,7 +103,10 @@ def _steps(table: Summary, pairs: Sequence[tuple[MethodSummary, MethodSummary]],
         out = []
         for row, start, d in found:
             (sentence,) = compare(table, row, start)
-            out.append(sentence if d.value > -0.05 else f"Remark: {row.title} is {-d.value:.1f} points below {start.title} ({numbers(table, row, start, d)}): {harm}.{doubt(d)}")
+            if d.value <= -0.05:
+                told = "." if doubt(d) else f": {harm}."
+                sentence = f"Remark: {row.title} is {-d.value:.1f} points below {start.title} ({numbers(table, row, start, d)}){told}{doubt(d)}"
+            out.append(sentence)
         return out
     out = []
     for word, chosen, remark in (("above", [f for f in found if f[2].value >= 0.05], ""), ("not above", [f for f in found if f[2].value < 0.05], "Remark: ")):

@@ -13,7 +13,7 @@ from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Run
 from diffadapt.models.card import LIMITATIONS, classifier_card
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.report.generator import described, is_toy
+from diffadapt.report.generator import described, is_synthetic, is_toy
 from diffadapt.report.ladder import is_adaptation, ladder
 from diffadapt.report.provenance import optional_json
 from diffadapt.report.summary import PERCENT, summarise
@@ -84,7 +84,7 @@ def _adapted(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]
     nodes, rows = manifest["nodes"], manifest["rows"]
     models = {node, *nodes[node]["inputs"]} if nodes[node]["kind"] == "classifier" else {node}
     mine = next((r for r in rows if models & set(nodes[r["members"][0]]["inputs"])), None)
-    made: dict[str, Any] = {"data": _data(manifest), "limitations": list(LIMITATIONS)}
+    made: dict[str, Any] = {"data": _data(manifest), "limitations": [text for text in LIMITATIONS if is_synthetic(manifest) or "ynthetic" not in text]}
     if generator := described(manifest):
         made["generator"] = generator
         if is_toy(manifest):
