@@ -44,8 +44,11 @@ class FitSsl(Stage):
         return {"config": self.config.identity(), "backbone": backbone, "classes": list(self.class_names) or self.num_classes, "select": select}
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
-        if self.config.chosen.ema >= 1:
-            raise RecipeError(f"ssl.{self.config.method}.ema is {self.config.chosen.ema:g}, which never moves the averaged weights: it must be below 1 (0: no average).")
+        config = self.config
+        if config.batch_size % max(1, config.workers):
+            raise RecipeError(f"ssl.batch_size is {config.batch_size}, which {config.workers} workers cannot share evenly: use a multiple.")
+        if config.chosen.ema >= 1:
+            raise RecipeError(f"ssl.{config.method}.ema is {config.chosen.ema:g}, which never moves the averaged weights: it must be below 1 (0: no average).")
         if self.select.rule == "dev":
             raise RecipeError("The selection rule 'dev' needs the labelled source, which stage 2 does not see: choose ensv, im or mixval.")
         return whole(inputs)
@@ -70,7 +73,8 @@ class FitSsl(Stage):
         model, export = self._start(job)
         metrics = fit_ssl(
             target, confident, labels, unconfident, model, self.num_classes, config, job.reporter, Checkpoints(job.checkpoints),
-            chooser=self._chooser(job, target), readers=0 if self.backbone.frozen else job.context.threads,
+            chooser=self._chooser(job, target),
+            readers=0 if self.backbone.frozen or job.context.device == "cpu" else job.context.threads,
         )  # fmt: skip
         kept = {k: v for k, v in metrics.items() if k not in ("step_seconds", "resumed_from")}
         if rank == 0:
@@ -108,7 +112,9 @@ class FitSsl(Stage):
 
     def _extra(self, before: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
         """What the folder says about how it was made: stage 1's words and stage 2's."""
-        mine = {"stage2": self.config.identity(), "selection": self.select.rule, "confident": metrics["confident"], "unconfident": metrics["unconfident"]}
+        mine: dict[str, Any] = {"stage2": self.config.identity(), "selection": self.select.rule, "confident": metrics["confident"], "unconfident": metrics["unconfident"]}
+        if metrics.get("selection"):
+            mine["chosen_step"] = metrics["selection"]["chosen_step"]
         if "oracle" in (before.get("selection"), self.select.rule):
             mine["selection"] = "oracle"
         return {**before, **mine}

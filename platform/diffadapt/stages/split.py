@@ -45,7 +45,7 @@ class Split(Stage):
     def identity(self) -> dict[str, Any]:
         c = self.config
         rule = {"fraction": c.fraction} if c.rule == "top" else {}
-        return {"rule": c.rule, **rule, "threshold": c.threshold, "warn": [c.warn_confident, c.warn_coverage], "num_classes": self.num_classes}
+        return {"rule": c.rule, **rule, "threshold": c.threshold, "warn": [c.warn_confident, c.warn_coverage], "classes": list(self.class_names) or self.num_classes}
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         return whole(inputs)

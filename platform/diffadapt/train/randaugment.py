@@ -51,7 +51,7 @@ OPERATIONS: dict[str, tuple[Operation, float, float]] = {
     "Contrast": (lambda image, v: ImageEnhance.Contrast(image).enhance(v), 0.05, 0.95),
     "Equalize": (lambda image, v: ImageOps.equalize(image), 0, 1),
     "Identity": (lambda image, v: image, 0, 1),
-    "Posterize": (lambda image, v: ImageOps.posterize(image, int(v)), 4, 9),
+    "Posterize": (lambda image, v: ImageOps.posterize(image, min(8, int(v))), 4, 9),
     "Rotate": (lambda image, v: image.rotate(v), -30, 30),
     "Sharpness": (lambda image, v: ImageEnhance.Sharpness(image).enhance(v), 0.05, 0.95),
     "ShearX": (lambda image, v: _affine(image, 1, v, 0, 0, 1, 0), -0.3, 0.3),
@@ -61,5 +61,5 @@ OPERATIONS: dict[str, tuple[Operation, float, float]] = {
     "TranslateY": (lambda image, v: _affine(image, 1, 0, 0, 0, 1, v * image.size[1]), -0.3, 0.3),
 }
 """Name -> (operation, smallest strength, largest): factors of ImageEnhance, bits kept, degrees, tangents of the angle, grey
-levels from which an image is inverted, and fractions of the side."""
+levels from which an image is inverted, and fractions of the side. Pillow equalizes nothing in images of a few hundred pixels."""
 NAMES = tuple(OPERATIONS)

@@ -100,7 +100,7 @@ def fit_ssl(
         state, result["selection"] = chooser.choose()
         if state is not None:
             model.load_state_dict(state)
-    return {**result, "confident": len(confident), "unconfident": len(unconfident), "warnings": _warnings(method, len(unconfident))}
+    return {**result, "confident": len(confident), "unconfident": len(unconfident), "warnings": _warnings(method, len(confident), len(unconfident), config.batch_size)}
 
 
 def method_of(config: Any) -> SslMethod:
@@ -116,10 +116,13 @@ def _moved(batch: SslBatch, device: torch.device) -> SslBatch:
     return SslBatch(move(batch.x), move(batch.y), tuple(map(move, batch.weak)), tuple(map(move, batch.strong)), move(batch.index))
 
 
-def _warnings(method: SslMethod, unconfident: int) -> list[str]:
-    if unconfident or not method.uses_unlabelled:
-        return []
-    return ["Every image of the target is confident, so stage 2 learnt from pseudo-labels alone: lower split.fraction or raise split.threshold."]
+def _warnings(method: SslMethod, confident: int, unconfident: int, batch_size: int) -> list[str]:
+    said = []
+    if method.uses_unlabelled and not unconfident:
+        said.append("Every image of the target is confident, so stage 2 learnt from pseudo-labels alone: lower split.fraction or raise split.threshold.")
+    if confident < batch_size:
+        said.append(f"The target has {confident} confident images, fewer than a batch of {batch_size}, so that every batch of stage 2 holds some of them repeatedly.")
+    return said
 
 
 def classifier_of(model: nn.Module) -> nn.Module:

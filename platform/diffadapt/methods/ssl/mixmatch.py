@@ -28,7 +28,7 @@ class MixMatch(SslMethod):
     def losses(self, net, batch, progress):
         import torch
 
-        rows = len(batch.x) * (1 + len(batch.weak))
+        rows = len(batch.x) + sum(len(view) for view in batch.weak)
         coefficient = torch.distributions.Beta(self.alpha, self.alpha).sample()
         order = torch.randperm(rows, device=batch.x.device)
         return self.mixed_losses(net, batch, coefficient.to(batch.x), order, min(1.0, max(0.0, progress.fraction)))
