@@ -35,3 +35,24 @@ def tiny_sda(**changes) -> SDA:
         execution=replace(full.execution, runner="local", device="cpu"),
     )
     return replace(recipe, **changes)
+
+
+def tiny_adaptation(generator: str, **changes):
+    """Adapt Anything on 30 digits with the pipeline folder ``generator``: 4 images a class, a dozen training steps, every row."""
+    spec = importlib.util.spec_from_file_location("digits_recipe", ROOT / "pipelines" / "adapt_anything" / "digits.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    full = module.recipe()
+    recipe = replace(
+        full,
+        target=replace(full.target, limit_per_class=3, block=16),
+        generator=replace(full.generator, weights=generator, images_per_class=4, images_per_shard=2, steps=2, batch_size=20),
+        filters=replace(full.filters, blank=False, near_duplicates=0),
+        uda=replace(full.uda, epochs=2, steps_per_epoch=6, batch_size=8, checkpoint_every=5),
+        ssl=replace(full.ssl, epochs=2, steps_per_epoch=6, batch_size=4, checkpoint_every=5),
+        clip=replace(full.clip, weights=""),
+        seeds=(0,),
+        execution=replace(full.execution, runner="local", device="cpu"),
+    )
+    return replace(recipe, **changes)

@@ -21,18 +21,23 @@ CLASSES = 3
 NAMES = ("red ball", "green ball", "blue ball")
 
 
-def vectors(count: int = 180, width: int = 8, classes: int = CLASSES, seed: int = 0, shift: float = 1.0) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """((x, y) of the source, (x, y) of the target): Gaussian clusters, in the target rotated a little and moved."""
+def vectors(count: int = 180, width: int = 8, seed: int = 0) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """((x, y) of the source, (x, y) of the target): three clusters in a plane, in the target turned and moved in and out of it."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(classes, width)) * 1.6
-    turn, r = np.linalg.qr(np.eye(width) + 0.35 * rng.normal(size=(width, width)))
-    turn = turn * np.sign(np.diag(r))
-    moved = shift * rng.normal(size=width)
+    angles = 2 * np.pi * np.arange(CLASSES) / CLASSES
+    centres = np.zeros((CLASSES, width))
+    centres[:, :2] = 2 * np.stack([np.cos(angles), np.sin(angles)], 1)
+    moved = rng.normal(size=width)
+    moved[:2] *= 1.0 / np.linalg.norm(moved[:2])
+    moved[2:] *= 4.0 / np.linalg.norm(moved[2:])
+    turn = np.eye(width)
+    turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
+    mixed = np.linalg.qr(rng.normal(size=(width, width)))[0]
 
     def domain(target: bool) -> tuple[np.ndarray, np.ndarray]:
-        y = np.arange(count) % classes
+        y = np.arange(count) % CLASSES
         x = centres[y] + 0.6 * rng.normal(size=(count, width))
-        return ((x @ turn + moved) if target else x).astype(np.float32), y
+        return ((x @ turn + moved if target else x) @ mixed).astype(np.float32), y
 
     return domain(False), domain(True)
 
