@@ -19,7 +19,7 @@ from diffadapt.core.errors import DataError, RecipeError, StoreError, TrainingEr
 from diffadapt.evaluate import validators
 from diffadapt.evaluate.classification import accuracy, mean_class_accuracy
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.distributed import world_size
+from diffadapt.train.distributed import rank, world_size
 from diffadapt.train.views import Views
 
 Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -102,7 +102,7 @@ class Chooser:
         return state["state"], {**info, "note": " ".join(notes)} if notes else info
 
     def _add(self, step: int, evidence: dict[str, np.ndarray], state: Callable[[], dict[str, Any]]) -> None:
-        if _rank() == 0:
+        if rank() == 0:
             score = math.nan if self.needs == "candidates" else self._score(evidence)
             kept = {"logits": evidence["logits"]} if self.needs == "candidates" else {}
             before = self._all_evidence()
@@ -137,7 +137,7 @@ class Chooser:
         """Logits and features (float32) of ``items`` in order; ranks take every world-th batch and share what they found."""
         starts = range(0, len(items), self.batch_size)
         mine = {}
-        for start in starts[_rank() :: world_size()]:
+        for start in starts[rank() :: world_size()]:
             part = items[start : start + self.batch_size]
             x = views.get(part, "test", [0] * len(part)).to(self.device)
             if partner is not None:
@@ -213,15 +213,11 @@ def _best(scores: dict[int, float | None]) -> int:
     return max(scores, key=lambda step: (-math.inf if scores[step] is None else scores[step], step))
 
 
-def _rank() -> int:
-    return dist.get_rank() if world_size() > 1 else 0
-
-
 def _shared(make: Callable[[], Any]) -> Any:
     """What rank 0 makes, on every rank."""
     if world_size() == 1:
         return make()
-    box = [make() if _rank() == 0 else None]
+    box = [make() if rank() == 0 else None]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diffadapt.models.adaptation import AdaptationNetwork
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class CdTrans(UdaMethod):
         import torch
 
         from diffadapt.models.cdtrans import nearest, pair_up, pseudo_labels
-        from diffadapt.train.distributed import same_buffers
+        from diffadapt.train.distributed import rank, same_buffers
 
         since = progress.epoch - self.pretrain_epochs
         if since < 0 or since % self.pair_every:
@@ -123,8 +126,13 @@ class CdTrans(UdaMethod):
             logits = net.head(target)
         pseudo = pseudo_labels(target.cpu().numpy(), logits.cpu().numpy())
         of_source, of_target = nearest(source, target)
-        net.pairs.fill(*pair_up(of_source, of_target, np.asarray(data.source_labels), pseudo))
+        labels = np.asarray(data.source_labels)
+        pairs = pair_up(of_source, of_target, labels, pseudo)
+        net.pairs.fill(*pairs)
         same_buffers(net.pairs)
+        alone = len(np.unique(labels)) - len(np.unique(labels[pairs[0]]))
+        if alone and rank() == 0:
+            log.warning("CDTrans found no pair for %d classes in epoch %d; they are not trained until the next pairing. A longer pretrain_epochs may help.", alone, progress.epoch + 1)
 
     def _paired(self, net: AdaptationNetwork, progress: Progress) -> bool:
         return progress.epoch >= self.pretrain_epochs and len(net.pairs) > 0
