@@ -59,6 +59,7 @@ PLACES = (
     ("failed", "quarantine.jsonl"),
 )  # fmt: skip
 """What a run folder may hold: a label and a file that is there when it does."""
+WARNINGS_SHOWN = 8
 
 
 def show_result(run: Run) -> None:
@@ -77,8 +78,11 @@ def show_result(run: Run) -> None:
             print(f"  {sentence}")
     elif is_adaptation(manifest):
         print("\n" + unlabelled_text(run, manifest))
-    for sentence in warnings(run):
+    said = warnings(run)
+    for sentence in said[:WARNINGS_SHOWN]:
         print(f"  Warning: {clean_text(sentence)}")
+    if len(said) > WARNINGS_SHOWN:
+        print(f"  {len(said) - WARNINGS_SHOWN} more warnings are in the report.")
     place = redact(run.url)
     print(f"\nrun       {run.name}")
     for label, file in PLACES:
