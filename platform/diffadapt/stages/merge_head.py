@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffadapt.core.artifact import Shard
@@ -20,17 +20,17 @@ class MergeHead(Stage):
     backbone: BackboneConfig = BackboneConfig()
     class_names: tuple[str, ...] = ()
 
-    kind = "classifier"
+    kind = "merged"
     fit_stage = True
 
     def label(self) -> str:
-        return f"{self.backbone.name.rstrip('/').split('/')[-1]}-merged"
+        return f"{self.backbone.name.rstrip('/').split('/')[-1]}-with-head"
 
     def identity(self) -> dict[str, Any]:
         fields = classifier_identity(self.backbone)
         for name in ("frozen", "weak_views", "strong_views"):
             fields.pop(name)
-        return {"backbone": fields, "class_names": list(self.class_names), "merged": True}
+        return {"backbone": fields, "class_names": list(self.class_names)}
 
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.backbone, False)
@@ -42,8 +42,6 @@ class MergeHead(Stage):
         return "cpu"
 
     def fit(self, job: FitJob) -> dict[str, Any]:
-        from dataclasses import replace
-
         from diffadapt.models.backbone import load_backbone
         from diffadapt.models.export import export_classifier
         from diffadapt.models.mlp_head import join, load_head

@@ -16,7 +16,7 @@ class PredictHead(Stage):
 
     num_classes: int = 0
 
-    kind = "logits"
+    kind = "head-logits"
 
     def label(self) -> str:
         return "head"
