@@ -217,3 +217,19 @@ def test_a_lost_store_or_damaged_files_leave_gaps_not_errors(tmp_path):
         run.write(name, b"{nonsense")
     text = render(run)
     assert "DANN + FixMatch" in text and "Warnings" not in text and "pseudo-labels of" not in text
+
+
+def test_the_models_card_tells_its_own_steps_and_stamps_an_oracle(tmp_path):
+    from diffadapt.run.outputs import model_card
+
+    config = {"architecture": "cifar_resnet8", "label_names": ["zero", "one"], "diffadapt": {"selection": "last", "stage1": {"method": "dann"}}}
+    rows = scores(seeds=(0, 1, 2))
+    run = run_folder(tmp_path, manifest(), rows)
+    card = model_card(run, manifest(), "dann_fixmatch", config)
+    for words in ("DANN \\+ FixMatch: top-1 accuracy on the target, % | 79.6", "CLIP zero-shot: top-1", "embedded:glyphs", "toy", "served for scores alone", "stage1: method | dann"):
+        assert words in card, words
+    assert "Oracle" not in card and "FixMatch" not in model_card(run, manifest(), "dann", config)
+    oracle = model_card(run, manifest(select="oracle"), "dann_fixmatch", config)
+    assert "**Oracle: the epoch was chosen on labels" in oracle and "served for scores alone" not in oracle
+    unlabelled = model_card(run_folder(tmp_path / "b", manifest(), []), manifest(), "dann", config)
+    assert "im (label-free" in unlabelled.replace("\\", "") and "0.9" in unlabelled

@@ -114,4 +114,6 @@ def _data(manifest: Mapping[str, Any]) -> str:
     config, target = manifest["config"], manifest["nodes"].get((manifest.get("outputs") or {}).get("target"), {})
     count = sum(s[2] for s in target.get("shards") or ())
     what = f" ({config['domain']})" if config.get("domain") else ""
-    return f"Adapted to {count} unlabelled images{what}; their labels, where there are any, served for scores alone."
+    oracle = (config.get("select") or {}).get("rule") == "oracle"
+    labels = "the labels of these images chose the epoch (oracle)" if oracle else "their labels, where there are any, served for scores alone"
+    return f"Adapted to {count} images{what} without training on their labels; {labels}."

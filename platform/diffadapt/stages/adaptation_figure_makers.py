@@ -52,7 +52,7 @@ def make_figures(stage: AdaptationFigures, job: FitJob) -> dict[str, Any]:
         predicted = predictions_by_key([job.read(f) for f in job.inputs(stage.predictions[-1][1])])
         known = any(label is not None for label, _ in predicted.values())
         add("confidence.png", _sure_and_unsure(stage, job, predicted), "The target's most and least confident images",
-            "Predicted class and its probability by the adapted classifier" + (": green when right, red when wrong (labels serve scores and this picture alone)." if known else "; the target has no labels."))  # fmt: skip
+            "Predicted class and its probability by the adapted classifier" + (": green when right, red when wrong; training did not see the labels." if known else "; the target has no labels."))  # fmt: skip
     if stage.before and stage.after:
         how = "Principal components" if stage.embedding == "pca" else "t-SNE"
         where = "cached backbone features, then behind the adapted head's hidden layer" if stage.backbone.frozen else "features in front of the last layer"
