@@ -114,6 +114,24 @@ def test_statistics_of_images_leave_the_function_and_mend_training(tmp_path):
         assert norm.running_mean.abs().max() > 0 and not torch.allclose(norm.running_var, torch.ones_like(norm.running_var))
 
 
+def test_the_command_says_what_it_made(tmp_path, capsys):
+    from diffadapt.commands.weights import weights
+    from diffadapt.data.image import encode_png
+
+    rng = np.random.default_rng(2)
+    (tmp_path / "pictures" / "any").mkdir(parents=True)
+    for i in range(3):
+        (tmp_path / "pictures" / "any" / f"{i}.png").write_bytes(encode_png(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)))
+    integers(tmp_path / "net.npz")
+    assert weights(["import-mobilenet-v2", str(tmp_path), "--out", str(tmp_path / "out"), "--images", str(tmp_path / "pictures")]) == 0
+    said = capsys.readouterr().out
+    assert "1000 classes" in said and "statistics of 3 images" in said and "gate 1e-04" in said
+    with pytest.raises(WeightsError, match="There is no file"):
+        weights(["import-mobilenet-v2", str(tmp_path / "absent.npz")])
+    with pytest.raises(WeightsError, match="There is no file"):  # folders are for this importer alone
+        weights(["import-dit", str(tmp_path)])
+
+
 def test_other_files_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(WeightsError, match="not MobileNetV2 in integers"):

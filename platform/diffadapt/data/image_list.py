@@ -47,7 +47,8 @@ def name_labels(rows: Sequence[tuple[str, str]], names: tuple[str, ...] | None, 
     if names is None:
         found: list[str | None] = [posixpath.basename(posixpath.dirname(image)) or None for image, _ in rows]
     else:
-        found = [_class_folder(image, names) for image, _ in rows]
+        known = set(names)
+        found = [_class_folder(image, names, known) for image, _ in rows]
         if not any(found):
             found = [names[int(label)] if int(label) < len(names) else None for _, label in rows]
     if None in found:
@@ -73,8 +74,7 @@ def find_files(rows: Sequence[tuple[str, str]], files: dict[str, str], folders: 
     return found
 
 
-def _class_folder(image: str, names: tuple[str, ...]) -> str | None:
-    known = set(names)
+def _class_folder(image: str, names: tuple[str, ...], known: set[str]) -> str | None:
     folders = image.split("/")[:-1]
     exact = next((f for f in reversed(folders) if f in known), None)
     return exact or (_bound(folders[-1], names) if folders else None)
