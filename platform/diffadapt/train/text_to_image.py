@@ -9,7 +9,7 @@ import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPTextModel
+from transformers import AutoTokenizer, CLIPModel, CLIPTextModel
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.models.diffusers_folder import load_component, save_component
@@ -41,7 +41,7 @@ def train_text_to_image(
     """
     device = reporter.device
     vae = load_component(AutoencoderKL, vae_folder).to(device)
-    text = CLIPTextModel.from_pretrained(clip_folder, dtype=torch.float32).requires_grad_(False).eval().to(device)
+    text = _text_encoder(clip_folder).to(device)
     tokenizer = AutoTokenizer.from_pretrained(clip_folder)
     ids, empty = token_ids(tokenizer, data.captions), token_ids(tokenizer, [""])
     mean, std = encode(vae, data.images, device)
@@ -97,6 +97,14 @@ def zero_terminal_snr() -> DDIMScheduler:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
     )  # fmt: skip
+
+
+def _text_encoder(clip_folder: str) -> CLIPTextModel:
+    """The text half of a CLIPModel, frozen (loading it as a CLIPTextModel would report the image half as unexpected)."""
+    clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32)
+    text = CLIPTextModel(clip.config.text_config)
+    getattr(text, "text_model", text).load_state_dict(clip.text_model.state_dict())
+    return text.requires_grad_(False).eval()
 
 
 def _unet(config: TextToImageFitConfig, channels: int, side: int, text_width: int) -> UNet2DConditionModel:
