@@ -50,10 +50,10 @@ class Cdan(UdaMethod):
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
         import torch.nn.functional as F
 
-        from diffadapt.methods.uda.layers import domain_loss, reversal, reverse
+        from diffadapt.methods.uda.layers import domain_loss, full, reversal, reverse
 
         (f_s, _), both = net.forward_both(batch)
-        logits = net.head(both)
+        logits = full(net.head(both))
         task = F.cross_entropy(logits[: len(f_s)], batch.y_s)
         g = F.softmax(logits, 1).detach()
         joint = net.random_map(both, g) if self.randomized else (g[:, :, None] * both[:, None, :]).flatten(1)

@@ -36,10 +36,10 @@ class Dann(UdaMethod):
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
         import torch.nn.functional as F
 
-        from diffadapt.methods.uda.layers import domain_loss, reversal, reverse
+        from diffadapt.methods.uda.layers import domain_loss, full, reversal, reverse
 
         (f_s, _), both = net.forward_both(batch)
-        logits = net.head(f_s)
+        logits = full(net.head(f_s))
         task = F.cross_entropy(logits, batch.y_s)
         told = net.discriminator(reverse(both, reversal(progress.step, steps=self.reversal_steps)))
         domain, told_apart = domain_loss(told, len(f_s))

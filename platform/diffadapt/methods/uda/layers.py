@@ -34,6 +34,11 @@ class _Reverse(torch.autograd.Function):
         return -ctx.coefficient * gradient, None
 
 
+def full(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in float32 where mixed precision made it coarser."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def discriminator(width: int, hidden: int) -> nn.Sequential:
     """(B, width) features -> (B, 1) logits, positive for the source: Linear-BatchNorm-ReLU twice, then Linear."""
     return nn.Sequential(
@@ -48,7 +53,7 @@ def domain_loss(logits: torch.Tensor, sources: int, weights: torch.Tensor | None
 
     The mean of the two domains' mean binary cross-entropies, source = 1.
     """
-    values = logits[:, 0] if logits.dtype == torch.float64 else logits[:, 0].float()
+    values = full(logits[:, 0])
     truth = torch.zeros_like(values)
     truth[:sources] = 1
     loss = F.binary_cross_entropy_with_logits(values, truth, weights, reduction="none")

@@ -29,8 +29,10 @@ class Mcc(UdaMethod):
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
         import torch.nn.functional as F
 
+        from diffadapt.methods.uda.layers import full
+
         (f_s, _), both = net.forward_both(batch)
-        logits, n = net.head(both), len(f_s)
+        logits, n = full(net.head(both)), len(f_s)
         task = F.cross_entropy(logits[:n], batch.y_s)
         confusion = self.confusion(logits[n:], self.temperature)
         accuracy = (logits[:n].detach().argmax(1) == batch.y_s).float().mean()

@@ -73,10 +73,10 @@ class Mcd(UdaMethod):
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
         import torch.nn.functional as F
 
-        from diffadapt.methods.uda.layers import imbalance
+        from diffadapt.methods.uda.layers import full, imbalance
 
         (f_s, _), both = net.forward_both(batch)
-        one, two = net.head(both), net.head2(both)
+        one, two = full(net.head(both)), full(net.head2(both))
         n = len(f_s)
         p1, p2 = F.softmax(one[n:], 1), F.softmax(two[n:], 1)
         discrepancy = (p1 - p2).abs().mean()

@@ -52,11 +52,13 @@ class SymNets(UdaMethod):
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
         import torch.nn.functional as F
 
+        from diffadapt.methods.uda.layers import full
+
         (f_s, _), both = net.forward_both(batch)
         n, head = len(f_s), net.head
-        of_head = head(both.detach())
+        of_head = full(head(both.detach()))
         c = self.terms(of_head[:n], of_head[n:], batch.y_s)
-        of_features = F.linear(both, head.weight.detach(), head.bias.detach())
+        of_features = full(F.linear(both, head.weight.detach(), head.bias.detach()))
         g = self.terms(of_features[:n], of_features[n:], batch.y_s)
         ramp = self.ramp(progress)
         classifiers, features = self.of_classifiers(c), self.of_features(g, ramp)
