@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.pipeline import Pipeline
