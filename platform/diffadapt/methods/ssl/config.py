@@ -44,7 +44,6 @@ class SslTraining:
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     sync_batch_norm: bool = False
     seed: int = 0
-    workers: int = execution(1)
     checkpoint_every: int = execution(200)
 
     @property
