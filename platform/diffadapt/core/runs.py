@@ -79,7 +79,7 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         if not self.has("manifest.json"):
-            raise StoreError(f"The run {self.name} has no manifest yet: it was interrupted early; run its recipe again to go on.")
+            raise StoreError(f"The run {self.name} has no manifest yet: it did not come to its end; run its recipe again to go on.")
         return manifest.load(self.read("manifest.json"), self.name)
 
     def planned(self) -> set[str]:

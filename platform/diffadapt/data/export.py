@@ -43,6 +43,9 @@ def write_tree(
     fs, root = fsspec.core.url_to_fs(out)
     if not overwrite and fs.exists(root) and fs.ls(root, detail=False):
         raise DataError(f"{out} already holds files: name an empty folder, or allow overwriting.")
+    if layout == "imagefolder":
+        for name in class_names or ():
+            _class_folder(name)
     written: dict[str, tuple[str, int | None]] = {}
     for key, label, data in rows:
         place = _with_suffix(_place(safe_key(key), label, layout, class_names), data, key)
@@ -80,10 +83,16 @@ def _place(key: str, label: int | None, layout: str, class_names: Sequence[str] 
         return key.replace("/", "__")
     if label is None or class_names is None or not 0 <= label < len(class_names):
         raise DataError(f"{key} has the label {label}, which names no class folder: imagefolder needs labels and class names.")
-    name = safe_key(class_names[label])
-    if "/" in name:
-        raise DataError(f"The class name {name!r} holds a slash, so it cannot be one folder: rename the class.")
+    name = _class_folder(class_names[label])
     return posixpath.join(name, key.removeprefix(f"{name}/").replace("/", "__"))
+
+
+def _class_folder(name: str) -> str:
+    """``name`` if a folder can have it and programs that read class folders will see it, else DataError."""
+    what = "holds a slash" if "/" in name else "begins with a dot" if name.startswith(".") else "is longer than 255 bytes" if len(name.encode()) > 255 else ""
+    if what:
+        raise DataError(f"The class name {name if len(name) < 60 else name[:60] + '...'!r} {what}, so it cannot be one folder: export with --layout flat, or rename the class.")
+    return safe_key(name)
 
 
 def _with_suffix(place: str, data: bytes, key: str) -> str:

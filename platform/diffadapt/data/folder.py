@@ -43,7 +43,7 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
             return _glob(config, fs, root)
     except (OSError, PermissionError) as error:
         raise DataError(f"{config.path} cannot be listed ({error}).") from None
-    raise DataError(f"{config.path} does not exist: check data.path.")
+    raise DataError(f"{config.path} does not exist: check the path.")
 
 
 @dataclass(frozen=True)

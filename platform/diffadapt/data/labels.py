@@ -35,11 +35,17 @@ def read_class_list(location: str) -> tuple[str, ...]:
     return names
 
 
-def bind_names(found: Sequence[str], listed: tuple[str, ...] | None, where: str, subset: bool = False) -> tuple[tuple[str, ...], dict[str, int]]:
+FOLDERS_IGNORED = "data.labels none ignores the folders of a target"
+
+
+def bind_names(
+    found: Sequence[str], listed: tuple[str, ...] | None, where: str, subset: bool = False, hint: str = FOLDERS_IGNORED
+) -> tuple[tuple[str, ...], dict[str, int]]:
     """(class names in label order, label of each name of ``found``): ``listed`` if given, else ``found`` sorted.
 
     A name that is not listed exactly so is bound by class_names.match_names ('back pack' to back_pack). Raises DataError
-    naming the difference when the list and what was found do not match (``subset``: classes of the list may be absent).
+    naming the difference when the list and what was found do not match (``subset``: classes of the list may be absent), with
+    ``hint`` where a name is not listed.
     """
     if listed is None:
         names = tuple(sorted(found))
@@ -61,8 +67,7 @@ def bind_names(found: Sequence[str], listed: tuple[str, ...] | None, where: str,
     if missing or extra:
         parts = [f"{where} lacks {some(missing)}"] if missing else []
         parts += [f"the list lacks {some(sorted(extra))}"] if extra else []
-        hint = " (data.labels none ignores the folders of a target)" if extra else ""
-        raise DataError(f"The class list does not match the images: {' and '.join(parts)}{hint}.")
+        raise DataError(f"The class list does not match {'the images' if hint is FOLDERS_IGNORED else where}: {' and '.join(parts)}{f' ({hint})' if extra else ''}.")
     return listed, labels
 
 
@@ -76,12 +81,14 @@ def label_from_csv(source: Source, location: str, listed: tuple[str, ...] | None
     names = _read_rows(location)
     keys = {item.key for item in source.items}
     absent = [path for path in names if path not in keys]
+    if len(absent) == 1 and absent[0] == next(iter(names)) and "." not in absent[0]:
+        raise DataError(f"The label file {location} begins with {absent[0]!r}, which is no image: if that line is a header, write path,class name; else mend the path.")
     if absent:
         raise DataError(f"The label file {location} names {len(absent):,} images that {source.name} has not, such as {some(absent, 3)}: write paths relative to data.path.")
     lacking = [item.key for item in source.items if item.key not in names]
     if lacking:
         raise DataError(f"The label file {location} lacks {len(lacking):,} of {len(keys):,} images, such as {some(lacking, 3)}: add them, or set data.labels to none.")
-    class_names, labels = bind_names(sorted(set(names.values())), listed, f"The label file {location}", subset=True)
+    class_names, labels = bind_names(sorted(set(names.values())), listed, f"the label file {location}", True, "mend its names, or the list")
     items = tuple(Item(item.key, labels[names[item.key]]) for item in source.items)
     return replace(source, class_names=class_names, items=items)
 
