@@ -73,7 +73,7 @@ def create_model(arch: str, num_classes: int, in_channels: int = 3, drop_path: f
 
     Raises RecipeError for an unknown architecture or unsupported setting.
     """
-    _demand_known(arch, RecipeError)
+    demand_known(arch, RecipeError)
     args = {"in_chans": in_channels, **_image_size(arch, crop)}
     try:
         return _noted(timm.create_model(arch, num_classes=num_classes, **args, **_drop_path(drop_path)), args)
@@ -102,7 +102,7 @@ def _from_file(path: str, config: ClassifierConfig, drop_path: float) -> tuple[n
         arch = config.arch or recognise(state)
         if arch is None:
             raise WeightsError(f"The checkpoint {path!r} does not tell its architecture: set `arch` to a timm model name.")
-    _demand_known(arch, WeightsError)
+    demand_known(arch, WeightsError)
     head = "linear" if arch.startswith("cifar_resnet") else timm.get_pretrained_cfg_value(arch, "classifier")
     weight = state.get(f"{head[0] if isinstance(head, (tuple, list)) else head}.weight")
     classes = config.num_classes if weight is None else weight.shape[0]
@@ -115,7 +115,7 @@ def _from_file(path: str, config: ClassifierConfig, drop_path: float) -> tuple[n
 def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tuple[nn.Module, str]:
     values = folder_config(folder)
     arch, pretrained = values["architecture"], values.get("pretrained_cfg", {})
-    _demand_known(arch, WeightsError)
+    demand_known(arch, WeightsError)
     if config.arch not in (None, arch):
         raise WeightsError(f"The folder {folder!r} holds a {arch}, but the recipe's arch is {config.arch!r}.")
     args = {"in_chans": int(pretrained.get("input_size", (3,))[0]), **values.get("model_args", {})}
@@ -155,7 +155,7 @@ def _from_timm(name: str, config: ClassifierConfig, drop_path: float) -> nn.Modu
 
 def _demand_published(name: str) -> None:
     """A timm name with a tag of published weights; a bare architecture could change its meaning with timm's version."""
-    _demand_known(name, WeightsError)
+    demand_known(name, WeightsError)
     arch, _, tag = name.partition(".")
     have = [n for n in timm.list_models(f"{arch}.*", pretrained=True) if n.startswith(f"{arch}.")]
     if name in have:
@@ -166,7 +166,7 @@ def _demand_published(name: str) -> None:
     raise WeightsError(f"timm has {what}: name one of {', '.join(have[:6])}.")
 
 
-def _demand_known(arch: str, error: type[Exception]) -> None:
+def demand_known(arch: str, error: type[Exception]) -> None:
     if not timm.is_model(arch):
         raise error(f"There is no architecture {arch!r} in timm or diffadapt.{suggest(arch.split('.')[0], timm.list_models())}")
 

@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.models.clip_folder import demand_clip
 from diffadapt.models.weights import is_hub_id, resolve
 from diffadapt.train.precision import autocast, float32_mode
 
@@ -73,8 +74,7 @@ def load_clip(weights: str, device: str | torch.device = "cpu", precision: str =
     try:
         with _quiet():
             kind = transformers.AutoConfig.from_pretrained(name, revision=revision or "main").model_type
-            if kind != "clip":
-                raise WeightsError(f"The weights {weights!r} are a {kind!r} model, not a CLIP: give a CLIPModel such as openai/clip-vit-base-patch32.")
+            demand_clip(weights, kind)
             model = transformers.CLIPModel.from_pretrained(name, revision=revision or "main", dtype=torch.float32)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision or "main")
             processor = transformers.AutoImageProcessor.from_pretrained(name, revision=revision or "main")

@@ -12,6 +12,7 @@ from diffadapt.core.artifact import Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.weights import revision
 from diffadapt.stages.roles import KEPT, row_inputs
 from diffadapt.synth.config import FilterConfig
@@ -56,6 +57,8 @@ class FilterImages(Stage):
             raise RecipeError(f"filters.clip_threshold is {c.clip_threshold}, but it is a probability below 1; 0 means one over the number of classes.")
         if not -1 <= c.near_duplicates <= 64:
             raise RecipeError(f"filters.near_duplicates is {c.near_duplicates}, but it counts differing bits of 64; -1 keeps all images.")
+        if c.clip:
+            check_clip(c.clip)
         return whole(inputs)
 
     def fit(self, job: FitJob) -> dict[str, Any]:

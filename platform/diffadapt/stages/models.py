@@ -36,6 +36,31 @@ def classifier_revisions(config: ClassifierConfig, fitted: bool) -> dict[str, st
         return {"classifier": f"missing:{config.name}"}
 
 
+def check_backbone(config: ClassifierConfig) -> None:
+    """Raise RecipeError or WeightsError for a network that cannot be loaded, as far as that shows before anything is made.
+
+    Weights that are not at hand are for :func:`classifier_revisions` to miss; timm is imported only to look up a name of its own.
+    """
+    from diffadapt.core.errors import RecipeError, WeightsError
+    from diffadapt.models.classifier_source import folder_config, locate
+
+    try:
+        source = locate(config)
+        if source.kind == "folder":
+            folder_config(source.place)
+    except WeightsError as error:
+        missing(error)
+        return
+    if source.kind != "train":
+        return
+    if not config.arch:
+        raise RecipeError("backbone.name is 'train' but backbone.arch is empty: name the timm architecture to train.")
+    if not config.arch.startswith("cifar_resnet"):
+        from diffadapt.models.classifier import demand_known
+
+        demand_known(config.arch, RecipeError)
+
+
 def open_classifier(config: ClassifierConfig, fitted: Mapping[str, str], num_classes: int | None, device: str, drop_path: float = 0.0) -> Any:
     """The loaded classifier: of the fitted input if there is one, else the recipe's."""
     from diffadapt.models.classifier import load_classifier

@@ -12,11 +12,11 @@ from diffadapt.train.views import Views
 
 
 def load_views(
-    files: Sequence[InputFile], read: Callable[[InputFile], Rows], backbone: BackboneConfig, augment: str, flip: bool, keep: Collection[str] | None = None
+    files: Sequence[InputFile], read: Callable[[InputFile], Rows], backbone: BackboneConfig, augment: str, flip: bool, keep: Collection[str] | None = None, what: str = ""
 ) -> tuple[Views, list[Failure]]:
     """The views of ``files`` in order and what could not be read: cached features if ``backbone.frozen``, else images.
 
-    ``keep``: only the items of these keys. Raises DataError when nothing is left.
+    ``keep``: only the items of these keys. Raises DataError when nothing is left; ``what`` ('target') says of which images.
     """
     if backbone.frozen:
         from diffadapt.stages.feature_table import load_features
@@ -30,5 +30,6 @@ def load_views(
 
     images, labels, keys, failures = load_keyed_images(files, read, backbone.in_channels, preparation(augment, backbone), keep)
     if not keys:
-        raise DataError("There are no readable images to train on: every one is unreadable or was filtered out.")
+        why = f"; the first: {failures[0].key}: {failures[0].reason}" if failures else ""
+        raise DataError(f"There are no readable {what + ' ' if what else ''}images to train on: every one is unreadable or was filtered out{why}.")
     return ImageViews(images, labels, keys, make_views(augment, backbone, flip), lambda x: normalise(x, backbone)), failures

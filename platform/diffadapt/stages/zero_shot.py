@@ -9,6 +9,7 @@ from typing import Any
 from diffadapt.core.artifact import Rows, Shard
 from diffadapt.core.errors import ItemError, RecipeError
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
+from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.config import ClipConfig
 from diffadapt.models.weights import revision
 from diffadapt.synth.prompts import fill
@@ -41,6 +42,7 @@ class ZeroShot(Stage):
         wrong = [template for template in self.config.templates if "{category}" not in template]
         if wrong or not self.config.templates:
             raise RecipeError(f"clip.templates {'is empty' if not wrong else f'has {wrong[0]!r} without {{category}}'}: every template must say where the class goes.")
+        check_clip(self.config.weights)
         (images,) = inputs.values()
         return one_to_one(images)
 

@@ -18,11 +18,12 @@ NOT_FROM_TEXT = ("DiTPipeline", "DDPMPipeline", "DDIMPipeline", "LDMPipeline", "
 
 @dataclass(frozen=True)
 class PipelineIndex:
-    """model_index.json and the scheduler's configuration."""
+    """model_index.json, and the configurations of the scheduler and of the autoencoder."""
 
     name: str
     components: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    autoencoder: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def flow_matching(self) -> bool:
@@ -33,6 +34,11 @@ class PipelineIndex:
     @property
     def has_safety_checker(self) -> bool:
         return bool((self.components.get("safety_checker") or [None, None])[1])
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of pictures must be multiples of, as far as that is known: of a U-Net over an autoencoder, its factor."""
+        return int(2 ** (len(self.autoencoder.get("block_out_channels") or [1]) - 1)) if {"vae", "unet"} <= set(self.components) else 1
 
 
 def pipeline_index(weights: str) -> PipelineIndex | None:
@@ -52,7 +58,7 @@ def pipeline_index(weights: str) -> PipelineIndex | None:
         )
     name = index.pop("_class_name", "")
     components = {key: value for key, value in index.items() if isinstance(value, list)}
-    return PipelineIndex(str(name), components, _read(resolved, "scheduler/scheduler_config.json", hub) or {})
+    return PipelineIndex(str(name), components, _read(resolved, "scheduler/scheduler_config.json", hub) or {}, _read(resolved, "vae/config.json", hub) or {})
 
 
 def check_settings(config: TextToImageConfig, index: PipelineIndex | None) -> None:
@@ -73,8 +79,15 @@ def check_settings(config: TextToImageConfig, index: PipelineIndex | None) -> No
         raise RecipeError(f"{config.weights!r} is a flow-matching pipeline ({index.name}), which {config.scheduler!r} cannot sample: set generator.scheduler to 'pipeline' or 'euler'.")
     if config.safety_checker and not index.has_safety_checker:
         raise RecipeError(f"generator.safety_checker is on, but {config.weights!r} ({index.name}) brings none: switch it off, or give weights that have one.")
+    if config.size % index.multiple:
+        raise RecipeError(size_message(config.size, index.name, index.multiple))
     if config.negative_prompt and index.name.startswith("Flux"):
         raise RecipeError(negative_prompt_message(config, index.name))
+
+
+def size_message(size: int, pipeline: str, multiple: int) -> str:
+    lower = size // multiple * multiple
+    return f"generator.size is {size}, but {pipeline} makes pictures whose side is a multiple of {multiple}: use {lower or multiple} or {(lower or multiple) + multiple}."
 
 
 def negative_prompt_message(config: TextToImageConfig, pipeline: str) -> str:

@@ -18,7 +18,12 @@ from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 from diffadapt.core.errors import ItemError, RecipeError, WeightsError
 from diffadapt.models.weights import is_hub_id, resolve
 from diffadapt.synth.config import TextToImageConfig
-from diffadapt.synth.pipeline_index import check_settings, negative_prompt_message, pipeline_index
+from diffadapt.synth.pipeline_index import (
+    check_settings,
+    negative_prompt_message,
+    pipeline_index,
+    size_message,
+)
 from diffadapt.synth.schedulers import own_noise, with_scheduler
 from diffadapt.train.precision import float32_mode
 
@@ -44,8 +49,7 @@ class TextToImage:
         self.multiple = _multiple(pipe)
         self.size = config.size or _native_size(pipe)
         if self.size % self.multiple:
-            lower = self.size // self.multiple * self.multiple
-            raise RecipeError(f"generator.size is {self.size}, but {type(pipe).__name__} makes pictures whose side is a multiple of {self.multiple}: use {lower or self.multiple} or {lower + self.multiple}.")
+            raise RecipeError(size_message(self.size, type(pipe).__name__, self.multiple))
         self._said_truncated = False
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray | ItemError]:

@@ -23,6 +23,7 @@ class Glyphs:
     seed: int = 0
     execution: ExecutionConfig = ExecutionConfig()
 
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"seed": (0, None)}
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {
         "seed": ("seed", "glyphs.seed", "clip.seed", "vae.seed", "generator.seed"), "size": ("glyphs.size",),
     }  # fmt: skip

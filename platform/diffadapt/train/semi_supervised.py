@@ -121,7 +121,7 @@ def _warnings(method: SslMethod, confident: int, unconfident: int, batch_size: i
     if method.uses_unlabelled and not unconfident:
         said.append("Every image of the target is confident, so stage 2 learnt from pseudo-labels alone: lower split.fraction or raise split.threshold.")
     if confident < batch_size:
-        said.append(f"The target has {confident} confident images, fewer than a batch of {batch_size}, so that every batch of stage 2 holds some of them repeatedly.")
+        said.append(f"The target has {confident} confident image{'' if confident == 1 else 's'}, fewer than a batch of {batch_size}, so that every batch of stage 2 holds some of them repeatedly.")
     return said
 
 
