@@ -29,6 +29,18 @@ class Gather(Double):
 
 
 @dataclass(frozen=True)
+class Fan(Double):
+    """``width`` shards for each shard of its input, as images of one prompt table are."""
+
+    kind: ClassVar[str] = "fan"
+    width: int = 3
+
+    def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
+        (node,) = inputs.values()
+        return [Shard(f"{p.shard.key}-{i}", {"part": i}, (Input(node.name, p.digest),), 1) for p in node.shards for i in range(self.width)]
+
+
+@dataclass(frozen=True)
 class Read(Numbers):
     """Read, not made."""
 
@@ -52,6 +64,19 @@ def test_a_chain_carries_a_shard_through_all_that_needs_nothing_else():
     assert wave.fits == ()
     made = {p.digest for n in ("a", "b") for p in plans[n].shards}
     assert names(next_wave(plans, made)) == [["c/s000"], ["c/s001"], ["d/s000"], ["d/s001"]]
+
+
+def test_shards_that_fan_out_are_spread_over_the_actors():
+    """Images of one prompt table must not be one actor's alone; what fans out to a single missing shard stays in its chain."""
+    plans, _ = planned(Node("a", Numbers(2)), Node("f", Fan(), ("a",)), Node("b", Double(), ("f",)), Node("c", Double(5), ("a",)))
+    first = next_wave(plans, set())
+    assert names(first) == [["a/s000", "c/s000"], ["a/s001", "c/s001"]]
+    made = {t.digest for chain in first.chains for t in chain.tasks}
+    assert names(next_wave(plans, made)) == [[f"f/s00{i}-{j}", f"b/s00{i}-{j}"] for i in range(2) for j in range(3)]
+    all_but_one = {p.digest for p in plans["f"].shards} - {plans["f"].shards[4].digest}
+    assert ["a/s001", "f/s001-1", "b/s001-1", "c/s001"] == sorted(names(next_wave(plans, all_but_one))[1])
+    narrow, _ = planned(Node("a", Numbers(2)), Node("f", Fan(width=1), ("a",)), Node("b", Double(), ("f",)))
+    assert names(next_wave(narrow, set())) == [[f"a/s00{i}", f"f/s00{i}-0", f"b/s00{i}-0"] for i in range(2)]
 
 
 def test_every_task_comes_after_its_inputs_and_once():

@@ -87,6 +87,8 @@ class Stage:
     version: ClassVar[int] = 1
     fit_stage: ClassVar[bool] = False
     stored: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
+    """Whether a fit stage trains, so that several workers can share it; False: one worker makes it however many are allowed."""
     may_warn: ClassVar[bool] = False
     """Whether its shards may carry warnings, which the driver then reads back at the end of a run."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diffadapt.core.schedule import Chain, Task
@@ -35,7 +36,8 @@ class RayRunner:
     def run_chains(self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt) -> None:
         from diffadapt.orchestrate.pool import run_chains
 
-        run_chains(chains, stages, store, lambda: self._layout(shrink=True), self.config.resident_models, on_receipt)
+        plain = all(stages[t.node].resources() == "cpu" for c in chains for t in c.tasks)
+        run_chains(chains, stages, store, lambda: self._layout(shrink=True, plain=plain), self.config.resident_models, on_receipt)
 
     def run_fits(
         self, fits: Sequence[Task], stages: Mapping[str, Stage], store: Store, log_dir: str, on_receipt: OnReceipt, on_progress: OnFitProgress
@@ -51,7 +53,8 @@ class RayRunner:
             self._fits.close()
         self.connection.close()
 
-    def _layout(self, shrink: bool = False) -> Layout:
-        """Decided anew for every wave: nodes come and go."""
+    def _layout(self, shrink: bool = False, plain: bool = False) -> Layout:
+        """Decided anew for every wave: nodes come and go. ``plain``: for work that needs no accelerator and so takes none."""
         cores = os.cpu_count() if self.connection.own else None
-        return plan_layout(self.config, node_resources(), cores, shrink=shrink)
+        config = replace(self.config, device="cpu") if plain else self.config
+        return plan_layout(config, node_resources(), cores, shrink=shrink)

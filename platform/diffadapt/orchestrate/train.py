@@ -61,10 +61,9 @@ class FitRunner:
         mailbox = Mailbox.options(scheduling_strategy=here()).remote()
         work = Work(tuple(fits), dict(stages), store, log_dir, mailbox, layout.train_workers > 1, layout.threads)
         waiting = {t.digest: t for t in fits}
-        trained = [t for t in fits if stages[t.node].resources() != "cpu"]
+        trained = [t for t in fits if stages[t.node].trains and stages[t.node].resources() != "cpu"]
         name = f"fits-{digest(sorted(waiting), 16)}"
-        plain = _plain_fit.options(num_cpus=layout.trainer.cpus)
-        jobs = [plain.remote(dataclasses.replace(work, fits=(t,))) for t in fits if t not in trained]
+        jobs = [_start_plain(dataclasses.replace(work, fits=(t,)), layout) for t in fits if t not in trained]
         if trained:
             if self._host is None:
                 self._host = TrainHost.options(scheduling_strategy=here()).remote()
@@ -123,12 +122,20 @@ def _outcome(job: Any) -> str:
         return str(error).strip().splitlines()[-1]
 
 
+def _start_plain(work: Work, layout: Layout) -> Any:
+    """The one fit of ``work`` as an ordinary task, which reserves an accelerator only if its stage asks for one."""
+    (task,) = work.fits
+    device = "cpu" if work.stages[task.node].resources() == "cpu" else layout.device
+    share = layout.trainer if device != "cpu" else dataclasses.replace(layout.trainer, gpus=0.0)
+    return _plain_fit.options(num_cpus=share.cpus, num_gpus=share.gpus).remote(work, device)
+
+
 @ray.remote(max_retries=MAX_FAILURES)
-def _plain_fit(work: Work) -> str:
-    """A fit that trains nothing and needs no accelerator (pictures): an ordinary task."""
+def _plain_fit(work: Work, device: str) -> str:
+    """A fit that trains nothing (decisions of filters, pictures) or needs no accelerator."""
     limit_threads(work.threads)
     for task in work.fits:
-        _carry_out(task, dataclasses.replace(work, data_parallel=False), "cpu", writes=True)
+        _carry_out(task, dataclasses.replace(work, data_parallel=False), device, writes=True)
     return ""
 
 
@@ -178,12 +185,22 @@ def _loop(config: dict[str, Any]) -> None:
 
     work: Work = config["work"]
     limit_threads(work.threads)
+    if not work.data_parallel:
+        _leave_process_group()
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     mine = work.fits if work.data_parallel else work.fits[rank::size]
     done = sum(_carry_out(task, work, device, writes=rank == 0 or not work.data_parallel) for task in mine)
     ray.train.report({"fits": done})
+
+
+def _leave_process_group() -> None:
+    """Workers with a fit each must not meet in torch.distributed: a loss that gathers its batch would mix strangers, or wait for ever."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _carry_out(task: Task, work: Work, device: Any, *, writes: bool) -> bool:

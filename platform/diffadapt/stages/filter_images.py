@@ -37,6 +37,7 @@ class FilterImages(Stage):
 
     kind = "filter"
     fit_stage = True
+    trains = False
 
     def identity(self) -> dict[str, Any]:
         fields = to_dict(self, identity_only=True)
@@ -62,8 +63,6 @@ class FilterImages(Stage):
         return whole(inputs)
 
     def fit(self, job: FitJob) -> dict[str, Any]:
-        if job.reporter.rank != 0:  # the other ranks wait at the barrier that follows every fit
-            return {}
         images = _read(self, job)
         _mark_duplicates(images, self.config.near_duplicates)
         if self.config.clip:

@@ -45,8 +45,6 @@ class FitSsl(Stage):
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         config = self.config
-        if config.batch_size % max(1, config.workers):
-            raise RecipeError(f"ssl.batch_size is {config.batch_size}, which {config.workers} workers cannot share evenly: use a multiple.")
         if config.chosen.ema >= 1:
             raise RecipeError(f"ssl.{config.method}.ema is {config.chosen.ema:g}, which never moves the averaged weights: it must be below 1 (0: no average).")
         if self.select.rule == "dev":

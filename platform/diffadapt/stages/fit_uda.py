@@ -55,8 +55,6 @@ class FitUda(Stage):
             raise RecipeError(f"Adaptation needs at least two classes, but there {'is one' if classes == 1 else 'are none'}: name more classes.")
         if config.sdat and len(method.passes()) > 1:
             raise RecipeError(f"uda.sdat is {config.sdat:g}, but {config.method} makes {len(method.passes())} updates a step and SDAT needs a method with one: set uda.sdat to 0 or choose another method.")
-        if config.batch_size % max(1, config.workers):
-            raise RecipeError(f"uda.batch_size is {config.batch_size}, which {config.workers} workers cannot share evenly: use a multiple.")
         if method.backbone_kind == "vit":
             self._demand_vit()
         return whole(inputs)

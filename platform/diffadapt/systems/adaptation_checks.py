@@ -22,6 +22,10 @@ def check_training(execution: ExecutionConfig, backbone: BackboneConfig, uda: Ud
             raise RecipeError(
                 f"{name}.batch_size is {config.batch_size}{f' for {workers} workers' if workers > 1 else ''}, but batch normalisation needs at least two images a worker: use {2 * workers} or more."
             )
+        if config.batch_size % workers:
+            raise RecipeError(
+                f"{name}.batch_size is {config.batch_size}, which {workers} workers cannot share evenly: use a multiple, or another --execution.train-workers."
+            )
         if config.seed:
             raise RecipeError(f"{name}.seed is {config.seed}, but training is repeated with each of `seeds`: give --seeds {config.seed} instead.")
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:

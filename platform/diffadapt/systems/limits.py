@@ -27,7 +27,7 @@ ZERO: Range = (0, None)
 FRACTION: Range = (0, 1)
 STEPS: Range = (1, 1000)
 _FIT: dict[str, Range] = {
-    "batch_size": ONE, "lr": ZERO, "weight_decay": ZERO, "clip_norm": ZERO, "micro_batch": ZERO, "workers": ZERO,
+    "batch_size": ONE, "lr": ZERO, "weight_decay": ZERO, "clip_norm": ZERO, "micro_batch": ZERO,
     "checkpoint_every": ONE,
 }  # fmt: skip
 LIMITS: dict[type, dict[str, Range]] = {
@@ -65,8 +65,8 @@ LIMITS: dict[type, dict[str, Range]] = {
     BackboneConfig: {"weak_views": ZERO, "strong_views": ZERO},
     ClipConfig: {"batch_size": ONE},
     SelectConfig: {"candidates": ONE},
-    UdaTraining: {"batch_size": ONE, "epochs": ONE, "steps_per_epoch": ONE, "lr": ZERO, "sdat": ZERO, "workers": ONE, "checkpoint_every": ONE},
-    SslTraining: {"batch_size": ONE, "epochs": ONE, "steps_per_epoch": ONE, "lr": ZERO, "workers": ONE, "checkpoint_every": ONE},
+    UdaTraining: {"batch_size": ONE, "epochs": ONE, "steps_per_epoch": ONE, "lr": ZERO, "sdat": ZERO, "checkpoint_every": ONE},
+    SslTraining: {"batch_size": ONE, "epochs": ONE, "steps_per_epoch": ONE, "lr": ZERO, "checkpoint_every": ONE},
     SplitConfig: {"fraction": (1e-6, 1), "threshold": FRACTION, "warn_confident": FRACTION, "warn_coverage": FRACTION},
     UdaMethod: {
         "lr": ZERO, "lr_gamma": ZERO, "lr_decay": ZERO, "momentum": FRACTION, "weight_decay": ZERO, "backbone_lr": ZERO,

@@ -14,7 +14,7 @@ class FitConfig:
 
     epochs: int = 15
     batch_size: int = 512
-    """Global batch: the sum over workers and accumulation steps."""
+    """Global batch: the sum over ``execution.train_workers`` workers and accumulation steps."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 5e-4
     momentum: float = 0.9
@@ -37,7 +37,6 @@ class FitConfig:
     seed: int = 0
     micro_batch: int = execution(0)
     """Images a device sees at once; 0: batch_size / workers. Smaller values accumulate gradients."""
-    workers: int = execution(1)
     checkpoint_every: int = execution(200)
     """Steps between checkpoints."""
 
@@ -75,7 +74,6 @@ class DiffusionFitConfig:
     sample_every: int = execution(5_000)
     """Steps between sample grids in TensorBoard; 0: none."""
     seed: int = 0
-    workers: int = execution(1)
     checkpoint_every: int = execution(1_000)
     micro_batch: int = execution(0)
 

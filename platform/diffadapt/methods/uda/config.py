@@ -21,7 +21,7 @@ class UdaTraining:
     method: str = "dann"
     """A file of methods/uda."""
     batch_size: int = 32
-    """Source images, and as many target images, of a step: the sum over workers."""
+    """Source images, and as many target images, of a step: the sum over ``execution.train_workers`` workers."""
     epochs: int = 20
     steps_per_epoch: int = 1000
     lr: float | None = None
@@ -35,7 +35,6 @@ class UdaTraining:
     sync_batch_norm: bool = False
     """Batch statistics over all workers."""
     seed: int = 0
-    workers: int = execution(1)
     checkpoint_every: int = execution(200)
 
     @property
