@@ -25,12 +25,15 @@ from diffadapt.core.stage import Stage, WorkContext  # noqa: E402
 from diffadapt.data.config import DataConfig  # noqa: E402
 from diffadapt.data.image import encode_png  # noqa: E402
 from diffadapt.methods.config import MemoConfig, TentConfig  # noqa: E402
-from diffadapt.models.config import ClassifierConfig  # noqa: E402
+from diffadapt.models.config import BackboneConfig, ClassifierConfig, ClipConfig  # noqa: E402
 from diffadapt.stages.adapt_online import Memo, Tent  # noqa: E402
 from diffadapt.stages.align import Align  # noqa: E402
 from diffadapt.stages.corrupt import Corrupt  # noqa: E402
+from diffadapt.stages.features import Features  # noqa: E402
 from diffadapt.stages.images import Images  # noqa: E402
 from diffadapt.stages.predict import Predict  # noqa: E402
+from diffadapt.stages.zero_shot import ZeroShot  # noqa: E402
+from tests.unit import tinypipelines  # noqa: E402
 
 STAGES = Path(diffadapt.__file__).parent / "stages"
 DIGITS = DataConfig(path="embedded:digits", split="test", image_size=16, channels=1)
@@ -40,8 +43,9 @@ def stage_classes() -> list[type[Stage]]:
     found: set[type[Stage]] = set()
     for file in STAGES.glob("*.py"):
         module = importlib.import_module(f"diffadapt.stages.{file.stem}")
-        found |= {c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Stage) and c.__module__ == module.__name__}
-    return sorted(found, key=lambda c: c.kind)
+        here = {c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Stage) and c.__module__ == module.__name__}
+        found |= {c for c in here if not c.__name__.startswith("_")}
+    return sorted(found, key=lambda c: (c.kind, c.__name__))
 
 
 def sample(cls: type[Stage]) -> Stage:
@@ -65,10 +69,52 @@ def executions(config: Any) -> list[Any]:
     return copies
 
 
+SHARED_KINDS = {"synth": {"Synthesize", "TextToImage"}, "figures": {"Figures", "AdaptationFigures"}}
+"""Kinds of two stages that make the same kind of thing; their digests differ by their settings."""
+NEED_NO_GPU = {
+    "Images", "Corrupt", "Prompts", "FilterImages", "Split", "Validate", "PredictHead", "MergeHead", "AdaptationFigures",
+}  # fmt: skip
+
+
 def test_all_stages_were_found():
-    assert {c.__name__ for c in stage_classes()} >= {"Images", "Corrupt", "Synthesize", "Align", "FitClassifier", "FitGenerator", "Predict", "Memo", "Tent", "Figures"}
-    kinds = [c.kind for c in stage_classes()]
-    assert len(set(kinds)) == len(kinds) and "stage" not in kinds
+    names = {c.__name__ for c in stage_classes()}
+    assert names >= {"Images", "Corrupt", "Synthesize", "Align", "FitClassifier", "FitGenerator", "Predict", "Memo", "Tent", "Figures"}
+    assert names >= {"Prompts", "TextToImage", "FilterImages", "Features", "FitUda", "FitSsl", "Split", "PredictHead", "MergeHead", "ZeroShot", "Validate", "AdaptationFigures"}
+    by_kind: dict[str, set[str]] = {}
+    for cls in stage_classes():
+        by_kind.setdefault(cls.kind, set()).add(cls.__name__)
+    assert {kind: names for kind, names in by_kind.items() if len(names) > 1} == SHARED_KINDS and "stage" not in by_kind
+    for cls in stage_classes():
+        alike = [c for c in stage_classes() if c.kind == cls.kind]
+        assert len({(c.fit_stage, c.stored) for c in alike}) == 1 and len({identity(sample(c)) for c in alike}) == len(alike)
+
+
+def test_work_without_networks_takes_no_gpu():
+    assert {c.__name__ for c in stage_classes() if sample(c).resources() == "cpu"} == NEED_NO_GPU
+    from diffadapt.stages.filter_images import FilterImages
+    from diffadapt.stages.prompts import Prompts
+    from diffadapt.synth.config import FilterConfig, LlmConfig, PromptConfig
+
+    assert FilterImages(FilterConfig(clip="hub/clip")).resources() == "gpu"
+    asked = {b: Prompts(PromptConfig(source="llm", llm=LlmConfig(backend=b, model="hub/model"))).resources() for b in ("transformers", "openai")}
+    assert asked == {"transformers": "gpu", "openai": "cpu"}
+    assert {c.__name__ for c in stage_classes() if c.fit_stage and not c.trains} == {"FilterImages", "Figures"}, "others that train nothing run on CPUs alone"
+
+
+PLACES = ("weights", "name", "path", "folder", "file", "clip", "root", "model", "classes", "fonts")
+"""Fields that may hold a path."""
+
+
+def moved(config: Any, place: str) -> Any:
+    """``config`` with every field that may hold a path set to ``place``, at any depth."""
+    changed = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            changed[f.name] = moved(value, place)
+        elif isinstance(value, str) and f.name in PLACES:
+            changed[f.name] = place
+    return replace(config, **changed)
 
 
 @pytest.mark.parametrize("cls", stage_classes(), ids=lambda c: c.__name__)
@@ -87,6 +133,11 @@ class TestEveryStage:
         stage = sample(cls)
         for other in executions(stage):
             assert other != stage and identity(other) == identity(stage)
+
+    def test_paths_stay_outside(self, cls):
+        with lenient():
+            stage = moved(sample(cls), "/disk/elsewhere.txt") if cls is not Images else sample(cls)
+            assert "/disk" not in json.dumps(stage.identity())
 
     def test_pickles(self, cls):
         stage = sample(cls)
@@ -120,7 +171,12 @@ def clean_rows(count: int = 6, lost: int = 1) -> Rows:
     return Rows(image_table(keys, list(range(count)), images, [0] * count), [Failure(f"clean/0/lost{i}.png", "earlier") for i in range(lost)])
 
 
-def workers(classifier: ClassifierConfig) -> list[tuple[Stage, dict, int]]:
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> ClipConfig:
+    return ClipConfig(tinypipelines.clip(tmp_path_factory.mktemp("clip") / "clip"), ("a photo of the {category}",))
+
+
+def workers(classifier: ClassifierConfig, clip: ClipConfig) -> list[tuple[Stage, dict, int]]:
     """(stage, shard parameters, rows expected) for every stage that makes rows from rows."""
     return [
         (Corrupt(channels=1, resize=0, jpeg_quality=0), {"group": "contrast/5", "corruption": "contrast", "severity": 5}, 5),
@@ -128,15 +184,17 @@ def workers(classifier: ClassifierConfig) -> list[tuple[Stage, dict, int]]:
         (Predict(classifier, 10), {}, 5),
         (Tent(TentConfig(batch_size=2, lr=1e-3), classifier, 10), {"group": "x"}, 5),
         (Memo(MemoConfig(views=2, flip=False), classifier, 10), {"group": "x", "take": 7}, 5),
+        (Features(BackboneConfig(**vars(classifier), frozen=True, weak_views=1, strong_views=1), "shift"), {}, 5),
+        (ZeroShot(clip, ("dog", "cat", "car")), {}, 5),
     ]
 
 
-@pytest.mark.parametrize("index", range(5), ids=["corrupt", "align", "predict", "tent", "memo"])
-def test_bad_images_are_quarantined_once_and_inherited(classifier, index):
+@pytest.mark.parametrize("index", range(7), ids=["corrupt", "align", "predict", "tent", "memo", "features", "zero-shot"])
+def test_bad_images_are_quarantined_once_and_inherited(classifier, clip, index):
     from diffadapt.core.artifact import Shard
 
     torch.set_num_threads(1)
-    stage, params, count = workers(classifier)[index]
+    stage, params, count = workers(classifier, clip)[index]
     rows = stage.open(WorkContext("cpu")).run(Shard("k", params), [clean_rows()])
     assert len(rows) == count
     keys = sorted(f.key.rpartition("/")[2] for f in rows.failures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,9 +12,11 @@ from diffadapt.core.artifact import Input, Shard
 from diffadapt.core.errors import ResourceError
 from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import InputFile
+from diffadapt.core.store import Store
 from diffadapt.orchestrate.pool import MAX_BUNDLES, bundle
 from diffadapt.orchestrate.resources import plan_layout
 from diffadapt.orchestrate.runner import RayRunner
+from diffadapt.orchestrate.train import Work, _start_plain
 from diffadapt.run.runner import ExecutionConfig
 
 CPU_NODE = {"CPU": 4.0}
@@ -61,6 +64,43 @@ def test_what_does_not_fit_is_refused(config: ExecutionConfig, nodes: list, word
 
 def test_a_pool_shrinks_after_nodes_were_lost() -> None:
     assert plan_layout(ExecutionConfig(actors=8), [GPU_NODE], shrink=True).actors == 4
+
+
+def _stage(where: str, trains: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(resources=lambda: where, trains=trains)
+
+
+def test_waves_without_work_for_gpus_take_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("diffadapt.orchestrate.runner.node_resources", lambda: [GPU_NODE])
+    monkeypatch.setattr("diffadapt.orchestrate.pool.run_chains", lambda chains, stages, store, layout, resident, on_receipt: asked.append(layout()))
+    runner = RayRunner(ExecutionConfig(actors=3))
+    both = [Chain(tuple(Task(node, Shard("s", {}), node, "p", ()) for node in nodes)) for nodes in (("prompts",), ("prompts", "synth"))]
+    stages = {"prompts": _stage("cpu"), "synth": _stage("gpu")}
+    for chains in (both[:1], both):
+        runner.run_chains(chains, stages, Store("memory://layout"), lambda receipt: None)
+    assert [(a.device, a.actors, a.actor.gpus) for a in asked] == [("cpu", 3, 0.0), ("cuda", 3, 1.0)]
+
+
+def test_fits_that_do_not_train_reserve_what_their_stage_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Plain:
+        def options(self, **resources: float) -> Plain:
+            asked.append(resources)
+            return self
+
+        def remote(self, work: Work, device: str) -> None:
+            asked[-1]["device"] = device
+
+    monkeypatch.setattr("diffadapt.orchestrate.train._plain_fit", Plain())
+    stages = {"split": _stage("cpu"), "filter": _stage("gpu", trains=False)}
+    for nodes, device in (([GPU_NODE], "cuda"), ([CPU_NODE], "cpu")):
+        for node in stages:
+            task = Task(node, Shard("all", {}), node, "p", ())
+            _start_plain(Work((task,), stages, Store("memory://layout"), "", None, True, 1), plan_layout(ExecutionConfig(), nodes))
+        assert [(a["device"], a["num_gpus"]) for a in asked] == [("cpu", 0.0), (device, 1.0 if device == "cuda" else 0.0)]
+        asked.clear()
 
 
 def test_an_address_where_nobody_answers_is_an_error_at_once() -> None:

@@ -27,6 +27,7 @@ class Figures(Stage):
 
     kind = "figures"
     fit_stage = True
+    trains = False
 
     def label(self) -> str:
         return "pictures"
