@@ -43,6 +43,8 @@ class GlyphConfig:
     """Share of the digits drawn from stroke skeletons."""
     seed: int = 0
 
+    limits = {"size": (8, None), "examples": (1, None), "handwriting": (0, 1), "seed": (0, None)}
+
 
 class GlyphSet:
     """``glyphs[i]`` is a uint8 array (size, size, 3) and its caption, decided by ``i`` and the configuration alone.

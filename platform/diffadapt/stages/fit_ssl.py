@@ -60,7 +60,7 @@ class FitSsl(Stage):
         from diffadapt.train.semi_supervised import fit_ssl
 
         config, rank = self.config, job.reporter.rank
-        target, failures = load_views(row_inputs(job)[0], job.read, self.backbone, config.augment, config.flip)
+        target, failures = load_views(row_inputs(job)[0], job.read, self.backbone, config.augment, config.flip, what="target")
         split = read_split(fitted_with(job, SPLIT)[0])
         known = [(i, *split[key]) for i, key in enumerate(target.keys) if key in split]
         if not known:

@@ -12,7 +12,11 @@ from diffadapt.core.errors import DataError, RecipeError, WeightsError
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig, SelectConfig
-from diffadapt.stages.models import classifier_identity, classifier_revisions
+from diffadapt.stages.models import (
+    check_backbone,
+    classifier_identity,
+    classifier_revisions,
+)
 from diffadapt.stages.roles import KEPT, fitted_with, kept_keys, row_inputs
 
 VIT_MODULES = ("vision_transformer", "deit")
@@ -55,6 +59,8 @@ class FitUda(Stage):
             raise RecipeError(f"Adaptation needs at least two classes, but there {'is one' if classes == 1 else 'are none'}: name more classes.")
         if config.sdat and len(method.passes()) > 1:
             raise RecipeError(f"uda.sdat is {config.sdat:g}, but {config.method} makes {len(method.passes())} updates a step and SDAT needs a method with one: set uda.sdat to 0 or choose another method.")
+        if not self.backbone.frozen:
+            check_backbone(self.backbone)
         if method.backbone_kind == "vit":
             self._demand_vit()
         return whole(inputs)
@@ -68,8 +74,8 @@ class FitUda(Stage):
         names = self.class_names or tuple(str(i) for i in range(self.num_classes))
         source_files, target_files = row_inputs(job)[:2]
         kept = kept_keys(fitted_with(job, KEPT))
-        source, failed = load_views(source_files, read, self.backbone, config.augment, config.flip, kept)
-        target, also_failed = load_views(target_files, read, self.backbone, config.augment, config.flip)
+        source, failed = load_views(source_files, read, self.backbone, config.augment, config.flip, kept, what="source")
+        target, also_failed = load_views(target_files, read, self.backbone, config.augment, config.flip, what="target")
         counts = _demand_classes(source.labels, names, kept is not None)
         body, module, width = self._body(job, source)
         net, found = fit_uda(
@@ -81,7 +87,7 @@ class FitUda(Stage):
             self._write(job, net, body, width, names, found.get("selection"))
         warnings = []
         if config.chosen.uses_target and len(target) < config.batch_size:
-            warnings.append(f"The target has {len(target)} images, fewer than a batch of {config.batch_size}, so that every batch holds some of them repeatedly.")
+            warnings.append(f"The target has {len(target)} image{'' if len(target) == 1 else 's'}, fewer than a batch of {config.batch_size}, so that every batch holds some of them repeatedly.")
         return {
             **losses, "images": len(source), "target_images": len(target), "source_per_class": counts, "warnings": warnings,
             "quarantined": [[f.key, f.reason] for f in [*failed, *also_failed]],
@@ -96,6 +102,8 @@ class FitUda(Stage):
         if arch is None:
             return
         import timm
+
+        import diffadapt.models.cifar_resnet  # noqa: F401  # registers ours
 
         if timm.is_model(arch) and not timm.models.is_model_in_modules(arch, VIT_MODULES):
             raise RecipeError(f"{what}, but the backbone is {arch!r}: name a timm VisionTransformer, e.g. deit_small_patch16_224, or choose another method.")

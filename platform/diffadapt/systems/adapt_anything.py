@@ -31,6 +31,7 @@ from diffadapt.stages.validate import Validate
 from diffadapt.stages.zero_shot import ZeroShot
 from diffadapt.synth.config import FilterConfig, PromptConfig, TextToImageConfig
 from diffadapt.systems.adaptation import SOURCE_ONLY, AdaptationGraph, Domain, Trained
+from diffadapt.systems.adaptation_checks import check_labels, check_once, check_training
 
 CONTROLS = ("direct", "unfiltered")
 VALIDATORS = ("entropy", "im", "bnm", "corrc", "snd", "ensv")
@@ -66,6 +67,7 @@ class AdaptAnything:
     """Of prompts and synthetic images."""
     execution: ExecutionConfig = ExecutionConfig()
 
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"seed": (0, None), "seeds": (0, None)}
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {
         "target": ("target.path",),
         "source": ("source.path",),
@@ -104,8 +106,8 @@ class AdaptAnything:
             if name not in CONTROLS:
                 raise RecipeError(f"controls has no {name!r}.{suggest(name, CONTROLS)} Known are: {', '.join(CONTROLS)}.")
         check_methods(self.uda, self.ssl)
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise RecipeError(f"seeds is {list(self.seeds)}: give at least one, each once.")
+        check_once("controls", self.controls)
+        check_training(self.execution, self.backbone, self.uda, self.ssl if self.ssl.method != "none" else None, self.seeds)
         if len(self.class_names) < 2:
             raise RecipeError(f"There is one class only ({self.class_names[0]!r}): a classifier needs at least two.")
 
@@ -126,9 +128,11 @@ class _Build(AdaptationGraph):
 
     def build(self) -> None:
         r = self.r
-        target = self.add("target", Images(replace(r.target, classes=r.classes or r.target.classes), (("target/0", ""),), subset=True))
-        self.outputs["target"] = target
-        source, kept = (self._synthetic() if r.synthetic else (self.add("source", Images(replace(r.source, classes=r.classes or r.source.classes))), ""))
+        targets = Images(replace(r.target, classes=r.classes or r.target.classes), (("target/0", ""),), subset=True)
+        sources = None if r.synthetic else Images(replace(r.source, classes=r.classes or r.source.classes))
+        check_labels(r.select, targets.source(""), sources and sources.source(""))
+        self.outputs["target"] = target = self.add("target", targets)
+        source, kept = self._synthetic() if sources is None else (self.add("source", sources), "")
         domains = self.domain("source", source), self.domain("target", target)
         if r.clip.weights:
             zero_shot = self.add("zero_shot", ZeroShot(r.clip, self.class_names, r.domain), target)

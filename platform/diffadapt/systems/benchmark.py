@@ -28,6 +28,7 @@ from diffadapt.stages.text_to_image import TextToImage
 from diffadapt.stages.zero_shot import ZeroShot
 from diffadapt.synth.config import FilterConfig, PromptConfig, TextToImageConfig
 from diffadapt.systems.adaptation import SOURCE_ONLY, AdaptationGraph, Domain, Trained
+from diffadapt.systems.adaptation_checks import check_once, check_training
 
 SYNTHETIC = "synthetic"
 
@@ -60,6 +61,7 @@ class Benchmark:
     seed: int = 0
     execution: ExecutionConfig = ExecutionConfig()
 
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"seed": (0, None), "seeds": (0, None)}
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {"data": ("data.path",), "backbone": ("backbone.name",), "generator": ("generator.weights",)}
 
     @cached_property
@@ -84,6 +86,8 @@ class Benchmark:
                         f"{'-'.join(t)!r} is no transfer of {self.benchmark}: give source-target of {', '.join(self.known.domains)}, "
                         f"or {SYNTHETIC}-target.{suggest(domain, self.known.domains)}"
                     )
+            if t[0] == t[1]:
+                raise RecipeError(f"The transfer {'-'.join(t)!r} has its target as its source: name two domains.")
         return [(s, t) for s, t in named]
 
     def _check(self) -> None:
@@ -95,8 +99,11 @@ class Benchmark:
                     raise RecipeError(f"{what} has no {name!r}.{suggest(name, known)} Known are: {', '.join(known)}.")
         if self.ssl_methods and self.ssl_after not in self.methods:
             raise RecipeError(f"ssl_after is {self.ssl_after!r}, which is not among the methods: add it, or name one of {', '.join(self.methods)}.")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise RecipeError(f"seeds is {list(self.seeds)}: give at least one, each once.")
+        if not self.methods:
+            raise RecipeError(f"methods is empty: name at least one of {', '.join(UDA_METHODS)}.")
+        for name in ("methods", "ssl_methods", "transfers"):
+            check_once(name, getattr(self, name))
+        check_training(self.execution, self.backbone, self.uda, self.ssl if self.ssl_methods else None, self.seeds)
 
 
 class _Build(AdaptationGraph):

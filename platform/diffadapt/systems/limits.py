@@ -19,6 +19,11 @@ from diffadapt.models.config import BackboneConfig, ClassifierConfig, ClipConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.synth.config import FilterConfig, LlmConfig, PromptConfig, SynthConfig, TextToImageConfig
 from diffadapt.train.config import DiffusionFitConfig, FitConfig
+from diffadapt.train.text_to_image_config import (
+    AutoencoderFitConfig,
+    ClipFitConfig,
+    TextToImageFitConfig,
+)
 
 Range = tuple[float | None, float | None]
 """Smallest and largest value, both allowed; None: no bound."""
@@ -75,6 +80,15 @@ LIMITS: dict[type, dict[str, Range]] = {
     SslMethod: {
         "lr": ZERO, "lr_gamma": ZERO, "lr_decay": ZERO, "momentum": FRACTION, "weight_decay": ZERO, "backbone_lr": ZERO, "mu": ONE,
         "lambda_u": ZERO, "ema": FRACTION,
+    },
+}  # fmt: skip
+_SMALL_FIT: dict[str, Range] = {"steps": ONE, "batch_size": ONE, "lr": ZERO, "weight_decay": ZERO, "warmup_steps": ZERO, "checkpoint_every": ONE, "seed": ZERO}
+LIMITS |= {
+    ClipFitConfig: {**_SMALL_FIT, "batch_size": (2, None), "width": ONE, "layers": ONE, "heads": ONE, "patch_size": ONE, "max_words": (3, None)},
+    AutoencoderFitConfig: {**_SMALL_FIT, "channels": ONE, "latent_channels": ONE, "kl_weight": ZERO},
+    TextToImageFitConfig: {
+        **_SMALL_FIT, "ema_decay": FRACTION, "clip_norm": (1e-9, None), "prompt_dropout": FRACTION, "channels": ONE, "heads": ONE, "groups": ONE,
+        "sampling_steps": STEPS,
     },
 }  # fmt: skip
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
