@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.cli.adaptplace import AdaptPlace
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,3 +95,14 @@ def cli(shell, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
         return status, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="module")
+def adapt(tmp_path_factory) -> Iterator[AdaptPlace]:
+    """What a small run of Adapt Anything reads, and its root, for a module's tests."""
+    folder = tmp_path_factory.mktemp("adapt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFADAPT_PIPELINES", str(folder / "pipelines"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("COLUMNS", "160")
+        yield AdaptPlace(folder)
