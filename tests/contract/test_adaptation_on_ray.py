@@ -91,6 +91,7 @@ def two_wide(generator: str):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_fits_on_two_workers_equal_those_on_one(tmp_path, generator):
     recipe = two_wide(generator)
     one, two = go(tmp_path / "one", recipe), go(tmp_path / "two", recipe, actors=1, train_workers=2)
@@ -103,6 +104,7 @@ def test_fits_on_two_workers_equal_those_on_one(tmp_path, generator):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_killed_training_worker_is_replaced_and_nothing_shows(tmp_path, generator):
     recipe = two_wide(generator)
     longer = replace(recipe, uda=replace(recipe.uda, steps_per_epoch=60), ssl=replace(recipe.ssl, steps_per_epoch=60))
