@@ -82,12 +82,12 @@ LIMITS: dict[type, dict[str, Range]] = {
         "lambda_u": ZERO, "ema": FRACTION,
     },
 }  # fmt: skip
-_SMALL_FIT: dict[str, Range] = {"steps": ONE, "batch_size": ONE, "lr": ZERO, "weight_decay": ZERO, "warmup_steps": ZERO, "checkpoint_every": ONE, "seed": ZERO}
+_SMALL_FIT: dict[str, Range] = {"steps": ONE, "batch_size": ONE, "lr": ZERO, "warmup_steps": ZERO, "checkpoint_every": ONE, "seed": ZERO}
 LIMITS |= {
-    ClipFitConfig: {**_SMALL_FIT, "batch_size": (2, None), "width": ONE, "layers": ONE, "heads": ONE, "patch_size": ONE, "max_words": (3, None)},
+    ClipFitConfig: {**_SMALL_FIT, "weight_decay": ZERO, "batch_size": (2, None), "width": ONE, "layers": ONE, "heads": ONE, "patch_size": ONE, "max_words": (3, None)},
     AutoencoderFitConfig: {**_SMALL_FIT, "channels": ONE, "latent_channels": ONE, "kl_weight": ZERO},
     TextToImageFitConfig: {
-        **_SMALL_FIT, "ema_decay": FRACTION, "clip_norm": (1e-9, None), "prompt_dropout": FRACTION, "channels": ONE, "heads": ONE, "groups": ONE,
+        **_SMALL_FIT, "weight_decay": ZERO, "ema_decay": FRACTION, "clip_norm": (1e-9, None), "prompt_dropout": FRACTION, "channels": ONE, "heads": ONE, "groups": ONE,
         "sampling_steps": STEPS,
     },
 }  # fmt: skip
