@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diffadapt.methods.ssl.config import METHODS as SSL
 from diffadapt.methods.ssl.config import SslConfig
+from diffadapt.methods.uda.config import METHODS as UDA
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig
 from diffadapt.systems.benchmark import Benchmark, transfer_recipes
@@ -23,14 +25,20 @@ def synthetic() -> Benchmark:
 
 
 def frozen() -> Benchmark:
-    """Six transfers x 3 seeds on cached features of a frozen backbone (--backbone), then FixMatch and MixMatch after CDAN: for a CPU."""
+    """Six transfers x 3 seeds on cached features of a frozen backbone (--backbone), then FixMatch and MixMatch after MCC: for a CPU."""
     return Benchmark(
         benchmark="office31",
         ssl_methods=("fixmatch", "mixmatch"),
+        ssl_after="mcc",
         backbone=BackboneConfig(frozen=True, weak_views=3, strong_views=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), batch_size=64),
-        uda=UdaConfig(epochs=10, steps_per_epoch=100),
-        ssl=SslConfig(epochs=5, steps_per_epoch=100),
-    )
+        # 500 steps want a faster gradient reversal than the published 1000-step one, and a CPU smaller discriminators and heads.
+        uda=UdaConfig(
+            epochs=10, steps_per_epoch=50,
+            dann=UDA["dann"](reversal_steps=100, hidden=256), cdan=UDA["cdan"](reversal_steps=100, randomized=True, randomized_width=512, hidden=512),
+            mcd=UDA["mcd"](lr=0.01, features_momentum=0.9, hidden=256),
+        ),
+        ssl=SslConfig(epochs=10, steps_per_epoch=50, fixmatch=SSL["fixmatch"](threshold=0.9)),
+    )  # fmt: skip
 
 
 globals().update(transfer_recipes(all, __name__))
