@@ -1,6 +1,7 @@
 """Training of a text-to-image model from nothing: the recipe, exact resume, settings that do not fit."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,8 +75,10 @@ def test_the_recipe_makes_a_pipeline_folder(tmp_path):
     pipe.set_progress_bar_config(disable=True)
     image = pipe("a seven", num_inference_steps=2, guidance_scale=4.0).images[0]
     assert image.size == (16, 16)
-    card = open(f"{folder}/README.md").read()
+    card = (Path(folder) / "README.md").read_text()
     assert "Pillow's default" in card and "diffadapt export last --what generator" in card
+    texts = [p.read_text() for p in Path(folder).rglob("*.json")]
+    assert len(texts) > 5 and not any(str(tmp_path) in text for text in texts)
     again = drive("glyphs", recipe, recipe.pipeline(), root, lambda: pytest.fail("everything is there already"))
     assert again.manifest()["nodes"] == run.manifest()["nodes"]
 

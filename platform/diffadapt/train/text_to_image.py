@@ -83,8 +83,10 @@ def train_text_to_image(
         folder = Path(out)
         save_component(unet.to(dtype), folder / "unet")
         save_component(vae.to(dtype), folder / "vae")
+        _without(folder / "vae" / "config.json", "_name_or_path")  # where it happened to lie
         save_transformers(text, folder / "text_encoder", config.save_precision)
         save_tokenizer(tokenizer, folder / "tokenizer")
+        _without(folder / "tokenizer" / "tokenizer_config.json", "is_local", "local_files_only")
         scheduler.save_pretrained(str(folder / "scheduler"))
         _write_index(folder)
     reporter.barrier()
@@ -124,6 +126,11 @@ def _unet(config: TextToImageFitConfig, channels: int, side: int, text_width: in
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)  # type: ignore[arg-type]
     return unet
+
+
+def _without(file: Path, *names: str) -> None:
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in values.items() if k not in names}, indent=2, sort_keys=True) + "\n")
 
 
 def _write_index(folder: Path) -> None:
