@@ -74,7 +74,7 @@ def test_shards_that_fan_out_are_spread_over_the_actors():
     made = {t.digest for chain in first.chains for t in chain.tasks}
     assert names(next_wave(plans, made)) == [[f"f/s00{i}-{j}", f"b/s00{i}-{j}"] for i in range(2) for j in range(3)]
     all_but_one = {p.digest for p in plans["f"].shards} - {plans["f"].shards[4].digest}
-    assert ["a/s001", "f/s001-1", "b/s001-1", "c/s001"] == sorted(names(next_wave(plans, all_but_one))[1])
+    assert ["a/s001", "f/s001-1", "c/s001", "b/s001-1"] in names(next_wave(plans, all_but_one)), "one that is missing spreads to nobody"
     narrow, _ = planned(Node("a", Numbers(2)), Node("f", Fan(width=1), ("a",)), Node("b", Double(), ("f",)))
     assert names(next_wave(narrow, set())) == [[f"a/s00{i}", f"f/s00{i}-0", f"b/s00{i}-0"] for i in range(2)]
 
