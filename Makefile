@@ -12,7 +12,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 .PHONY: help setup quickstart test test-slow test-gpu bench lint clean
 
 help:
-	@echo "make quickstart   SDA on real handwritten digits: table, scores, logs and report"
+	@echo "make quickstart   SDA and Adapt Anything on real handwritten digits: tables, scores, logs and reports"
 	@echo "make test         every test that is not marked slow or gpu"
 	@echo "make test-slow    the tests marked slow (kill tests at many random moments, two-worker training)"
 	@echo "make test-gpu     the tests marked gpu (needs CUDA)"
@@ -29,6 +29,7 @@ setup: $(STAMP)
 
 quickstart: $(STAMP)
 	$(BIN)/diffadapt run quickstart
+	$(BIN)/diffadapt run adapt_anything/digits
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests -m "not slow and not gpu"

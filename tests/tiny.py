@@ -47,9 +47,10 @@ def tiny_adaptation(generator: str, **changes):
     recipe = replace(
         full,
         target=replace(full.target, limit_per_class=3, block=16),
+        prompts=replace(full.prompts, source="template", template="a photo of the digit {category}"),
         generator=replace(full.generator, weights=generator, images_per_class=4, images_per_shard=2, steps=2, batch_size=20),
         filters=replace(full.filters, blank=False, near_duplicates=0),
-        uda=replace(full.uda, epochs=2, steps_per_epoch=6, batch_size=8, checkpoint_every=5),
+        uda=replace(full.uda, method="dann", epochs=2, steps_per_epoch=6, batch_size=8, checkpoint_every=5),
         ssl=replace(full.ssl, epochs=2, steps_per_epoch=6, batch_size=4, checkpoint_every=5),
         clip=replace(full.clip, weights=""),
         seeds=(0,),

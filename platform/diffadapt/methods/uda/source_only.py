@@ -23,7 +23,7 @@ class SourceOnly(UdaMethod):
     weight_decay: float = 5e-4
     bottleneck: int = 0
 
-    title: ClassVar[str] = "source only"
+    title: ClassVar[str] = "Source only"
     uses_target: ClassVar[bool] = False
 
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
