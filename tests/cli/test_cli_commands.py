@@ -244,3 +244,12 @@ def test_the_module_runs_as_a_program(shell):
     assert done.returncode == 0 and shell.name in done.stdout
     done, _ = shell.python("-m", "diffadapt.cli", "statsu")
     assert done.returncode == 2 and "Did you mean 'status'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_switches_take_true_and_false_in_any_case(capsys):
+    from diffadapt.cli import main
+
+    for value in ("true", "False"):
+        assert main(["show", "adapt_anything/digits", "--figures", value, f"--backbone.frozen={value}"]) == 0
+        shown = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
+        assert shown["--figures"] == shown["--backbone.frozen"] == [value.capitalize()]

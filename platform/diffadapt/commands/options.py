@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from diffadapt.core.config import field_types
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.runs import Root
 
@@ -69,12 +70,26 @@ def parse_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[s
     parsed = tyro.cli(
         combined,
         prog=f"diffadapt {command} {name}",
-        args=_expand(arguments[1:], aliases),
+        args=_truths(_expand(arguments[1:], aliases), recipe),
         description=f"{COMMANDS[command][1].capitalize()}.\n\n{example(command)}\n\n{short}",
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
     check_limits(parsed.recipe)  # type: ignore[attr-defined]
     return name, parsed.recipe, parsed.options  # type: ignore[attr-defined]
+
+
+def _truths(arguments: list[str], recipe: Any) -> list[str]:
+    """true and false in any case for the fields that are one or the other; the parser wants True and False."""
+    switches = {f"--{name.replace('_', '-')}" for name, hint in field_types(recipe).items() if hint is bool}
+    out = list(arguments)
+    for i, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") in switches:
+            if equals and value.lower() in ("true", "false"):
+                out[i] = f"{name}={value.capitalize()}"
+            elif not equals and i + 1 < len(out) and out[i + 1].lower() in ("true", "false"):
+                out[i + 1] = out[i + 1].capitalize()
+    return out
 
 
 def _expand(arguments: list[str], aliases: dict[str, tuple[str, ...]]) -> list[str]:
