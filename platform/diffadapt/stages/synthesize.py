@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.artifact import Rows, Shard, image_table
-from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.models.weights import revision
+from diffadapt.stages.image_grid import blocks, grid_identity, weights_label
 from diffadapt.synth.config import SynthConfig
 
 
@@ -31,14 +31,10 @@ class Synthesize(Stage):
     kind = "synth"
 
     def label(self) -> str:
-        name = "trained" if self.config.weights == "train" else self.config.weights.rstrip("/").replace("\\", "/").split("/")[-1]
-        return name.removeprefix("embedded:")
+        return weights_label(self.config.weights)
 
     def identity(self) -> dict[str, Any]:
-        fields = to_dict(self.config, identity_only=True)
-        for name in ("weights", "images_per_class", "images_per_shard", "classes_per_shard"):
-            fields.pop(name)
-        return {"config": fields, "seed": self.seed}
+        return grid_identity(self.config, self.seed)
 
     def revisions(self) -> dict[str, str]:
         return {} if self.config.weights == "train" else {"generator": revision(self.config.weights)}
@@ -50,15 +46,7 @@ class Synthesize(Stage):
         if c.guidance < 1:
             raise RecipeError(f"synth.guidance is {c.guidance}, which weakens the class; it must be at least 1 (1 = no guidance).")
         fitted = tuple(n.as_input() for n in inputs.values())
-        shards = []
-        for start in range(0, c.images_per_class, c.images_per_shard):
-            stop = min(start + c.images_per_shard, c.images_per_class)
-            for first in range(0, self.num_classes, c.classes_per_shard):
-                last = min(first + c.classes_per_shard, self.num_classes)
-                key = f"i{start:06d}-{stop:06d}-c{first:04d}-{last:04d}"
-                params = {"start": start, "stop": stop, "first_class": first, "last_class": last}
-                shards.append(Shard(key, params, fitted, (stop - start) * (last - first)))
-        return shards
+        return [Shard(key, params, fitted, items) for key, params, items in blocks(c, self.num_classes)]
 
     def open(self, context: WorkContext) -> _Synthesizer:
         return _Synthesizer(self, context)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffadapt.core.artifact import Failure, Input, Rows, Shard, image_table
-from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError, RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.models.weights import revision
+from diffadapt.stages.image_grid import blocks, grid_identity, weights_label
 from diffadapt.synth.config import TextToImageConfig
 from diffadapt.synth.pipeline_index import check_settings, pipeline_index
 from diffadapt.synth.prompts import prompt_index, prompt_key
@@ -37,14 +37,10 @@ class TextToImage(Stage):
     kind = "synth"
 
     def label(self) -> str:
-        name = "trained" if self.config.weights == "train" else self.config.weights.rstrip("/").replace("\\", "/").split("/")[-1]
-        return name.removeprefix("embedded:")
+        return weights_label(self.config.weights)
 
     def identity(self) -> dict[str, Any]:
-        fields = to_dict(self.config, identity_only=True)
-        for name in ("weights", "images_per_class", "images_per_shard", "classes_per_shard"):
-            fields.pop(name)
-        return {"config": fields, "seed": self.seed}
+        return grid_identity(self.config, self.seed)
 
     def revisions(self) -> dict[str, str]:
         return {} if self.config.weights == "train" else {"generator": revision(self.config.weights)}
@@ -58,17 +54,12 @@ class TextToImage(Stage):
         prompts = next(n for n in inputs.values() if n.stage.kind == PROMPTS)
         count = max(p.shard.params["stop"] for p in prompts.shards)
         shards = []
-        for start in range(0, c.images_per_class, c.images_per_shard):
-            stop = min(start + c.images_per_shard, c.images_per_class)
-            needed = _prompt_indices(start, stop, count)
-            for first in range(0, self.num_classes, c.classes_per_shard):
-                last = min(first + c.classes_per_shard, self.num_classes)
-                read = tuple(Input(prompts.name, p.digest) for p in prompts.shards if _overlaps(p.shard.params, needed, first, last))
-                key = f"i{start:06d}-{stop:06d}-c{first:04d}-{last:04d}"
-                params = {"start": start, "stop": stop, "first_class": first, "last_class": last}
-                if stop > count:
-                    params["prompts"] = count
-                shards.append(Shard(key, params, (*read, *fitted), (stop - start) * (last - first)))
+        for key, params, items in blocks(c, self.num_classes):
+            needed = _prompt_indices(params["start"], params["stop"], count)
+            read = tuple(Input(prompts.name, p.digest) for p in prompts.shards if _overlaps(p.shard.params, needed, params["first_class"], params["last_class"]))
+            if params["stop"] > count:
+                params["prompts"] = count
+            shards.append(Shard(key, params, (*read, *fitted), items))
         return shards
 
     def open(self, context: WorkContext) -> _Painter:
