@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tyro
@@ -10,6 +10,9 @@ import tyro
 from diffadapt.commands.options import parse, parse_recipe
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError, suggest
+
+FOLD = 10
+"""Recipes of one file that `ls` without a prefix still lists one by one."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,26 @@ def ls(argv: Sequence[str]) -> int:
     chosen = {n: e for n, e in entries.items() if n.startswith(options.prefix)}
     if not chosen:
         raise RecipeError(f"No recipe begins with {options.prefix!r}.{suggest(options.prefix, entries)}")
-    width = max(map(len, chosen))
-    for name, entry in chosen.items():
-        print(f"{name:<{width}}  {entry.summary}")
+    lines = {n: e.summary for n, e in chosen.items()} if options.prefix else _folded({n: e.summary for n, e in chosen.items()})
+    width = max(map(len, lines))
+    for name, summary in lines.items():
+        print(f"{name:<{width}}  {summary}")
     return 0
+
+
+def _folded(summaries: Mapping[str, str]) -> dict[str, str]:
+    """The same with every file of more than FOLD recipes on one line."""
+    files: dict[str, list[str]] = {}
+    for name in summaries:
+        files.setdefault(name.rpartition("/")[0] if name.count("/") > 1 else name, []).append(name)
+    lines: dict[str, str] = {}
+    for file, names in files.items():
+        if len(names) > FOLD:
+            short = ", ".join(n.rpartition("/")[2] for n in names[:3])
+            lines[f"{file}/..."] = f"{len(names)} recipes: {short}, ... (`diffadapt ls {file}` lists them)"
+        else:
+            lines.update((n, summaries[n]) for n in names)
+    return lines
 
 
 @dataclass(frozen=True)
