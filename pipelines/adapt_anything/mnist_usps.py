@@ -23,7 +23,7 @@ def recipe() -> Benchmark:
         uda=UdaConfig(
             epochs=5, steps_per_epoch=100, batch_size=64, augment="shift", flip=False,
             source_only=UDA["source_only"](**_SMALL), dann=UDA["dann"](**_SMALL), cdan=UDA["cdan"](**_SMALL),
-            symnets=UDA["symnets"](lr=0.02, backbone_lr=1.0), mcc=UDA["mcc"](**_SMALL), mcd=UDA["mcd"](lr=0.01),
+            symnets=UDA["symnets"](**_SMALL), mcc=UDA["mcc"](**_SMALL), mcd=UDA["mcd"](lr=0.02, features_momentum=0.9, hidden=256),
         ),
         ssl=SslConfig(
             epochs=5, steps_per_epoch=100, batch_size=64, augment="shift", flip=False,
