@@ -107,3 +107,13 @@ class FilterConfig:
     clip_threshold: float = 0.0
     """0: one over the number of classes, the published form."""
     clip_template: str = "a photo of a {category}"
+
+    @property
+    def chooses(self) -> bool:
+        """Whether images that are pictures may be left out, so that results with and without are worth comparing."""
+        return bool(self.clip) or self.near_duplicates >= 0
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is filtered at all."""
+        return self.blank or self.chooses

@@ -15,18 +15,13 @@ from diffadapt.core.errors import DataError, RecipeError, suggest
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.data.class_names import read_class_names
 from diffadapt.data.config import DataConfig
-from diffadapt.methods.ssl.config import METHODS as SSL_METHODS
 from diffadapt.methods.ssl.config import SplitConfig, SslConfig
-from diffadapt.methods.uda.config import METHODS as UDA_METHODS
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig, ClipConfig, SelectConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.adaptation_figures import AdaptationFigures
-from diffadapt.stages.filter_images import FilterImages
 from diffadapt.stages.images import Images, cached_source
 from diffadapt.stages.merge_head import MergeHead
-from diffadapt.stages.prompts import Prompts
-from diffadapt.stages.text_to_image import TextToImage
 from diffadapt.stages.validate import Validate
 from diffadapt.stages.zero_shot import ZeroShot
 from diffadapt.synth.config import FilterConfig, PromptConfig, TextToImageConfig
@@ -139,7 +134,7 @@ class _Build(AdaptationGraph):
             self.row("CLIP zero-shot", zero_shot, note=f"no training; {r.clip.weights}", chosen=False)
         ladders = [self._ladder(*domains, kept, seed) for seed in r.seeds]
         first, *_ = ladders
-        self.outputs.update(predictions=first[-1].scored, source_only=first[0].model)
+        self.outputs["predictions"] = first[-1].scored
         final = first[-1].model
         if r.backbone.frozen:
             final = self.add("adapted", MergeHead(r.backbone, self.class_names), final)
@@ -151,14 +146,10 @@ class _Build(AdaptationGraph):
 
     def _synthetic(self) -> tuple[str, str]:
         r = self.r
-        prompts = self.add("prompts", Prompts(r.prompts, self.class_names, r.domain, r.generator.classes_per_shard, r.seed))
-        synth = self.add("synth", TextToImage(r.generator, len(self.class_names), r.seed), prompts)
-        self.outputs.update(prompts=prompts, synth=synth)
-        f = r.filters
-        if not (f.blank or f.clip or f.near_duplicates >= 0):
-            return synth, ""
-        self.outputs["filter"] = self.add("filter", FilterImages(f, self.class_names, r.backbone.in_channels), synth)
-        return synth, "filter"
+        images, kept = self.synthetic(r.prompts, r.generator, r.filters, r.domain)
+        if kept:
+            self.outputs["filter"] = kept
+        return images, kept
 
     def _ladder(self, source: Domain, target: Domain, kept: str, seed: int) -> list[Trained]:
         """The models of one seed in order: source only, UDA, stage 2; the last one is the result."""
@@ -170,14 +161,14 @@ class _Build(AdaptationGraph):
         models = [base]
         if r.uda.method != SOURCE_ONLY:
             models.append(self.stage1(r.uda.method, source, target, kept, tag=tag, seed=seed))
-            self.row(models[-1].title, models[-1].scored, seed=seed, note=self._note())
+            self.row(models[-1].title, models[-1].scored, seed=seed, note=self.frozen_note)
         if r.ssl.method != "none":
             models.append(self.stage2(r.ssl.method, models[-1], target, tag=tag, seed=seed))
             self.row(models[-1].title, models[-1].scored, seed=seed)
             if "direct" in r.controls and r.uda.method != SOURCE_ONLY:
                 direct = self.stage2(r.ssl.method, base, target, tag=tag, seed=seed)
                 self.row(direct.title, direct.scored, seed=seed, note="stage 2 straight from stage 1's baseline", control=True)
-        if "unfiltered" in r.controls and kept and (r.filters.clip or r.filters.near_duplicates >= 0):
+        if "unfiltered" in r.controls and kept and r.filters.chooses:
             self._unfiltered(source, target, seed, tag)
         return models
 
@@ -186,9 +177,6 @@ class _Build(AdaptationGraph):
             whole = self.stage1(method, source, target, "", tag=f"unfiltered{tag}", seed=seed)
             title = "Synthetic only" if method == SOURCE_ONLY else whole.title
             self.row(f"{title}, unfiltered", whole.scored, seed=seed, note="trained on all synthetic images", control=True)
-
-    def _note(self) -> str:
-        return "trained on cached features of a frozen backbone" if self.r.backbone.frozen else ""
 
     def _figures(self, source: str, target: str, domains: tuple[Domain, Domain], ladder: list[Trained]) -> None:
         stage = AdaptationFigures(
@@ -199,6 +187,3 @@ class _Build(AdaptationGraph):
         inputs = [source, target, *([d.rows for d in domains] if self.r.backbone.frozen else []), *(["prompts"] if self.r.synthetic else [])]
         inputs += [t.scored for t in ladder] + [ladder[0].model, ladder[-1].model]
         self.outputs["figures"] = self.add("figures", stage, *dict.fromkeys(inputs))
-
-
-UDA_NAMES, SSL_NAMES = tuple(UDA_METHODS), tuple(SSL_METHODS)

@@ -11,11 +11,15 @@ from diffadapt.methods.uda.config import METHODS as UDA_METHODS
 from diffadapt.methods.uda.config import UdaTraining
 from diffadapt.models.config import BackboneConfig, ClassifierConfig, SelectConfig
 from diffadapt.stages.features import Features
+from diffadapt.stages.filter_images import FilterImages
 from diffadapt.stages.fit_ssl import FitSsl
 from diffadapt.stages.fit_uda import FitUda
 from diffadapt.stages.predict import Predict
 from diffadapt.stages.predict_head import PredictHead
+from diffadapt.stages.prompts import Prompts
 from diffadapt.stages.split import Split
+from diffadapt.stages.text_to_image import TextToImage
+from diffadapt.synth.config import FilterConfig, PromptConfig, TextToImageConfig
 
 SOURCE_ONLY = "source_only"
 
@@ -68,6 +72,21 @@ class AdaptationGraph:
         if not self.backbone.frozen:
             return Domain(images, images)
         return Domain(images, self.add(f"features.{name}", Features(self.backbone, self.uda.augment, self.uda.flip, self.seed), images))
+
+    def synthetic(self, prompts: PromptConfig, generator: TextToImageConfig, filters: FilterConfig, description: str, tag: str = "") -> tuple[str, str]:
+        """(node of synthetic images, node of the filter's decisions or '') for a target that is described in words."""
+        written = self.add(_name("prompts", tag), Prompts(prompts, self.class_names, description, generator.classes_per_shard, self.seed))
+        images = self.add(_name("synth", tag), TextToImage(generator, len(self.class_names), self.seed), written)
+        self.outputs.setdefault("prompts", written)
+        self.outputs.setdefault("synth", images)
+        if not filters.active:
+            return images, ""
+        return images, self.add(_name("filter", tag), FilterImages(filters, self.class_names, self.backbone.in_channels), images)
+
+    @property
+    def frozen_note(self) -> str:
+        """What a row of a frozen backbone has to say."""
+        return "trained on cached features of a frozen backbone" if self.backbone.frozen else ""
 
     def stage1(self, method: str, source: Domain, target: Domain, kept: str = "", *, tag: str = "", seed: int = 0) -> Trained:
         """Stage 1 with ``method`` from ``source`` to ``target``, and its predictions."""

@@ -21,10 +21,7 @@ from diffadapt.methods.uda.config import METHODS as UDA_METHODS
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig, ClipConfig, SelectConfig
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.stages.filter_images import FilterImages
 from diffadapt.stages.images import Images
-from diffadapt.stages.prompts import Prompts
-from diffadapt.stages.text_to_image import TextToImage
 from diffadapt.stages.zero_shot import ZeroShot
 from diffadapt.synth.config import FilterConfig, PromptConfig, TextToImageConfig
 from diffadapt.systems.adaptation import SOURCE_ONLY, AdaptationGraph, Domain, Trained
@@ -112,12 +109,13 @@ class _Build(AdaptationGraph):
         super().__init__(r.backbone, r.uda, r.ssl, r.split, r.select, (), r.seed)
         self.domains: dict[str, Domain] = {}
         self.images: dict[str, Images] = {}
+        self.made: dict[str, tuple[Domain, str]] = {}
 
     def build(self) -> None:
         r = self.r
         pairs = r.pairs()
-        for name in dict.fromkeys(d for _, t in pairs for d in (t,)):
-            self._real(name)
+        for _, target in pairs:
+            self._real(target)
         self.class_names = self.images[pairs[0][1]].class_names
         for source, target in pairs:
             self._transfer(source, target)
@@ -125,11 +123,7 @@ class _Build(AdaptationGraph):
 
     def _transfer(self, source: str, target: str) -> None:
         r, group = self.r, f"{source}-{target}"
-        kept = ""
-        if source == SYNTHETIC:
-            domain, kept = self._synthetic(target)
-        else:
-            domain = self._real(source)
+        domain, kept = self._synthetic(target) if source == SYNTHETIC else (self._real(source), "")
         if r.clip.weights and f"zero_shot.{target}" not in self.names:
             self.add(f"zero_shot.{target}", ZeroShot(r.clip, self.class_names, r.known.describe(target)), self._scored_images(target))
         if r.clip.weights:
@@ -143,7 +137,7 @@ class _Build(AdaptationGraph):
                     self._row(self.stage2(ssl, trained, self._real(target), tag=tag, seed=seed), group, seed)
 
     def _row(self, trained: Trained, group: str, seed: int) -> None:
-        note = "trained on cached features of a frozen backbone" if self.r.backbone.frozen and trained.model.startswith(SOURCE_ONLY) else ""
+        note = self.frozen_note if trained.model.startswith(SOURCE_ONLY) else ""
         self.row(trained.title, trained.scored, note=note, group=group, seed=seed, metric=self.r.known.metric)
 
     def _real(self, name: str) -> Domain:
@@ -162,17 +156,11 @@ class _Build(AdaptationGraph):
         return f"test.{name}" if f"test.{name}" in self.names else f"images.{name}"
 
     def _synthetic(self, target: str) -> tuple[Domain, str]:
-        r = self.r
-        if f"synth.{target}" not in self.names:
-            prompts = self.add(f"prompts.{target}", Prompts(r.prompts, self.class_names, r.known.describe(target), r.generator.classes_per_shard, r.seed))
-            synth = self.add(f"synth.{target}", TextToImage(r.generator, len(self.class_names), r.seed), prompts)
-            self.outputs.setdefault("prompts", prompts)
-            self.outputs.setdefault("synth", synth)
-            self.domains[f"{SYNTHETIC}.{target}"] = self.domain(f"{SYNTHETIC}.{target}", synth)
-            if r.filters.blank or r.filters.clip or r.filters.near_duplicates >= 0:
-                self.add(f"filter.{target}", FilterImages(r.filters, self.class_names, r.backbone.in_channels), synth)
-        kept = f"filter.{target}"
-        return self.domains[f"{SYNTHETIC}.{target}"], kept if kept in self.names else ""
+        if target not in self.made:
+            r = self.r
+            images, kept = self.synthetic(r.prompts, r.generator, r.filters, r.known.describe(target), target)
+            self.made[target] = self.domain(f"{SYNTHETIC}.{target}", images), kept
+        return self.made[target]
 
 
 def transfer_recipes(build: Callable[[], Benchmark], module: str) -> dict[str, Callable[[], Benchmark]]:
