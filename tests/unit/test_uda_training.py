@@ -17,7 +17,7 @@ from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.methods.uda.config import METHODS, UdaConfig
 from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.models.sync_batch_norm import separate, synchronise
-from diffadapt.train.adaptation import FROZEN_BOTTLENECK, Reader, fit_uda, method_of, passes_of
+from diffadapt.train.adaptation import FROZEN_BOTTLENECK, Reader, fit_uda, method_of
 from diffadapt.train.candidates import Chooser, candidate_steps
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.pair_batches import PairBatches, cycled
@@ -216,7 +216,7 @@ def test_sdat_climbs_with_the_task_loss_alone():
     sharp, _ = fit(replace(QUICK, sdat=0.05))
     assert not same(plain.state_dict(), sharp.state_dict())
     with pytest.raises(RecipeError, match="Mcd makes 6 updates"):
-        passes_of(METHODS["mcd"](), 0.02)
+        METHODS["mcd"]().passes_with(0.02)
 
 
 def test_mcd_moves_only_the_named_groups():

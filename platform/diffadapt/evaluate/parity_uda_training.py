@@ -18,7 +18,7 @@ from diffadapt.methods.uda.mcc import Mcc
 from diffadapt.methods.uda.mcd import Mcd
 from diffadapt.methods.uda.symnets import SymNets
 from diffadapt.models.adaptation import AdaptationNetwork
-from diffadapt.train.adaptation import make_optimizer, passes_of
+from diffadapt.train.adaptation import make_optimizer
 from diffadapt.train.loop import run_loop
 from diffadapt.train.progress import Pass, Progress
 from diffadapt.train.reporter import LocalReporter
@@ -103,7 +103,7 @@ def _train(net: AdaptationNetwork, batches: list[PairBatch], total: int, per_epo
     run_loop(
         module=net, loss_fn=loss_fn, batch_fn=lambda step, micro: batches[step], optimizer=make_optimizer(net),
         lr_at=lambda step: net.method.lr_at(progress(step)), total_steps=len(batches), reporter=LocalReporter(), checkpoints=None,
-        clip_norm=net.method.clip_norm, passes=passes_of(net.method, 0.0),
+        clip_norm=net.method.clip_norm, passes=net.method.passes(),
     )  # fmt: skip
 
 

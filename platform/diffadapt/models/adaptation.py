@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from diffadapt.methods.uda.base import PairBatch, UdaMethod
-from diffadapt.train.progress import Progress
+from diffadapt.train.progress import SHARPNESS, Progress
 
 
 class AdaptationNetwork(nn.Module):
@@ -41,7 +41,7 @@ class AdaptationNetwork(nn.Module):
         return self.method.predict(self, self.features(x))
 
     def forward(self, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
-        if progress.name == "sharpness":
+        if progress.name == SHARPNESS:
             loss = self.method.task_loss(self, batch)
             return {"loss": loss, "sharpness_task": loss.detach()}
         return self.method.losses(self, batch, progress)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from diffadapt.core.artifact import Shard
-from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
 from diffadapt.methods.ssl.config import SslConfig
 from diffadapt.models.config import BackboneConfig, SelectConfig
-from diffadapt.stages.models import classifier_identity
+from diffadapt.stages.adaptation_fit import make_chooser, training_identity
 from diffadapt.stages.roles import CLASSIFIER, HEAD, SPLIT, fitted_with, row_inputs
 
 
@@ -39,9 +38,7 @@ class FitSsl(Stage):
         return self.config.method
 
     def identity(self) -> dict[str, Any]:
-        backbone = classifier_identity(self.backbone)
-        select = to_dict(self.select, identity_only=True) if self.select.rule != "last" else {"rule": "last"}
-        return {"config": self.config.identity(), "backbone": backbone, "classes": list(self.class_names) or self.num_classes, "select": select}
+        return training_identity(self)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         config = self.config
@@ -71,23 +68,13 @@ class FitSsl(Stage):
         model, export = self._start(job)
         metrics = fit_ssl(
             target, confident, labels, unconfident, model, self.num_classes, config, job.reporter, Checkpoints(job.checkpoints),
-            chooser=self._chooser(job, target),
+            chooser=make_chooser(self, job, target, None, self.num_classes),
             readers=0 if self.backbone.frozen or job.context.device == "cpu" else job.context.threads,
         )  # fmt: skip
         kept = {k: v for k, v in metrics.items() if k not in ("step_seconds", "resumed_from")}
         if rank == 0:
             export(kept)
         return {**kept, "images": len(known), "quarantined": [[f.key, f.reason] for f in failures]}
-
-    def _chooser(self, job: FitJob, target: Any) -> Any:
-        """Whoever picks the epoch; None keeps the last."""
-        if self.select.rule == "last":
-            return None
-        from diffadapt.train.candidates import Chooser, candidate_steps
-
-        steps = candidate_steps(self.config.epochs, self.config.steps_per_epoch, self.select.candidates)
-        labels = target.labels if self.select.rule == "oracle" else None
-        return Chooser(self.select.rule, job.checkpoints, steps, target, None, self.num_classes, job.context.device, labels, seed=self.config.seed)
 
     def _start(self, job: FitJob) -> tuple[Any, Any]:
         """Stage 1's network, and a function of the metrics that writes the trained one as a folder of the same kind."""

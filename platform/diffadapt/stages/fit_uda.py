@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffadapt.core.artifact import Shard
-from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError, WeightsError
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig, SelectConfig
+from diffadapt.stages.adaptation_fit import make_chooser, training_identity
 from diffadapt.stages.models import (
     check_backbone,
-    classifier_identity,
     classifier_revisions,
 )
 from diffadapt.stages.roles import KEPT, fitted_with, kept_keys, row_inputs
@@ -44,9 +43,7 @@ class FitUda(Stage):
         return self.config.method
 
     def identity(self) -> dict[str, Any]:
-        backbone = classifier_identity(self.backbone)
-        select = to_dict(self.select, identity_only=True) if self.select.rule != "last" else {"rule": "last"}
-        return {"config": self.config.identity(), "backbone": backbone, "classes": list(self.class_names) or self.num_classes, "select": select}
+        return training_identity(self)
 
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.backbone, self.backbone.frozen)
@@ -57,8 +54,7 @@ class FitUda(Stage):
         classes = self.num_classes or len(self.class_names)
         if classes < 2:
             raise RecipeError(f"Adaptation needs at least two classes, but there {'is one' if classes == 1 else 'are none'}: name more classes.")
-        if config.sdat and len(method.passes()) > 1:
-            raise RecipeError(f"uda.sdat is {config.sdat:g}, but {config.method} makes {len(method.passes())} updates a step and SDAT needs a method with one: set uda.sdat to 0 or choose another method.")
+        method.passes_with(config.sdat, config.method)
         if not self.backbone.frozen:
             check_backbone(self.backbone)
         if method.backbone_kind == "vit":
@@ -67,7 +63,7 @@ class FitUda(Stage):
 
     def fit(self, job: FitJob) -> dict[str, Any]:
         from diffadapt.stages.training_views import load_views
-        from diffadapt.train.adaptation import fit_uda
+        from diffadapt.train.adaptation import demand_sets, fit_uda
         from diffadapt.train.checkpoints import Checkpoints
 
         config, read = self.config, job.read
@@ -76,10 +72,11 @@ class FitUda(Stage):
         kept = kept_keys(fitted_with(job, KEPT))
         source, failed = load_views(source_files, read, self.backbone, config.augment, config.flip, kept, what="source")
         target, also_failed = load_views(target_files, read, self.backbone, config.augment, config.flip, what="target")
+        demand_sets(source, target, len(names))
         counts = _demand_classes(source.labels, names, kept is not None)
         body, module, width = self._body(job, source)
         net, found = fit_uda(
-            source, target, module, width, len(names), config, job.reporter, Checkpoints(job.checkpoints), self._chooser(job, source, target, len(names)),
+            source, target, module, width, len(names), config, job.reporter, Checkpoints(job.checkpoints), make_chooser(self, job, target, source, len(names)),
             readers=0 if self.backbone.frozen or job.context.device == "cpu" else job.context.threads,
         )  # fmt: skip
         losses = {k: v for k, v in found.items() if k not in ("step_seconds", "resumed_from")}
@@ -122,16 +119,6 @@ class FitUda(Stage):
             body = load_backbone(self.backbone, "cpu")
         return body, body.module, body.width
 
-    def _chooser(self, job: FitJob, source: Any, target: Any, classes: int) -> Any:
-        """Whoever picks the epoch; None keeps the last."""
-        if self.select.rule == "last":
-            return None
-        from diffadapt.train.candidates import Chooser, candidate_steps
-
-        steps = candidate_steps(self.config.epochs, self.config.steps_per_epoch, self.select.candidates)
-        labels = target.labels if self.select.rule == "oracle" else None
-        return Chooser(self.select.rule, job.checkpoints, steps, target, source, classes, job.context.device, labels, seed=self.config.seed)
-
     def _write(self, job: FitJob, net: Any, body: Any, width: int, names: tuple[str, ...], selection: Any) -> None:
         from diffadapt.methods.uda.layers import flat
 
@@ -166,13 +153,9 @@ def _architecture(backbone: BackboneConfig) -> str | None:
 
 
 def _demand_classes(labels: Any, names: tuple[str, ...], filtered: bool) -> dict[str, int]:
-    """Source images a class. Raises DataError for images without a label and for classes without an image."""
+    """Source images a class. Raises DataError for classes without an image."""
     import numpy as np
 
-    if (labels < 0).any():
-        raise DataError(f"{int((labels < 0).sum())} of {len(labels)} source images have no label: the source needs one for each, e.g. a sub-folder a class.")
-    if labels.max(initial=0) >= len(names):
-        raise DataError(f"The source labels run to {int(labels.max())}, but there are {len(names)} classes.")
     counts = np.bincount(labels, minlength=len(names))
     empty = [name for name, count in zip(names, counts, strict=True) if not count]
     if empty:

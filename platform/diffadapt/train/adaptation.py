@@ -26,7 +26,6 @@ from diffadapt.train.views import Views
 
 FROZEN_BOTTLENECK = 256
 """Bottleneck of an adapting method that has none, when the backbone is frozen: something must move the features."""
-SHARPNESS = "sharpness"
 
 
 def fit_uda(
@@ -54,7 +53,7 @@ def fit_uda(
     """
     demand_sets(source, target, classes)
     method = method_of(config, frozen=not any(True for _ in backbone.parameters()))
-    passes = passes_of(method, config.sdat)
+    passes = method.passes_with(config.sdat)
     if config.batch_size % reporter.world_size:
         raise RecipeError(f"uda.batch_size is {config.batch_size}, which {reporter.world_size} workers cannot share evenly: use a multiple.")
     with torch.random.fork_rng(devices=[]):
@@ -116,19 +115,6 @@ def method_of(config: Any, frozen: bool) -> UdaMethod:
         method = replace(method, bottleneck=FROZEN_BOTTLENECK)
     method.check(config.epochs)
     return method
-
-
-def passes_of(method: UdaMethod, sdat: float) -> tuple[Pass, ...]:
-    """The method's passes, after SAM's climb on the task loss for ``sdat`` > 0 (Rangwani et al. 2022, algorithm 1).
-
-    The climb moves what the task loss reaches: backbone, bottleneck and head, never a discriminator.
-    """
-    passes = tuple(method.passes())
-    if not sdat:
-        return passes
-    if len(passes) > 1:
-        raise RecipeError(f"uda.sdat is {sdat:g}, but {type(method).__name__} makes {len(passes)} updates a step and SDAT needs a method with one: set uda.sdat to 0 or choose another method.")
-    return (Pass(SHARPNESS, climb=sdat), *passes)
 
 
 def make_optimizer(net: AdaptationNetwork) -> torch.optim.Optimizer:

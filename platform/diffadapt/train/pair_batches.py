@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from diffadapt.core.identity import item_seed
 from diffadapt.methods.uda.base import PairBatch, UdaMethod
 from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.train.progress import Progress
+from diffadapt.train.step_batches import StepBatches
 from diffadapt.train.views import Views
 
 
@@ -33,7 +32,7 @@ def cycled(count: int, batch: int, step: int, seed: int, name: str) -> np.ndarra
     return order(epoch)[within * batch : (within + 1) * batch]
 
 
-class PairBatches:
+class PairBatches(StepBatches[PairBatch]):
     """``batches(step, micro) -> PairBatch`` of this rank, on the CPU; call in any order. A context: its threads end with it.
 
     The views are 'weak' ones, seeded by (seed, set, step, place in the global batch): they do not depend on the number of
@@ -44,19 +43,7 @@ class PairBatches:
         self.source, self.target, self.config, self.net = source, target, config, net
         self.mine = slice(rank * config.batch_size // world_size, (rank + 1) * config.batch_size // world_size)
         self.samples = type(net.method).sample is not UdaMethod.sample
-        self.readers = readers
-        self._pool = ThreadPoolExecutor(readers + 1) if readers else None
-        self._held: tuple[int, PairBatch] | None = None
-        self._ahead: tuple[int, Future] | None = None
-
-    def __call__(self, step: int, micro: int = 0) -> PairBatch:
-        if self._held is None or self._held[0] != step:  # a step's passes share one batch
-            ahead = self._ahead
-            self._held = (step, ahead[1].result() if ahead is not None and ahead[0] == step else self.make(step))
-            self._ahead = None
-            if self._pool is not None and not self.samples:
-                self._ahead = (step + 1, self._pool.submit(self.make, step + 1))
-        return self._held[1]
+        super().__init__(readers, ahead=not self.samples)  # a method's own pairs may depend on the step before
 
     def make(self, step: int) -> PairBatch:
         """The batch, made now."""
@@ -82,18 +69,4 @@ class PairBatches:
     def _views(self, views: Views, chosen: np.ndarray, name: str, step: int) -> torch.Tensor:
         rng = np.random.default_rng(item_seed(self.config.seed, name, str(step), "views"))
         seeds = rng.integers(1 << 62, size=self.config.batch_size)[self.mine]
-        if not self.readers or len(chosen) < 2:
-            return views.get(chosen, "weak", seeds)
-        parts = np.array_split(np.arange(len(chosen)), min(self.readers, len(chosen)))
-        return torch.cat(list(self._map(lambda part: views.get(chosen[part], "weak", seeds[part]), parts)))
-
-    def _map(self, make: Any, parts: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        assert self._pool is not None
-        return [f.result() for f in [self._pool.submit(make, part) for part in parts]]
-
-    def __enter__(self) -> PairBatches:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        return self.read(views, chosen, "weak", seeds)

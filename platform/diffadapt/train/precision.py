@@ -33,3 +33,8 @@ def float32_mode(precision: str) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = convolution
+
+
+def full(x: torch.Tensor) -> torch.Tensor:
+    """``x`` in float32 where mixed precision made it coarser."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

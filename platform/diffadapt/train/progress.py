@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SHARPNESS = "sharpness"
+"""Name of the pass that climbs on the task loss for SDAT."""
+
 
 @dataclass(frozen=True)
 class Pass:

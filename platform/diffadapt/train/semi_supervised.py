@@ -18,6 +18,7 @@ from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.distributed import same_buffers
 from diffadapt.train.ema import Ema
 from diffadapt.train.loop import run_loop
+from diffadapt.train.precision import full
 from diffadapt.train.progress import Pass, Progress
 from diffadapt.train.reporter import Reporter
 from diffadapt.train.ssl_batches import SslBatches
@@ -32,8 +33,7 @@ class Predictor(nn.Module):
         self.model, self.state = model, state if state is not None else nn.Module()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits = self.model(x)
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return full(self.model(x))
 
 
 class SslNetwork(nn.Module):

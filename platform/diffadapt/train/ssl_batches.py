@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-
 import numpy as np
 import torch
 
 from diffadapt.core.identity import item_seed
 from diffadapt.methods.ssl.base import SslBatch, SslMethod
 from diffadapt.train.pair_batches import cycled
+from diffadapt.train.step_batches import StepBatches
 from diffadapt.train.views import Views
 
 
-class SslBatches:
+class SslBatches(StepBatches[SslBatch]):
     """``batches(step, micro) -> SslBatch`` of this rank, on the CPU; call in any order. A context: its threads end with it.
 
     Both sets are shuffled and cycled independently (train/pair_batches.py). The views are seeded by (seed, role, step, place
@@ -29,17 +28,7 @@ class SslBatches:
         self.confident, self.unconfident = np.asarray(confident, np.int64), np.asarray(unconfident, np.int64)
         self.pseudo_labels = np.asarray(pseudo_labels, np.int64)
         self.rank, self.world_size = rank, world_size
-        self.readers = readers
-        self._pool = ThreadPoolExecutor(readers + 1) if readers else None
-        self._ahead: tuple[int, Future[SslBatch]] | None = None
-        self._held: tuple[int, SslBatch] | None = None
-
-    def __call__(self, step: int, micro: int = 0) -> SslBatch:
-        if self._held is None or self._held[0] != step:  # a step's passes share one batch
-            ahead = self._ahead
-            self._held = (step, ahead[1].result() if ahead is not None and ahead[0] == step else self.make(step))
-            self._ahead = (step + 1, self._pool.submit(self.make, step + 1)) if self._pool is not None else None
-        return self._held[1]
+        super().__init__(readers)
 
     def make(self, step: int) -> SslBatch:
         """The batch, made now."""
@@ -66,15 +55,4 @@ class SslBatches:
         rng = np.random.default_rng(item_seed(self.seed, role, str(step), "views"))
         size = len(items) * self.world_size
         seeds = rng.integers(1 << 62, size=size)[self._part(size)]
-        if self._pool is None or len(items) < 2:
-            return self.views.get(items, kind, seeds)
-        parts = np.array_split(np.arange(len(items)), min(self.readers, len(items)))
-        futures = [self._pool.submit(self.views.get, items[part], kind, seeds[part]) for part in parts]
-        return torch.cat([f.result() for f in futures])
-
-    def __enter__(self) -> SslBatches:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        return self.read(self.views, items, kind, seeds)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from diffadapt.train.progress import Pass, Progress
+from diffadapt.core.errors import RecipeError
+from diffadapt.train.progress import SHARPNESS, Pass, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,19 @@ class UdaMethod:
     def passes(self) -> tuple[Pass, ...]:
         """The passes of one step, in order."""
         return (Pass(),)
+
+    def passes_with(self, sdat: float, name: str = "") -> tuple[Pass, ...]:
+        """:meth:`passes`, after SAM's climb on the task loss for ``sdat`` > 0 (Rangwani et al. 2022, algorithm 1).
+
+        The climb moves what the task loss reaches: backbone, bottleneck and head, never a discriminator. Raises RecipeError,
+        which calls the method ``name`` (default: its class), for a method of several passes.
+        """
+        passes = tuple(self.passes())
+        if not sdat:
+            return passes
+        if len(passes) > 1:
+            raise RecipeError(f"uda.sdat is {sdat:g}, but {name or type(self).__name__} makes {len(passes)} updates a step and SDAT needs a method with one: set uda.sdat to 0 or choose another method.")
+        return (Pass(SHARPNESS, climb=sdat), *passes)
 
     def parameter_groups(self, net: AdaptationNetwork) -> list[dict[str, Any]]:
         """Optimiser groups with ``name``, ``params`` and ``lr_scale``; keys of torch.optim.SGD may be added."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from diffadapt.train.distributed import gather
+from diffadapt.train.precision import full
 
 
 def reversal(step: int, alpha: float = 1.0, low: float = 0.0, high: float = 1.0, steps: int = 1000) -> float:
@@ -32,11 +33,6 @@ class _Reverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         return -ctx.coefficient * gradient, None
-
-
-def full(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in float32 where mixed precision made it coarser."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def discriminator(width: int, hidden: int) -> nn.Sequential:
