@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
 from diffadapt.core.config import from_dict, to_dict
@@ -34,6 +32,7 @@ from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.progress import Pass, Progress
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
 from diffadapt.train.semi_supervised import fit_ssl
+from tests.workers import in_two_workers
 
 CLASSES, WIDTH, COUNT = 3, 8, 48
 EVERY = [("uda", name) for name in uda.METHODS] + [("ssl", name) for name in ssl.METHODS]
@@ -224,19 +223,15 @@ def shared(kind: str, name: str) -> Any:
 
 
 def _worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     for kind, name in EVERY:
         network, last = train(kind, name, config=shared(kind, name), reporter=DistributedReporter())
         torch.save({"state": network.state_dict(), "loss": last["loss"]}, f"{folder}/{kind}-{name}-{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workers")
-    mp.spawn(_worker, args=(str(folder),), nprocs=2)
+    in_two_workers(_worker, folder)
     return lambda name: [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from diffadapt.core.errors import DataError, RecipeError, StoreError, TrainingError
 from diffadapt.train.candidates import NEEDS, Chooser, candidate_steps, partners
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.views import FeatureViews
+from tests.workers import in_two_workers
 
 STEPS = [5, 10, 15, 20]
 NOISE = {5: 0.9, 10: 0.0, 15: 0.4, 20: 0.7}
@@ -211,17 +211,15 @@ def test_partners_are_one_circle_from_the_seed():
 
 
 def _worker(rank, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     for rule in ("ensv", "mixval"):
         training = Training()
         state, info = training.run(chooser(rule, f"{folder}/{rule}"))
         assert bool(training.asked) == (rank == 0)
         (Path(folder) / f"{rule}-{rank}.json").write_text(json.dumps({"info": info, "w": state["w"].tolist(), "forwards": training.forwards}))
-    torch.distributed.destroy_process_group()
 
 
 def test_two_workers_choose_what_one_does(tmp_path):
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    in_two_workers(_worker, tmp_path)
     for rule in ("ensv", "mixval"):
         state, info = Training().run(chooser(rule, tmp_path / "one" / rule))
         found = [json.loads((tmp_path / f"{rule}-{rank}.json").read_text()) for rank in (0, 1)]

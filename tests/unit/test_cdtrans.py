@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-import torch.multiprocessing as mp
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
@@ -24,6 +23,7 @@ from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.progress import Progress
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
 from diffadapt.train.views import ImageViews
+from tests.workers import in_two_workers
 
 SIZE = {"img_size": 16, "patch_size": 4, "in_chans": 1, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
 
@@ -224,15 +224,13 @@ def test_a_resumed_training_ends_in_the_same_bytes(tmp_path):
 
 
 def _worker(rank, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     net, _ = fit_uda(Strokes(0, 40), Strokes(1, 30), vit(), 32, 4, config(), DistributedReporter(), None)
     torch.save(net.state_dict(), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_workers_equal_one(tmp_path):
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    in_two_workers(_worker, tmp_path)
     one, _ = fit_uda(Strokes(0, 40), Strokes(1, 30), vit(), 32, 4, config(), LocalReporter(), None)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for key, value in one.state_dict().items():

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
 from diffadapt.core.errors import DataError, RecipeError
@@ -24,6 +23,7 @@ from diffadapt.train.reporter import DistributedReporter, LocalReporter
 from diffadapt.train.semi_supervised import fit_ssl, with_features
 from diffadapt.train.ssl_batches import SslBatches
 from tests.unit import sslkit
+from tests.workers import in_two_workers
 
 LEAN = {"fixmatch": {"threshold": 0.9}, "flexmatch": {"threshold": 0.9}, "freematch": {"momentum": 0.9}, "softmatch": {"momentum": 0.9}}
 
@@ -201,19 +201,16 @@ def _hidden(method):
 
 
 def _worker(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     views, found = sslkit.clusters(seed=2), {}
     for method in UNCOUPLED:
         start = sslkit.biased_head(views, hidden=_hidden(method))
         head, metrics = train(views, start, method, DistributedReporter(), epochs=1, steps_per_epoch=12, sync_batch_norm=True)
         found[method] = (head.state_dict(), metrics["loss"])
     torch.save(found, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_two_workers_equal_one(target, tmp_path):
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    in_two_workers(_worker, tmp_path)
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for method in UNCOUPLED:
         one, metrics = train(target, sslkit.biased_head(target, hidden=_hidden(method)), method, epochs=1, steps_per_epoch=12)

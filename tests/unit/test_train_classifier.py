@@ -5,7 +5,6 @@ import random
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
 from diffadapt.core.errors import DataError, RecipeError
@@ -18,6 +17,7 @@ from diffadapt.train.classifier import fit_classifier
 from diffadapt.train.config import CONVNEXT_B_CODE, RESNET_CODE, RESNET_PAPER, SWIN_CODE, FitConfig
 from diffadapt.train.optim import make_optimizer, make_schedule, parameter_groups
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
+from tests.workers import in_two_workers
 
 GREY = ClassifierConfig(in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.25,))
 QUICK = FitConfig(
@@ -105,17 +105,14 @@ class NoNorm(nn.Module):
 
 
 def _worker(rank, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(0)
     model, result = fit(n=37, reporter=DistributedReporter(), model=NoNorm())
     if rank == 0:
         torch.save({"model": model.state_dict(), "loss": result["loss"]}, f"{folder}/two.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_two_workers_equal_one_even_with_an_uneven_last_batch(tmp_path):
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    in_two_workers(_worker, tmp_path)
     torch.manual_seed(0)
     one, result = fit(n=37, model=NoNorm())  # batches of 16, 16 and 5: the ranks hold 8+8, 8+8, 2+3
     two = torch.load(tmp_path / "two.pt", weights_only=True)

@@ -23,6 +23,7 @@ from diffadapt.train.diffusion_batches import ArrayImages, BatchPlan, DiffusionB
 from diffadapt.train.diffusion_loss import diffusion_loss, vlb_bits
 from diffadapt.train.diffusion_network import build_denoiser
 from diffadapt.train.reporter import LocalReporter
+from tests.workers import in_two_workers
 
 UNET = DiffusionFitConfig(
     architecture="unet", steps=6, batch_size=8, lr=2e-3, warmup_steps=2, ema_decay=0.9, channels=(8, 16), layers_per_block=1,
@@ -303,19 +304,14 @@ def test_images_that_do_not_fit_are_named(tmp_path):
 
 
 def _worker(rank, folder, source):
-    import torch.distributed as dist
-
     from diffadapt.train.reporter import DistributedReporter
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     train_diffusion(source, DIT, 2, DistributedReporter(), None, f"{folder}/two")
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_workers_equal_one(tmp_path):
-    torch.multiprocessing.spawn(_worker, (str(tmp_path), stripes()), nprocs=2)
+    in_two_workers(_worker, tmp_path, stripes())
     train_diffusion(stripes(), DIT, 2, LocalReporter(), None, tmp_path / "one")
     one, two = weights(tmp_path / "one", "transformer"), weights(tmp_path / "two", "transformer")
     assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-4

@@ -1,10 +1,8 @@
 """The training loop: exact resume, accumulation, workers, divergence, checkpoints and the moving average."""
 
-import os
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
 from diffadapt.core.errors import TrainingError
@@ -12,6 +10,7 @@ from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
 from diffadapt.train.loop import run_loop
 from diffadapt.train.reporter import DistributedReporter, LocalReporter, Reporter
+from tests.workers import in_two_workers
 
 
 class Net(nn.Module):
@@ -126,18 +125,14 @@ def test_accumulated_parts_equal_the_whole_batch(tmp_path):
 
 
 def _worker(rank, folder):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     seen = []
     reporter = DistributedReporter(on_report=lambda s, t, v: seen.append(v["loss"]))
     net, _, result = train(f"{folder}/c", 10, reporter=reporter, rank=rank, world=2, accumulate=2, dropout=0.0)
     torch.save({"net": net.state_dict(), "seen": seen, "loss": result["loss"]}, f"{folder}/rank{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_two_workers_equal_one_on_the_same_global_batch(tmp_path):
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    in_two_workers(_worker, tmp_path)
     one, _, result = train(tmp_path, 10, dropout=0.0, checkpoints=False)
     ranks = [torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in range(2)]
     for key, value in one.state_dict().items():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 from udakit import CLASSES, accuracy, same, vectors, views
 
@@ -22,6 +20,7 @@ from diffadapt.train.candidates import Chooser, candidate_steps
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.pair_batches import PairBatches, cycled
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
+from tests.workers import in_two_workers
 
 SMALL = {
     "dann": METHODS["dann"](hidden=32, bottleneck=16, reversal_steps=100),
@@ -144,9 +143,6 @@ def _configs(double: bool = False):
 
 
 def _worker(rank, folder):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     for name, config in _configs():
         net, last = fit(config, folder=f"{folder}/{name}", reporter=DistributedReporter())
         torch.save({"net": net.state_dict(), "loss": last["loss"]}, f"{folder}/{name}-{rank}.pt")
@@ -158,13 +154,12 @@ def _worker(rank, folder):
     source, target = domains(count=27)
     torch.nn.init.eye_(net.bottleneck[0].weight)
     torch.save(torch.from_numpy(Reader(source, target, net, QUICK, torch.device("cpu"), batch=4).features("target")), f"{folder}/features-{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
-    mp.spawn(_worker, args=(str(folder),), nprocs=2)
+    in_two_workers(_worker, folder)
     return lambda name: [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
