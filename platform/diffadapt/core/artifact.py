@@ -83,6 +83,10 @@ class Receipt:
     error: str = ""
     batch_size: int = 0
     warnings: tuple[str, ...] = ()
+    device: str = ""
+    """What it was made on: 'cpu' or the accelerator's name."""
+    devices: int = 1
+    """How many of them worked on it side by side."""
 
 
 def family_digest(kind: str, version: int, identity: Mapping[str, Any], inputs: Sequence[str]) -> str:

@@ -52,6 +52,11 @@ class Pipeline:
     """What later commands need by role -> node name: 'target', 'figures', 'model' (the adapted classifier), 'predictions' (its
     logits on the target), 'validators'; for SDA also 'classifier', 'finetuned', 'projected', ..."""
 
+    def result(self) -> tuple[MethodRow, ...]:
+        """The rows of the recipe's own result, one a seed and transfer: those called as the last one that is no control."""
+        names = [r.name for r in self.rows if not r.control]
+        return tuple(r for r in self.rows if r.name == names[-1] and not r.control) if names else ()
+
     def __post_init__(self) -> None:
         seen: set[str] = set()
         for node in self.nodes:

@@ -23,6 +23,7 @@ class Root:
         location = str(location).rstrip("/") or "/"
         self.store = Store(posixpath.join(location, "store"))
         self.runs = Store(posixpath.join(location, "runs"))
+        self.sweeps = Store(posixpath.join(location, "sweeps"))
         self.location = posixpath.dirname(self.runs.root)
 
     def names(self) -> list[str]:
@@ -56,26 +57,26 @@ def run_name(recipe: str, digest: str) -> str:
 
 
 class Run:
-    """One run folder."""
+    """One run folder; ``place`` is where it lies, the root's runs unless a sweep keeps it."""
 
-    def __init__(self, root: Root, name: str):
-        self.root, self.name = root, name
+    def __init__(self, root: Root, name: str, place: Store | None = None):
+        self.root, self.name, self.place = root, name, place or root.runs
 
     @property
     def url(self) -> str:
-        return posixpath.join(self.root.location, "runs", self.name)
+        return posixpath.join(self.place.root, self.name)
 
     def write(self, name: str, data: bytes) -> None:
-        self.root.runs.write_bytes(posixpath.join(self.name, name), data)
+        self.place.write_bytes(posixpath.join(self.name, name), data)
 
     def read(self, name: str) -> bytes:
-        return self.root.runs.read_bytes(posixpath.join(self.name, name))
+        return self.place.read_bytes(posixpath.join(self.name, name))
 
     def remove(self, name: str) -> None:
-        self.root.runs.remove(posixpath.join(self.name, name))
+        self.place.remove(posixpath.join(self.name, name))
 
     def has(self, name: str) -> bool:
-        return self.root.runs.exists(posixpath.join(self.name, name))
+        return self.place.exists(posixpath.join(self.name, name))
 
     def manifest(self) -> dict[str, Any]:
         if not self.has("manifest.json"):

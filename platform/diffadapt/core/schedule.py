@@ -9,7 +9,7 @@ fans out into several shards of one stage ends its chain, so that these spread o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from diffadapt.core.artifact import Shard
@@ -65,14 +65,17 @@ def finished(plans: Mapping[str, NodePlan], store: Store) -> set[str]:
 def locate(plans: Mapping[str, NodePlan]) -> dict[str, InputFile]:
     """Digest -> where it is."""
     return {
-        p.digest: InputFile(name, p.digest, p.path, p.shard, plan.stage.fit_stage)
+        p.digest: InputFile(name, p.digest, p.path, p.shard, plan.stage.fit_stage, name)
         for name, plan in plans.items()
         for p in plan.shards
     }
 
 
-def next_wave(plans: Mapping[str, NodePlan], done: set[str]) -> Wave:
-    """Chains and fits whose inputs are finished or come earlier in the same chain. Empty when all is done."""
+def next_wave(plans: Mapping[str, NodePlan], done: set[str], given_up: Collection[str] = ()) -> Wave:
+    """Chains and fits whose inputs are finished or come earlier in the same chain. Empty when nothing is left that can be made.
+
+    What is ``given_up`` is not tried, and so nothing that needs it.
+    """
     where = locate(plans)
     tasks: dict[str, Task] = {}
     missing_of: dict[str, set[str]] = {}
@@ -81,7 +84,7 @@ def next_wave(plans: Mapping[str, NodePlan], done: set[str]) -> Wave:
     seen: set[str] = set()
     for name, plan in plans.items():
         for p in plan.shards:
-            if p.digest in done or p.digest in seen:  # two nodes may ask for the same thing; it is made once
+            if p.digest in done or p.digest in seen or p.digest in given_up:  # two nodes may ask for the same thing; it is made once
                 continue
             seen.add(p.digest)
             task = Task(name, p.shard, p.digest, p.path or "", tuple(replace(where[i.digest], node=i.node) for i in p.shard.inputs))

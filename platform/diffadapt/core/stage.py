@@ -77,6 +77,8 @@ class InputFile:
     path: str | None
     shard: Shard
     fitted: bool = False
+    plan: str = ""
+    """The key of its plan where that is not ``node`` (plans of several recipes worked on together)."""
 
 
 @dataclass(frozen=True)

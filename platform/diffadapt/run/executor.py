@@ -53,7 +53,7 @@ class Executor:
             return Receipt(
                 task.node, task.shard.key, task.digest, "made", len(rows), tuple(rows.failures),
                 time.perf_counter() - start, worker_name, batch_size=getattr(self.workers.get(self._worker_key(task)), "batch_size", 0) or 0,
-                warnings=tuple(rows.warnings),
+                warnings=tuple(rows.warnings), device=device_name(self.device),
             )  # fmt: skip
         except DiffadaptError as error:
             interrupts.check()
@@ -68,7 +68,8 @@ class Executor:
         if self._last and self._last[0] == file.digest:
             return self._last[1]
         if file.path is None:
-            return self._worker(file.node, file.node, {}).run(file.shard, ())
+            plan = file.plan or file.node
+            return self._worker(plan, plan, {}).run(file.shard, ())
         return self.store.load(file.path)
 
     def fitted_folder(self, file: InputFile) -> str:
@@ -125,6 +126,15 @@ def fetch_folder(store: Store, file: InputFile) -> str:
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)  # another process of this machine finished first
     return str(target)
+
+
+def device_name(device: str) -> str:
+    """'cpu', or the accelerator's own name, as the ledger of measured work keeps it."""
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    return torch.cuda.get_device_name(device)
 
 
 def choose_device(wanted: str) -> str:

@@ -19,9 +19,13 @@ from diffadapt.run.fit import recorded_metrics
 
 
 def finish(
-    run: Run, recipe_name: str, seed: int, config: Mapping[str, Any], pipeline: Pipeline, plans: Mapping[str, NodePlan], quarantined: Mapping[str, Sequence[Failure]]
+    run: Run, recipe_name: str, seed: int, config: Mapping[str, Any], pipeline: Pipeline, plans: Mapping[str, NodePlan], quarantined: Mapping[str, Sequence[Failure]],
+    *, brief: bool = False,
 ) -> None:
-    """Write manifest, scores, warnings, predictions, pictures, the adapted model and the report of a run whose work is done."""
+    """Write manifest, scores, warnings, predictions, pictures, the adapted model and the report of a run whose work is done.
+
+    ``brief``: manifest, scores, warnings and validators alone.
+    """
     root = run.root
     manifest = manifests.build(recipe_name, config, seed, pipeline, plans, quarantined)
     run.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
@@ -30,12 +34,14 @@ def finish(
     scores = record.score_rows(run.name, seed, pipeline.rows, predictions, _totals(pipeline, plans))
     run.write("scores.parquet", record.to_bytes(scores))
     run.write("warnings.json", json.dumps(_warnings(plans, root.store), indent=1).encode())
+    if node := pipeline.outputs.get("validators"):
+        run.write("validators.json", root.store.read_bytes(posixpath.join(plans[node].shards[0].path or "", "validators.json")))
+    if brief:
+        return
     if node := pipeline.outputs.get("predictions"):
         from diffadapt.core.predictions import predictions_parquet
 
         run.write("predictions.parquet", predictions_parquet(predictions[node], pipeline.class_names))
-    if node := pipeline.outputs.get("validators"):
-        run.write("validators.json", root.store.read_bytes(posixpath.join(plans[node].shards[0].path or "", "validators.json")))
     figures = pipeline.outputs.get("figures")
     if figures:
         folder = plans[figures].shards[0].path or ""

@@ -17,7 +17,7 @@ from diffadapt.core.errors import DiffadaptError
 from diffadapt.core.schedule import SUCCESS, Task
 from diffadapt.core.stage import FitJob, InputFile, Stage, WorkContext
 from diffadapt.core.store import Store
-from diffadapt.run.executor import Executor, evidence, fetch_folder, one_line
+from diffadapt.run.executor import Executor, device_name, evidence, fetch_folder, one_line
 
 METRICS = "metrics.json"
 
@@ -53,7 +53,7 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
         if reporter.rank == 0:
             _commit(store, task, output, metrics)
         reporter.barrier()
-        return Receipt(task.node, task.shard.key, task.digest, "made", task.shard.items, tuple(quarantined_by(metrics)), time.perf_counter() - start, name, warnings=tuple(metrics.get("warnings", ())))
+        return Receipt(task.node, task.shard.key, task.digest, "made", task.shard.items, tuple(quarantined_by(metrics)), time.perf_counter() - start, name, warnings=tuple(metrics.get("warnings", ())), device=device_name(str(reporter.device)), devices=reporter.world_size)
     except DiffadaptError as error:
         interrupts.check()
         message = f"{type(error).__name__}: {one_line(error)}"
