@@ -24,6 +24,7 @@ class Root:
         self.store = Store(posixpath.join(location, "store"))
         self.runs = Store(posixpath.join(location, "runs"))
         self.sweeps = Store(posixpath.join(location, "sweeps"))
+        self.ledger = Store(posixpath.join(location, "ledger"))
         self.location = posixpath.dirname(self.runs.root)
 
     def names(self) -> list[str]:
