@@ -15,6 +15,7 @@ COMMANDS = {
     "show": ("recipes", "show every field of a recipe and its value", "diffadapt show quickstart --synth.guidance 1.5"),
     "plan": ("plan", "what a run would make, and what the store already has; writes nothing", "diffadapt plan sda/imagenet_c/resnet50"),
     "run": ("run", "run a recipe; the same command resumes it", "diffadapt run quickstart --synth.images-per-class 400"),
+    "sweep": ("sweep", "search recipe fields; the same command resumes it", "diffadapt sweep tune_spaces/digits --recipe adapt_anything/digits"),
     "status": ("status", "runs and how far they are", "diffadapt status"),
     "report": ("report", "print a run's table and write its HTML report", "diffadapt report last"),
     "compare": ("report", "scores and settings of several runs side by side", "diffadapt compare quickstart-1a2b3c4d quickstart-5e6f7a8b"),

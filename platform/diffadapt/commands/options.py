@@ -46,7 +46,6 @@ def parse_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[s
     """(recipe name, recipe with overrides, options) from ``<recipe> [--field value ...]``."""
     from diffadapt.cli import COMMANDS, example
     from diffadapt.systems import recipes
-    from diffadapt.systems.limits import check_limits
 
     arguments = list(argv)
     name = next((a for a in arguments[:1] if not a.startswith("-")), None)
@@ -57,11 +56,26 @@ def parse_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[s
             sys.exit(0 if arguments else 2)
         raise RecipeError(f"The recipe comes first: diffadapt {command} <recipe> [options]. `diffadapt ls` lists them.")
     recipe = recipes.load(name)
+    parsed = parse_fields(options, recipe, arguments[1:], command, f"{command} {name}")
+    if name.endswith(".json"):
+        name = recipes.read_file(name)[0]
+    return name, parsed.recipe, parsed.options
+
+
+def parse_fields(options: type, recipe: Any, argv: Sequence[str], command: str, prog: str, **more: Any) -> Any:
+    """``options`` and the fields of ``recipe`` (and of ``more``: name -> default value, under their names) from options of one command line.
+
+    Returns a value with the attributes ``options``, ``recipe`` and those of ``more``. Raises RecipeError for a number out of its range.
+    """
+    from diffadapt.cli import COMMANDS, example
+    from diffadapt.systems.limits import check_limits
+
     aliases = getattr(type(recipe), "aliases", {})
     combined = make_dataclass(
         "Combined",
         [
             ("options", Annotated[options, tyro.conf.arg(name="")]),  # type: ignore[valid-type]
+            *((name, type(value), value) for name, value in more.items()),
             ("recipe", Annotated[type(recipe), tyro.conf.arg(name="")], recipe),
         ],
         frozen=True,
@@ -69,13 +83,13 @@ def parse_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[s
     short = "\n".join(f"--{k}: sets {', '.join(v)}" for k, v in aliases.items() if v != (k,))
     parsed = tyro.cli(
         combined,
-        prog=f"diffadapt {command} {name}",
-        args=_truths(_expand(arguments[1:], aliases), recipe),
+        prog=f"diffadapt {prog}",
+        args=_truths(_expand(list(argv), aliases), recipe),
         description=f"{COMMANDS[command][1].capitalize()}.\n\n{example(command)}\n\n{short}",
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
     check_limits(parsed.recipe)  # type: ignore[attr-defined]
-    return name, parsed.recipe, parsed.options  # type: ignore[attr-defined]
+    return parsed
 
 
 def _truths(arguments: list[str], recipe: Any) -> list[str]:

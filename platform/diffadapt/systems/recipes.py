@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
@@ -17,7 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from diffadapt.core.config import override
 from diffadapt.core.errors import DiffadaptError, RecipeError, suggest
+from diffadapt.core.store import redact
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def recipes() -> dict[str, RecipeEntry]:
             if file.name.startswith("_"):
                 continue
             stem = file.relative_to(root).with_suffix("").as_posix().removesuffix("/recipe")
-            module = _import(file, stem)
+            module = import_file(file, stem)
             for name, function in inspect.getmembers(module, inspect.isfunction):
                 if function.__module__ != module.__name__ or name.startswith("_"):
                     continue
@@ -57,7 +60,11 @@ def recipes() -> dict[str, RecipeEntry]:
 
 
 def load(name: str) -> Any:
-    """The recipe value called ``name``; RecipeError with the nearest name otherwise."""
+    """The recipe value called ``name``, or that of a JSON file with a recipe's name and overrides, such as a sweep's
+    recommended.json or a run's recipe.json (a path or URL); RecipeError with the nearest name otherwise."""
+    if name.endswith(".json"):
+        base, overrides = read_file(name)
+        return override(load(base), overrides)
     entries = recipes()
     if name not in entries:
         inside = [n for n in entries if n.startswith(name.rstrip("/") + "/")]
@@ -75,14 +82,32 @@ def load(name: str) -> Any:
     return recipe
 
 
-def _import(file: Path, stem: str) -> ModuleType:
+def read_file(place: str) -> tuple[str, dict[str, Any]]:
+    """(recipe name, overrides) of a JSON file; RecipeError when it is not there or holds something else."""
+    import fsspec
+
+    try:
+        with fsspec.open(place, "rb") as handle:
+            value = json.load(handle)
+        name, overrides = value["recipe"], value["overrides"]
+        if not isinstance(name, str) or name.endswith(".json") or not isinstance(overrides, dict):
+            raise ValueError
+    except (OSError, ImportError) as error:
+        raise RecipeError(f"The recipe file {redact(place)} cannot be read ({type(error).__name__}): mend the path.") from None
+    except (ValueError, KeyError, TypeError):
+        raise RecipeError(f'The file {redact(place)} is no recipe: it must hold {{"recipe": "name", "overrides": {{"field": value}}}}, as recommended.json of a sweep does.') from None
+    return name, overrides
+
+
+def import_file(file: Path, stem: str, what: str = "recipe") -> ModuleType:
+    """The module of a file of recipes (or of what else ``what`` says); RecipeError when it cannot be loaded."""
     unique = hashlib.sha256(str(file).encode()).hexdigest()[:8]
-    name = f"diffadapt_recipe_{unique}_{stem.replace('/', '_')}"
+    name = f"diffadapt_{what}_{unique}_{stem.replace('/', '_')}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise RecipeError(f"The recipe file {file.name} cannot be loaded ({type(error).__name__}: {error}): mend it or move it out of {file.parent.name}/.") from error
+        raise RecipeError(f"The {what} file {file.name} cannot be loaded ({type(error).__name__}: {error}): mend it or move it out of {file.parent.name}/.") from error
     return module

@@ -1,0 +1,81 @@
+"""The folder of a sweep: ``<root>/sweeps/<space>-<recipe>-<digest>/`` with its trials, table and report."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from diffadapt.core.config import to_dict
+from diffadapt.core.errors import StoreError
+from diffadapt.core.identity import digest
+from diffadapt.core.manifest import scrub
+from diffadapt.core.runs import Root, Run
+from diffadapt.core.store import Store, safe_name
+from diffadapt.sweeps.result import TrialResult, from_json
+from diffadapt.sweeps.space import Space
+from diffadapt.sweeps.trials import Trial
+
+
+def sweep_name(space_name: str, space: Space, recipes: Mapping[str, Any]) -> str:
+    """The folder's name. More trials of a random or optuna search, and execution settings, leave it as it is: they go on from it."""
+    search = {k: v for k, v in to_dict(space.search, identity_only=True).items() if k != "trials"}
+    axes = {name: [type(axis).__name__, _plain(asdict(axis))] for name, axis in space.axes.items()}
+    what = {"axes": axes, "base": _plain(dict(space.base)), "search": search, "recipes": {n: to_dict(r, identity_only=True) for n, r in recipes.items()}}
+    first = next(iter(recipes)) if len(recipes) == 1 else f"{len(recipes)}-recipes"
+    return f"{safe_name(space_name.replace('/', '-'))}-{safe_name(first.replace('/', '-'))}-{digest(what, 8)}"
+
+
+class Sweep(Run):
+    """A sweep's folder, a :class:`Run` for status, logs and warnings; ``name`` as :func:`sweep_name` gives it."""
+
+    def __init__(self, root: Root, name: str):
+        super().__init__(root, name, root.sweeps)
+
+    def describe(self, space_name: str, space: Space, recipes: Sequence[str], overrides: Mapping[str, Any], economy: Sequence[Any] = ()) -> None:
+        """Write sweep.json: what is searched, how, and what it saves."""
+        value = {
+            "space": space_name, "recipes": list(recipes), "overrides": dict(overrides), "search": to_dict(space.search), "base": _plain(dict(space.base)),
+            "axes": {name: {"kind": type(axis).__name__.lower(), "fields": space.fields(name), **_plain(asdict(axis))} for name, axis in space.axes.items()},
+            "economy": [asdict(e) for e in economy],
+        }  # fmt: skip
+        self.write("sweep.json", json.dumps(scrub(value), indent=1).encode())
+
+    def description(self) -> dict[str, Any]:
+        """What :meth:`describe` wrote; StoreError when there is no such sweep or it is damaged."""
+        try:
+            return json.loads(self.read("sweep.json"))
+        except ValueError:
+            raise StoreError(f"sweep.json of {self.name} is damaged: run the sweep again to rewrite it; finished trials are kept.") from None
+
+    def trial(self, trial: Trial | str) -> Run:
+        """The folder of one trial: a run folder like any other."""
+        name = trial if isinstance(trial, str) else trial.id
+        return Run(self.root, name, Store(posixpath.join(self.url, "trials")))
+
+    def record(self, result: TrialResult) -> None:
+        self.trial(result.id).write("result.json", json.dumps(scrub(json.loads(result.to_json())), indent=1).encode())
+
+    def results(self) -> list[TrialResult]:
+        """Every trial that has ended, by number; one whose file is damaged counts as open."""
+        trials = Store(posixpath.join(self.url, "trials"))
+        found = []
+        for name in sorted(trials.list("")):
+            try:
+                found.append(from_json(trials.read_bytes(f"{name}/result.json")))
+            except (StoreError, ValueError, KeyError, TypeError):
+                continue
+        return sorted(found, key=lambda r: (r.number, r.id))
+
+
+def sweeps(root: Root) -> list[str]:
+    """Names of the sweeps under a root."""
+    return sorted(root.sweeps.list(""))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

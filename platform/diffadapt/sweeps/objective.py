@@ -1,0 +1,46 @@
+"""What a trial is judged by: a label-free validator of its result, or accuracy on target labels where that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from diffadapt.core.errors import DataError
+from diffadapt.core.pipeline import MethodRow
+from diffadapt.core.record import Score, softmax
+from diffadapt.sweeps.space import ORACLE
+
+Predictions = Mapping[str, Mapping[str, tuple[int | None, np.ndarray]]]
+
+
+def objective(name: str, rows: Sequence[MethodRow], predictions: Predictions, scores: Sequence[Score]) -> float:
+    """The mean over ``rows`` (seeds, transfers) of the validator ``name`` on the row's predictions; for 'oracle' :func:`accuracy`.
+
+    A row's prediction is the sum of its members' probabilities, as in its score; validators see its logarithm. ``predictions``:
+    node -> key -> (label, logits). DataError where there is nothing to judge.
+    """
+    if name == ORACLE:
+        value = accuracy(rows, scores)
+        if value is None:
+            raise DataError("The objective 'oracle' needs target labels, and the target has none: choose a label-free one such as im.")
+        return value
+    from diffadapt.evaluate.validators import of_logits
+
+    values = []
+    for row in rows:
+        members = [predictions[m] for m in row.members]
+        keys = [k for k in members[0] if all(k in m for m in members)]
+        if keys:
+            total = np.mean([softmax(np.stack([m[k][1] for k in keys])) for m in members], axis=0)
+            values.append(float(of_logits(name, np.log(np.maximum(total, 1e-300)))))
+    if not values:
+        raise DataError("The trial predicted no image of the target: there is nothing to judge it by.")
+    return float(np.mean(values))
+
+
+def accuracy(rows: Sequence[MethodRow], scores: Sequence[Score]) -> float | None:
+    """The mean accuracy of ``rows`` in percent over seeds and groups; None without labels."""
+    names = {r.name for r in rows}
+    values = [s.value for s in scores if s.method in names and not s.control]
+    return float(np.mean(values)) if values else None
