@@ -250,3 +250,17 @@ def test_a_folder_of_images_and_a_list_of_classes_are_enough_to_plan(tmp_path):
     recipe = load("adapt_anything")
     assert found["target"].items == 3 and found["synth"].items == 2 * recipe.generator.images_per_class
     assert {"prompts", "source_only", "dann", "dann_fixmatch", "validators"} <= set(found)
+
+
+def test_a_recipe_from_a_file_is_the_recipe_with_its_overrides(tmp_path):
+    import json
+
+    file = tmp_path / "recommended.json"
+    file.write_text(json.dumps({"recipe": "adapt_anything/digits", "overrides": {"generator.guidance": 1.5, "seeds": [0]}, "why": "best"}))
+    assert load(str(file)) == override(load("adapt_anything/digits"), {"generator.guidance": 1.5, "seeds": (0,)})
+    for text, said in (("{", "is no recipe"), ('{"recipe": "x.json", "overrides": {}}', "is no recipe"), ('{"recipe": "quickstart", "overrides": {"synth.guidanc": 1}}', "Did you mean")):
+        file.write_text(text)
+        with pytest.raises(DiffadaptError, match=said):
+            load(str(file))
+    with pytest.raises(DiffadaptError, match="cannot be read"):
+        load(str(tmp_path / "absent.json"))

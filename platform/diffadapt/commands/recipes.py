@@ -18,22 +18,31 @@ FOLD = 10
 @dataclass(frozen=True)
 class LsOptions:
     prefix: tyro.conf.Positional[str] = ""
-    """Only recipes whose names begin so."""
+    """Only recipes whose names begin so; 'spaces': the search spaces of `diffadapt sweep`."""
 
 
 def ls(argv: Sequence[str]) -> int:
     from diffadapt.systems.recipes import recipes
 
     options = parse(LsOptions, argv, "ls")
+    if options.prefix == "spaces":
+        from diffadapt.systems.spaces import spaces
+
+        _print({n: e.summary for n, e in spaces().items()})
+        return 0
     entries = recipes()
     chosen = {n: e for n, e in entries.items() if n.startswith(options.prefix)}
     if not chosen:
         raise RecipeError(f"No recipe begins with {options.prefix!r}.{suggest(options.prefix, entries)}")
     lines = {n: e.summary for n, e in chosen.items()} if options.prefix else _folded({n: e.summary for n, e in chosen.items()})
-    width = max(map(len, lines))
+    _print(lines)
+    return 0
+
+
+def _print(lines: Mapping[str, str]) -> None:
+    width = max(map(len, lines), default=0)
     for name, summary in lines.items():
         print(f"{name:<{width}}  {summary}")
-    return 0
 
 
 def _folded(summaries: Mapping[str, str]) -> dict[str, str]:
