@@ -23,7 +23,7 @@ def module_name(file: Path) -> str:
 
 def light_files() -> list[Path]:
     """What must start in a moment: the core, reports, configuration, the command line and its commands, recipes' types."""
-    folders = ("core", "report", "commands", "systems")
+    folders = ("core", "report", "commands", "systems", "sweeps")
     return [f for f in SOURCES if f.relative_to(PACKAGE).parts[0] in folders or f.name == "config.py" or f.parent == PACKAGE]
 
 
