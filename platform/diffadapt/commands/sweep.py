@@ -48,8 +48,8 @@ def sweep(argv: Sequence[str]) -> int:
     name, space, recipe_name, base = resolve(words, rest)
     parsed = parse_fields(SweepOptions, base, rest, "sweep", f"sweep {name}", search=space.search)
     space = replace(space, search=parsed.search)
-    overrides = changes(base, parsed.recipe)
-    recipes = {recipe_name: parsed.recipe, **{n: override(_load(n), overrides) for n in words.benchmarks if n != recipe_name}}
+    overrides = {k: v for k, v in changes(base, parsed.recipe).items() if not k.startswith("execution.")}
+    recipes = {recipe_name: parsed.recipe, **{n: override(_load(n), changes(base, parsed.recipe)) for n in words.benchmarks if n != recipe_name}}
     root = parsed.options.open()
     plan = plan_sweep(space, recipes, root)
     print(format_sweep(name, space, recipes, plan), flush=True)

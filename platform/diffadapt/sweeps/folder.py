@@ -72,7 +72,7 @@ class Sweep(Run):
 
 def sweeps(root: Root) -> list[str]:
     """Names of the sweeps under a root."""
-    return sorted(root.sweeps.list(""))
+    return sorted(n for n in root.sweeps.list("") if not n.startswith((".", "store.json")))
 
 
 def _plain(value: Any) -> Any:
