@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import Stage
 from diffadapt.core.store import Store
+from diffadapt.orchestrate import metrics
 from diffadapt.orchestrate.connection import Connection
 from diffadapt.orchestrate.resources import Layout, node_resources, plan_layout
 from diffadapt.run.runner import ExecutionConfig, OnFitProgress, OnReceipt
@@ -33,11 +34,15 @@ class RayRunner:
         self.connection.open()
         self._layout()
 
+    def found(self, shards: Mapping[str, int]) -> None:
+        """What the store had before the work began, for the metrics: node -> shards."""
+        metrics.found(shards)
+
     def run_chains(self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt) -> None:
         from diffadapt.orchestrate.pool import run_chains
 
         plain = all(stages[t.node].resources() == "cpu" for c in chains for t in c.tasks)
-        run_chains(chains, stages, store, lambda: self._layout(shrink=True, plain=plain), self.config.resident_models, on_receipt)
+        run_chains(chains, stages, store, lambda: self._layout(shrink=True, plain=plain), self.config.resident_models, metrics.counted(on_receipt))
 
     def run_fits(
         self, fits: Sequence[Task], stages: Mapping[str, Stage], store: Store, log_dir: str, on_receipt: OnReceipt, on_progress: OnFitProgress
@@ -45,7 +50,7 @@ class RayRunner:
         from diffadapt.orchestrate.train import FitRunner
 
         self._fits = self._fits or FitRunner()
-        self._fits.run(fits, stages, store, log_dir, self._layout(), on_receipt, on_progress)
+        self._fits.run(fits, stages, store, log_dir, self._layout(), metrics.counted(on_receipt), on_progress)
 
     def close(self) -> None:
         """End our actors and, if we started Ray, its processes."""

@@ -56,6 +56,8 @@ class Work:
                     runner = runner_factory()
                     self.runner_name = runner.name
                     runner.prepare()
+                    if hasattr(runner, "found"):  # a runner may want to know, for its metrics
+                        runner.found({name: node.hits for name, node in self.progress.nodes.items()})
                 self.errors.clear()
                 self._one_wave(runner, wave, stages, log_dir)
                 done = finished(self.plans, self.store)
