@@ -29,16 +29,16 @@ def bar_chart(table: Summary, *, narrow: bool = False) -> Markup:
     for i, row in enumerate(rows):
         y = 8 + pitch * i + (rule if row.control else 0)
         if row.control and i == main:
-            parts.append(_tag("line", x1=0, x2=width, y1=y - 17, y2=y - 17, class_="axis"))
-            parts.append(_tag("text", "controls", x=0, y=y - 4, class_="soft"))
-        label = _cut(row.title, 46 if narrow else 40)
+            parts.append(tag("line", x1=0, x2=width, y1=y - 17, y2=y - 17, class_="axis"))
+            parts.append(tag("text", "controls", x=0, y=y - 4, class_="soft"))
+        label = cut(row.title, 46 if narrow else 40)
         place = {"x": left, "y": y + 11} if narrow else {"x": left - 8, "y": y + bar - 4, "text_anchor": "end"}
-        parts.append(_tag("text", label, row.title, **place))
+        parts.append(tag("text", label, row.title, **place))
         parts.append(_one_bar(row, scale, y + above, bar, "control" if row.control else ("source" if row is source else "main")))
     if source and source.mean is not None:
         x = scale(source.mean)
-        parts.append(_tag("line", x1=x, x2=x, y1=4, y2=height - 22, class_="reference"))
-    return _svg(parts, width, height, f"Mean {table.metric_name} of each method")
+        parts.append(tag("line", x1=x, x2=x, y1=4, y2=height - 22, class_="reference"))
+    return svg(parts, width, height, f"Mean {table.metric_name} of each method")
 
 
 def group_chart(table: Summary, *, narrow: bool = False) -> tuple[Markup, list[tuple[int, str]], int]:
@@ -64,8 +64,8 @@ def _upright(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
     scale = _Scale(best, bottom, top)
     parts = []
     for tick in scale.ticks:
-        parts.append(_tag("line", x1=left, x2=width, y1=scale(tick), y2=scale(tick), class_="grid"))
-        parts.append(_tag("text", f"{tick:g}", x=left - 6, y=scale(tick) + 4, text_anchor="end", class_="soft"))
+        parts.append(tag("line", x1=left, x2=width, y1=scale(tick), y2=scale(tick), class_="grid"))
+        parts.append(tag("text", f"{tick:g}", x=left - 6, y=scale(tick) + 4, text_anchor="end", class_="soft"))
     for g, group in enumerate(table.groups):
         middle = left + step * (g + 0.5)
         start = middle - bar * len(rows) / 2
@@ -73,11 +73,11 @@ def _upright(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
         for i, row in enumerate(rows):
             if cell := row.cells.get(group):
                 y = scale(cell.value)
-                parts.append(_tag("rect", None, f"{name}, {row.title}: {cell.value:.1f}", x=start + bar * i, y=y, width=bar * 0.9, height=bottom - y, class_=f"s{i}"))
+                parts.append(tag("rect", None, f"{name}, {row.title}: {cell.value:.1f}", x=start + bar * i, y=y, width=bar * 0.9, height=bottom - y, class_=f"s{i}"))
         turn = f"rotate(-38 {middle:.1f} {bottom + 16})"
-        parts.append(_tag("text", _cut(name, 18), name, x=middle, y=bottom + 16, text_anchor="end", transform=turn))
-    parts.append(_tag("line", x1=left, x2=width, y1=bottom, y2=bottom, class_="axis"))
-    return _svg(parts, width, height, f"{table.metric_name.capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
+        parts.append(tag("text", cut(name, 18), name, x=middle, y=bottom + 16, text_anchor="end", transform=turn))
+    parts.append(tag("line", x1=left, x2=width, y1=bottom, y2=bottom, class_="axis"))
+    return svg(parts, width, height, f"{table.metric_name.capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
 
 
 def _lying(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
@@ -90,13 +90,13 @@ def _lying(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
     for g, group in enumerate(table.groups):
         y = pitch * g
         name = group_label(group, table.groups)
-        parts.append(_tag("text", _cut(name, 40), name, x=left, y=y + 13))
+        parts.append(tag("text", cut(name, 40), name, x=left, y=y + 13))
         for i, row in enumerate(rows):
             if cell := row.cells.get(group):
                 length = scale(cell.value) - left
-                parts.append(_tag("rect", None, f"{name}, {row.title}: {cell.value:.1f}", x=left, y=y + 18 + bar * i, width=length, height=bar - 1, class_=f"s{i}"))
-                parts.append(_tag("text", f"{cell.value:.0f}", x=left + length + 3, y=y + 25.5 + bar * i, class_="tiny"))
-    return _svg(parts, width, height, f"{table.metric_name.capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
+                parts.append(tag("rect", None, f"{name}, {row.title}: {cell.value:.1f}", x=left, y=y + 18 + bar * i, width=length, height=bar - 1, class_=f"s{i}"))
+                parts.append(tag("text", f"{cell.value:.0f}", x=left + length + 3, y=y + 25.5 + bar * i, class_="tiny"))
+    return svg(parts, width, height, f"{table.metric_name.capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
 
 
 class _Scale:
@@ -117,12 +117,12 @@ def _one_bar(row: MethodSummary, scale: _Scale, y: float, bar: float, kind: str)
     error = row.spread or 0.0
     word = "standard error" if row.deviation is None else f"standard deviation over {len(row.seeds)} seeds"
     told = f"{row.title}: {mean:.2f}" + (f", {word} {error:.2f}" if error else "") + f", {row.coverage} images"
-    parts = [_tag("rect", None, told, x=scale.start, y=y, width=max(end - scale.start, 0.5), height=bar, rx=2, class_=f"bar-{kind}")]
+    parts = [tag("rect", None, told, x=scale.start, y=y, width=max(end - scale.start, 0.5), height=bar, rx=2, class_=f"bar-{kind}")]
     if error:
         a, b, m = scale(mean - error), scale(mean + error), y + bar / 2
-        parts.append(_tag("path", d=f"M{a} {m}H{b}M{a} {m - 3}v6M{b} {m - 3}v6", class_="whisker"))
+        parts.append(tag("path", d=f"M{a} {m}H{b}M{a} {m - 3}v6M{b} {m - 3}v6", class_="whisker"))
     x = scale(mean + error) + 6
-    parts.append(_tag("text", f"{mean:.1f}" + ("" if row.whole else " *"), x=x, y=y + bar / 2 + 4, class_="value"))
+    parts.append(tag("text", f"{mean:.1f}" + ("" if row.whole else " *"), x=x, y=y + bar / 2 + 4, class_="value"))
     return Markup("").join(parts)
 
 
@@ -130,8 +130,8 @@ def _grid(scale: _Scale, top: float, bottom: float, text_y: float) -> Markup:
     parts = []
     for tick in scale.ticks:
         x = scale(tick)
-        parts.append(_tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid"))
-        parts.append(_tag("text", f"{tick:g}", x=x, y=text_y, text_anchor="start" if x < 8 else "middle", class_="soft"))
+        parts.append(tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid"))
+        parts.append(tag("text", f"{tick:g}", x=x, y=text_y, text_anchor="start" if x < 8 else "middle", class_="soft"))
     return Markup("").join(parts)
 
 
@@ -146,11 +146,12 @@ def _ceiling(values) -> float:
     return min(100.0, math.ceil(highest / 10) * 10.0) if highest <= 100 else math.ceil(highest / 100) * 100.0
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
+    """``text`` in at most ``length`` characters."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def _tag(name: str, text: str | None = None, title: str | None = None, **attributes: object) -> Markup:
+def tag(name: str, text: str | None = None, title: str | None = None, **attributes: object) -> Markup:
     """One SVG element; every text and attribute is escaped."""
     written = "".join(f' {k.rstrip("_").replace("_", "-")}="{escape(_short(v))}"' for k, v in attributes.items())
     inner = (f"<title>{escape(title)}</title>" if title is not None else "") + (str(escape(text)) if text is not None else "")
@@ -161,6 +162,7 @@ def _short(value: object) -> object:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
 
 
-def _svg(parts: Sequence[Markup], width: int, height: float, label: str) -> Markup:
+def svg(parts: Sequence[Markup], width: int, height: float, label: str) -> Markup:
+    """A whole picture that scales with its place; ``label`` for those who do not see it."""
     inner = Markup("").join(parts)
     return Markup(f'<svg viewBox="0 0 {width} {height:g}" role="img" aria-label="{escape(label)}">{inner}</svg>')
