@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import tempfile
 import time
 import traceback
@@ -129,11 +130,10 @@ def fetch_folder(store: Store, file: InputFile) -> str:
 
 
 def device_name(device: str) -> str:
-    """'cpu', or the accelerator's own name, as the ledger of measured work keeps it."""
-    if not device.startswith("cuda"):
+    """'cpu', or the accelerator's own name, as the ledger of measured work keeps it; plainly ``device`` where torch is not loaded or has no such one."""
+    torch = sys.modules.get("torch")  # a worker that never needed it must not load it for a name
+    if torch is None or not device.startswith("cuda") or not torch.cuda.is_available():
         return device
-    import torch
-
     return torch.cuda.get_device_name(device)
 
 
