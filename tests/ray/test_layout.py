@@ -16,7 +16,7 @@ from diffadapt.core.store import Store
 from diffadapt.orchestrate.pool import MAX_BUNDLES, bundle
 from diffadapt.orchestrate.resources import plan_layout
 from diffadapt.orchestrate.runner import RayRunner
-from diffadapt.orchestrate.train import Work, _start_plain
+from diffadapt.orchestrate.train import Work, start_plain
 from diffadapt.run.runner import ExecutionConfig
 
 CPU_NODE = {"CPU": 4.0}
@@ -72,7 +72,7 @@ def _stage(where: str, trains: bool = True) -> SimpleNamespace:
 
 def test_waves_without_work_for_gpus_take_none(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("diffadapt.orchestrate.runner.node_resources", lambda: [GPU_NODE])
+    monkeypatch.setattr("diffadapt.orchestrate.runner.cluster_nodes", lambda: [GPU_NODE])
     monkeypatch.setattr("diffadapt.orchestrate.pool.run_chains", lambda chains, stages, store, layout, resident, on_receipt: asked.append(layout()))
     runner = RayRunner(ExecutionConfig(actors=3))
     both = [Chain(tuple(Task(node, Shard("s", {}), node, "p", ()) for node in nodes)) for nodes in (("prompts",), ("prompts", "synth"))]
@@ -98,7 +98,7 @@ def test_fits_that_do_not_train_reserve_what_their_stage_needs(monkeypatch: pyte
     for nodes, device in (([GPU_NODE], "cuda"), ([CPU_NODE], "cpu")):
         for node in stages:
             task = Task(node, Shard("all", {}), node, "p", ())
-            _start_plain(Work((task,), stages, Store("memory://layout"), "", None, True, 1), plan_layout(ExecutionConfig(), nodes))
+            start_plain(Work((task,), stages, Store("memory://layout"), "", None, True, 1), plan_layout(ExecutionConfig(), nodes))
         assert [(a["device"], a["num_gpus"]) for a in asked] == [("cpu", 0.0), (device, 1.0 if device == "cuda" else 0.0)]
         asked.clear()
 

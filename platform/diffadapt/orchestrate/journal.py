@@ -67,6 +67,14 @@ class Mailbox:
         self.news: deque[tuple] = deque()
         self.settled: set[str] = set()
         self.errors: dict[str, str] = {}
+        self.begun: set[str] = set()
+
+    def begin(self, group: str) -> None:
+        """Called by the workers of a training group when all of them are up."""
+        self.begun.add(group)
+
+    def has_begun(self, group: str) -> bool:
+        return group in self.begun
 
     def progress(self, node: str, step: int, total: int, scalars: dict[str, float]) -> None:
         self.news.append(("progress", node, step, total, scalars))

@@ -23,9 +23,10 @@ from diffadapt.core.errors import ResourceError
 from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import InputFile, Stage
 from diffadapt.core.store import Store
+from diffadapt.orchestrate.capacity import living_nodes
 from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.journal import Journal, here
-from diffadapt.orchestrate.resources import Layout, limit_threads, node_resources
+from diffadapt.orchestrate.resources import Layout, limit_threads
 from diffadapt.run.executor import Executor
 from diffadapt.run.runner import OnReceipt
 
@@ -207,7 +208,7 @@ def _slim_input(file: InputFile) -> InputFile:
 def _watch(journal: Any, stop: threading.Event) -> None:
     """Give up actors of lost nodes that find no room elsewhere: their bundles would wait for ever."""
     lost_for = 0.0
-    known = len(node_resources())
+    known = len(living_nodes())
     while not stop.wait(WATCH_SECONDS):
         try:
             alive = {n["NodeID"] for n in ray.nodes() if n["Alive"]}

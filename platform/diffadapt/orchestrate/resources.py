@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-import ray
-
 from diffadapt.core.errors import ResourceError
+from diffadapt.orchestrate.capacity import POSSIBLE
 from diffadapt.run.runner import ExecutionConfig
 
 CPUS_PER_THREAD = 0.5
@@ -47,15 +46,10 @@ class Layout:
     threads: int
 
 
-def node_resources() -> list[dict[str, float]]:
-    """Total resources of every living node."""
-    return [n["Resources"] for n in ray.nodes() if n["Alive"]]
-
-
 def plan_layout(
     config: ExecutionConfig, nodes: list[dict[str, float]], cores: int | None = None, *, shrink: bool = False
 ) -> Layout:
-    """Choose device and sizes for ``config`` on ``nodes``. ``cores`` bounds CPU workers on a machine whose logical CPUs
+    """Choose device and sizes for ``config`` on ``nodes``, living and possible ones (capacity.cluster_nodes). ``cores`` bounds CPU workers on a machine whose logical CPUs
     were set higher; None takes the nodes' CPUs. With ``shrink`` a pool that no longer fits (nodes were lost) gets smaller.
 
     Raises ResourceError, in one sentence, for GPUs that are not there, a pool or a training group that does not fit, and
@@ -79,7 +73,7 @@ def plan_layout(
             f"--execution.actors {config.actors} is more than the cluster can host ({room} on {_describe(nodes)}): "
             "ask for fewer, or 0 for as many as fit."
         )
-    if config.train_workers > train_room:
+    if config.train_workers > train_room and not shrink:  # by the time of the next fit the nodes may be back
         raise ResourceError(
             f"--execution.train-workers {config.train_workers} is more than the cluster can host ({train_room} on "
             f"{_describe(nodes)}): ask for fewer, or add nodes."
@@ -112,8 +106,8 @@ def _device(config: ExecutionConfig, gpus: float) -> str:
     if config.device.startswith("cuda"):
         if gpus < 1:
             raise ResourceError(
-                "--execution.device cuda was asked for but the cluster has no GPUs: use --execution.device cpu, or add "
-                "GPU nodes (min_workers of at least 1 in an autoscaling cluster)."
+                "--execution.device cuda was asked for but the cluster has no GPUs and no autoscaler whose settings say that it "
+                "can add some: use --execution.device cpu, or add GPU nodes."
             )
         return "cuda"
     return "cpu"
@@ -141,5 +135,11 @@ def _gpu_slots(gpus: float, share: float) -> int:
 
 
 def _describe(nodes: list[dict[str, float]]) -> str:
+    living, possible = ([n for n in nodes if (POSSIBLE in n) == coming] for coming in (False, True))
+    text = _count(living)
+    return f"{text}, and {_count(possible)} that the autoscaler can add" if possible else text
+
+
+def _count(nodes: list[dict[str, float]]) -> str:
     cpus, gpus = (sum(n.get(k, 0.0) for n in nodes) for k in ("CPU", "GPU"))
     return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {cpus:g} CPUs and {gpus:g} GPUs"

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from diffadapt.core.errors import ResourceError
 from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import Stage
 from diffadapt.core.store import Store
 from diffadapt.orchestrate import metrics
+from diffadapt.orchestrate.capacity import POSSIBLE, cluster_nodes
 from diffadapt.orchestrate.connection import Connection
-from diffadapt.orchestrate.resources import Layout, node_resources, plan_layout
+from diffadapt.orchestrate.resources import Layout, plan_layout
 from diffadapt.run.runner import ExecutionConfig, OnFitProgress, OnReceipt
 
 if TYPE_CHECKING:
-    from diffadapt.orchestrate.train import FitRunner
+    from diffadapt.orchestrate.fits import FitRunner
+
+
+PATIENCE_SECONDS = 60.0
+"""How long a run that lost too many nodes waits for others before it ends."""
 
 
 class RayRunner:
@@ -32,7 +39,8 @@ class RayRunner:
     def prepare(self) -> None:
         """Start or join Ray and check that the request fits; ResourceError if it does not."""
         self.connection.open()
-        self._layout()
+        # Decided once: a run that loses its GPUs must not go on with other bytes on CPUs.
+        self.config = replace(self.config, device=self.layout().device)
 
     def found(self, shards: Mapping[str, int]) -> None:
         """What the store had before the work began, for the metrics: node -> shards."""
@@ -42,15 +50,15 @@ class RayRunner:
         from diffadapt.orchestrate.pool import run_chains
 
         plain = all(stages[t.node].resources() == "cpu" for c in chains for t in c.tasks)
-        run_chains(chains, stages, store, lambda: self._layout(shrink=True, plain=plain), self.config.resident_models, metrics.counted(on_receipt))
+        run_chains(chains, stages, store, lambda: self._patiently(plain=plain), self.config.resident_models, metrics.counted(on_receipt))
 
     def run_fits(
         self, fits: Sequence[Task], stages: Mapping[str, Stage], store: Store, log_dir: str, on_receipt: OnReceipt, on_progress: OnFitProgress
     ) -> None:
-        from diffadapt.orchestrate.train import FitRunner
+        from diffadapt.orchestrate.fits import FitRunner
 
         self._fits = self._fits or FitRunner()
-        self._fits.run(fits, stages, store, log_dir, self._layout(), metrics.counted(on_receipt), on_progress)
+        self._fits.run(fits, stages, store, log_dir, self.layout, metrics.counted(on_receipt), on_progress)
 
     def close(self) -> None:
         """End our actors and, if we started Ray, its processes."""
@@ -58,8 +66,21 @@ class RayRunner:
             self._fits.close()
         self.connection.close()
 
-    def _layout(self, shrink: bool = False, plain: bool = False) -> Layout:
-        """Decided anew for every wave: nodes come and go. ``plain``: for work that needs no accelerator and so takes none."""
+    def layout(self, *, living: bool = False, shrink: bool = False, plain: bool = False) -> Layout:
+        """Decided anew for every wave: nodes come and go. ``living``: without nodes that the autoscaler may add;
+        ``plain``: for work that needs no accelerator and so takes none. ResourceError if the request does not fit."""
         cores = os.cpu_count() if self.connection.own else None
         config = replace(self.config, device="cpu") if plain else self.config
-        return plan_layout(config, node_resources(), cores, shrink=shrink)
+        nodes = cluster_nodes()
+        return plan_layout(config, [n for n in nodes if POSSIBLE not in n] if living else nodes, cores, shrink=shrink)
+
+    def _patiently(self, plain: bool) -> Layout:
+        """A pool's layout on what there is; where nothing is left, the next nodes are waited for a while."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self.layout(shrink=True, plain=plain)
+            except ResourceError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(1.0)

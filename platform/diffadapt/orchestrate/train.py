@@ -1,7 +1,6 @@
-"""Fits on Ray Train: one training group carries all fits of a wave, so that its start-up is paid once.
+"""What the processes of a training group do: one group carries all fits of a wave, so that its start-up is paid once.
 
-Checkpoints are diffadapt's own, in the store; Ray Train restarts a group that lost a worker, and the loop goes on from
-the newest checkpoint. So does any later run, on whatever runner.
+Checkpoints are diffadapt's own, in the store, so that the next group, or a later run on whatever runner, goes on from them.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,87 +17,21 @@ import ray
 import ray.exceptions
 
 from diffadapt.core.artifact import Receipt
-from diffadapt.core.identity import digest
 from diffadapt.core.schedule import Task
 from diffadapt.core.stage import Stage
 from diffadapt.core.store import Store
 from diffadapt.orchestrate.connection import quiet_logs
-from diffadapt.orchestrate.journal import Mailbox, here
 from diffadapt.orchestrate.resources import Layout, limit_threads
-from diffadapt.run.runner import OnFitProgress, OnReceipt
 
-MAX_FAILURES = 2
-POLL_SECONDS = 0.2
+MAX_RETRIES = 2
+START_SECONDS = 1800.0
+"""How long a training group waits for nodes that the cluster can host: they may have to be started, or be taken by others."""
 PROGRESS_SECONDS = 0.5
 _TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_METRICS_ENABLED": "0"}
 
 
 class FitError(RuntimeError):
-    """A worker's fit failed in a way that a restart may mend; ends the group so that Ray Train restarts it."""
-
-
-class FitRunner:
-    """Carries out waves of fits; keeps one process that has Ray Train loaded, because importing it takes seconds."""
-
-    def __init__(self) -> None:
-        self._host: Any = None
-
-    def run(
-        self,
-        fits: Sequence[Task],
-        stages: Mapping[str, Stage],
-        store: Store,
-        log_dir: str,
-        layout: Layout,
-        on_receipt: OnReceipt,
-        on_progress: OnFitProgress,
-    ) -> None:
-        """Carry out independent fits: each on ``layout.train_workers`` workers, or side by side when that is one.
-
-        Every fit gets one receipt; progress arrives while it trains. A fit whose workers were lost more than
-        MAX_FAILURES times gets a ``failed`` receipt.
-        """
-        mailbox = Mailbox.options(scheduling_strategy=here()).remote()
-        work = Work(tuple(fits), dict(stages), store, log_dir, mailbox, layout.train_workers > 1, layout.threads)
-        waiting = {t.digest: t for t in fits}
-        trained = [t for t in fits if stages[t.node].trains and stages[t.node].resources() != "cpu"]
-        name = f"fits-{digest(sorted(waiting), 16)}"
-        jobs = [_start_plain(dataclasses.replace(work, fits=(t,)), layout) for t in fits if t not in trained]
-        if trained:
-            if self._host is None:
-                self._host = TrainHost.options(scheduling_strategy=here()).remote()
-            jobs.append(self._host.fit.remote(dataclasses.replace(work, fits=tuple(trained)), layout, name))
-
-        def deliver() -> None:
-            for kind, *content in ray.get(mailbox.drain.remote()):
-                if kind == "progress":
-                    on_progress(*content)
-                else:
-                    waiting.pop(content[0].digest, None)
-                    on_receipt(content[0])
-
-        try:
-            while ray.wait(jobs, num_returns=len(jobs), timeout=POLL_SECONDS)[1]:
-                deliver()
-            errors = [e for e in map(_outcome, jobs) if e]
-        except BaseException:
-            self.close()
-            raise
-        deliver()
-        for task in waiting.values():
-            text = ray.get(mailbox.last_error.remote(task.digest)) or (
-                f"ResourceError: the training workers were lost ({'; '.join(errors) or 'no reason given'}): run the same "
-                "command again; it goes on from the last checkpoint."
-            )
-            on_receipt(Receipt(task.node, task.shard.key, task.digest, "failed", 0, error=text))
-        store.remove(f".train/{name}")
-        ray.kill(mailbox)
-
-    def close(self) -> None:
-        """End the process with Ray Train, and with it any training group."""
-        if self._host is not None:
-            ray.kill(self._host)
-            self._host = None
+    """A worker's fit failed in a way that a restart may mend; ends the group so that another follows."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +47,7 @@ class Work:
     threads: int
 
 
-def _outcome(job: Any) -> str:
+def outcome(job: Any) -> str:
     """The error of a finished job, in one line; empty when there was none."""
     try:
         return ray.get(job)
@@ -122,7 +55,7 @@ def _outcome(job: Any) -> str:
         return str(error).strip().splitlines()[-1]
 
 
-def _start_plain(work: Work, layout: Layout) -> Any:
+def start_plain(work: Work, layout: Layout) -> Any:
     """The one fit of ``work`` as an ordinary task, which reserves an accelerator only if its stage asks for one."""
     (task,) = work.fits
     device = "cpu" if work.stages[task.node].resources() == "cpu" else layout.device
@@ -130,7 +63,7 @@ def _start_plain(work: Work, layout: Layout) -> Any:
     return _plain_fit.options(num_cpus=share.cpus, num_gpus=share.gpus).remote(work, device)
 
 
-@ray.remote(max_retries=MAX_FAILURES)
+@ray.remote(max_retries=MAX_RETRIES)
 def _plain_fit(work: Work, device: str) -> str:
     """A fit that trains nothing (decisions of filters, pictures) or needs no accelerator."""
     limit_threads(work.threads)
@@ -143,26 +76,25 @@ def _plain_fit(work: Work, device: str) -> str:
 class TrainHost:
     """Runs training groups in a process of its own, which leaves the driver free to show progress and be interrupted."""
 
-    def fit(self, work: Work, layout: Layout, name: str) -> str:
-        """One TorchTrainer for all fits of ``work``; returns its error in one line, or an empty string."""
-        os.environ.update(_TRAIN_ENVIRONMENT)
+    def fit(self, work: Work, layout: Layout, name: str, workers: int) -> str:
+        """One TorchTrainer of ``workers`` for all fits of ``work``; returns its error in one line, or an empty string."""
+        os.environ.update(_TRAIN_ENVIRONMENT, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=str(START_SECONDS))
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
         quiet_logs()
         gpu = layout.device != "cpu"
         resources = {"CPU": layout.trainer.cpus, **({"GPU": layout.trainer.gpus} if gpu else {})}
-        workers = layout.train_workers if work.data_parallel else min(layout.lanes, len(work.fits))
         trainer = TorchTrainer(
             _loop,
-            train_loop_config={"work": work},
+            train_loop_config={"work": work, "group": name},
             torch_config=TorchConfig(backend="nccl" if gpu and work.data_parallel else "gloo"),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
             run_config=RunConfig(
                 name=name,
                 storage_path=work.store.join(".train"),
                 storage_filesystem=None if work.store.local else _arrow_filesystem(work.store),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
             ),
         )
         try:
@@ -188,6 +120,7 @@ def _loop(config: dict[str, Any]) -> None:
     if not work.data_parallel:
         _leave_process_group()
     context = ray.train.get_context()
+    work.mailbox.begin.remote(config["group"])
     rank, size = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     mine = work.fits if work.data_parallel else work.fits[rank::size]
@@ -241,7 +174,7 @@ def ray_train_reporter(device: Any, log_dir: str | None, mailbox: Any, node: str
     def on_report(step: int, total: int, scalars: Mapping[str, float]) -> None:
         nonlocal last
         now = time.monotonic()
-        if step == total or now - last >= PROGRESS_SECONDS:
+        if step == total or "objective" in scalars or now - last >= PROGRESS_SECONDS:  # a scheduler waits for each epoch's objective
             last = now
             mailbox.progress.remote(node, step, total, {k: float(v) for k, v in scalars.items()})
 
