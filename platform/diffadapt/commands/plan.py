@@ -1,26 +1,82 @@
-"""``diffadapt plan``: shards to make, shards at hand, what is missing; the same validation as ``run``, nothing written."""
+"""``diffadapt plan``: shards to make, shards at hand, hours and cost of what is missing; the same validation as ``run``, nothing written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from diffadapt.commands.options import RootOption, parse_recipe
+from diffadapt.core import ledger
+from diffadapt.core.errors import RecipeError, ResourceError
+from diffadapt.core.estimate import Estimate, StageEstimate, estimate, same_device
 from diffadapt.core.leniency import lenient
 from diffadapt.core.plan import NodeSummary, PlanSummary, summarise
+from diffadapt.core.prices import Instance, find
+from diffadapt.core.runs import Root, run_name
+from diffadapt.core.schedule import finished
+from diffadapt.core.stage import NodePlan
+from diffadapt.run.calibrate import calibrate, chosen
+
+if TYPE_CHECKING:
+    from diffadapt.run.runner import ExecutionConfig
 
 
 @dataclass(frozen=True)
-class PlanOptions(RootOption):
-    pass
+class CostOptions(RootOption):
+    """Where the work would be done."""
+
+    on: str = ""
+    """A machine of the price list (cluster/prices.toml), such as aws.g5.xlarge: time and cost on it."""
+    nodes: int = 1
+    """How many of them."""
+    speed: float = 1.0
+    """How many times as fast as the measured device one of its devices is."""
+    spot_price: float = 0.0
+    """USD per hour of one spot machine, where the price list has none or another."""
+    prices: str = ""
+    """A price list of your own."""
+
+    def machine(self) -> Instance | None:
+        """The machine that --on names; RecipeError for one that is not known and for numbers out of range."""
+        for name, value, low in (("nodes", self.nodes, "at least 1"), ("speed", self.speed, "above 0"), ("spot-price", self.spot_price, "at least 0")):
+            if not math.isfinite(value) or value < 0 or (value == 0 and name != "spot-price"):
+                raise RecipeError(f"--{name} is {value:g} but must be {low}.")
+        if not self.on:
+            if self.nodes != 1 or self.spot_price or self.prices:
+                raise RecipeError("--nodes, --spot-price and --prices are about a machine: name it with --on, such as --on aws.g5.xlarge.")
+            return None
+        return find(self.on, self.prices)
+
+
+@dataclass(frozen=True)
+class PlanOptions(CostOptions):
+    calibrate: bool = False
+    """Make one shard of each stage that nothing was measured of, on this machine or the named cluster; it stays in the store."""
 
 
 def plan(argv: Sequence[str]) -> int:
-    name, recipe, options = parse_recipe(PlanOptions, argv, "plan")
+    name, recipe, options = parse_recipe(PlanOptions, flags(argv, "--calibrate"), "plan")
+    machine = options.machine()
+    root = options.open()
     with lenient() as notes:
-        store = options.open().store
-        summary = summarise(recipe.pipeline().plan(store), store)
-    print(format_plan(name, summary))
+        plans = recipe.pipeline().plan(root.store)
+    summary = summarise(plans, root.store)
+    guess = missing_time(plans, root, machine)
+    layout = cluster_layout(recipe.execution)
+    digests = chosen(plans, finished(plans, root.store), guess)
+    if options.calibrate:
+        if notes:
+            raise ResourceError(f"--calibrate makes images for real, which is not possible yet: {notes[0]}")
+        if _calibrate(name, recipe, plans, root, digests):
+            summary, guess, digests = summarise(plans, root.store), missing_time(plans, root, machine), set()
+    print(format_plan(name, summary, guess))
+    if text := format_time(guess, options, recipe.execution, machine, layout):
+        print(f"\n{text}")
+    if digests and not notes:
+        print("--calibrate makes one shard of each stage that is not measured and needs no training first.")
     for note in notes:
         print(f"\nNot at hand: {note}")
     if notes:
@@ -28,14 +84,136 @@ def plan(argv: Sequence[str]) -> int:
     return 0
 
 
-def format_plan(name: str, summary: PlanSummary) -> str:
+def missing_time(plans: Mapping[str, NodePlan], root: Root, machine: Instance | None = None) -> Estimate:
+    """How long what ``plans`` lack will take by the root's ledger, measured on the machine's device where it was; writes nothing."""
+    return estimate(plans, finished(plans, root.store), ledger.read(root.ledger), machine.device if machine else "")
+
+
+def flags(argv: Sequence[str], *names: str) -> list[str]:
+    """``argv`` with switches that stand alone followed by 'True', as the parser wants them."""
+    words = list(argv)
+    for i in range(len(words) - 1, -1, -1):
+        if words[i] in names and (i + 1 == len(words) or words[i + 1].lower() not in ("true", "false")):
+            words.insert(i + 1, "True")
+        elif i and words[i - 1] in names:
+            words[i] = words[i].capitalize()
+    return words
+
+
+def _calibrate(name: str, recipe: Any, plans: Mapping[str, NodePlan], root: Root, digests: set[str]) -> bool:
+    from diffadapt.commands.run import make_runner
+
+    if not digests:
+        print("Nothing to calibrate: what is not measured is training, or waits for it.\n")
+        return False
+    made = calibrate(run_name(name, "calibration"), plans, root, digests, lambda: make_runner(recipe.execution))
+    print(f"Calibration made {made} shard{'s' * (made != 1)}; {'it stays' if made == 1 else 'they stay'} in the store, and a run will find {'it' if made == 1 else 'them'} there.\n")
+    return True
+
+
+def cluster_layout(config: ExecutionConfig) -> tuple[Any, list[dict[str, float]]] | None:
+    """(layout, nodes) of ``config`` on the cluster that --execution.address or RAY_ADDRESS names; None where none is named.
+
+    ResourceError, within seconds, for one that does not answer or cannot host what is asked for.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if config.runner == "local" or not address:
+        return None
+    try:
+        from diffadapt.orchestrate.capacity import cluster_nodes
+        from diffadapt.orchestrate.resources import plan_layout
+    except ImportError:
+        raise ResourceError(f"A cluster is named ({address}), but Ray is not installed: install ray[default,data,train,tune], or leave the address out.") from None
+    nodes = cluster_nodes(address)
+    return plan_layout(config, nodes), nodes
+
+
+def format_plan(name: str, summary: PlanSummary, guess: Estimate | None = None) -> str:
     """The plan as a table; stages that differ by transfer or seed alone (their names from the first dot on) share a line."""
     groups: dict[str, list[NodeSummary]] = {}
     for n in summary.nodes:
         groups.setdefault(n.name.partition(".")[0], []).append(n)
-    lines = [f"{name}: {summary.missing} of {summary.shards} shards to make", "", f"  {'stage':<34} {'shards':>8} {'to make':>8} {'images':>10} {'to make':>10}"]
+    times = {s.name: s for s in guess.stages} if guess else {}
+    more = f" {'device time':>15}  known from" if times else ""
+    lines = [f"{name}: {summary.missing} of {summary.shards} shards to make", "", f"  {'stage':<34} {'shards':>8} {'to make':>8} {'images':>10} {'to make':>10}{more}"]
     for stem, nodes in groups.items():
         title = f"{stem} (x{len(nodes)})" if len(nodes) > 1 else nodes[0].name
         sums = [sum(getattr(n, field) for n in nodes) for field in ("shards", "missing", "items", "missing_items")]
-        lines.append(f"  {title:<34} {sums[0]:>8} {sums[1]:>8} {sums[2]:>10} {sums[3]:>10}")
+        known = _time([times[n.name] for n in nodes if n.name in times])
+        lines.append(f"  {title:<34} {sums[0]:>8} {sums[1]:>8} {sums[2]:>10} {sums[3]:>10}{known}")
     return "\n".join(lines)
+
+
+def _time(stages: Sequence[StageEstimate]) -> str:
+    from diffadapt.run.progress import format_seconds
+
+    if not stages:
+        return ""
+    sources = list(dict.fromkeys(s.source() for s in stages))
+    known = [s for s in stages if s.seconds is not None]
+    spent = sum(s.seconds or 0.0 for s in known)
+    amount = "" if not known else format_seconds(spent) if spent >= 10 else f"{spent:.1f} s"
+    return f" {('>= ' if known and len(known) < len(stages) else '') + amount:>15}  {'; '.join(sources[:2])}{'; ...' if len(sources) > 2 else ''}"
+
+
+def format_time(
+    guess: Estimate, options: CostOptions, execution: ExecutionConfig, machine: Instance | None, layout: tuple[Any, list[dict[str, float]]] | None = None
+) -> str:
+    """The sum, and what it means on the named machines and on the connected cluster; empty when nothing is missing."""
+    from diffadapt.run.progress import format_seconds
+
+    if not guess.stages:
+        return _layout_text(layout) if layout else ""
+    least = "" if guess.complete else "at least "
+    parts = [f"{seconds / 3600:.3g} {_unit(device)}-hours ({device or 'device not noted'})" for device, seconds in guess.by_device().items()]
+    lines = [f"In all {least}{' and '.join(parts)}." if parts else "Nothing like it was measured yet under this root, so no time is known."]
+    if parts and (names := list(dict.fromkeys(s.name.partition(".")[0] for s in guess.unmeasured))):
+        lines.append(f"Not measured: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}.")
+    if layout:
+        lines.append(_layout_text(layout))
+    if not parts:
+        return "\n".join(lines)
+    if layout:
+        devices = layout[0].actors
+        lines.append(f"About {least}{format_seconds(guess.wall(devices, train_workers=execution.train_workers))} on {devices} actors like those measured.")
+    if machine:
+        lines += _cost(guess, options, execution, machine, least)
+    return "\n".join(lines)
+
+
+def _cost(guess: Estimate, options: CostOptions, execution: ExecutionConfig, machine: Instance, least: str) -> list[str]:
+    from diffadapt.run.progress import format_seconds
+
+    each, nodes = machine.devices(execution.threads or 1), options.nodes
+    wall = guess.wall(nodes * each, train_workers=execution.train_workers, speed=options.speed)
+    spot = options.spot_price or machine.spot
+    prices = [f"{least}{_usd(wall / 3600 * nodes * machine.on_demand)} on demand", f"{least}{_usd(wall / 3600 * nodes * spot)} spot" if spot else "no spot price listed (--spot-price)"]
+    what = f"{machine.gpus} x {machine.gpu}" if machine.gpus else f"{machine.vcpus} vCPUs"
+    lines = [
+        f"On {nodes} x {machine.name} ({what} each): {least}{format_seconds(wall)}, {', '.join(prices)}.",
+        f"  Prices of {machine.region or 'its region'}, {machine.date}: {machine.source}. Start-up of machines, a head node, storage and traffic come on top.",
+    ]
+    others = [d for d in guess.by_device() if not same_device(d, machine.device)]
+    if others and options.speed == 1.0:
+        lines.append(f"  Measured on {', '.join(d or 'a device not noted' for d in others)}, counted as if {machine.device} were as fast: --speed says how many times as fast it is, or calibrate there.")
+    elif options.speed != 1.0:
+        lines.append(f"  Counted {options.speed:g} times as fast as {', '.join(d or 'a device not noted' for d in guess.by_device())}, as --speed says.")
+    return lines
+
+
+def _layout_text(layout: tuple[Any, list[dict[str, float]]]) -> str:
+    plan, nodes = layout
+    here, coming = [n for n in nodes if "possible" not in n], [n for n in nodes if "possible" in n]
+    gpus = sum(n.get("GPU", 0.0) for n in nodes)
+    what = f"{len(here)} node{'s' * (len(here) != 1)}" + (f" and {len(coming)} that the autoscaler can add" if coming else "")
+    return f"The cluster: {what}, {sum(n.get('CPU', 0.0) for n in nodes):g} CPUs, {gpus:g} GPUs; {plan.actors} actors on {plan.device}, {plan.train_workers} worker{'s' * (plan.train_workers != 1)} a fit."
+
+
+def _unit(device: str) -> str:
+    return "CPU" if device == "cpu" else "GPU" if device else "device"
+
+
+def _usd(value: float) -> str:
+    return f"{value:.2f} USD" if value >= 0.01 or not value else "less than 0.01 USD"
+
+
