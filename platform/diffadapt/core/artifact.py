@@ -87,6 +87,8 @@ class Receipt:
     """What it was made on: 'cpu' or the accelerator's name."""
     devices: int = 1
     """How many of them worked on it side by side."""
+    resumed: bool = False
+    """A fit that went on from a checkpoint: ``seconds`` are those of its last part."""
 
 
 def family_digest(kind: str, version: int, identity: Mapping[str, Any], inputs: Sequence[str]) -> str:

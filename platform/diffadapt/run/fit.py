@@ -48,12 +48,13 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
         return Receipt(task.node, task.shard.key, task.digest, "hit", task.shard.items, tuple(recorded_failures(store, task.path)), worker=name)
     output = tempfile.mkdtemp(prefix="diffadapt-fit-")
     try:
+        resumed = bool(store.list(posixpath.join(".checkpoints", task.digest)))
         metrics = stages[task.node].fit(_job(task, stages, store, reporter, output, threads, log_dir))
         interrupts.check()
         if reporter.rank == 0:
             _commit(store, task, output, metrics)
         reporter.barrier()
-        return Receipt(task.node, task.shard.key, task.digest, "made", task.shard.items, tuple(quarantined_by(metrics)), time.perf_counter() - start, name, warnings=tuple(metrics.get("warnings", ())), device=device_name(str(reporter.device)), devices=reporter.world_size)
+        return Receipt(task.node, task.shard.key, task.digest, "made", task.shard.items, tuple(quarantined_by(metrics)), time.perf_counter() - start, name, warnings=tuple(metrics.get("warnings", ())), device=device_name(str(reporter.device)), devices=reporter.world_size, resumed=resumed)
     except DiffadaptError as error:
         interrupts.check()
         message = f"{type(error).__name__}: {one_line(error)}"
