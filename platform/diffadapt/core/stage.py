@@ -62,6 +62,8 @@ class FitJob:
     log_dir: str | None = None
     """Local folder for TensorBoard pictures (rank 0); scalars go through the reporter."""
     files: Sequence[InputFile] = ()
+    until: int | None = None
+    """Finished steps after which training pauses with a checkpoint; None: it goes to its end."""
 
     def every_input(self) -> Sequence[InputFile]:
         """All inputs in order, fitted ones included."""

@@ -63,3 +63,5 @@ class SelectConfig:
     """last: no choice is made. oracle chooses on target labels: an upper bound, stamped in every table and in the model card."""
     candidates: int = 10
     """Candidates are at most so many epochs, evenly spread, the last one among them."""
+    watch: Literal["", "im", "entropy", "bnm", "corrc", "snd", "mano", "oracle"] = execution("")
+    """Report this score of the target's predictions after every epoch (sweeps set it); it never changes what is trained."""

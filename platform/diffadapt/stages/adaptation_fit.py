@@ -25,3 +25,13 @@ def make_chooser(stage: Any, job: FitJob, target: Any, source: Any, classes: int
     steps = candidate_steps(stage.config.epochs, stage.config.steps_per_epoch, stage.select.candidates)
     labels = target.labels if rule == "oracle" else None
     return Chooser(rule, job.checkpoints, steps, target, source, classes, job.context.device, labels, seed=stage.config.seed)
+
+
+def make_watcher(stage: Any, job: FitJob, target: Any) -> Any:
+    """Whoever scores the target's predictions after every epoch (train/watch.py), or None."""
+    name = stage.select.watch
+    if not name:
+        return None
+    from diffadapt.train.watch import Watcher
+
+    return Watcher(name, target, stage.config.steps_per_epoch, job.context.device, target.labels if name == "oracle" else None)

@@ -13,7 +13,7 @@ from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
 from diffadapt.methods.ssl.config import SslConfig
 from diffadapt.models.config import BackboneConfig, SelectConfig
-from diffadapt.stages.adaptation_fit import make_chooser, training_identity
+from diffadapt.stages.adaptation_fit import make_chooser, make_watcher, training_identity
 from diffadapt.stages.roles import CLASSIFIER, HEAD, SPLIT, fitted_with, row_inputs
 
 
@@ -70,6 +70,7 @@ class FitSsl(Stage):
             target, confident, labels, unconfident, model, self.num_classes, config, job.reporter, Checkpoints(job.checkpoints),
             chooser=make_chooser(self, job, target, None, self.num_classes),
             readers=0 if self.backbone.frozen or job.context.device == "cpu" else job.context.threads,
+            watcher=make_watcher(self, job, target), until=job.until,
         )  # fmt: skip
         kept = {k: v for k, v in metrics.items() if k not in ("step_seconds", "resumed_from")}
         if rank == 0:

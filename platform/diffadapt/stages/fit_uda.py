@@ -11,7 +11,7 @@ from diffadapt.core.errors import DataError, RecipeError, WeightsError
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig, SelectConfig
-from diffadapt.stages.adaptation_fit import make_chooser, training_identity
+from diffadapt.stages.adaptation_fit import make_chooser, make_watcher, training_identity
 from diffadapt.stages.models import (
     check_backbone,
     classifier_revisions,
@@ -78,6 +78,7 @@ class FitUda(Stage):
         net, found = fit_uda(
             source, target, module, width, len(names), config, job.reporter, Checkpoints(job.checkpoints), make_chooser(self, job, target, source, len(names)),
             readers=0 if self.backbone.frozen or job.context.device == "cpu" else job.context.threads,
+            watcher=make_watcher(self, job, target), until=job.until,
         )  # fmt: skip
         losses = {k: v for k, v in found.items() if k not in ("step_seconds", "resumed_from")}
         if job.reporter.rank == 0:

@@ -23,6 +23,7 @@ from diffadapt.train.precision import autocast
 from diffadapt.train.progress import Pass, Progress
 from diffadapt.train.reporter import Reporter
 from diffadapt.train.views import Views
+from diffadapt.train.watch import Watcher, without_watched
 
 FROZEN_BOTTLENECK = 256
 """Bottleneck of an adapting method that has none, when the backbone is frozen: something must move the features."""
@@ -40,12 +41,15 @@ def fit_uda(
     chooser: Chooser | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     readers: int = 0,
+    watcher: Watcher | None = None,
+    until: int | None = None,
 ) -> tuple[AdaptationNetwork, dict[str, Any]]:
     """Adapt from ``source`` (labels 0..classes-1) to ``target``, whose labels are not looked at; goes on from the newest checkpoint.
 
     ``backbone`` maps the views' inputs to (B, width); Identity for cached features. ``config`` is a UdaConfig. ``chooser``
     keeps the weights of another epoch than the last (train/candidates.py). ``readers`` threads prepare the next batch
-    meanwhile. Every step reports the method's losses, ``lr`` and ``grad_norm``.
+    meanwhile. Every step reports the method's losses, ``lr`` and ``grad_norm``; after every epoch ``watcher`` (train/watch.py)
+    adds its score. With ``until`` training pauses after so many finished steps with a checkpoint, and the result is what it is then.
 
     Returns the network in evaluation mode and the last step's scalars with ``steps``, ``resumed_from`` and ``selection`` (what
     was chosen and why). Raises DataError for an empty set or labels outside the classes, RecipeError for settings that do not
@@ -82,6 +86,9 @@ def fit_uda(
         if chooser is not None and finished in chooser.steps:
             with evaluating(net):
                 chooser.offer(finished, reader.forward, lambda: {k: v.detach().cpu().clone() for k, v in net.state_dict().items()})
+        if watcher is not None and watcher.due(finished):
+            with evaluating(net):
+                scalars.update(watcher.after(finished, reader.forward))
         if on_step is not None:
             on_step(finished, scalars)
 
@@ -90,8 +97,9 @@ def fit_uda(
             module=net, loss_fn=loss_fn, batch_fn=batches, optimizer=make_optimizer(net),
             lr_at=lambda step: method.lr_at(progress(step)), total_steps=total, reporter=reporter, checkpoints=checkpoints,
             precision=config.precision, clip_norm=method.clip_norm, seed=config.seed, checkpoint_every=config.checkpoint_every,
-            on_step=after_step, passes=passes, before_step=before_step,
+            on_step=after_step, passes=passes, before_step=before_step, until=until,
         )  # fmt: skip
+    result = without_watched(result)
     same_buffers(net)
     separate(net).eval()
     if chooser is not None:

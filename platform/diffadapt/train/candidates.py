@@ -132,19 +132,8 @@ class Chooser:
             found["source_logits"], found["source_features"] = self._predict(self.source, order, forward)
         return found
 
-    @torch.no_grad()
     def _predict(self, views: Views, items: np.ndarray, forward: Forward, partner: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Logits and features (float32) of ``items`` in order; ranks take every world-th batch and share what they found."""
-        starts = range(0, len(items), self.batch_size)
-        mine = {}
-        for start in starts[rank() :: world_size()]:
-            part = items[start : start + self.batch_size]
-            x = views.get(part, "test", [0] * len(part)).to(self.device)
-            if partner is not None:
-                x = validators.MIX * x + (1 - validators.MIX) * views.get(partner[part], "test", [0] * len(part)).to(self.device)
-            mine[start] = tuple(t.detach().float().cpu().numpy() for t in forward(x))
-        every = _gathered(mine)
-        return np.concatenate([every[s][0] for s in starts]), np.concatenate([every[s][1] for s in starts])
+        return predict(views, items, forward, self.device, self.batch_size, partner)
 
     def _score(self, found: dict[str, np.ndarray]) -> float:
         """The score of one candidate; NaN where its outputs are not finite."""
@@ -199,6 +188,26 @@ class Chooser:
 
     def _weights(self, step: int) -> Checkpoints:
         return Checkpoints(posixpath.join(self._folder, f"{step:09d}-weights"), keep=1)
+
+
+@torch.no_grad()
+def predict(
+    views: Views, items: np.ndarray, forward: Forward, device: torch.device, batch_size: int = 64, partner: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (n, K) and features (n, D), float32, of the test views of ``items`` in order, mixed with those of ``partner`` (MixVal) if given.
+
+    Ranks take every world-th batch and share what they found, so that all must call it.
+    """
+    starts = range(0, len(items), batch_size)
+    mine = {}
+    for start in starts[rank() :: world_size()]:
+        part = items[start : start + batch_size]
+        x = views.get(part, "test", [0] * len(part)).to(device)
+        if partner is not None:
+            x = validators.MIX * x + (1 - validators.MIX) * views.get(partner[part], "test", [0] * len(part)).to(device)
+        mine[start] = tuple(t.detach().float().cpu().numpy() for t in forward(x))
+    every = _gathered(mine)
+    return np.concatenate([every[s][0] for s in starts]), np.concatenate([every[s][1] for s in starts])
 
 
 def partners(items: int, seed: int) -> np.ndarray:

@@ -49,6 +49,7 @@ def run_loop(
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     passes: Sequence[Pass] = (),
     before_step: Callable[[int], None] | None = None,
+    until: int | None = None,
 ) -> dict[str, float]:
     """Train ``module`` in place for ``total_steps`` optimiser steps, going on from the newest checkpoint if there is one.
 
@@ -59,7 +60,8 @@ def run_loop(
     and may add scalars; ``before_step(step)`` runs before it. With ``passes``, each step runs them in order on one batch, and
     ``loss_fn(module, batch, step, pass)`` is told which (several updates a step, or SAM); ``loss`` is that of the first pass that
     updates, the others report ``loss_<pass>``. Rank 0 writes checkpoints, which every rank must be able to read.
-    ``checkpoints`` None: no resume.
+    ``checkpoints`` None: no resume. Settings of the optimiser's groups are those given here, its state the checkpoint's.
+    ``until`` pauses after so many finished steps, with a checkpoint.
 
     ``optimizer`` and ``ema`` must hold tensors on the reporter's device: move the module there before building them.
     Returns the last step's scalars with ``steps`` and ``resumed_from``. Raises TrainingError if the loss, the gradient or a
@@ -72,8 +74,9 @@ def run_loop(
     main = next((i for i, p in enumerate(passes) if not p.climb), 0)
     module.train()
     skipped = 0
+    end = total_steps if until is None else min(until, total_steps)
     with _keep_rng(), float32_mode(precision), _memory():
-        for step in range(start, total_steps):
+        for step in range(start, end):
             began = time.perf_counter()
             if before_step is not None:
                 before_step(step)
@@ -122,13 +125,13 @@ def run_loop(
             if on_step is not None:
                 on_step(finished, scalars)
             reporter.report(finished, total_steps, scalars)
-            if checkpoints is not None and (finished % checkpoint_every == 0 or finished == total_steps):
+            if checkpoints is not None and (finished % checkpoint_every == 0 or finished == end):
                 _demand_finite_weights(module, step, last_saved)
                 if reporter.rank == 0:
                     checkpoints.save(finished, _state(finished, module, optimizer, ema, scaler, scalars))
                 reporter.barrier()
                 last_saved = finished
-    return {**scalars, "steps": float(total_steps), "resumed_from": float(start)}
+    return {**scalars, "steps": float(max(start, end)), "resumed_from": float(start)}
 
 
 def step_seed(seed: int, step: int, rank: int, micro: int, index: int = 0) -> int:
@@ -194,7 +197,10 @@ def _resume(
         return 0, {}
     try:
         module.load_state_dict(state["module"])
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(optimizer.param_groups, settings, strict=True):
+            group.update(own)
         if ema is not None:
             ema.load_state_dict(state["ema"])
     except (RuntimeError, ValueError, TypeError, KeyError) as error:

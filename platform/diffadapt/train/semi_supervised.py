@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from diffadapt.train.progress import Pass, Progress
 from diffadapt.train.reporter import Reporter
 from diffadapt.train.ssl_batches import SslBatches
 from diffadapt.train.views import Views
+from diffadapt.train.watch import Watcher, without_watched
 
 
 class Predictor(nn.Module):
@@ -54,12 +56,15 @@ def fit_ssl(
     target: Views, confident: np.ndarray, pseudo_labels: np.ndarray, unconfident: np.ndarray, model: nn.Module, classes: int,
     config: Any, reporter: Reporter, checkpoints: Checkpoints | None, chooser: Chooser | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None, readers: int = 0,
+    watcher: Watcher | None = None, until: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train ``model`` (anything that maps views to logits (B, classes)) in place by ``config.chosen``; it ends in evaluation mode.
 
     ``confident`` and ``unconfident`` are indices of ``target``; ``pseudo_labels`` int64, one for each confident index.
     ``target.labels`` are never read. The result are the averaged weights where the method has an EMA, of the last step or of
-    the step that ``chooser`` (train/candidates.py) names. Goes on from the newest checkpoint. Batch norm uses each worker's
+    the step that ``chooser`` (train/candidates.py) names. After every epoch ``watcher`` (train/watch.py) adds its score of those
+    weights to the scalars. With ``until`` training pauses after so many finished steps with a checkpoint, and the result is what
+    it is then. Goes on from the newest checkpoint. Batch norm uses each worker's
     own part's statistics without ``config.sync_batch_norm``; a method may be coupled further (``batch_coupled``).
 
     Returns the last step's scalars with ``steps``, ``resumed_from``, ``confident``, ``unconfident``, ``selection`` (a
@@ -82,7 +87,11 @@ def fit_ssl(
 
     def after_step(finished: int, scalars: dict[str, float]) -> None:
         if chooser is not None and finished in chooser.steps:
-            _offer(chooser, finished, network, ema)
+            with as_result(network, ema) as model:
+                chooser.offer(finished, lambda x: with_features(model, x), lambda: {k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
+        if watcher is not None and watcher.due(finished):
+            with as_result(network, ema) as model:
+                scalars.update(watcher.after(finished, lambda x: with_features(model, x)))
         if on_step is not None:
             on_step(finished, scalars)
 
@@ -90,8 +99,9 @@ def fit_ssl(
         result: dict[str, Any] = run_loop(
             module=network, loss_fn=loss_fn, batch_fn=batches, optimizer=make_optimizer(network),
             lr_at=lambda step: method.lr_at(progress(step)), total_steps=total, reporter=reporter, checkpoints=checkpoints, ema=ema,
-            precision=config.precision, seed=config.seed, checkpoint_every=config.checkpoint_every, on_step=after_step, passes=method.passes(),
+            precision=config.precision, seed=config.seed, checkpoint_every=config.checkpoint_every, on_step=after_step, passes=method.passes(), until=until,
         )  # fmt: skip
+    result = without_watched(result)
     if ema is not None:
         ema.copy_to(network)
     same_buffers(network)
@@ -143,16 +153,16 @@ def make_optimizer(network: SslNetwork) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=method.lr, momentum=method.momentum, weight_decay=method.weight_decay, nesterov=method.nesterov and method.momentum > 0)
 
 
-def _offer(chooser: Chooser, step: int, network: SslNetwork, ema: Ema | None) -> None:
-    """Offer the weights that would be the result if training ended here."""
+@contextlib.contextmanager
+def as_result(network: SslNetwork, ema: Ema | None) -> Iterator[nn.Module]:
+    """The model with the weights that would be the result if training ended here, in evaluation mode; training goes on afterwards as if nothing had been."""
     same_buffers(network)
     own = {k: v.detach().clone() for k, v in network.state_dict().items()}
     if ema is not None:
         ema.copy_to(network)
     network.eval()
-    model = network.net.model
     try:
-        chooser.offer(step, lambda x: with_features(model, x), lambda: {k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
+        yield network.net.model
     finally:
         network.load_state_dict(own)
         network.train()
