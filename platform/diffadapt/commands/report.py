@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import tyro
 
 from diffadapt.commands.options import RootOption, parse
 
+if TYPE_CHECKING:
+    from diffadapt.core.runs import Root
+    from diffadapt.sweeps.folder import Sweep
+
 
 @dataclass(frozen=True)
 class ReportOptions(RootOption):
     run: tyro.conf.Positional[str] = "last"
-    """A run's name or prefix, or 'last'."""
+    """A run's name or prefix, or 'last'; or a sweep's name or prefix."""
 
 
 def report(argv: Sequence[str]) -> int:
@@ -21,10 +26,56 @@ def report(argv: Sequence[str]) -> int:
     from diffadapt.report.html import write_report
 
     options = parse(ReportOptions, argv, "report")
-    run = options.open().run(options.run)
+    root = options.open()
+    if (sweep := find_sweep(root, options.run)) is not None:
+        return _sweep(sweep)
+    run = root.run(options.run)
     run.manifest()
     write_report(run)
     show_result(run)
+    return 0
+
+
+def find_sweep(root: Root, name: str) -> Sweep | None:
+    """The sweep ``name`` (a name, its unique prefix, or a path ending in it); None where a run has the better claim: 'last', a run's whole name,
+    or when no sweep fits. StoreError when several sweeps fit, or runs and sweeps alike."""
+    from diffadapt.core.errors import StoreError
+    from diffadapt.sweeps.folder import Sweep, sweeps
+
+    short = name.rstrip("/").split("/")[-1]
+    known = [] if short == "last" else sweeps(root)
+    if short in known:
+        return Sweep(root, short)
+    fitting = [n for n in known if n.startswith(short)]
+    if not fitting:
+        return None
+    runs = root.names()
+    if short in runs:
+        return None
+    if fitting and (others := fitting[1:] + [n for n in runs if n.startswith(short)]):
+        raise StoreError(f"{name!r} fits several: {', '.join([fitting[0], *others][:5])}; give more of the name.")
+    return Sweep(root, fitting[0])
+
+
+def _sweep(sweep: Sweep) -> int:
+    """Table and report of a sweep, and its recommended recipe, from what has ended so far."""
+    from diffadapt.core.store import redact
+    from diffadapt.report.sweep import sweep_text, write_report
+    from diffadapt.sweeps.recommend import recommendation
+    from diffadapt.sweeps.result import to_parquet
+
+    description, results = sweep.description(), sweep.results()
+    if results:
+        sweep.write("sweep.parquet", to_parquet(results, list(description.get("axes") or ())))
+    if (best := recommendation(results, description.get("overrides") or {})) is not None:
+        sweep.write("recommended.json", best)
+    write_report(sweep)
+    print("\n" + sweep_text(sweep))
+    place = redact(sweep.url)
+    print(f"\nsweep       {sweep.name}")
+    for label, file in (("report", "report.html"), ("table", "sweep.parquet"), ("recommended", "recommended.json")):
+        if sweep.has(file):
+            print(f"{label:<11} {place}/{file}" + (f"   (diffadapt run {place}/{file})" if label == "recommended" else ""))
     return 0
 
 
