@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from diffadapt.commands.options import RootOption, parse_fields
+from diffadapt.commands.options import parse_fields
+from diffadapt.commands.plan import CostOptions, sweep_time
 from diffadapt.core.config import changes, override
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.store import redact
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SweepOptions(RootOption):
+class SweepOptions(CostOptions):
     pass
 
 
@@ -53,6 +54,8 @@ def sweep(argv: Sequence[str]) -> int:
     root = parsed.options.open()
     plan = plan_sweep(space, recipes, root)
     print(format_sweep(name, space, recipes, plan), flush=True)
+    if time_text := sweep_time(list(plan.plans.values()), root, parsed.options, parsed.recipe.execution):
+        print("\n".join(f"  {line}" for line in time_text.splitlines()), flush=True)
     if words.plan:
         return 0
     execution = parsed.recipe.execution
