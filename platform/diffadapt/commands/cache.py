@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,11 @@ import tyro
 
 from diffadapt.commands.options import RootOption
 from diffadapt.commands.status import state_of
+from diffadapt.core import ledger
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.runs import Root, Run
+from diffadapt.core.store import Store
+from diffadapt.sweeps.folder import Sweep, sweeps
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,14 @@ class Why(RootOption):
     """Name the fields in which two entries of the store (or two runs) differ."""
 
     first: tyro.conf.Positional[str] = ""
-    """An entry as `cache ls` prints it (a unique prefix is enough), or a run's name."""
+    """An entry as `cache ls` prints it (a unique prefix is enough), a run's name, or <sweep>/<trial>."""
     second: tyro.conf.Positional[str] = ""
     """The other one."""
 
 
 @dataclass(frozen=True)
 class Gc(RootOption):
-    """Delete what no run refers to."""
+    """Delete what no run and no sweep refers to."""
 
     older_than_hours: float = 24.0
     """Keep everything younger (work in progress)."""
@@ -74,19 +77,48 @@ def _why(root: Root, options: Why) -> int:
 
 def _gc(root: Root, options: Gc) -> int:
     keep: set[str] = set()
-    for name in root.names():
-        run = Run(root, name)
+    for run in _folders(root):
+        kind = "sweep" if isinstance(run, Sweep) else "run"
         if state_of(run.status()) == "running":
-            raise StoreError(f"The run {name} is in progress: run gc when it has finished.")
-        keep |= run.planned()
-        if run.has("manifest.json"):
-            keep.update(path for node in run.manifest()["nodes"].values() for *_, path in node["shards"] if path)
+            raise StoreError(f"The {kind} {run.name} is in progress: run gc when it has finished.")
+        keep |= _referred(run)
     gone = root.store.collect_garbage(keep, older_than=options.older_than_hours * 3600, dry_run=options.dry_run)
     verb = "would free" if options.dry_run else "freed"
     for path, _ in gone[:20]:
         print(path)
+    if len(gone) > 20:
+        print(f"... and {len(gone) - 20} more")
     print(f"{verb} {size(sum(b for _, b in gone))} in {len(gone)} files")
+    if not options.dry_run and (merged := ledger.merge(root.ledger)):
+        print(f"{merged} files of the ledger are one now")
     return 0
+
+
+def _folders(root: Root) -> Iterator[Run]:
+    """Every run, every sweep and every trial under a root."""
+    for name in root.names():
+        yield Run(root, name)
+    for name in sweeps(root):
+        sweep = Sweep(root, name)
+        yield sweep
+        for trial in trials(sweep):
+            yield sweep.trial(trial)
+
+
+def trials(sweep: Sweep) -> list[str]:
+    """Names of the trials that a sweep's folder holds."""
+    return sorted(n for n in Store(posixpath.join(sweep.url, "trials")).list("") if not n.startswith((".", "store.json")))
+
+
+def _referred(run: Run) -> set[str]:
+    """Store names that a run, sweep or trial refers to. StoreError when that cannot be known."""
+    try:
+        keep = run.planned()
+    except (ValueError, TypeError):
+        raise StoreError(f"planned.json of {run.name} is damaged, so that what it refers to is not known: run its recipe or sweep again to rewrite it, or delete its folder.") from None
+    if run.has("manifest.json"):
+        keep |= {path for node in run.manifest()["nodes"].values() for *_, path in node["shards"] if path}
+    return keep
 
 
 def _identity(root: Root, name: str) -> dict[str, Any]:
@@ -97,8 +129,13 @@ def _identity(root: Root, name: str) -> dict[str, Any]:
     if len(matches) > 1:
         raise StoreError(f"{name!r} fits several entries: {', '.join(matches[:4])}; give more of the name.")
     runs = [n for n in root.names() if n.startswith(name)]
+    sweep, _, trial = name.rstrip("/").rpartition("/")
+    if sweep and not runs and [n for n in sweeps(root) if n == sweep]:
+        runs = [t for t in trials(Sweep(root, sweep)) if t.startswith(trial)]
+        if len(runs) > 1:
+            raise StoreError(f"{trial!r} fits several trials of {sweep}: {', '.join(runs[:4])}; give more of the name.")
     if len(runs) == 1:
-        manifest = Run(root, runs[0]).manifest()
+        manifest = (Sweep(root, sweep).trial(runs[0]) if sweep else Run(root, runs[0])).manifest()
         known = {n: {"identity": v["identity"], "revisions": v["revisions"]} for n, v in manifest["nodes"].items()}
         return {"config": manifest["config"], "nodes": known}
     raise StoreError(f"The store has no entry {name!r}.{suggest(name, [*entries, *root.names()])} `diffadapt cache ls` lists them.")

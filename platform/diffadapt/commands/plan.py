@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from diffadapt.core.runs import Root, run_name
 from diffadapt.core.schedule import finished
 from diffadapt.core.stage import NodePlan
 from diffadapt.run.calibrate import calibrate, chosen
+from diffadapt.sweeps.union import merge
 
 if TYPE_CHECKING:
     from diffadapt.run.runner import ExecutionConfig
@@ -87,6 +89,20 @@ def plan(argv: Sequence[str]) -> int:
 def missing_time(plans: Mapping[str, NodePlan], root: Root, machine: Instance | None = None) -> Estimate:
     """How long what ``plans`` lack will take by the root's ledger, measured on the machine's device where it was; writes nothing."""
     return estimate(plans, finished(plans, root.store), ledger.read(root.ledger), machine.device if machine else "")
+
+
+def sweep_time(plans: Sequence[Mapping[str, NodePlan]], root: Root, options: CostOptions, execution: ExecutionConfig) -> str:
+    """What the trials of a sweep lack together, against one by one in a store of each one's own: hours, and cost where --on
+    names a machine. ``plans``: those of the trials. Empty when nothing is missing."""
+    machine = options.machine()
+    measured = ledger.read(root.ledger)
+    together = missing_time(merge(plans), root, machine)
+    text = format_time(together, options, execution, machine)
+    if not text or not together.seconds:
+        return text
+    apart = [estimate(trial, (), measured, machine.device if machine else "") for trial in plans]
+    least = "" if all(a.complete for a in apart) else "at least "
+    return f"{text}\nOne by one, each from nothing: {least}{sum(a.seconds for a in apart) / 3600:.3g} hours."
 
 
 def flags(argv: Sequence[str], *names: str) -> list[str]:
@@ -165,9 +181,9 @@ def format_time(
     if not guess.stages:
         return _layout_text(layout) if layout else ""
     least = "" if guess.complete else "at least "
-    parts = [f"{seconds / 3600:.3g} {_unit(device)}-hours ({device or 'device not noted'})" for device, seconds in guess.by_device().items()]
+    parts = [f"{format_seconds(seconds)} of {device or 'a device not noted'} ({seconds / 3600:.3g} {_unit(device)}-hours)" for device, seconds in guess.by_device().items()]
     lines = [f"In all {least}{' and '.join(parts)}." if parts else "Nothing like it was measured yet under this root, so no time is known."]
-    if parts and (names := list(dict.fromkeys(s.name.partition(".")[0] for s in guess.unmeasured))):
+    if parts and (names := list(dict.fromkeys(re.split("[.@]", s.name)[0] for s in guess.unmeasured))):
         lines.append(f"Not measured: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}.")
     if layout:
         lines.append(_layout_text(layout))
