@@ -1,40 +1,44 @@
-"""``diffadapt status``: runs, newest first, and how far each stage is."""
+"""``diffadapt status``: runs and sweeps, newest first, the jobs of a cluster, and how far each is."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tyro
 
 from diffadapt.commands.options import RootOption, parse
-from diffadapt.core.runs import Run
+from diffadapt.core.errors import DiffadaptError, ResourceError, StoreError, suggest
+from diffadapt.core.runs import Root, Run
 from diffadapt.core.store import redact
 from diffadapt.run.heartbeat import SILENCE
+from diffadapt.sweeps.folder import Sweep, sweeps
+
+TRIALS_SHOWN = 50
 
 
 @dataclass(frozen=True)
 class StatusOptions(RootOption):
     run: tyro.conf.Positional[str] = ""
-    """A run's name or prefix, or 'last'; default: all runs."""
+    """A run's, sweep's or job's name or prefix, or 'last' (the newest run); default: everything."""
+    address: str = ""
+    """The job server of a cluster, http://head:8265: its jobs too; default: DIFFADAPT_ADDRESS or RAY_ADDRESS, else no jobs."""
 
 
 def status(argv: Sequence[str]) -> int:
     options = parse(StatusOptions, argv, "status")
     root = options.open()
     if options.run:
-        run = root.run(options.run)
-        print(_describe(run))
+        print("\n".join(_named(root, options)))
         return 0
-    names = root.names()
-    if not names:
+    shown = list(_all(root))
+    jobs = list(_jobs(options.address))
+    if not shown and not jobs:
         print(f"No runs under {redact(root.location)}. `diffadapt run quickstart` makes one.")
-        return 0
-    for name in names:
-        print(_line(Run(root, name)))
+    print("\n".join([*shown, *([""] if shown and jobs else []), *jobs]), end="\n" if shown or jobs else "")
     return 0
 
 
@@ -60,18 +64,81 @@ def _alive(status: dict[str, Any]) -> bool:
     return True
 
 
-def _line(run: Run) -> str:
+def _all(root: Root) -> Iterator[str]:
+    for name in root.names():
+        yield _line(Run(root, name))
+    found = [(Sweep(root, name).status(), Sweep(root, name)) for name in sweeps(root)]
+    for _, sweep in sorted(found, key=lambda pair: -float(pair[0].get("updated") or 0)):
+        yield _line(sweep, "trials")
+
+
+def _jobs(address: str) -> Iterator[str]:
+    """The jobs of a cluster that was named; one that the environment names and that does not answer is a remark only."""
+    if not address and not (os.environ.get("DIFFADAPT_ADDRESS") or os.environ.get("RAY_ADDRESS")):
+        return
+    from diffadapt.commands.job import lines
+    from diffadapt.orchestrate.jobs import JobServer
+
+    try:
+        server = JobServer(address)
+        yield f"jobs at {redact(server.address)}"
+        yield from lines(server)
+    except ResourceError as error:
+        if address:
+            raise
+        yield str(error)
+
+
+def _named(root: Root, options: StatusOptions) -> list[str]:
+    """One run, sweep or job by its name or prefix."""
+    known = {**{n: "run" for n in root.names()}, **{n: "sweep" for n in sweeps(root)}}
+    short = options.run.rstrip("/").split("/")[-1]
+    if short == "last" and not options.address:
+        return _describe(root.run("last"))
+    matches = [n for n in known if n == short] or [n for n in known if n.startswith(short)]
+    if not matches and (options.address or os.environ.get("DIFFADAPT_ADDRESS") or os.environ.get("RAY_ADDRESS")):
+        return _job(options.run, options.address)
+    if len(matches) > 1:
+        raise StoreError(f"{options.run!r} fits several runs: {', '.join(matches[:5])}; give more of the name.")
+    if not matches:
+        raise StoreError(f"There is no run, sweep or job {options.run!r} under {redact(root.location)}.{suggest(short, known)} `diffadapt status` lists them; --root gives another place, --address a cluster's jobs.")
+    return _describe_sweep(Sweep(root, matches[0])) if known[matches[0]] == "sweep" else _describe(Run(root, matches[0]))
+
+
+def _job(name: str, address: str) -> list[str]:
+    from diffadapt.commands.job import line
+    from diffadapt.orchestrate.jobs import JobServer
+
+    found = JobServer(address).job(name)
+    out = [line(found)]
+    place = (found.metadata or {}).get("diffadapt_root")
+    if not place:
+        return [*out, "", "It was not sent by `diffadapt submit`, so that its root is not known: `diffadapt status --root ...` shows its runs."]
+    out += ["", f"root {redact(place)}"]
+    try:
+        root = Root(place)
+        root.store.check()
+        runs = [_describe(r) for r in (Run(root, n) for n in root.names()) if r.status().get("job") == found.submission_id]
+        swept = [_describe_sweep(s) for s in (Sweep(root, n) for n in sweeps(root)) if s.status().get("job") == found.submission_id]
+    except (DiffadaptError, OSError, ImportError) as error:
+        return [*out, f"Its runs cannot be read from here ({str(error).splitlines()[0]})."]
+    for text in (*runs, *swept):
+        out += ["", *text]
+    return out if runs or swept else [*out, "No run of it can be seen there from here: it has not begun yet, or the root is not shared with this machine."]
+
+
+def _line(run: Run, what: str = "shards") -> str:
     status = run.status()
     nodes = status.get("nodes", {}).values()
     done = sum(n.get("done", 0) + n.get("hits", 0) for n in nodes)
     total = sum(n.get("shards", 0) for n in nodes)
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.get("updated", 0)))
-    return f"{run.name:<44} {state_of(status):<12} {done}/{total} shards  {when}"
+    return f"{run.name:<44} {state_of(status):<12} {done}/{total} {what}  {when}"
 
 
-def _describe(run: Run) -> str:
+def _describe(run: Run) -> list[str]:
     status = run.status()
-    lines = [_line(run), ""]
+    lines = [_line(run), *([f"  job {status['job']}"] if status.get("job") else []), ""]
     for name, n in status.get("nodes", {}).items():
         text = f"  {name:<28} {n['done'] + n['hits']}/{n['shards']} shards"
         if n.get("images_per_second"):
@@ -79,6 +146,22 @@ def _describe(run: Run) -> str:
         if n.get("quarantined"):
             text += f"  {n['quarantined']} quarantined"
         lines.append(text)
-    if status.get("error"):
-        lines += ["", status["error"]]
-    return "\n".join(lines)
+    return [*lines, "", status["error"]] if status.get("error") else lines
+
+
+def _describe_sweep(sweep: Sweep) -> list[str]:
+    """A sweep's trials: those that have ended with what came out, those under way with how far they are."""
+    status = sweep.status()
+    lines = [_line(sweep, "trials"), *([f"  job {status['job']}"] if status.get("job") else []), ""]
+    ended = {r.id: r for r in sweep.results()}
+    for r in list(ended.values())[:TRIALS_SHOWN]:
+        values = "  ".join(f"{k.rpartition('.')[2]} {v:.4g}" if isinstance(v, float) else f"{k.rpartition('.')[2]} {v}" for k, v in r.values.items())
+        came = f"  {r.error}" if r.status == "failed" else "" if r.objective is None else f"  {r.objective_name} {r.objective:.4f}"
+        accuracy = f"  accuracy {r.accuracy:.1f}" if r.accuracy is not None else ""
+        lines.append(f"  {r.id:<28} {r.status:<9} {values}{came}{accuracy}")
+    if len(ended) > TRIALS_SHOWN:
+        lines.append(f"  {len(ended) - TRIALS_SHOWN} more trials are in sweep.parquet and the report.")
+    for name in sorted(sweep.trial("").place.list("")):
+        if name not in ended and state_of(sweep.trial(name).status()) == "running":
+            lines.append("  " + _line(sweep.trial(name)))
+    return [*lines, "", status["error"]] if status.get("error") else lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import time
 from typing import Any
@@ -57,6 +58,14 @@ def run_name(recipe: str, digest: str) -> str:
     return f"{safe_name(recipe.replace('/', '-'))}-{digest}"
 
 
+def current_job() -> str:
+    """Name of the submitted job that this process is the driver of (Ray says so in its environment), or an empty string."""
+    try:
+        return str(json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["metadata"]["job_submission_id"])
+    except (KeyError, ValueError, TypeError):
+        return ""
+
+
 class Run:
     """One run folder; ``place`` is where it lies, the root's runs unless a sweep keeps it."""
 
@@ -108,4 +117,5 @@ class Run:
         return status if isinstance(status, dict) else {"state": "unknown"}
 
     def write_status(self, state: str, nodes: dict[str, Any], **more: Any) -> None:
+        more = {"job": job, **more} if (job := current_job()) else more
         self.write("status.json", json.dumps({"state": state, "updated": time.time(), "nodes": nodes, **more}).encode())
