@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from diffadapt.core import ledger, record
+from diffadapt.core import interrupts, ledger, record
 from diffadapt.core.config import override
 from diffadapt.core.errors import DiffadaptError
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.runs import Root, Run
+from diffadapt.core.stage import Stage
 from diffadapt.run.drive import drive
 from diffadapt.run.executor import one_line
 from diffadapt.run.progress import Progress
@@ -24,6 +27,7 @@ from diffadapt.sweeps.trials import Trial, build
 OnEpoch = Callable[[int, float], None]
 """(epoch of the whole trial from 1, objective): may raise to end the trial."""
 MEMORY_HALVINGS = 3
+MEMORY_SIGNS = ("out of memory", "outofmemory", "cannot allocate memory", "can't allocate memory", "not enough memory", "memoryerror", "bad_alloc")
 
 
 @dataclass(frozen=True)
@@ -35,29 +39,41 @@ class TrialWork:
     trial: Trial
     recipe: Any
     objective: str
+    adjusted: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that were changed already because memory ran out in an earlier try."""
+
+    def build(self, adjusted: Mapping[str, Any] | None = None) -> Any:
+        """The trial's recipe with ``adjusted`` (None: its own)."""
+        return override(build(self.recipe, self.trial), self.adjusted if adjusted is None else adjusted)
 
 
 def run_trial(work: TrialWork, runner_factory: Callable[[Any], Runner], *, on_epoch: OnEpoch | None = None, progress: Progress | None = None) -> TrialResult:
     """Carry out one trial and record its result. ``runner_factory(execution)`` gives the runner.
 
-    A failure that the trial can cause ends it with status 'failed' and is recorded, never raised. One that runs out of
-    memory is tried again with halved batches, which the result names in ``adjusted``.
+    A failure that the trial can cause ends it with status 'failed' and is recorded, never raised. A stage that runs out of
+    memory is tried again with its batch halved, at most MEMORY_HALVINGS times, which the result names in ``adjusted``.
+    Raises StoreError when the result cannot be recorded, and what ``on_epoch`` raises.
     """
     root, started = Root(work.location), time.monotonic()
     sweep = Sweep(root, work.sweep)
-    adjusted: dict[str, Any] = {}
-    while True:
+    adjusted = dict(work.adjusted)
+    for left in range(MEMORY_HALVINGS, -1, -1):
+        recipe, pipeline = None, None
         try:
-            recipe = override(build(work.recipe, work.trial), adjusted)
-            made = _drive(work, root, sweep.trial(work.trial), recipe, runner_factory, on_epoch, progress)
+            recipe = work.build(adjusted)
+            pipeline = recipe.pipeline()
+            made = _drive(work, root, sweep.trial(work.trial), recipe, pipeline, runner_factory, on_epoch, progress)
             result = replace(made, seconds=time.monotonic() - started, adjusted=adjusted)
             break
-        except DiffadaptError as error:
-            smaller = halved(recipe, adjusted) if out_of_memory(str(error)) else {}
-            if not smaller or len(adjusted) and _halvings(work, adjusted) >= MEMORY_HALVINGS:
-                result = failed(work, one_line(error), time.monotonic() - started, adjusted)
+        except Exception as error:
+            interrupts.check()
+            message = one_line(error) if isinstance(error, DiffadaptError) else f"{type(error).__name__}: {one_line(error)}"
+            smaller = halved(recipe, adjusted, failed_stage(pipeline, message)) if left and recipe is not None and out_of_memory(message) else {}
+            if not smaller:
+                result = failed(work, message, time.monotonic() - started, adjusted)
                 break
             adjusted = smaller
+        free_memory()  # outside the handler: until its end the traceback holds the batch that did not fit
     sweep.record(result)
     return result
 
@@ -68,11 +84,21 @@ def failed(work: TrialWork, error: str, seconds: float = 0.0, adjusted: Mapping[
     return TrialResult(t.id, t.number, t.recipe, t.values, t.changes, "failed", work.objective, seconds=seconds, adjusted=dict(adjusted or {}), error=error)
 
 
-def _drive(work: TrialWork, root: Root, place: Run, recipe: Any, runner_factory: Any, on_epoch: OnEpoch | None, progress: Progress | None) -> TrialResult:
-    pipeline = recipe.pipeline()
+def stopped(work: TrialWork, epochs: list[float], seconds: float) -> TrialResult:
+    """The result of a trial that a scheduler ended after ``epochs``, the objective after each epoch; the last one is its objective.
+
+    What it had made is in the store; device hours count what came to its end and, of the fit that did not, nothing.
+    """
+    t = work.trial
+    result = TrialResult(t.id, t.number, t.recipe, t.values, t.changes, "stopped", work.objective, objective=epochs[-1] if epochs else None, epochs=epochs, seconds=seconds, adjusted=dict(work.adjusted))
+    root = Root(work.location)
+    return replace(result, **hours(root, work.build().pipeline().plan(root.store)))
+
+
+def _drive(work: TrialWork, root: Root, place: Run, recipe: Any, pipeline: Pipeline, runner_factory: Any, on_epoch: OnEpoch | None, progress: Progress | None) -> TrialResult:
     progress = progress or Silent({})
     if on_epoch is not None:
-        progress = _Watched(progress, on_epoch)
+        progress = Watched(progress, on_epoch, watched_epochs(pipeline))
     run = drive(work.trial.recipe, recipe, pipeline, root, lambda: runner_factory(recipe.execution), progress=progress, overrides=work.trial.changes, run=place, brief=True)
     return judge(work, pipeline, run, progress)
 
@@ -84,44 +110,74 @@ def judge(work: TrialWork, pipeline: Pipeline, run: Run, progress: Progress) -> 
     rows, scores = pipeline.result(), run.scores()
     members = {m for r in rows for m in r.members}
     predictions = {m: record.predictions_by_key([root.store.load(p.path or "") for p in plans[m].shards]) for m in members}
-    measured = ledger.by_digest(root.ledger)
-    needed = {p.digest for plan in plans.values() if plan.stage.stored for p in plan.shards}
-    known = [measured[d] for d in needed if d in measured]
     return TrialResult(
         trial.id, trial.number, trial.recipe, trial.values, trial.changes, "finished", work.objective,
         objective=objective(work.objective, rows, predictions, scores), accuracy=accuracy(rows, scores), method=rows[0].name if rows else "",
         scores=[[s.method, s.seed, s.group, s.metric, s.value] for s in scores],
-        device_hours=sum(m.device_seconds for m in known) / 3600 if known else None,
-        device=", ".join(sorted({m.device for m in known if m.device})),
         made=sum(n.done for n in progress.nodes.values()), found=sum(n.hits for n in progress.nodes.values()),
         epochs=list(getattr(progress, "values", ())), selection="oracle" if any(r.selection == "oracle" for r in rows) else "last",
+        **hours(root, plans),
     )  # fmt: skip
 
 
+def hours(root: Root, plans: Mapping[str, Any]) -> dict[str, Any]:
+    """``device_hours`` and ``device`` of all shards and fits of ``plans`` that the ledger knows."""
+    measured = ledger.by_digest(root.ledger)
+    known = [measured[d] for d in {p.digest for plan in plans.values() if plan.stage.stored for p in plan.shards} if d in measured]
+    return {
+        "device_hours": sum(m.device_seconds for m in sorted(known, key=lambda m: m.digest)) / 3600 if known else None,
+        "device": ", ".join(sorted({m.device for m in known if m.device})),
+    }
+
+
 def out_of_memory(text: str) -> bool:
-    """Whether an error's text tells of memory that ran out."""
+    """Whether an error's text tells of memory that ran out, of the device or the host."""
     lower = text.lower()
-    return any(sign in lower for sign in ("out of memory", "outofmemory", "cannot allocate memory", "memoryerror", "bad_alloc"))
+    return any(sign in lower for sign in MEMORY_SIGNS)
 
 
-def halved(recipe: Any, adjusted: Mapping[str, Any]) -> dict[str, Any]:
-    """Every batch size of the recipe's training halved, at least 2; empty when none can be halved any more."""
+def failed_stage(pipeline: Pipeline | None, message: str) -> Stage | None:
+    """The stage of the node that ``message`` names first, as errors of a run do."""
+    name = message.partition(": ")[0]
+    return next((n.stage for n in pipeline.nodes if n.name == name), None) if pipeline else None
+
+
+def halved(recipe: Any, adjusted: Mapping[str, Any], stage: Stage | None = None) -> dict[str, Any]:
+    """``adjusted`` with the batch sizes that ``stage`` works with halved; empty when none can be halved any more.
+
+    ``recipe`` is the one that failed. Without a stage every batch of a training is halved. Training keeps at least two images a worker,
+    because of batch normalisation, and a multiple of the workers.
+    """
+    config = getattr(recipe, "execution", None)
+    workers = max(1, getattr(config, "train_workers", 1))
+    used = [value for f in fields(stage) if _batch(value := getattr(stage, f.name))] if stage is not None else []  # type: ignore[arg-type]
     found = dict(adjusted)
-    changed = False
     for f in fields(recipe):
-        value = getattr(recipe, f.name)
-        size = getattr(value, "batch_size", None) if is_dataclass(value) else None
-        if isinstance(size, int) and size >= 4 and hasattr(value, "epochs"):
+        part = getattr(recipe, f.name)
+        size = _batch(part)
+        trains = hasattr(part, "epochs")
+        meant = any(type(u) is type(part) and _batch(u) == size for u in used) if stage is not None else trains
+        if size and meant and (size // 2 >= 2 * workers and size // 2 % workers == 0 if trains else size >= 2):
             found[f"{f.name}.batch_size"] = size // 2
-            changed = True
-    return found if changed else {}
+    return found if found != dict(adjusted) else {}
 
 
-def _halvings(work: TrialWork, adjusted: Mapping[str, Any]) -> int:
-    from math import log2
+def _batch(value: Any) -> int:
+    size = getattr(value, "batch_size", 0) if is_dataclass(value) else 0
+    return size if isinstance(size, int) else 0
 
-    before = build(work.recipe, work.trial)
-    return max((round(log2(getattr(before, k.partition(".")[0]).batch_size / v)) for k, v in adjusted.items()), default=0)
+
+def free_memory() -> None:
+    """Give back what a failed try left behind, on the host and on the device."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def watched_epochs(pipeline: Pipeline) -> dict[str, int]:
+    """Node -> epochs of the fits that report the objective after each epoch (``select.watch``)."""
+    return {n.name: n.stage.config.epochs for n in pipeline.nodes if n.stage.fit_stage and getattr(getattr(n.stage, "select", None), "watch", "")}  # type: ignore[attr-defined]
 
 
 class Silent(Progress):
@@ -134,16 +190,25 @@ class Silent(Progress):
         pass
 
 
-class _Watched(Silent):
-    """Passes on the scalar ``objective`` that fits report after each epoch (SelectConfig.watch)."""
+class Watched(Silent):
+    """Passes on the scalar ``objective`` that fits report after each epoch (SelectConfig.watch).
 
-    def __init__(self, inner: Progress, on_epoch: OnEpoch):
+    An epoch's number counts the epochs of the trial's finished fits, made here or found in the store, and those of the open fit
+    before it (the scalar ``objective_epoch``), so that a trial that goes on where it was interrupted is compared with others at
+    the same age. The very last epoch is not passed on: nothing is saved by stopping there.
+    """
+
+    def __init__(self, inner: Progress, on_epoch: OnEpoch, epochs: Mapping[str, int]):
         super().__init__(inner.nodes)
         self.values: list[float] = []
-        self._on_epoch = on_epoch
+        self._on_epoch, self._epochs = on_epoch, dict(epochs)
 
     def fit(self, name: str, step: int, total: int, scalars: Mapping[str, float]) -> None:
         super().fit(name, step, total, scalars)
-        if "objective" in scalars:
-            self.values.append(float(scalars["objective"]))
-            self._on_epoch(len(self.values), self.values[-1])
+        if "objective" not in scalars:
+            return
+        self.values.append(float(scalars["objective"]))
+        before = sum(count for node, count in self._epochs.items() if node != name and node in self.nodes and self.nodes[node].done + self.nodes[node].hits)
+        epoch = before + int(scalars.get("objective_epoch", len(self.values)))
+        if epoch < sum(self._epochs.values()):
+            self._on_epoch(epoch, self.values[-1])

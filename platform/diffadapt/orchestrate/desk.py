@@ -1,0 +1,176 @@
+"""The driver's side of trials on Ray Tune: who runs, what came back, which trial is lost and tried again."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.search import Searcher
+
+from diffadapt.orchestrate.searchers import Source
+from diffadapt.run.executor import one_line
+from diffadapt.run.sweep import OnResult
+from diffadapt.run.trial import TrialWork, failed, halved, out_of_memory, stopped
+from diffadapt.sweeps.folder import Sweep
+from diffadapt.sweeps.result import TrialResult, from_json
+from diffadapt.sweeps.trials import Trial
+
+RESULT, OBJECTIVE, EPOCH = "result", "objective", "epoch"
+"""What a trial reports to Tune: its result as JSON at the end; the objective and the epoch's number after each epoch."""
+
+
+@dataclass
+class Job:
+    """A trial under way."""
+
+    work: TrialWork
+    tries: int = 1
+    started: float = field(default_factory=time.monotonic)
+    epochs: dict[int, float] = field(default_factory=dict)
+
+
+class Desk(Searcher):
+    """Gives trials to Tune as long as there is room, and hands every result to ``on_result`` once.
+
+    ``make``: the work of a trial. ``room()``: how many may run side by side now. A trial whose worker was lost is given out again
+    ``retries`` times, after a lack of host memory with halved batches; then it has failed. An error of ``on_result`` ends the search
+    and is kept in ``error``.
+    """
+
+    def __init__(self, source: Source, make: Callable[[Trial], TrialWork], sweep: Sweep, room: Callable[[], int], retries: int, on_result: OnResult):
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self.source, self.make, self.sweep, self.room, self.retries, self.on_result = source, make, sweep, room, retries, on_result
+        self.live: dict[str, Job] = {}
+        self.again: deque[Job] = deque()
+        self.error: BaseException | None = None
+        self.news = News(self)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Tune asks for the next trial."""
+        if self.error is not None:
+            return Searcher.FINISHED
+        try:
+            if len(self.live) >= self.room():
+                return None
+            job = self._next()
+        except Exception as error:
+            self.error = error
+            return Searcher.FINISHED
+        if job is None:
+            return Searcher.FINISHED if not self.live and self.source.exhausted else None
+        self.live[trial_id] = job
+        return {"work": job.work}
+
+    def _next(self) -> Job | None:
+        if self.again:
+            return replace(self.again.popleft(), started=time.monotonic(), epochs={})
+        trial = self.source.next()
+        return None if trial is None else Job(self.make(trial))
+
+    def epoch(self, trial_id: str, number: int, value: float) -> None:
+        if trial_id in self.live:
+            self.live[trial_id].epochs[number] = value
+
+    def ended(self, trial_id: str, result: TrialResult | None) -> None:
+        """A trial came to its end; None: a scheduler ended it."""
+        job = self.live.pop(trial_id, None)
+        if job is None:
+            return
+        if result is None:
+            values = [job.epochs[n] for n in sorted(job.epochs)]
+            result = stopped(job.work, values, time.monotonic() - job.started)
+            self.sweep.record(result)
+        self._deliver(result)
+
+    def lost(self, trial_id: str, reason: str) -> None:
+        """The worker of a trial is gone."""
+        job = self.live.pop(trial_id, None)
+        if job is None:
+            return
+        memory = out_of_memory(reason)
+        if job.tries <= self.retries:
+            work = job.work
+            if memory and (smaller := halved(work.build(), work.adjusted)):
+                work = replace(work, adjusted=smaller)
+            self.again.append(Job(work, job.tries + 1))
+            return
+        result = failed(job.work, _sentence(reason, memory, job.tries), time.monotonic() - job.started, job.work.adjusted)
+        self.sweep.record(result)
+        self._deliver(result)
+
+    def _deliver(self, result: TrialResult) -> None:
+        self.source.tell(result)
+        self.on_result(result)
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        return None
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what was finished is in the sweep's folder and in the store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        return None
+
+    def get_state(self) -> dict:
+        return {}
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        return None
+
+
+class News(Callback):
+    """What Tune tells of its trials, passed on to the desk."""
+
+    def __init__(self, desk: Desk):
+        self.desk = desk
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
+        self._guard(self._result, trial, result)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._guard(self.desk.ended, trial.trial_id, None)  # a result that arrived has ended it already
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._guard(self.desk.lost, trial.trial_id, _error_of(trial))
+
+    def _result(self, trial: Any, result: Mapping[str, Any]) -> None:
+        if RESULT in result:
+            self.desk.ended(trial.trial_id, from_json(result[RESULT]))
+        elif EPOCH in result:
+            self.desk.epoch(trial.trial_id, int(result[EPOCH]), float(result[OBJECTIVE]))
+
+    def _guard(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Tune would turn an error into one of its own and lose what it says."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            self.desk.error = self.desk.error or error
+
+    def get_state(self) -> None:
+        return None
+
+
+def _error_of(trial: Any) -> str:
+    try:
+        return Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):
+        return ""
+
+
+def _sentence(reason: str, memory: bool, tries: int) -> str:
+    times = f"{tries} times" if tries > 1 else "once"
+    if memory:
+        return f"The trial's worker was ended {times} because the machine ran out of memory: run fewer trials side by side (--search.concurrent), or lower the batch size; the same command tries it again."
+    last = one_line_of(reason)
+    return f"The trial's worker process was lost {times}{f' ({last})' if last else ''}: look at the machine's memory and at Ray's logs; the same command tries it again."
+
+
+def one_line_of(reason: str) -> str:
+    """The line of Ray's account that says most: its last one."""
+    lines = [line.strip() for line in reason.strip().splitlines() if line.strip()]
+    return one_line(Exception(lines[-1].rstrip(".")))[:200] if lines else ""
