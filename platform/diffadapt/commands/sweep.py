@@ -53,7 +53,7 @@ def sweep(argv: Sequence[str]) -> int:
     recipes = {recipe_name: parsed.recipe, **{n: override(_load(n), changes(base, parsed.recipe)) for n in words.benchmarks if n != recipe_name}}
     root = parsed.options.open()
     plan = plan_sweep(space, recipes, root)
-    print(format_sweep(name, space, recipes, plan), flush=True)
+    print(redact(format_sweep(name, space, recipes, plan)), flush=True)
     if time_text := sweep_time(list(plan.plans.values()), root, parsed.options, parsed.recipe.execution):
         print("\n".join(f"  {line}" for line in time_text.splitlines()), flush=True)
     if words.plan:
@@ -150,7 +150,7 @@ def make_fan(config: ExecutionConfig) -> Fan:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(redact(line), file=sys.stderr, flush=True)
 
 
 def format_sweep(name: str, space: Space, recipes: Mapping[str, Any], plan: SweepPlan) -> str:

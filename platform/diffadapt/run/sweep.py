@@ -16,6 +16,7 @@ from diffadapt.core.errors import DiffadaptError, RecipeError, StoreError
 from diffadapt.core.runs import PLANNED, Root
 from diffadapt.core.schedule import finished
 from diffadapt.core.stage import NodePlan
+from diffadapt.core.store import redact
 from diffadapt.run.executor import one_line
 from diffadapt.run.heartbeat import Heartbeat
 from diffadapt.run.progress import NodeProgress, Progress
@@ -114,13 +115,13 @@ def run_sweep(
     def on_result(result: TrialResult) -> None:
         results[result.id] = result
         counts["trials"].done += 1
-        say(_line(result, counts["trials"]))
+        say(redact(_line(result, counts["trials"])))
         sweep.write("sweep.parquet", to_parquet(list(results.values()), list(space.axes)))
 
     state, error = "interrupted", ""
     try:
         with Heartbeat(beat):
-            _shared(sweep, search, [plan.plans[t.id] for t in open_trials], make_runner, say)
+            _shared(sweep, search, [plan.plans[t.id] for t in open_trials], make_runner, lambda line: say(redact(line)))
             if open_trials or space.search.searcher == "optuna":
                 fan = make_fan(execution)
                 try:
@@ -132,7 +133,7 @@ def run_sweep(
         state, error = "failed", str(problem)
         raise
     finally:
-        sweep.write_status(state, {n: p.as_dict() for n, p in counts.items()}, started=started, error=error)
+        sweep.write_status(state, {n: p.as_dict() for n, p in counts.items()}, started=started, error=redact(error))
     finish_sweep(sweep, space, overrides, list(results.values()))
     return sweep
 

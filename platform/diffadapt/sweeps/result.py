@@ -11,6 +11,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffadapt.core.manifest import scrub
+
 Status = Literal["finished", "stopped", "failed"]
 
 
@@ -63,13 +65,13 @@ _TYPES = {
 
 def table(results: Sequence[TrialResult], axes: Sequence[str]) -> pa.Table:
     """One row a trial in the order of their numbers: FIELDS, a column ``value.<axis>`` each (of the values' own type, text where
-    types differ), and scores, epochs and adjusted as JSON."""
+    types differ), and scores, epochs and adjusted as JSON. Credentials are masked."""
     rows = sorted(results, key=lambda r: (r.number, r.id))
-    columns: dict[str, pa.Array] = {name: pa.array([getattr(r, name) for r in rows], _TYPES.get(name, pa.string())) for name in FIELDS}
+    columns: dict[str, pa.Array] = {name: pa.array([scrub(getattr(r, name)) for r in rows], _TYPES.get(name, pa.string())) for name in FIELDS}
     for axis in axes:
-        columns[f"value.{axis}"] = _column([r.values.get(axis) for r in rows])
+        columns[f"value.{axis}"] = _column([scrub(r.values.get(axis)) for r in rows])
     for name in ("scores", "epochs", "adjusted"):
-        columns[name] = pa.array([json.dumps(getattr(r, name)) for r in rows], pa.string())
+        columns[name] = pa.array([json.dumps(scrub(getattr(r, name))) for r in rows], pa.string())
     return pa.table(columns)
 
 
