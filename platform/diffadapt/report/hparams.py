@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from diffadapt.report.sweep_view import View
@@ -13,6 +15,9 @@ from diffadapt.sweeps.result import TrialResult
 
 FILE = "events.out.tfevents.0.hparams"
 """A name of its own in each trial's folder, so that a later report replaces it."""
+WRITERS = 8
+LISTED = 20
+"""So many numbers of an axis are offered one by one; of more their range."""
 
 
 def write_hparams(sweep: Sweep, view: View) -> None:
@@ -23,21 +28,24 @@ def write_hparams(sweep: Sweep, view: View) -> None:
     """
     if not view.results:
         return
-    kinds = {name: _kind([r.values.get(name) for r in view.results]) for name in view.description.get("axes") or {}}
-    for result in view.results:
-        sweep.write(f"tensorboard/{result.id}/{FILE}", events(view, result, kinds))
+    seen = {name: [r.values[name] for r in view.results if name in r.values] for name in view.description.get("axes") or {}}
+    kinds = {name: _kind(values) for name, values in seen.items()}
+    axes = {name: list(dict.fromkeys(_as(kinds[name], v) for v in values)) for name, values in seen.items()}
+    if len(view.recipes) > 1:
+        axes["benchmark"] = list(view.recipes)
+    with ThreadPoolExecutor(WRITERS) as pool:  # a remote store takes its time for each file
+        list(pool.map(lambda r: sweep.write(f"tensorboard/{r.id}/{FILE}", events(view, r, axes)), view.results))
 
 
-def events(view: View, result: TrialResult, kinds: dict[str, type]) -> bytes:
-    """The content of an event file (TFRecord) for one trial. ``kinds``: axis -> float, bool or str."""
+def events(view: View, result: TrialResult, axes: Mapping[str, Sequence[Any]]) -> bytes:
+    """The content of an event file (TFRecord) for one trial. ``axes``: name -> the values that trials have, all float, bool or str."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.plugins.hparams import api_pb2, summary_v2
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    values: dict[str, Any] = {name: _as(kind, result.values.get(name)) for name, kind in kinds.items() if name in result.values}
-    if len(view.recipes) > 1:
-        values["benchmark"] = result.recipe
-    hparams = [summary_v2.HParam(n, display_name=n) for n in (*kinds, *(["benchmark"] if len(view.recipes) > 1 else []))]
+    given = {"benchmark": result.recipe, **result.values}
+    values = {name: _as(type(known[0]), given[name]) for name, known in axes.items() if name in given}
+    hparams = [summary_v2.HParam(name, _domain(known), display_name=name) for name, known in axes.items() if known]
     metrics = [("objective", result.objective), ("accuracy", result.accuracy), ("device_hours", result.device_hours)]
     named = {"objective": view.title("objective"), "accuracy": "accuracy (%)", "device_hours": view.hours}
     config = summary_v2.hparams_config_pb(hparams, [summary_v2.Metric(n, display_name=named[n]) for n, _ in metrics], time_created_secs=0)
@@ -60,6 +68,14 @@ def events(view: View, result: TrialResult, kinds: dict[str, type]) -> bytes:
     return buffer.getvalue()
 
 
+def _domain(known: Sequence[Any]) -> Any:
+    from tensorboard.plugins.hparams import summary_v2
+
+    if isinstance(known[0], float) and len(known) > LISTED:
+        return summary_v2.RealInterval(min(known), max(known))
+    return summary_v2.Discrete(list(known))
+
+
 def _session_end(status: int, seconds: float) -> Any:
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2
@@ -73,13 +89,12 @@ def _session_end(status: int, seconds: float) -> Any:
 
 def _kind(values: list[Any]) -> type:
     """The type that all values of an axis share in TensorBoard, which knows numbers, truth values and text."""
-    known = [v for v in values if v is not None]
-    if known and all(isinstance(v, bool) for v in known):
+    if values and all(isinstance(v, bool) for v in values):
         return bool
-    return float if known and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known) else str
+    return float if values and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values) else str
 
 
 def _as(kind: type, value: Any) -> Any:
     if kind is str:
         return value if isinstance(value, str) else json.dumps(value)
-    return kind(value) if value is not None else math.nan if kind is float else False
+    return kind(value)

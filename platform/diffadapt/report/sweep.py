@@ -21,7 +21,7 @@ from diffadapt.report.sweep_compare import PAIRS, agreement, axis_heats, benchma
 from diffadapt.report.sweep_curves import curves
 from diffadapt.report.sweep_parallel import parallel, parallel_chart
 from diffadapt.report.sweep_text import sweep_text
-from diffadapt.report.sweep_view import View, hours_text, short, view
+from diffadapt.report.sweep_view import OBJECTIVES, View, hours_text, short, view
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.recommend import Setting, judged, why
 from diffadapt.sweeps.result import TrialResult
@@ -56,7 +56,7 @@ def render(sweep: Sweep, found: View | None = None) -> str:
         recommended=_recommended(sweep, v),
         economy=_economy(v),
         settings=_settings(v) if v.repeats else None,
-        parallel=lines and {"wide": parallel_chart(lines), "narrow": parallel_chart(lines, narrow=True), "left_out": lines.left_out, "stopped": -1 in lines.shades, "axes": len(v.axes)},
+        parallel=lines and {"wide": parallel_chart(lines), "narrow": parallel_chart(lines, narrow=True), "left_out": lines.left_out, "stopped": -1 in lines.shades, "many": len(lines.shades) > 60, "axes": len(v.axes)},
         factors=[_factor(v, axis) for axis in v.axes],
         benchmarks=benchmark_heat(v),
         pairs=axis_heats(v),
@@ -75,7 +75,7 @@ def _head(v: View) -> dict[str, Any]:
     when = datetime.fromtimestamp(updated, timezone.utc).strftime("%Y-%m-%d %H:%M UTC") if isinstance(updated, (int, float)) else ""
     chips = [("sweep", v.name), ("recipe" if len(v.recipes) == 1 else "benchmarks", ", ".join(v.recipes)), ("searcher", str(search.get("searcher", "")))]
     chips += [("scheduler", str(search["scheduler"]))] if search.get("scheduler", "none") != "none" else []
-    chips += [("objective", f"{v.objective} ({'target labels' if v.oracle else 'label-free'})")] + ([("written", when)] if when else [])
+    chips += [("objective", f"{v.objective}: {OBJECTIVES.get(v.objective, '')} ({'an upper bound' if v.oracle else 'label-free'}; higher is better)")] + ([("written", when)] if when else [])
     tiles = []
     if v.best:
         tiles.append({"name": f"best mean {v.title('objective')}", "value": v.number("objective", v.best.mean), "error": "" if v.best.spread is None else f"± {v.number('objective', v.best.spread)}", "step": v.setting_text(v.best.first)})
@@ -134,7 +134,7 @@ def _recommended(sweep: Sweep, v: View) -> dict[str, Any] | None:
     others = [r for r in v.recipes if r != first.recipe]
     return {
         "why": why(v.settings),
-        "values": [(a.name, shown(first.values.get(a.name))) for a in v.axes],
+        "values": [(a.name, shown(first.values.get(a.name))) for a in (*v.axes, *v.fixed)],
         "command": f"diffadapt run {file} --root {shlex.quote(redact(sweep.root.location))}",
         "recipe": first.recipe,
         "others": others,
@@ -151,8 +151,8 @@ def _economy(v: View) -> dict[str, Any]:
 
 
 def _settings(v: View) -> dict[str, Any]:
-    rows = [(s is v.best, [short(s.first.values.get(a.name)) for a in v.axes], _numbers(v, s), len(s.trials), hours_text(s.hours), "" if s.complete else "incomplete") for s in v.settings[:MOST_ROWS]]
-    return {"rows": rows, "ranked": any(s.rank is not None for s in v.settings), "more": max(0, len(v.settings) - MOST_ROWS), "deviation": any(s.spread is not None for s in v.settings)}
+    rows = [(s is v.best, [a.text(s.first.values.get(a.name)) for a in v.axes], _numbers(v, s), len(s.trials), hours_text(s.hours), "" if s.complete else "incomplete") for s in v.settings[:OPEN_ROWS]]
+    return {"rows": rows, "ranked": any(s.rank is not None for s in v.settings), "incomplete": any(not s.complete for s in v.settings), "deviation": any(s.spread is not None for s in v.settings)}
 
 
 def _numbers(v: View, s: Setting) -> list[str]:
@@ -183,7 +183,7 @@ def _agreement(v: View) -> dict[str, Any] | None:
     found = agreement(v)
     if not found or max(len(a.spots) for a in found) < 2:
         return None
-    charts = [(a.recipe, agreement_chart(v, a), agreement_chart(v, a, narrow=True), a.correlation, len(a.spots)) for a in found]
+    charts = [(v.benchmark(a.recipe), agreement_chart(v, a), agreement_chart(v, a, narrow=True), a.correlation, len(a.spots)) for a in found]
     return {"charts": charts, "choice": choice(v)}
 
 
@@ -198,7 +198,7 @@ def _trial(v: View, r: TrialResult) -> dict[str, Any]:
     remarks += ["epoch chosen by target labels"] if r.selection == "oracle" else []
     remarks += [f"{k} {shown(value)} for want of memory" for k, value in r.adjusted.items()]
     return {
-        "best": v.best is not None and any(r.id == t.id for t in v.best.trials), "id": r.id, "recipe": r.recipe, "values": [short(r.values.get(a.name)) for a in v.axes] + [shown(r.values.get(s)) for s in v.seeds],
+        "best": v.best is not None and any(r.id == t.id for t in v.best.trials), "id": r.id, "recipe": v.benchmark(r.recipe), "values": [a.text(r.values.get(a.name)) for a in v.axes] + [shown(r.values.get(s)) for s in v.seeds],
         "objective": v.number("objective", r.objective), "accuracy": v.number("accuracy", r.accuracy), "hours": hours_text(r.device_hours), "seconds": f"{r.seconds:.0f}", "remark": "; ".join(remarks),
     }  # fmt: skip
 

@@ -10,8 +10,10 @@ from markupsafe import Markup
 from diffadapt.report.charts import cut, svg, tag
 from diffadapt.report.sweep_compare import Agreement, Spot
 from diffadapt.report.sweep_curves import Curve, Point
-from diffadapt.report.sweep_view import Axis, View, hours_text, same, short
+from diffadapt.report.sweep_view import Axis, View, hours_text
 
+NAMED = 120
+"""Up to so many dots say what they are."""
 LABELS = 9
 """Numbers on the front that are written beside their points."""
 
@@ -30,10 +32,15 @@ class Scale:
         pad = 0.06 * (high - low)
         self.low, self.high, self.start, self.end = low - pad, high + pad, start, end
         self.ticks = self._log_ticks(ticks) if log else self._ticks(ticks)
+        self.digits = max((len(f"{t:.10g}".partition(".")[2]) for t in self.ticks), default=0)
 
     def __call__(self, value: float) -> float:
         v = math.log10(value) if self.log else value
         return round(self.start + (self.end - self.start) * (v - self.low) / (self.high - self.low), 2)
+
+    def text(self, tick: float) -> str:
+        """A tick as text; all of a linear scale with as many decimals."""
+        return f"{tick:.4g}" if self.log else f"{tick:.{self.digits}f}"
 
     def _ticks(self, count: int) -> list[float]:
         raw = (self.high - self.low) / count
@@ -56,16 +63,18 @@ def curve_chart(view: View, curve: Curve) -> Markup:
     the point of diminishing returns as an upright dashed line."""
     width, height, left, right, top, bottom = 380, 232, 52, 14, 12, 184
     axis, ends = curve.axis, [p.mean + s * (p.spread or 0) for p in (*curve.points, *curve.fixed) for s in (-1, 1)]
-    y = Scale([*ends, *(d[1] for d in curve.dots)], bottom, top)
+    y = Scale([*ends, *(d[1] for d in curve.dots)], bottom, top, ticks=6)
     place = _places(axis, curve, left + 10, width - right - 10)
     parts = _y_axis(y, left, width - right)
     shown = 0.0
     for value in [p.value for p in curve.points] if axis.discrete else _range_ticks(axis, place):
         x = place(axis.number(value))
-        text = cut(short(value), 14 if len(curve.points) < 5 else 9)
+        label = axis.text(value) if axis.discrete else f"{value:.4g}"
+        length = 14 if len(curve.points) < 5 else 9
+        text = axis.brief(value, length) if axis.discrete else label
         half = 3.1 * len(text)
         if x - half > shown:
-            parts.append(tag("text", text, short(value), x=min(x, width - half), y=bottom + 17, text_anchor="middle", class_="soft"))
+            parts.append(tag("text", text, label, x=min(x, width - half), y=bottom + 17, text_anchor="middle", class_="soft"))
             shown = min(x, width - half) + half + 2
         parts.append(tag("line", x1=x, x2=x, y1=bottom, y2=bottom + 4, class_="axis"))
     parts.append(tag("line", x1=left, x2=width - right, y1=bottom, y2=bottom, class_="axis"))
@@ -74,7 +83,8 @@ def curve_chart(view: View, curve: Curve) -> Markup:
         x = place(axis.number(curve.elbow))
         parts.append(tag("line", None, curve.remark, x1=x, x2=x, y1=top - 6, y2=bottom, class_="elbow"))
     for n, v, r in curve.dots:
-        parts.append(tag("circle", None, f"{view.setting_text(r)}: {view.number(curve.metric, v)}", cx=place(n), cy=y(v), r=2.2, class_="dot"))
+        told = f"{view.setting_text(r)}: {view.number(curve.metric, v)}" if len(curve.dots) <= NAMED else None
+        parts.append(tag("circle", None, told, cx=place(n), cy=y(v), r=2.2, class_="dot"))
     parts += _line(view, curve, curve.fixed, place, y, "fixed") + _line(view, curve, curve.points, place, y, "mean")
     return svg(parts, width, height, f"{view.title(curve.metric)} by {axis.name}")
 
@@ -120,13 +130,13 @@ class _Frame:
         self.width, self.height = (340, 300) if narrow else (720, 380)
         self.left, self.right, self.top, self.bottom = 50, self.width - 12, 24, self.height - 46
         self.x = Scale(xs, self.left, self.right, log, 4 if narrow else 8)
-        self.y = Scale(ys, self.bottom, self.top)
+        self.y = Scale(ys, self.bottom, self.top, ticks=7)
 
     def axes(self, x_title: str, y_title: str) -> list[Markup]:
         parts = _y_axis(self.y, self.left, self.right)
         for t in self.x.ticks:
             parts.append(tag("line", x1=self.x(t), x2=self.x(t), y1=self.top, y2=self.bottom, class_="grid"))
-            parts.append(tag("text", f"{t:.4g}", x=self.x(t), y=self.bottom + 17, text_anchor="middle", class_="soft"))
+            parts.append(tag("text", self.x.text(t), x=self.x(t), y=self.bottom + 17, text_anchor="middle", class_="soft"))
         parts.append(tag("line", x1=self.left, x2=self.right, y1=self.bottom, y2=self.bottom, class_="axis"))
         parts.append(tag("text", x_title, x=(self.left + self.right) / 2, y=self.height - 8, text_anchor="middle"))
         parts.append(tag("text", y_title, x=4, y=14))
@@ -137,7 +147,7 @@ def _y_axis(y: Scale, left: float, right: float) -> list[Markup]:
     parts = []
     for t in y.ticks:
         parts.append(tag("line", x1=left, x2=right, y1=y(t), y2=y(t), class_="grid"))
-        parts.append(tag("text", f"{t:.6g}", x=left - 6, y=y(t) + 4, text_anchor="end", class_="soft"))
+        parts.append(tag("text", y.text(t), x=left - 6, y=y(t) + 4, text_anchor="end", class_="soft"))
     return parts
 
 
@@ -155,7 +165,7 @@ def _line(view: View, curve: Curve, points: Sequence[Point], place: Scale, y: Sc
             parts.append(tag("path", d=f"M{a + shift} {low}V{high}M{a + shift - 3} {low}h6M{a + shift - 3} {high}h6", class_=f"error {kind}"))
         over = f", s.d. over {p.seeds} seeds" if p.spread is not None else ""
         where = "others as recommended" if kind == "fixed" else f"{p.trials} trials"
-        told = f"{curve.axis.name} {short(p.value)}: {view.number(curve.metric, p.mean, p.spread)}{over}; {where}"
+        told = f"{curve.axis.name} {curve.axis.text(p.value)}: {view.number(curve.metric, p.mean, p.spread)}{over}; {where}"
         parts.append(tag("circle", None, told, cx=a + (shift if not curve.axis.numeric else 0), cy=b, r=4 if kind == "mean" else 3, class_=f"point {kind}"))
     return parts
 
@@ -170,8 +180,3 @@ def _range_ticks(axis: Axis, place: Scale) -> list[float]:
         return place.ticks
     low, high = math.exp(place.low), math.exp(place.high)
     return Scale([low, high], 0, 1, log=True).ticks
-
-
-def highlighted(view: View, axis: Axis, value: object) -> bool:
-    """Whether a value is the recommended setting's."""
-    return view.best is not None and same(view.best.first.values.get(axis.name), value)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffadapt.report.sweep_view import Axis, View, same, short
+from diffadapt.report.sweep_view import Axis, View, same
 from diffadapt.sweeps.recommend import Setting, ranks
 from diffadapt.sweeps.result import TrialResult
 
@@ -128,9 +128,9 @@ def benchmark_heat(view: View) -> list[Heat]:
     heats = []
     for metric in view.metrics:
         columns = [[view.summary([r for r in s.trials if r.recipe == recipe], metric) for s in shown] for recipe in view.recipes]
-        cells = [_cells(view, metric, column, [f"{recipe}, {view.setting_text(s.first)}" for s in shown]) for recipe, column in zip(view.recipes, columns, strict=True)]
+        cells = [_cells(view, metric, column, [f"{view.benchmark(recipe)}, {view.setting_text(s.first)}" for s in shown]) for recipe, column in zip(view.recipes, columns, strict=True)]
         rows = [(view.setting_text(s.first), [column[i] for column in cells]) for i, s in enumerate(shown)]
-        heats.append(Heat(view.title(metric), "setting / benchmark", list(view.recipes), rows, len(view.settings) - len(shown)))
+        heats.append(Heat(view.title(metric), "setting / benchmark", [view.benchmark(r) for r in view.recipes], rows, len(view.settings) - len(shown)))
     return heats
 
 
@@ -146,10 +146,10 @@ def _pair(view: View, metric: str, a: Axis, b: Axis) -> Heat:
     if len(a.values) < len(b.values):
         a, b = b, a
     values = [[view.summary(_with(view.judged, (a, v), (b, w)), metric) for w in b.values] for v in a.values]
-    titles = [[f"{a.label} {short(v)}, {b.label} {short(w)}, {len(_with(view.judged, (a, v), (b, w)))} trials" for w in b.values] for v in a.values]
+    titles = [[f"{a.label} {a.text(v)}, {b.label} {b.text(w)}, {len(_with(view.judged, (a, v), (b, w)))} trials" for w in b.values] for v in a.values]
     flat = _cells(view, metric, [c for row in values for c in row], [t for row in titles for t in row])
-    rows = [(short(v), flat[i * len(b.values) : (i + 1) * len(b.values)]) for i, v in enumerate(a.values)]
-    return Heat(view.title(metric), f"{a.label} / {b.label}", [short(w) for w in b.values], rows)
+    rows = [(a.text(v), flat[i * len(b.values) : (i + 1) * len(b.values)]) for i, v in enumerate(a.values)]
+    return Heat(view.title(metric), f"{a.label} / {b.label}", [b.text(w) for w in b.values], rows)
 
 
 def _cells(view: View, metric: str, values: Sequence[tuple[float, float | None]], titles: Sequence[str]) -> list[Cell]:

@@ -6,19 +6,19 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from diffadapt.report.sweep_view import Axis, View, same, short
+from diffadapt.report.sweep_view import Axis, View, same
 from diffadapt.sweeps.recommend import is_seed
 from diffadapt.sweeps.result import TrialResult
 
 BINS = 6
 """Ranges are cut into at most so many bins of equally many trials."""
 SHARE = 0.9
-"""Without seeds, returns diminish from the smallest value that has this share of the gain from the smallest value to the best."""
+"""Returns diminish from the smallest value that has this share of the gain from the smallest value to the best."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Point:
 @dataclass(frozen=True)
 class Curve:
     """``points``: the other settings averaged, as ``basis`` says; ``fixed``: the others as recommended, empty where that is the same
-    or was not tried; ``dots``: (x, value, trial) of single trials. ``elbow``: the value from which more helps little, None where there is
+    or was not tried; ``dots``: (x, value, trial) of single trials, over several benchmarks of settings (their first trial). ``elbow``: the value from which more helps little, None where there is
     none; ``remark``: what is said of it."""
 
     axis: Axis
@@ -47,20 +47,24 @@ class Curve:
     basis: str
     elbow: Any = None
     remark: str = ""
-    notes: list[str] = field(default_factory=list)
 
 
 def curves(view: View, axis: Axis) -> list[Curve]:
     """A curve for each metric of the view; a metric that no trial has is left out."""
-    return [c for metric in view.metrics if (c := _curve(view, axis, metric)).points]
+    return [c for metric in view.metrics if (c := _curve(view, axis, metric)).dots]
 
 
 def _curve(view: View, axis: Axis, metric: str) -> Curve:
     trials = [r for r in view.judged if axis.name in r.values and math.isfinite(view.summary([r], metric)[0])]
-    dots = [(axis.number(r.values[axis.name]), view.summary([r], metric)[0], r) for r in trials]
+    if len(view.recipes) > 1:
+        single = [(s.first, view.summary(s.trials, metric)[0]) for s in view.settings if s.complete]
+        dots = [(axis.number(r.values[axis.name]), v, r) for r, v in single if axis.name in r.values and math.isfinite(v)]
+    else:
+        dots = [(axis.number(r.values[axis.name]), view.summary([r], metric)[0], r) for r in trials]
     if not axis.discrete:
         points = _bins(view, axis, metric, trials)
-        return Curve(axis, metric, points, [], dots, f"means of {len(points)} bins of equally many trials, whatever their other settings")
+        basis = f"means of {len(points)} bins of equally many trials, whatever their other settings" if points else "too few trials for a mean"
+        return Curve(axis, metric, points, [], dots, basis)
     groups = _blocks(axis, trials)
     values = [v for v in axis.values if any(any(same(v, w) for w, _ in block) for block in groups.values())]
     whole = {k: block for k, block in groups.items() if all(any(same(v, w) for w, _ in block) for v in values)}
@@ -75,23 +79,23 @@ def _curve(view: View, axis: Axis, metric: str) -> Curve:
 def diminishing(axis: Axis, points: Sequence[Point]) -> tuple[Any, str]:
     """(value, sentence) where returns diminish on an axis that counts images or prompts; (None, '') on others and with fewer than three values.
 
-    With deviations over seeds, the smallest value whose mean is at most one standard error below the best mean (the one-standard-error
-    rule of Breiman et al. 1984); without, the smallest value with SHARE of the gain from the smallest value to the best. None, and a
-    sentence, where that is the largest value tried.
+    The smallest value that has SHARE of the gain from the smallest value to the best; with deviations over seeds also one whose mean
+    is at most one standard error below the best (the one-standard-error rule of Breiman et al. 1984), if that is smaller. None, and
+    a sentence, where it is the largest value tried.
     """
     if not axis.counts or len(points) < 3:
         return None, ""
     best = max(points, key=lambda p: p.mean)
     if best is points[0]:
-        return points[0].value, f"No larger {axis.label} did better than {short(points[0].value)}."
-    if best.spread is not None:
-        least, rule = best.mean - best.spread / math.sqrt(best.seeds), f"the smallest value whose mean is within one standard error ({best.seeds} seeds) of the best"
-    else:
-        least, rule = points[0].mean + SHARE * (best.mean - points[0].mean), f"the smallest value with {SHARE:.0%} of the gain from {short(points[0].value)} to the best, {short(best.value)}"
+        return points[0].value, f"No larger {axis.label} did better than {axis.text(points[0].value)}."
+    least = points[0].mean + SHARE * (best.mean - points[0].mean)
+    rule = f"the smallest value with {SHARE:.0%} of the gain from {axis.text(points[0].value)} to the best, {axis.text(best.value)}"
+    if best.spread is not None and (within := best.mean - best.spread / math.sqrt(best.seeds)) < least:
+        least, rule = within, f"the smallest value whose mean is within one standard error ({best.seeds} seeds) of the best, {axis.text(best.value)}"
     found = next(p for p in points if p.mean >= least)
     if found is points[-1]:
-        return None, f"The mean still rises at the largest {axis.label} tried, {short(found.value)}: the point of diminishing returns lies beyond."
-    return found.value, f"Returns diminish from {axis.label} {short(found.value)}: {rule}."
+        return None, f"The mean still rises at the largest {axis.label} tried, {axis.text(found.value)}: the point of diminishing returns lies beyond."
+    return found.value, f"Returns diminish from {axis.label} {axis.text(found.value)}: {rule}."
 
 
 def _blocks(axis: Axis, trials: Sequence[TrialResult]) -> dict[tuple[str, str], list[tuple[Any, TrialResult]]]:
@@ -110,17 +114,7 @@ def _point(view: View, axis: Axis, metric: str, value: Any, trials: Sequence[Tri
     if not trials:
         return None
     mean, spread = view.summary(trials, metric)
-    return Point(value, axis.number(value), mean, spread, len(trials), _seeds(view, metric, trials))
-
-
-def _seeds(view: View, metric: str, trials: Sequence[TrialResult]) -> int:
-    from diffadapt.report.sweep_view import accuracies
-    from diffadapt.sweeps.recommend import objectives
-
-    per_recipe: dict[str, set[str]] = defaultdict(set)
-    for r in trials:
-        per_recipe[r.recipe] |= set((objectives if metric == "objective" else accuracies)(r))
-    return len(set.intersection(*per_recipe.values())) if per_recipe else 0
+    return Point(value, axis.number(value), mean, spread, len(trials), view.seeds_of(trials, metric))
 
 
 def _fixed(view: View, axis: Axis, metric: str, values: Sequence[Any], trials: Sequence[TrialResult]) -> list[Point]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from diffadapt.report.charts import cut, svg, tag
 from diffadapt.report.sweep_charts import Scale
-from diffadapt.report.sweep_view import View, short
+from diffadapt.report.sweep_view import View
 from diffadapt.sweeps.recommend import Setting
 from diffadapt.sweeps.result import TrialResult
 
@@ -19,7 +19,7 @@ SHADES = 5
 """Colours of the style sheet, p0 (worst) to p4 (best)."""
 SPREAD = 0.34
 """Lines through one value are spread over so much of the way to its neighbours, so that each can be followed."""
-LINES = 400
+LINES = 250
 """Beyond so many settings the worst are left out."""
 
 
@@ -60,16 +60,16 @@ def parallel(view: View) -> Lines | None:
 
 
 def parallel_chart(lines: Lines, *, narrow: bool = False) -> Markup:
-    """Upright axes side by side, 1100 x 380; narrow: lying axes one below the other, 340 wide."""
+    """Upright axes side by side, 1100 x 432; narrow: lying axes one below the other, 340 wide."""
     n = len(lines.columns)
     if narrow:
-        width, height = 340, 30 + 66 * n
-        across = [30 + 66 * i for i in range(n)]
+        width, height = 340, 8 + 82 * n
+        across = [40 + 82 * i for i in range(n)]
         start, end = 16, width - 16
     else:
-        width, height = 1100, 372
+        width, height = 1100, 432
         across = [60 + (width - 120) * i / max(n - 1, 1) for i in range(n)]
-        start, end = 336, 52
+        start, end = 404, 52
     parts: list[Markup] = []
     for k, shade in enumerate(lines.shades):
         best = k == len(lines.shades) - 1
@@ -85,7 +85,7 @@ def parallel_chart(lines: Lines, *, narrow: bool = False) -> Markup:
 def _axis(column: _Column, at: float, start: float, end: float, width: int, narrow: bool, i: int, n: int) -> list[Markup]:
     parts: list[Markup] = []
     if narrow:
-        parts.append(tag("text", cut(column.title, 44), column.title, x=0, y=at - 12, class_="heading"))
+        parts.append(tag("text", cut(column.title, 44), column.title, x=0, y=at - 22, class_="heading"))
         parts.append(tag("line", x1=start - 8, x2=end + 8, y1=at, y2=at, class_="rail"))
     else:
         anchor = "start" if i == 0 else "end" if i == n - 1 else "middle"
@@ -133,7 +133,10 @@ def _axis_column(view: View, index: int, firsts: Sequence[TrialResult]) -> _Colu
         low, high = (math.exp(n) if axis.log else n for n in numbers)
         ticks = Scale([low, high], 0, 1, axis.log).ticks
         return _Column(axis.label, places, [(axis.place(t), f"{t:.4g}") for t in ticks if low <= t <= high], False)
-    gap = SPREAD / max(len(axis.values) - 1, 1)
+    def inset(place: float) -> float:
+        return 0.06 + 0.88 * place
+
+    gap = min(SPREAD / max(len(axis.values) - 1, 1), 0.11)
     members: dict[float, list[int]] = defaultdict(list)
     for k, p in enumerate(places):
         if p is not None:
@@ -141,8 +144,8 @@ def _axis_column(view: View, index: int, firsts: Sequence[TrialResult]) -> _Colu
     for p, ks in members.items():
         for j, k in enumerate(ks):
             away = gap * ((j + 0.5) / len(ks) - 0.5) if len(ks) > 1 else 0.0
-            places[k] = min(max(p + away, 0.0), 1.0) if len(axis.values) > 1 else p + away
-    return _Column(axis.label, places, [(axis.place(v), short(v)) for v in axis.values], False)
+            places[k] = inset(p) + away
+    return _Column(axis.label, places, [(inset(axis.place(v)), axis.brief(v, 16)) for v in axis.values], False)
 
 
 def _metric_column(title: str, values: Sequence[float | None]) -> _Column:
@@ -150,7 +153,7 @@ def _metric_column(title: str, values: Sequence[float | None]) -> _Column:
     if not known:
         return _Column(title, list(values), [], True)
     scale = Scale(known, 0.0, 1.0)
-    return _Column(title, [None if v is None else scale(v) for v in values], [(scale(t), f"{t:.6g}") for t in scale.ticks], True)
+    return _Column(title, [None if v is None else scale(v) for v in values], [(scale(t), scale.text(t)) for t in scale.ticks], True)
 
 
 def _shades(settings: Sequence[Setting]) -> list[int]:

@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import Any
 
-from diffadapt.report.sweep_view import View, hours_text, short, view
+from diffadapt.report.sweep_view import View, hours_text, view
 from diffadapt.report.table import clean_text, table_style, to_text
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.recommend import why
@@ -38,7 +38,7 @@ def _table(v: View, colour: bool) -> Any:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for s in v.settings[:SHOWN]:
-        cells = [short(s.first.values.get(a.name)) for a in v.axes] or ["the recipe as it is"]
+        cells = [a.text(s.first.values.get(a.name)) for a in v.axes] or [v.setting_text(s.first)]
         cells += ["-" if s.rank is None else f"{s.rank:.2f}"] * ranked + [v.number(m, *v.summary(s.trials, m)) for m in v.metrics]
         cells += [f"{len(s.trials)}" + ("" if s.complete else " *")] * v.repeats + [hours_text(s.hours)] * hours
         table.add_row(*(Text(clean_text(c)) for c in cells), style="bold" if s is v.best and colour else "")

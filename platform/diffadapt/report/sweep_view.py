@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ from diffadapt.sweeps.space import ORACLE
 DISCRETE = 8
 """A range with at most so many different values is drawn like a choice."""
 METRICS = ("objective", "accuracy")
+OBJECTIVES = {
+    "im": "mutual information of image and prediction", "entropy": "minus the mean entropy of the predictions", "bnm": "nuclear norm of the predictions", "corrc": "class correlation of the predictions",
+    "snd": "soft neighbourhood density of the predictions", "mano": "norm of the normalised logits", ORACLE: "accuracy on target labels",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,23 @@ class Axis:
     log: bool
     discrete: bool
     counts: bool
-    searched: str
+
+    def text(self, value: Any) -> str:
+        """A value as brief text that no other value of the axis has."""
+        text = short(value)
+        return text if self.numeric or self._texts[text] < 2 else shown(value)
+
+    @cached_property
+    def _texts(self) -> Counter[str]:
+        return Counter(short(v) for v in self.values)
+
+    def brief(self, value: Any, length: int) -> str:
+        """:meth:`text` in at most ``length`` characters: the beginning, or the end where the beginnings of two values are alike."""
+        text = self.text(value)
+        if len(text) <= length:
+            return text
+        alike = sum(self.text(v)[: length - 1] == text[: length - 1] for v in self.values) > 1
+        return "…" + text[-(length - 1) :] if alike else text[: length - 1] + "…"
 
     def place(self, value: Any) -> float:
         """Where a value lies on the axis, 0 to 1: evenly spaced for discrete values, to scale for ranges."""
@@ -57,8 +78,9 @@ class Axis:
 
 @dataclass(frozen=True)
 class View:
-    """A sweep as its report sees it. ``settings``: best first; ``axes``: those that vary and do not only repeat (``seeds`` names
-    the others); ``planned``: trials that it is to have, 0 where that is not known."""
+    """A sweep as its report sees it. ``settings``: best first; ``axes``: those that vary; ``fixed``: those of which only one value was
+    tried; ``seeds``: those that only repeat; ``planned``: trials that it is to have, 0 where that is not known; ``samples``: metric ->
+    trial id -> {seed: value}."""
 
     name: str
     description: Mapping[str, Any]
@@ -66,15 +88,17 @@ class View:
     results: tuple[TrialResult, ...]
     settings: tuple[Setting, ...]
     axes: tuple[Axis, ...]
+    fixed: tuple[Axis, ...]
     seeds: tuple[str, ...]
     recipes: tuple[str, ...]
     planned: int
+    samples: Mapping[str, Mapping[str, Mapping[str, float]]]
 
     @property
     def best(self) -> Setting | None:
         return self.settings[0] if self.settings else None
 
-    @property
+    @cached_property
     def judged(self) -> list[TrialResult]:
         return [r for s in self.settings for r in s.trials]
 
@@ -91,7 +115,7 @@ class View:
         """Trials in which target labels chose an epoch."""
         return sum(r.selection == ORACLE for r in self.results)
 
-    @property
+    @cached_property
     def labelled(self) -> bool:
         return any(r.accuracy is not None for r in self.results)
 
@@ -100,7 +124,7 @@ class View:
         """What is drawn: the objective, and accuracy where it is known and not the objective itself."""
         return METRICS if self.labelled and not self.oracle else ("objective",)
 
-    @property
+    @cached_property
     def hours(self) -> str:
         """'GPU-hours', 'CPU-hours', or 'device-hours' where trials stand on both."""
         devices = {d.strip() for r in self.results for d in r.device.split(",") if d.strip()}
@@ -121,6 +145,14 @@ class View:
     def finished(self) -> bool:
         return self.status.get("state") == "finished"
 
+    def benchmark(self, recipe: str) -> str:
+        """A recipe's name without the folders that all have in common."""
+        parts = [r.split("/") for r in self.recipes]
+        common = 0
+        while len(parts) > 1 and all(len(p) > common + 1 and p[common] == parts[0][common] for p in parts):
+            common += 1
+        return "/".join(recipe.split("/")[common:])
+
     def title(self, metric: str) -> str:
         if metric == "accuracy" or self.oracle:
             return "accuracy (%)" if metric == "accuracy" else "accuracy (%), oracle"
@@ -135,12 +167,23 @@ class View:
 
     def summary(self, trials: Sequence[TrialResult], metric: str) -> tuple[float, float | None]:
         """(mean, deviation over seeds or None) of a metric over trials; NaN without values."""
-        return mean_and_spread(trials, objectives if metric == "objective" else accuracies)
+        known = self.samples[metric]
+        if len(trials) == 1:
+            values = list(known[trials[0].id].values())
+            if len(values) == 1:
+                return values[0], None
+        return mean_and_spread(trials, lambda r: known[r.id])
 
-    def setting_text(self, result: TrialResult, *, of: Sequence[Axis] | None = None) -> str:
-        """'guidance 1.5, fraction 0.9' of a trial's setting; 'the recipe as it is' where only seeds vary."""
-        axes = self.axes if of is None else of
-        return ", ".join(f"{a.label} {short(result.values.get(a.name))}" for a in axes) or "the recipe as it is"
+    def seeds_of(self, trials: Sequence[TrialResult], metric: str) -> int:
+        """Seeds that every benchmark of the trials has: those that a deviation of :meth:`summary` is over."""
+        per_recipe: dict[str, set[str]] = {}
+        for r in trials:
+            per_recipe.setdefault(r.recipe, set()).update(self.samples[metric][r.id])
+        return len(set.intersection(*per_recipe.values())) if per_recipe else 0
+
+    def setting_text(self, result: TrialResult) -> str:
+        """'guidance 1.5, fraction 0.9' of a trial's setting; 'the recipe as it is' where only seeds were to vary."""
+        return ", ".join(f"{a.label} {a.text(result.values.get(a.name))}" for a in self.axes or self.fixed) or "the recipe as it is"
 
 
 def view(sweep: Sweep) -> View:
@@ -157,7 +200,9 @@ def view(sweep: Sweep) -> View:
     axes = [_axis(name, labels[name], fields[name], described[name], [r.values[name] for r in results if name in r.values]) for name in swept]
     found = tuple(settings(results))
     recipes = tuple(description.get("recipes") or dict.fromkeys(r.recipe for r in results))
-    return View(sweep.name, description, status, results, found, tuple(a for a in axes if len(a.values) > 1), seeds, recipes, int(trials.get("shards") or 0))
+    samples = {"objective": {r.id: objectives(r) for r in results}, "accuracy": {r.id: accuracies(r) for r in results}}
+    varied, fixed = (tuple(a for a in axes if (len(a.values) > 1) == more) for more in (True, False))
+    return View(sweep.name, description, status, results, found, varied, fixed, seeds, recipes, int(trials.get("shards") or 0), samples)
 
 
 def accuracies(result: TrialResult) -> dict[str, float]:
@@ -197,8 +242,7 @@ def _axis(name: str, label: str, fields: tuple[str, ...], info: Mapping[str, Any
     span = values[-1] / values[0] if numeric and values[0] > 0 else 0
     log = numeric and values[0] > 0 and (bool(info.get("log")) or span >= (4 if counts else 10))
     choice = info.get("kind") == "choice"
-    searched = ", ".join(short(v) for v in info.get("values") or ()) if choice else f"{shown(info.get('low'))} to {shown(info.get('high'))}" + (", logarithmic" if info.get("log") else "")
-    return Axis(name, label, fields, tuple(values), numeric, log, choice or len(values) <= DISCRETE or not numeric, counts, searched)
+    return Axis(name, label, fields, tuple(values), numeric, log, choice or len(values) <= DISCRETE or not numeric, counts)
 
 
 def _labels(names: Sequence[str]) -> dict[str, str]:
