@@ -16,12 +16,13 @@ from diffadapt.core.store import redact
 from diffadapt.report.hparams import write_hparams
 from diffadapt.report.html import FOLDER, load_page, style_sheet
 from diffadapt.report.provenance import shown
+from diffadapt.report.sweep_axis import short
 from diffadapt.report.sweep_charts import agreement_chart, cloud_chart, curve_chart
 from diffadapt.report.sweep_compare import PAIRS, agreement, axis_heats, benchmark_heat, choice, pareto
 from diffadapt.report.sweep_curves import curves
 from diffadapt.report.sweep_parallel import parallel, parallel_chart
 from diffadapt.report.sweep_text import sweep_text
-from diffadapt.report.sweep_view import OBJECTIVES, View, hours_text, short, view
+from diffadapt.report.sweep_view import OBJECTIVES, View, hours_text, view
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.recommend import Setting, judged, why
 from diffadapt.sweeps.result import TrialResult
@@ -57,7 +58,7 @@ def render(sweep: Sweep, found: View | None = None) -> str:
         economy=_economy(v),
         settings=_settings(v) if v.repeats else None,
         parallel=lines and {"wide": parallel_chart(lines), "narrow": parallel_chart(lines, narrow=True), "left_out": lines.left_out, "stopped": -1 in lines.shades, "many": len(lines.shades) > 60, "axes": len(v.axes)},
-        factors=[_factor(v, axis) for axis in v.axes],
+        factors=[_factor(v, axis) for axis in v.axes] if v.settings else [],
         benchmarks=benchmark_heat(v),
         pairs=axis_heats(v),
         most_pairs=PAIRS,
@@ -102,7 +103,7 @@ def _saving(v: View) -> dict[str, str] | None:
     made = next((e for e in v.description.get("economy") or () if e.get("kind") == "synth"), None)
     if not made or not made["together_items"] or made["apart_items"] <= made["together_items"]:
         return None
-    return {"name": "images generated", "value": str(made["together_items"]), "error": "", "step": f"instead of {made['apart_items']} by trials one by one"}
+    return {"name": "images, each made once", "value": str(made["together_items"]), "error": "", "step": f"instead of {made['apart_items']} by trials one by one"}
 
 
 def _notes(v: View) -> list[str]:
@@ -120,6 +121,8 @@ def _notes(v: View) -> list[str]:
         notes.append(f"{failed} trial{'s' * (failed != 1)} failed; the reasons are below.")
     if any(not s.complete for s in v.settings):
         notes.append(f"{sum(not s.complete for s in v.settings)} of {len(v.settings)} settings lack a benchmark, or have less than half as many trials as others: they are not recommended and come last.")
+    if v.population:
+        notes.append(v.population)
     if v.status.get("error"):
         notes.append(str(v.status["error"]))
     return notes
@@ -151,7 +154,7 @@ def _economy(v: View) -> dict[str, Any]:
 
 
 def _settings(v: View) -> dict[str, Any]:
-    rows = [(s is v.best, [a.text(s.first.values.get(a.name)) for a in v.axes], _numbers(v, s), len(s.trials), hours_text(s.hours), "" if s.complete else "incomplete") for s in v.settings[:OPEN_ROWS]]
+    rows = [(s is v.best, [a.text(s.first.values.get(a.name)) for a in v.columns] or [v.setting_text(s.first)], _numbers(v, s), len(s.trials), hours_text(s.hours), "" if s.complete else "incomplete") for s in v.settings[:OPEN_ROWS]]
     return {"rows": rows, "ranked": any(s.rank is not None for s in v.settings), "incomplete": any(not s.complete for s in v.settings), "deviation": any(s.spread is not None for s in v.settings)}
 
 
@@ -198,7 +201,7 @@ def _trial(v: View, r: TrialResult) -> dict[str, Any]:
     remarks += ["epoch chosen by target labels"] if r.selection == "oracle" else []
     remarks += [f"{k} {shown(value)} for want of memory" for k, value in r.adjusted.items()]
     return {
-        "best": v.best is not None and any(r.id == t.id for t in v.best.trials), "id": r.id, "recipe": v.benchmark(r.recipe), "values": [a.text(r.values.get(a.name)) for a in v.axes] + [shown(r.values.get(s)) for s in v.seeds],
+        "best": v.best is not None and any(r.id == t.id for t in v.best.trials), "id": r.id, "recipe": v.benchmark(r.recipe), "values": [a.text(r.values.get(a.name)) for a in v.columns] + [shown(r.values.get(s)) for s in v.seeds],
         "objective": v.number("objective", r.objective), "accuracy": v.number("accuracy", r.accuracy), "hours": hours_text(r.device_hours), "seconds": f"{r.seconds:.0f}", "remark": "; ".join(remarks),
     }  # fmt: skip
 

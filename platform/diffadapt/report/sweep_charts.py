@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from diffadapt.report.charts import cut, svg, tag
+from diffadapt.report.sweep_axis import Axis
 from diffadapt.report.sweep_compare import Agreement, Spot
 from diffadapt.report.sweep_curves import Curve, Point
-from diffadapt.report.sweep_view import Axis, View, hours_text
+from diffadapt.report.sweep_view import View, hours_text
 
 NAMED = 120
 """Up to so many dots say what they are."""

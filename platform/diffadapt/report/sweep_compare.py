@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from diffadapt.report.sweep_view import Axis, View, same
+from diffadapt.report.sweep_axis import Axis, same
+from diffadapt.report.sweep_view import View
 from diffadapt.sweeps.recommend import Setting, ranks
 from diffadapt.sweeps.result import TrialResult
 
@@ -129,8 +130,8 @@ def benchmark_heat(view: View) -> list[Heat]:
     for metric in view.metrics:
         columns = [[view.summary([r for r in s.trials if r.recipe == recipe], metric) for s in shown] for recipe in view.recipes]
         cells = [_cells(view, metric, column, [f"{view.benchmark(recipe)}, {view.setting_text(s.first)}" for s in shown]) for recipe, column in zip(view.recipes, columns, strict=True)]
-        rows = [(view.setting_text(s.first), [column[i] for column in cells]) for i, s in enumerate(shown)]
-        heats.append(Heat(view.title(metric), "setting / benchmark", [view.benchmark(r) for r in view.recipes], rows, len(view.settings) - len(shown)))
+        rows = [(", ".join(a.text(s.first.values.get(a.name)) for a in view.axes) or view.setting_text(s.first), [column[i] for column in cells]) for i, s in enumerate(shown)]
+        heats.append(Heat(view.title(metric), ", ".join(a.label for a in view.axes) + " / benchmark", [view.benchmark(r) for r in view.recipes], rows, len(view.settings) - len(shown)))
     return heats
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from diffadapt.report.sweep_view import Axis, View, same
+from diffadapt.report.sweep_axis import Axis, same
+from diffadapt.report.sweep_view import View
 from diffadapt.sweeps.recommend import is_seed
 from diffadapt.sweeps.result import TrialResult
 

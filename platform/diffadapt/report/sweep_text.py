@@ -28,9 +28,9 @@ def _table(v: View, colour: bool) -> Any:
     from rich.text import Text
 
     table = Table(**table_style(colour))
-    for axis in v.axes:
+    for axis in v.columns:
         table.add_column(clean_text(axis.label), justify="right" if axis.numeric else "left", overflow="fold", min_width=min(8, len(axis.label)))
-    if not v.axes:
+    if not v.columns:
         table.add_column("setting")
     ranked = any(s.rank is not None for s in v.settings)
     hours = any(s.hours is not None for s in v.settings)
@@ -38,7 +38,7 @@ def _table(v: View, colour: bool) -> Any:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for s in v.settings[:SHOWN]:
-        cells = [a.text(s.first.values.get(a.name)) for a in v.axes] or [v.setting_text(s.first)]
+        cells = [a.text(s.first.values.get(a.name)) for a in v.columns] or [v.setting_text(s.first)]
         cells += ["-" if s.rank is None else f"{s.rank:.2f}"] * ranked + [v.number(m, *v.summary(s.trials, m)) for m in v.metrics]
         cells += [f"{len(s.trials)}" + ("" if s.complete else " *")] * v.repeats + [hours_text(s.hours)] * hours
         table.add_row(*(Text(clean_text(c)) for c in cells), style="bold" if s is v.best and colour else "")
@@ -63,6 +63,7 @@ def _notes(v: View) -> list[str]:
     notes.append(f"trials: {ended}" + (f", {missing} open" if missing > 0 else ""))
     if not v.finished:
         notes.append(f"The sweep has not finished (recorded state: {v.status.get('state', 'unknown')}): this is what there is; the same command goes on.")
+    notes += [v.population] if v.population else []
     errors = list(dict.fromkeys(r.error for r in v.results if r.status == "failed" and r.error))
     notes += [f"failed: {clean_text(e)}" for e in errors[:ERRORS]] + ([f"{len(errors) - ERRORS} more reasons are in the report."] if len(errors) > ERRORS else [])
     if v.best:

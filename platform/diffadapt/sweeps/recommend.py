@@ -137,12 +137,12 @@ def recommendation(results: Iterable[TrialResult], overrides: Mapping[str, Any])
 def why(found: Sequence[Setting]) -> str:
     """One sentence on what the first of ``found`` was chosen by."""
     best, recipes = found[0], {r.recipe for s in found for r in s.trials}
-    name = "accuracy on target labels (oracle: an upper bound)" if best.first.objective_name == ORACLE else best.first.objective_name
+    name = "accuracy on target labels (oracle, an upper bound)" if best.first.objective_name == ORACLE else best.first.objective_name
     of = f"of {len(found)} setting{'s' * (len(found) != 1)}"
-    over = f"over {len(best.trials)} trial{'s' * (len(best.trials) != 1)}"
+    over = "1 trial" if len(best.trials) == 1 else f"mean of {len(best.trials)} trials"
     if best.rank is not None:
-        return f"best mean rank ({best.rank:.2f}) by {name} on {len(recipes)} benchmarks {of}, {over}"
-    text = f"best mean {name} ({best.mean:.4f}) {of}, {over}"
+        return f"best mean rank by {name} over {len(recipes)} benchmarks ({best.rank:.2f}) {of}; {over}"
+    text = f"best mean {name} ({best.mean:.4f}) {of}; {over}"
     return text + (f"; chosen by target labels in training ({best.first.selection})" if best.first.selection == ORACLE and best.first.objective_name != ORACLE else "")
 
 
