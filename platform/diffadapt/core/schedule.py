@@ -8,12 +8,12 @@ fans out into several shards of one stage ends its chain, so that these spread o
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from diffadapt.core.artifact import Shard
-from diffadapt.core.stage import InputFile, NodePlan
+from diffadapt.core.stage import InputFile, NodePlan, PlannedShard
 from diffadapt.core.store import Store
 
 SUCCESS = "_SUCCESS"
@@ -78,8 +78,8 @@ def next_wave(plans: Mapping[str, NodePlan], done: set[str], given_up: Collectio
     """
     where = locate(plans)
     tasks: dict[str, Task] = {}
-    missing_of: dict[str, set[str]] = {}
-    children: dict[str, list[str]] = defaultdict(list)
+    roots: list[str] = []
+    children: dict[str, list[str]] = {}
     fits: list[Task] = []
     seen: set[str] = set()
     for name, plan in plans.items():
@@ -87,31 +87,38 @@ def next_wave(plans: Mapping[str, NodePlan], done: set[str], given_up: Collectio
             if p.digest in done or p.digest in seen or p.digest in given_up:  # two nodes may ask for the same thing; it is made once
                 continue
             seen.add(p.digest)
-            task = Task(name, p.shard, p.digest, p.path or "", tuple(replace(where[i.digest], node=i.node) for i in p.shard.inputs))
-            missing = {i.digest for i in p.shard.inputs if i.digest not in done}
+            missing = list(dict.fromkeys(i.digest for i in p.shard.inputs if i.digest not in done))
             if plan.stage.fit_stage:
                 if not missing:
-                    fits.append(task)
+                    fits.append(_task(name, p, where))
                 continue
-            tasks[p.digest] = task
-            missing_of[p.digest] = missing
-            if len(missing) == 1:
-                children[next(iter(missing))].append(p.digest)
+            tasks[p.digest] = _task(name, p, where)
+            if not missing:
+                roots.append(p.digest)
+            elif len(missing) == 1:
+                children.setdefault(missing[0], []).append(p.digest)
     chains = []
-    for root, task in tasks.items():
-        if missing_of[root]:
-            continue
-        order, todo = [task], [root]
+    for root in roots:
+        order, todo = [tasks[root]], deque([root])
         while todo:
-            for child in _alone(children[todo.pop(0)], tasks):
+            for child in _alone(children.get(todo.popleft(), ()), tasks):
                 order.append(tasks[child])
                 todo.append(child)
         chains.append(Chain(tuple(order)))
     return Wave(tuple(chains), tuple(fits))
 
 
-def _alone(children: Sequence[str], tasks: Mapping[str, Task]) -> list[str]:
+def _task(name: str, planned: PlannedShard, where: Mapping[str, InputFile]) -> Task:
+    """The task of a planned shard; its inputs go by the names that its own plan gives them."""
+    located = ((where[i.digest], i.node) for i in planned.shard.inputs)
+    inputs = tuple(file if file.node == node else replace(file, node=node) for file, node in located)
+    return Task(name, planned.shard, planned.digest, planned.path or "", inputs)
+
+
+def _alone(children: Sequence[str], tasks: Mapping[str, Task]) -> Sequence[str]:
     """The children that are their stage's only one here; several (images of one prompt table) are for several actors, a wave later."""
+    if len(children) < 2:
+        return children
     by_node: dict[str, list[str]] = defaultdict(list)
     for child in children:
         by_node[tasks[child].node].append(child)

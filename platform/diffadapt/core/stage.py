@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 from diffadapt.core.artifact import Input, Rows, Shard, family_digest, shard_digest
@@ -144,7 +145,7 @@ class NodePlan:
     shards: tuple[PlannedShard, ...]
     revisions: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def items(self) -> int:
         return sum(p.shard.items for p in self.shards)
 
