@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diffadapt.commands.options import parse_fields
 from diffadapt.commands.plan import CostOptions, sweep_time
 from diffadapt.core.config import changes, override
-from diffadapt.core.errors import RecipeError
+from diffadapt.core.errors import RecipeError, TrainingError
 from diffadapt.core.store import redact
 from diffadapt.sweeps.space import Axis, Choice, Space
 
@@ -69,6 +69,9 @@ def sweep(argv: Sequence[str]) -> int:
         if done.has(file):
             print(f"{label:<11} {place}/{file}" + (f"   (diffadapt run {place}/{file})" if label == "recommended" else ""))
     print(f"\n{format_seconds(time.monotonic() - started)}")
+    ended = done.results()
+    if ended and all(r.status == "failed" for r in ended):
+        raise TrainingError(f"No trial of the sweep finished; the first one failed with: {ended[0].error} Mend that and run the same command again.")
     return 0
 
 

@@ -51,7 +51,7 @@ def load_space(name: str) -> tuple[str, Space]:
             raise RecipeError(f"There is no file {name} with a search space: mend the path, or name a space that `diffadapt ls spaces` lists.")
         entries = _of_file(Path(name), short := Path(name).stem)
     if short not in entries:
-        raise RecipeError(f"There is no search space {name!r}.{suggest(short, entries)} Known are: {', '.join(entries) or 'none'}.")
+        raise RecipeError(f"There is no search space {name!r}.{suggest(short, entries)} `diffadapt ls spaces` lists them.")
     try:
         space = entries[short].build()
     except DiffadaptError:
