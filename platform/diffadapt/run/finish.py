@@ -31,7 +31,7 @@ def finish(
     run.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
     wanted = {m for row in pipeline.rows for m in (*row.members, row.images_of) if m} | {n for n in [pipeline.outputs.get("predictions")] if n}
     predictions = {m: record.predictions_by_key([root.store.load(p.path or "") for p in plans[m].shards]) for m in wanted}
-    scores = record.score_rows(run.name, seed, pipeline.rows, predictions, _totals(pipeline, plans))
+    scores = record.score_rows(run.name, seed, pipeline.rows, predictions, totals(pipeline, plans))
     run.write("scores.parquet", record.to_bytes(scores))
     run.write("warnings.json", json.dumps(_warnings(plans, root.store), indent=1).encode())
     if node := pipeline.outputs.get("validators"):
@@ -57,7 +57,7 @@ def finish(
     write_report(run)
 
 
-def _totals(pipeline: Pipeline, plans: Mapping[str, NodePlan]) -> dict[str, int]:
+def totals(pipeline: Pipeline, plans: Mapping[str, NodePlan]) -> dict[str, int]:
     """Images of each group of the target, as the scores name it."""
     totals: dict[str, int] = defaultdict(int)
     target = pipeline.outputs.get("target")

@@ -49,7 +49,7 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
     output = tempfile.mkdtemp(prefix="diffadapt-fit-")
     try:
         resumed = bool(store.list(posixpath.join(".checkpoints", task.digest)))
-        metrics = stages[task.node].fit(_job(task, stages, store, reporter, output, threads, log_dir))
+        metrics = stages[task.node].fit(make_job(task, stages, store, reporter, output, threads, log_dir))
         interrupts.check()
         if reporter.rank == 0:
             _commit(store, task, output, metrics)
@@ -66,7 +66,8 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
     return Receipt(task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, name, message)
 
 
-def _job(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, output: str, threads: int, log_dir: str | None) -> FitJob:
+def make_job(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, output: str, threads: int, log_dir: str | None) -> FitJob:
+    """What the stage of ``task`` is given to fit, its result to be written to the folder ``output``."""
     reader = Executor(stages, store, device="cpu", threads=threads)
 
     def inputs(node: str) -> list[InputFile]:
