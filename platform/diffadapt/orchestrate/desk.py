@@ -13,6 +13,7 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from diffadapt.orchestrate.searchers import Source
+from diffadapt.run.epochs import OBJECTIVE, RESULT
 from diffadapt.run.executor import one_line
 from diffadapt.run.sweep import OnResult
 from diffadapt.run.trial import TrialWork, failed, halved, out_of_memory, stopped
@@ -20,8 +21,10 @@ from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.result import TrialResult, from_json
 from diffadapt.sweeps.trials import Trial
 
-RESULT, OBJECTIVE, EPOCH = "result", "objective", "epoch"
-"""What a trial reports to Tune: its result as JSON at the end; the objective and the epoch's number after each epoch."""
+LOOK_SECONDS = 1.0
+"""How often the store is asked whether what a trial waits for is there."""
+Plans = Callable[[TrialWork], dict[str, str]]
+"""What a trial needs: digest -> name in the store."""
 
 
 @dataclass
@@ -31,24 +34,38 @@ class Job:
     work: TrialWork
     tries: int = 1
     started: float = field(default_factory=time.monotonic)
-    epochs: dict[int, float] = field(default_factory=dict)
+    needs: dict[str, str] | None = None
+    """Digest -> name in the store (of a fit, of the file that says it is complete) of all that it makes or finds."""
 
 
 class Desk(Searcher):
     """Gives trials to Tune as long as there is room, and hands every result to ``on_result`` once.
 
     ``make``: the work of a trial. ``room()``: how many may run side by side now. A trial whose worker was lost is given out again
-    ``retries`` times, after a lack of host memory with halved batches; then it has failed. An error of ``on_result`` ends the search
-    and is kept in ``error``.
+    ``retries`` times, after a lack of host memory with halved batches; then it has failed. With ``plans`` a trial is held back while
+    another one is making what both need. An error of ``on_result`` ends the search and is kept in ``error``.
     """
 
-    def __init__(self, source: Source, make: Callable[[Trial], TrialWork], sweep: Sweep, room: Callable[[], int], retries: int, on_result: OnResult):
+    def __init__(self, source: Source, make: Callable[[Trial], TrialWork], sweep: Sweep, room: Callable[[], int], retries: int, on_result: OnResult, plans: Plans | None = None):
         super().__init__(metric=OBJECTIVE, mode="max")
-        self.source, self.make, self.sweep, self.room, self.retries, self.on_result = source, make, sweep, room, retries, on_result
+        self.source, self.make, self.sweep, self.room, self.retries, self.on_result, self.plans = source, make, sweep, room, retries, on_result, plans
+        self.exists = sweep.root.store.exists
+        self.held: Job | None = None
+        self._looked = -LOOK_SECONDS
         self.live: dict[str, Job] = {}
         self.again: deque[Job] = deque()
         self.error: BaseException | None = None
         self.news = News(self)
+
+    def check(self) -> None:
+        """Raise what ended the search: Tune then ends the trials that run."""
+        if self.error is None:
+            try:
+                self.room()
+            except Exception as error:
+                self.error = error
+        if self.error is not None:
+            raise self.error
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Tune asks for the next trial."""
@@ -62,19 +79,33 @@ class Desk(Searcher):
             self.error = error
             return Searcher.FINISHED
         if job is None:
-            return Searcher.FINISHED if not self.live and self.source.exhausted else None
+            return Searcher.FINISHED if not (self.live or self.again or self.held) and self.source.exhausted else None
         self.live[trial_id] = job
         return {"work": job.work}
 
     def _next(self) -> Job | None:
-        if self.again:
-            return replace(self.again.popleft(), started=time.monotonic(), epochs={})
-        trial = self.source.next()
-        return None if trial is None else Job(self.make(trial))
+        if self.held is None:
+            if self.again:
+                self.held = self.again.popleft()
+            elif (trial := self.source.next()) is not None:
+                self.held = Job(self.make(trial))
+        if self.held is None or self._waits(self.held):
+            return None
+        job, self.held = self.held, None
+        return replace(job, started=time.monotonic())
 
-    def epoch(self, trial_id: str, number: int, value: float) -> None:
-        if trial_id in self.live:
-            self.live[trial_id].epochs[number] = value
+    def _waits(self, job: Job) -> bool:
+        """Whether a trial that runs is about to make something that this one needs: made once, it is waited for."""
+        if self.plans is None:
+            return False
+        if job.needs is None:
+            job.needs = self.plans(job.work)
+        others: set[str] = set().union(*(j.needs or () for j in self.live.values()))
+        both = others & set(job.needs)
+        if not both or time.monotonic() - self._looked < LOOK_SECONDS:
+            return bool(both)
+        self._looked = time.monotonic()
+        return any(not self.exists(job.needs[d]) for d in both)
 
     def ended(self, trial_id: str, result: TrialResult | None) -> None:
         """A trial came to its end; None: a scheduler ended it."""
@@ -82,8 +113,7 @@ class Desk(Searcher):
         if job is None:
             return
         if result is None:
-            values = [job.epochs[n] for n in sorted(job.epochs)]
-            result = stopped(job.work, values, time.monotonic() - job.started)
+            result = stopped(job.work, time.monotonic() - job.started)
             self.sweep.record(result)
         self._deliver(result)
 
@@ -97,7 +127,7 @@ class Desk(Searcher):
             work = job.work
             if memory and (smaller := halved(work.build(), work.adjusted)):
                 work = replace(work, adjusted=smaller)
-            self.again.append(Job(work, job.tries + 1))
+            self.again.append(Job(work, job.tries + 1, needs=job.needs if work is job.work else None))
             return
         result = failed(job.work, _sentence(reason, memory, job.tries), time.monotonic() - job.started, job.work.adjusted)
         self.sweep.record(result)
@@ -129,6 +159,9 @@ class News(Callback):
     def __init__(self, desk: Desk):
         self.desk = desk
 
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        self.desk.check()
+
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         self._guard(self._result, trial, result)
 
@@ -141,8 +174,6 @@ class News(Callback):
     def _result(self, trial: Any, result: Mapping[str, Any]) -> None:
         if RESULT in result:
             self.desk.ended(trial.trial_id, from_json(result[RESULT]))
-        elif EPOCH in result:
-            self.desk.epoch(trial.trial_id, int(result[EPOCH]), float(result[OBJECTIVE]))
 
     def _guard(self, call: Callable[..., None], *arguments: Any) -> None:
         """Tune would turn an error into one of its own and lose what it says."""

@@ -7,22 +7,27 @@ from there after anything, and Tune's own files go with the process that made th
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import ray
 
 from diffadapt.core.config import field_types, override
-from diffadapt.core.errors import RecipeError, ResourceError
+from diffadapt.core.errors import DiffadaptError, RecipeError, ResourceError
+from diffadapt.core.runs import Root
+from diffadapt.core.schedule import SUCCESS
 from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.resources import Layout, limit_threads
-from diffadapt.orchestrate.runner import RayRunner
-from diffadapt.orchestrate.searchers import Listed, Source
+from diffadapt.orchestrate.runner import PATIENCE_SECONDS, RayRunner
+from diffadapt.orchestrate.searchers import Listed, Optuna, Source
+from diffadapt.run.epochs import AGE, OBJECTIVE, RESULT, read_epochs, watched_epochs
 from diffadapt.run.runner import ExecutionConfig, Runner
 from diffadapt.run.sweep import OnResult, Search
 from diffadapt.run.trial import TrialWork, run_trial
@@ -31,6 +36,8 @@ from diffadapt.sweeps.space import SearchConfig
 from diffadapt.sweeps.trials import Trial
 
 WATCH = "select.watch"
+BRACKETS = 3
+"""Brackets of Hyperband at most: with three, trials may go without a decision until nine times the grace."""
 ROOM_SECONDS = 5.0
 """How old a count of the cluster's room may be."""
 _TUNE_ENVIRONMENT = {
@@ -40,6 +47,7 @@ _TUNE_ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table even when told to be silent
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "86400",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a recipe's relative paths mean the same in a trial
 }
@@ -48,12 +56,13 @@ _STOP_SECONDS = "30"
 
 
 class TuneFan:
-    """Carries out trials on Ray Tune. ``config``: the recipe's execution settings."""
+    """Carries out trials on Ray Tune. ``config``: the recipe's execution settings; ``inner`` makes the runner inside a trial's process,
+    by default the local one."""
 
     name = "ray"
 
-    def __init__(self, config: ExecutionConfig):
-        self.config = config
+    def __init__(self, config: ExecutionConfig, inner: Callable[[ExecutionConfig], Runner] | None = None):
+        self.config, self.inner = config, inner
         self.runner = RayRunner(config)
 
     def run(self, search: Search, trials: Sequence[Trial], known: Sequence[TrialResult], on_result: OnResult) -> None:
@@ -70,21 +79,23 @@ class TuneFan:
             return
         if settings.scheduler != "none":
             search = _watched(search)
-        self._tune(search, _source(search, trials, known), _scheduler(settings), on_result)
+        learns = settings.searcher == "optuna"
+        source = Optuna(search.space, list(search.recipes), known, search.sweep) if learns else Listed(trials)
+        self._tune(search, source, _scheduler(search, trials, known), on_result, _needs if learns else None)
 
     def close(self) -> None:
         """End what runs and, if we started Ray, its processes."""
         self.runner.close()
 
-    def _tune(self, search: Search, source: Source, scheduler: Any, on_result: OnResult) -> None:
+    def _tune(self, search: Search, source: Source, scheduler: Any, on_result: OnResult, plans: Any) -> None:
         from ray import tune
 
         from diffadapt.orchestrate.desk import Desk
 
         quiet_logs()
         settings, layout = search.space.search, self.runner.layout(shrink=True)
-        desk = Desk(source, search.work, search.sweep, _Room(self.runner, settings), settings.retries, on_result)
-        shared = ray.put(_Shared(_inner(self.config, layout), layout.train_workers > 1, settings.scheduler != "none"))
+        desk = Desk(source, search.work, search.sweep, _Room(self.runner, settings), settings.retries, on_result, plans)
+        shared = ray.put(_Shared(_inner(self.config, layout), layout.train_workers > 1, settings.scheduler != "none", self.inner))
         trainable = tune.with_resources(tune.with_parameters(_trial, shared=[shared]), _resources(layout))
         folder = tempfile.mkdtemp(prefix="diffadapt-tune-")
         try:
@@ -94,6 +105,9 @@ class TuneFan:
                     tune_config=tune.TuneConfig(search_alg=desk, scheduler=scheduler, num_samples=-1, reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name),
                     run_config=tune.RunConfig(name="sweep", storage_path=folder, verbose=0, callbacks=[desk.news], failure_config=tune.FailureConfig(max_failures=0)),
                 ).fit()
+        except Exception:
+            if desk.error is None:
+                raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if desk.error is not None:
@@ -107,6 +121,7 @@ class _Shared:
     execution: ExecutionConfig
     nested: bool
     epochs: bool
+    inner: Callable[[ExecutionConfig], Runner] | None
 
 
 def _trial(config: dict[str, Any], shared: list) -> None:
@@ -119,15 +134,17 @@ def _trial(config: dict[str, Any], shared: list) -> None:
     limit_threads(max(1, told.execution.threads))
 
     def on_epoch(number: int, value: float) -> None:
-        tune.report({"objective": value, "epoch": number})
+        tune.report({OBJECTIVE: value, AGE: number})
 
     result = run_trial(work, lambda execution: _runner(execution, told), on_epoch=on_epoch if told.epochs else None)
-    tune.report({"result": result.to_json().decode()})
+    tune.report({RESULT: result.to_json().decode()})
 
 
 def _runner(execution: ExecutionConfig, told: _Shared) -> Runner:
     """The runner inside a trial: this process, or Ray Train for fits of several workers."""
     mine = replace(told.execution, max_failed_fraction=execution.max_failed_fraction, resident_models=execution.resident_models)
+    if told.inner is not None:
+        return told.inner(mine)
     if told.nested:
         return RayRunner(mine)
     from diffadapt.run.local import LocalRunner
@@ -156,17 +173,22 @@ def _room(layout: Layout, settings: SearchConfig) -> int:
 
 
 class _Room:
-    """Counts anew every ROOM_SECONDS how many trials fit."""
+    """Counts anew every ROOM_SECONDS how many trials fit; ResourceError when none did for PATIENCE_SECONDS."""
 
     def __init__(self, runner: RayRunner, settings: SearchConfig):
-        self.runner, self.settings, self.count, self.when = runner, settings, 0, -ROOM_SECONDS
+        self.runner, self.settings, self.count = runner, settings, 0
+        self.when = -ROOM_SECONDS
+        self.good = time.monotonic()
 
     def __call__(self) -> int:
         now = time.monotonic()
         if now - self.when >= ROOM_SECONDS:
-            with contextlib.suppress(ResourceError):  # nodes are lost: those that come instead have room again
-                self.count = _room(self.runner.layout(shrink=True), self.settings)
             self.when = now
+            try:
+                self.count, self.good = _room(self.runner.layout(shrink=True), self.settings), now
+            except ResourceError:  # nodes are lost; others may come instead
+                if now - self.good > PATIENCE_SECONDS:
+                    raise
         return self.count
 
 
@@ -179,12 +201,44 @@ def _watched(search: Search) -> Search:
     return replace(search, recipes={n: override(r, {WATCH: settings.objective}) for n, r in search.recipes.items()})
 
 
-def _source(search: Search, trials: Sequence[Trial], known: Sequence[TrialResult]) -> Source:
-    return Listed(trials)
+def _needs(work: TrialWork) -> dict[str, str]:
+    """What a trial makes or finds: digest -> name in the store."""
+    plans = work.build().pipeline().plan(Root(work.location).store)
+    return {p.digest: f"{p.path}/{SUCCESS}" if plan.stage.fit_stage else p.path for plan in plans.values() for p in plan.shards if p.path}
 
 
-def _scheduler(settings: SearchConfig) -> Any:
-    return None
+def _scheduler(search: Search, trials: Sequence[Trial], known: Sequence[TrialResult]) -> Any:
+    """ASHA, or Hyperband in its asynchronous form (ASHA with several brackets), that knows the epochs of trials that ended before.
+
+    None where nothing is scheduled. Hyperband's synchronous form pauses trials until a whole bracket is there, which leaves devices idle.
+    """
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+
+    settings = search.space.search
+    if settings.scheduler == "none":
+        return None
+    epochs = max((sum(watched_epochs(recipe.pipeline()).values()) for recipe in _recipes(search, trials)), default=1)
+    longest = max(settings.grace_epochs, epochs)
+    rungs = 1 + int(math.log(longest / settings.grace_epochs, settings.reduction))
+    scheduler = AsyncHyperBandScheduler(
+        time_attr=AGE, metric=OBJECTIVE, mode="max", max_t=longest, grace_period=settings.grace_epochs, reduction_factor=settings.reduction,
+        brackets=min(BRACKETS, rungs) if settings.scheduler == "hyperband" else 1, stop_last_trials=False,
+    )  # fmt: skip
+    for result in known:
+        past = SimpleNamespace(trial_id=result.id)
+        scheduler.on_trial_add(None, past)
+        for number, value in sorted(read_epochs(search.sweep.trial(result.id))[1].items()):
+            scheduler.on_trial_result(None, past, {AGE: number, OBJECTIVE: value})
+    return scheduler
+
+
+def _recipes(search: Search, trials: Sequence[Trial]) -> Iterator[Any]:
+    """The recipes of the trials that can be built; of the sweep, where trials are decided later."""
+    if not trials:
+        yield from search.recipes.values()
+    for trial in trials:
+        with contextlib.suppress(DiffadaptError):
+            yield search.work(trial).build()
 
 
 def _name(trial: Any) -> str:

@@ -5,11 +5,12 @@ Everything finished is in the store and in the trials' folders, so the same comm
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from diffadapt.core.errors import DiffadaptError, RecipeError, StoreError
@@ -27,7 +28,7 @@ from diffadapt.sweeps.folder import Sweep, sweep_name
 from diffadapt.sweeps.recommend import recommendation
 from diffadapt.sweeps.result import TrialResult, to_parquet
 from diffadapt.sweeps.space import Space, check
-from diffadapt.sweeps.trials import Trial, build, enumerate_trials
+from diffadapt.sweeps.trials import Trial, build, enumerate_trials, make_trial
 from diffadapt.sweeps.union import Economy, common, economy
 
 OnResult = Callable[[TrialResult], None]
@@ -72,6 +73,10 @@ class SweepPlan:
 def plan_sweep(space: Space, recipes: Mapping[str, Any], root: Root) -> SweepPlan:
     """Check the space against the recipes and plan every trial that is known beforehand; writes nothing."""
     check(space, recipes)
+    if space.search.scheduler == "pbt":
+        from diffadapt.run.population import check_population
+
+        check_population(space, recipes)
     trials = enumerate_trials(space, list(recipes))
     plans: dict[str, Mapping[str, NodePlan]] = {}
     broken: dict[str, str] = {}
@@ -104,10 +109,12 @@ def run_sweep(
     results = {r.id: r for r in sweep.results()}
     open_trials = [t for t in plan.trials if t.id in plan.plans and not _ended(results.get(t.id))]
     for trial in plan.trials:
-        if trial.id in plan.broken:
+        if trial.id in plan.broken and not _ended(results.get(trial.id)):
             results[trial.id] = failed(search.work(trial), plan.broken[trial.id])
             sweep.record(results[trial.id])
-    counts = {"trials": NodeProgress(len(plan.trials) or space.search.trials * len(recipes), 0, hits=len(plan.trials) - len(open_trials))}
+    learns = space.search.searcher == "optuna"
+    at_hand = sum(map(_ended, results.values())) if learns else len(plan.trials) - len(open_trials)
+    counts = {"trials": NodeProgress(space.search.trials * len(recipes) if learns else len(plan.trials), 0, hits=at_hand)}
 
     def beat() -> None:
         sweep.write_status("running", {n: p.as_dict() for n, p in counts.items()}, pid=os.getpid(), host=os.uname().nodename, started=started)
@@ -166,6 +173,24 @@ def _shared(sweep: Sweep, search: Search, plans: Sequence[Mapping[str, NodePlan]
         say(f"What the trials share could not be made whole ({one_line(error)}); trials that need it will try again.")
     for error in dict.fromkeys(text.splitlines()[0] for text in work.given_up.values() if text):
         say(f"What the trials share could not be made whole ({error}); trials that need it will try again.")
+
+
+def _certain(search: Search) -> list[Mapping[str, NodePlan]]:
+    """What every trial of a search that decides as it goes will need, twice over, as :func:`common` counts: shards and fits that no
+    axis changes, found by planning one trial and the same one with every other value of each axis (of a range, with its ends)."""
+    space, store, found = search.space, search.root.store, []
+    for name, recipe in search.recipes.items():
+        first = {axis: a.ends()[0] for axis, a in space.axes.items()}
+        points = [first] + [{**first, axis: v} for axis, a in space.axes.items() for v in a.ends()[1:]]
+        plans = []
+        for point in points:
+            with contextlib.suppress(DiffadaptError):  # the trials will say so
+                plans.append(build(recipe, make_trial(space, name, point, 0)).pipeline().plan(store))
+        if plans:
+            kept = set.intersection(*({p.digest for n in plan.values() for p in n.shards} for plan in plans))
+            certain = {k: replace(n, shards=tuple(p for p in n.shards if p.digest in kept)) for k, n in plans[0].items()}
+            found += [certain, certain]
+    return found
 
 
 def _line(result: TrialResult, count: NodeProgress) -> str:

@@ -16,6 +16,7 @@ from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.runs import Root, Run
 from diffadapt.core.stage import Stage
 from diffadapt.run.drive import drive
+from diffadapt.run.epochs import Epochs, OnEpoch, Silent, Watched, read_epochs
 from diffadapt.run.executor import one_line
 from diffadapt.run.progress import Progress
 from diffadapt.run.runner import Runner
@@ -24,8 +25,6 @@ from diffadapt.sweeps.objective import accuracy, objective
 from diffadapt.sweeps.result import TrialResult
 from diffadapt.sweeps.trials import Trial, build
 
-OnEpoch = Callable[[int, float], None]
-"""(epoch of the whole trial from 1, objective): may raise to end the trial."""
 MEMORY_HALVINGS = 3
 MEMORY_SIGNS = ("out of memory", "outofmemory", "cannot allocate memory", "can't allocate memory", "not enough memory", "memoryerror", "bad_alloc")
 
@@ -62,7 +61,7 @@ def run_trial(work: TrialWork, runner_factory: Callable[[Any], Runner], *, on_ep
         try:
             recipe = work.build(adjusted)
             pipeline = recipe.pipeline()
-            made = _drive(work, root, sweep.trial(work.trial), recipe, pipeline, runner_factory, on_epoch, progress)
+            made = _drive(work, root, sweep.trial(work.trial), recipe, pipeline, runner_factory, on_epoch and Epochs(sweep.trial(work.trial), pipeline, adjusted, on_epoch), progress)
             result = replace(made, seconds=time.monotonic() - started, adjusted=adjusted)
             break
         except Exception as error:
@@ -84,23 +83,26 @@ def failed(work: TrialWork, error: str, seconds: float = 0.0, adjusted: Mapping[
     return TrialResult(t.id, t.number, t.recipe, t.values, t.changes, "failed", work.objective, seconds=seconds, adjusted=dict(adjusted or {}), error=error)
 
 
-def stopped(work: TrialWork, epochs: list[float], seconds: float) -> TrialResult:
-    """The result of a trial that a scheduler ended after ``epochs``, the objective after each epoch; the last one is its objective.
+def stopped(work: TrialWork, seconds: float) -> TrialResult:
+    """The result of a trial that a scheduler ended; its objective is that of its last epoch.
 
-    What it had made is in the store; device hours count what came to its end and, of the fit that did not, nothing.
+    What it had made is in the store; device hours count what came to its end, and of the fit that did not, nothing.
     """
-    t = work.trial
-    result = TrialResult(t.id, t.number, t.recipe, t.values, t.changes, "stopped", work.objective, objective=epochs[-1] if epochs else None, epochs=epochs, seconds=seconds, adjusted=dict(work.adjusted))
-    root = Root(work.location)
-    return replace(result, **hours(root, work.build().pipeline().plan(root.store)))
+    t, root = work.trial, Root(work.location)
+    adjusted, epochs = read_epochs(Sweep(root, work.sweep).trial(t))
+    values = [epochs[n] for n in sorted(epochs)]
+    return TrialResult(
+        t.id, t.number, t.recipe, t.values, t.changes, "stopped", work.objective, objective=values[-1] if values else None, epochs=values,
+        seconds=seconds, adjusted=adjusted, **hours(root, work.build(adjusted).pipeline().plan(root.store)),
+    )  # fmt: skip
 
 
-def _drive(work: TrialWork, root: Root, place: Run, recipe: Any, pipeline: Pipeline, runner_factory: Any, on_epoch: OnEpoch | None, progress: Progress | None) -> TrialResult:
+def _drive(work: TrialWork, root: Root, place: Run, recipe: Any, pipeline: Pipeline, runner_factory: Any, epochs: Epochs | None, progress: Progress | None) -> TrialResult:
     progress = progress or Silent({})
-    if on_epoch is not None:
-        progress = Watched(progress, on_epoch, watched_epochs(pipeline))
+    if epochs is not None:
+        progress = Watched(progress, epochs)
     run = drive(work.trial.recipe, recipe, pipeline, root, lambda: runner_factory(recipe.execution), progress=progress, overrides=work.trial.changes, run=place, brief=True)
-    return judge(work, pipeline, run, progress)
+    return replace(judge(work, pipeline, run, progress), epochs=epochs.values() if epochs else [])
 
 
 def judge(work: TrialWork, pipeline: Pipeline, run: Run, progress: Progress) -> TrialResult:
@@ -115,7 +117,7 @@ def judge(work: TrialWork, pipeline: Pipeline, run: Run, progress: Progress) -> 
         objective=objective(work.objective, rows, predictions, scores), accuracy=accuracy(rows, scores), method=rows[0].name if rows else "",
         scores=[[s.method, s.seed, s.group, s.metric, s.value] for s in scores],
         made=sum(n.done for n in progress.nodes.values()), found=sum(n.hits for n in progress.nodes.values()),
-        epochs=list(getattr(progress, "values", ())), selection="oracle" if any(r.selection == "oracle" for r in rows) else "last",
+        selection="oracle" if any(r.selection == "oracle" for r in rows) else "last",
         **hours(root, plans),
     )  # fmt: skip
 
@@ -173,42 +175,3 @@ def free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def watched_epochs(pipeline: Pipeline) -> dict[str, int]:
-    """Node -> epochs of the fits that report the objective after each epoch (``select.watch``)."""
-    return {n.name: n.stage.config.epochs for n in pipeline.nodes if n.stage.fit_stage and getattr(getattr(n.stage, "select", None), "watch", "")}  # type: ignore[attr-defined]
-
-
-class Silent(Progress):
-    """Counts, and prints nothing."""
-
-    def show(self, name: str, force: bool = False) -> None:
-        pass
-
-    def say(self, sentence: str) -> None:
-        pass
-
-
-class Watched(Silent):
-    """Passes on the scalar ``objective`` that fits report after each epoch (SelectConfig.watch).
-
-    An epoch's number counts the epochs of the trial's finished fits, made here or found in the store, and those of the open fit
-    before it (the scalar ``objective_epoch``), so that a trial that goes on where it was interrupted is compared with others at
-    the same age. The very last epoch is not passed on: nothing is saved by stopping there.
-    """
-
-    def __init__(self, inner: Progress, on_epoch: OnEpoch, epochs: Mapping[str, int]):
-        super().__init__(inner.nodes)
-        self.values: list[float] = []
-        self._on_epoch, self._epochs = on_epoch, dict(epochs)
-
-    def fit(self, name: str, step: int, total: int, scalars: Mapping[str, float]) -> None:
-        super().fit(name, step, total, scalars)
-        if "objective" not in scalars:
-            return
-        self.values.append(float(scalars["objective"]))
-        before = sum(count for node, count in self._epochs.items() if node != name and node in self.nodes and self.nodes[node].done + self.nodes[node].hits)
-        epoch = before + int(scalars.get("objective_epoch", len(self.values)))
-        if epoch < sum(self._epochs.values()):
-            self._on_epoch(epoch, self.values[-1])
