@@ -33,7 +33,7 @@ class Scale:
         pad = 0.06 * (high - low)
         self.low, self.high, self.start, self.end = low - pad, high + pad, start, end
         self.ticks = self._log_ticks(ticks) if log else self._ticks(ticks)
-        self.digits = max((len(f"{t:.10g}".partition(".")[2]) for t in self.ticks), default=0)
+        self.digits = max((len(f"{t:.12f}".rstrip("0").partition(".")[2]) for t in self.ticks), default=0)
 
     def __call__(self, value: float) -> float:
         v = math.log10(value) if self.log else value
@@ -41,7 +41,7 @@ class Scale:
 
     def text(self, tick: float) -> str:
         """A tick as text; all of a linear scale with as many decimals."""
-        return f"{tick:.4g}" if self.log else f"{tick:.{self.digits}f}"
+        return f"{tick:.4g}" if self.log or self.digits > 6 else f"{tick:.{self.digits}f}"
 
     def _ticks(self, count: int) -> list[float]:
         raw = (self.high - self.low) / count
