@@ -28,7 +28,7 @@ requeue=${DIFFADAPT_REQUEUE:-1}                   # 0: end at the time limit ins
 [[ -x $venv/bin/ray ]] || { echo "There is no ray in $venv/bin: run 'make setup' in $SLURM_SUBMIT_DIR, or set DIFFADAPT_VENV." >&2; exit 2; }
 cd "$SLURM_SUBMIT_DIR"
 export PATH="$venv/bin:$PATH"
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} RAY_USAGE_STATS_ENABLED=0
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} RAY_USAGE_STATS_ENABLED=0 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 # Of this job alone; it reaches the nodes in the environment that srun passes on.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
@@ -87,12 +87,23 @@ trap clean_up EXIT
 trap 'stop TERM' TERM INT
 trap 'stop USR1' USR1
 
+alive() { kill -0 "$1" 2>/dev/null; }
+refuse() { echo "$1" >&2; exit 1; }
+
 "${step[@]}" --nodelist="$head" bash -c "$start_head" > /dev/null &
-steps+=($!)
-for node in "${nodes[@]:1}"; do
-  "${step[@]}" --nodelist="$node" bash -c "$start_worker" > /dev/null &
-  steps+=($!)
+steps=($!)
+for ((i = 0; ; i++)); do  # workers that come before the head would give up
+  (exec 3<> "/dev/tcp/$ip/$port") 2>/dev/null && break
+  alive "${steps[0]}" || refuse "Ray's head did not start on $head: its reason is above."
+  ((i < seconds)) || refuse "Ray's head did not answer at $ip:$port within $seconds s: set DIFFADAPT_HEAD_IP to its address in the right network."
+  [[ -z $stopped ]] || exit 1
+  sleep 1
 done
+join() {
+  "${step[@]}" --nodelist="${nodes[$1]}" bash -c "$start_worker" > /dev/null &
+  steps[$1]=$!
+}
+for ((i = 1; i < ${#nodes[@]}; i++)); do join "$i"; done
 
 # The command joins this cluster because RAY_ADDRESS names it; it starts once all nodes are there.
 export RAY_ADDRESS="$ip:$port"
@@ -114,7 +125,15 @@ while time.monotonic() < end:
     time.sleep(1)
 sys.exit(f"{found} of {wanted} Ray nodes came up within {seconds:g} s: look at the nodes that are missing, or set DIFFADAPT_START_SECONDS.")
 PYTHON
-driver=$!
+driver=$! tries=0
+while alive "$driver"; do
+  for i in "${!steps[@]}"; do  # Ray gives a node 30 s to start, which a busy head can exceed
+    alive "${steps[i]}" && continue
+    ((i > 0 && tries++ < 3 * ${#nodes[@]})) || refuse "Ray did not start on ${nodes[i]}: its reason is above."
+    join "$i"
+  done
+  sleep 1
+done
 wait_for_driver() {  # `wait` returns early when a signal arrives
   code=0
   while :; do
