@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from itertools import islice
 
 from diffadapt.core.estimate import Estimate
 from diffadapt.core.runs import Root, Run
@@ -18,6 +19,8 @@ from diffadapt.run.work import Work
 
 PLACE = "calibration"
 """Folder of a root for the evidence of a calibration that failed."""
+LOOKED_AT = 100
+"""Missing shards of a stage among which the one that lacks least is looked for."""
 
 
 def chosen(plans: Mapping[str, NodePlan], done: Collection[str], estimate: Estimate) -> set[str]:
@@ -31,7 +34,7 @@ def chosen(plans: Mapping[str, NodePlan], done: Collection[str], estimate: Estim
         key = (stage.kind, plan.stage.label())
         if stage.fit or stage.basis not in ("none", "kind") or key in seen:
             continue
-        lacks = (_lacking(p.digest, owner, plans, done) for p in plan.shards if p.digest not in done)
+        lacks = (_lacking(p.digest, owner, plans, done) for p in islice((p for p in plan.shards if p.digest not in done), LOOKED_AT))
         possible = [digests for digests in lacks if digests is not None]
         if possible:
             seen.add(key)
