@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ TAG = "DIFFADAPT_TEST_TAG"
 class Driver:
     """A driver process, its output in files, and all its descendants."""
 
-    def __init__(self, options: dict, output: Path, script: str = "tests/fault/driver.py"):
+    def __init__(self, options: dict, output: Path, script: str = "tests/fault/driver.py", prefix: Sequence[str] = ()):
         self.tag = uuid.uuid4().hex
         self.output = output
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
@@ -35,7 +35,7 @@ class Driver:
         )
         with open(output, "ab") as sink:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / script), json.dumps(options)],
+                [*prefix, sys.executable, str(ROOT / script), json.dumps(options)],
                 cwd=ROOT, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 

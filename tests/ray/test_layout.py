@@ -13,6 +13,14 @@ from diffadapt.core.errors import ResourceError
 from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import InputFile
 from diffadapt.core.store import Store
+from diffadapt.orchestrate.capacity import (
+    POSSIBLE,
+    NodeTypes,
+    cluster_nodes,
+    known_on_head,
+    of_configuration,
+    remaining,
+)
 from diffadapt.orchestrate.pool import MAX_BUNDLES, bundle
 from diffadapt.orchestrate.resources import plan_layout
 from diffadapt.orchestrate.runner import RayRunner
@@ -64,6 +72,95 @@ def test_what_does_not_fit_is_refused(config: ExecutionConfig, nodes: list, word
 
 def test_a_pool_shrinks_after_nodes_were_lost() -> None:
     assert plan_layout(ExecutionConfig(actors=8), [GPU_NODE], shrink=True).actors == 4
+
+
+COMING = {"CPU": 8.0, "GPU": 4.0, POSSIBLE: 1.0}
+
+
+def test_nodes_that_an_autoscaler_can_add_count() -> None:
+    head = {"memory": 1e9}
+    layout = plan_layout(ExecutionConfig(), [head, COMING, COMING])
+    assert (layout.device, layout.actors, layout.lanes) == ("cuda", 8, 8)
+    assert plan_layout(ExecutionConfig(actors=3), [head, COMING]).actors == 3
+    with pytest.raises(ResourceError) as error:
+        plan_layout(ExecutionConfig(actors=5), [head, COMING])
+    assert "(4 on 1 node with 0 CPUs and 0 GPUs, and 1 node with 8 CPUs and 4 GPUs that the autoscaler can add)" in str(error.value)
+    with pytest.raises(ResourceError, match="asks for more than any node"):
+        plan_layout(ExecutionConfig(), [head])
+
+
+RAY_UP = {
+    "max_workers": 6,
+    "head_node_type": "head",
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "max_workers": 0},
+        "gpu": {"resources": {"CPU": 8, "GPU": 1}, "min_workers": 0, "max_workers": 4},
+        "cpu": {"resources": {"CPU": 16}},
+    },
+}
+
+
+def test_a_configuration_of_the_autoscaler_says_what_may_come() -> None:
+    found = of_configuration(RAY_UP)
+    assert [(t.name, t.most) for t in found.types] == [("gpu", 4), ("cpu", 6)] and found.most == 6
+    gpu, cpu = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}
+
+    def coming(*workers: tuple[str, dict]) -> list[tuple]:
+        return [(n.get("GPU", 0.0), n["CPU"]) for n in remaining(found, list(workers)) if n[POSSIBLE]]
+
+    assert coming() == [(1.0, 8.0)] * 4 + [(0.0, 16.0)] * 2
+    # Living workers count against the limit of their type (by label, else by what they have) and against the common one.
+    assert coming(("gpu", gpu), ("", gpu), ("", cpu)) == [(1.0, 8.0)] * 2 + [(0.0, 16.0)]
+    assert coming(*[("cpu", cpu)] * 6) == []
+    assert remaining(NodeTypes(), [("", gpu)]) == []
+
+
+def test_a_pod_of_kuberay_asks_for_its_clusters_worker_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.autoscaler._private.kuberay import node_provider
+
+    group = {"groupName": "gpu", "minReplicas": 0, "maxReplicas": 3, "replicas": 0, "numOfHosts": 1, "rayStartParams": {}}
+    limits = {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"}
+    pod = {"template": {"spec": {"containers": [{"name": "ray", "resources": {"limits": limits}}]}}}
+    spec = {"enableInTreeAutoscaling": True, "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, **pod}, "workerGroupSpecs": [{**group, **pod}]}
+    asked = []
+
+    def get(client: object, path: str) -> dict:
+        asked.append(path)
+        return {"metadata": {"name": "mine", "namespace": "here"}, "spec": spec}
+
+    monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "get", get)
+    for name, value in (("KUBERNETES_SERVICE_HOST", "10.0.0.1"), ("RAY_CLUSTER_NAME", "mine"), ("RAY_CLUSTER_NAMESPACE", "here")):
+        monkeypatch.setenv(name, value)
+    found = known_on_head("10.0.0.2:6379")
+    assert asked == ["rayclusters/mine"] and found is not None
+    ((name, resources, most),) = [(t.name, t.resources, t.most) for t in found.types]
+    assert (name, resources["CPU"], resources["GPU"], most, found.most) == ("gpu", 4.0, 1.0, 3, 3)
+    spec["enableInTreeAutoscaling"] = False
+    assert known_on_head("10.0.0.2:6379") is None
+
+    def refuse(client: object, path: str) -> dict:
+        raise OSError("forbidden")
+
+    monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "get", refuse)
+    assert known_on_head("10.0.0.2:6379") is None
+
+
+def test_without_a_cluster_this_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (node,) = cluster_nodes()
+    assert node["CPU"] >= 4 and node["GPU"] >= 0 and POSSIBLE not in node
+
+
+def test_a_run_that_lost_its_gpus_does_not_go_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [[GPU_NODE, CPU_NODE]]
+    monkeypatch.setattr("diffadapt.orchestrate.runner.cluster_nodes", lambda: nodes[-1])
+    monkeypatch.setattr("diffadapt.orchestrate.connection.Connection.open", lambda self: None)
+    runner = RayRunner(ExecutionConfig())
+    runner.prepare()
+    nodes.append([CPU_NODE])
+    with pytest.raises(ResourceError, match="no GPUs"):
+        runner.layout(shrink=True)
+    assert runner.layout(plain=True).device == "cpu"
 
 
 def _stage(where: str, trains: bool = True) -> SimpleNamespace:

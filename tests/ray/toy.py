@@ -135,6 +135,8 @@ class Regress(Stage):
         data = torch.tensor([float(int(c, 16)) for c in text[:512]]).reshape(-1, 8) / 16
         torch.manual_seed(0)
         module = torch.nn.Sequential(torch.nn.Linear(7, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+        if not torch.cuda.is_available():  # nodes of the tests pretend to have GPUs
+            job.reporter.device = torch.device("cpu")
         module.to(job.reporter.device)
         optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
 

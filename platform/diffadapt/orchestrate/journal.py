@@ -50,10 +50,17 @@ class Journal:
         """Digest -> label of shards that were begun at least ``attempts`` times and never came to an end."""
         return {d: label for d, label in self.unfinished.items() if self.begun[d] >= attempts}
 
-    def stranded(self, alive: set[str]) -> list[Any]:
-        """Handles of actors whose node is gone and whose process has not come up elsewhere; they are forgotten."""
-        gone = [a for a, work in self.actors.items() if work.node not in alive]
-        return [self.actors.pop(a).handle for a in gone]
+    def busy(self, alive: set[str]) -> bool:
+        """Whether any actor on a living node has a shard open."""
+        return any(work.digest for work in self.actors.values() if work.node in alive)
+
+    def stranded(self, alive: set[str]) -> list[str]:
+        """Actors whose node is gone and whose process has not come up elsewhere."""
+        return [a for a, work in self.actors.items() if work.node not in alive]
+
+    def forget(self, actors: list[str]) -> list[Any]:
+        """Handles of ``actors``, which are forgotten."""
+        return [self.actors.pop(a).handle for a in actors if a in self.actors]
 
     def count(self) -> int:
         return len(self.actors)

@@ -11,6 +11,7 @@ import logging
 import math
 import pickle
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,7 +24,6 @@ from diffadapt.core.errors import ResourceError
 from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import InputFile, Stage
 from diffadapt.core.store import Store
-from diffadapt.orchestrate.capacity import living_nodes
 from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.journal import Journal, here
 from diffadapt.orchestrate.resources import Layout, limit_threads
@@ -36,9 +36,12 @@ MAX_BUNDLES = 4096
 """Bundles a pool is given at most; each is one object reference that the driver keeps."""
 NO_PROGRESS_SECONDS = 1800.0
 """No receipt at all for so long ends the run: one shard must take less."""
-WATCH_SECONDS = 5.0
-STRANDED_SECONDS = 60.0
-"""How long an actor of a lost node may wait for room elsewhere before its bundles are given to the others."""
+WATCH_SECONDS = 2.0
+STRANDED_SECONDS = 10.0
+"""How long nobody may have work but actors of lost nodes, before these are given up and their bundles given to others. As long
+as others work they are kept: a node that comes instead is theirs."""
+SILENT_SECONDS = 30.0
+"""How long a pool may have no actor before the driver says what it waits for."""
 
 log = logging.getLogger(__name__)
 
@@ -206,17 +209,22 @@ def _slim_input(file: InputFile) -> InputFile:
 
 
 def _watch(journal: Any, stop: threading.Event) -> None:
-    """Give up actors of lost nodes that find no room elsewhere: their bundles would wait for ever."""
-    lost_for = 0.0
-    known = len(living_nodes())
+    """Give up actors of lost nodes when nobody else has work left: their bundles would wait for ever."""
+    since = idle_since = time.monotonic()
+    told = False
     while not stop.wait(WATCH_SECONDS):
         try:
             alive = {n["NodeID"] for n in ray.nodes() if n["Alive"]}
-            lost_for = lost_for + WATCH_SECONDS if len(alive) < known or lost_for else 0.0
-            if lost_for > STRANDED_SECONDS:
-                for handle in ray.get(journal.stranded.remote(alive), timeout=WATCH_SECONDS):
+            busy, stranded, count = ray.get([journal.busy.remote(alive), journal.stranded.remote(alive), journal.count.remote()], timeout=30)
+            now = time.monotonic()
+            if busy or not stranded:
+                idle_since = now
+            elif now - idle_since > STRANDED_SECONDS:
+                for handle in ray.get(journal.forget.remote(stranded), timeout=30):
                     ray.kill(handle, no_restart=True)
-                lost_for, known = 0.0, len(alive)
+            if not count and not told and now - since > SILENT_SECONDS:
+                told = True
+                log.warning("No worker has started yet: nodes are being started, or others use what the cluster has (`ray status` tells).")
         except Exception:  # the cluster may be on its way down; the main loop reports that
             log.debug("The watch over nodes failed.", exc_info=True)
 
