@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from diffadapt.core.errors import RecipeError, StoreError
@@ -66,9 +66,8 @@ class Optuna:
     def __init__(self, space: Space, recipes: Sequence[str], known: Sequence[TrialResult], sweep: Sweep):
         self.space, self.sweep = space, sweep
         self.studies = {name: _study(space) for name in recipes}
-        self.suggested: dict[str, Trial] = {t.id: t for t in _suggested(sweep)}
-        for r in known:
-            self.suggested.setdefault(r.id, Trial(r.number, r.recipe, r.values, r.changes))
+        before = [*_suggested(sweep), *({"number": r.number, "recipe": r.recipe, "values": r.values} for r in known)]
+        self.suggested: dict[str, Trial] = {t.id: t for t in (_trial(space, old) for old in before) if t is not None}
         ended = {r.id for r in known if r.status != "failed"}
         self._open = deque(sorted((t for t in self.suggested.values() if t.id not in ended and t.recipe in self.studies), key=lambda t: t.number))
         self._done: set[str] = set()
@@ -163,8 +162,18 @@ def _parameter(axis: Axis, value: Any) -> Any:
     return [json.dumps(v) for v in axis.values].index(json.dumps(value))
 
 
-def _suggested(sweep: Sweep) -> list[Trial]:
+def _suggested(sweep: Sweep) -> list[Mapping[str, Any]]:
     try:
-        return [Trial(int(t["number"]), t["recipe"], t["values"], t["changes"]) for t in json.loads(sweep.read(SUGGESTED))]
-    except (StoreError, ValueError, KeyError, TypeError):
+        value = json.loads(sweep.read(SUGGESTED))
+    except (StoreError, ValueError):
         return []
+    return value if isinstance(value, list) else []
+
+
+def _trial(space: Space, old: Mapping[str, Any]) -> Trial | None:
+    """A trial as it was written down; None when it is damaged or does not fit the space."""
+    try:
+        values = {name: _value(axis, _parameter(axis, old["values"][name])) for name, axis in space.axes.items()}
+        return make_trial(space, old["recipe"], values, int(old["number"]))
+    except (KeyError, TypeError, ValueError):
+        return None
