@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +22,7 @@ from diffadapt.core.runs import Root
 from tests.cli.badinput import Result, diffadapt
 from tests.unit.sweepkit import Guesses
 
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = '''"""A recipe for tests."""
 
 from tests.unit.sweepkit import Guesses
@@ -182,3 +190,70 @@ def test_what_no_node_can_host_is_an_error_and_the_rest_is_told(root: Path, monk
     plan(*here, "--execution.actors", 3).sentence("--execution.actors 3", "more than the cluster can host")
     plan(*here, "--execution.gpus-per-actor", 2).sentence("gpus-per-actor 2", "more than any node")
     plan(*here, "--execution.train-workers", 5).sentence("--execution.train-workers 5")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a head without dashboard: 4 CPUs, no GPU."""
+    pytest.importorskip("ray")
+    port, folder = free_port(), tempfile.mkdtemp(prefix="r8", dir="/tmp")  # short: sockets have short names
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=4", "--num-gpus=0", f"--temp-dir={folder}",
+         "--include-dashboard=false", "--object-store-memory=100000000", "--disable-usage-stats"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 90
+        while not answers(port) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    """Outside the range that Ray hands to its workers."""
+    while True:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            if not 10002 <= free.getsockname()[1] <= 19999:
+                return free.getsockname()[1]
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+def test_plan_and_calibration_on_a_real_cluster(root: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked from a process of its own each time, as from a shell: within seconds, and nothing is left behind."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'platform'}:{ROOT}")
+
+    def shell(*words: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "diffadapt.cli", "plan", "guesses", "--execution.runner", "ray", "--execution.device", "auto", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    start = time.monotonic()
+    told = shell("--execution.address", cluster)
+    assert told.returncode == 0, told.stderr
+    assert "The cluster: 1 node, 4 CPUs, 0 GPUs; 4 actors on cpu, 1 worker a fit." in told.stdout and not root.exists()
+    assert time.monotonic() - start < 60
+    for words, message in (
+        (("--execution.actors", 99), "--execution.actors 99 is more than the cluster can host"),
+        (("--execution.device", "cuda"), "has no GPUs"),
+        (("--execution.threads", 99), "asks for more than any node"),
+        (("--execution.train-workers", 99), "--execution.train-workers 99"),
+    ):
+        start = time.monotonic()
+        refused = shell("--execution.address", cluster, *words)
+        assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
+        assert time.monotonic() - start < 60 and not root.exists()
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    made = shell("--calibrate")
+    assert made.returncode == 0, made.stderr
+    assert "Calibration made 1 shard" in made.stdout and "from one shard" in made.stdout and "About at least" in made.stdout
