@@ -269,7 +269,8 @@ def test_aws_account_and_nodes_come_up_in_an_emulated_aws(tmp_path: Path, monkey
 @pytest.mark.slow
 def test_aws_account_template_is_clean_for_cfn_lint() -> None:
     pytest.importorskip("cfnlint")
-    done = subprocess.run([sys.executable, "-m", "cfnlint", "-r", "us-west-2", "-t", str(CLUSTER / "aws-account.yaml")], capture_output=True, text=True)
+    program = "import sys; from cfnlint.runner import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program, "-r", "us-west-2", "-t", str(CLUSTER / "aws-account.yaml")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
