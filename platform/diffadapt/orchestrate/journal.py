@@ -33,6 +33,10 @@ class Journal:
         self.begun: Counter[str] = Counter()
         self.unfinished: dict[str, str] = {}
 
+    def new_pool(self) -> None:
+        """The actors of the last pool are gone; how often each shard was begun is kept."""
+        self.actors.clear()
+
     def register(self, actor: str, node: str, handle: Any) -> None:
         """Called by a pool actor whenever its process starts; what it had open before is then lost work."""
         self.actors[actor] = OpenWork(handle, node, time.monotonic())
@@ -51,8 +55,8 @@ class Journal:
         return {d: label for d, label in self.unfinished.items() if self.begun[d] >= attempts}
 
     def busy(self, alive: set[str]) -> bool:
-        """Whether any actor on a living node has a shard open."""
-        return any(work.digest for work in self.actors.values() if work.node in alive)
+        """Whether any actor on a living node has a shard open. One that died for good leaves a shard that others finish."""
+        return any(work.digest in self.unfinished for work in self.actors.values() if work.node in alive)
 
     def stranded(self, alive: set[str]) -> list[str]:
         """Actors whose node is gone and whose process has not come up elsewhere."""

@@ -91,6 +91,7 @@ def run_chains(
     book = _Book(chains, on_receipt)
     while left := book.left():
         before = book.received
+        journal.new_pool.remote()
         error = _one_round(left, stages, store, layout(), resident, journal, book)
         for digest, label in ray.get(journal.fatal.remote(MAX_RETRIES + 1)).items():
             book.fail(digest, _fatal_message(label))
