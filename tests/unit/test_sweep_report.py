@@ -126,6 +126,10 @@ def test_many_trials_stay_readable(tmp_path):
     assert page.count('class="line best-line"') == 2  # the wide chart and the narrow one
 
 
+def test_a_search_with_two_goals_points_to_the_front(made):
+    assert "The search had two goals, im and CPU-hours" in render(made["ranges"]) and "two goals" not in render(made["grid"])
+
+
 def test_deviations_are_over_seeds(made):
     v = view(made["seeds"])
     rows = sweep_text(made["seeds"], width=100, colour=False)
@@ -399,3 +403,8 @@ def test_a_damaged_sweep_is_one_sentence(tmp_path, shell):
     sweep.write("sweep.json", b"[")
     done = shell("report", "toys")
     assert done.status == 2 and "sweep.json of toys is damaged" in done.err and "Traceback" not in done.err
+
+
+def test_a_mistyped_sweep_is_named(tmp_path, shell):
+    fill(tmp_path, THREE, wave, name="digits-toy-11112222")
+    assert "Or is the sweep meant" in shell("report", "digtis-toy").err and "digits-toy" in shell("report", "digtis-toy").err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import tyro
 from diffadapt.commands.options import RootOption, parse
 
 if TYPE_CHECKING:
-    from diffadapt.core.runs import Root
+    from diffadapt.core.runs import Root, Run
     from diffadapt.sweeps.folder import Sweep
 
 
@@ -29,7 +30,7 @@ def report(argv: Sequence[str]) -> int:
     root = options.open()
     if (sweep := find_sweep(root, options.run)) is not None:
         return _sweep(sweep)
-    run = root.run(options.run)
+    run = _run(root, options.run)
     run.manifest()
     write_report(run)
     show_result(run)
@@ -57,6 +58,20 @@ def find_sweep(root: Root, name: str) -> Sweep | None:
     return Sweep(root, fitting[0])
 
 
+def _run(root: Root, name: str) -> Run:
+    """The run ``name``; StoreError with the nearest sweep's name where there is no such run either."""
+    from diffadapt.core.errors import StoreError, suggest
+    from diffadapt.sweeps.folder import sweeps
+
+    try:
+        return root.run(name)
+    except StoreError as error:
+        short = name.rstrip("/").split("/")[-1]
+        known = {n.rpartition("-")[0]: n for n in sweeps(root)}
+        near = suggest(short, known.values()) or suggest(short, known) or suggest(short, {n.split("-")[0] for n in known})
+        raise StoreError(f"{error}{near.replace('Did you mean', 'Or is the sweep meant') if near else ''}") from None
+
+
 def _sweep(sweep: Sweep) -> int:
     """Table and report of a sweep, and its recommended recipe, from what has ended so far."""
     from diffadapt.core.store import redact
@@ -75,7 +90,7 @@ def _sweep(sweep: Sweep) -> int:
     print(f"\nsweep       {sweep.name}")
     for label, file in (("report", "report.html"), ("table", "sweep.parquet"), ("recommended", "recommended.json")):
         if sweep.has(file):
-            print(f"{label:<11} {place}/{file}" + (f"   (diffadapt run {place}/{file})" if label == "recommended" else ""))
+            print(f"{label:<11} {place}/{file}" + (f"   (diffadapt run {shlex.quote(f'{place}/{file}')})" if label == "recommended" else ""))
     return 0
 
 

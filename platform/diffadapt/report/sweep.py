@@ -54,7 +54,7 @@ def render(sweep: Sweep, found: View | None = None) -> str:
         v=v,
         head=_head(v),
         notes=_notes(v),
-        recommended=_recommended(sweep, v),
+        recommended=_recommended(sweep, v, spots),
         economy=_economy(v),
         settings=_settings(v) if v.repeats else None,
         parallel=lines and {"wide": parallel_chart(lines), "narrow": parallel_chart(lines, narrow=True), "left_out": lines.left_out, "stopped": -1 in lines.shades, "many": len(lines.shades) > 60, "axes": len(v.axes)},
@@ -128,7 +128,7 @@ def _notes(v: View) -> list[str]:
     return notes
 
 
-def _recommended(sweep: Sweep, v: View) -> dict[str, Any] | None:
+def _recommended(sweep: Sweep, v: View, spots: Sequence[Any]) -> dict[str, Any] | None:
     if not v.best:
         return None
     first = v.best.first
@@ -140,6 +140,7 @@ def _recommended(sweep: Sweep, v: View) -> dict[str, Any] | None:
         "values": [(a.name, shown(first.values.get(a.name))) for a in (*v.axes, *v.fixed)],
         "command": f"diffadapt run {file} --root {shlex.quote(redact(sweep.root.location))}",
         "recipe": first.recipe,
+        "cheaper": (v.description.get("search") or {}).get("cost", "none") != "none" and sum(s.mark > 0 for s in spots) > 1,
         "others": others,
         "adjusted": [(k, shown(value)) for k, value in first.adjusted.items()],
         "options": " ".join(f"--{k} {shlex.quote(' '.join(map(str, x)) if isinstance(x, (list, tuple)) else shown(x))}" for k, x in changed.items() if x not in ([], ())) if others else "",
