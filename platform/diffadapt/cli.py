@@ -19,7 +19,7 @@ COMMANDS = {
     "submit": ("submit", "a run or a sweep as a job of a Ray cluster", "diffadapt submit quickstart --root /shared/diffadapt"),
     "job": ("job", "the jobs of a cluster: ls, logs, stop", "diffadapt job logs last --follow"),
     "status": ("status", "runs, sweeps and jobs, and how far they are", "diffadapt status"),
-    "report": ("report", "print a run's table and write its HTML report", "diffadapt report last"),
+    "report": ("report", "print the table of a run or a sweep and write its HTML report", "diffadapt report last"),
     "compare": ("report", "scores and settings of several runs side by side", "diffadapt compare quickstart-1a2b3c4d quickstart-5e6f7a8b"),
     "predict": ("predict", "adapted predictions for new, unlabelled images", "diffadapt predict --run last photos/ --out preds.parquet"),
     "export": ("export", "images as folder trees, trained models as folders", "diffadapt export last --what aligned --out aligned/"),
