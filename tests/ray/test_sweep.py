@@ -12,14 +12,21 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from diffadapt.core.errors import RecipeError
+from diffadapt.commands.run import make_runner
+from diffadapt.core.config import override
+from diffadapt.core.errors import RecipeError, StoreError
 from diffadapt.core.runs import Root
+from diffadapt.orchestrate.resources import Layout, Share
 from diffadapt.orchestrate.runner import RayRunner
-from diffadapt.orchestrate.tune import TuneFan
+from diffadapt.orchestrate.searchers import Listed
+from diffadapt.orchestrate.tune import TuneFan, _resources, _room
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.run.sweep import run_sweep
+from diffadapt.run.trial import TrialWork, run_trial
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.space import Choice, SearchConfig, Space, Uniform
+from diffadapt.sweeps.trials import enumerate_trials
+from diffadapt.systems.recipes import load
 from tests.ray.sweeptoy import LearnConfig, PlainToy, SweepToy, ToyRunner
 from tests.ray.toy import lines
 
@@ -99,3 +106,91 @@ def test_optuna_learns_goes_on_and_makes_what_trials_share_once(tmp_path):
     assert more.counts()["fit"] == 7, "nothing that was finished is done again"
     small = Told(tmp_path / "small", Space({"draw.guidance": Choice(1.0, 2.0)}, replace(search, trials=6)), SweepToy())
     assert len(small.sweep.results()) == 2, "a space that is searched through ends the search"
+
+
+class Desked:
+    """A desk without Tune: what would be asked and told is asked and told here."""
+
+    def __init__(self, tmp_path: Path, count: int = 3, room: int = 9, retries: int = 1, on_result: Any = None, needs: Any = None):
+        from diffadapt.orchestrate.desk import Desk
+
+        self.results: list[Any] = []
+        self.recipe = SweepToy()
+        space = Space({"learn.threshold": Choice(*(i / 10 for i in range(count)))})
+        root = Root(str(tmp_path))
+        root.store.prepare()
+        self.sweep = Sweep(root, "s")
+        self.trials = enumerate_trials(space, ["toy"])
+        self.work = lambda trial: TrialWork(str(tmp_path), "s", trial, self.recipe, "im")
+        self.desk = Desk(Listed(self.trials), self.work, self.sweep, lambda: room, retries, on_result or self.results.append, needs)
+
+    def finish(self, key: str) -> None:
+        self.desk.ended(key, run_trial(self.desk.live[key].work, ToyRunner))
+
+
+def test_a_lost_trial_comes_again_smaller_after_a_lack_of_memory_and_fails_in_the_end(tmp_path):
+    told = Desked(tmp_path, count=2)
+    a, b = told.desk.suggest("a"), told.desk.suggest("b")
+    assert told.desk.suggest("c") is None, "the list is empty, yet a trial may come back"
+    told.desk.lost("a", "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory.")
+    told.desk.lost("b", "The actor died unexpectedly before finishing this task.")
+    again, other = told.desk.suggest("c"), told.desk.suggest("d")
+    assert again["work"].adjusted == {"learn.batch_size": 32} and again["work"].trial == a["work"].trial and other["work"] == b["work"]
+    told.finish("c")
+    told.desk.lost("d", "The actor died unexpectedly before finishing this task.\n\nThe node was killed.")
+    assert told.desk.suggest("e") == "FINISHED"
+    assert [(r.status, dict(r.adjusted)) for r in told.results] == [("finished", {"learn.batch_size": 32}), ("failed", {})]
+    assert told.results[1].error.startswith("The trial's worker process was lost 2 times (The node was killed)") and len(told.sweep.results()) == 2
+    told.desk.ended("c", None)
+    assert len(told.results) == 2, "each result once"
+
+
+def test_trials_wait_for_room_and_for_what_another_one_makes(tmp_path):
+    told = Desked(tmp_path, room=1)
+    told.desk.suggest("a")
+    assert told.desk.suggest("b") is None
+    told.finish("a")
+    assert told.desk.suggest("b")["work"].trial == told.trials[1]
+    needs = {t.id: {"shared": "draw/x", t.id: f"own/{t.id}"} for t in told.trials}
+    told = Desked(tmp_path / "shared", needs=lambda work: needs[work.trial.id])
+    told.desk.suggest("a")
+    assert told.desk.suggest("b") is None and told.desk.suggest("b") is None, "the first trial is making what both need"
+    told.sweep.root.store.write_bytes("draw/x", b"made")
+    told.desk._looked = -9.0
+    assert told.desk.suggest("b")["work"].trial == told.trials[1]
+
+
+def test_what_cannot_be_written_down_ends_the_search(tmp_path):
+    def full(result: Any) -> None:
+        raise StoreError("The disk is full.")
+
+    told = Desked(tmp_path, on_result=full)
+    told.desk.suggest("a")
+    told.desk.news._guard(told.finish, "a")
+    assert told.desk.suggest("b") == "FINISHED"
+    with pytest.raises(StoreError, match="full"):
+        told.desk.check()
+
+
+def test_the_room_on_a_cluster():
+    assert [_room(_layout(4, actors), SearchConfig(concurrent=c)) for actors, c in ((4, 0), (4, 3), (2, 8))] == [4, 3, 2]
+    assert [_room(_layout(lanes, 4, workers), SearchConfig()) for lanes, workers in ((8, 2), (8, 3), (2, 2))] == [4, 2, 1]
+    assert _resources(_layout(2, 2)) == {"cpu": 0.5} and _resources(_layout(2, 2, 2)) == {"cpu": 0.01}
+
+
+def _layout(lanes: int, actors: int, workers: int = 1) -> Layout:
+    return Layout("cpu", Share(0.5), actors, Share(0.5), workers, lanes, 1)
+
+
+@pytest.mark.slow
+def test_trials_of_two_training_workers_nest_ray_train(tmp_path):
+    """The real recipe on real data: fits on two workers each, inside trials."""
+    recipe = override(load("adapt_anything/digits"), {
+        "generator.images_per_class": 5, "prompts.prompts_per_class": 5, "generator.steps": 2, "uda.epochs": 1, "uda.steps_per_epoch": 4, "uda.batch_size": 16,
+        "ssl.epochs": 1, "ssl.steps_per_epoch": 4, "ssl.batch_size": 16, "seeds": (0,), "controls": (), "clip.weights": "", "execution.train_workers": 2, "execution.device": "cpu",
+    })  # fmt: skip
+    said: list[str] = []
+    space = Space({"uda.lr": Choice(0.05, 0.01)}, SearchConfig(scheduler="asha", reduction=2))
+    sweep = run_sweep("toy", space, {"digits": recipe}, {}, Root(str(tmp_path)), recipe.execution, make_runner, TuneFan, said.append)
+    assert {r.status for r in sweep.results()} <= {"finished", "stopped"} and len(sweep.results()) == 2, said
+    assert any(r.status == "finished" and len(r.epochs) == 2 + 1 for r in sweep.results())
