@@ -21,7 +21,7 @@ from diffadapt.report.sweep_charts import Scale
 from diffadapt.report.sweep_compare import agreement, axis_heats, benchmark_heat, choice, pareto, spearman
 from diffadapt.report.sweep_curves import Point, curves, diminishing
 from diffadapt.report.sweep_parallel import parallel
-from diffadapt.report.sweep_view import view
+from diffadapt.report.sweep_view import hours_text, view
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.space import Choice, Integers, SearchConfig, Space, Uniform
 
@@ -266,6 +266,11 @@ def test_heat_maps_hold_the_means(made, tmp_path):
     assert objective.columns == ["amazon_webcam", "dslr_webcam"] and len(objective.rows) == 4
     for column in (0, 1):  # shades within each benchmark
         assert {max(c[column].share for _, c in objective.rows), min(c[column].share for _, c in objective.rows)} == {1.0, 0.0}
+
+
+@pytest.mark.parametrize(("hours", "text"), [(None, "-"), (0.0, "0"), (0.0083, "0.00830"), (0.99999, "1.000"), (1.0, "1.00"), (20.54, "20.5"), (1234.5, "1234")])
+def test_hours_have_three_digits(hours, text):
+    assert hours_text(hours) == text
 
 
 # -- axes and scales ---------------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def _agreement(v: View) -> dict[str, Any] | None:
 def _trials(v: View) -> dict[str, Any]:
     order = sorted(v.results, key=lambda r: (not judged(r), r.status == "failed", -(r.objective if r.objective is not None else 0.0), r.number))
     rows = [_trial(v, r) for r in order[:MOST_ROWS]]
-    return {"open": rows[:OPEN_ROWS], "folded": rows[OPEN_ROWS:], "more": max(0, len(order) - MOST_ROWS), "recipe": len(v.recipes) > 1, "accuracy": v.labelled and not v.oracle}
+    return {"open": rows[:OPEN_ROWS], "folded": rows[OPEN_ROWS:], "more": max(0, len(order) - MOST_ROWS), "recipe": len(v.recipes) > 1, "remarks": any(t["remark"] for t in rows), "accuracy": v.labelled and not v.oracle}
 
 
 def _trial(v: View, r: TrialResult) -> dict[str, Any]:

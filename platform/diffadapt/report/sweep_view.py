@@ -181,4 +181,6 @@ def accuracies(result: TrialResult) -> dict[str, float]:
 
 def hours_text(hours: float | None) -> str:
     """Hours with three significant digits."""
-    return "-" if hours is None else f"{hours:.3g}"
+    if hours is None or not math.isfinite(hours):
+        return "-"
+    return f"{hours:.{max(0, 2 - math.floor(math.log10(abs(hours))))}f}" if hours else "0"
