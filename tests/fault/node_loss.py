@@ -49,8 +49,31 @@ def twice(options: dict) -> None:
         print(json.dumps({"name": name, "seconds": time.time() - start, "made": len(outcome.made()), "failed": [r.error for r in outcome.failed()]}), flush=True)
 
 
+def swept(options: dict) -> None:
+    """The same sweep twice; a line of JSON with its results after each."""
+    from diffadapt.core.runs import Root
+    from diffadapt.orchestrate.tune import TuneFan
+    from diffadapt.run.sweep import run_sweep
+    from diffadapt.sweeps.space import Choice, Space
+    from tests.ray.sweeptoy import Draw, LearnConfig, SweepToy, ToyRunner
+
+    root, config = Path(options["root"]), ExecutionConfig(**options["execution"])
+    space = Space({"learn.threshold": Choice(*options["thresholds"])})
+    for name in TIMES:
+        notes = root / f"{name}-notes"
+        notes.mkdir()
+        recipe = SweepToy(Draw(side_log=f"{notes}/log"), LearnConfig(sleep=options["sleep"], folder=str(notes)))
+        start = time.time()
+        sweep = run_sweep("toy", space, {"toy": recipe}, {}, Root(str(root / name)), config, lambda execution: ToyRunner(), lambda execution: TuneFan(execution, ToyRunner), lambda sentence: None)
+        results = [[r.values["learn.threshold"], r.status, r.objective, r.error] for r in sweep.results()]
+        print(json.dumps({"name": name, "seconds": time.time() - start, "results": sorted(results), "failed": [r.error for r in sweep.results() if r.error]}), flush=True)
+
+
 def main() -> None:
     options = json.loads(sys.argv[1])
+    if "thresholds" in options:
+        swept(options)
+        return
     if "execution" in options:
         twice(options)
         return

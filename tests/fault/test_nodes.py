@@ -32,9 +32,10 @@ def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Nodes]:
 class Drive:
     """A driver on the head node, that does its work twice; the test disturbs the second time."""
 
-    def __init__(self, nodes: Nodes, folder: Path, work: dict, **execution: object):
-        self.folder, self.output = folder, folder / "out"
-        options = {"root": str(folder), "work": work, "execution": {"address": nodes.address, **execution}}
+    def __init__(self, nodes: Nodes, folder: Path, work: dict, log: str = "disturbed.log", **execution: object):
+        """``work``: arguments of the pipeline, or what node_loss.swept takes."""
+        self.folder, self.output, self.log = folder, folder / "out", folder / log
+        options = {"root": str(folder), **work, "execution": {"address": nodes.address, **execution}}
         self.driver = Driver(options, self.output, "tests/fault/node_loss.py", prefix=nodes.head.prefix)
 
     def results(self) -> list[dict]:
@@ -45,12 +46,16 @@ class Drive:
 
     def until(self, condition: Callable[[list[list[str]]], bool], seconds: float = 240.0) -> None:
         """Wait until the disturbed work's log satisfies ``condition``."""
-        wait_for(lambda: bool(self.results()) and condition(lines(self.folder / "disturbed.log")), seconds)
+        wait_for(lambda: bool(self.results()) and condition(lines(self.log)), seconds)
 
-    def finish(self) -> tuple[dict, dict]:
+    def end(self) -> tuple[dict, dict]:
         assert self.driver.wait(400) == 0, self.output.read_text()
         quiet, disturbed = self.results()
         assert quiet["failed"] == disturbed["failed"] == []
+        return quiet, disturbed
+
+    def finish(self) -> tuple[dict, dict]:
+        quiet, disturbed = self.end()
         assert contents(self.folder / "quiet") == contents(self.folder / "disturbed")
         return quiet, disturbed
 
@@ -74,7 +79,7 @@ def _steps(log: list[list[str]]) -> int:
 def test_one_node_is_killed_in_synthesis_and_one_in_training(nodes: Nodes, tmp_path: Path, record_property) -> None:
     """A head that only drives, three nodes with a pretended GPU each, three fits side by side; at the end one node is left."""
     nodes.start(GPU_NODE, GPU_NODE, GPU_NODE)
-    work = {"shards": 36, "sleep": 0.6, "fits": 3, "steps": 60, "step_seconds": 0.25}
+    work = {"work": {"shards": 36, "sleep": 0.6, "fits": 3, "steps": 60, "step_seconds": 0.25}}
     run = Drive(nodes, tmp_path, work, device="cuda")
     with run.driver:
         run.until(lambda log: _made(log, "source") >= 12)
@@ -96,7 +101,7 @@ def test_a_node_of_a_training_group_is_lost_and_another_takes_its_place(nodes: N
     """Two data-parallel workers on nodes of their own, a third node to spare."""
     one = {"CPU": 1}
     nodes.start(one, one, one)
-    work = {"shards": 6, "sleep": 0.2, "fits": 1, "steps": 60, "step_seconds": 0.2}
+    work = {"work": {"shards": 6, "sleep": 0.2, "fits": 1, "steps": 60, "step_seconds": 0.2}}
     run = Drive(nodes, tmp_path, work, device="cpu", train_workers=2, threads=2)  # a worker takes a whole node
     with run.driver:
         run.until(lambda log: _steps(log) >= 22)
@@ -110,6 +115,24 @@ def test_a_node_of_a_training_group_is_lost_and_another_takes_its_place(nodes: N
     again = sum(steps.values()) - len(steps)
     assert 0 < again <= 2 * 10, "the group goes on from its newest checkpoint"
     _show(record_property, nodes, quiet, disturbed, steps=len(steps), steps_again=again)
+
+
+def test_a_node_of_a_sweep_is_lost_and_its_trials_are_carried_out_elsewhere(nodes: Nodes, tmp_path: Path, record_property) -> None:
+    """Eight trials on three nodes with a pretended GPU each."""
+    nodes.start(GPU_NODE, GPU_NODE, GPU_NODE)
+    thresholds = [i / 10 for i in range(1, 9)]
+    run = Drive(nodes, tmp_path, {"thresholds": thresholds, "sleep": 1.0}, "disturbed-notes/log", device="cuda")
+    with run.driver:
+        run.until(lambda log: _made(log, "epoch") >= 5)
+        nodes.nodes[2].kill()
+        quiet, disturbed = run.end()
+    assert quiet["results"] == disturbed["results"] and len(quiet["results"]) == len(thresholds)
+    assert {status for _, status, *_ in quiet["results"]} == {"finished"}
+    log = lines(run.log)
+    fits = Counter(words[2] for words in log if words[0] == "fit")
+    assert len(fits) == len(thresholds) and 0 < sum(fits.values()) - len(fits) <= 1, "only the trial of the lost node begins again"
+    assert Counter(words[0] for words in log)["draw"] == 2, "what the trials share is made once"
+    _show(record_property, nodes, quiet, disturbed, trials=len(fits), trials_begun_again=sum(fits.values()) - len(fits))
 
 
 def _show(record_property, nodes: Nodes, quiet: dict, disturbed: dict, **figures: object) -> None:
