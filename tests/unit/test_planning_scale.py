@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +22,11 @@ from diffadapt.core.plan import summarise
 from diffadapt.core.schedule import finished, next_wave
 from diffadapt.core.stage import NodePlan, PlannedShard
 from diffadapt.core.store import Store, redact
+from diffadapt.run import quarantine
+from diffadapt.run.quarantine import Quarantine
 from diffadapt.stages.synthesize import Synthesize
 from diffadapt.synth.config import SynthConfig
-from tests.unit.corekit import Double, Numbers, Total
+from tests.unit.corekit import Double, Numbers, Total, Toy, allowing, run_toy
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([-0.0, 2.0**53, 1e300]) | st.text(),
@@ -115,3 +119,54 @@ def test_the_number_of_items_is_summed_once(tmp_path):
     plan = grid(20, Store(str(tmp_path)))["synth"]
     assert plan.items == 20_000 and "items" in vars(plan)
     assert replace(plan, shards=plan.shards[:1]).items == 64
+
+
+@pytest.fixture
+def with_failures(tmp_path) -> tuple[Path, dict[str, NodePlan], set[str]]:
+    """A finished run of six shards in which one item of the second was set apart: its root, plans and digests."""
+    (tmp_path / "broken").write_text("n/0/s001-2")
+    recipe = allowing(Toy(numbers=Numbers(shards=6, broken=str(tmp_path / "broken"))), 0.5)
+    run_toy(tmp_path / "root", recipe)
+    store = Store(str(tmp_path / "root" / "store"))
+    plans = recipe.pipeline().plan(store)
+    return tmp_path / "root", plans, finished(plans, store)
+
+
+def recalled(root: Path, plans: Mapping[str, NodePlan], done: set[str], monkeypatch: pytest.MonkeyPatch) -> tuple[dict, list[str]]:
+    """What a resumed run knows to be set apart, and the shards whose footers it read for that."""
+    read: list[str] = []
+    store, header = Store(str(root / "store")), Store.header
+    monkeypatch.setattr(Store, "header", lambda self, name: read.append(name) or header(self, name))
+    found = Quarantine(plans, store, 0.5, Store(str(root / "ledger")))
+    assert not found.recall(done)
+    return found.by_node(), read
+
+
+def test_of_very_many_finished_shards_only_those_with_failures_are_opened(with_failures, monkeypatch):
+    every, read = recalled(*with_failures, monkeypatch)
+    assert len(read) == 12 and [f.key for f in every["numbers"]] == [f.key for f in every["double"]] == ["n/0/s001-2"]
+    monkeypatch.setattr(quarantine, "MANY", 12)
+    known, read = recalled(*with_failures, monkeypatch)
+    assert known == every and len(read) == 2 and all("s001" in name for name in read)
+
+
+def test_without_a_ledger_all_are_opened(with_failures, monkeypatch):
+    monkeypatch.setattr(quarantine, "MANY", 12)
+    root, plans, done = with_failures
+    for file in (root / "ledger").iterdir():  # one entry of an earlier version, which did not say; the others lost
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps({k: v for k, v in m.items() if k != "failures"}) + "\n" for m in lines[:3]))
+    known, read = recalled(root, plans, done, monkeypatch)
+    assert len(read) == 12 and [f.key for f in known["numbers"]] == ["n/0/s001-2"]
+
+
+def test_requests_to_a_remote_store_overlap(monkeypatch):
+    store = Store("memory://overlap")
+    for name in ("a/1.parquet", "a/2.parquet", "b/3.parquet"):
+        store.write_bytes(name, b"x")
+    meet = threading.Barrier(2, timeout=10)  # breaks when one request waits for the other's end
+    plain_list, plain_exists = Store.list, Store.exists
+    monkeypatch.setattr(Store, "list", lambda self, folder: meet.wait() >= 0 and plain_list(self, folder))
+    monkeypatch.setattr(Store, "exists", lambda self, name: meet.wait() >= 0 and plain_exists(self, name))
+    assert store.lists({"a", "b"}) == {"a": {"1.parquet", "2.parquet"}, "b": {"3.parquet"}}
+    assert store.existing(["b/4.parquet", "a/2.parquet"]) == ["a/2.parquet"]

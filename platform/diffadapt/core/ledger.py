@@ -36,7 +36,7 @@ class Measured:
     """One shard or fit: ``seconds`` of wall time on each of ``devices`` devices called ``device`` ('cpu', 'NVIDIA H200').
 
     ``samples``: images that a fit saw, passes counted (0: not known). ``resumed``: a fit that went on from a checkpoint, whose
-    seconds are those of its last part.
+    seconds are those of its last part. ``failures``: items set apart (-1: not known).
     """
 
     digest: str
@@ -50,6 +50,7 @@ class Measured:
     when: float = 0.0
     samples: int = 0
     resumed: bool = False
+    failures: int = -1
 
     @property
     def device_seconds(self) -> float:
@@ -87,7 +88,7 @@ class Ledger:
             return
         entry = Measured(
             receipt.digest, plan.stage.kind, plan.stage.label(), plan.family, receipt.items, receipt.seconds, receipt.device, receipt.devices, time.time(),
-            samples(plan.stage, receipt.items), receipt.resumed,
+            samples(plan.stage, receipt.items), receipt.resumed, len(receipt.failures),
         )  # fmt: skip
         with self._lock:
             self._waiting.append(entry)

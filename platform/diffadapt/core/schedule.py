@@ -51,14 +51,18 @@ class Wave:
 def finished(plans: Mapping[str, NodePlan], store: Store) -> set[str]:
     """Digests of all planned shards and fits that are in the store (virtual ones count as finished)."""
     done: set[str] = set()
+    fits: dict[str, str] = {}
+    shards: list[PlannedShard] = []
     for plan in plans.values():
         if not plan.stage.stored:
             done.update(p.digest for p in plan.shards)
         elif plan.stage.fit_stage:
-            done.update(p.digest for p in plan.shards if store.exists(f"{p.path}/{SUCCESS}"))
-        elif plan.shards:
-            names = store.list(_folder(plan.shards[0].path))
-            done.update(p.digest for p in plan.shards if _name(p.path) in names)
+            fits.update((f"{p.path}/{SUCCESS}", p.digest) for p in plan.shards)
+        else:
+            shards.extend(plan.shards)
+    done.update(fits[name] for name in store.existing(list(fits)))
+    names = store.lists({_folder(p.path) for p in shards})
+    done.update(p.digest for p in shards if _name(p.path) in names[_folder(p.path)])
     return done
 
 

@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -125,6 +125,21 @@ class Store:
             except (FileNotFoundError, NotADirectoryError):
                 return set()
 
+    def lists(self, folders: Iterable[str]) -> dict[str, set[str]]:
+        """:meth:`list` of many folders; requests to a remote store overlap."""
+        folders = list(folders)
+        return dict(zip(folders, self._each(self.list, folders), strict=True))
+
+    def existing(self, names: Sequence[str]) -> list[str]:
+        """Those of ``names`` that exist; requests to a remote store overlap."""
+        return [name for name, there in zip(names, self._each(self.exists, names), strict=True) if there]
+
+    def _each(self, ask: Callable[[str], Any], names: Sequence[str]) -> list[Any]:
+        if self.local or len(names) < 2:
+            return [ask(name) for name in names]
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(ask, names))
+
     def remove(self, name: str) -> None:
         """Remove a file or a folder, if it is there."""
         with self._explained(name):
@@ -154,8 +169,7 @@ class Store:
 
     def headers(self, names: Sequence[str]) -> list[tuple[int, list]]:
         """:meth:`header` of many shards; requests to a remote store overlap."""
-        with ThreadPoolExecutor(1 if self.local else 16) as pool:
-            return list(pool.map(self.header, names))
+        return self._each(self.header, names)
 
     # -- maintenance ---------------------------------------------------------------------------------------------
     def entries(self) -> Iterable[dict[str, Any]]:

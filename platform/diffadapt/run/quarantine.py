@@ -8,9 +8,13 @@ from collections.abc import Mapping, Set
 
 from diffadapt.core.artifact import Failure, Receipt
 from diffadapt.core.errors import TrainingError
+from diffadapt.core.ledger import by_digest
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
 from diffadapt.run.fit import recorded_failures
+
+MANY = 2000
+"""Finished shards from which on a look into the ledger takes less time than reading their footers."""
 
 
 class Quarantine:
@@ -20,14 +24,15 @@ class Quarantine:
     a stage fails, the node's own shards and all that descends from them, so that mended inputs are tried again.
     """
 
-    def __init__(self, plans: Mapping[str, NodePlan], store: Store, max_failed: float):
-        self.plans, self.store, self.max_failed = plans, store, max_failed
+    def __init__(self, plans: Mapping[str, NodePlan], store: Store, max_failed: float, ledger: Store | None = None):
+        self.plans, self.store, self.max_failed, self.ledger = plans, store, max_failed, ledger
         self.failures: dict[str, dict[str, Failure]] = defaultdict(dict)
 
     def recall(self, done: Set[str]) -> bool:
         """Read the failures that finished work recorded. True when a node had too many and was dropped: it is retried."""
+        whole = self._whole(done)
         for name, plan in self.plans.items():
-            paths = [p.path for p in plan.shards if p.path and p.digest in done]
+            paths = [p.path for p in plan.shards if p.path and p.digest in done and p.digest not in whole]
             recorded = map(lambda path: recorded_failures(self.store, path), paths) if plan.stage.fit_stage else (f for _, f in self.store.headers(paths))
             for failures in recorded:
                 self.failures[name].update((f.key, f) for f in failures)
@@ -37,6 +42,14 @@ class Quarantine:
         if over:
             self.failures.clear()
         return bool(over)
+
+    def _whole(self, done: Set[str]) -> set[str]:
+        """Finished shards of which the ledger says that nothing was set apart: their footers need not be read, each with a request of
+        its own on an object store. Looked up only where they are very many."""
+        shards = {p.digest for plan in self.plans.values() if plan.stage.stored and not plan.stage.fit_stage for p in plan.shards if p.digest in done}
+        if self.ledger is None or len(shards) < MANY:
+            return set()
+        return {digest for digest, m in by_digest(self.ledger).items() if m.failures == 0 and digest in shards}
 
     def add(self, receipt: Receipt) -> None:
         """Note the failures of one receipt. Raises TrainingError when its node has too many now."""

@@ -31,7 +31,7 @@ class Work:
         self.run_folder, self.store, self.plans, self.progress = run, store, plans, progress
         self.made: dict[str, int] = defaultdict(int)
         self.batch_sizes: dict[str, int] = {}
-        self.quarantine = Quarantine(plans, store, max_failed)
+        self.quarantine = Quarantine(plans, store, max_failed, run.root.ledger)
         self.errors: list[Receipt] = []
         self.tolerant = tolerant
         self.given_up: dict[str, str] = {}
