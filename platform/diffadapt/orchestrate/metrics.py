@@ -1,21 +1,29 @@
 """What Prometheus is told of a run or a sweep: images, shards, seconds and trials, through Ray's own metrics.
 
-Ray exports each as ``ray_<name>`` at every node's metrics port. The driver records, once for each receipt, so a shard that was made
-again after its worker was lost counts once, and the last ones are not lost with an actor that ends. Nothing here ever raises.
+Ray exports each as ``ray_<name>`` at every node's metrics port. The driver (a trial's process, for what the trial makes) records, once
+for each receipt, so a shard that was made again after its worker was lost counts once, and the last ones are not lost with an actor
+that ends. Recording never raises.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 
 from diffadapt.core.artifact import Receipt
-from diffadapt.run.runner import OnReceipt
+from diffadapt.core.schedule import Chain, Task
+from diffadapt.core.stage import Stage
+from diffadapt.core.store import Store
+from diffadapt.run.runner import OnFitProgress, OnReceipt, Runner
+
+if TYPE_CHECKING:
+    from diffadapt.run.sweep import OnResult
+    from diffadapt.sweeps.result import TrialResult
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +82,40 @@ def found(shards: Mapping[str, int]) -> None:
 def trial_ended(status: str) -> None:
     """Record the end of one trial with its status."""
     _safely(TRIALS, 1, {"status": status})
+
+
+def counted_trials(on_result: OnResult) -> OnResult:
+    """``on_result`` with the end of every trial recorded first."""
+
+    def receive(result: TrialResult) -> None:
+        trial_ended(result.status)
+        on_result(result)
+
+    return receive
+
+
+class CountedRunner:
+    """A runner without Ray inside a Ray worker (a trial's), with every receipt recorded."""
+
+    def __init__(self, inner: Runner):
+        self.inner, self.name = inner, inner.name
+
+    def prepare(self) -> None:
+        self.inner.prepare()
+
+    def found(self, shards: Mapping[str, int]) -> None:
+        found(shards)
+
+    def run_chains(self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt) -> None:
+        self.inner.run_chains(chains, stages, store, counted(on_receipt))
+
+    def run_fits(
+        self, fits: Sequence[Task], stages: Mapping[str, Stage], store: Store, log_dir: str, on_receipt: OnReceipt, on_progress: OnFitProgress
+    ) -> None:
+        self.inner.run_fits(fits, stages, store, log_dir, counted(on_receipt), on_progress)
+
+    def close(self) -> None:
+        self.inner.close()
 
 
 def stage_label(node: str) -> str:

@@ -23,6 +23,7 @@ from diffadapt.core.config import field_types, override
 from diffadapt.core.errors import DiffadaptError, RecipeError, ResourceError
 from diffadapt.core.runs import Root
 from diffadapt.core.schedule import SUCCESS
+from diffadapt.orchestrate import metrics
 from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.resources import Layout, limit_threads
 from diffadapt.orchestrate.runner import PATIENCE_SECONDS, RayRunner
@@ -71,6 +72,7 @@ class TuneFan:
         RecipeError for a scheduler with a recipe that reports nothing between its start and end; ResourceError when no trial fits.
         """
         settings = search.space.search
+        on_result = metrics.counted_trials(on_result)
         self.runner.prepare()
         if settings.scheduler == "pbt":
             from diffadapt.orchestrate.population import run_population
@@ -149,7 +151,7 @@ def _runner(execution: ExecutionConfig, told: _Shared) -> Runner:
         return RayRunner(mine)
     from diffadapt.run.local import LocalRunner
 
-    return LocalRunner(mine)
+    return metrics.CountedRunner(LocalRunner(mine))
 
 
 def _inner(config: ExecutionConfig, layout: Layout) -> ExecutionConfig:
