@@ -230,6 +230,6 @@ def _unit(device: str) -> str:
 
 
 def _usd(value: float) -> str:
-    return f"{value:.2f} USD" if value >= 0.01 or not value else "less than 0.01 USD"
+    return f"{value:.2f} USD" if value >= 0.1 else f"{value:.2g} USD"
 
 
