@@ -82,10 +82,10 @@ def test_benchmarks_weigh_alike_when_one_lost_a_seed():
     assert settings(trials)[0].mean == pytest.approx(3.0) and settings(trials)[0].spread is None
 
 
-def test_ties_go_to_fewer_hours_then_to_the_earlier_trial():
-    a, b, c = (result({"x": x}, 1.0, number=x, device_hours=h) for x, h in ((0, 2.0), (1, 1.0), (2, 1.0)))
-    assert [s.first.number for s in settings([c, b, a])] == [1, 2, 0]
-    assert [s.first.number for s in settings([a, replace(b, device_hours=None), c])] == [2, 0, 1]
+def test_ties_go_to_the_earlier_trial_whatever_was_measured():
+    a, b, c = (result({"x": x}, 1.0, number=x, device_hours=h) for x, h in ((0, 2.0), (1, 1.0), (2, None)))
+    assert [s.first.number for s in settings([c, b, a])] == [0, 1, 2]
+    assert [s.hours for s in settings([c, b, a])] == [2.0, 1.0, None]
 
 
 def test_equal_values_share_their_rank():

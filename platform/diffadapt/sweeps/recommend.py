@@ -75,8 +75,8 @@ def seed_of(result: TrialResult) -> str:
 
 
 def settings(results: Iterable[TrialResult]) -> list[Setting]:
-    """Every setting, best first: complete ones by mean rank where there is one, else by mean objective, ties by fewer device hours, then by
-    the earlier trial; those that are not complete after them, by mean objective."""
+    """Every setting, best first: complete ones by mean rank where there is one, then by mean objective; those that are not complete after
+    them, by mean objective. Ties go to the earlier trial, never to measured hours, so that a repeated sweep recommends the same."""
     groups = by_setting(results)
     if not groups:
         return []
@@ -92,7 +92,7 @@ def settings(results: Iterable[TrialResult]) -> list[Setting]:
         if not any(s.complete for s in found):
             found = [replace(s, complete=len(s.trials) == fullest) for s in found]
     found = _ranked(found, recipes)
-    return sorted(found, key=lambda s: (not s.complete, math.inf if s.rank is None else s.rank, -s.mean, math.inf if s.hours is None else s.hours, s.first.number))
+    return sorted(found, key=lambda s: (not s.complete, math.inf if s.rank is None else s.rank, -s.mean, s.first.number))
 
 
 def objectives(result: TrialResult) -> dict[str, float]:
