@@ -56,7 +56,7 @@ def job(argv: Sequence[str]) -> int:
     if options.follow:
         from diffadapt.commands.submit import follow
 
-        return follow(server, name, options.address)
+        return follow(server, name)
     print(server.logs(name), end="")
     return 0
 

@@ -30,7 +30,8 @@ checked here before anything is sent. Package, recipes and spaces travel with th
   --no-wait              print the job's name and return; otherwise its log follows, and the exit status is the job's
   --submission-id NAME   the job's name; default: the recipe's and a few random letters
   --env NAME[=VALUE]     a variable for the job, with its value here if none is given (repeat for more); nothing else of
-                         this shell's environment travels
+                         this shell's environment travels. Ray keeps it with the job, readable by whoever may use the
+                         cluster: prefer roles of the machines (an instance profile) to keys
 
 Ctrl-C while the log follows leaves the job running. Submitting the same line again follows the job that already runs it,
 or, after a job that ended or was stopped, goes on from what is finished.
@@ -80,20 +81,20 @@ def submit(argv: Sequence[str]) -> int:
     running = next((j for j in server.jobs() if not j.status.is_terminal() and (j.metadata or {}).get("diffadapt_line") == line), None)
     if running is not None and not options.job:
         name = str(running.submission_id)
-        _say(f"job      {name} runs this line already; nothing was sent. `diffadapt job stop {name}` ends it.")
+        _say(f"job      {name} runs this line already; nothing was sent. `diffadapt job stop {name} --address {redact(server.address)}` ends it.")
     else:
         name = options.job or f"{safe_name(task.title.replace('/', '-')).strip('._-')[:60]}-{secrets.token_hex(3)}"
         with bundle(task.files) as parcel:
             server.send([*task.words, "--root", task.root], parcel, options.env, name, {"diffadapt_line": line, "diffadapt_root": task.root})
             _say(f"job      {name} ({parcel.size / MIB:.1f} MiB of code and recipes)")
     if not options.wait:
-        _say(_where(name, options.address))
+        _say(_where(server, name))
         print(name)
         return 0
-    return follow(server, name, options.address)
+    return follow(server, name)
 
 
-def follow(server: JobServer, name: str, address: str = "") -> int:
+def follow(server: JobServer, name: str) -> int:
     """Print a job's log until it ends; its exit status (130 for a job that was stopped, and for Ctrl-C here, which leaves the job running)."""
     from diffadapt.run.progress import format_seconds
 
@@ -101,7 +102,7 @@ def follow(server: JobServer, name: str, address: str = "") -> int:
     try:
         job = server.follow(name, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
-        _say(f"\nThe job {name} goes on without this terminal. {_where(name, address)}")
+        _say(f"\nThe job {name} goes on without this terminal. {_where(server, name)}")
         return 130
     status = str(job.status)
     took = ((job.end_time or 0) - (job.start_time or 0)) / 1000 if job.end_time else time.monotonic() - started
@@ -112,8 +113,11 @@ def follow(server: JobServer, name: str, address: str = "") -> int:
         _say(f"\njob      {name} was stopped after {format_seconds(took)}. Everything finished is kept; submit the same line to go on.")
         return 130
     code = job.driver_exit_code
-    reason = "" if code else f": {redact((job.message or 'no reason given').strip().splitlines()[-1])}"
-    _say(f"\njob      {name} failed{f' with exit status {code}' if code else ''}{reason} after {format_seconds(took)}. Everything finished is kept; submit the same line to go on.")
+    reason = redact((job.message or "no reason given").strip().splitlines()[-1])
+    if code is None:
+        _say(f"\njob      {name} did not come to run: {reason} Submit the same line again.")
+        return 1
+    _say(f"\njob      {name} failed with exit status {code} after {format_seconds(took)}. Everything finished is kept; submit the same line to go on.")
     return code or 1
 
 
@@ -155,8 +159,8 @@ def _variable(text: str) -> dict[str, str]:
     return {name: value if equals else os.environ[name]}
 
 
-def _where(name: str, address: str) -> str:
-    said = f" --address {redact(address)}" if address else ""
+def _where(server: JobServer, name: str) -> str:
+    said = f" --address {redact(server.address)}"
     return f"`diffadapt job logs {name} --follow{said}` shows its log, `diffadapt status {name}{said}` how far it is, `diffadapt job stop {name}{said}` ends it."
 
 
