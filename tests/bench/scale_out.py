@@ -155,29 +155,35 @@ def actors_for(gpus: int, available: float) -> int:
 
 
 def available_memory() -> float:
-    import psutil
-
-    return float(psutil.virtual_memory().available)
+    """Bytes that programs can still have; none known where there is no /proc."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024.0 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return 0.0
 
 
 def in_process(gpus: int, actors: int, shards: int, seconds: float) -> Measured | None:
     """:func:`simulate` in a process of its own; None when it does not come to its end."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+    with tempfile.NamedTemporaryFile(suffix=".json") as file, tempfile.TemporaryFile() as said:
         command = [sys.executable, "-m", "tests.bench.scale_out", "--one", file.name, "--gpus", str(gpus), "--actors", str(actors), "--shards", str(shards), "--seconds", str(seconds)]
-        child = subprocess.Popen(command, start_new_session=True)
+        child = subprocess.Popen(command, start_new_session=True, stdout=said, stderr=said)  # Ray has much to say on so many processes
         try:
             child.wait(CHILD_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         text = file.read()
+        if not text:
+            said.seek(0)
+            print(b"\n".join(said.read().splitlines()[-8:]).decode(errors="replace"), file=sys.stderr)
         return Measured(**json.loads(text)) if text else None
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale_out", description="Simulated GPUs against ideal; never fails on a slow machine.")
     parser.add_argument("--gpus", default="1,8,64,256", help="how many, with commas between")
-    parser.add_argument("--each", type=int, default=8, help="shards for each GPU")
+    parser.add_argument("--each", type=int, default=6, help="shards for each GPU")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of sleep a shard")
     parser.add_argument("--limit", type=int, default=3000, help="shards of the run without sleep; 0: none")
     parser.add_argument("--json", help="also write the numbers to this file")

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -18,6 +19,7 @@ from diffadapt.orchestrate.runner import RayRunner
 from diffadapt.run.runner import ExecutionConfig
 from tests.ray.harness import run
 from tests.ray.toy import Child, Source, map_pipeline
+from tests.unit.corekit import Numbers, PlainRunner, Shifted, Toy, run_toy
 
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -110,6 +112,31 @@ def test_without_ray_nothing_is_recorded(monkeypatch):
     monkeypatch.setattr(metrics, "_recorder", lambda series: pytest.fail("there is no Ray to tell"))
     metrics.record(Receipt("source", "k", "d", "made", 3))
     metrics.trial_ended("failed")
+
+
+@pytest.fixture
+def recorded(monkeypatch) -> list[tuple]:
+    calls: list[tuple] = []
+    monkeypatch.setattr(metrics, "_safely", lambda series, value, labels: value and calls.append((series.name, value, *labels.values())))
+    return calls
+
+
+def test_what_a_trial_makes_in_its_process_is_recorded(recorded, tmp_path: Path):
+    runner = metrics.CountedRunner(PlainRunner())
+    run_toy(tmp_path, Toy(numbers=Numbers(shards=2, rows=4)), runner)
+    shards = [c for c in recorded if c[0] == "diffadapt_shards_total"]
+    assert sorted(shards) == [("diffadapt_shards_total", 1, n, "made") for n in ("double", "double", "numbers", "numbers", "total")]
+    recorded.clear()
+    run_toy(tmp_path, Shifted(numbers=Numbers(shards=2, rows=4)), metrics.CountedRunner(PlainRunner()), name="more")
+    assert ("diffadapt_shards_total", 2, "double", "hit") in recorded and ("diffadapt_images_total", 4, "shift") in recorded
+    assert runner.name == "plain"
+
+
+def test_the_end_of_a_trial_is_recorded_and_passed_on(recorded):
+    passed = []
+    result = SimpleNamespace(status="stopped")
+    metrics.counted_trials(passed.append)(result)
+    assert recorded == [("diffadapt_trials_total", 1, "stopped")] and passed == [result]
 
 
 def test_names_follow_prometheus_rules():
