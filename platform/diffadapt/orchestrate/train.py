@@ -60,7 +60,8 @@ def start_plain(work: Work, layout: Layout) -> Any:
     (task,) = work.fits
     device = "cpu" if work.stages[task.node].resources() == "cpu" else layout.device
     share = layout.trainer if device != "cpu" else dataclasses.replace(layout.trainer, gpus=0.0)
-    return _plain_fit.options(num_cpus=share.cpus, num_gpus=share.gpus).remote(work, device)
+    # DEFAULT: inside a trial of a sweep Ray would otherwise look for room in what the trial reserves, next to nothing.
+    return _plain_fit.options(num_cpus=share.cpus, num_gpus=share.gpus, scheduling_strategy="DEFAULT").remote(work, device)
 
 
 @ray.remote(max_retries=MAX_RETRIES)
