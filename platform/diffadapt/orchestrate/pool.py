@@ -202,11 +202,17 @@ def bundle(chains: Sequence[Chain], actors: int) -> list[bytes]:
 
 def _slim(chain: Chain) -> Chain:
     """Without the inputs of the inputs: a fitted model was made of thousands of shards, which nobody reads again."""
+    if not any(_heavy(f) for t in chain.tasks for f in t.inputs):
+        return chain
     return Chain(tuple(dataclasses.replace(t, inputs=tuple(_slim_input(f) for f in t.inputs)) for t in chain.tasks))
 
 
 def _slim_input(file: InputFile) -> InputFile:
-    return file if file.path is None else dataclasses.replace(file, shard=dataclasses.replace(file.shard, inputs=()))
+    return dataclasses.replace(file, shard=dataclasses.replace(file.shard, inputs=())) if _heavy(file) else file
+
+
+def _heavy(file: InputFile) -> bool:
+    return file.path is not None and bool(file.shard.inputs)
 
 
 def _watch(journal: Any, stop: threading.Event) -> None:
