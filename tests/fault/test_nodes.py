@@ -20,12 +20,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 GPU_NODE = {"CPU": 1, "GPU": 1}
 
 
-@pytest.fixture(params=["namespaces", "one network"])
-def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Nodes]:
-    if request.param == "namespaces" and not namespaces_work():
-        pytest.skip("network namespaces are not permitted here")
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    """Each node with a network of its own where that is permitted, else all on the loopback device."""
     (tmp_path / "nodes").mkdir()
-    with Nodes(tmp_path / "nodes", request.param == "namespaces") as cluster:
+    with Nodes(tmp_path / "nodes", namespaces_work()) as cluster:
         yield cluster
 
 
