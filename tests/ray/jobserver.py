@@ -60,7 +60,8 @@ def plain_submit(cluster: Head, root: Path, words: list[str], env: dict[str, str
             [RAY, "job", "submit", "--address", cluster.address, "--working-dir", ".", "--runtime-env", "cluster/job.yaml", "--", *words],
             env=cluster.environment | (env or {}), cwd=root, capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
-        if "No available agent" not in done.stderr:  # the head says so while it is still starting
+        said = done.stdout + done.stderr
+        if "No available agent" not in said and "The actor never ran" not in said:  # a head that is still starting says the one, an overloaded one the other
             break
         time.sleep(3)
     return done

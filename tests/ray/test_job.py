@@ -126,18 +126,22 @@ def test_a_job_brings_its_code_runs_on_rays_interpreter_and_is_seen_from_any_she
     assert {s[1] for s in shell.shards()} == {sys.prefix} and {s[2] for s in shell.shards()} == {"s3cret-value"}
     assert "run       numbers-" in done.stdout and "numbers: 3 of 3 shards to make" in done.stdout  # the job's log
     assert "Running entrypoint" not in done.stdout and "job      first succeeded" in done.stderr
-
     jobs = shell.run("status", "--root", str(shell.root)).stdout
     assert "finished     3/3 shards" in jobs and "first" in jobs and "succeeded" in jobs
-    assert "job first" in shell.run("status", "first", "--root", str(shell.folder / "elsewhere")).stdout
-    logs = shell.run("job", "logs", "fir").stdout
-    assert logs == done.stdout
-
-    again = shell.run(*shell.words, "--submission-id", "first")
-    assert again.returncode == 2 and "There is a job 'first' on this cluster already" in again.stderr and "first-2" in again.stderr
-
-    everything = "".join(p.read_text(errors="replace") for p in shell.root.rglob("*") if p.is_file()) + done.stdout + done.stderr + jobs + logs
+    everything = "".join(p.read_text(errors="replace") for p in shell.root.rglob("*") if p.is_file()) + done.stdout + done.stderr + jobs
     assert "s3cret-value" not in everything and shell.cluster.token not in everything
+
+
+@pytest.mark.slow
+def test_a_jobs_runs_and_log_are_at_hand_and_its_name_is_given_once(shell: Shell) -> None:
+    done = shell.run(*shell.words, "--submission-id", "second-1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = shell.run("status", "second", "--root", str(shell.folder / "elsewhere")).stdout
+    assert "job second-1" in shown and "numbers                      3/3 shards" in shown
+    assert shell.run("job", "logs", "second").stdout == done.stdout
+    assert "had ended before" in shell.run("job", "stop", "second-1").stdout
+    again = shell.run(*shell.words, "--submission-id", "second-1")
+    assert again.returncode == 2 and "There is a job 'second-1' on this cluster already" in again.stderr and "such as second-2" in again.stderr
 
 
 @pytest.mark.slow
