@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -117,17 +118,17 @@ class Desk(Searcher):
             self.sweep.record(result)
         self._deliver(result)
 
-    def lost(self, trial_id: str, reason: str) -> None:
-        """The worker of a trial is gone."""
+    def lost(self, trial_id: str, reason: str, preempted: bool = False) -> None:
+        """The worker of a trial is gone; ``preempted``: with a machine that was taken back, which says nothing against the trial."""
         job = self.live.pop(trial_id, None)
         if job is None:
             return
         memory = out_of_memory(reason)
-        if job.tries <= self.retries:
+        if preempted or job.tries <= self.retries:
             work = job.work
             if memory and (smaller := halved(work.build(), work.adjusted)):
                 work = replace(work, adjusted=smaller)
-            self.again.append(Job(work, job.tries + 1, needs=job.needs if work is job.work else None))
+            self.again.append(Job(work, job.tries + (not preempted), needs=job.needs if work is job.work else None))
             return
         result = failed(job.work, _sentence(reason, memory, job.tries), time.monotonic() - job.started, job.work.adjusted)
         self.sweep.record(result)
@@ -169,7 +170,7 @@ class News(Callback):
         self._guard(self.desk.ended, trial.trial_id, None)  # a result that arrived has ended it already
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._guard(self.desk.lost, trial.trial_id, _error_of(trial))
+        self._guard(self.desk.lost, trial.trial_id, *_error_of(trial))
 
     def _result(self, trial: Any, result: Mapping[str, Any]) -> None:
         if RESULT in result:
@@ -186,11 +187,18 @@ class News(Callback):
         return None
 
 
-def _error_of(trial: Any) -> str:
+def _error_of(trial: Any) -> tuple[str, bool]:
+    """(what Ray says, whether the machine was taken back) of a trial that was lost."""
     try:
-        return Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
     except (OSError, TypeError):
-        return ""
+        return "", False
+    try:
+        error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:  # an error that cannot be read again, or none
+        return text, False
+    cause = getattr(error, "cause", None)
+    return text, bool(getattr(error, "preempted", False) or getattr(cause, "preempted", False))
 
 
 def _sentence(reason: str, memory: bool, tries: int) -> str:

@@ -28,6 +28,8 @@ from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.resources import Layout, limit_threads
 from diffadapt.orchestrate.runner import PATIENCE_SECONDS, RayRunner
 from diffadapt.orchestrate.searchers import Listed, Optuna, Source
+from diffadapt.orchestrate.tune_settings import TUNE_ENVIRONMENT as _TUNE_ENVIRONMENT
+from diffadapt.orchestrate.tune_settings import tune_environment as _environment
 from diffadapt.run.epochs import AGE, OBJECTIVE, RESULT, read_epochs, watched_epochs
 from diffadapt.run.runner import ExecutionConfig, Runner
 from diffadapt.run.sweep import OnResult, Search
@@ -41,17 +43,6 @@ BRACKETS = 3
 """Brackets of Hyperband at most: with three, trials may go without a decision until nine times the grace."""
 ROOM_SECONDS = 5.0
 """How old a count of the cluster's room may be."""
-_TUNE_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the last report carries the result alone
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table even when told to be silent
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "86400",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a recipe's relative paths mean the same in a trial
-}
 _STOP_SECONDS = "30"
 """How long a trial that was stopped may take to clean up before its process is given up instead of used again."""
 
@@ -245,19 +236,3 @@ def _recipes(search: Search, trials: Sequence[Trial]) -> Iterator[Any]:
 
 def _name(trial: Any) -> str:
     return trial.trial_id
-
-
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
