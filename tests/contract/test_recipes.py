@@ -264,3 +264,21 @@ def test_a_recipe_from_a_file_is_the_recipe_with_its_overrides(tmp_path):
             load(str(file))
     with pytest.raises(DiffadaptError, match="cannot be read"):
         load(str(tmp_path / "absent.json"))
+
+
+def test_a_recipe_file_may_define_its_own_class(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom diffadapt.systems.recipes import load\nfrom diffadapt.systems.sda import SDA\n\n\n"
+        "@dataclass(frozen=True)\nclass Mine(SDA):\n    extra: int = 3\n\n\n"
+        'def recipe() -> Mine:\n    """The quickstart with a field of its own."""\n    return Mine(**vars(load("quickstart")))\n'
+    )
+    monkeypatch.setenv("DIFFADAPT_PIPELINES", str(tmp_path))
+    from diffadapt.commands.options import RootOption, parse_recipe
+
+    assert parse_recipe(RootOption, ["own", "--extra", "5"], "run")[1].extra == 5
+    ray = pytest.importorskip("ray")
+    from diffadapt.orchestrate.connection import _send_recipe_files
+
+    _send_recipe_files()
+    sent = ray.cloudpickle.dumps(load("own"))
+    assert b"extra" in sent and len(sent) > len(ray.cloudpickle.dumps(load("quickstart"))), "the class travels with the value"

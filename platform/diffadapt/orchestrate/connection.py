@@ -21,6 +21,7 @@ import ray
 import diffadapt
 from diffadapt.core.errors import ResourceError
 from diffadapt.run.runner import ExecutionConfig
+from diffadapt.systems.recipes import RECIPE_MODULE
 
 MIN_LOGICAL_CPUS = 4
 CONNECT_SECONDS = 5.0
@@ -48,6 +49,7 @@ class Connection:
 
     def open(self) -> None:
         """Use the connection this process has, else join the named cluster, else start one. ResourceError if that fails."""
+        _send_recipe_files()
         if ray.is_initialized():
             return
         for name, value in _QUIET.items():
@@ -149,6 +151,13 @@ def import_roots() -> list[str]:
         if path.is_dir() and not inside and str(path) not in found:
             found.append(str(path))
     return found
+
+
+def _send_recipe_files() -> None:
+    """Classes that a recipe file defines travel by value: workers cannot import that file."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(RECIPE_MODULE):
+            ray.cloudpickle.register_pickle_by_value(module)
 
 
 def quiet_logs() -> None:

@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from typing import Any
 from diffadapt.core.config import override
 from diffadapt.core.errors import DiffadaptError, RecipeError, suggest
 from diffadapt.core.store import redact
+
+RECIPE_MODULE = "diffadapt_recipe"
+"""How the module names of recipe files begin."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,14 @@ def read_file(place: str) -> tuple[str, dict[str, Any]]:
 def import_file(file: Path, stem: str, what: str = "recipe") -> ModuleType:
     """The module of a file of recipes (or of what else ``what`` says); RecipeError when it cannot be loaded."""
     unique = hashlib.sha256(str(file).encode()).hexdigest()[:8]
-    name = f"diffadapt_{what}_{unique}_{stem.replace('/', '_')}"
+    name = f"{RECIPE_MODULE if what == 'recipe' else 'diffadapt_' + what}_{unique}_{stem.replace('/', '_')}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # classes of a file find their annotations through it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        sys.modules.pop(name, None)
         raise RecipeError(f"The {what} file {file.name} cannot be loaded ({type(error).__name__}: {error}): mend it or move it out of {file.parent.name}/.") from error
     return module
