@@ -24,7 +24,7 @@ from diffadapt.orchestrate.resources import Layout
 from diffadapt.orchestrate.train import TrainHost, Work, outcome, start_plain
 from diffadapt.run.runner import OnFitProgress, OnReceipt
 
-MAX_FAILURES = 2
+MAX_FAILURES = 3
 """Groups in a row that may end without having brought any fit further."""
 POLL_SECONDS = 0.2
 WATCH_SECONDS = 2.0
