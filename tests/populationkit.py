@@ -70,10 +70,12 @@ class Start(Stage):
 
 @dataclass(frozen=True)
 class Noted(FitSsl):
-    """Stage 2 that says when it begins to train, and from which step; it may take ``pause`` seconds first."""
+    """Stage 2 that says when it begins and ends to train (trial, from step, to step); it may take ``pause`` seconds first."""
 
     side_log: str = execution("")
     pause: float = execution(0.0)
+    die_at: float = execution(0.0)
+    """Learning rate that ends the process."""
 
     def fit(self, job: FitJob) -> dict[str, Any]:
         import time
@@ -83,6 +85,8 @@ class Noted(FitSsl):
         steps = Checkpoints(job.checkpoints).steps()
         note(self.side_log, "begin", Path(job.checkpoints).parents[2].name, steps[-1] if steps else 0, job.until, os.getpid())
         time.sleep(self.pause)
+        if self.config.lr == self.die_at:
+            os._exit(1)
         found = super().fit(job)
         note(self.side_log, "end", Path(job.checkpoints).parents[2].name, steps[-1] if steps else 0, job.until, os.getpid())
         return found
@@ -96,6 +100,7 @@ class Clusters:
     select: SelectConfig = SelectConfig()
     side_log: str = execution("")
     pause: float = execution(0.0)
+    die_at: float = execution(0.0)
     seed: int = 0
     execution: ExecutionConfig = ExecutionConfig(device="cpu")
 
@@ -106,7 +111,7 @@ class Clusters:
             Node("start", Start(), ("target",)),
             Node("start_on_target", PredictHead(4), ("target", "start")),
             Node("split", Split(SplitConfig(), 4, NAMES), ("start_on_target",)),
-            Node("adapted", Noted(self.ssl, frozen, 4, NAMES, self.select, side_log=self.side_log, pause=self.pause), ("target", "split", "start")),
+            Node("adapted", Noted(self.ssl, frozen, 4, NAMES, self.select, side_log=self.side_log, pause=self.pause, die_at=self.die_at), ("target", "split", "start")),
             Node("adapted_on_target", PredictHead(4), ("target", "adapted")),
         )
         return Pipeline(nodes, (MethodRow("start", ("start_on_target",)), MethodRow("adapted", ("adapted_on_target",))), NAMES, {"target": "target"})

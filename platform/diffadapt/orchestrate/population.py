@@ -14,24 +14,20 @@ populations of their own, one after the other. ``--search.concurrent`` below the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import PopulationBasedTraining
-from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from diffadapt.core.errors import DiffadaptError
-from diffadapt.core.identity import digest
+from diffadapt.core.errors import DiffadaptError, TrainingError
 from diffadapt.orchestrate.capacity import cluster_nodes
 from diffadapt.orchestrate.connection import quiet_logs
+from diffadapt.orchestrate.exchange import EPOCH, MEMBER, SCORE, Exchange, Population
 from diffadapt.orchestrate.resources import Layout, limit_threads
 from diffadapt.orchestrate.runner import RayRunner
 from diffadapt.run.executor import one_line
@@ -51,12 +47,11 @@ from diffadapt.run.sweep import OnResult, Search
 from diffadapt.run.trial import Silent, failed
 from diffadapt.run.work import Work
 from diffadapt.sweeps.result import TrialResult, from_json
-from diffadapt.sweeps.space import Choice, Space
 from diffadapt.sweeps.trials import Trial, build, enumerate_trials
 
 BEGUN = "population.json"
-"""In the sweep's folder while a population trains: recipe -> its members."""
-_MEMBER, _EPOCH, _SCORE, _RESULT = "member", "epoch", "score", "result"
+"""In the sweep's folder, of the population that trains: recipe -> {"members": trials, "lost": trial -> the round in which it was given up}."""
+_RESULT = "result"
 
 
 def run_population(search: Search, trials: Sequence[Trial], known: Sequence[TrialResult], on_result: OnResult, config: ExecutionConfig, runner: RayRunner | None = None) -> None:
@@ -81,7 +76,7 @@ def run_population(search: Search, trials: Sequence[Trial], known: Sequence[Tria
 def _populations(search: Search, recipe: str, trials: Sequence[Trial]) -> list[list[Trial]]:
     every = {t.id: t for t in enumerate_trials(search.space, list(search.recipes)) if t.recipe == recipe}
     waiting = [t for t in trials if t.recipe == recipe]
-    ids = _begun(search).get(recipe, [])
+    ids = _begun(search, recipe).get("members", [])
     known = [every[i] for i in ids if i in every]
     if len(known) < len(ids) or not {t.id for t in waiting} & set(ids):
         return [waiting] if waiting else []
@@ -89,31 +84,43 @@ def _populations(search: Search, recipe: str, trials: Sequence[Trial]) -> list[l
     return [known, added] if added else [known]
 
 
-def _begun(search: Search) -> dict[str, list[str]]:
-    return json.loads(search.sweep.read(BEGUN)) if search.sweep.has(BEGUN) else {}
+def _begun(search: Search, recipe: str) -> dict[str, Any]:
+    return json.loads(search.sweep.read(BEGUN)).get(recipe, {}) if search.sweep.has(BEGUN) else {}
+
+
+def _begin(search: Search, recipe: str, members: Sequence[str], lost: Mapping[str, int]) -> None:
+    every = json.loads(search.sweep.read(BEGUN)) if search.sweep.has(BEGUN) else {}
+    search.sweep.write(BEGUN, json.dumps({**every, recipe: {"members": list(members), "lost": dict(lost)}}).encode())
 
 
 def _one(search: Search, recipe: str, trials: list[Trial], finished: set[str], on_result: OnResult, runner: RayRunner) -> None:
-    search.sweep.write(BEGUN, json.dumps({**_begun(search), recipe: [t.id for t in trials]}).encode())
+    ids = [t.id for t in trials]
+    begun = _begun(search, recipe)
+    lost = dict(begun.get("lost", {})) if begun.get("members") == ids else {}
+    _begin(search, recipe, ids, lost)
     try:
-        members = _members(search, recipe, trials, runner)
+        members = _members(search, recipe, trials, lost, runner)
     except DiffadaptError as error:
         for trial in trials:
             result = failed(search.work(trial), one_line(error))
             search.sweep.record(result)
             on_result(result)
         return
-    news = _News(search, members, finished, on_result)
+
+    def on_lost(member: Member, epoch: int) -> None:
+        lost[member.work.trial.id] = epoch
+        _begin(search, recipe, ids, lost)
+
+    news = _News(search, members, finished, on_result, on_lost)
     _tune(search, members, news, runner.layout(shrink=True))
     if news.error is not None:
         raise news.error
-    if not news.failures:  # else the same command takes the population up again
-        search.sweep.write(BEGUN, json.dumps({**_begun(search), recipe: []}).encode())
-        for trial in trials:
-            clear(search.sweep, trial.id)
+    _begin(search, recipe, (), {})
+    for trial in ids:
+        clear(search.sweep, trial)
 
 
-def _members(search: Search, recipe: str, trials: Sequence[Trial], runner: RayRunner) -> list[Member]:
+def _members(search: Search, recipe: str, trials: Sequence[Trial], lost: Mapping[str, int], runner: RayRunner) -> list[Member]:
     """The members, after everything is in the store that stands before their training."""
     first = build(search.recipes[recipe], trials[0])
     pipeline = first.pipeline()
@@ -123,7 +130,7 @@ def _members(search: Search, recipe: str, trials: Sequence[Trial], runner: RayRu
     progress = Silent({n: NodeProgress(len(p.shards), p.items) for n, p in before.items() if p.stage.stored})
     Work(search.sweep, search.root.store, before, progress, runner.config.max_failed_fraction).run(lambda: _Borrowed(runner))
     epochs = plans[node].stage.config.epochs  # type: ignore[attr-defined]
-    return [Member(search.work(t), search.space, node, epochs, search.space.search.grace_epochs) for t in trials]
+    return [Member(search.work(t), search.space, node, epochs, search.space.search.grace_epochs, lost.get(t.id, 0)) for t in trials]
 
 
 class _Borrowed:
@@ -150,8 +157,8 @@ def _tune(search: Search, members: Sequence[Member], news: _News, layout: Layout
         with _environment(_TUNE_ENVIRONMENT):
             tune.Tuner(
                 trainable,
-                param_space={_MEMBER: tune.grid_search(list(range(len(members))))},
-                tune_config=tune.TuneConfig(scheduler=exchange, search_alg=_Members(exchange), reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name),
+                param_space={MEMBER: tune.grid_search(list(range(len(members))))},
+                tune_config=tune.TuneConfig(scheduler=exchange, search_alg=Population(exchange), reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name),
                 run_config=tune.RunConfig(
                     name="population", storage_path=place.join(folder), storage_filesystem=None if place.local else _arrow_filesystem(place), verbose=0,
                     callbacks=[news], failure_config=tune.FailureConfig(max_failures=settings.retries), checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
@@ -193,14 +200,16 @@ class _Rounds(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, config: dict[str, Any]) -> bool:
-        self.member = self.told.members[config[_MEMBER]]
+        self.member = self.told.members[config[MEMBER]]
         self.values = {axis: config[axis] for axis in self.member.space.axes}
         self.state: State | None = None
         return True
 
     def step(self) -> dict[str, Any]:
+        if 0 < self.member.lost <= self.member.end(self.state.epoch if self.state else 0):
+            raise TrainingError("The member's process was lost here before the population was taken up again.")
         self.state = state = advance(self.member, self.state, self.values, self.told.device, self.told.threads)
-        found: dict[str, Any] = {_EPOCH: state.epoch, _SCORE: -math.inf if state.score is None else state.score, "done": state.epoch >= self.member.epochs}
+        found: dict[str, Any] = {EPOCH: state.epoch, SCORE: -math.inf if state.score is None else state.score, "done": state.epoch >= self.member.epochs}
         return {**found, _RESULT: outcome(self.member, state).to_json().decode()} if found["done"] else found
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
@@ -211,85 +220,11 @@ class _Rounds(tune.Trainable):
         self.state = State(**checkpoint["state"]) if checkpoint else None
 
 
-class Exchange(PopulationBasedTraining):
-    """Ray's synchronous exchange with draws that depend on the seed and the epoch alone, of values that stay within their axes."""
-
-    def __init__(self, members: Sequence[Member], room: int):
-        self._members, self._space, self._room = members, members[0].space, room
-        super().__init__(
-            time_attr=_EPOCH, metric=_SCORE, mode="max", perturbation_interval=members[0].interval, synch=True, log_config=False,
-            hyperparam_mutations={n: list(a.values) if isinstance(a, Choice) else _drawn(a) for n, a in self._space.axes.items()},
-            custom_explore_fn=lambda config: {**config, **within(self._space, config)},
-        )  # fmt: skip
-
-    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        if not self._trial_state:  # else one process is kept over an exchange, and the others start anew, torch and all
-            tune_controller._actor_cache.increase_max(trial.placement_group_factory, self._room)
-        for axis, value in self._members[trial.config[_MEMBER]].work.trial.values.items():
-            trial.config.setdefault(axis, value)  # one that is taken up again keeps what it has
-        super().on_trial_add(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
-        with seeded(self._space.search.seed, result[_EPOCH]):
-            return super().on_trial_result(tune_controller, trial, result)
-
-    def over(self) -> bool:
-        """Whether every member has come to its end."""
-        return all(trial.is_finished() for trial in self._trial_state)
-
-    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """A member that is given up must not be waited for."""
-        super().on_trial_error(tune_controller, trial)
-        if trial.should_recover():
-            return
-        gone = self._trial_state[trial]
-        gone.last_score, gone.last_train_time = None, self._next_perturbation_sync
-        others = [t for t in tune_controller.get_live_trials() if t is not trial and not t.is_finished()]
-        if others and all(self._trial_state[t].last_train_time >= self._next_perturbation_sync for t in others):
-            self.on_trial_result(tune_controller, others[0], self._trial_state[others[0]].last_result)
-
-    def _get_new_config(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> tuple[dict, dict]:
-        config, operations = super()._get_new_config(trial, trial_to_clone)
-        return {**config, _MEMBER: trial.config[_MEMBER]}, operations
-
-
-class _Members(BasicVariantGenerator):
-    """All members, from the start. It has not come to its end before they have: Tune would give up idle processes."""
-
-    def __init__(self, exchange: Exchange):
-        super().__init__()
-        self._exchange = exchange
-
-    def is_finished(self) -> bool:
-        return super().is_finished() and self._exchange.over()
-
-
-def _drawn(axis: Any) -> Any:
-    return lambda: axis.at(random.random())
-
-
-def within(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of the axes moved back into their ranges."""
-    return {n: values[n] if isinstance(a, Choice) else min(max(values[n], a.low), a.high) for n, a in space.axes.items()}
-
-
-@contextlib.contextmanager
-def seeded(seed: int, epoch: int) -> Iterator[None]:
-    """Python's generator, which Ray's exchange draws from, as a function of ``seed`` and ``epoch``; afterwards as it was."""
-    before = random.getstate()
-    random.seed(int(digest(["exchange", seed, epoch], 15), 16))
-    try:
-        yield
-    finally:
-        random.setstate(before)
-
-
 class _News(tune.Callback):
     """Hands results on as they come. An error of ``on_result`` is kept, because Tune would turn it into one of its own."""
 
-    def __init__(self, search: Search, members: Sequence[Member], finished: set[str], on_result: OnResult):
-        self.search, self.members, self.done, self.on_result = search, members, set(finished), on_result
-        self.failures = 0
+    def __init__(self, search: Search, members: Sequence[Member], finished: set[str], on_result: OnResult, on_lost: Callable[[Member, int], None]):
+        self.search, self.members, self.done, self.on_result, self.on_lost = search, members, set(finished), on_result, on_lost
         self.error: Exception | None = None
 
     def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
@@ -297,24 +232,26 @@ class _News(tune.Callback):
             self._deliver(from_json(result[_RESULT]))
 
     def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        tries = self.search.space.search.retries + 1
+        member, tries = self.members[trial.config[MEMBER]], self.search.space.search.retries + 1
         lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
         result = failed(
-            self.members[trial.config[_MEMBER]].work,
-            f"The member's process was lost {tries} time{'s' * (tries > 1)}{f' ({lines[-1].strip()})' if lines else ''}: look at the machine's memory and at Ray's logs; the same command goes on.",
+            member.work,
+            f"The member's process was lost {tries} time{'s' * (tries > 1)}{f' ({lines[-1].strip()})' if lines else ''}: look at the machine's memory and at Ray's logs; the same command trains it anew.",
         )
-        self.search.sweep.record(result)
+        self._guard(self.on_lost, member, member.end((trial.last_result or {}).get(EPOCH, 0)))
+        self._guard(self.search.sweep.record, result)
         self._deliver(result)
 
     def _deliver(self, result: TrialResult) -> None:
-        self.failures += result.status == "failed"
-        if result.id in self.done or self.error is not None:
-            return
-        self.done.add(result.id)
+        if result.id not in self.done:
+            self.done.add(result.id)
+            self._guard(self.on_result, result)
+
+    def _guard(self, call: Callable[..., None], *arguments: Any) -> None:
         try:
-            self.on_result(result)
+            call(*arguments)
         except Exception as error:
-            self.error = error
+            self.error = self.error or error
 
     def get_state(self) -> None:
         return None

@@ -45,13 +45,18 @@ FIXED = ("sdat",)
 
 @dataclass(frozen=True)
 class Member:
-    """One member, as it travels. ``interval``: epochs between exchanges."""
+    """One member, as it travels. ``interval``: epochs between exchanges; ``lost``: the epoch in whose round it was given up before, or 0."""
 
     work: TrialWork
     space: Space
     node: str
     epochs: int
     interval: int
+    lost: int = 0
+
+    def end(self, epoch: int) -> int:
+        """The epoch at which the round that begins at ``epoch`` ends."""
+        return min(epoch + self.interval, self.epochs)
 
 
 @dataclass(frozen=True)
@@ -125,13 +130,13 @@ def needed(pipeline: Pipeline, node: str) -> set[str]:
 def advance(member: Member, start: State | None, values: Mapping[str, Any], device: str = "cpu", threads: int = 1) -> State:
     """Train one round from ``start`` (the member's own state or another's; None: the beginning) with ``values``, unless it is done.
 
-    At the recipe's last epoch the result is predicted, judged and recorded. A round that fails is told by ``error`` and tried again
-    when it is asked for again. StoreError when the sweep's folder cannot be written.
+    At the recipe's last epoch the result is predicted, judged and recorded. A round that fails is told by ``error``, and the
+    next one begins where it did. StoreError when the sweep's folder cannot be written.
     """
     began = time.monotonic()
     sweep = Sweep(Root(member.work.location), member.work.sweep)
     place, mine = sweep.trial(member.work.trial), member.work.trial.id
-    end = min((start.epoch if start else 0) + member.interval, member.epochs)
+    end = member.end(start.epoch if start else 0)
     folder = f"population/{end:05d}-{digest([start.folder if start else '', values], 8)}"
     if (done := _read(place, folder)) is not None:
         return done
@@ -157,20 +162,14 @@ def advance(member: Member, start: State | None, values: Mapping[str, Any], devi
         message = one_line(error) if isinstance(error, DiffadaptError) else f"{type(error).__name__}: {one_line(error)}"
         state = State(mine, end, dict(values), before.folder, before.trained, before.scores, before.seconds + time.monotonic() - began, message)
     place.write("policy.json", json.dumps(policy, indent=1).encode())
-    if not state.error:
-        place.write(f"{folder}/state.json", json.dumps(asdict(state), indent=1).encode())
-        _forget(place, end, member.interval)
+    place.write(f"{folder}/state.json", json.dumps(asdict(state), indent=1).encode())
+    _forget(place, end, member.interval)
     return state
 
 
 def clear(sweep: Sweep, trial: str) -> None:
     """Remove the checkpoints of a member of a population that has come to its end."""
     sweep.trial(trial).remove("population")
-
-
-def begun(sweep: Sweep, trial: str) -> bool:
-    """Whether a member's rounds are still at hand."""
-    return sweep.trial(trial).has("population")
 
 
 def outcome(member: Member, state: State) -> TrialResult:
