@@ -9,14 +9,16 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup quickstart test test-slow test-gpu bench lint clean
+.PHONY: help setup quickstart test test-slow test-gpu test-cluster bench scale lint clean
 
 help:
 	@echo "make quickstart   SDA and Adapt Anything on real handwritten digits: tables, scores, logs and reports"
 	@echo "make test         every test that is not marked slow or gpu"
 	@echo "make test-slow    the tests marked slow (kill tests at many random moments, two-worker training)"
 	@echo "make test-gpu     the tests marked gpu (needs CUDA)"
+	@echo "make test-cluster several nodes on this machine: some are lost, some come and go with the load"
 	@echo "make bench        throughput of synthesis and alignment, Ray's overhead, memory"
+	@echo "make scale        1 to 256 simulated GPUs, and planning ten million images"
 	@echo "make lint         ruff"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -40,11 +42,18 @@ test-slow: $(STAMP)
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest tests -m gpu
 
+test-cluster: $(STAMP)
+	$(BIN)/python -m pytest -s tests/fault/test_nodes.py tests/fault/test_autoscaling.py -m slow
+
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
 
+scale: $(STAMP)
+	$(BIN)/python -m tests.bench.scale_out
+	$(BIN)/python -m tests.bench.planning
+
 lint: $(STAMP)
-	$(BIN)/ruff check platform pipelines tests
+	$(BIN)/ruff check platform pipelines tune_spaces tests
 
 clean:
 	rm -rf build dist .pytest_cache
