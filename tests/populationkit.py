@@ -17,8 +17,12 @@ from diffadapt.core.runs import Root
 from diffadapt.core.stage import FitJob, NodePlan, Stage, WorkContext, whole
 from diffadapt.methods.ssl.config import SplitConfig
 from diffadapt.models.config import BackboneConfig, SelectConfig
+from diffadapt.run.population import needed
+from diffadapt.run.progress import NodeProgress
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.run.sweep import Search
+from diffadapt.run.trial import Silent
+from diffadapt.run.work import Work
 from diffadapt.stages.fit_ssl import FitSsl
 from diffadapt.stages.predict_head import PredictHead
 from diffadapt.stages.split import Split
@@ -128,3 +132,13 @@ def search(root: Path | str, recipe: Clusters, varied: Space) -> Search:
     for part in (place.store, place.sweeps):
         part.prepare()
     return Search(varied, {"clusters": recipe}, place, Sweep(place, "pbt"), recipe.execution)
+
+
+def make_shared(found: Search) -> None:
+    """Make what stands before the training, in this process."""
+    from diffadapt.run.local import LocalRunner
+
+    pipeline = found.recipes["clusters"].pipeline()
+    plans = {n: p for n, p in pipeline.plan(found.root.store).items() if n in needed(pipeline, "adapted")}
+    progress = Silent({n: NodeProgress(len(p.shards), p.items) for n, p in plans.items()})
+    Work(found.sweep, found.root.store, plans, progress, 0.0).run(lambda: LocalRunner(ExecutionConfig(device="cpu", threads=1)))

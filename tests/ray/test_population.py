@@ -44,7 +44,8 @@ def essence(results):
 @pytest.fixture(scope="module")
 def undisturbed(ray_runner, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    return folder, *train(folder / "root", ray_runner, kit.Clusters(side_log=str(folder / "log")))
+    kit.make_shared(kit.search(folder / "root", kit.Clusters(), kit.space()))
+    return folder, *train(folder / "root", ray_runner, kit.Clusters(side_log=str(folder / "log")), kit.space(concurrent=1))
 
 
 def test_a_hopeless_member_takes_over(undisturbed):
@@ -57,7 +58,9 @@ def test_a_hopeless_member_takes_over(undisturbed):
     assert policy[left - 1][1] == {"ssl.lr": HOPELESS} and policy[left][1]["ssl.lr"] > HOPELESS
     ended = results[hopeless.id]
     assert ended.values == policy[-1][1] and ended.changes == ended.values and ended.objective > min(r.epochs[0] for r in results.values())
-    trained = [(line[1], line[3]) for line in lines(folder / "log") if line[0] == "end"]
+    told = lines(folder / "log")
+    assert [line[0] for line in told] == ["begin", "end"] * (len(told) // 2)  # one at a time
+    trained = [(line[1], line[3]) for line in told if line[0] == "end"]
     assert len(trained) == len(set(trained)) == 4 * len(trials)
 
 
@@ -110,7 +113,7 @@ def _drive(root, log, pause):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["driver", "worker"])
 def test_a_kill_changes_nothing(undisturbed, tmp_path, victim):
-    """A driver that dies is started again; a worker's member is taken up by another."""
+    """A driver that dies is started again; a worker's member is taken up by another; and two members at a time end as one at a time did."""
     _, expected, trials, _ = undisturbed
     log = tmp_path / "log"
     command = [sys.executable, "-c", f"from tests.ray.test_population import _drive; _drive({str(tmp_path / 'root')!r}, {str(log)!r}, 1.0)"]

@@ -1,6 +1,5 @@
 """Members of a population, round by round and without Ray."""
 
-import io
 import json
 from dataclasses import replace
 
@@ -9,11 +8,9 @@ import pytest
 from diffadapt.core.errors import RecipeError, StoreError
 from diffadapt.core.runs import Run
 from diffadapt.run.local import LocalRunner
-from diffadapt.run.population import Member, advance, check_population, clear, last_fit, needed, outcome
-from diffadapt.run.progress import NodeProgress, Progress
+from diffadapt.run.population import Member, advance, check_population, clear, last_fit, outcome
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.run.trial import run_trial
-from diffadapt.run.work import Work
 from diffadapt.sweeps.space import Choice, SearchConfig, Space, Uniform
 from diffadapt.sweeps.trials import make_trial
 from diffadapt.train.checkpoints import Checkpoints
@@ -27,11 +24,7 @@ EPOCHS = 4
 def shared(tmp_path_factory):
     """A root whose store holds what stands before the training."""
     root = tmp_path_factory.mktemp("shared")
-    search = kit.search(root, kit.Clusters(), kit.space())
-    pipeline = search.recipes["clusters"].pipeline()
-    plans = {n: p for n, p in pipeline.plan(search.root.store).items() if n in needed(pipeline, "adapted")}
-    progress = Progress({n: NodeProgress(len(p.shards), p.items) for n, p in plans.items()}, io.StringIO())
-    Work(search.sweep, search.root.store, plans, progress, 0.0).run(lambda: LocalRunner(ExecutionConfig(device="cpu", threads=1)))
+    kit.make_shared(kit.search(root, kit.Clusters(), kit.space()))
     return root
 
 

@@ -133,6 +133,17 @@ def test_the_digest_does_not_know_who_looks_on_and_the_folder_neither(tmp_path):
     assert files[0] == files[1] and metrics[0] == metrics[1]
 
 
+def test_a_paused_stage_goes_on_to_the_same_folder(tmp_path):
+    folders, rows = [tmp_path / "whole", tmp_path / "paused"], (udakit.feature_rows(SOURCE), udakit.feature_rows(TARGET))
+    for folder in folders:
+        job = udakit.job(folder, *rows)
+        if folder.name == "paused":
+            assert stage_uda("im").fit(replace(job, until=STEPS))["steps"] == STEPS
+        assert stage_uda("im").fit(job)["steps"] == 2 * STEPS
+    first, second = ({p.name: p.read_bytes() for p in (folder / "out").iterdir()} for folder in folders)
+    assert first == second
+
+
 def test_scalars_reach_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
