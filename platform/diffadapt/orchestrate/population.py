@@ -145,7 +145,7 @@ class _Borrowed:
 
 def _tune(search: Search, members: Sequence[Member], news: _News, layout: Layout) -> None:
     from diffadapt.orchestrate.train import _arrow_filesystem
-    from diffadapt.orchestrate.tune import _TUNE_ENVIRONMENT, _environment
+    from diffadapt.orchestrate.tune_settings import TUNE_ENVIRONMENT, tune_environment
 
     quiet_logs()
     settings, place = search.space.search, search.sweep.place
@@ -154,7 +154,7 @@ def _tune(search: Search, members: Sequence[Member], news: _News, layout: Layout
     trainable = tune.with_resources(tune.with_parameters(_Rounds, told=[ray.put(told)]), _resources(layout, room))
     folder, exchange = f"{search.sweep.name}/.tune", Exchange(members, room)
     try:
-        with _environment(_TUNE_ENVIRONMENT):
+        with tune_environment(TUNE_ENVIRONMENT):
             tune.Tuner(
                 trainable,
                 param_space={MEMBER: tune.grid_search(list(range(len(members))))},
