@@ -28,8 +28,7 @@ from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.resources import Layout, limit_threads
 from diffadapt.orchestrate.runner import PATIENCE_SECONDS, RayRunner
 from diffadapt.orchestrate.searchers import Listed, Optuna, Source
-from diffadapt.orchestrate.tune_settings import TUNE_ENVIRONMENT as _TUNE_ENVIRONMENT
-from diffadapt.orchestrate.tune_settings import tune_environment as _environment
+from diffadapt.orchestrate.tune_settings import TUNE_ENVIRONMENT, tune_environment
 from diffadapt.run.epochs import AGE, OBJECTIVE, RESULT, read_epochs, watched_epochs
 from diffadapt.run.runner import ExecutionConfig, Runner
 from diffadapt.run.sweep import OnResult, Search
@@ -92,7 +91,7 @@ class TuneFan:
         trainable = tune.with_resources(tune.with_parameters(_trial, shared=[shared]), _resources(layout))
         folder = tempfile.mkdtemp(prefix="diffadapt-tune-")
         try:
-            with _environment({**_TUNE_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(_room(layout, settings))}):
+            with tune_environment({**TUNE_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(_room(layout, settings))}):
                 tune.Tuner(
                     trainable,
                     tune_config=tune.TuneConfig(search_alg=desk, scheduler=scheduler, num_samples=-1, reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name),
