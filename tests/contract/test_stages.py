@@ -63,7 +63,8 @@ def executions(config: Any) -> list[Any]:
     for f in fields(config):
         value = getattr(config, f.name)
         if f.metadata.get("execution"):
-            copies.append(replace(config, **{f.name: (not value) if isinstance(value, bool) else value + 1}))
+            other = "im" if isinstance(value, str) else (not value) if isinstance(value, bool) else value + 1
+            copies.append(replace(config, **{f.name: other}))
         elif is_dataclass(value):
             copies += [replace(config, **{f.name: inner}) for inner in executions(value)]
     return copies

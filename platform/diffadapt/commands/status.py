@@ -11,8 +11,8 @@ from typing import Any
 import tyro
 
 from diffadapt.commands.options import RootOption, parse
-from diffadapt.core.errors import DiffadaptError, ResourceError, StoreError, suggest
-from diffadapt.core.runs import Root, Run
+from diffadapt.core.errors import DiffadaptError, ResourceError, StoreError
+from diffadapt.core.runs import Root, Run, near
 from diffadapt.core.store import redact
 from diffadapt.run.heartbeat import SILENCE
 from diffadapt.sweeps.folder import Sweep, sweeps
@@ -101,7 +101,7 @@ def _named(root: Root, options: StatusOptions) -> list[str]:
     if len(matches) > 1:
         raise StoreError(f"{options.run!r} fits several runs: {', '.join(matches[:5])}; give more of the name.")
     if not matches:
-        raise StoreError(f"There is no run, sweep or job {options.run!r} under {redact(root.location)}.{suggest(short, known)} `diffadapt status` lists them; --root gives another place, --address a cluster's jobs.")
+        raise StoreError(f"There is no run, sweep or job {options.run!r} under {redact(root.location)}.{near(short, known)} `diffadapt status` lists them; --root gives another place, --address a cluster's jobs.")
     return _describe_sweep(Sweep(root, matches[0])) if known[matches[0]] == "sweep" else _describe(Run(root, matches[0]))
 
 

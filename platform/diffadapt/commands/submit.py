@@ -36,7 +36,8 @@ checked here before anything is sent. Package, recipes and spaces travel with th
 Ctrl-C while the log follows leaves the job running. Submitting the same line again follows the job that already runs it,
 or, after a job that ended or was stopped, goes on from what is finished.
 
-  $ diffadapt submit quickstart --root /shared/diffadapt
+Example: diffadapt submit quickstart --root /shared/diffadapt
+
   $ diffadapt submit sweep digits --recipe adapt_anything/digits --root s3://bucket/diffadapt --env AWS_PROFILE
   $ diffadapt status --address http://head:8265            # jobs, runs and sweeps
   $ diffadapt job logs last --follow                       # also: job ls, job stop

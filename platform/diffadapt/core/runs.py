@@ -6,6 +6,7 @@ import json
 import os
 import posixpath
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from diffadapt.core import manifest, record
@@ -46,12 +47,16 @@ class Root:
             return Run(self, matches[0])
         if len(matches) > 1:
             raise StoreError(f"{name!r} fits several runs: {', '.join(matches[:5])}; give more of the name.")
-        near = suggest(short, names) or suggest(short.rpartition("-")[0] or short, {n.rpartition("-")[0] for n in names})
-        raise StoreError(f"There is no run {name!r} under {redact(self.location)}.{near} `diffadapt status` lists them; --root gives another place.")
+        raise StoreError(f"There is no run {name!r} under {redact(self.location)}.{near(short, names)} `diffadapt status` lists them; --root gives another place.")
 
     def _stamp(self, name: str) -> float:
         updated = Run(self, name).status().get("updated")
         return updated if isinstance(updated, (int, float)) else 0.0
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """The nearest of ``names``, or without their digests, as :func:`suggest` words it."""
+    return suggest(name, names) or suggest(name.rpartition("-")[0] or name, {n.rpartition("-")[0] for n in names})
 
 
 def run_name(recipe: str, digest: str) -> str:
