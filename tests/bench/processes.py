@@ -10,8 +10,8 @@ from pathlib import Path
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def family() -> dict[int, tuple[str, float]]:
-    """This process and its descendants: process id -> ('driver', 'workers' or 'servers', CPU seconds so far)."""
+def every_process() -> tuple[dict[int, int], dict[int, float]]:
+    """Process id -> parent, and process id -> CPU seconds so far, of all processes."""
     parents: dict[int, int] = {}
     used: dict[int, float] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
@@ -21,6 +21,12 @@ def family() -> dict[int, tuple[str, float]]:
             continue  # it ended meanwhile
         pid = int(file.parent.name)
         parents[pid], used[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / TICK
+    return parents, used
+
+
+def family() -> dict[int, tuple[str, float]]:
+    """This process and its descendants: process id -> ('driver', 'workers' or 'servers', CPU seconds so far)."""
+    parents, used = every_process()
     found = {os.getpid(): ("driver", used[os.getpid()])}
     todo = [os.getpid()]
     while todo:

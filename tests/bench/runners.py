@@ -21,6 +21,7 @@ from diffadapt.stages.synthesize import Synthesize
 from diffadapt.synth.config import SynthConfig
 from tests.bench.metric import Metric, Report
 from tests.bench.networks import Size
+from tests.bench.processes import every_process
 
 TARGET = 0.03
 CLASSES = 10
@@ -153,14 +154,7 @@ def _note(course: Course, receipt: Receipt, cpu: float) -> None:
 
 def _family_cpu(seen: dict[int, float]) -> float:
     """CPU time so far of this process and all its descendants, by /proc; ``seen`` keeps what ended ones had used."""
-    parents, used = {}, {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = file.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended meanwhile
-        pid = int(file.parent.name)
-        parents[pid], used[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    parents, used = every_process()
     todo = [os.getpid()]
     while todo:
         current = todo.pop()

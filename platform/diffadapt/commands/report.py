@@ -74,8 +74,7 @@ def _run(root: Root, name: str) -> Run:
 
 def _sweep(sweep: Sweep) -> int:
     """Table and report of a sweep, and its recommended recipe, from what has ended so far."""
-    from diffadapt.core.store import redact
-    from diffadapt.report.sweep import sweep_text, write_report
+    from diffadapt.report.sweep import write_report
     from diffadapt.sweeps.recommend import recommendation
     from diffadapt.sweeps.result import to_parquet
 
@@ -85,13 +84,21 @@ def _sweep(sweep: Sweep) -> int:
     if (best := recommendation(results, description.get("overrides") or {})) is not None:
         sweep.write("recommended.json", best)
     write_report(sweep)
+    show_sweep(sweep)
+    return 0
+
+
+def show_sweep(sweep: Sweep) -> None:
+    """The table of a sweep and the places of its results."""
+    from diffadapt.core.store import redact
+    from diffadapt.report.sweep import sweep_text
+
     print("\n" + sweep_text(sweep))
     place = redact(sweep.url)
     print(f"\nsweep       {sweep.name}")
     for label, file in (("report", "report.html"), ("table", "sweep.parquet"), ("recommended", "recommended.json")):
         if sweep.has(file):
             print(f"{label:<11} {place}/{file}" + (f"   (diffadapt run {shlex.quote(f'{place}/{file}')})" if label == "recommended" else ""))
-    return 0
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Words:
 def sweep(argv: Sequence[str]) -> int:
     import time
 
+    from diffadapt.commands.report import show_sweep
     from diffadapt.commands.run import make_runner
     from diffadapt.run.progress import format_seconds
     from diffadapt.run.sweep import plan_sweep, run_sweep
@@ -60,14 +61,7 @@ def sweep(argv: Sequence[str]) -> int:
         return 0
     execution = parsed.recipe.execution
     done = run_sweep(name, space, recipes, overrides, root, execution, make_runner, lambda e: make_fan(e), _say, plan)
-    from diffadapt.report.sweep import sweep_text
-
-    print("\n" + sweep_text(done))
-    place = redact(done.url)
-    print(f"\nsweep       {done.name}")
-    for label, file in (("report", "report.html"), ("table", "sweep.parquet"), ("recommended", "recommended.json")):
-        if done.has(file):
-            print(f"{label:<11} {place}/{file}" + (f"   (diffadapt run {place}/{file})" if label == "recommended" else ""))
+    show_sweep(done)
     print(f"\n{format_seconds(time.monotonic() - started)}")
     ended = done.results()
     if ended and all(r.status == "failed" for r in ended):

@@ -21,7 +21,7 @@ import ray
 import diffadapt
 from diffadapt.core.errors import ResourceError
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.systems.recipes import RECIPE_MODULE
+from diffadapt.systems.functions import MODULE
 
 MIN_LOGICAL_CPUS = 4
 CONNECT_SECONDS = 5.0
@@ -156,7 +156,7 @@ def import_roots() -> list[str]:
 def _send_recipe_files() -> None:
     """Classes that a recipe file defines travel by value: workers cannot import that file."""
     for name, module in list(sys.modules.items()):
-        if name.startswith(RECIPE_MODULE):
+        if name.startswith(MODULE):
             ray.cloudpickle.register_pickle_by_value(module)
 
 

@@ -7,60 +7,26 @@ the one installed with the package; DIFFADAPT_PIPELINES names another.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import inspect
 import json
-import os
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from diffadapt.core.config import override
-from diffadapt.core.errors import DiffadaptError, RecipeError, suggest
+from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.store import redact
-
-RECIPE_MODULE = "diffadapt_recipe"
-"""How the module names of recipe files begin."""
-
-
-@dataclass(frozen=True)
-class RecipeEntry:
-    """One recipe: its name, the first sentence of its docstring, and the function that returns it."""
-
-    name: str
-    summary: str
-    build: Callable[[], Any]
-    file: Path
+from diffadapt.systems import functions
+from diffadapt.systems.functions import Entry
 
 
 def folders() -> list[Path]:
     """Where recipes are looked for, best first."""
-    package = Path(__file__).resolve().parent.parent
-    found = [Path(p) for p in os.environ.get("DIFFADAPT_PIPELINES", "").split(os.pathsep) if p]
-    found += [package.parent.parent / "pipelines", package / "_pipelines"]
-    return [p for p in found if p.is_dir()]
+    return functions.folders("DIFFADAPT_PIPELINES", "pipelines")
 
 
-def recipes() -> dict[str, RecipeEntry]:
+def recipes() -> dict[str, Entry]:
     """Every recipe by name."""
-    entries: dict[str, RecipeEntry] = {}
-    for root in folders():
-        for file in sorted(root.rglob("*.py")):
-            if file.name.startswith("_"):
-                continue
-            stem = file.relative_to(root).with_suffix("").as_posix().removesuffix("/recipe")
-            module = import_file(file, stem)
-            for name, function in inspect.getmembers(module, inspect.isfunction):
-                if function.__module__ != module.__name__ or name.startswith("_"):
-                    continue
-                full = stem if name == "recipe" else f"{stem}/{name}"
-                summary = (inspect.getdoc(function) or inspect.getdoc(module) or "").split("\n")[0]
-                entries.setdefault(full, RecipeEntry(full, summary, function, file))
-    return dict(sorted(entries.items()))
+    return functions.find(folders(), "recipe")
 
 
 def load(name: str) -> Any:
@@ -75,12 +41,7 @@ def load(name: str) -> Any:
         if inside:
             raise RecipeError(f"{name!r} holds several recipes: {', '.join(inside[:8])}; give one of them.")
         raise RecipeError(f"There is no recipe {name!r}.{suggest(name, entries)} `diffadapt ls` lists them.")
-    try:
-        recipe = entries[name].build()
-    except DiffadaptError:
-        raise
-    except Exception as error:
-        raise RecipeError(f"The recipe {name!r} in {entries[name].file} cannot be built ({type(error).__name__}: {error}): mend that file.") from error
+    recipe = functions.build(entries[name], "recipe")
     if not hasattr(recipe, "pipeline") or not is_dataclass(recipe):
         raise RecipeError(f"The recipe {name!r} returns a {type(recipe).__name__}: it must return a recipe value such as SDA(...).")
     return recipe
@@ -101,19 +62,3 @@ def read_file(place: str) -> tuple[str, dict[str, Any]]:
     except (ValueError, KeyError, TypeError):
         raise RecipeError(f'The file {redact(place)} is no recipe: it must hold {{"recipe": "name", "overrides": {{"field": value}}}}, as recommended.json of a sweep does.') from None
     return name, overrides
-
-
-def import_file(file: Path, stem: str, what: str = "recipe") -> ModuleType:
-    """The module of a file of recipes (or of what else ``what`` says); RecipeError when it cannot be loaded."""
-    unique = hashlib.sha256(str(file).encode()).hexdigest()[:8]
-    name = f"{RECIPE_MODULE if what == 'recipe' else 'diffadapt_' + what}_{unique}_{stem.replace('/', '_')}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # classes of a file find their annotations through it
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        sys.modules.pop(name, None)
-        raise RecipeError(f"The {what} file {file.name} cannot be loaded ({type(error).__name__}: {error}): mend it or move it out of {file.parent.name}/.") from error
-    return module
