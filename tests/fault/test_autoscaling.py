@@ -15,7 +15,7 @@ from tests.fault.processes import Driver
 from tests.ray.harness import contents, run
 from tests.ray.toy import lines
 
-WORK = {"shards": 16, "sleep": 0.5, "fits": 1, "steps": 10, "step_seconds": 0.05}
+WORK = {"shards": 16, "sleep": 2.0, "fits": 1, "steps": 10, "step_seconds": 0.05}
 
 
 @pytest.mark.slow
