@@ -213,6 +213,22 @@ def test_tpe_ends_with_the_space_and_takes_recipes_in_turn(tmp_path):
     assert Optuna(space, ["a", "b"], results, place).next() is None
 
 
+def test_what_no_axis_changes_is_made_before_a_search_that_decides_as_it_goes(tmp_path):
+    recipe, found = toy(tmp_path / "notes"), {}
+
+    class Looks:
+        name = "looks"
+
+        def run(self, search, trials, known, on_result) -> None:
+            found.update(trials=list(trials), made=counts(tmp_path / "notes"))
+
+        def close(self) -> None: ...
+
+    space = Space({"learn.lr": Uniform(0.2, 0.5)}, SearchConfig(searcher="optuna", trials=3))
+    run_sweep("toy", space, {"toy": recipe}, {}, Root(str(tmp_path / "root")), CONFIG, ToyRunner, lambda e: Looks(), lambda line: None)
+    assert found["trials"] == [] and found["made"] == {"draw": 2}, "both shards of images are there before the first trial, and no training"
+
+
 def test_a_result_that_cannot_be_recorded_is_an_error_of_the_store(tmp_path, monkeypatch):
     monkeypatch.setattr(Sweep, "record", lambda self, result: (_ for _ in ()).throw(StoreError("The disk is full.")))
     with pytest.raises(StoreError, match="full"):

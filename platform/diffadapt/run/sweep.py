@@ -128,8 +128,9 @@ def run_sweep(
     state, error = "interrupted", ""
     try:
         with Heartbeat(beat):
-            _shared(sweep, search, [plan.plans[t.id] for t in open_trials], make_runner, lambda line: say(redact(line)))
-            if open_trials or space.search.searcher == "optuna":
+            together = _certain(search) if learns else [plan.plans[t.id] for t in open_trials]
+            _shared(sweep, search, together, make_runner, lambda line: say(redact(line)))
+            if open_trials or learns:
                 fan = make_fan(execution)
                 try:
                     fan.run(search, open_trials, list(results.values()), on_result)
