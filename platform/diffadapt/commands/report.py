@@ -74,16 +74,10 @@ def _run(root: Root, name: str) -> Run:
 
 def _sweep(sweep: Sweep) -> int:
     """Table and report of a sweep, and its recommended recipe, from what has ended so far."""
-    from diffadapt.report.sweep import write_report
-    from diffadapt.sweeps.recommend import recommendation
-    from diffadapt.sweeps.result import to_parquet
+    from diffadapt.run.sweep import finish_sweep
 
-    description, results = sweep.description(), sweep.results()
-    if results:
-        sweep.write("sweep.parquet", to_parquet(results, list(description.get("axes") or ())))
-    if (best := recommendation(results, description.get("overrides") or {})) is not None:
-        sweep.write("recommended.json", best)
-    write_report(sweep)
+    description = sweep.description()
+    finish_sweep(sweep, list(description.get("axes") or ()), description.get("overrides") or {}, sweep.results())
     show_sweep(sweep)
     return 0
 

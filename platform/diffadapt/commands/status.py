@@ -16,6 +16,7 @@ from diffadapt.core.runs import Root, Run, near
 from diffadapt.core.store import redact
 from diffadapt.run.heartbeat import SILENCE
 from diffadapt.sweeps.folder import Sweep, sweeps
+from diffadapt.sweeps.result import values_text
 
 TRIALS_SHOWN = 50
 
@@ -155,10 +156,9 @@ def _describe_sweep(sweep: Sweep) -> list[str]:
     lines = [_line(sweep, "trials"), *([f"  job {status['job']}"] if status.get("job") else []), ""]
     ended = {r.id: r for r in sweep.results()}
     for r in list(ended.values())[:TRIALS_SHOWN]:
-        values = "  ".join(f"{k.rpartition('.')[2]} {v:.4g}" if isinstance(v, float) else f"{k.rpartition('.')[2]} {v}" for k, v in r.values.items())
         came = f"  {r.error}" if r.status == "failed" else "" if r.objective is None else f"  {r.objective_name} {r.objective:.4f}"
         accuracy = f"  accuracy {r.accuracy:.1f}" if r.accuracy is not None else ""
-        lines.append(f"  {r.id:<28} {r.status:<9} {values}{came}{accuracy}")
+        lines.append(f"  {r.id:<28} {r.status:<9} {values_text(r.values)}{came}{accuracy}")
     if len(ended) > TRIALS_SHOWN:
         lines.append(f"  {len(ended) - TRIALS_SHOWN} more trials are in sweep.parquet and the report.")
     for name in sorted(sweep.trial("").place.list("")):

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from diffadapt.commands.options import parse_fields, parse_recipe
+from diffadapt.commands.options import parse_recipe
 from diffadapt.commands.run import RunOptions
-from diffadapt.commands.sweep import SweepOptions
-from diffadapt.core.config import changes, field_types, override
+from diffadapt.core.config import field_types
 from diffadapt.core.errors import DataError, DiffadaptError, RecipeError, StoreError, WeightsError
 from diffadapt.core.leniency import lenient
 from diffadapt.core.store import redact
@@ -45,8 +44,7 @@ def read(arguments: Sequence[str]) -> Task:
     words = list(arguments)
     command = words.pop(0) if words[:1] in (["run"], ["sweep"]) else ("sweep" if _is_sweep(words) else "run")
     for word in words:
-        if redact(word) != word:
-            raise RecipeError(f"{redact(word)} holds a password, key or token, and a job's command is kept in its log: leave it out, and pass credentials with --env NAME.")
+        _demand_no_secret(word)
     task = _sweep(words) if command == "sweep" else _run(words)
     return replace(task, root=_demand_root(task.root))
 
@@ -104,22 +102,18 @@ def _run(words: list[str]) -> Task:
 
 
 def _sweep(words: list[str]) -> Task:
-    from diffadapt.commands.sweep import resolve, split_words
+    from diffadapt.commands.sweep import read_words
     from diffadapt.sweeps.space import check
-    from diffadapt.systems.recipes import load
 
-    said, rest = split_words(list(words))
-    name, space, recipe_name, base = resolve(said, rest)
-    parsed = parse_fields(SweepOptions, base, rest, "submit", f"submit sweep {name}", search=space.search)
-    overrides = changes(base, parsed.recipe)
-    recipes = {recipe_name: parsed.recipe, **{n: override(load(n), overrides) for n in said.benchmarks if n != recipe_name}}
-    check(replace(space, search=parsed.search), recipes)
+    told = read_words(words, "submit", "submit sweep")
+    said, name, recipes = told.words, told.name, told.recipes
+    check(told.space, recipes)
     files, words = {}, _without_root(words)
     if said.space.endswith(".py") and Path(said.space).is_file():
         files[Path(said.space).name] = Path(said.space)
         words[0] = Path(said.space).name
     places = {k: v for recipe in recipes.values() for k, v in _places(recipe)}
-    return Task(("sweep", *words), f"{name}-{recipe_name}", parsed.options.root, places, files)
+    return Task(("sweep", *words), f"{name}-{next(iter(recipes))}", told.options.root, places, files)
 
 
 def _places(recipe: Any) -> Iterator[tuple[str, str]]:
@@ -168,6 +162,10 @@ def _demand_root(root: str) -> str:
         raise RecipeError("A job needs to know where results go, for it runs in a folder of its own: give --root (or DIFFADAPT_ROOT), an absolute path or a URL such as s3://bucket/folder.")
     if "://" not in root and not os.path.isabs(root):
         raise RecipeError(f"--root {root} is relative, and a job runs in a folder of its own: give an absolute path, such as {os.path.abspath(root)}, or a URL such as s3://bucket/folder.")
-    if redact(root) != root:
-        raise RecipeError(f"{redact(root)} holds a password, key or token, and a job's command is kept in its log: leave it out, and pass credentials with --env NAME.")
+    _demand_no_secret(root)
     return root
+
+
+def _demand_no_secret(word: str) -> None:
+    if redact(word) != word:
+        raise RecipeError(f"{redact(word)} holds a password, key or token, and a job's command is kept in its log: leave it out, and pass credentials with --env NAME.")

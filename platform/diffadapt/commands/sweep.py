@@ -46,27 +46,45 @@ def sweep(argv: Sequence[str]) -> int:
     from diffadapt.run.sweep import plan_sweep, run_sweep
 
     started = time.monotonic()
-    words, rest = split_words(list(argv))
-    name, space, recipe_name, base = resolve(words, rest)
-    parsed = parse_fields(SweepOptions, base, rest, "sweep", f"sweep {name}", search=space.search)
-    space = replace(space, search=parsed.search)
-    overrides = {k: v for k, v in changes(base, parsed.recipe).items() if not k.startswith("execution.")}
-    recipes = {recipe_name: parsed.recipe, **{n: override(_load(n), changes(base, parsed.recipe)) for n in words.benchmarks if n != recipe_name}}
-    root = parsed.options.open()
+    told = read_words(argv, "sweep", "sweep")
+    name, space, recipes = told.name, told.space, told.recipes
+    root, execution = told.options.open(), next(iter(recipes.values())).execution
     plan = plan_sweep(space, recipes, root)
     print(redact(format_sweep(name, space, recipes, plan)), flush=True)
-    if time_text := sweep_time(list(plan.plans.values()), root, parsed.options, parsed.recipe.execution):
+    if time_text := sweep_time(list(plan.plans.values()), root, told.options, execution):
         print("\n".join(f"  {line}" for line in time_text.splitlines()), flush=True)
-    if words.plan:
+    if told.words.plan:
         return 0
-    execution = parsed.recipe.execution
-    done = run_sweep(name, space, recipes, overrides, root, execution, make_runner, lambda e: make_fan(e), _say, plan)
+    done = run_sweep(name, space, recipes, told.overrides, root, execution, make_runner, lambda e: make_fan(e), _say, plan)
     show_sweep(done)
     print(f"\n{format_seconds(time.monotonic() - started)}")
     ended = done.results()
     if ended and all(r.status == "failed" for r in ended):
         raise TrainingError(f"No trial of the sweep finished; the first one failed with: {ended[0].error} Mend that and run the same command again.")
     return 0
+
+
+@dataclass(frozen=True)
+class Told:
+    """A whole command line, read: ``recipes`` by name, the first with its own options; ``overrides``: what these changed, execution apart."""
+
+    words: Words
+    name: str
+    space: Space
+    recipes: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    options: SweepOptions
+
+
+def read_words(argv: Sequence[str], command: str, prog: str) -> Told:
+    """What ``argv`` asks for, as ``command``'s help calls it. RecipeError for what cannot be meant."""
+    words, rest = split_words(list(argv))
+    name, space, recipe_name, base = resolve(words, rest)
+    parsed = parse_fields(SweepOptions, base, rest, command, f"{prog} {name}", search=space.search)
+    changed = changes(base, parsed.recipe)
+    recipes = {recipe_name: parsed.recipe, **{n: override(_load(n), changed) for n in words.benchmarks if n != recipe_name}}
+    overrides = {k: v for k, v in changed.items() if not k.startswith("execution.")}
+    return Told(words, name, replace(space, search=parsed.search), recipes, overrides, parsed.options)
 
 
 def split_words(arguments: list[str]) -> tuple[Words, list[str]]:

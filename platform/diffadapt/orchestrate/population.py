@@ -144,7 +144,7 @@ class _Borrowed:
 
 
 def _tune(search: Search, members: Sequence[Member], news: _News, layout: Layout) -> None:
-    from diffadapt.orchestrate.train import _arrow_filesystem
+    from diffadapt.orchestrate.train import arrow_filesystem
     from diffadapt.orchestrate.tune_settings import TUNE_ENVIRONMENT, tune_environment
 
     quiet_logs()
@@ -160,7 +160,7 @@ def _tune(search: Search, members: Sequence[Member], news: _News, layout: Layout
                 param_space={MEMBER: tune.grid_search(list(range(len(members))))},
                 tune_config=tune.TuneConfig(scheduler=exchange, search_alg=Population(exchange), reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name),
                 run_config=tune.RunConfig(
-                    name="population", storage_path=place.join(folder), storage_filesystem=None if place.local else _arrow_filesystem(place), verbose=0,
+                    name="population", storage_path=place.join(folder), storage_filesystem=None if place.local else arrow_filesystem(place), verbose=0,
                     callbacks=[news], failure_config=tune.FailureConfig(max_failures=settings.retries), checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
                 ),
             ).fit()  # fmt: skip

@@ -94,7 +94,7 @@ class TrainHost:
             run_config=RunConfig(
                 name=name,
                 storage_path=work.store.join(".train"),
-                storage_filesystem=None if work.store.local else _arrow_filesystem(work.store),
+                storage_filesystem=None if work.store.local else arrow_filesystem(work.store),
                 failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
             ),
         )
@@ -105,7 +105,7 @@ class TrainHost:
         return ""
 
 
-def _arrow_filesystem(store: Store) -> Any:
+def arrow_filesystem(store: Store) -> Any:
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
     return PyFileSystem(FSSpecHandler(store.fs))

@@ -84,8 +84,7 @@ def _head(v: View) -> dict[str, Any]:
         if v.labelled and not v.oracle:
             tiles.append({"name": "its accuracy (%)", "value": v.number("accuracy", accuracy), "error": "" if spread is None else f"± {spread:.2f}", "step": "labels scored it and did not choose it"})
     ended = sum(counts.values())
-    several = ", ".join(f"{counts[s]} {w}" for s, w in (("finished", "finished"), ("stopped", "stopped early"), ("failed", "failed")) if counts[s])
-    tiles.append({"name": "trials", "value": str(ended) if ended >= v.planned else f"{ended} of {v.planned}", "error": "", "step": several or "none has ended"})
+    tiles.append({"name": "trials", "value": str(ended) if ended >= v.planned else f"{ended} of {v.planned}", "error": "", "step": v.ended or "none has ended"})
     if saving := _saving(v):
         tiles.append(saving)
     return {"title": str(v.description.get("space", v.name)), "lead": _lead(v), "chips": chips, "tiles": tiles}

@@ -57,10 +57,8 @@ def _notes(v: View) -> list[str]:
         notes.append(("mean over benchmarks and seeds" if len(v.recipes) > 1 else "mean over seeds") + ("; ±: standard deviation over the seeds (n - 1)" if any(s.spread is not None for s in v.settings) else ""))
     if any(not s.complete for s in v.settings):
         notes.append("* a benchmark is missing, or more than half of the trials that others have: not recommended.")
-    counts = v.counts
-    ended = ", ".join(f"{counts[s]} {w}" for s, w in (("finished", "finished"), ("stopped", "stopped early"), ("failed", "failed")) if counts[s]) or "none has ended"
-    missing = v.planned - sum(counts.values())
-    notes.append(f"trials: {ended}" + (f", {missing} open" if missing > 0 else ""))
+    missing = v.planned - sum(v.counts.values())
+    notes.append(f"trials: {v.ended or 'none has ended'}" + (f", {missing} open" if missing > 0 else ""))
     if not v.finished:
         notes.append(f"The sweep has not finished (recorded state: {v.status.get('state', 'unknown')}): this is what there is; the same command goes on.")
     notes += [v.population] if v.population else []

@@ -99,6 +99,11 @@ class View:
         return any(len(s.trials) > 1 for s in self.settings)
 
     @property
+    def ended(self) -> str:
+        """How the trials ended so far: '22 finished, 1 stopped early, 1 failed'; empty before the first."""
+        return ", ".join(f"{self.counts[s]} {w}" for s, w in (("finished", "finished"), ("stopped", "stopped early"), ("failed", "failed")) if self.counts[s])
+
+    @property
     def counts(self) -> Counter[str]:
         return Counter(r.status for r in self.results)
 

@@ -26,10 +26,10 @@ from diffadapt.run.trial import TrialWork, failed, run_trial
 from diffadapt.run.work import Work
 from diffadapt.sweeps.folder import Sweep, sweep_name
 from diffadapt.sweeps.recommend import recommendation
-from diffadapt.sweeps.result import TrialResult, to_parquet
+from diffadapt.sweeps.result import TrialResult, to_parquet, values_text
 from diffadapt.sweeps.space import Space, check
 from diffadapt.sweeps.trials import Trial, build, enumerate_trials, make_trial
-from diffadapt.sweeps.union import Economy, common, economy
+from diffadapt.sweeps.union import Economy, common, economy, merge
 
 OnResult = Callable[[TrialResult], None]
 
@@ -87,10 +87,8 @@ def plan_sweep(space: Space, recipes: Mapping[str, Any], root: Root) -> SweepPla
             broken[trial.id] = one_line(error)
     if trials and not plans:
         raise RecipeError(f"No trial of the sweep can be planned; the first one: {next(iter(broken.values()))}")
-    done: set[str] = set()
-    for plan in plans.values():
-        done |= finished(plan, root.store)
-    return SweepPlan(tuple(trials), plans, broken, tuple(economy(list(plans.values()), done)))
+    every = list(plans.values())
+    return SweepPlan(tuple(trials), plans, broken, tuple(economy(every, finished(merge(every), root.store))))
 
 
 def run_sweep(
@@ -142,13 +140,14 @@ def run_sweep(
         raise
     finally:
         sweep.write_status(state, {n: p.as_dict() for n, p in counts.items()}, started=started, error=redact(error))
-    finish_sweep(sweep, space, overrides, list(results.values()))
+    finish_sweep(sweep, list(space.axes), overrides, list(results.values()))
     return sweep
 
 
-def finish_sweep(sweep: Sweep, space: Space, overrides: Mapping[str, Any], results: Sequence[TrialResult]) -> None:
-    """Write the table, the recommended recipe and the report from the trials' results."""
-    sweep.write("sweep.parquet", to_parquet(results, list(space.axes)))
+def finish_sweep(sweep: Sweep, axes: Sequence[str], overrides: Mapping[str, Any], results: Sequence[TrialResult]) -> None:
+    """Write the table, the recommended recipe and the report from the trials' results; no table where there are none."""
+    if results:
+        sweep.write("sweep.parquet", to_parquet(results, axes))
     if (best := recommendation(results, overrides)) is not None:
         sweep.write("recommended.json", best)
     from diffadapt.report.sweep import write_report
@@ -195,17 +194,13 @@ def _certain(search: Search) -> list[Mapping[str, NodePlan]]:
 
 
 def _line(result: TrialResult, count: NodeProgress) -> str:
-    what = "  ".join(f"{name.rpartition('.')[2]} {_short(value)}" for name, value in result.values.items())
+    what = values_text(result.values)
     if result.status == "failed":
         return f"trial {count.done + count.hits}/{count.shards}  {what}  failed: {result.error}"
     accuracy = f"  accuracy {result.accuracy:.1f}" if result.accuracy is not None else ""
     stopped = "  stopped early" if result.status == "stopped" else ""
     value = "" if result.objective is None else f"  {result.objective_name} {result.objective:.4f}"
     return f"trial {count.done + count.hits}/{count.shards}  {what}{value}{accuracy}{stopped}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class LocalFan:

@@ -22,8 +22,8 @@ from diffadapt.sweeps.trials import Trial
 def sweep_name(space_name: str, space: Space, recipes: Mapping[str, Any]) -> str:
     """The folder's name. More trials of a random or optuna search, and execution settings, leave it as it is: they go on from it."""
     search = {k: v for k, v in to_dict(space.search, identity_only=True).items() if k != "trials"}
-    axes = {name: [type(axis).__name__, _plain(asdict(axis))] for name, axis in space.axes.items()}
-    what = {"axes": axes, "base": _plain(dict(space.base)), "search": search, "recipes": {n: to_dict(r, identity_only=True) for n, r in recipes.items()}}
+    axes = {name: [type(axis).__name__, to_dict(axis)] for name, axis in space.axes.items()}
+    what = {"axes": axes, "base": to_dict(space.base), "search": search, "recipes": {n: to_dict(r, identity_only=True) for n, r in recipes.items()}}
     first = next(iter(recipes)) if len(recipes) == 1 else f"{len(recipes)}-recipes"
     return f"{safe_name(space_name.replace('/', '-'))}-{safe_name(first.replace('/', '-'))}-{digest(what, 8)}"
 
@@ -37,8 +37,8 @@ class Sweep(Run):
     def describe(self, space_name: str, space: Space, recipes: Sequence[str], overrides: Mapping[str, Any], economy: Sequence[Any] = ()) -> None:
         """Write sweep.json: what is searched, how, and what it saves."""
         value = {
-            "space": space_name, "recipes": list(recipes), "overrides": dict(overrides), "search": to_dict(space.search), "base": _plain(dict(space.base)),
-            "axes": {name: {"kind": type(axis).__name__.lower(), "fields": space.fields(name), **_plain(asdict(axis))} for name, axis in space.axes.items()},
+            "space": space_name, "recipes": list(recipes), "overrides": dict(overrides), "search": to_dict(space.search), "base": to_dict(space.base),
+            "axes": {name: {"kind": type(axis).__name__.lower(), "fields": space.fields(name), **to_dict(axis)} for name, axis in space.axes.items()},
             "economy": [asdict(e) for e in economy],
         }  # fmt: skip
         self.write("sweep.json", json.dumps(scrub(value), indent=1).encode())
@@ -73,9 +73,3 @@ class Sweep(Run):
 def sweeps(root: Root) -> list[str]:
     """Names of the sweeps under a root."""
     return sorted(n for n in root.sweeps.list("") if not n.startswith((".", "store.json")))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -51,6 +51,11 @@ class TrialResult:
         return json.dumps(asdict(self), indent=1).encode()
 
 
+def values_text(values: Mapping[str, Any]) -> str:
+    """Axis values in one line: 'guidance 1.5  fraction 0.7'."""
+    return "  ".join(f"{name.rpartition('.')[2]} {f'{value:.4g}' if isinstance(value, float) else value}" for name, value in values.items())
+
+
 def from_json(data: bytes) -> TrialResult:
     """A result from :meth:`TrialResult.to_json`; ValueError, KeyError or TypeError when it is damaged."""
     return TrialResult(**json.loads(data))

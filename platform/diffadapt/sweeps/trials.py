@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from diffadapt.core.config import override
+from diffadapt.core.config import override, to_dict
 from diffadapt.core.identity import digest
-from diffadapt.sweeps.space import Choice, Space
+from diffadapt.sweeps.space import Space
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Trial:
 
     @property
     def id(self) -> str:
-        return "t-" + digest({"recipe": self.recipe, "changes": _plain(self.changes)}, 8)
+        return "t-" + digest({"recipe": self.recipe, "changes": to_dict(self.changes)}, 8)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**_plain(asdict(self)), "id": self.id}
+        return {**to_dict(self), "id": self.id}
 
 
 def make_trial(space: Space, recipe: str, values: Mapping[str, Any], number: int) -> Trial:
@@ -67,12 +67,3 @@ def build(recipe: Any, trial: Trial) -> Any:
     extra = {"figures": False} if hasattr(recipe, "figures") else {}
     return override(recipe, {**extra, **trial.changes})
 
-
-def has_ranges(space: Space) -> bool:
-    return any(not isinstance(a, Choice) for a in space.axes.values())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
