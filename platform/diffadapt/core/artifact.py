@@ -24,6 +24,30 @@ FEATURES_SCHEMA = pa.schema(
     [("key", pa.string()), ("label", pa.int64()), ("test", pa.list_(pa.float32())), ("weak", pa.list_(pa.float32())), ("strong", pa.list_(pa.float32()))]
 )
 """``weak`` and ``strong`` are the views' features one after another."""
+OBJECT_TYPE = pa.struct([("category", pa.int64()), ("bbox", pa.list_(pa.float32())), ("crowd", pa.bool_())])
+"""One object of a detection set: class number, (x1, y1, x2, y2) in pixels of the stored image, and COCO's iscrowd."""
+DETECTION_TYPE = pa.struct([("category", pa.int64()), ("bbox", pa.list_(pa.float32())), ("score", pa.float32())])
+SCENE_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()), ("label", pa.int64()), ("image", IMAGE_TYPE), ("seed", pa.int64()),
+        ("annotation", IMAGE_TYPE), ("colours", IMAGE_TYPE), ("objects", pa.list_(OBJECT_TYPE)),
+    ]
+)  # fmt: skip
+"""Scenes: ``label`` is always null. ``annotation``: 8-bit grey PNG of class numbers 0..K-1 with IGNORED elsewhere, null where there is no
+truth; ``colours``: the data set's own colour map where it has one (Cityscapes' raw map, void colours included), else null;
+``objects``: null where no boxes are known."""
+IGNORED = 255
+"""The class number of pixels that count nowhere (void, unlabelled), in annotations."""
+SEGMENTS_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("prediction", IMAGE_TYPE), ("confusion", pa.list_(pa.int64())), ("confidence", pa.float32())])
+"""``prediction``: 8-bit grey PNG of class numbers (K: the void channel won); ``confusion``: (K+1) x (K+1) pixel counts, row-major, rows the
+truth, the last row and column void; null without truth; ``confidence``: the mean over pixels of the largest softmax probability."""
+BOXES_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()), ("label", pa.int64()), ("objects", pa.list_(OBJECT_TYPE)), ("boxes", pa.list_(DETECTION_TYPE)),
+        ("width", pa.int64()), ("height", pa.int64()),
+    ]
+)  # fmt: skip
+"""Detections ``boxes`` beside the true ``objects`` (null: unknown), both in pixels of the stored image."""
 LOGITS_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("logits", pa.list_(pa.float32()))])
 
 
@@ -112,6 +136,36 @@ def image_table(keys: Sequence[str], labels: Sequence[int | None], images: Seque
             "seed": pa.array(seeds, pa.int64()),
         },
         schema=IMAGE_SCHEMA,
+    )
+
+
+def scene_table(
+    keys: Sequence[str],
+    images: Sequence[bytes],
+    annotations: Sequence[bytes | None],
+    seeds: Sequence[int] | None = None,
+    *,
+    colours: Sequence[bytes | None] | None = None,
+    objects: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
+    suffix: str = ".png",
+) -> pa.Table:
+    """Rows of scenes in :data:`SCENE_SCHEMA`; ``annotations`` and ``colours`` are encoded images or None."""
+    count = len(keys)
+
+    def images_of(values: Sequence[bytes | None], end: str) -> pa.Array:
+        return pa.array([None if b is None else {"bytes": b, "path": _stem(k) + end} for k, b in zip(keys, values, strict=True)], IMAGE_TYPE)
+
+    return pa.table(
+        {
+            "key": pa.array(keys, pa.string()),
+            "label": pa.nulls(count, pa.int64()),
+            "image": images_of(images, suffix),
+            "seed": pa.array(seeds if seeds is not None else [0] * count, pa.int64()),
+            "annotation": images_of(annotations, ".png"),
+            "colours": images_of(colours if colours is not None else [None] * count, ".png"),
+            "objects": pa.array(objects if objects is not None else [None] * count, pa.list_(OBJECT_TYPE)),
+        },
+        schema=SCENE_SCHEMA,
     )
 
 

@@ -1,0 +1,31 @@
+"""Which segmentation network, and how an image becomes its input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diffadapt.core.config import execution
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    arch: Literal["deeplabv3plus", "refinenet", "segformer", "linear"] = "deeplabv3plus"
+    """deeplabv3plus, refinenet: on a convolutional backbone; segformer: a transformers SegFormer; linear: a 1x1 head on the patch
+    features of a timm vision transformer (DINOv2)."""
+    backbone: str = "resnet50"
+    """resnet50 or resnet101 (torchvision's, as the authors), any timm model with feature maps (``timm:mobilenetv2_100``), a
+    SegFormer folder or hub id (nvidia/mit-b2), a timm ViT (vit_base_patch14_dinov2.lvd142m)."""
+    weights: str = "imagenet"
+    """imagenet: the backbone's published weights (torchvision: ImageNet V2); none: random; or a file or folder of the backbone's weights."""
+    frozen: bool = False
+    """Train the head alone."""
+    void_channel: bool = True
+    """One output more than classes, as the authors: void is never trained, and a void prediction on a labelled pixel is a miss."""
+    size: tuple[int, int] = (512, 1024)
+    """(height, width) that images are brought to for training (before the crop) and for prediction."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Of prediction; training has its own."""
+    batch_size: int = execution(4)
