@@ -38,7 +38,8 @@ class MethodRow:
     selection: str = "last"
     """How the epoch was chosen: 'last', a label-free validator, or 'oracle' (on target labels)."""
     metric: str = "top1"
-    """top1, or class_mean (mean of the classes' accuracies, as VisDA is scored)."""
+    """top1, or class_mean (mean of the classes' accuracies, as VisDA is scored); of label maps miou, miou_source, miou_estimated; of boxes
+    map, map50."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ class Pipeline:
     logits on the target), 'validators'; for SDA also 'classifier', 'finetuned', 'projected', ..."""
 
     def result(self) -> tuple[MethodRow, ...]:
-        """The rows of the recipe's own result, one a seed and transfer: those called as the last one that is no control."""
+        """The rows of the recipe's own result, one a seed and transfer: those called as the last one that is no control, in the
+        first row's metric."""
         names = [r.name for r in self.rows if not r.control]
-        return tuple(r for r in self.rows if r.name == names[-1] and not r.control) if names else ()
+        return tuple(r for r in self.rows if r.name == names[-1] and not r.control and r.metric == self.rows[0].metric) if names else ()
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from diffadapt.core.runs import Run
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
 from diffadapt.run.fit import recorded_metrics
+from diffadapt.run.scores import scores_of
 
 
 def finish(
@@ -28,10 +28,10 @@ def finish(
     """
     root = run.root
     manifest = manifests.build(recipe_name, config, seed, pipeline, plans, quarantined)
+    if (decisions := decisions_of(pipeline, plans, root.store)) is not None:
+        manifest["decisions"] = decisions
     run.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
-    wanted = {m for row in pipeline.rows for m in (*row.members, row.images_of) if m} | {n for n in [pipeline.outputs.get("predictions")] if n}
-    predictions = {m: record.predictions_by_key([root.store.load(p.path or "") for p in plans[m].shards]) for m in wanted}
-    scores = record.score_rows(run.name, seed, pipeline.rows, predictions, totals(pipeline, plans))
+    scores, predictions = scores_of(run.name, seed, pipeline, plans, root.store)
     run.write("scores.parquet", record.to_bytes(scores))
     run.write("warnings.json", json.dumps(_warnings(plans, root.store), indent=1).encode())
     if node := pipeline.outputs.get("validators"):
@@ -57,16 +57,10 @@ def finish(
     write_report(run)
 
 
-def totals(pipeline: Pipeline, plans: Mapping[str, NodePlan]) -> dict[str, int]:
-    """Images of each group of the target, as the scores name it."""
-    totals: dict[str, int] = defaultdict(int)
-    target = pipeline.outputs.get("target")
-    for p in plans[target].shards if target else ():
-        totals[p.shard.params["group"]] += p.shard.items
-    for row in pipeline.rows:
-        if row.group:
-            totals[row.group] = plans[row.members[0]].items
-    return totals
+def decisions_of(pipeline: Pipeline, plans: Mapping[str, NodePlan], store: Store) -> Any:
+    """What quality control decided on every image (decisions.json of ``outputs["quality"]``); None without one."""
+    node = pipeline.outputs.get("quality")
+    return json.loads(store.read_bytes(posixpath.join(plans[node].shards[0].path or "", "decisions.json"))) if node else None
 
 
 def _warnings(plans: Mapping[str, NodePlan], store: Store) -> list[dict[str, str]]:

@@ -28,8 +28,8 @@ from diffadapt.core.runs import Root, Run
 from diffadapt.core.schedule import Task, locate
 from diffadapt.core.stage import FitJob, NodePlan, WorkContext
 from diffadapt.run.executor import device_name, one_line
-from diffadapt.run.finish import totals
 from diffadapt.run.fit import make_job
+from diffadapt.run.scores import totals
 from diffadapt.run.trial import TrialWork, failed, hours
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.objective import accuracy, objective

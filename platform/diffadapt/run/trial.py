@@ -21,7 +21,7 @@ from diffadapt.run.executor import one_line
 from diffadapt.run.progress import Progress
 from diffadapt.run.runner import Runner
 from diffadapt.sweeps.folder import Sweep
-from diffadapt.sweeps.objective import accuracy, objective
+from diffadapt.sweeps.objective import accuracy, objective, reads_predictions
 from diffadapt.sweeps.result import TrialResult
 from diffadapt.sweeps.trials import Trial, build
 
@@ -110,7 +110,7 @@ def judge(work: TrialWork, pipeline: Pipeline, run: Run, progress: Progress) -> 
     root, trial = run.root, work.trial
     plans = pipeline.plan(root.store)
     rows, scores = pipeline.result(), run.scores()
-    members = {m for r in rows for m in r.members}
+    members = {m for r in rows for m in r.members} if reads_predictions(work.objective) else ()
     predictions = {m: record.predictions_by_key([root.store.load(p.path or "") for p in plans[m].shards]) for m in members}
     return TrialResult(
         trial.id, trial.number, trial.recipe, trial.values, trial.changes, "finished", work.objective,

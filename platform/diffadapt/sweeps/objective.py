@@ -9,13 +9,19 @@ import numpy as np
 from diffadapt.core.errors import DataError
 from diffadapt.core.pipeline import MethodRow
 from diffadapt.core.record import Score, softmax
-from diffadapt.sweeps.space import ORACLE
+from diffadapt.sweeps.space import ESTIMATED, ORACLE
 
 Predictions = Mapping[str, Mapping[str, tuple[int | None, np.ndarray]]]
 
 
+def reads_predictions(name: str) -> bool:
+    """Whether the objective ``name`` looks at predictions of the target rather than at scores."""
+    return name not in (ORACLE, ESTIMATED)
+
+
 def objective(name: str, rows: Sequence[MethodRow], predictions: Predictions, scores: Sequence[Score]) -> float:
-    """The mean over ``rows`` (seeds, transfers) of the validator ``name`` on the row's predictions; for 'oracle' :func:`accuracy`.
+    """The mean over ``rows`` (seeds, transfers) of the validator ``name`` on the row's predictions; for 'oracle' :func:`accuracy`, for
+    'estimated' their mean IoU on transferred test images of the source, whose labels are known (no target image is looked at).
 
     A row's prediction is the sum of its members' probabilities, as in its score; validators see its logarithm. ``predictions``:
     node -> key -> (label, logits). DataError where there is nothing to judge.
@@ -25,6 +31,8 @@ def objective(name: str, rows: Sequence[MethodRow], predictions: Predictions, sc
         if value is None:
             raise DataError("The objective 'oracle' needs target labels, and the target has none: choose a label-free one such as im.")
         return value
+    if name == ESTIMATED:
+        return _estimated(rows, scores)
     from diffadapt.evaluate.validators import of_logits
 
     values = []
@@ -39,8 +47,16 @@ def objective(name: str, rows: Sequence[MethodRow], predictions: Predictions, sc
     return float(np.mean(values))
 
 
-def accuracy(rows: Sequence[MethodRow], scores: Sequence[Score]) -> float | None:
-    """The mean accuracy of ``rows`` in percent over seeds and groups; None without labels."""
+def _estimated(rows: Sequence[MethodRow], scores: Sequence[Score]) -> float:
     names = {r.name for r in rows}
-    values = [s.value for s in scores if s.method in names and not s.control]
+    values = [s.value for s in scores if s.method in names and s.metric == "miou_estimated"]
+    if not values:
+        raise DataError("The objective 'estimated' needs transferred test images of the source: give --source-test and --estimate above 0.")
+    return float(np.mean(values))
+
+
+def accuracy(rows: Sequence[MethodRow], scores: Sequence[Score]) -> float | None:
+    """The mean of the rows' own metric (accuracy, mean IoU) in percent over seeds and groups; None without labels."""
+    own = {(r.name, r.metric) for r in rows}
+    values = [s.value for s in scores if (s.method, s.metric) in own and not s.control]
     return float(np.mean(values)) if values else None

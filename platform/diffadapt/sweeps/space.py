@@ -12,6 +12,9 @@ from diffadapt.core.errors import RecipeError, suggest
 VALIDATORS = ("im", "entropy", "bnm", "corrc", "snd", "mano")
 """Label-free objectives: validators of stored logits, higher is better (evaluate/validators.py)."""
 ORACLE = "oracle"
+ESTIMATED = "estimated"
+"""ZoDi: mean IoU on transferred test images of the source; needs neither labels nor images of the target."""
+OBJECTIVES = (*VALIDATORS, ESTIMATED, ORACLE)
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ class SearchConfig:
     scheduler: Literal["none", "asha", "hyperband", "pbt"] = "none"
     """asha and hyperband stop poor trials between epochs; pbt trains a population whose poor members take over better ones."""
     objective: str = "im"
-    """A label-free validator of the result's predictions on the target (im, entropy, bnm, corrc, snd, mano; higher is better), or
-    'oracle': accuracy on target labels, an upper bound that every table and card then names."""
+    """A label-free validator of the result's predictions on the target (im, entropy, bnm, corrc, snd, mano; higher is better),
+    'estimated' (ZoDi: mean IoU on transferred test images of the source), or 'oracle': accuracy on target labels, an upper bound that every table and card then names."""
     cost: Literal["none", "device_hours"] = "none"
     """device_hours: optuna searches for the front of objective against hours (two objectives)."""
     seed: int = 0
@@ -122,6 +125,7 @@ def check(space: Space, recipes: Mapping[str, Any]) -> None:
     _check_search(space)
     for recipe_name, recipe in recipes.items():
         known = field_types(recipe)
+        _check_objective(space.search.objective, recipe_name, known)
         for name in space.axes:
             for dotted in space.fields(name):
                 if dotted not in known:
@@ -134,6 +138,14 @@ def check(space: Space, recipes: Mapping[str, Any]) -> None:
                     check_limits(override(recipe, {**space.base, **dict.fromkeys(space.fields(name), value)}))
                 except RecipeError as error:
                     raise RecipeError(f"The axis {name!r} does not fit the recipe {recipe_name}: {error}") from None
+
+
+def _check_objective(name: str, recipe_name: str, known: Mapping[str, Any]) -> None:
+    dense = "transfer.method" in known
+    if name == ESTIMATED and "estimate" not in known:
+        raise RecipeError(f"The objective 'estimated' is one of ZoDi's segmentation, and the recipe {recipe_name} has no transferred scenes: choose a label-free one such as im.")
+    if dense and name not in (ESTIMATED, ORACLE):
+        raise RecipeError(f"The recipe {recipe_name} predicts scenes and stores no logits for {name!r} to look at: use --search.objective {ESTIMATED} (or {ORACLE}).")
 
 
 def _identity_fields(recipe: Any) -> set[str]:
@@ -163,8 +175,8 @@ def _check_search(space: Space) -> None:
             raise RecipeError(f"The axis {name!r} is a range, which a grid cannot list: name its values, or use --search.searcher random or optuna.")
     if search.searcher != "grid" and search.trials < 1:
         raise RecipeError(f"--search.searcher {search.searcher} needs a number of trials: give --search.trials.")
-    if search.objective not in (*VALIDATORS, ORACLE):
-        raise RecipeError(f"There is no objective {search.objective!r}.{suggest(search.objective, (*VALIDATORS, ORACLE))} Known are: {', '.join((*VALIDATORS, ORACLE))}.")
+    if search.objective not in OBJECTIVES:
+        raise RecipeError(f"There is no objective {search.objective!r}.{suggest(search.objective, OBJECTIVES)} Known are: {', '.join(OBJECTIVES)}.")
     if search.cost != "none" and search.searcher != "optuna":
         raise RecipeError("Two objectives (--search.cost device_hours) need --search.searcher optuna; the report shows the front of accuracy against hours for any searcher.")
     if search.cost != "none" and search.scheduler != "none":
