@@ -1,0 +1,56 @@
+"""Settings for training a small layout-conditional generator from nothing: autoencoder, text encoder, U-Net and ControlNet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from diffadapt.core.config import execution
+from diffadapt.train.text_to_image_config import AutoencoderFitConfig
+
+
+@dataclass(frozen=True)
+class LayoutFitConfig:
+    """A latent diffusion model (noise prediction on Stable Diffusion's schedule) whose ControlNet sees the label map's colours."""
+
+    size: int = 0
+    """Short side in pixels that images (area) and colour maps (area) are brought to; 0: as they are."""
+    crop: tuple[int, int] = (0, 0)
+    """(height, width) of the crops that are trained on, after ``size``; (0, 0): whole images, all of one size."""
+    flip: bool = True
+    """Half of the examples are mirrored."""
+    limit: int = 0
+    """At most so many scenes of each input, evenly spread; 0: all."""
+    variants: int = 4
+    """Relit copies of a scene for each appearance, every one with its own light."""
+    vae: AutoencoderFitConfig = AutoencoderFitConfig(steps=800, batch_size=32, channels=(32, 48, 64), latent_channels=8, kl_weight=1e-4)
+    """Each width after the first halves the side."""
+    steps: int = 3000
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    ema_decay: float = 0.995
+    clip_norm: float = 1.0
+    prompt_dropout: float = 0.15
+    """Probability that a caption becomes the empty or the negative prompt, for classifier-free guidance."""
+    channels: tuple[int, ...] = (64, 96, 96)
+    """Widths of U-Net and ControlNet by level; the deepest alone attends, so that any size can be generated."""
+    heads: int = 4
+    groups: int = 8
+    text_width: int = 64
+    text_layers: int = 1
+    max_words: int = 16
+    """Tokens that a prompt may have, the two marks included; longer prompts are cut."""
+    save_precision: Literal["fp32", "fp16"] = "fp16"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Of training."""
+    seed: int = 0
+    checkpoint_every: int = execution(200)
+
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
+        "size": (0, None), "crop": (0, None), "limit": (0, None), "variants": (1, None), "steps": (1, None), "batch_size": (1, None),
+        "lr": (0, None), "weight_decay": (0, None), "warmup_steps": (0, None), "ema_decay": (0, 1), "clip_norm": (1e-9, None),
+        "prompt_dropout": (0, 1), "channels": (1, None), "heads": (1, None), "groups": (1, None), "text_width": (1, None),
+        "text_layers": (1, None), "max_words": (4, None), "seed": (0, None), "checkpoint_every": (1, None),
+    }  # fmt: skip
