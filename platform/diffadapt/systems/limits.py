@@ -10,20 +10,24 @@ from typing import Any
 from diffadapt.align.config import AlignConfig, GDAConfig
 from diffadapt.core.errors import RecipeError
 from diffadapt.data.config import DataConfig, TargetConfig
+from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.methods.ssl.base import SslMethod
 from diffadapt.methods.ssl.config import SplitConfig, SslTraining
 from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.methods.uda.config import UdaTraining
 from diffadapt.models.config import BackboneConfig, ClassifierConfig, ClipConfig, SelectConfig
+from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.synth.config import FilterConfig, LlmConfig, PromptConfig, SynthConfig, TextToImageConfig
 from diffadapt.train.config import DiffusionFitConfig, FitConfig
+from diffadapt.train.segmentation_config import SegmentTraining
 from diffadapt.train.text_to_image_config import (
     AutoencoderFitConfig,
     ClipFitConfig,
     TextToImageFitConfig,
 )
+from diffadapt.transfer.config import QualityConfig, TransferConfig
 
 Range = tuple[float | None, float | None]
 """Smallest and largest value, both allowed; None: no bound."""
@@ -89,6 +93,21 @@ LIMITS |= {
     TextToImageFitConfig: {
         **_SMALL_FIT, "weight_decay": ZERO, "ema_decay": FRACTION, "clip_norm": (1e-9, None), "prompt_dropout": FRACTION, "channels": ONE, "heads": ONE, "groups": ONE,
         "sampling_steps": STEPS,
+    },
+}  # fmt: skip
+LIMITS |= {
+    SceneConfig: {"size": ZERO, "only_size": ZERO, "limit": ONE, "block": ONE},
+    TransferConfig: {
+        "strength": (1e-3, 1), "steps": STEPS, "guidance": ZERO, "eta": FRACTION, "control_scale": ZERO, "size": ONE, "multiple": ONE,
+        "images_per_shard": ZERO, "batch_size": ONE,
+    },
+    QualityConfig: {
+        "consistency": ZERO, "edges": (-1, 1), "luminance": (0, 255), "clip_score": FRACTION, "retries": (0, 100), "strength_step": FRACTION,
+    },
+    SegmenterConfig: {"size": ONE, "std": (1e-6, None), "batch_size": ONE},
+    SegmentTraining: {
+        "similarity": ZERO, "epochs": ONE, "batch_size": ONE, "crop": ZERO, "jitter": ZERO, "lr": ZERO, "head_lr": ZERO, "momentum": FRACTION, "weight_decay": ZERO,
+        "power": ZERO, "clip_norm": (1e-9, None), "candidates": ONE, "seed": ZERO, "checkpoint_every": ONE,
     },
 }  # fmt: skip
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
