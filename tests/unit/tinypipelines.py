@@ -10,14 +10,14 @@ WORDS = ("a", "photo", "of", "the", "dog", "cat", "car", "tree", "red", "paintin
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
-def clip_tokenizer(length: int = 16):
+def clip_tokenizer(length: int = 16, words: tuple[str, ...] = WORDS):
     """A word-level CLIP tokenizer: every merge of every word is spelled out, so that a known word is one token."""
     from transformers import CLIPTokenizer
 
     letters = [chr(c) for c in range(33, 127)]
     vocab = {token: i for i, token in enumerate([BOS, EOS, *letters, *(c + "</w>" for c in letters)])}
     merges: list[tuple[str, str]] = []
-    for word in WORDS:
+    for word in words:
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
             pair = (parts[0], parts[1])
@@ -26,7 +26,7 @@ def clip_tokenizer(length: int = 16):
             parts = [parts[0] + parts[1], *parts[2:]]
             vocab.setdefault(parts[0], len(vocab))
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
-    for word in WORDS:
+    for word in words:
         assert len(tokenizer(word).input_ids) == 3, word
     return tokenizer
 
