@@ -23,7 +23,7 @@ class LayoutFitConfig:
     """At most so many scenes of each input, evenly spread; 0: all."""
     variants: int = 4
     """Relit copies of a scene for each appearance, every one with its own light."""
-    vae: AutoencoderFitConfig = AutoencoderFitConfig(steps=800, batch_size=32, channels=(32, 48, 64), latent_channels=8, kl_weight=1e-4)
+    vae: AutoencoderFitConfig = AutoencoderFitConfig(steps=800, batch_size=32, channels=(16, 32, 64), latent_channels=8, kl_weight=1e-4)
     """Each width after the first halves the side."""
     steps: int = 3000
     batch_size: int = 32
@@ -34,6 +34,10 @@ class LayoutFitConfig:
     clip_norm: float = 1.0
     prompt_dropout: float = 0.15
     """Probability that a caption becomes the empty or the negative prompt, for classifier-free guidance."""
+    layout_dropout: float = 0.1
+    """Probability that an example is shown without its layout, so that the U-Net also works alone."""
+    loss_weight: float = 5.0
+    """Largest weight of an example: the error of the noise counts 1 / alpha_bar(t) times, at most this (Hang et al. 2023)."""
     channels: tuple[int, ...] = (64, 96, 96)
     """Widths of U-Net and ControlNet by level; the deepest alone attends, so that any size can be generated."""
     heads: int = 4
@@ -51,6 +55,6 @@ class LayoutFitConfig:
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
         "size": (0, None), "crop": (0, None), "limit": (0, None), "variants": (1, None), "steps": (1, None), "batch_size": (1, None),
         "lr": (0, None), "weight_decay": (0, None), "warmup_steps": (0, None), "ema_decay": (0, 1), "clip_norm": (1e-9, None),
-        "prompt_dropout": (0, 1), "channels": (1, None), "heads": (1, None), "groups": (1, None), "text_width": (1, None),
+        "prompt_dropout": (0, 1), "layout_dropout": (0, 1), "loss_weight": (1, None), "channels": (1, None), "heads": (1, None), "groups": (1, None), "text_width": (1, None),
         "text_layers": (1, None), "max_words": (4, None), "seed": (0, None), "checkpoint_every": (1, None),
     }  # fmt: skip

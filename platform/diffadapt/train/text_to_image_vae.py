@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
@@ -42,38 +44,59 @@ def train_autoencoder(
     Returns the last scalars with ``parameters``. Raises RecipeError if the pictures' side cannot be halved often enough or widths are
     no multiples of 8.
     """
-    size, factor = data.images.shape[1], 2 ** (len(config.channels) - 1)
-    if size % factor:
-        raise RecipeError(f"Pictures of side {size} cannot be halved {len(config.channels) - 1} times; give fewer vae.channels.")
+    shuffled = Shuffled(len(data), config.batch_size, config.seed, reporter)
+    return fit_autoencoder(
+        config, data.images.shape[1:3], shuffled, lambda step: data.images[shuffled.indices(step)], data.images[:4096], reporter, checkpoints, out
+    )
+
+
+def fit_autoencoder(
+    config: AutoencoderFitConfig,
+    size: tuple[int, int],
+    shuffled: Shuffled,
+    pictures: Callable[[int], np.ndarray],
+    sample: np.ndarray,
+    reporter: Reporter,
+    checkpoints: Checkpoints | None,
+    out: str | Path,
+    precision: str = "fp32",
+) -> dict[str, float]:
+    """The same for any source of batches: ``pictures(step)`` is this rank's share, uint8 (B, H, W, 3) of ``size``.
+
+    ``sample`` (N, H, W, 3) measures the scaling factor. Raises RecipeError as :func:`train_autoencoder`.
+    """
+    (height, width), factor = size, 2 ** (len(config.channels) - 1)
+    if height % factor or width % factor:
+        side = f"side {height}" if height == width else f"{height}x{width}"
+        raise RecipeError(f"Pictures of {side} cannot be halved {len(config.channels) - 1} times; give fewer vae.channels.")
     if any(c % GROUPS for c in config.channels):
         raise RecipeError(f"vae.channels {config.channels} must be multiples of {GROUPS}.")
     torch.manual_seed(config.seed)
     vae = AutoencoderKL(
         block_out_channels=config.channels, down_block_types=("DownEncoderBlock2D",) * len(config.channels),
         up_block_types=("UpDecoderBlock2D",) * len(config.channels), layers_per_block=1, latent_channels=config.latent_channels,
-        norm_num_groups=GROUPS, sample_size=size, mid_block_add_attention=False,
+        norm_num_groups=GROUPS, sample_size=height, mid_block_add_attention=False,
     )  # fmt: skip
     module = _Reconstruction(vae).to(reporter.device)
-    shuffled = Shuffled(len(data), config.batch_size, config.seed, reporter)
-    shape = (config.batch_size, config.latent_channels, size // factor, size // factor)
+    shape = (config.batch_size, config.latent_channels, height // factor, width // factor)
 
     def batch_fn(step: int, micro: int):
         noise = torch.randn(shape, generator=shuffled.generator(step))[shuffled.mine]
-        return pixels(data.images[shuffled.indices(step)], reporter.device), noise.to(reporter.device)
+        return pixels(pictures(step), reporter.device), noise.to(reporter.device)
 
     def loss_fn(wrapped: nn.Module, batch, step: int):
         found, kl = wrapped(*batch)
-        error = nn.functional.mse_loss(found, batch[0])
+        error = nn.functional.mse_loss(found.float(), batch[0])
         return {"loss": error + config.kl_weight * kl, "error": error, "kl": kl}
 
     metrics = run_loop(
         module=module, loss_fn=loss_fn, batch_fn=batch_fn, optimizer=torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=0.0),
-        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps), total_steps=config.steps,
+        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps), total_steps=config.steps, precision=precision,
         reporter=reporter, checkpoints=checkpoints, clip_norm=1.0, seed=config.seed, checkpoint_every=config.checkpoint_every,
     )  # fmt: skip
     metrics["parameters"] = float(sum(p.numel() for p in vae.parameters()))
     if reporter.rank == 0:
-        mean, std = encode(vae, data.images[:4096], reporter.device)
+        mean, std = encode(vae, sample, reporter.device)
         spread = float((mean.var(dim=(0, 2, 3)) + (std**2).mean(dim=(0, 2, 3))).mean().sqrt())
         vae.register_to_config(scaling_factor=round(1.0 / spread, 4))
         save_component(vae.to(torch.float16 if config.save_precision == "fp16" else torch.float32), out)
