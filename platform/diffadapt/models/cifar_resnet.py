@@ -91,6 +91,14 @@ class CifarResNet(nn.Module):
         x = self.act1(self.bn1(self.conv1(x)))
         return self.layer3(self.layer2(self.layer1(x)))
 
+    def forward_intermediates(self, x: torch.Tensor, intermediates_only: bool = False) -> Any:
+        """The maps of the three stages, strides 1, 2 and 4; unless ``intermediates_only``, (the last one, all three)."""
+        x, maps = self.act1(self.bn1(self.conv1(x))), []
+        for layer in (self.layer1, self.layer2, self.layer3):
+            x = layer(x)
+            maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Pooled features (B, 64) with ``pre_logits``, else logits."""
         if self.global_pool:

@@ -141,7 +141,7 @@ def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tup
 def _from_timm(name: str, config: ClassifierConfig, drop_path: float) -> nn.Module:
     repo, args = name.removeprefix("hf-hub:"), {"in_chans": config.in_channels}
     if repo == name:
-        _demand_published(name)
+        demand_published(name)
         repo = f"timm/{name}"
         args |= _image_size(name, config.crop)
     try:
@@ -153,7 +153,7 @@ def _from_timm(name: str, config: ClassifierConfig, drop_path: float) -> nn.Modu
         ) from error
 
 
-def _demand_published(name: str) -> None:
+def demand_published(name: str) -> None:
     """A timm name with a tag of published weights; a bare architecture could change its meaning with timm's version."""
     demand_known(name, WeightsError)
     arch, _, tag = name.partition(".")

@@ -22,6 +22,12 @@ class SegmenterConfig:
     """Train the head alone."""
     void_channel: bool = True
     """One output more than classes, as the authors: void is never trained, and a void prediction on a labelled pixel is a miss."""
+    width: int = 0
+    """Channels of the head (0: as published, 256; of a SegFormer what its size has): small ones train on a CPU."""
+    dropout: float = 0.1
+    """Before the last layers of the head, in training; a linear head has none."""
+    layers: int = 1
+    """linear: how many of the last blocks' patch features are concatenated (DINOv2: 1 or 4)."""
     size: tuple[int, int] = (512, 1024)
     """(height, width) that images are brought to for training (before the crop) and for prediction."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)

@@ -1,0 +1,64 @@
+"""A segmentation network from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from diffadapt.models.segmentation.config import SegmenterConfig
+from diffadapt.models.segmentation.network import SegmentationNetwork
+from diffadapt.models.segmentation.source import check_segmenter
+
+WIDTH = 256
+
+
+def build_segmenter(config: SegmenterConfig, classes: int) -> SegmentationNetwork:
+    """The network with the backbone's first weights and a random head, in training mode: seed torch first.
+
+    It has ``classes`` outputs and one more with ``config.void_channel``. Raises RecipeError for a network that cannot be made,
+    WeightsError for weights that are missing, unreadable or of another network.
+    """
+    check_segmenter(config)
+    return _assemble(config, classes, None)
+
+
+def rebuild_segmenter(config: SegmenterConfig, classes: int, facts: Mapping[str, Any]) -> SegmentationNetwork:
+    """The network of :attr:`SegmentationNetwork.facts`, its parameters random: nothing is downloaded and no weights are read."""
+    return _assemble(config, classes, facts)
+
+
+def _assemble(config: SegmenterConfig, classes: int, recorded: Mapping[str, Any] | None) -> SegmentationNetwork:
+    outputs = classes + config.void_channel
+    make = {"segformer": _segformer, "linear": _linear}.get(config.arch, _convolutional)
+    backbone, head, facts = make(config, outputs, recorded)
+    return SegmentationNetwork(backbone, head, outputs, config.frozen, facts).train()
+
+
+def _segformer(config: SegmenterConfig, outputs: int, recorded: Mapping[str, Any] | None) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    from diffadapt.models.segmentation.segformer import MlpHead, mix_transformer
+
+    backbone, facts = mix_transformer(config.backbone, config.weights, recorded)
+    return backbone, MlpHead(backbone.channels, outputs, config.width or facts["decoder_hidden_size"], config.dropout), facts
+
+
+def _linear(config: SegmenterConfig, outputs: int, recorded: Mapping[str, Any] | None) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    from diffadapt.models.segmentation.linear import LinearHead, vision_transformer
+
+    backbone, facts = vision_transformer(config.backbone, config.weights, config.layers, recorded)
+    return backbone, LinearHead(backbone.channels, outputs), facts
+
+
+def _convolutional(config: SegmenterConfig, outputs: int, recorded: Mapping[str, Any] | None) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    from diffadapt.models.segmentation.backbones import convolutional
+
+    backbone, facts = convolutional(config.backbone, config.weights, recorded)
+    width = config.width or WIDTH
+    if config.arch == "refinenet":
+        from diffadapt.models.segmentation.refinenet import RefineNetHead
+
+        return backbone, RefineNetHead(backbone.channels, outputs, width, config.dropout), facts
+    from diffadapt.models.segmentation.deeplabv3plus import DeepLabHead
+
+    return backbone, DeepLabHead(backbone.channels, backbone.strides, outputs, width, config.dropout), facts
