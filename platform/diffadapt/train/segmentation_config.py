@@ -31,6 +31,8 @@ class SegmentTraining:
     """Of the polynomial decay, stepped once an epoch."""
     clip_norm: float | None = None
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    sync_batch_norm: bool = False
+    """Several workers take the statistics of the global batch, so that any number of them trains as one does."""
     select: Literal["last", "best_source", "oracle"] = "last"
     """last; best_source: the epoch with the best mean IoU on the source's test images; oracle: on the target's labels (stamped)."""
     candidates: int = 10

@@ -1,0 +1,133 @@
+"""Prediction stage: label maps of one segmenter on one set of scenes, with confusion counts where the truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from diffadapt.core.artifact import IMAGE_TYPE, SEGMENTS_SCHEMA, Failure, Rows, Shard
+from diffadapt.core.config import execution, to_dict
+from diffadapt.core.errors import ItemError, WeightsError
+from diffadapt.core.leniency import missing
+from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
+from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.models.segmentation.config import SegmenterConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class PredictSegments(Stage):
+    """Inputs: scenes (or transferred scenes, of which those that were refused are passed over), then the fitted segmenter.
+
+    Images are brought to ``config.size`` (Lanczos), label maps by the nearest pixel; predictions have that size. The network, and
+    how its input is normalised, are the fitted folder's.
+    """
+
+    config: SegmenterConfig = SegmenterConfig()
+    classes: ClassTable = ClassTable()
+    folder: str = execution("")
+    """A segmenter folder to use where no fitted one is among the inputs; it counts by its content."""
+
+    kind = "segments"
+
+    def identity(self) -> dict[str, Any]:
+        return {"size": list(self.config.size), "precision": self.config.precision, "classes": to_dict(self.classes, identity_only=True)}
+
+    def revisions(self) -> dict[str, str]:
+        if not self.folder:
+            return {}
+        from diffadapt.models.weights import content_revision, resolve
+
+        try:
+            return {"segmenter": content_revision(resolve(self.folder))}
+        except WeightsError as error:
+            missing(error)
+            return {"segmenter": f"missing:{self.folder}"}
+
+    def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
+        scenes, *fitted = inputs.values()
+        assert bool(fitted) != bool(self.folder), "a fitted segmenter, or the folder of one"
+        return one_to_one(scenes, fitted)
+
+    def open(self, context: WorkContext) -> _Predictor:
+        return _Predictor(self, context)
+
+
+class _Predictor:
+    def __init__(self, stage: PredictSegments, context: WorkContext):
+        from diffadapt.models.segmentation.folder import load_segmenter
+        from diffadapt.models.weights import resolve
+        from diffadapt.stages.batching import Batcher
+
+        self.stage, self.device, self.count = stage, context.device, len(stage.classes.names)
+        folder = next(iter(context.fitted.values())) if context.fitted else resolve(stage.folder)
+        self.net, self.inputs, classes, _ = load_segmenter(folder, context.device)
+        if classes.names != stage.classes.names:
+            raise WeightsError(
+                f"The segmenter knows {len(classes.names)} classes ({', '.join(classes.names[:4])}, ...), but the scenes have {self.count} "
+                f"({', '.join(stage.classes.names[:4])}, ...): give scenes of the same class table."
+            )
+        self.batcher = Batcher(context.batch_size or stage.config.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        return self.batcher.batch_size
+
+    def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
+        from diffadapt.stages.scene_rows import decode_scenes
+
+        rows = inputs[0]
+        if "accepted" in rows.table.schema.names:
+            rows = Rows(rows.table.filter(rows.table.column("accepted")), rows.failures)
+        scenes, failures = decode_scenes(rows, annotation=True)
+        scenes, wrong = self._sound(scenes)
+        done, also = self.batcher.run(scenes, [s.key for s in scenes], self._predict)
+        return segment_rows([scenes[i].key for i, _ in done], [found for _, found in done], [*failures, *wrong, *also])
+
+    def _sound(self, scenes: Sequence[Any]) -> tuple[list[Any], list[Failure]]:
+        """The scenes whose label maps hold known classes, and the others."""
+        from diffadapt.train.segmentation import label_problem
+
+        problems = [label_problem(s.annotation, self.count) if s.annotation is not None else "" for s in scenes]
+        sound = [s for s, problem in zip(scenes, problems, strict=True) if not problem]
+        return sound, [Failure(s.key, problem) for s, problem in zip(scenes, problems, strict=True) if problem]
+
+    def _predict(self, scenes: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray | None, float]]:
+        """(label map, confusion or None, confidence) of each scene."""
+        import torch
+
+        from diffadapt.evaluate.segmentation import confusion
+        from diffadapt.train.precision import autocast, float32_mode
+        from diffadapt.train.segmentation_augment import fit_image, fit_labels, normalise, stacked
+
+        size, precision = self.stage.config.size, self.stage.config.precision
+        x = stacked([fit_image(s.image, size) for s in scenes]).to(self.device)
+        with torch.inference_mode(), float32_mode(precision), autocast(self.device, precision):
+            logits = self.net(normalise(x, self.inputs))[0].float()
+        if not bool(torch.isfinite(logits).all()):
+            raise ItemError("the segmenter's output has NaN or infinity: use segmenter.precision fp32, or check the weights")
+        confidence, predicted = logits.softmax(1).max(1)
+        confidence = confidence.double().mean((1, 2)).cpu().numpy()
+        maps = predicted.to(torch.uint8).cpu().numpy()
+        counts = [None if s.annotation is None else confusion(fit_labels(s.annotation, size), m, self.count) for s, m in zip(scenes, maps, strict=True)]
+        return list(zip(maps, counts, confidence.tolist(), strict=True))
+
+
+def segment_rows(keys: Sequence[str], found: Sequence[tuple[Any, Any, float]], failures: Sequence[Failure]) -> Rows:
+    """(label map uint8 (H, W), confusion (K+1, K+1) or None, confidence) of each key as rows of SEGMENTS_SCHEMA."""
+    import pyarrow as pa
+
+    from diffadapt.data.image import encode_png
+
+    columns = {
+        "key": list(keys),
+        "label": [None] * len(keys),
+        "prediction": [{"bytes": encode_png(m), "path": f"{key}.png"} for key, (m, _, _) in zip(keys, found, strict=True)],
+        "confusion": [None if c is None else c.ravel().tolist() for _, c, _ in found],
+        "confidence": [confidence for _, _, confidence in found],
+    }
+    assert SEGMENTS_SCHEMA.field("prediction").type == IMAGE_TYPE
+    return Rows(pa.table({f.name: pa.array(columns[f.name], f.type) for f in SEGMENTS_SCHEMA}, schema=SEGMENTS_SCHEMA), list(failures))
