@@ -1,0 +1,109 @@
+"""A user's own class table: a CSV file of value, name, red, green, blue, and optionally ade."""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+
+import fsspec
+
+from diffadapt.core.artifact import IGNORED
+from diffadapt.core.errors import DataError, suggest
+from diffadapt.data.scenes.classes import BUILT_IN, ClassTable, Colour
+from diffadapt.data.scenes.config import SceneConfig
+
+COLUMNS = ("value", "name", "red", "green", "blue", "ade")
+OWN = "classes.csv"
+MAX_CLASSES = 254
+"""One number below IGNORED is left for the void channel of segmenters."""
+
+
+def own_class_table(config: SceneConfig) -> ClassTable:
+    """``classes.csv`` in the root of a folder or beside a Parquet file. Raises DataError where there is none."""
+    if not config.path:
+        raise DataError(f"The path of the scenes is empty: give the data set's root folder{' or a Parquet file' if config.layout == 'parquet' else ''}.")
+    root = posixpath.dirname(config.path) if config.path.endswith(".parquet") else config.path.rstrip("/")
+    place = posixpath.join(root, OWN)
+    try:
+        fs, path = fsspec.core.url_to_fs(place)
+        there = fs.isfile(path)
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"{config.path} cannot be opened ({error}): check the location and its protocol.") from None
+    if not there:
+        raise DataError(f"The scenes in {config.path} have no class table: give one in `classes` (a CSV of value, name, red, green, blue, or one of {', '.join(BUILT_IN)}), or put it there as {OWN}.")
+    return read_class_table(place)
+
+
+def read_class_table(location: str) -> ClassTable:
+    """The table in a CSV file of value, name, red, green, blue (a header line may be given; with one, columns may be in any order).
+
+    Classes are numbered in the order in which their names come first; rows of one name are one class, painted in the first row's
+    colour. The name ``ignore`` leaves a value out. An optional sixth column ``ade`` is the class' index among ADE20K's colours.
+    Raises DataError with the line for anything else.
+    """
+    try:
+        with fsspec.open(location, "rb") as stream:
+            text = stream.read().decode("utf-8-sig")
+    except (OSError, ValueError, ImportError) as error:
+        near = suggest(location, BUILT_IN)
+        raise DataError(f"The class table {location} cannot be read ({error}): give a CSV file, or one of {', '.join(BUILT_IN)}.{near}") from None
+    lines = [(n, [cell.strip() for cell in row]) for n, row in enumerate(csv.reader(io.StringIO(text)), 1) if any(cell.strip() for cell in row) and not row[0].lstrip().startswith("#")]
+    if not lines:
+        raise DataError(f"The class table {location} is empty: it needs a line of value, name, red, green, blue for each value of the label files.")
+    return _table(location, *_columns(location, lines))
+
+
+def _columns(location: str, lines: list[tuple[int, list[str]]]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    first = [cell.lower() for cell in lines[0][1]]
+    if not any(cell in COLUMNS for cell in first):
+        return list(COLUMNS), lines
+    unknown = [cell for cell in first if cell not in COLUMNS]
+    if unknown:
+        raise DataError(f"The class table {location} has a column {unknown[0]!r}: it may have {', '.join(COLUMNS)}.{suggest(unknown[0], COLUMNS)}")
+    missing = [c for c in COLUMNS[:5] if c not in first]
+    if missing:
+        raise DataError(f"The class table {location} has no column {missing[0]!r}: it needs {', '.join(COLUMNS[:5])}.")
+    return first, lines[1:]
+
+
+def _table(location: str, columns: list[str], lines: list[tuple[int, list[str]]]) -> ClassTable:
+    names: list[str] = []
+    colours: list[Colour] = []
+    ade: list[int | None] = []
+    rows: dict[int, tuple[int, Colour]] = {}
+    for number, cells in lines:
+        where = f"Line {number} of the class table {location}"
+        row = dict(zip(columns, cells, strict=False))
+        absent = [c for c in COLUMNS[:5] if not row.get(c)]
+        if absent:
+            raise DataError(f"{where} has no {absent[0]}: it needs value, name, red, green, blue.")
+        value = _whole(row["value"], f"{where}: the value", 0, 65535)
+        colour = tuple(_whole(row[c], f"{where}: {c}", 0, 255) for c in ("red", "green", "blue"))
+        if value in rows:
+            raise DataError(f"{where} lists the value {value} a second time: each value of the label files needs one line.")
+        if row["name"].lower() == "ignore":
+            rows[value] = (IGNORED, colour)  # type: ignore[assignment]
+            continue
+        index = _whole(row["ade"], f"{where}: ade", -1, 149) if row.get("ade") else None
+        if row["name"] not in names:
+            names.append(row["name"])
+            colours.append(colour)  # type: ignore[arg-type]
+            ade.append(index)
+        rows[value] = (names.index(row["name"]), colour)  # type: ignore[assignment]
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise DataError(f"The class table {location} has {len(names)} classes, but 1 to {MAX_CLASSES} are possible.")
+    values = tuple(sorted(rows))
+    listed = tuple(-1 if a is None else a for a in ade) if any(a is not None for a in ade) else ()
+    stem = posixpath.splitext(posixpath.basename(location))[0]
+    return ClassTable(stem, tuple(names), tuple(colours), values, tuple(rows[v][0] for v in values), listed, tuple(rows[v][1] for v in values))
+
+
+def _whole(text: str, what: str, low: int, high: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = None
+    if number is None or not low <= number <= high:
+        raise DataError(f"{what} is {text!r}, but must be a whole number from {low} to {high}.")
+    return number

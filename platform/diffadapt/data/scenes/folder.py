@@ -1,0 +1,70 @@
+"""A user's own folder of images and label maps, paired by relative path without suffix."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import Any
+
+from diffadapt.core.errors import DataError
+from diffadapt.data.folder import SUFFIXES, FileReader, list_tree
+from diffadapt.data.scenes.classes import class_table, reading_table
+from diffadapt.data.scenes.config import SceneConfig
+from diffadapt.data.scenes.pairs import IMAGE_ENDINGS, LABEL_ENDINGS, by_stem, match
+from diffadapt.data.scenes.source import SceneFiles, SceneItem, SceneSource, open_location, source_name
+
+HINT = "add the label maps under the same names, or set labels to '' where there is no truth, or allow a partial copy."
+
+
+def open_folder(config: SceneConfig) -> SceneSource:
+    """``{path}/{images}`` and ``{path}/{labels}``, folders of any depth. Files are paired by relative path without suffix; where those do
+    not fit, the usual endings of file names (_leftImg8bit, _gtFine_labelIds, _mask, ...) are left out first. Raises DataError."""
+    fs, root = open_location(config.path)
+    images = image_files(fs, root, config.images, f"{config.path}: the images")
+    labels = image_files(fs, root, config.labels, f"{config.path}: the label maps") if config.labels else {}
+    nested = config.labels and images.keys() & labels.keys()
+    if nested:
+        raise DataError(f"{config.path} has images and label maps in one folder ({next(iter(nested))} is both): give two folders in images and labels.")
+    table = class_table(config)
+    reader = SceneFiles(FileReader(fs, root, {**images, **labels}))
+    if not config.labels:
+        plain = by_stem(_below(images, config.images), (), "an image of the scene")
+        items = tuple(SceneItem(scene, _inside(config.images, name)) for scene, name in plain.items())
+        return SceneSource(source_name(root), items, table, table, reader, labelled=False)
+    train_ids = all("trainid" in name.lower() for name in labels)
+    pairs = _pair(_below(images, config.images), _below(labels, config.labels), config)
+    items = tuple(
+        SceneItem(scene, _inside(config.images, image), None if label is None else _inside(config.labels, label))
+        for scene, (image, label) in pairs.items()
+    )
+    return SceneSource(source_name(root), items, table, reading_table(table, train_ids), reader)
+
+
+def image_files(fs: Any, root: str, folder: str, what: str) -> dict[str, str]:
+    """Image files under ``root/folder`` as name relative to ``root`` -> path. Raises DataError for a folder that is missing or empty."""
+    base = posixpath.normpath(posixpath.join(root, folder))
+    if base != root and not base.startswith(root.rstrip("/") + "/"):
+        raise DataError(f"{what} are to lie in {folder!r}, which leads out of the data set's folder: give a sub-folder.")
+    try:
+        if not fs.isdir(base):
+            raise DataError(f"{what} are to lie in the folder {folder!r}, which does not exist: correct the path or the name of the folder.")
+        files = {name: path for name, path in list_tree(fs, base)[1].items() if name.lower().endswith(SUFFIXES)}
+    except OSError as error:
+        raise DataError(f"{what} cannot be listed ({error.strerror or error}): check the folder {folder!r}.") from None
+    if not files:
+        raise DataError(f"{what} are to lie in the folder {folder!r}, which holds no image files ({', '.join(SUFFIXES)}).")
+    return {_inside(folder, name): path for name, path in files.items()}
+
+
+def _pair(images: dict[str, str], labels: dict[str, str], config: SceneConfig) -> dict[str, tuple[str, str | None]]:
+    exact_images, exact_labels = by_stem(images, (), "an image of the scene"), by_stem(labels, (), "a label map of the scene")
+    if not set(exact_images) & set(exact_labels):
+        exact_images, exact_labels = by_stem(images, IMAGE_ENDINGS, "an image of the scene"), by_stem(labels, LABEL_ENDINGS, "a label map of the scene")
+    return match(exact_images, exact_labels, config.path, partial=config.partial, hint=HINT)
+
+
+def _below(files: dict[str, str], folder: str) -> dict[str, str]:
+    return {posixpath.relpath(name, posixpath.normpath(folder)): path for name, path in files.items()}
+
+
+def _inside(folder: str, name: str) -> str:
+    return posixpath.normpath(posixpath.join(folder, name))

@@ -1,0 +1,149 @@
+"""Label files as maps of class numbers: indices of palettes, grey values of 8 or 16 bits, and colour-coded images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from diffadapt.core.artifact import IGNORED
+from diffadapt.core.errors import ItemError
+from diffadapt.data.image import MAX_PIXELS
+from diffadapt.data.scenes.classes import ClassTable
+
+_SCALED = {"L;2": 85, "L;4": 17}
+"""Pillow widens grey PNGs of 2 and 4 bits to 0..255; class numbers are what they were before."""
+_SILENT = (255, 65535)
+"""Values that mean 'ignored' everywhere unless a table lists them."""
+
+
+class LabelMap(NamedTuple):
+    """``classes`` uint8 (H, W), IGNORED where no class is; ``unknown``: values, or (red, green, blue), that the table does not list."""
+
+    classes: np.ndarray
+    unknown: tuple
+
+
+def image_size(data: bytes, key: str) -> tuple[int, int]:
+    """(height, width) from an encoded image's header alone. Raises ItemError."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size[1], image.size[0]
+    except Exception:  # Pillow raises nearly any type on damaged bytes
+        raise ItemError(f"{key} is not a readable image: replace or remove the file.") from None
+
+
+def read_label_map(data: bytes, table: ClassTable, key: str) -> LabelMap:
+    """The class numbers of a label file. A palette's index counts, not its colours; alpha is dropped (fully transparent: ignored);
+    RGB files whose channels agree hold values, others are looked up by colour.
+
+    Raises ItemError, naming ``key``, for files that are unreadable or cannot hold class numbers (JPEG, floating point).
+    """
+    return _read(data, key, lambda image, raw: _classes(image, raw, table, key))
+
+
+def label_values(data: bytes, key: str) -> np.ndarray:
+    """The raw values of a label file of one channel, int64 (H, W). Raises ItemError."""
+
+    def values(image: Image.Image, raw: str) -> np.ndarray:
+        found = _values(image, raw)
+        if found is None:
+            raise ItemError(f"The label map {key} is colour-coded, but values are wanted: store it as an 8-bit grey or palette PNG.")
+        return found
+
+    return _read(data, key, values)
+
+
+def _read(data: bytes, key: str, work: Callable[[Image.Image, str], Any]) -> Any:
+    if not data:
+        raise ItemError(f"The label map {key} is empty: replace or remove the file.")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.size[0] * image.size[1] > MAX_PIXELS:
+                raise ItemError(f"The label map {key} claims {image.size[0]} x {image.size[1]} pixels, more than the {MAX_PIXELS:,} that are accepted.")
+            if image.format == "JPEG":
+                raise ItemError(f"The label map {key} is a JPEG, whose compression changes class numbers: store label maps as PNG.")
+            raw = str(image.tile[0][3]) if image.tile else ""
+            image.load()
+            return work(image, raw)
+    except ItemError:
+        raise
+    except Exception as error:
+        text = str(error).strip().rstrip(".").split("\n")[0] or type(error).__name__
+        raise ItemError(f"The label map {key} is not readable ({'no image format is recognised' if text.startswith('cannot identify') else text}): replace or remove the file.") from None
+
+
+def warn_unknown(key: str, unknown: tuple, table: ClassTable) -> str:
+    """One sentence about values of a label file that its table does not list."""
+    what = "the colour" if isinstance(unknown[0], tuple) else "the value"
+    listed = ", ".join(str(v) for v in unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+    return f"The label map {key} holds {what}{'s' if len(unknown) > 1 else ''} {listed}, which the class table {table.name or 'in use'} does not list: such pixels are ignored, here and in other files."
+
+
+def _classes(image: Image.Image, raw: str, table: ClassTable, key: str) -> LabelMap:
+    values = _values(image, raw)
+    if values is not None:
+        return _by_value(values, table, key)
+    if image.mode not in ("RGB", "RGBA"):
+        raise ItemError(f"The label map {key} is of the kind {image.mode}, which holds no class numbers: store it as an 8-bit grey or palette PNG.")
+    pixels = np.asarray(image)
+    rgb = pixels[..., :3]
+    if bool((rgb == rgb[..., :1]).all()):
+        values = rgb[..., 0].astype(np.int64)
+        if not set(np.unique(values).tolist()) - set(table.values) - set(_SILENT):
+            return _by_value(values, table, key)
+    found = _by_colour(rgb, table)
+    if image.mode == "RGBA":
+        found.classes[pixels[..., 3] == 0] = IGNORED
+    return found
+
+
+def _values(image: Image.Image, raw: str) -> np.ndarray | None:
+    """The values of an image of one channel (and alpha); None for colours."""
+    if image.mode in ("P", "L", "1", "I;16", "I;16L", "I;16B", "I;16N", "I"):
+        values = np.asarray(image).astype(np.int64)
+        return values // _SCALED[raw] if image.mode == "L" and raw in _SCALED else values
+    return np.asarray(image.getchannel(0)).astype(np.int64) if image.mode in ("LA", "PA") else None
+
+
+def _by_value(values: np.ndarray, table: ClassTable, key: str) -> LabelMap:
+    if values.min() < 0 or values.max() > 65535:
+        raise ItemError(f"The label map {key} holds values outside 0..65535: store it as an 8-bit grey or palette PNG.")
+    lookup, known = _lookup(table)
+    present = np.flatnonzero(np.bincount(values.ravel()))
+    unknown = tuple(int(v) for v in present if not known[v] and v not in _SILENT)
+    return LabelMap(lookup[values], unknown)
+
+
+def _by_colour(rgb: np.ndarray, table: ClassTable) -> LabelMap:
+    codes, numbers = _codes(table)
+    packed = (rgb[..., 0].astype(np.int64) << 16) | (rgb[..., 1].astype(np.int64) << 8) | rgb[..., 2]
+    present, inverse = np.unique(packed, return_inverse=True)
+    place = np.searchsorted(codes, present).clip(max=len(codes) - 1)
+    known = codes[place] == present
+    classes = np.where(known, numbers[place], IGNORED).astype(np.uint8)
+    unknown = tuple((int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in present[~known] if v not in (0, 0xFFFFFF))
+    return LabelMap(classes[inverse].reshape(packed.shape), unknown)
+
+
+@lru_cache(maxsize=32)
+def _lookup(table: ClassTable) -> tuple[np.ndarray, np.ndarray]:
+    lookup, known = np.full(65536, IGNORED, np.uint8), np.zeros(65536, bool)
+    lookup[list(table.values)] = table.classes
+    known[list(table.values)] = True
+    return lookup, known
+
+
+@lru_cache(maxsize=32)
+def _codes(table: ClassTable) -> tuple[np.ndarray, np.ndarray]:
+    """Packed colours in rising order and their classes; where two share a colour, a class wins over what is ignored, the first over later ones."""
+    found: dict[int, int] = {}
+    pairs = list(zip(table.colours, range(len(table.names)), strict=True)) + list(zip(table.codes, table.classes, strict=False))
+    for (red, green, blue), number in sorted(pairs, key=lambda pair: pair[1] == IGNORED):
+        found.setdefault(red << 16 | green << 8 | blue, number)
+    codes = sorted(found)
+    return np.asarray(codes, np.int64), np.asarray([found[c] for c in codes], np.int64)

@@ -1,0 +1,73 @@
+"""Rows of scenes as arrays, with unreadable ones set apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diffadapt.core.artifact import Failure, Rows
+from diffadapt.core.errors import ItemError
+from diffadapt.data.image import decode
+
+
+@dataclass
+class Scene:
+    """One decoded scene."""
+
+    key: str
+    image: np.ndarray
+    """uint8 (H, W, 3), RGB."""
+    annotation: np.ndarray | None = None
+    """uint8 (H, W): class numbers, IGNORED where none; None: no truth."""
+    colours: np.ndarray | None = None
+    """uint8 (H, W, 3): the data set's own colour map, alpha composited on white; None: it has none."""
+    objects: list[dict[str, Any]] | None = None
+    """Dicts of category, bbox (x1, y1, x2, y2) in pixels and crowd; None: not known."""
+
+
+def decode_scenes(rows: Rows, *, annotation: bool = True, colours: bool = False) -> tuple[list[Scene], list[Failure]]:
+    """The scenes of ``rows`` in their order, and the failures of ``rows`` with those that cannot be decoded: unreadable files, and label
+    or colour maps of another size than their image. ``annotation`` and ``colours`` say whether these are decoded."""
+    scenes: list[Scene] = []
+    failures = list(rows.failures)
+    columns = zip(*(rows.column(name) for name in ("key", "image", "annotation", "colours", "objects")), strict=True)
+    for key, image, truth, painted, objects in columns:
+        try:
+            scene = Scene(key, decode(image["bytes"] if image else b"", 3, key), objects=objects)
+            if annotation and truth is not None:
+                scene.annotation = decode(truth["bytes"], 1, f"The label map of {key}")[..., 0]
+                check_size(key, "label map", scene.annotation.shape[:2], scene.image.shape[:2])
+            if colours and painted is not None:
+                scene.colours = decode_colours(painted["bytes"], key)
+                check_size(key, "colour map", scene.colours.shape[:2], scene.image.shape[:2])
+        except ItemError as error:
+            failures.append(Failure(key, str(error)))
+            continue
+        scenes.append(scene)
+    return scenes, failures
+
+
+def decode_colours(data: bytes, key: str) -> np.ndarray:
+    """A colour map as uint8 (H, W, 3), alpha composited on white. Raises ItemError."""
+    import io
+
+    from PIL import Image
+
+    name = f"The colour map of {key}"
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            if transparent:
+                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+                return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+    except Exception:
+        raise ItemError(f"{name} is not a readable image: replace or remove the file.") from None
+    return decode(data, 3, name)
+
+
+def check_size(key: str, what: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """ItemError unless a map has the size (height, width) of its image."""
+    if tuple(found) != tuple(wanted):
+        raise ItemError(f"The {what} of {key} is {found[0]} x {found[1]} pixels but its image {wanted[0]} x {wanted[1]} (height x width): bring both to one size.")
