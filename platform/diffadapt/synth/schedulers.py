@@ -12,6 +12,7 @@ import diffusers
 import torch
 
 from diffadapt.core.errors import RecipeError
+from diffadapt.synth.loading import first_line
 
 CLASSES = {
     "ddim": "DDIMScheduler",
@@ -42,7 +43,7 @@ def with_scheduler(scheduler: Any, name: str, steps: int) -> Any:
         try:
             scheduler.set_timesteps(steps)
         except (ValueError, IndexError) as error:
-            raise RecipeError(f"{type(scheduler).__name__} cannot take {steps} steps ({_first_line(error)}): set another generator.steps or generator.scheduler.") from error
+            raise RecipeError(f"{type(scheduler).__name__} cannot take {steps} steps ({first_line(error)}): set another generator.steps or generator.scheduler.") from error
     return scheduler
 
 
@@ -64,7 +65,3 @@ def own_noise(scheduler: Any, generators: list[torch.Generator]) -> Iterator[Non
         yield
     finally:
         del scheduler.step
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

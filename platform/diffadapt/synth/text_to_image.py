@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
 from diffadapt.core.errors import ItemError, RecipeError, WeightsError
-from diffadapt.models.weights import is_hub_id, resolve
 from diffadapt.synth.config import TextToImageConfig
+from diffadapt.synth.loading import first_line, loaded, named, note_truncation, precision_on, quiet
 from diffadapt.synth.pipeline_index import (
     check_settings,
     negative_prompt_message,
@@ -26,8 +21,6 @@ from diffadapt.synth.pipeline_index import (
 )
 from diffadapt.synth.schedulers import own_noise, with_scheduler
 from diffadapt.train.precision import float32_mode
-
-_log = logging.getLogger(__name__)
 
 
 class TextToImage:
@@ -64,13 +57,13 @@ class TextToImage:
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
         if not prompts:
             return []
-        self._note_truncation(prompts)
+        self._said_truncated = self._said_truncated or note_truncation(self.pipe, prompts)
         generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
-        with _quiet(), torch.inference_mode(), float32_mode("tf32" if self.precision != "fp32" else "fp32"), own_noise(self.pipe.scheduler, generators):
+        with quiet(), torch.inference_mode(), float32_mode("tf32" if self.precision != "fp32" else "fp32"), own_noise(self.pipe.scheduler, generators):
             try:
                 out = self.pipe(prompt=list(prompts), generator=generators, output_type="np", **self._arguments(len(prompts)))
             except ValueError as error:  # how pipelines refuse sizes and settings
-                raise RecipeError(f"{type(self.pipe).__name__} refuses these settings ({_first_line(error)}): change the generator's fields, or use other weights.") from error
+                raise RecipeError(f"{type(self.pipe).__name__} refuses these settings ({first_line(error)}): change the generator's fields, or use other weights.") from error
         blocked = getattr(out, "nsfw_content_detected", None) or [False] * len(prompts)
         return [self._result(image, bad) for image, bad in zip(out.images, blocked, strict=True)]
 
@@ -90,18 +83,6 @@ class TextToImage:
             return ItemError(f"sampling gave NaN or infinity in {self.precision}: use generator.precision bf16 or fp32, or check the weights")
         return (image * 255).round().astype(np.uint8)
 
-    def _note_truncation(self, prompts: Sequence[str]) -> None:
-        tokenizers = [t for name, t in self.pipe.components.items() if name.startswith("tokenizer") and t is not None]
-        if self._said_truncated or not tokenizers:
-            return
-        widest = max(tokenizers, key=lambda t: min(t.model_max_length, 1 << 20))
-        for prompt in prompts:
-            tokens = len(widest(prompt, verbose=False).input_ids)
-            if tokens > widest.model_max_length:
-                _log.warning("A prompt has %d tokens, of which the pipeline reads %d; what follows is ignored, here and in others like it: %s", tokens, widest.model_max_length, prompt)
-                self._said_truncated = True
-                return
-
 
 def load_text_to_image(config: TextToImageConfig, device: str | torch.device = "cpu") -> TextToImage:
     """The pipeline of a folder, a hub id (``org/name`` or ``org/name@revision``) or ``embedded:<name>``, ready on ``device``.
@@ -111,19 +92,17 @@ def load_text_to_image(config: TextToImageConfig, device: str | torch.device = "
     """
     index = pipeline_index(config.weights)
     check_settings(config, index)
-    device, precision = torch.device(device), config.precision
-    if precision == "fp16" and device.type == "cpu":
-        _log.warning("A CPU computes in fp32 what the recipe asks for in fp16 (generator.precision).")
-        precision = "fp32"
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    name, _, revision = resolve(config.weights).partition("@") if is_hub_id(resolve(config.weights)) else (resolve(config.weights), "", "")
+    device = torch.device(device)
+    precision, dtype = precision_on(device, config.precision, "generator.precision")
+    name, revision = named(config.weights)
     without: dict[str, Any] = {}
     if not config.safety_checker and (index is None or "safety_checker" in index.components):
         without = {"safety_checker": None, "requires_safety_checker": False}
         if index is not None and "feature_extractor" in index.components:
             without["feature_extractor"] = None  # serves the checker only
-    with _quiet():
-        pipe = _from_pretrained(config.weights, name, {"torch_dtype": dtype, "revision": revision or None, **without})
+    with quiet():
+        arguments = {"torch_dtype": dtype, "revision": revision, **without}
+        pipe = loaded("text-to-image pipeline", config.weights, lambda: _from_pretrained(name, arguments))
         if config.safety_checker and getattr(pipe, "safety_checker", None) is None:
             raise RecipeError(f"generator.safety_checker is on, but {config.weights!r} brings none: switch it off, or give weights that have one.")
         pipe.scheduler = with_scheduler(pipe.scheduler, config.scheduler, config.steps)
@@ -140,36 +119,13 @@ def load_text_to_image(config: TextToImageConfig, device: str | torch.device = "
     return TextToImage(pipe, config, device, precision)
 
 
-def _from_pretrained(weights: str, name: str, arguments: dict[str, Any]) -> Any:
+def _from_pretrained(name: str, arguments: dict[str, Any]) -> Any:
     try:
-        try:
-            return AutoPipelineForText2Image.from_pretrained(name, **arguments)
-        except ValueError as error:
-            if "AutoPipeline" not in str(error):
-                raise
-            return DiffusionPipeline.from_pretrained(name, **arguments)  # a pipeline that diffusers has but does not list
-    except Exception as error:  # hub, file-format and shape errors share no base class
-        how = f"run `hf download {name}` where there is a network" if is_hub_id(resolve(weights)) else "save the folder again with save_pretrained"
-        raise WeightsError(f"No text-to-image pipeline could be loaded from {weights!r} ({_first_line(error)}): check the name, or {how}.") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Neither progress bars nor notes of diffusers and transformers while a pipeline is put together."""
-    loggings = diffusers.utils.logging, transformers.utils.logging
-    before = [(module.get_verbosity(), module.is_progress_bar_enabled()) for module in loggings]
-    for module in loggings:
-        module.set_verbosity_error()
-        module.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch_dtype.*")  # newer diffusers prefer another name that older ones lack
-            yield
-    finally:
-        for module, (level, bars) in zip(loggings, before, strict=True):
-            module.set_verbosity(level)
-            if bars:
-                module.enable_progress_bar()
+        return AutoPipelineForText2Image.from_pretrained(name, **arguments)
+    except ValueError as error:
+        if "AutoPipeline" not in str(error):
+            raise
+        return DiffusionPipeline.from_pretrained(name, **arguments)  # a pipeline that diffusers has but does not list
 
 
 def _denoiser(pipe: Any) -> Any:
@@ -192,7 +148,3 @@ def _multiple(pipe: Any) -> int:
     packed = vae is not None and config.get("in_channels") == 4 * vae.config.get("latent_channels", 0)  # FLUX: 2 x 2 latents a token
     patch = config.get("patch_size") or 1
     return factor * (2 if packed else patch if isinstance(patch, int) else max(patch))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
