@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,15 @@ def build_segmenter(config: SegmenterConfig, classes: int) -> SegmentationNetwor
     WeightsError for weights that are missing, unreadable or of another network.
     """
     check_segmenter(config)
-    return _assemble(config, classes, None)
+    net = _assemble(config, classes, None)
+    norms = [m for m in net.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    given = config.weights not in ("imagenet", "none") and not config.frozen
+    if given and norms and all(bool((m.running_mean == 0).all() and (m.running_var == 1).all()) for m in norms):
+        warnings.warn(
+            f"The batch norms of {config.weights!r} have no statistics (mean 0 and variance 1 everywhere), so that training changes what the network "
+            "computes from its first step on: set segmenter.frozen, or import the weights again with --images.", stacklevel=2,
+        )  # fmt: skip
+    return net
 
 
 def rebuild_segmenter(config: SegmenterConfig, classes: int, facts: Mapping[str, Any]) -> SegmentationNetwork:

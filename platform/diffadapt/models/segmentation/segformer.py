@@ -49,7 +49,7 @@ class MixTransformer(nn.Module):
 
             self.model.config.save_pretrained(folder)
             save_file({k: v.contiguous() for k, v in state.items()}, Path(folder) / "model.safetensors", metadata={"format": "pt"})
-            self.model = _pretrained(folder, where)
+            self.model.load_state_dict(_pretrained(folder, where).state_dict())
 
 
 class MlpHead(nn.Module):
@@ -63,7 +63,8 @@ class MlpHead(nn.Module):
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         size = maps[0].shape[-2:]
-        return self.classifier(self.fuse(torch.cat([resize(p(x), size) for p, x in zip(self.project, maps, strict=True)], 1)))
+        levels = [resize(project(x), size) for project, x in zip(self.project, maps, strict=True)]
+        return self.classifier(self.fuse(torch.cat(levels[::-1], 1)))  # the deepest first, as in published checkpoints
 
 
 def mix_transformer(backbone: str, weights: str, facts: Mapping[str, Any] | None = None) -> tuple[MixTransformer, dict[str, Any]]:
@@ -106,13 +107,15 @@ def _pretrained(place: str, where: str) -> nn.Module:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of transformers within."""
+    """No progress bars and load reports of transformers within: what is missing is said in our own errors."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
