@@ -116,6 +116,9 @@ def open_scenes(config: SceneConfig) -> SceneSource:
             raise RecipeError(f"{name} is {height}, {width}, but must be a height and a width in pixels, or 0, 0 for images as they are.")
     if config.limit is not None and config.limit < 1:
         raise RecipeError(f"limit is {config.limit}, but must be at least 1.")
+    from diffadapt.data.scenes.official import check_names
+
+    check_names(config)
     if config.layout == "streets":
         from diffadapt.data.scenes.streets import open_streets
 
@@ -130,11 +133,12 @@ def open_scenes(config: SceneConfig) -> SceneSource:
 
 
 def _layouts() -> Mapping[str, Callable[[SceneConfig], SceneSource]]:
+    from diffadapt.data.scenes.coco import open_coco
     from diffadapt.data.scenes.folder import open_folder
+    from diffadapt.data.scenes.official import FORMS, open_official
     from diffadapt.data.scenes.parquet import open_parquet
 
-    found: dict[str, Callable[[SceneConfig], SceneSource]] = {"folder": open_folder, "parquet": open_parquet}
-    return found
+    return {"folder": open_folder, "parquet": open_parquet, "coco": open_coco, **dict.fromkeys(FORMS, open_official)}
 
 
 def open_location(path: str) -> tuple[Any, str]:
