@@ -25,6 +25,7 @@ FAMILIES = (
     "diffadapt.evaluate.parity_ssl",
     "diffadapt.evaluate.parity_validators",
     "diffadapt.evaluate.parity_zodi",
+    "diffadapt.evaluate.parity_zodi_transfer",
 )
 """Modules asked in this order; one that is not installed is passed over, and its files are then reported as unknown."""
 

@@ -37,14 +37,18 @@ def encode(z0: torch.Tensor, noise: torch.Tensor, t: int, alphas_cumprod: np.nda
     return add_noise(z0, predict(add_noise(z0, noise, abar), t), abar)
 
 
+def predicted_clean(x: torch.Tensor, eps: torch.Tensor, abar: float) -> torch.Tensor:
+    """The clean latents that ``x`` holds if its noise is ``eps``: (x - sqrt(1 - abar) eps) / sqrt(abar)."""
+    return (x - math.sqrt(1.0 - abar) * eps) / math.sqrt(abar)
+
+
 def ddim_mean(x: torch.Tensor, eps: torch.Tensor, abar: float, abar_prev: float, eta: float) -> tuple[torch.Tensor, float]:
     """Mean and deviation of the DDIM step from abar to abar_prev (Song et al. 2021, equation 12).
 
     The deviation is eta sqrt((1 - abar_prev) / (1 - abar)) sqrt(1 - abar / abar_prev).
     """
     sigma = eta * math.sqrt((1.0 - abar_prev) / (1.0 - abar) * (1.0 - abar / abar_prev))
-    x0 = (x - math.sqrt(1.0 - abar) * eps) / math.sqrt(abar)
-    return math.sqrt(abar_prev) * x0 + math.sqrt(max(1.0 - abar_prev - sigma**2, 0.0)) * eps, sigma
+    return math.sqrt(abar_prev) * predicted_clean(x, eps, abar) + math.sqrt(max(1.0 - abar_prev - sigma**2, 0.0)) * eps, sigma
 
 
 def previous_levels(timesteps: Sequence[int], alphas_cumprod: np.ndarray) -> list[float]:

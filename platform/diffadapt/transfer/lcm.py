@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from diffadapt.diffusion.samplers import NoiseSource, noise_source
-from diffadapt.transfer.inversion import Predictor, add_noise
+from diffadapt.transfer.inversion import Predictor, add_noise, predicted_clean
 
 _SIGMA_DATA, _TIME_SCALE = 0.5, 10.0
 
@@ -24,8 +24,7 @@ def consistency_decode(
     """
     draw = noise_source(noises)
     for i, t in enumerate(timesteps):
-        abar, scaled = float(alphas_cumprod[t]), t * _TIME_SCALE
-        x0 = (z - math.sqrt(1.0 - abar) * predict(z, t)) / math.sqrt(abar)
+        x0, scaled = predicted_clean(z, predict(z, t), float(alphas_cumprod[t])), t * _TIME_SCALE
         norm = scaled**2 + _SIGMA_DATA**2
         z = scaled / math.sqrt(norm) * x0 + _SIGMA_DATA**2 / norm * z
         if i + 1 < len(timesteps):
