@@ -7,8 +7,9 @@ together. There is no pretrained U-Net to keep, so the ControlNet is not the cop
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -17,12 +18,11 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DCondi
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from diffadapt.core.errors import RecipeError
 from diffadapt.models.diffusers_folder import load_component, save_component
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.contrastive import save_transformers
 from diffadapt.train.ema import Ema
-from diffadapt.train.layout_config import LayoutFitConfig
+from diffadapt.train.layout_config import NEGATIVE, SUFFIX, LayoutFitConfig, check_layout
 from diffadapt.train.layout_data import LayoutExamples, crops, vocabulary
 from diffadapt.train.loop import run_loop
 from diffadapt.train.reporter import Reporter
@@ -38,25 +38,10 @@ from diffadapt.train.text_to_image_tokenizer import (
 )
 from diffadapt.train.text_to_image_vae import encode, fit_autoencoder
 
-NEGATIVE = "lower quality, worst quality"
-SUFFIX = ", best quality"
 _HELD = 256
 """Images whose reconstruction is measured."""
-
-
-def layout_unit(config: LayoutFitConfig) -> int:
-    """What both sides of an image must be multiples of: the reductions of autoencoder and U-Net."""
-    return 2 ** (len(config.vae.channels) - 1 + len(config.channels) - 1)
-
-
-def check_layout(config: LayoutFitConfig) -> None:
-    """RecipeError for widths that the networks cannot have."""
-    if len(config.channels) < 2 or any(c % config.groups for c in config.channels) or config.channels[-1] % config.heads:
-        raise RecipeError(
-            f"channels {config.channels} need at least two levels, multiples of groups ({config.groups}), the last also of heads ({config.heads})."
-        )
-    if config.text_width % config.heads:
-        raise RecipeError(f"text_width {config.text_width} must be a multiple of heads ({config.heads}).")
+_ENCODE = 32
+"""Images encoded at a time."""
 
 
 def train_layout_generator(
@@ -70,7 +55,8 @@ def train_layout_generator(
     """
     check_layout(config)
     folder, shape, device = Path(out), data.shape, reporter.device
-    vae = _autoencoder(data, config, reporter, checkpoints("vae"), folder)
+    every = config.vae.steps + config.steps
+    vae = _autoencoder(data, config, _Part(reporter, 0, every, "vae_"), checkpoints("vae"), folder)
     factor = 2 ** (len(config.vae.channels) - 1)
     latents = _latents(vae, data, device)
     tokenizer = build_tokenizer(vocabulary(data.captions, SUFFIX, NEGATIVE), config.max_words)
@@ -114,7 +100,7 @@ def train_layout_generator(
         module=net, loss_fn=loss_fn, batch_fn=batch_fn,
         optimizer=torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay),
         lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps), total_steps=config.steps,
-        reporter=reporter, checkpoints=checkpoints("generator"), ema=ema, precision=config.precision, clip_norm=config.clip_norm,
+        reporter=_Part(reporter, config.vae.steps, every, ""), checkpoints=checkpoints("generator"), ema=ema, precision=config.precision, clip_norm=config.clip_norm,
         seed=config.seed, checkpoint_every=config.checkpoint_every,
     )  # fmt: skip
     parts = {"unet": net.unet, "controlnet": net.controlnet, "text_encoder": net.text, "vae": vae}
@@ -172,6 +158,19 @@ class LayoutDenoiser(nn.Module):
         ).sample
 
 
+class _Part:
+    """A reporter for one of several fits in a row: steps go on from those before it, scalars have its prefix."""
+
+    def __init__(self, reporter: Reporter, before: int, total: int, prefix: str):
+        self._reporter, self._before, self._total, self._prefix = reporter, before, total, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reporter, name)
+
+    def report(self, step: int, total: int, scalars: Mapping[str, float]) -> None:
+        self._reporter.report(self._before + step, self._total, {self._prefix + k: v for k, v in scalars.items()})
+
+
 def sd_schedule() -> DDIMScheduler:
     """Stable Diffusion 1.5's schedule, as ZoDi samples with it."""
     return DDIMScheduler(
@@ -224,20 +223,21 @@ def _some(data: LayoutExamples, count: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def _latents(vae: AutoencoderKL, data: LayoutExamples, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def _latents(vae: AutoencoderKL, data: LayoutExamples, device: torch.device) -> list[tuple[Tensor, ...]]:
     """Mean and standard deviation of every image's latents (C, h, w) in half precision, then those of its mirror image."""
-    found: list = [None] * len(data)
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for i, image in enumerate(data.images):
-        by_size.setdefault(image.shape, []).append(i)
-    for indices in by_size.values():
-        for start in range(0, len(indices), 64):
-            part = indices[start : start + 64]
-            stacked = np.stack([data.images[i] for i in part])
+    known: dict[int, tuple[Tensor, ...]] = {}
+    by_size: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
+    for image in data.images:  # an image that stands for several examples is encoded once
+        by_size.setdefault(image.shape, {})[id(image)] = image
+    for images in by_size.values():
+        names = list(images)
+        for start in range(0, len(names), _ENCODE):
+            part = names[start : start + _ENCODE]
+            stacked = np.stack([images[name] for name in part])
             both = [encode(vae, x, device) for x in ((stacked, np.ascontiguousarray(stacked[:, :, ::-1])) if data.flip else (stacked,))]
-            for k, i in enumerate(part):
-                found[i] = tuple(x[k].half() for pair in both for x in pair)
-    return found
+            for k, name in enumerate(part):
+                known[name] = tuple(x[k].half() for pair in both for x in pair)
+    return [known[id(image)] for image in data.images]
 
 
 def _cut(latents, index, corners, mirrored, factor: int, shape) -> tuple[Tensor, Tensor]:

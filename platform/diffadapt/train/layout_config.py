@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from diffadapt.core.config import execution
+from diffadapt.core.errors import RecipeError
 from diffadapt.train.text_to_image_config import AutoencoderFitConfig
+
+SUFFIX, NEGATIVE = ", best quality", "lower quality, worst quality"
+"""What half of the captions end in, and the prompt that stands for no caption beside the empty one (as TransferConfig has them)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class LayoutFitConfig:
     """Probability that an example is shown without its layout, so that the U-Net also works alone."""
     loss_weight: float = 5.0
     """Largest weight of an example: the error of the noise counts 1 / alpha_bar(t) times, at most this (Hang et al. 2023)."""
-    channels: tuple[int, ...] = (64, 96, 96)
+    channels: tuple[int, ...] = (48, 72, 72)
     """Widths of U-Net and ControlNet by level; the deepest alone attends, so that any size can be generated."""
     heads: int = 4
     groups: int = 8
@@ -58,3 +62,22 @@ class LayoutFitConfig:
         "prompt_dropout": (0, 1), "layout_dropout": (0, 1), "loss_weight": (1, None), "channels": (1, None), "heads": (1, None), "groups": (1, None), "text_width": (1, None),
         "text_layers": (1, None), "max_words": (4, None), "seed": (0, None), "checkpoint_every": (1, None),
     }  # fmt: skip
+
+    @property
+    def unit(self) -> int:
+        """What both sides of an image must be multiples of: the reductions of autoencoder and U-Net."""
+        return 2 ** (len(self.vae.channels) - 1 + len(self.channels) - 1)
+
+
+def check_layout(config: LayoutFitConfig) -> None:
+    """RecipeError for widths or crops that the networks cannot have."""
+    if len(config.channels) < 2 or any(c % config.groups for c in config.channels) or config.channels[-1] % config.heads:
+        raise RecipeError(
+            f"channels {config.channels} need at least two levels, multiples of groups ({config.groups}), the last also of heads ({config.heads})."
+        )
+    if any(c % 8 for c in config.vae.channels):
+        raise RecipeError(f"vae.channels {config.vae.channels} must be multiples of 8.")
+    if config.text_width % config.heads:
+        raise RecipeError(f"text_width {config.text_width} must be a multiple of heads ({config.heads}).")
+    if any(side % config.unit for side in config.crop) or (0 in config.crop and config.crop != (0, 0)):
+        raise RecipeError(f"crop {config.crop} must be multiples of {config.unit}, by which the networks reduce an image, or (0, 0).")

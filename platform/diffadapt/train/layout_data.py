@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,14 +29,19 @@ class LayoutExamples:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def add(self, image: np.ndarray, colours: np.ndarray, captions: Iterable[tuple[str, np.ndarray]] = ()) -> None:
-        """``image`` only gives the size; every (caption, picture) of ``captions`` becomes an example with these ``colours``."""
-        height, width = brought_to(*image.shape[:2], self.size, self.unit)
+    def add(self, colours: np.ndarray, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Every (caption, picture) is an example with the colour map ``colours``; all have one size before they are resized."""
+        height, width = brought_to(*colours.shape[:2], self.size, self.unit)
         small = resized(colours, height, width)
-        for caption, picture in captions:
+        for caption, picture in pictures:
             self.images.append(resized(picture, height, width))
             self.colours.append(small)
             self.captions.append(caption)
+
+    def repeat(self, count: int) -> None:
+        """The last example ``count`` times more, without another copy of its pixels."""
+        for values in (self.images, self.colours, self.captions):
+            values.extend(values[-1:] * count)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -46,8 +52,6 @@ class LayoutExamples:
                 raise RecipeError(f"The images have {len(sizes)} sizes ({', '.join(f'{h}x{w}' for h, w in sorted(sizes)[:4])}, ...): give crop, (height, width).")
             return next(iter(sizes))
         height, width = self.crop
-        if height % self.unit or width % self.unit:
-            raise RecipeError(f"crop {self.crop} must be multiples of {self.unit}, by which the networks reduce an image.")
         low = min(h for h, _ in sizes), min(w for _, w in sizes)
         if height > low[0] or width > low[1]:
             raise RecipeError(f"crop {self.crop} is larger than an image of {low[0]}x{low[1]}: give a smaller crop or a larger size.")
@@ -60,11 +64,11 @@ class LayoutExamples:
 
     def corner(self, index: int, place: np.ndarray, grid: int) -> tuple[int, int]:
         """Top left corner of the crop of image ``index``, a multiple of ``grid``."""
-        (height, width), (h, w) = self.images[index].shape[:2], self.shape_of_crop
+        (height, width), (h, w) = self.images[index].shape[:2], self._cropped
         return int(place[0] * ((height - h) // grid + 1)) * grid, int(place[1] * ((width - w) // grid + 1)) * grid
 
     @property
-    def shape_of_crop(self) -> tuple[int, int]:
+    def _cropped(self) -> tuple[int, int]:
         return self.crop if self.crop != (0, 0) else self.images[0].shape[:2]
 
 
@@ -91,6 +95,4 @@ def crops(images: Sequence[np.ndarray], corners: Sequence[tuple[int, int]], mirr
 
 def vocabulary(captions: Iterable[str], *more: str) -> tuple[str, ...]:
     """The words of ``captions`` and ``more``, sorted: lower case, without punctuation, digits one by one."""
-    import re
-
     return tuple(sorted({word for text in (*captions, *more) for word in re.findall(r"[^\W\d_]+|\d", text.lower())}))
