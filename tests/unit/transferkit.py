@@ -17,7 +17,7 @@ from diffadapt.data.image import encode_png
 from diffadapt.data.scenes.classes import ClassTable, plain_table
 from diffadapt.models.segmentation.config import SegmenterConfig
 
-TABLE: ClassTable = plain_table("toy", [("sky", (70, 130, 180)), ("road", (128, 64, 128)), ("box", (0, 0, 142))], (2, 6, -1))
+TABLE: ClassTable = plain_table("toy", [("sky", (70, 130, 180)), ("road", (128, 64, 128)), ("car", (0, 0, 142))], (2, 6, -1))
 SMALL = SegmenterConfig(backbone="timm:resnet10t", weights="none", width=8, dropout=0.0, size=(32, 64), batch_size=4)
 INK = np.array([[120, 170, 220], [110, 110, 110], [200, 60, 40]])
 

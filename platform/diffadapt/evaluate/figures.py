@@ -84,8 +84,8 @@ def image_grid(
 
     Labels that are wider than their column are broken over up to three lines, then cut. ValueError when there is no image.
     """
-    cells = [[None if i is None else _Cell(fit_size(i)) for i in row] for row in images]
-    return _draw(cells, row_labels, column_labels)
+    cells = [[None if i is None else Cell(fit_size(i)) for i in row] for row in images]
+    return draw_grid(cells, row_labels, column_labels)
 
 
 def before_after_grid(
@@ -102,8 +102,8 @@ def before_after_grid(
         if pairs := list(zip(images, after.get(key, ()), strict=False))[:per_row]:
             rows.append(pairs)
             labels.append(_readable(key))
-    sides = [[[_Cell(fit_size(pair[side], largest=96)) for pair in row] for row in rows] for side in (0, 1)]
-    left, right = _draw(sides[0], labels, (), names[0]), _draw(sides[1], (), (), names[1])
+    sides = [[[Cell(fit_size(pair[side], largest=96)) for pair in row] for row in rows] for side in (0, 1)]
+    left, right = draw_grid(sides[0], labels, (), names[0]), draw_grid(sides[1], (), (), names[1])
     sheet = np.full((max(left.shape[0], right.shape[0]), left.shape[1] + 2 * GAP + right.shape[1], 3), 255, np.uint8)
     sheet[: left.shape[0], : left.shape[1]] = left
     sheet[: right.shape[0], -right.shape[1] :] = right
@@ -115,8 +115,8 @@ def gradcam_panel(
     column_labels: Sequence[str] = ("source image, source model", "target image, source model", "projected, source model (DDA)", "projected, fine-tuned model (SDA)"),
 ) -> bytes:
     """PNG bytes of heat maps over images, the predicted class under each: green when right, red and so marked when wrong."""
-    cells = [[None if c is None else _Cell(overlay(fit_size(c.image, 96), c.heat), *_verdict(c)) for c in row.cells] for row in rows]
-    return png(_draw(cells, [_readable(r.label) for r in rows], column_labels))
+    cells = [[None if c is None else Cell(overlay(fit_size(c.image, 96), c.heat), *_verdict(c)) for c in row.cells] for row in rows]
+    return png(draw_grid(cells, [_readable(r.label) for r in rows], column_labels))
 
 
 def overlay(image: np.ndarray, heat: np.ndarray | None, strength: float = 0.5) -> np.ndarray:
@@ -145,7 +145,9 @@ def figures_index(sections: Sequence[Mapping[str, str]]) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Cell:
+class Cell:
+    """One picture of :func:`draw_grid`: uint8 (H, W, 3) RGB, drawn as it is, and the text under it."""
+
     image: np.ndarray
     text: str = ""
     colour: tuple[int, int, int] = INK
@@ -192,7 +194,8 @@ def _cut(text: str, width: int) -> str:
     return text + "..."
 
 
-def _draw(cells: Sequence[Sequence[_Cell | None]], row_labels: Sequence[str], column_labels: Sequence[str], heading: str = "") -> np.ndarray:
+def draw_grid(cells: Sequence[Sequence[Cell | None]], row_labels: Sequence[str], column_labels: Sequence[str], heading: str = "") -> np.ndarray:
+    """Cells (None: an empty place) as a labelled grid, uint8 (H, W, 3); texts are broken over up to three lines. ValueError when there is no image."""
     columns = max((len(r) for r in cells), default=0)
     if not any(c for row in cells for c in row):
         raise ValueError("a grid needs at least one image")

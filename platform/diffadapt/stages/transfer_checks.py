@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.core.leniency import missing
+from diffadapt.data.scenes.palettes import check_palette
 from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.weights import is_hub_id, resolve
 from diffadapt.transfer.checks import check_settings, check_transfer
@@ -19,12 +20,10 @@ if TYPE_CHECKING:
 
 def check_generator(stage: TransferScenes) -> None:
     """Raise RecipeError or WeightsError for settings and weights that no image could be transferred with."""
-    c, classes = stage.config, stage.classes
+    c = stage.config
     check_settings(c)
-    if stage.needs_layout and c.palette == "ade20k" and not any(a >= 0 for a in classes.ade):
-        raise RecipeError(
-            f"transfer.palette is ade20k, but the class table{' ' + repr(classes.name) if classes.name else ''} says of no class which of ADE20K's it is: set it to own or cityscapes."
-        )
+    if stage.needs_layout:
+        check_palette(stage.classes, c.palette)
     try:
         check_transfer(c)
         if stage.needs_layout and c.weights != "train" and c.controlnet:
