@@ -56,10 +56,21 @@ def image_files(fs: Any, root: str, folder: str, what: str) -> dict[str, str]:
 
 
 def _pair(images: dict[str, str], labels: dict[str, str], config: SceneConfig) -> dict[str, tuple[str, str | None]]:
-    exact_images, exact_labels = by_stem(images, (), "an image of the scene"), by_stem(labels, (), "a label map of the scene")
-    if not set(exact_images) & set(exact_labels):
-        exact_images, exact_labels = by_stem(images, IMAGE_ENDINGS, "an image of the scene"), by_stem(labels, LABEL_ENDINGS, "a label map of the scene")
-    return match(exact_images, exact_labels, config.path, partial=config.partial, hint=HINT)
+    """Pairs by names as they are, or else without the labels' endings, or else without both kinds' endings: the first way that fits most."""
+    best: tuple[dict[str, str], dict[str, str]] | None = None
+    for ours, theirs in (((), ()), ((), LABEL_ENDINGS), (IMAGE_ENDINGS, LABEL_ENDINGS)):
+        if best is not None and best[0].keys() == best[1].keys():
+            break
+        try:
+            found = by_stem(images, ours, "an image of the scene"), by_stem(labels, theirs, "a label map of the scene")
+        except DataError:
+            if best is None or not best[0].keys() & best[1].keys():
+                raise
+            continue
+        if best is None or len(found[0].keys() & found[1].keys()) > len(best[0].keys() & best[1].keys()):
+            best = found
+    assert best is not None
+    return match(*best, config.path, partial=config.partial, hint=HINT)
 
 
 def _below(files: dict[str, str], folder: str) -> dict[str, str]:

@@ -1,0 +1,122 @@
+"""Scenes as folders that other tools, and this package, read: images, label maps, overlays, a class table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import fsspec
+import numpy as np
+from PIL import Image
+
+from diffadapt.core.artifact import IGNORED
+from diffadapt.core.errors import DataError
+from diffadapt.data.export import safe_key
+from diffadapt.data.image import image_suffix
+from diffadapt.data.scenes.classes import ClassTable
+
+TABLE = "classes.csv"
+
+
+def class_csv(classes: ClassTable) -> bytes:
+    """The table as the CSV that :func:`class_file.read_class_table` reads, for label maps of class numbers."""
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(("value", "name", "red", "green", "blue"))
+    out.writerows((i, name, *colour) for i, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True)))
+    return text.getvalue().encode()
+
+
+def label_png(labels: np.ndarray, classes: ClassTable) -> bytes:
+    """Class numbers, uint8 (H, W), as a PNG whose palette shows the classes' colours; what is no class becomes IGNORED (white)."""
+    labels = np.where(labels < len(classes.names), labels, IGNORED).astype(np.uint8)
+    image = Image.fromarray(labels)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(classes.colours)] = classes.colours
+    palette[IGNORED] = 255
+    image.putpalette(palette.tobytes())
+    return _png(image)
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassTable, opacity: float = 0.5) -> np.ndarray:
+    """uint8 (H, W, 3): the classes' colours over ``image`` (H, W, 3); pixels of no class show the image alone."""
+    known = labels < len(classes.names)
+    colours = np.asarray(classes.colours, np.float32)[np.where(known, labels, 0)]
+    mixed = (1 - opacity) * image.astype(np.float32) + opacity * colours
+    return np.where(known[..., None], mixed.round(), image).astype(np.uint8)
+
+
+def to_size(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W) -> uint8 ``size`` (height, width), by the nearest pixel."""
+    return labels if labels.shape == tuple(size) else np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+class Places:
+    """Names under a folder without suffix, each given once: two images that differ in their suffix alone keep it in their name."""
+
+    def __init__(self, paths: Iterable[str]):
+        self.count: dict[str, int] = {}
+        for path in paths:
+            stem = _stem(path)
+            self.count[stem] = self.count.get(stem, 0) + 1
+
+    def __call__(self, path: str) -> str:
+        """Raises DataError for a path that leads out of the folder."""
+        stem = _stem(safe_key(path))
+        return stem if self.count[stem] == 1 else path
+
+
+class Tree:
+    """A new folder on any fsspec location. Raises DataError when it holds files."""
+
+    def __init__(self, out: str):
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(out)
+            if self.fs.exists(self.root) and (not self.fs.isdir(self.root) or self.fs.ls(self.root, detail=False)):
+                raise DataError(f"{out!r} exists and is not empty: give another --out.")
+            self.fs.makedirs(self.root, exist_ok=True)
+        except (OSError, ValueError, ImportError) as error:
+            raise DataError(f"The folder {out!r} cannot be made ({getattr(error, 'strerror', None) or error}): give another --out.") from None
+
+    def put(self, name: str, data: bytes) -> None:
+        place = posixpath.join(self.root, name)
+        self.fs.makedirs(posixpath.dirname(place), exist_ok=True)
+        self.fs.pipe_file(place, data)
+
+
+def write_scenes(load: Callable[[], Iterable[dict[str, Any]]], out: str, classes: ClassTable) -> int:
+    """Rows of SCENE_SCHEMA under ``out`` in the layout 'folder' (images, labels, classes.csv); returns how many.
+
+    ``load`` gives the rows anew at each call. Rows with ``accepted`` false are left out.
+    """
+    tree, kept = Tree(out), lambda: (row for row in load() if row.get("accepted", True) is not False)
+    places = Places(_path(row["key"]) for row in kept())
+    tree.put(TABLE, class_csv(classes))
+    count = 0
+    for row in kept():
+        data, place = row["image"]["bytes"], places(_path(row["key"]))
+        tree.put(f"images/{place}{image_suffix(data, row['key'])[0]}", data)
+        if row["annotation"] is not None:
+            with Image.open(io.BytesIO(row["annotation"]["bytes"])) as labels:
+                tree.put(f"labels/{place}.png", label_png(np.asarray(labels), classes))
+        count += 1
+    return count
+
+
+def _path(key: str) -> str:
+    return key.split("/", 2)[-1]
+
+
+def _stem(path: str) -> str:
+    head, tail = posixpath.split(path)
+    stem, suffix = posixpath.splitext(tail)
+    return posixpath.join(head, stem if suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm") else tail)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
