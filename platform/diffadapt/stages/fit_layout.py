@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from diffadapt.core.artifact import Failure, Shard
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.identity import item_seed
-from diffadapt.core.stage import FitJob, InputFile, NodePlan, Stage, whole
+from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
 from diffadapt.data.relight import CAPTIONS, check_appearances, relight
 from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.stages.roles import row_inputs
@@ -72,46 +72,29 @@ class FitLayout(Stage):
         examples = LayoutExamples(config.size, config.unit, config.crop, config.flip, config.seed)
         failures: list[Failure] = []
         for caption, files in zip(self.captions, row_inputs(job), strict=True):
-            for file, chosen in _chosen(files, config.limit):
-                rows = job.read(file)
-                keys = set(rows.column("key")[i] for i in chosen if i < len(rows)) if chosen is not None else None
-                scenes, bad = decode_scenes(rows)
+            for file in files:
+                scenes, bad = decode_scenes(job.read(file))
                 failures += bad
                 for scene in scenes:
-                    if keys is not None and scene.key not in keys:
-                        continue
                     if scene.annotation is None:
                         failures.append(Failure(scene.key, f"{scene.key} has no label map, which a layout-conditional generator learns from."))
                         continue
                     count += 1
-                    examples.add(paint(scene.annotation, self.classes, "own"), [(caption, scene.image)])
+                    colours = paint(scene.annotation, self.classes, "own")
+                    examples.add(colours, [(caption, scene.image)])
                     if self.appearances:
                         examples.repeat(config.variants - 1)  # as often as each of its appearances
-                    examples.add(paint(scene.annotation, self.classes, "own"), self._relit(scene))
+                        examples.add(colours, self._relit(scene))
         if not len(examples):
             reason = failures[0].reason if failures else "the sets are empty"
             raise DataError(f"There is no scene with a label map to train the generator on ({reason}).")
         return examples, count, failures
 
-    def _relit(self, scene: Any):
+    def _relit(self, scene: Any) -> Iterator[tuple[str, Any]]:
+        """The scene under each appearance, ``variants`` times, with the caption of each."""
         import numpy as np
 
         for appearance in self.appearances:
             for variant in range(self.config.variants):
                 rng = np.random.default_rng(item_seed(self.config.seed, "relight", scene.key, f"{appearance}/{variant}"))
                 yield CAPTIONS[appearance], relight(scene.image, scene.annotation, self.classes.names, appearance, rng)
-
-
-def _chosen(files: Sequence[InputFile], limit: int) -> list[tuple[InputFile, list[int] | None]]:
-    """The shards to read and the rows of each (None: all) for at most ``limit`` scenes, evenly spread; 0: all."""
-    total = sum(file.shard.items for file in files)
-    if not limit or limit >= total:
-        return [(file, None) for file in files]
-    wanted = {i * total // limit for i in range(limit)}
-    found, start = [], 0
-    for file in files:
-        rows = [i for i in range(file.shard.items) if start + i in wanted]
-        start += file.shard.items
-        if rows:
-            found.append((file, rows))
-    return found

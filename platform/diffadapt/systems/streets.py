@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from diffadapt.core.errors import RecipeError, suggest
@@ -27,11 +27,13 @@ class Streets:
     """``diffadapt export`` copies ``generator`` (a StableDiffusionControlNetPipeline folder) out of the store."""
 
     conditions: tuple[str, ...] = CONDITIONS
-    layout: LayoutFitConfig = field(default_factory=lambda: LayoutFitConfig(flip=False, limit=1024))
+    scenes: int = 1024
+    """Of each condition."""
+    layout: LayoutFitConfig = LayoutFitConfig(flip=False)
     seed: int = 0
     execution: ExecutionConfig = ExecutionConfig()
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"seed": (0, None)}
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"scenes": (1, None), "seed": (0, None)}
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {"seed": ("seed", "layout.seed", "layout.vae.seed")}
 
     def pipeline(self) -> Pipeline:
@@ -39,7 +41,7 @@ class Streets:
         for name in self.conditions:
             if name not in CAPTIONS:
                 raise RecipeError(f"Streets have no condition {name!r}: give some of {', '.join(CAPTIONS)}.{suggest(name, CAPTIONS)}")
-        sets = [Node(f"{c}_scenes", Scenes(SceneConfig("embedded:streets", layout="streets", split="pretrain", condition=c), c)) for c in self.conditions]
+        sets = [Node(f"{c}_scenes", Scenes(SceneConfig("embedded:streets", layout="streets", split="pretrain", condition=c, limit=self.scenes), c)) for c in self.conditions]
         fit = FitLayout(self.layout, builtin("streets"), tuple(CAPTIONS[c] for c in self.conditions))
         nodes = (*sets, Node("generator", fit, tuple(node.name for node in sets)))
         return Pipeline(nodes, (), (), {node.name: node.name for node in nodes})

@@ -23,13 +23,11 @@ class LayoutFitConfig:
     """(height, width) of the crops that are trained on, after ``size``; (0, 0): whole images, all of one size."""
     flip: bool = True
     """Half of the examples are mirrored."""
-    limit: int = 0
-    """At most so many scenes of each input, evenly spread; 0: all."""
     variants: int = 4
     """Relit copies of a scene for each appearance, every one with its own light."""
-    vae: AutoencoderFitConfig = AutoencoderFitConfig(steps=800, batch_size=32, channels=(16, 32, 64), latent_channels=8, kl_weight=1e-4)
+    vae: AutoencoderFitConfig = AutoencoderFitConfig(steps=600, batch_size=32, channels=(16, 32, 64), latent_channels=8, kl_weight=1e-4)
     """Each width after the first halves the side."""
-    steps: int = 3000
+    steps: int = 2500
     batch_size: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.0
@@ -57,7 +55,7 @@ class LayoutFitConfig:
     checkpoint_every: int = execution(200)
 
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "size": (0, None), "crop": (0, None), "limit": (0, None), "variants": (1, None), "steps": (1, None), "batch_size": (1, None),
+        "size": (0, None), "crop": (0, None), "variants": (1, None), "steps": (1, None), "batch_size": (1, None),
         "lr": (0, None), "weight_decay": (0, None), "warmup_steps": (0, None), "ema_decay": (0, 1), "clip_norm": (1e-9, None),
         "prompt_dropout": (0, 1), "layout_dropout": (0, 1), "loss_weight": (1, None), "channels": (1, None), "heads": (1, None), "groups": (1, None), "text_width": (1, None),
         "text_layers": (1, None), "max_words": (4, None), "seed": (0, None), "checkpoint_every": (1, None),
