@@ -45,7 +45,8 @@ def train_ids(ids: np.ndarray) -> np.ndarray:
 
 def save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, compress_level=1)
+    options = {"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {"compress_level": 1}
+    Image.fromarray(array).save(path, **options)
 
 
 def fake_cityscapes(

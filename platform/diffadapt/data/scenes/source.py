@@ -74,14 +74,13 @@ class SceneSource:
     def fingerprint(self) -> str:
         """16 hex characters that change with the keys or the content, not with the place; SceneConfig.fingerprint says whether content
         means bytes or sizes (auto: bytes up to CONTENT_LIMIT)."""
-        content = self.mode == "content" or (self.mode == "auto" and self.reader.total_bytes(self.items) <= CONTENT_LIMIT)
-        return digest(
-            {
-                "by": "content" if content else "size",
-                "items": [[i.key, i.image, i.label, i.colours] for i in self.items],
-                "files": self.reader.identities(self.items, content),
-            }
-        )
+        try:
+            content = self.mode == "content" or (self.mode == "auto" and self.reader.total_bytes(self.items) <= CONTENT_LIMIT)
+            files = self.reader.identities(self.items, content)
+        except OSError as error:
+            raise DataError(f"A file of {self.name} cannot be read ({error}): check the disk and the rights, then run the same command.") from None
+        items = [[i.key, i.image, i.label, i.colours] for i in self.items]
+        return digest({"by": "content" if content else "size", "items": items, "files": files})
 
 
 @dataclass(frozen=True)
