@@ -38,7 +38,7 @@ class MixTransformer(nn.Module):
 
     def portable_state(self) -> dict[str, torch.Tensor]:
         """The parameters under the names of published checkpoints, which are not those of every version of transformers."""
-        with tempfile.TemporaryDirectory() as folder, _quiet():
+        with tempfile.TemporaryDirectory() as folder, quiet():
             self.model.save_pretrained(folder, max_shard_size="1000GB")
             return read_state_dict(str(Path(folder) / "model.safetensors"))
 
@@ -90,7 +90,7 @@ def _pretrained(place: str, where: str) -> nn.Module:
 
     name, _, revision = place.partition("@") if not Path(place).exists() else (place, "", "")
     try:
-        with _quiet():
+        with quiet():
             model, info = SegformerModel.from_pretrained(name, revision=revision or "main", output_loading_info=True, dtype=torch.float32)
     except Exception as error:  # the hub client and transformers raise many unrelated types
         raise WeightsError(
@@ -106,7 +106,7 @@ def _pretrained(place: str, where: str) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and load reports of transformers within: what is missing is said in our own errors."""
     from transformers.utils import logging
 
