@@ -53,11 +53,16 @@ def tiny_unet():
     ).eval()  # fmt: skip
 
 
-def tiny_controlnet(unet, factor: int, amount: float = 0.1):
-    """The ControlNet that belongs to ``unet``, its zero-convolutions drawn from a normal distribution of deviation ``amount``."""
+def tiny_controlnet(unet, factor: int, amount: float = 0.3):
+    """The ControlNet that belongs to ``unet``, its zero-convolutions drawn from a normal distribution of deviation ``amount``.
+
+    The convolutions before them are made larger, so that a layout is still there when it arrives at the U-Net.
+    """
     from diffusers import ControlNetModel
 
     net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 12, 16, 16)[: factor.bit_length()])
+    for convolution in [net.controlnet_cond_embedding.conv_in, *net.controlnet_cond_embedding.blocks]:
+        torch.nn.init.kaiming_normal_(convolution.weight)
     zero = [*net.controlnet_down_blocks.parameters(), *net.controlnet_mid_block.parameters(), *net.controlnet_cond_embedding.conv_out.parameters()]
     for parameter in zero:
         torch.nn.init.normal_(parameter, std=amount)

@@ -103,7 +103,7 @@ class SceneTransfer:
         return decode(z, noises, levels.decode, abar, target, config.eta)
 
     def _latents(self, image: np.ndarray, size: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
-        pixels = torch.from_numpy(np.ascontiguousarray(picture(image, size))).permute(2, 0, 1)[None].to(self.device).float() / 127.5 - 1.0
+        pixels = torch.from_numpy(np.array(picture(image, size))).permute(2, 0, 1)[None].to(self.device).float() / 127.5 - 1.0
         posterior = self.pipe.vae.encode(pixels).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
         return (posterior.mean + posterior.std * noise).float() * self.pipe.vae.config.scaling_factor
