@@ -22,8 +22,8 @@ class ExportOptions(RootOption):
     run: tyro.conf.Positional[str] = "last"
     """A run's name or prefix, or 'last'."""
     what: str = "model"
-    """model: the adapted (SDA: fine-tuned) classifier; or a stage of the run: synth, aligned, target, projected, ... (images),
-    prompts (CSV), or finetuned, generator, unconditional, source_only, ... (models)."""
+    """model: the adapted (SDA: fine-tuned) classifier or segmenter; or a stage of the run: synth, aligned, target, projected, ...
+    (images), transferred (images, label maps and class table), prompts (CSV), or finetuned, generator, unconditional, source_only, ... (models)."""
     out: str = ""
     """Folder to write; must be new or empty."""
     layout: Literal["imagefolder", "imagenet-c-syn", "flat"] = "imagefolder"
@@ -50,6 +50,8 @@ def export(argv: Sequence[str]) -> int:
         raise StoreError(f"{options.what!r} are your own files, read where they are; there is nothing to export.")
     if node["kind"] in ("synth", "aligned", "corrupted"):
         return _images(run, manifest, paths, options)
+    if node["kind"] == "transferred":
+        return _scenes(run, nodes, paths, options.out)
     if node["kind"] == "prompts":
         return _prompts(run, paths, out)
     if not paths or not run.root.store.exists(f"{paths[0]}/_SUCCESS"):
@@ -69,6 +71,22 @@ def _images(run: Run, manifest: dict[str, Any], paths: Sequence[str], options: E
     names = manifest["class_names"] or None
     count = write_tree(rows(), options.out, options.layout, class_names=names)
     print(f"{count} images in {options.out}")
+    return 0
+
+
+def _scenes(run: Run, nodes: dict[str, Any], paths: Sequence[str], out: str) -> int:
+    """images, labels and classes.csv: what `--source.path` of a layout 'folder' reads again. Refused images are left out."""
+    from diffadapt.core.config import from_dict
+    from diffadapt.data.scenes.classes import ClassTable
+    from diffadapt.data.scenes.write import write_scenes
+
+    def rows():
+        for path in paths:
+            yield from run.root.store.load(path).table.to_pylist()
+
+    known = (n["identity"].get("classes") for kind in ("segmenter", "detector", "scenes") for n in nodes.values() if n["kind"] == kind)
+    count = write_scenes(rows, out, from_dict(ClassTable, next(c for c in known if c)))
+    print(f"{count} transferred scenes in {out}")
     return 0
 
 

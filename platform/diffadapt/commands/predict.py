@@ -19,8 +19,9 @@ class PredictOptions(RootOption):
     """A folder, a glob, or a Parquet file or folder with an image column."""
     run: str = "last"
     """The finished run whose models to use: a name, a prefix, or 'last'."""
-    out: str = "predictions.parquet"
-    """Parquet file to write: path, label, class and confidence; of SDA, those of the source, projected and ensemble predictions too."""
+    out: str = ""
+    """What to write. Classifiers: a Parquet file (default predictions.parquet) of path, label, class and confidence, of SDA those of the
+    source, projected and ensemble predictions too. Segmenters: a new folder (default predictions) of label maps and overlays."""
     block: int = 256
     """Images a shard."""
     execution: ExecutionConfig = ExecutionConfig()
@@ -36,14 +37,20 @@ def predict(argv: Sequence[str]) -> int:
     from diffadapt.core.store import redact
     from diffadapt.run.drive import drive
     from diffadapt.systems.predict import MODEL, PROJECTED, SOURCE, from_run
+    from diffadapt.systems.predict_scenes import ScenePrediction
 
     options = parse(PredictOptions, argv, "predict")
     if not options.images:
         raise DataError("Give the images to predict: a folder, a glob or a Parquet file.")
-    _check_out(options.out)
     root = options.open()
     model = root.run(options.run)
     recipe = from_run(model, options.images, options.execution, options.block)
+    if isinstance(recipe, ScenePrediction):
+        from diffadapt.commands.predict_scenes import predict_scenes
+
+        return predict_scenes(recipe, root, options.out, model.name)
+    out = options.out or "predictions.parquet"
+    _check_out(out)
     pipeline = recipe.pipeline()
     run = drive("predict", recipe, pipeline, root, lambda: make_runner(options.execution))
     nodes = run.manifest()["nodes"]
@@ -52,10 +59,10 @@ def predict(argv: Sequence[str]) -> int:
         count, data = len(found[MODEL]), predictions_parquet(found[MODEL], recipe.class_names)
     else:
         count, data = _of_ensemble(found[SOURCE], found[PROJECTED], recipe.class_names)
-    with fsspec.open(options.out, "wb") as handle:
+    with fsspec.open(out, "wb") as handle:
         handle.write(data)
     failed = sum(1 for n in nodes.values() for _ in n["quarantined"])
-    print(f"{count} predictions by {model.name} in {options.out}")
+    print(f"{count} predictions by {model.name} in {out}")
     if failed:
         print(f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.", file=sys.stderr)
     return 0

@@ -13,10 +13,12 @@ from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Run
 from diffadapt.models.card import LIMITATIONS, classifier_card
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.segmentation.marker import MARKER
 from diffadapt.report.generator import described, is_synthetic, is_toy
 from diffadapt.report.ladder import is_adaptation, ladder
 from diffadapt.report.provenance import optional_json
 from diffadapt.report.summary import PERCENT, summarise
+from diffadapt.run.segmenter_card import run_card
 
 OWN = ("_SUCCESS", "family.json")
 """The store's own files in a fit's folder."""
@@ -26,7 +28,7 @@ CARD, CONFIG = "README.md", "config.json"
 def copy_model(run: Run, node: str, out: str = "") -> None:
     """Copy the fitted folder of ``node`` to the new local folder ``out``, by default ``model/`` of the run.
 
-    The card of a classifier is written anew, with figures that were not known when it was trained. StoreError when the model
+    The card of a classifier or segmenter is written anew, with figures that were not known when it was trained. StoreError when the model
     is no longer in the store.
     """
     manifest = run.manifest()
@@ -40,7 +42,7 @@ def copy_model(run: Run, node: str, out: str = "") -> None:
 
 
 def model_files(run: Run, manifest: Mapping[str, Any], node: str) -> Iterator[tuple[str, bytes]]:
-    """(relative name, bytes) of every file of a fitted folder; a classifier's card as it is to be read outside."""
+    """(relative name, bytes) of every file of a fitted folder; the card of a classifier or segmenter as it is to be read outside."""
     store, path = run.root.store, manifest["nodes"][node]["shards"][0][3]
     if not store.exists(f"{path}/_SUCCESS"):
         raise StoreError(f"The trained model {path} of the run {run.name} is no longer in the store: run its recipe again to remake it.")
@@ -54,6 +56,8 @@ def model_files(run: Run, manifest: Mapping[str, Any], node: str) -> Iterator[tu
             config = json.loads(store.read_bytes(f"{path}/{CONFIG}"))
             if "label_names" in config:
                 data = model_card(run, manifest, node, config).encode()
+        elif name == CARD and store.exists(f"{path}/{MARKER}"):
+            data = run_card(run, manifest, node, json.loads(store.read_bytes(f"{path}/{MARKER}"))).encode()
         yield name, data
 
 

@@ -24,6 +24,7 @@ from diffadapt.stages.align import Align
 from diffadapt.stages.images import Images
 from diffadapt.stages.predict import Predict
 from diffadapt.systems.adaptation import plain
+from diffadapt.systems.predict_scenes import ScenePrediction, of_segmenter
 from diffadapt.systems.sda import SDA
 
 SOURCE, PROJECTED, MODEL = "source_on_images", "finetuned_on_projected", "model_on_images"
@@ -72,8 +73,8 @@ class Prediction:
         return Pipeline(nodes, (), self.class_names, {"target": "images"})
 
 
-def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> Prediction | ModelPrediction:
-    """The prediction recipe of a finished run for ``images`` (a folder, glob or Parquet file): of the adapted classifier, or
+def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> Prediction | ModelPrediction | ScenePrediction:
+    """The prediction recipe of a finished run for ``images`` (a folder, glob or Parquet file): of the adapted classifier or segmenter, or
     for SDA of source and fine-tuned model.
 
     Raises StoreError when the run is of another system, did not fine-tune, or its models were deleted.
@@ -81,9 +82,14 @@ def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> P
     manifest = run.manifest()
     outputs = manifest["outputs"]
     if "model" in outputs:
+        kind = manifest["nodes"][outputs["model"]]["kind"]
+        if kind == "segmenter":
+            return of_segmenter(run.name, _folder(run, manifest, outputs["model"]), images, execution, block, manifest["seed"])
+        if kind == "detector":
+            raise StoreError(f"The run {run.name} holds a detector, which predict does not apply: take it with `diffadapt export {run.name} --out <folder>`.")
         return _of_model(run, manifest, images, execution, block)
     if "finetuned" not in outputs or "projected" not in outputs:
-        raise StoreError(f"The run {run.name} has no adapted model to predict with: give a run of Adapt Anything, or an SDA run whose methods include sda.")
+        raise StoreError(f"The run {run.name} has no adapted model to predict with: give a run of Adapt Anything or ZoDi, or an SDA run whose methods include sda.")
     recipe = from_dict(SDA, manifest["config"])
     names = tuple(manifest["class_names"])
     classes = recipe.num_classes or len(names)

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from diffadapt.core.config import from_dict, to_dict
+from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DiffadaptError, WeightsError
 from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.models.segmentation.build import rebuild_segmenter
 from diffadapt.models.segmentation.card import segmenter_card
 from diffadapt.models.segmentation.config import SegmenterConfig
+from diffadapt.models.segmentation.marker import FORMAT, MARKER, read_marker
 from diffadapt.models.segmentation.network import SegmentationNetwork
 from diffadapt.models.state_dict import load_into, read_state_dict
 
-MARKER, STATE, CARD = "segmenter.json", "model.safetensors", "README.md"
-FORMAT = 1
+STATE, CARD = "model.safetensors", "README.md"
 
 
 def save_segmenter(net: SegmentationNetwork, folder: str | Path, config: SegmenterConfig, classes: ClassTable, extra: Mapping[str, Any] | None = None) -> Path:
@@ -33,9 +33,9 @@ def save_segmenter(net: SegmentationNetwork, folder: str | Path, config: Segment
     save_file(state, folder / STATE, metadata={"format": "pt"})
     (folder / STATE).chmod(0o644)
     config = _without_paths(config)
-    values = {"format": FORMAT, "config": to_dict(config), "classes": to_dict(classes), "network": net.facts, "extra": extra}
-    (folder / MARKER).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     count = sum(p.numel() for p in net.parameters())
+    values = {"format": FORMAT, "config": to_dict(config), "classes": to_dict(classes), "network": net.facts, "parameters": count, "extra": extra}
+    (folder / MARKER).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / CARD).write_text(segmenter_card(config, classes, extra, count), encoding="utf-8")
     return folder
 
@@ -46,11 +46,10 @@ def load_segmenter(folder: str | Path, device: str | torch.device = "cpu") -> tu
     Raises WeightsError for a folder that holds no segmenter, or one that does not fit its description.
     """
     folder = Path(folder)
-    values = read_marker(folder)
+    config, classes, facts, extra, _ = read_marker(folder)
     try:
-        config, classes = from_dict(SegmenterConfig, values["config"]), from_dict(ClassTable, values["classes"])
-        net = rebuild_segmenter(config, len(classes.names), values["network"])
-    except (DiffadaptError, KeyError, TypeError) as error:
+        net = rebuild_segmenter(config, len(classes.names), facts)
+    except (DiffadaptError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"The segmenter in {str(folder)!r} cannot be rebuilt ({type(error).__name__}: {error}): segmenter.json is damaged or of another version.") from error
     state = read_state_dict(str(folder / STATE))
     inner = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
@@ -59,21 +58,7 @@ def load_segmenter(folder: str | Path, device: str | torch.device = "cpu") -> tu
         own = {f"backbone.{k}": v for k, v in net.backbone.state_dict().items()}
         state = {**own, **{k: v for k, v in state.items() if not k.startswith("backbone.")}}
     load_into(net, state, str(folder))
-    return net.to(device).eval(), config, classes, dict(values.get("extra") or {})
-
-
-def read_marker(folder: str | Path) -> dict[str, Any]:
-    """segmenter.json of a folder. Raises WeightsError if there is none or it is damaged."""
-    file = Path(folder) / MARKER
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"The folder {str(folder)!r} has no {MARKER}: it holds no segmenter of diffadapt.") from None
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"The file {str(file)!r} cannot be read ({type(error).__name__}: {error}): copy the folder again.") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise WeightsError(f"The file {str(file)!r} is not of format {FORMAT}, the one that this version reads.")
-    return values
+    return net.to(device).eval(), config, classes, extra
 
 
 def _without_paths(config: SegmenterConfig) -> SegmenterConfig:

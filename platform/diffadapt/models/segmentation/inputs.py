@@ -10,15 +10,12 @@ from PIL import Image
 
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.train.precision import autocast, float32_mode
+from diffadapt.train.segmentation_augment import fit_image, fit_labels, normalise, stacked
 
 
 def to_input(images: Sequence[np.ndarray], config: SegmenterConfig, device: str | torch.device = "cpu") -> torch.Tensor:
-    """uint8 (H, W, 3) images of any sizes -> normalised float32 (B, 3, *config.size), resized bilinearly (antialiased)."""
-    height, width = config.size
-    resized = [np.asarray(Image.fromarray(i).resize((width, height), Image.Resampling.BILINEAR)) if i.shape[:2] != (height, width) else i for i in images]
-    x = torch.from_numpy(np.stack(resized)).to(device).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (config.mean, config.std))
-    return (x - mean) / std
+    """uint8 (H, W, 3) images of any sizes -> normalised float32 (B, 3, *config.size), resized as in training (Lanczos)."""
+    return normalise(stacked([fit_image(image, config.size) for image in images]).to(device), config)
 
 
 @torch.inference_mode()
@@ -32,6 +29,5 @@ def segment(net: torch.nn.Module, config: SegmenterConfig, images: Sequence[Imag
         with float32_mode(config.precision), autocast(device, config.precision):
             found = net(to_input(batch, config, device))[0].argmax(1).to(torch.uint8).cpu().numpy()
         for image, array in zip(found, batch, strict=True):
-            height, width = array.shape[:2]
-            labels.append(np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)))
+            labels.append(fit_labels(image, array.shape[:2]))
     return labels

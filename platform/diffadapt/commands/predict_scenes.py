@@ -1,0 +1,75 @@
+"""``diffadapt predict`` for runs whose model is a segmenter: label maps and overlays in a folder."""
+
+from __future__ import annotations
+
+from diffadapt.core.runs import Root
+from diffadapt.systems.predict_scenes import SEGMENTS, ScenePrediction
+
+DEFAULT = "predictions"
+HEADER = ("path", "label_map", "overlay", "confidence")
+
+
+def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> int:
+    """Run ``recipe`` and write ``labels/``, ``overlays/``, classes.csv and predictions.csv under ``out``; ``said`` names the model's run."""
+    import csv
+    import io
+    import sys
+
+    from diffadapt.commands.run import make_runner
+    from diffadapt.core.errors import StoreError
+    from diffadapt.core.predictions import image_path
+    from diffadapt.core.store import redact
+    from diffadapt.data.scenes.write import TABLE, Places, Tree, class_csv, label_png
+    from diffadapt.run.drive import drive
+
+    out = out or DEFAULT
+    if out.endswith(".parquet"):
+        raise StoreError(f"--out {out!r} must be a folder: {said} holds a segmenter, whose predictions are label maps.")
+    tree = Tree(out)
+    run = drive("predict", recipe, recipe.pipeline(), root, lambda: make_runner(recipe.execution))
+    nodes = run.manifest()["nodes"]
+    paths = [path for _, _, _, path in nodes[SEGMENTS]["shards"]]
+    photos = recipe.photos.source("")
+    assert photos is not None
+    places = Places(item.key for item in photos.items)
+    table = []
+    for path in paths:
+        rows = root.store.load(path)
+        for key, prediction, confidence in zip(rows.column("key"), rows.column("prediction"), rows.column("confidence"), strict=True):
+            name = image_path(key)
+            image, labels = _at_its_size(photos.read(name), prediction["bytes"], key)
+            place = places(name)
+            tree.put(f"labels/{place}.png", label_png(labels, recipe.classes))
+            tree.put(f"overlays/{place}.jpg", _painted(image, labels, recipe))
+            table.append((name, f"labels/{place}.png", f"overlays/{place}.jpg", f"{confidence:.4f}"))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows(sorted(table))
+    tree.put("predictions.csv", text.getvalue().encode())
+    tree.put(TABLE, class_csv(recipe.classes))
+    print(f"{len(table)} label maps by {said} in {out} (labels, overlays, {TABLE}, predictions.csv)")
+    if sum(len(n["quarantined"]) for n in nodes.values()):
+        print(f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.", file=sys.stderr)
+    return 0
+
+
+def _at_its_size(data: bytes, prediction: bytes, key: str):
+    """(image uint8 (H, W, 3), its label map uint8 (H, W))."""
+    from diffadapt.data.image import decode
+    from diffadapt.data.scenes.write import to_size
+
+    image = decode(data, 3, key)
+    return image, to_size(decode(prediction, 1, key)[..., 0], image.shape[:2])
+
+
+def _painted(image, labels, recipe: ScenePrediction) -> bytes:
+    import io
+
+    from PIL import Image
+
+    from diffadapt.data.scenes.write import overlay
+
+    buffer = io.BytesIO()
+    Image.fromarray(overlay(image, labels, recipe.classes)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

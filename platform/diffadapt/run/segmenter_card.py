@@ -1,0 +1,43 @@
+"""The card of a run's segmenter with the figures that were not known when it was trained. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffadapt.core.runs import Run
+from diffadapt.models.segmentation.card import segmenter_card
+from diffadapt.models.segmentation.marker import parse_marker
+
+METRICS = {
+    "miou": "mean IoU on the target, %", "miou_source": "mean IoU on the source's test images, %",
+    "miou_estimated": "mean IoU on transferred test images (an estimate without the target), %",
+}  # fmt: skip
+BASE = "source_only"
+
+
+def run_card(run: Run, manifest: Mapping[str, Any], node: str, marker: Any) -> str:
+    """README.md of the fitted ``node``, ``marker`` being its parsed segmenter.json: its own scores, and beside them those of the
+    model of the same seed that was trained on the source alone."""
+    known = parse_marker(marker, f"{node}/segmenter.json")
+    nodes, rows = manifest["nodes"], manifest["rows"]
+    mine = [r for r in rows if node in nodes[r["members"][0]]["inputs"]]
+    seed = mine[0]["seed"] if mine else None
+    base = [r for r in rows if r["seed"] == seed and r not in mine and any(i.partition(".")[0] == BASE for i in nodes[r["members"][0]]["inputs"])]
+    scores = run.scores() if run.has("scores.parquet") else []
+    found = {
+        f"{row['name']}: {METRICS[row['metric']]}": round(s.value, 2)
+        for row in (*base, *mine) if row["metric"] in METRICS
+        for s in scores if (s.method, s.metric) == (row["name"], row["metric"]) and s.seed == (manifest["seed"] if row["seed"] is None else row["seed"])
+    }  # fmt: skip
+    extra = {k: v for k, v in known.extra.items() if k != "metrics"}
+    if domain := (manifest["config"].get("transfer") or {}).get("domain"):
+        extra["data"] = _data(domain, nodes, node)
+    return segmenter_card(known.config, known.classes, {"recipe": manifest["recipe"], "run": run.name, **extra, "metrics": found}, known.parameters)
+
+
+def _data(domain: str, nodes: Mapping[str, Any], node: str) -> str:
+    source, *others = nodes[node]["inputs"]
+    images = sum(s[2] for s in nodes[source]["shards"])
+    made = any(nodes[n]["kind"] == "transferred" for n in others)
+    return f"{images} labelled scenes of the source" + (f", and images that a generator made of them for the domain {domain}; no image of that domain was trained on" if made else "") + "."
