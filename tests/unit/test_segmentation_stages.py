@@ -122,6 +122,15 @@ def test_sets_of_which_nothing_is_left(tmp_path):
     assert "trains on 2 pairs, fewer than a batch of 4" in few["warnings"][0]
 
 
+def test_what_reading_the_source_had_to_say_is_passed_on_once(tmp_path):
+    said = [f"{i}.png holds the unknown value 99." for i in range(7)]
+    source = scene_rows(Toy(4))
+    source.warnings = [*said, said[0]]
+    alone = stage("source_only").fit(job(tmp_path / "a", {"source": source}))
+    assert alone["warnings"] == [*said[:5], "2 more label maps of the source gave such warnings."]
+    assert stage("both").fit(job(tmp_path / "b", {**rows(4), "source": source}))["warnings"] == [], "the transfer has said it"
+
+
 def planned(name: str, made=Scenes()) -> NodePlan:
     return NodePlan(name, made, name, (), (PlannedShard(Shard("all", {}, (), 3), name, None),))
 

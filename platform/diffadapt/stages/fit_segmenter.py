@@ -24,6 +24,8 @@ from diffadapt.train.segmentation_config import SegmentTraining
 
 PREDICTION = ("precision",)
 """Settings of SegmenterConfig that training does not look at."""
+MANY = 5
+"""Warnings about label maps that are shown one by one."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class FitSegmenter(Stage):
             }  # fmt: skip
             save_segmenter(net.cpu(), job.output, self.config, self.classes, extra)
         failures = {f.key: f for s in (source, transferred, chosen_by) if s is not None for f in s.failures}
-        return {**metrics, "warnings": self._warnings(metrics), "quarantined": [[f.key, f.reason] for f in failures.values()]}
+        return {**metrics, "warnings": self._warnings(metrics, source), "quarantined": [[f.key, f.reason] for f in failures.values()]}
 
     def _sets(self, job: FitJob) -> tuple[Any, Any, Any]:
         """(source, transferred or None, the scenes to choose the epoch by or None). Raises DataError when one is empty."""
@@ -141,11 +143,14 @@ class FitSegmenter(Stage):
         steps = candidate_steps(training.epochs, epoch, training.candidates)
         return SegmentChooser(training.select, job.checkpoints, steps, scenes, len(self.classes.names), job.reporter.device, self.config.batch_size)
 
-    def _warnings(self, metrics: Mapping[str, Any]) -> list[str]:
+    def _warnings(self, metrics: Mapping[str, Any], source: Any) -> list[str]:
+        """What reading the source had to say, unless the transfer, which reads it too, says so; and a set smaller than a batch."""
+        said = [] if metrics["pairs"] else source.warnings
+        found = [*said[:MANY], *([f"{len(said) - MANY} more label maps of the source gave such warnings."] if len(said) > MANY else [])]
         count, unit = (metrics["pairs"], "pair") if metrics["pairs"] else (metrics["images"], "image")
-        if count >= self.training.batch_size:
-            return []
-        return [f"{self.method} trains on {count} {unit}{'' if count == 1 else 's'}, fewer than a batch of {self.training.batch_size}, so that every batch holds some of them repeatedly."]
+        if count < self.training.batch_size:
+            found.append(f"{self.method} trains on {count} {unit}{'' if count == 1 else 's'}, fewer than a batch of {self.training.batch_size}, so that every batch holds some of them repeatedly.")
+        return found
 
 
 def _left_out(source: Any, transferred: Any, unpaired: Mapping[str, int]) -> dict[str, int]:

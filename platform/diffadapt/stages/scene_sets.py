@@ -35,6 +35,8 @@ class Loaded:
     """A list of (image, annotation), or the table of encoded ones."""
     failures: list[Failure] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    """What reading the scenes had to say, each sentence once."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -88,7 +90,7 @@ class _Collector:
             if self.writer is None:
                 return self.found
             self.writer.close()
-            notes = {"failures": [[f.key, f.reason] for f in self.found.failures], "left_out": self.found.left_out}
+            notes = {"failures": [[f.key, f.reason] for f in self.found.failures], "left_out": self.found.left_out, "warnings": self.found.warnings}
             _replace(self.path.with_suffix(".json"), json.dumps(notes).encode())
             os.replace(self.temporary, self.path)
         finally:
@@ -98,10 +100,12 @@ class _Collector:
     def _shard(self, rows: Rows, keep: Collection[str] | None, reason: str) -> None:
         from diffadapt.stages.scene_rows import decode_scenes
 
+        said = rows.warnings
         chosen = [key in keep for key in rows.column("key")] if keep is not None else _accepted(rows)
         if chosen is not None and not all(chosen):
             self._left_out(reason if keep is not None else "refused", len(chosen) - sum(chosen))
             rows = Rows(rows.table.filter(pa.array(chosen)), rows.failures)
+        self.found.warnings += [w for w in dict.fromkeys(said) if w not in self.found.warnings]
         scenes, failures = decode_scenes(rows, annotation=self.annotated)
         self.found.failures += failures
         for scene in scenes:
@@ -151,7 +155,7 @@ def _accepted(rows: Rows) -> list[bool] | None:
 def _open(path: Path) -> Loaded:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     notes = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    return Loaded(table.column("key").to_pylist(), table, [Failure(*f) for f in notes["failures"]], notes["left_out"])
+    return Loaded(table.column("key").to_pylist(), table, [Failure(*f) for f in notes["failures"]], notes["left_out"], notes["warnings"])
 
 
 def _replace(path: Path, content: bytes) -> None:
