@@ -157,3 +157,15 @@ def test_rows_of_scenes_become_a_data_set(tmp_path) -> None:
     for key in ("source/0/../../escape", "source/0//etc/passwd"):
         with pytest.raises(DataError, match="not a relative path inside"):
             write_scenes(lambda key=key: iter([{**rows[0], "key": key}]), str(tmp_path / key.replace("/", "")), table)
+
+
+def test_boxes_become_coco_instances(tmp_path) -> None:
+    from diffadapt.data.scenes.write import write_scenes
+
+    image = encode_png(StreetScene("day", "test", 0).image)
+    objects = [{"category": 7, "bbox": [3.5, 10.0, 20.25, 30.0], "crowd": False}, {"category": 0, "bbox": [0.0, 0.0, 64.0, 64.0], "crowd": True}]
+    rows = [{"key": "source/0/x", "image": {"bytes": image}, "annotation": None, "objects": o} for o in (objects, [])]
+    rows[1]["key"] = "source/0/y"
+    assert write_scenes(lambda: iter(rows), str(tmp_path / "out"), builtin("streets")) == 2
+    source = open_scenes(SceneConfig(path=str(tmp_path / "out"), layout="coco", labels="instances.json", classes="streets"))
+    assert [source.reader.read(item).objects for item in source.items] == [objects, []]

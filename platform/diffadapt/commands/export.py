@@ -23,7 +23,7 @@ class ExportOptions(RootOption):
     """A run's name or prefix, or 'last'."""
     what: str = "model"
     """model: the adapted (SDA: fine-tuned) classifier or segmenter; or a stage of the run: synth, aligned, target, projected, ...
-    (images), transferred (images, label maps and class table), prompts (CSV), or finetuned, generator, unconditional, source_only, ... (models)."""
+    (images), transferred (images, label maps, boxes, class table), prompts (CSV), or finetuned, generator, unconditional, source_only, ... (models)."""
     out: str = ""
     """Folder to write; must be new or empty."""
     layout: Literal["imagefolder", "imagenet-c-syn", "flat"] = "imagefolder"

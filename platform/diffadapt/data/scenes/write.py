@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import fsspec
@@ -17,8 +18,9 @@ from diffadapt.core.errors import DataError
 from diffadapt.data.export import safe_key
 from diffadapt.data.image import image_suffix
 from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.label_maps import image_size
 
-TABLE = "classes.csv"
+TABLE, INSTANCES = "classes.csv", "instances.json"
 
 
 def class_csv(classes: ClassTable) -> bytes:
@@ -88,22 +90,48 @@ class Tree:
 
 
 def write_scenes(load: Callable[[], Iterable[dict[str, Any]]], out: str, classes: ClassTable) -> int:
-    """Rows of SCENE_SCHEMA under ``out`` in the layout 'folder' (images, labels, classes.csv); returns how many.
-
-    ``load`` gives the rows anew at each call. Rows with ``accepted`` false are left out.
+    """Rows of SCENE_SCHEMA under ``out`` in the layout 'folder' (images, labels, classes.csv), boxes in the layout 'coco' (instances.json);
+    returns how many. ``load`` gives the rows anew at each call. Rows with ``accepted`` false are left out.
     """
     tree, kept = Tree(out), lambda: (row for row in load() if row.get("accepted", True) is not False)
     places = Places(_path(row["key"]) for row in kept())
     tree.put(TABLE, class_csv(classes))
-    count = 0
+    count, boxes = 0, Instances(classes)
     for row in kept():
         data, place = row["image"]["bytes"], places(_path(row["key"]))
-        tree.put(f"images/{place}{image_suffix(data, row['key'])[0]}", data)
+        name = f"{place}{image_suffix(data, row['key'])[0]}"
+        tree.put(f"images/{name}", data)
+        if row.get("objects") is not None:
+            boxes.add(name, image_size(data, row["key"]), row["objects"])
         if row["annotation"] is not None:
             with Image.open(io.BytesIO(row["annotation"]["bytes"])) as labels:
                 tree.put(f"labels/{place}.png", label_png(np.asarray(labels), classes))
         count += 1
+    if boxes.images:
+        tree.put(INSTANCES, boxes.json())
     return count
+
+
+class Instances:
+    """Boxes of images as COCO's instances JSON; category c + 1 is class c."""
+
+    def __init__(self, classes: ClassTable):
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+        self.categories = [{"id": c + 1, "name": name} for c, name in enumerate(classes.names)]
+
+    def add(self, name: str, size: tuple[int, int], objects: Iterable[Mapping[str, Any]]) -> None:
+        """``size`` is (height, width); ``objects`` as in SCENE_SCHEMA."""
+        self.images.append({"id": len(self.images) + 1, "file_name": name, "height": size[0], "width": size[1]})
+        for found in objects:
+            x1, y1, x2, y2 = (float(v) for v in found["bbox"])
+            self.annotations.append({
+                "id": len(self.annotations) + 1, "image_id": len(self.images), "category_id": found["category"] + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": int(bool(found["crowd"])),
+            })  # fmt: skip
+
+    def json(self) -> bytes:
+        return json.dumps({"images": self.images, "annotations": self.annotations, "categories": self.categories}).encode()
 
 
 def _path(key: str) -> str:
