@@ -104,7 +104,7 @@ LIMITS |= {
     QualityConfig: {
         "consistency": ZERO, "edges": (-1, 1), "luminance": (0, 255), "clip_score": FRACTION, "retries": (0, 100), "strength_step": FRACTION,
     },
-    SegmenterConfig: {"size": ONE, "std": (1e-6, None), "batch_size": ONE},
+    SegmenterConfig: {"width": ZERO, "dropout": (0, 0.99), "layers": ONE, "size": ONE, "std": (1e-6, None), "batch_size": ONE},
     SegmentTraining: {
         "similarity": ZERO, "epochs": ONE, "batch_size": ONE, "crop": ZERO, "jitter": ZERO, "lr": ZERO, "head_lr": ZERO, "momentum": FRACTION, "weight_decay": ZERO,
         "power": ZERO, "clip_norm": (1e-9, None), "candidates": ONE, "seed": ZERO, "checkpoint_every": ONE,
