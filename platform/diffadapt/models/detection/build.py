@@ -100,23 +100,32 @@ def load_some(model: nn.Module, state: Mapping[str, torch.Tensor], where: str, p
 def _transformers(config: DetectorConfig, classes: int, facts: Mapping[str, Any] | None) -> DetectionNetwork:
     from transformers import AutoConfig, AutoModelForObjectDetection
 
+    from diffadapt.models.segmentation.segformer import quiet
+
     if facts is not None:
         values = dict(facts["transformers"])
         model = AutoModelForObjectDetection.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
         return TransformersDetector(model, config.score, config.detections).train()
-    names = {"num_labels": classes, "id2label": {i: str(i) for i in range(classes)}, "label2id": {str(i): i for i in range(classes)}}
+    names = {"id2label": {i: str(i) for i in range(classes)}, "label2id": {str(i): i for i in range(classes)}}
+    lacking: list[str] = []
     try:
-        if config.weights == "coco":
-            model = AutoModelForObjectDetection.from_pretrained(config.backbone, ignore_mismatched_sizes=True, dtype=torch.float32, **names)
-        else:
-            values = AutoConfig.from_pretrained(config.backbone, **names)
-            if hasattr(values, "use_pretrained_backbone"):
-                values.use_pretrained_backbone = False
-            model = AutoModelForObjectDetection.from_config(values)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        with quiet():
+            if config.weights == "coco":
+                model, info = AutoModelForObjectDetection.from_pretrained(config.backbone, ignore_mismatched_sizes=True, dtype=torch.float32, output_loading_info=True, **names)
+                lacking = [*info["missing_keys"], *(k[0] if isinstance(k, tuple) else k for k in info["mismatched_keys"])]
+            else:
+                values = AutoConfig.from_pretrained(config.backbone, **names)
+                if hasattr(values, "use_pretrained_backbone"):
+                    values.use_pretrained_backbone = False
+                model = AutoModelForObjectDetection.from_config(values).requires_grad_(True)  # DETR would keep a random backbone as it is
+    except Exception as error:  # the hub client and transformers raise many unrelated types
         raise WeightsError(
-            f"The detector {config.backbone!r} could not be loaded ({type(error).__name__}: {str(error).splitlines()[0]}): give the folder or hub id of an object detector of transformers."
+            f"The detector {config.backbone!r} could not be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}): give the folder or hub id of an object "
+            "detector of transformers."
         ) from error
+    lacking = [k for k in lacking if not any(part in k for part in _BY_CLASS)]
+    if lacking:
+        raise WeightsError(f"The detector {config.backbone!r} lacks {len(lacking)} parameters ({', '.join(lacking[:3])}, ...): it holds another network.")
     net = TransformersDetector(model, config.score, config.detections)
     if is_path(config.weights):
         _fill(net, config.weights)
