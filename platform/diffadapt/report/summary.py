@@ -13,7 +13,10 @@ from diffadapt.data.config import CORRUPTIONS
 CLEAN = "clean"
 PERCENT_OF_IMAGES = ("top1",)
 """Metrics that are a share of images, so that a binomial standard error exists."""
-PERCENT = {"top1": "top-1 accuracy", "class_mean": "mean of the classes' accuracies"}
+PERCENT = {
+    "top1": "top-1 accuracy", "class_mean": "mean of the classes' accuracies", "map": "mean average precision", "map50": "mean average precision at IoU .50",
+    "map_source": "mean average precision on the source's test images",
+}  # fmt: skip
 """Metrics in percent, and what they are called."""
 
 
