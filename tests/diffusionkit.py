@@ -44,12 +44,12 @@ def tiny_autoencoder(factor: int):
     ).eval()  # fmt: skip
 
 
-def tiny_unet():
+def tiny_unet(**more):
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=8, cross_attention_dim=WIDTH,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **more,
     ).eval()  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from diffadapt.core.errors import suggest  # noqa: E402
 from tests.bench.metric import Report  # noqa: E402
 from tests.bench.networks import SIZES, Size  # noqa: E402
 
-NAMES = ("synthesis", "alignment", "accuracy", "runners", "storage")
+NAMES = ("synthesis", "alignment", "transfer", "accuracy", "runners", "storage")
 
 
 def benchmark(name: str, size: Size, device: torch.device, precision: str, weights: str | None = None) -> Report:
@@ -26,6 +26,10 @@ def benchmark(name: str, size: Size, device: torch.device, precision: str, weigh
         from tests.bench import generation
 
         return getattr(generation, name)(size, device, precision)
+    if name == "transfer":
+        from tests.bench.transfer import transfer
+
+        return transfer(size, device, precision)
     if name == "accuracy":
         from tests.bench.accuracy import accuracy
 

@@ -24,7 +24,7 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", ["synthesis", "alignment", "storage", pytest.param("runners", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["synthesis", "alignment", "transfer", "storage", pytest.param("runners", marks=pytest.mark.slow)])
 def test_it_returns_positive_numbers(name):
     report = benchmark(name, TINY, CPU, "fp32")
     assert len(report.metrics) >= 5

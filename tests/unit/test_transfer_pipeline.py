@@ -176,6 +176,23 @@ def test_other_predictions_are_turned_into_noise(config, transfer, weights, tmp_
     assert torch.allclose(ours, step * float(np.sqrt(abar[0] / abar[401])), atol=1e-5)
 
 
+def test_a_network_with_guidance_as_an_input_takes_one_branch(config, weights, tmp_path, monkeypatch):
+    """Distilled latent consistency models: the scale is embedded, and the negative prompt has no part."""
+    from tests.diffusionkit import tiny_unet
+
+    folder = shutil.copytree(weights, tmp_path / "distilled")
+    torch.manual_seed(0)
+    tiny_unet(time_cond_proj_dim=8).save_pretrained(folder / "unet")
+    base = replace(config, weights=str(folder), profile="lcm")
+    seen: list[int] = []
+    made = load_scene_transfer(base, CLASSES)
+    monkeypatch.setattr(made.pipe.unet, "forward", lambda x, *args, _forward=made.pipe.unet.forward, **kwargs: (seen.append(len(x)), _forward(x, *args, **kwargs))[1])
+    first = made.transfer([scene(0)], [1])[0]
+    assert seen and set(seen) == {1}
+    assert np.array_equal(load_scene_transfer(replace(base, negative_prompt="snow"), CLASSES).transfer([scene(0)], [1])[0], first)
+    assert levels_apart(load_scene_transfer(replace(base, guidance=7.0), CLASSES).transfer([scene(0)], [1])[0], first) > 0
+
+
 def test_half_precision_on_a_cpu(config, caplog):
     wanted = load_scene_transfer(config, CLASSES).transfer([scene(0)], [1])[0]
     half = load_scene_transfer(replace(config, precision="fp16"), CLASSES)

@@ -40,9 +40,12 @@ class Denoiser:
     def embedding(self, prompt: str) -> torch.Tensor:
         """(1, tokens, width) in the networks' type, computed once a prompt."""
         if prompt not in self._embeddings:
-            positive, _ = self.pipe.encode_prompt(prompt, self.device, 1, False)
-            self._embeddings[prompt] = positive.to(self.dtype)
+            self.remember(prompt, self.pipe.encode_prompt(prompt, self.device, 1, False)[0])
         return self._embeddings[prompt]
+
+    def remember(self, prompt: str, embedding: torch.Tensor) -> None:
+        """Use ``embedding`` (1, tokens, width) for ``prompt`` from now on."""
+        self._embeddings[prompt] = embedding.to(self.device, self.dtype)
 
     def __call__(self, x: torch.Tensor, t: int, text: torch.Tensor, control: torch.Tensor | None, guidance: float) -> torch.Tensor:
         """The networks' noise prediction, float32, for every row of ``x`` (N, C, h, w) under ``text`` (N, tokens, width)."""
