@@ -215,6 +215,20 @@ def test_a_controlnet_of_its_own_folder(config, weights, tmp_path):
     assert np.array_equal(made.transfer([scene(0)], [1])[0], load_scene_transfer(config, CLASSES).transfer([scene(0)], [1])[0])
 
 
+def test_another_file_of_the_weights_by_its_variant(config, transfer, weights, tmp_path):
+    """The published Stable Diffusion 1.5 has the U-Net twice: with averaged weights, and without."""
+    folder = shutil.copytree(weights, tmp_path / "both")
+    made = load_scene_transfer(config, CLASSES)
+    made.pipe.unet.conv_out.weight.data.mul_(1.5)
+    made.pipe.unet.save_pretrained(folder / "unet", variant="non_ema")
+    other = load_scene_transfer(replace(config, weights=str(folder), variant="non_ema"), CLASSES)
+    assert torch.equal(other.pipe.unet.conv_out.weight, made.pipe.unet.conv_out.weight)
+    plain = load_scene_transfer(replace(config, weights=str(folder)), CLASSES)
+    assert torch.equal(plain.pipe.unet.conv_out.weight, transfer.pipe.unet.conv_out.weight)
+    with pytest.raises(WeightsError, match="non_emma"):
+        load_scene_transfer(replace(config, variant="non_emma"), CLASSES)
+
+
 def copy_of(weights: str, tmp_path: Path, file: str, **changes) -> str:
     folder = shutil.copytree(weights, tmp_path / "changed")
     settings = json.loads((folder / file).read_text()) | changes
@@ -252,6 +266,7 @@ def test_weights_that_cannot_serve_are_refused_in_one_sentence(config, weights, 
     [
         ({"multiple": 12}, "multiples of 8"), ({"method": "edit_friendly", "eta": 0.0}, "transfer.eta = 0"), ({"method": "edit_friendly", "profile": "lcm"}, "cannot invert"),
         ({"strength": 0.01}, "no step"), ({"steps": 2000}, "1 to 1000"), ({"domain": "dusk"}, "dusk"), ({"size": 0}, "at least 1"),
+        ({"weights": "train", "variant": "non_ema"}, "leave the variant empty"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused_in_one_sentence(config, changes, message):

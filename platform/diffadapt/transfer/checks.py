@@ -35,6 +35,8 @@ def check_settings(config: TransferConfig) -> None:
         raise RecipeError("transfer.profile 'lcm' samples in a way that 'edit_friendly' cannot invert: use transfer.method 'stochastic', or no profile.")
     if config.lora and importlib.util.find_spec("peft") is None:
         raise RecipeError("transfer.lora needs the package peft, which is not installed: run `pip install peft`, or leave transfer.lora empty.")
+    if config.variant and config.weights == "train":
+        raise RecipeError("transfer.variant names a file of published weights, but transfer.weights is 'train': leave the variant empty.")
     transfer_levels(config, strength)
 
 

@@ -33,6 +33,8 @@ class TransferConfig:
 
     weights: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A Stable Diffusion 1.5-family pipeline (folder or hub id), ``embedded:streets``, or ``train`` (a small one on the source scenes)."""
+    variant: str = ""
+    """Which of a pipeline's weight files, where it has several: 'non_ema' (Stable Diffusion 1.5, as ZoDi's authors use it), 'fp16'."""
     controlnet: str = "lllyasviel/control_v11p_sd15_seg"
     """A ControlNet folder or hub id; empty: the ``controlnet`` that the weights' own folder has."""
     method: Literal["stochastic", "edit_friendly", "img2img", "layout"] = "stochastic"

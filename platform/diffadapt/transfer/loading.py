@@ -50,7 +50,7 @@ def _controlnet(config: TransferConfig) -> Any:
 
 def _pipeline(config: TransferConfig, control: Any | None) -> Any:
     name, revision = named(config.weights)
-    given = {"torch_dtype": torch.float32, "revision": revision, "safety_checker": None, "requires_safety_checker": False, "feature_extractor": None}
+    given = {"torch_dtype": torch.float32, "revision": revision, "variant": config.variant or None, "safety_checker": None, "requires_safety_checker": False, "feature_extractor": None}
     if control is None:
         return loaded("Stable Diffusion pipeline", config.weights, lambda: StableDiffusionPipeline.from_pretrained(name, **given))
     return loaded("Stable Diffusion pipeline", config.weights, lambda: StableDiffusionControlNetPipeline.from_pretrained(name, controlnet=control, **given))
