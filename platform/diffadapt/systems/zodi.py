@@ -77,6 +77,7 @@ class Zodi:
         "source": ("source.path",),
         "source-test": ("source_test.path",),
         "target": ("target.path",),
+        "partial": ("source.partial", "source_test.partial", "target.partial"),
         "domain": ("transfer.domain",),
         "generator": ("transfer.weights",),
         "controlnet": ("transfer.controlnet",),
