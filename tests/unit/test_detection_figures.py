@@ -17,11 +17,13 @@ from diffadapt.evaluate.detection_pictures import CROWD, boxed
 from diffadapt.stages.detection_figures import DetectionFigures
 from diffadapt.stages.scenes import Scenes
 
-RED = (255, 0, 0)
+RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 def detections(scenes: ToyBoxes, score: float) -> Rows:
-    boxes = [[{"category": o["category"], "bbox": o["bbox"], "score": score} for o in objects or ()] for objects in scenes.objects]
+    """The true boxes with ``score``, and a blue false alarm of .4 in every image."""
+    right = [[{"category": 0, "bbox": o["bbox"], "score": score} for o in objects or ()] for objects in scenes.objects]
+    boxes = [[*some, {"category": 1, "bbox": [0.0, 0.0, 64.0, 32.0], "score": 0.4}] for some in right]
     columns = {"key": scenes.keys, "label": [None] * len(scenes), "objects": scenes.objects, "boxes": boxes, "width": [64] * len(scenes), "height": [32] * len(scenes)}
     return Rows(pa.table({f.name: pa.array(columns[f.name], f.type) for f in BOXES_SCHEMA}, schema=BOXES_SCHEMA))
 
@@ -33,7 +35,6 @@ def test_a_box_is_drawn_where_it_is():
     rows, columns = np.nonzero((drawn == RED).all(2))
     assert factor == 5 and drawn.shape == (160, 320, 3)
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == (10 * factor, 5 * factor, 30 * factor - 1, 25 * factor - 1)
-    assert not (boxed(image, [{"category": 0, "bbox": [10.0, 5.0, 30.0, 25.0], "score": 0.2}], TABLE.colours, 0.3) != 128).any()
     crowd = boxed(image, [{"category": 0, "bbox": [10.0, 5.0, 30.0, 25.0], "crowd": True}], TABLE.colours)
     assert (crowd == CROWD).all(2).any() and not (crowd == RED).all(2).any()
 
@@ -51,8 +52,10 @@ def test_pictures_of_a_run(tmp_path):
     assert metrics == {"pictures": 2} and [s["image"] for s in index["sections"]] == ["transfers.png", "panels.png"]
     panel = np.asarray(Image.open(io.BytesIO((tmp_path / "out" / "panels.png").read_bytes())))
     third = panel.shape[1] // 3
-    drawn = [(panel[:, i * third : (i + 1) * third] == RED).all(2).sum() for i in range(3)]
-    assert drawn[0] > 50 and drawn[2] > 50 and drawn[1] == 0  # the unsure detector's boxes are not shown
+    truth, unsure, sure = ({n: (panel[:, i * third : (i + 1) * third] == c).all(2).sum() for n, c in (("red", RED), ("blue", BLUE))} for i in range(3))
+    assert truth["red"] > 50
+    # As many boxes as are true, the surest first: the false alarm takes the place of a right one only where it is surer.
+    assert sure["blue"] == 0 < unsure["blue"] and sure["red"] > unsure["red"] > 50
 
 
 def test_few_images_and_targets_without_truth(tmp_path):

@@ -16,16 +16,14 @@ SIDES = (160, 224)
 CROWD = (150, 150, 150)
 
 
-def boxed(image: np.ndarray, boxes: Sequence[Mapping[str, Any]], colours: Sequence[tuple[int, int, int]], least: float = 0.0) -> np.ndarray:
-    """``image`` (uint8 HWC) at a size to look at, with ``boxes`` ({category, bbox, and maybe score or crowd}) drawn in their classes' colours.
-
-    Boxes with a score below ``least`` are left out; crowds are grey.
-    """
+def boxed(image: np.ndarray, boxes: Sequence[Mapping[str, Any]], colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """``image`` (uint8 HWC) at a size to look at, with ``boxes`` ({category, bbox, and maybe score or crowd}) drawn in their classes' colours, crowds in
+    grey; the surest lies above the others."""
     shown = fit_size(image, *SIDES)
     y, x = shown.shape[0] / image.shape[0], shown.shape[1] / image.shape[1]
     picture = Image.fromarray(shown)
     pen = ImageDraw.Draw(picture)
-    for box in sorted((b for b in boxes if b.get("score", 1.0) >= least), key=lambda b: b.get("score", 1.0)):
+    for box in sorted(boxes, key=lambda b: b.get("score", 1.0)):
         x1, y1, x2, y2 = (round(v * f) for v, f in zip(box["bbox"], (x, y, x, y), strict=True))
         colour = CROWD if box.get("crowd") else colours[box["category"]]
         corners = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))

@@ -12,8 +12,8 @@ from diffadapt.core.config import to_dict
 from diffadapt.core.stage import FitJob, NodePlan, PlannedShard, Stage
 from diffadapt.data.scenes.classes import ClassTable
 
-SURE = 0.3
-"""Least score of a detection that is drawn."""
+SURE = 0.5
+"""Least score of a detection that is drawn where the true objects are not known."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class DetectionFigures(Stage):
                 "Source images with their true boxes, and the same images transferred to the target domain: the boxes carry over, because the transfer keeps the layout. Evenly spread, not chosen.")  # fmt: skip
         if self.target and self.predictions:
             add("panels.png", self._panels(job), "Detections on the target",
-                f"Target images with their true boxes, and what each detector finds with a score of at least {SURE:g}. Evenly spread, not chosen; training saw no target image.")  # fmt: skip
+                f"Target images with their true boxes, and each detector's surest ones, as many as there are true objects (where these are not known, those with a score of at least {SURE:g}). Images evenly spread, not chosen; training saw none of them.")  # fmt: skip
         (Path(job.output) / "figures.json").write_bytes(figures_index(sections))
         return {"pictures": len(sections)}
 
@@ -94,11 +94,13 @@ class DetectionFigures(Stage):
         found = [{key: boxes for file in job.inputs(node) for key, boxes in _boxes(job.read(file))} for _, node in self.predictions]
         keys = _evenly([k for k in sorted(target) if all(k in f for f in found)], self.rows)
         known = any(target[k].objects is not None for k in keys)
-        rows = []
+        rows: list[list[Any]] = []
+        listed: list[Mapping[str, Any]] = []
         for k in keys:
             first = _drawn(target[k], target[k].objects, self.classes)
-            rows.append([first, *(_drawn(target[k], f[k], self.classes, SURE) for f in found)])
-        listed = [o for k in keys for o in (*(target[k].objects or ()), *(b for f in found for b in f[k] if b["score"] >= SURE))]
+            shown = [_surest(f[k], target[k].objects) for f in found]
+            rows.append([first, *(_drawn(target[k], boxes, self.classes) for boxes in shown)])
+            listed += [*(target[k].objects or ()), *(b for boxes in shown for b in boxes)]
         names, colours = self._legend(listed)
         return box_panel(rows, ["truth" if known else "image", *(title for title, _ in self.predictions)], names, colours) if rows else None
 
@@ -119,10 +121,17 @@ def _boxes(rows: Any) -> list[tuple[str, list[dict[str, Any]]]]:
     return list(zip(rows.column("key"), rows.column("boxes"), strict=True))
 
 
-def _drawn(scene: Any, boxes: Sequence[Mapping[str, Any]] | None, classes: ClassTable, least: float = 0.0) -> Any:
+def _surest(boxes: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
+    """The detections that are drawn: thresholds of scores would say more about calibration than about what was found."""
+    if objects is None:
+        return [b for b in boxes if b["score"] >= SURE]
+    return sorted(boxes, key=lambda b: -b["score"])[: sum(not o["crowd"] for o in objects)]
+
+
+def _drawn(scene: Any, boxes: Sequence[Mapping[str, Any]] | None, classes: ClassTable) -> Any:
     from diffadapt.evaluate.detection_pictures import boxed
 
-    return boxed(scene.image, boxes or (), classes.colours, least)
+    return boxed(scene.image, boxes or (), classes.colours)
 
 
 def _evenly(keys: Sequence[str], count: int) -> list[str]:
