@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from diffadapt.core.artifact import IGNORED
 from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.evaluate.adaptation_figures import LINE, SOFT, drawable, font, pixels
-from diffadapt.evaluate.figures import INK, PAPER, RIGHT, WRONG, Cell, draw_grid, png
+from diffadapt.evaluate.figures import INK, PAPER, RIGHT, SMALLEST, WRONG, Cell, draw_grid, png
 
 WIDEST, NARROWEST = 300, 128
 """Pixels that a picture is wide in a sheet; smaller ones are enlarged by a whole factor, larger ones reduced."""
@@ -48,15 +48,15 @@ def contact_sheet(entries: Sequence[Transfer], classes: ClassTable) -> bytes:
     """Source | labels | transferred, several entries side by side where there is room; refused ones are marked in red. ValueError when empty."""
     width = _width([e.transferred for e in entries])
     heads = ["source", "labels", "transferred"] if any(e.labels is not None for e in entries) else ["source", "transferred"]
-    cells = []
+    cells: list[list[Cell | None]] = []
     for e in entries:
-        cell = [Cell(_scaled(e.source, width)), Cell(_scaled(e.transferred, width), e.text, RIGHT if e.accepted else WRONG)]
+        cell: list[Cell | None] = [Cell(_scaled(e.source, width)), Cell(_scaled(e.transferred, width), e.text, RIGHT if e.accepted else WRONG)]
         if len(heads) == 3:
-            cell.insert(1, None if e.labels is None else Cell(_painted(e.labels, classes, width)))  # type: ignore[arg-type]
+            cell.insert(1, None if e.labels is None else Cell(_painted(e.labels, classes, width)))
         cells.append(cell)
-    side = max(1, min(ROOM // ((width + 6) * len(heads)), len(cells)))
-    rows = [[c for cell in cells[i : i + side] for c in cell] for i in range(0, len(cells), side)]
-    return png(_with_legend(draw_grid(rows, (), heads * side), classes, [e.labels for e in entries]))
+    side = max(1, min((ROOM + SMALLEST) // ((width + 6) * len(heads) + SMALLEST), len(cells)))
+    rows = [[c for cell in cells[i : i + side] for c in (*cell, None)][:-1] for i in range(0, len(cells), side)]  # an empty place between entries
+    return png(_with_legend(draw_grid(rows, (), [h for _ in range(side) for h in (*heads, "")][:-1]), classes, [e.labels for e in entries]))
 
 
 def panels(rows: Sequence[Panel], titles: Sequence[str], classes: ClassTable) -> bytes:
@@ -90,11 +90,12 @@ def confusion_matrix(matrix: np.ndarray, classes: ClassTable) -> bytes:
     share = counts[rows][:, columns] / counts[rows].sum(1, keepdims=True)
     names = [drawable(n, f"class {i}") for i, n in enumerate(classes.names)] + ["void"]
     side = 54 if len(columns) <= 12 else 36
-    left, top = max(pixels(names[c]) for c in rows) + 34, max(pixels(names[c]) for c in columns) + 34
-    sheet = Image.new("RGB", (left + side * len(columns) + 8, top + side * len(rows) + 8), PAPER)
+    left, top = max(pixels(names[c]) for c in rows) + 34, max(pixels(names[c]) for c in columns) + 54
+    head = "predicted, % of the true class's pixels"
+    sheet = Image.new("RGB", (left + max(side * len(columns), pixels(head)) + 8, top + side * len(rows) + 8), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((8, 8), "true", fill=SOFT, font=font(12))
-    pen.text((left, 8), "predicted, % of the true class's pixels", fill=SOFT, font=font(12))
+    pen.text((left - 26, 6), "true", fill=SOFT, font=font(12), anchor="ra")
+    pen.text((left, 6), head, fill=SOFT, font=font(12))
     for i, c in enumerate(columns):
         x = left + side * i
         _upright(sheet, names[c], (x + side // 2, top - 22))

@@ -10,6 +10,7 @@ from diffadapt.core.record import Score
 from diffadapt.report.ladder import is_adaptation, ladder_findings
 from diffadapt.report.sentences import against_control, compare, doubt, limits, numbers
 from diffadapt.report.summary import MethodSummary, Summary, difference, summarise
+from diffadapt.report.zodi_findings import is_zodi, zodi_findings
 
 ALONE = r"projection only|projected only|projection alone"
 STATISTICS = r"batch[- ]statistics"
@@ -30,6 +31,8 @@ def findings(scores: Sequence[Score], metric: str | None = None, manifest: Mappi
         return []
     if manifest and is_adaptation(manifest):
         return ladder_findings(table, manifest)
+    if manifest and is_zodi(manifest):
+        return zodi_findings(scores, metric, manifest)
     source, dda, sda = table.reference, table.role("dda"), table.role("sda")
     partners = _partners(table)
     lead = sda or next((r for r in reversed(table.main) if r is not source), None)

@@ -14,7 +14,7 @@ from diffadapt.core.errors import StoreError
 from diffadapt.core.record import Score
 from diffadapt.core.runs import Run
 from diffadapt.core.store import redact
-from diffadapt.report import adaptation, paper, provenance
+from diffadapt.report import adaptation, paper, provenance, zodi
 from diffadapt.report.charts import bar_chart, group_chart
 from diffadapt.report.findings import findings
 from diffadapt.report.ladder import is_adaptation
@@ -49,8 +49,9 @@ def render(run: Run) -> str:
         facts=_facts(run, manifest, scores),
         warnings=adaptation.warnings(run),
         adaptation=adaptation.adaptation(run, manifest, summarise(scores)),
-        tables=[_table(scores, m, manifest) for m in metrics(scores)],
-        published=None if is_adaptation(manifest) else _published(manifest, scores),
+        zodi=zodi.zodi(run, manifest, scores),
+        tables=[_table(scores, m, manifest) for m in metrics(scores)[: 1 if zodi.is_zodi(manifest) else None]],
+        published=None if is_adaptation(manifest) or zodi.is_zodi(manifest) else _published(manifest, scores),
         pictures=pictures(run),
         quarantined=_quarantined(manifest),
         made=_made(run, manifest),
@@ -81,15 +82,18 @@ def _facts(run: Run, manifest: Mapping[str, Any], scores: list[Score]) -> dict[s
     chips += [("took", d)] if (d := provenance.duration(execution)) else []
     chips += [("written", finished)] if finished else []
     adapts = is_adaptation(manifest)
-    tiles = adaptation.tiles(table, manifest, adaptation.first_split(run, manifest)) if adapts else _tiles(table)
+    if zodi.is_zodi(manifest):
+        tiles = zodi.tiles(scores, manifest)
+    else:
+        tiles = adaptation.tiles(table, manifest, adaptation.first_split(run, manifest)) if adapts else _tiles(table)
     return {"recipe": recipe, "what": _what(table, manifest), "chips": chips, "tiles": tiles}
 
 
 def _what(table: Summary, manifest: Mapping[str, Any]) -> str:
-    adapts = is_adaptation(manifest)
+    known = adaptation.what(manifest) if is_adaptation(manifest) else zodi.what(manifest) if zodi.is_zodi(manifest) else ""
     if not table.rows:
-        return (f"{adaptation.what(manifest)}. " if adapts else "") + "This run has no scores: its target has no labels, or no method has finished."
-    method = adaptation.what(manifest) if adapts else "Diffusion-driven test-time adaptation with Synthetic-Domain Alignment (SDA)" if table.role("sda") else "Adaptation of a classifier without target labels"
+        return (f"{known}. " if known else "") + "This run has no scores: its target has no labels, or no method has finished."
+    method = known or ("Diffusion-driven test-time adaptation with Synthetic-Domain Alignment (SDA)" if table.role("sda") else "Adaptation of a classifier without target labels")
     rows = f"{len(table.main)} method{'s' * (len(table.main) != 1)}" + (f" and {len(table.controls)} control{'s' * (len(table.controls) != 1)}" if table.controls else "")
     where = f"{len(table.groups)} {table.group_noun}" if len(table.groups) > 1 else group_label(table.groups[0], table.groups)
     return f"{method}: {rows} on {where}."

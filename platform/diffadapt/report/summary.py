@@ -14,10 +14,13 @@ CLEAN = "clean"
 PERCENT_OF_IMAGES = ("top1",)
 """Metrics that are a share of images, so that a binomial standard error exists."""
 PERCENT = {
-    "top1": "top-1 accuracy", "class_mean": "mean of the classes' accuracies", "map": "mean average precision", "map50": "mean average precision at IoU .50",
+    "top1": "top-1 accuracy", "class_mean": "mean of the classes' accuracies", "miou": "mean IoU", "miou_source": "mean IoU on the source's test images",
+    "miou_estimated": "mean IoU on transferred test images of the source (estimate)", "pixel_accuracy": "pixel accuracy", "map": "mean average precision", "map50": "mean average precision at IoU .50",
     "map_source": "mean average precision on the source's test images",
 }  # fmt: skip
 """Metrics in percent, and what they are called."""
+BY_CLASS = ("iou.", "ap.")
+"""What the metrics of single classes begin with: they have one table together, in the report of the runs that have them."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,9 @@ class Summary:
         return (self.reference.method.split() or ["Source"])[0] if self.reference else "Source"
 
     def role(self, name: str) -> MethodSummary | None:
-        """The main row called ``name`` (any case), else the first whose first word it is, e.g. 'DDA (ensemble)'."""
+        """The main row called ``name`` (any case), else the first whose first word it is, e.g. 'DDA (ensemble)', but no sum of several."""
         exact = [r for r in self.main if r.method.lower() == name]
-        return next(iter(exact + [r for r in self.main if first_word(r.method) == name]), None)
+        return next(iter(exact + [r for r in self.main if first_word(r.method) == name and " + " not in r.method]), None)
 
     @property
     def group_noun(self) -> str:
@@ -167,8 +170,8 @@ class Summary:
 
 
 def metrics(scores: Sequence[Score]) -> list[str]:
-    """The metrics in ``scores``, top1 first, else in order of appearance."""
-    found = list(dict.fromkeys(s.metric for s in scores))
+    """The metrics in ``scores``, top1 first, else in order of appearance; those of single classes are left out."""
+    found = [m for m in dict.fromkeys(s.metric for s in scores) if not m.startswith(BY_CLASS)]
     return sorted(found, key=lambda m: m != "top1")
 
 

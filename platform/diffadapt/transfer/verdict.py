@@ -51,9 +51,7 @@ def judge(scores: Mapping[str, Any], config: QualityConfig) -> Verdict:
 
 
 def said(scores: Mapping[str, Any], config: QualityConfig, reason: str) -> str:
-    """'edges 0.12 below 0.3'."""
+    """'edges 0.12 below 0.3'. ``reason``: one of :func:`thresholds` that has been measured."""
     least, largest = thresholds(config)[reason]
     value = scores[reason]
-    if value > largest:
-        return f"{reason} {value:.3g} above {largest:g}"
-    return f"{reason} {value:.3g} below {least:g}"
+    return f"{reason} {round(value, 2):g} " + (f"above {largest:g}" if value > largest else f"below {least:g}")

@@ -1,0 +1,86 @@
+"""What the rows of a ZoDi run show: the method beside the source-only model, its ablations and controls, and the estimate beside the measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffadapt.core.record import Score
+from diffadapt.report.sentences import against_control, compare, doubt, limits, numbers
+from diffadapt.report.summary import MethodSummary, Summary, difference, summarise
+
+SOURCE_ONLY, TRANSFERRED_ONLY, BOTH, ZODI = "source_only", "transferred_only", "both", "zodi"
+ESTIMATE = {"miou": "miou_estimated"}
+"""The metric that estimates another one without a target image."""
+HARM = "training on transferred images did harm here"
+SIMILARITY = "this run does not show that the feature similarity helps"
+SOURCE = "this run does not show that the source images help beside their transferred versions"
+TRANSFER = "this run does not show that the transfer does more than this control"
+
+
+def is_zodi(manifest: Mapping[str, Any]) -> bool:
+    """Whether the run transferred labelled scenes to another domain."""
+    return any(n.get("kind") == "transferred" for n in (manifest.get("nodes") or {}).values())
+
+
+def methods(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Method (source_only, transferred_only, both, zodi) -> the name of its main rows, read off the run's graph."""
+    nodes = manifest.get("nodes") or {}
+    found: dict[str, str] = {}
+    for row in manifest.get("rows") or ():
+        for member in () if row.get("control") else row["members"][:1]:
+            for model in reversed(nodes.get(member, {}).get("inputs") or ()):
+                method = (nodes.get(model, {}).get("identity") or {}).get("method")
+                if isinstance(method, str):
+                    found.setdefault(method, row["name"])
+    return found
+
+
+def ours(names: Mapping[str, str]) -> str:
+    """The row of the method itself: ZoDi, else the training nearest to it."""
+    return next((names[m] for m in (ZODI, BOTH, TRANSFERRED_ONLY) if m in names), "")
+
+
+def zodi_findings(scores: Sequence[Score], metric: str | None, manifest: Mapping[str, Any]) -> list[str]:
+    """One honest sentence for each comparison that the rows of ``metric`` (default: the first) allow."""
+    table, names = summarise(scores, metric), methods(manifest)
+    rows = {r.method: r for r in table.rows if r.mean is not None}
+    place = {m: rows[name] for m, name in names.items() if name in rows}
+    base, lead = place.get(SOURCE_ONLY), rows.get(ours(names))
+    out: list[str] = []
+    if base and lead and lead is not base:
+        out += _step(table, lead, base, HARM)
+    if lead and lead is place.get(ZODI) and BOTH in place:
+        out += _step(table, lead, place[BOTH], SIMILARITY)
+    if TRANSFERRED_ONLY in place and lead and lead is not place[TRANSFERRED_ONLY]:
+        out += _step(table, place.get(BOTH, lead), place[TRANSFERRED_ONLY], SOURCE)
+    for control in (r for r in table.controls if lead and r.mean is not None):
+        out += against_control(table, lead, control, base, TRANSFER)  # type: ignore[arg-type]
+    return out + _estimate(scores, table) + limits(table, {})
+
+
+def _step(table: Summary, row: MethodSummary, start: MethodSummary, harm: str) -> list[str]:
+    """``row`` beside ``start``; a remark that ends in ``harm`` where it is not above."""
+    d = difference(row, start, table.metric)
+    if d is None or d.value >= 0.05:
+        return compare(table, row, start)
+    word = f"{-d.value:.1f} points below" if d.value <= -0.05 else "no better than"
+    return [f"Remark: {row.title} is {word} {start.title} ({numbers(table, row, start, d)}): {harm}.{doubt(d)}"]
+
+
+def _estimate(scores: Sequence[Score], table: Summary) -> list[str]:
+    """How far the estimate without target images is from what was measured."""
+    other = ESTIMATE.get(table.metric, "")
+    guessed = {r.method: r for r in summarise(scores, other).rows if r.mean is not None} if any(s.metric == other for s in scores) else {}
+    pairs = [(r, guessed[r.method]) for r in table.rows if r.mean is not None and r.method in guessed]
+    if not pairs:
+        return []
+    gaps = [e.mean - r.mean for r, e in pairs]  # type: ignore[operator]
+    listed = ", ".join(f"{r.title} {e.mean:.1f} against {r.mean:.1f}" for r, e in pairs)
+    way = "above" if min(gaps) >= 0 else "below" if max(gaps) <= 0 else "off"
+    span = f"{min(map(abs, gaps)):.1f} to {max(map(abs, gaps)):.1f}" if len(gaps) > 1 else f"{abs(gaps[0]):.1f}"
+    text = f"The estimate without any target image is {span} points {way} what was measured on the target (estimated against measured: {listed})"
+    if len(pairs) < 2:
+        return [text + "."]
+    best = max(pairs, key=lambda p: p[0].mean or 0)[0] is max(pairs, key=lambda p: p[1].mean or 0)[0]
+    return [f"{text}; it {'names the same row as the best one' if best else 'would have chosen another row than the best one'}."]
