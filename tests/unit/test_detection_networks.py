@@ -59,6 +59,13 @@ def test_losses_boxes_and_folder(config, tmp_path):
     assert "object-detection" in (tmp_path / "README.md").read_text()
 
 
+def test_no_side_of_a_box_starts_dead():
+    net = toy_net()
+    with torch.no_grad():
+        distances = net.model.head.regression_head(list(net.model.backbone(X).values()))[0]
+    assert (distances > 0).all()
+
+
 def yolos(labels: int):
     """A softmax with 'no object' last."""
     from transformers import YolosConfig, YolosForObjectDetection

@@ -84,7 +84,10 @@ def with_head(config: DetectorConfig, classes: int, facts: Mapping[str, Any] | N
     common = {"nms_thresh": config.overlap, "detections_per_img": config.detections, "score_thresh": config.score}
     if head == "fcos":
         anchors = AnchorGenerator(tuple((s,) for s in body.strides), ((1.0,),) * len(body.strides))
-        made = FCOS(body, classes + 1, anchor_generator=anchors, head=FCOSHead(body.out_channels, 1, classes + 1, 2 if small else 4), **common)
+        outputs = FCOSHead(body.out_channels, 1, classes + 1, 2 if small else 4)
+        # A box's four distances pass a ReLU: started at 0, one of them can die in the first steps and never come back (measured).
+        nn.init.ones_(outputs.regression_head.bbox_reg.bias)
+        made = FCOS(body, classes + 1, anchor_generator=anchors, head=outputs, **common)
     elif head == "retinanet":
         sizes = tuple(tuple(round(4 * s * 2 ** (i / 3)) for i in range(3)) for s in body.strides)
         made = RetinaNet(body, classes + 1, anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)), **common)
