@@ -17,7 +17,7 @@ from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.evaluate.adaptation_figures import LINE, SOFT, drawable, font, pixels
 from diffadapt.evaluate.figures import INK, PAPER, RIGHT, SMALLEST, WRONG, Cell, draw_grid, png
 
-WIDEST, NARROWEST = 300, 128
+WIDEST, NARROWEST = 300, 160
 """Pixels that a picture is wide in a sheet; smaller ones are enlarged by a whole factor, larger ones reduced."""
 ROOM = 1240
 """Pixels that a sheet may be wide before its entries stand in one column."""

@@ -64,7 +64,7 @@ def tiles(scores: Sequence[Score], manifest: Mapping[str, Any]) -> list[dict[str
     rows = {r.method: r for r in table.rows if r.mean is not None}
     base, lead = rows.get(names.get(SOURCE_ONLY, "")), rows.get(ours(names))
     out = []
-    for row in dict.fromkeys(r for r in (base, lead) if r):
+    for row in [r for r in (base, lead if lead is not base else None) if r]:
         d = difference(row, base, table.metric) if base and row is not base else None
         out.append({"name": row.title, "value": f"{row.mean:.1f}", "error": "" if row.spread is None else f"± {row.spread:.1f}", "step": f"{d.value:+.1f} to {base.title}" if d and base else PERCENT.get(table.metric, "") + ", %"})  # fmt: skip
     other = ESTIMATE.get(table.metric, "")
@@ -139,7 +139,7 @@ def _others(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, A
     """One table over all metrics: ``heads`` and ``rows`` of (method, whether a control, a value a metric)."""
     names = metrics(scores)
     if len(names) < 2:
-        return {"heads": [], "rows": [], "estimated": False}
+        return {"heads": [], "rows": [], "estimated": 0}
     tables = {m: {r.method: r for r in summarise(scores, m).rows if r.mean is not None} for m in names}
     order = list(dict.fromkeys(s.method for s in scores))
     controls = {s.method for s in scores if s.control}
@@ -151,7 +151,7 @@ def _others(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, A
     rows = [(masked(m), m in controls, [cell(n, m) for n in names]) for m in sorted(order, key=lambda m: m in controls)]
     where = {m: next(iter(s.group for s in scores if s.metric == m)).partition("/")[0] for m in names}
     heads = [SHORT.get(m, m) + (f" ({where[m]})" if m in ("miou", "map") else "") for m in names]
-    return {"heads": heads, "rows": rows, "estimated": "miou_estimated" in names and "miou" in names}
+    return {"heads": heads, "rows": rows, "estimated": max((s.images for s in scores if s.metric == "miou_estimated"), default=0)}
 
 
 def _classes(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def _classes(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, 
         means = {r.method: r.mean for r in table.rows if r.mean is not None}
         gain = means[lead] - means[base] if base in means and lead in means and base != lead else None
         sign = 0 if gain is None or abs(gain) < 0.05 else (1 if gain > 0 else -1)
-        best = max(round(v, 1) for v in means.values())
-        cells = [(f"{means[h]:.1f}", round(means[h], 1) == best and len(means) > 1) if h in means else ("-", False) for h in heads]
+        best, worst = (round(f(means.values()), 1) for f in (max, min))
+        cells = [(f"{means[h]:.1f}", round(means[h], 1) == best > worst) if h in means else ("-", False) for h in heads]
         rows.append((masked(metric.partition(".")[2]), cells, "" if gain is None else f"{gain:+.1f}", sign))
     word = "IoU" if listed[0].startswith("iou.") else "average precision"
     return {"heads": [masked(h) for h in heads], "rows": rows, "gain": f"{lead} to {base}" if any(r[2] for r in rows) else "", "word": word}

@@ -65,7 +65,8 @@ def _step(table: Summary, row: MethodSummary, start: MethodSummary, harm: str) -
     if d is None or d.value >= 0.05:
         return compare(table, row, start)
     word = f"{-d.value:.1f} points below" if d.value <= -0.05 else "no better than"
-    return [f"Remark: {row.title} is {word} {start.title} ({numbers(table, row, start, d)}): {harm}.{doubt(d)}"]
+    told = "." if harm is HARM and (doubt(d) or d.value > -0.05) else f": {harm}."
+    return [f"Remark: {row.title} is {word} {start.title} ({numbers(table, row, start, d)}){told}{doubt(d)}"]
 
 
 def _estimate(scores: Sequence[Score], table: Summary) -> list[str]:
