@@ -1,0 +1,120 @@
+"""What recipes over transferred scenes have in common, whatever is trained on them: sets of scenes, transfer, models by method and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.pipeline import MethodRow, Node, Pipeline
+from diffadapt.core.stage import Stage
+from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.config import SceneConfig
+from diffadapt.models.segmentation.config import SegmenterConfig
+from diffadapt.stages.quality import Quality
+from diffadapt.stages.scenes import Scenes
+from diffadapt.stages.transfer import TransferScenes
+from diffadapt.systems.adaptation_checks import check_once
+from diffadapt.transfer.config import TransferConfig
+
+SOURCE_ONLY = "source_only"
+LIMITS: dict[str, tuple[float | None, float | None]] = {"seed": (0, None), "seeds": (0, None)}
+ALIASES: dict[str, tuple[str, ...]] = {
+    "data": ("source.path", "source_test.path"),
+    "source": ("source.path",),
+    "source-test": ("source_test.path",),
+    "target": ("target.path",),
+    "partial": ("source.partial", "source_test.partial", "target.partial"),
+    "domain": ("transfer.domain",),
+    "generator": ("transfer.weights",),
+    "controlnet": ("transfer.controlnet",),
+    "epochs": ("training.epochs",),
+}
+
+
+def check_scene_recipe(recipe: Any, methods: Mapping[str, str]) -> None:
+    """RecipeError for a recipe without scenes, with unknown methods, or whose seeds and batches do not fit."""
+    if not recipe.source.path:
+        raise RecipeError("The recipe has no labelled scenes: give --source, the root folder of the data set.")
+    check_names("methods", recipe.methods, methods)
+    if not recipe.methods:
+        raise RecipeError(f"methods is empty: name at least one of {', '.join(methods)}.")
+    if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds):
+        raise RecipeError(f"seeds is {list(recipe.seeds)}: give at least one, each once.")
+    training, workers = recipe.training, max(1, recipe.execution.train_workers)
+    if training.seed:
+        raise RecipeError(f"training.seed is {training.seed}, but training is repeated with each of `seeds`: give --seeds {training.seed} instead.")
+    if training.batch_size % workers:
+        raise RecipeError(f"training.batch_size is {training.batch_size}, which {workers} workers cannot share evenly: use a multiple, or another --execution.train-workers.")
+
+
+def check_names(what: str, given: tuple[str, ...], known: Mapping[str, str]) -> None:
+    """RecipeError for a name that is not known or stands twice."""
+    for name in given:
+        if name not in known:
+            raise RecipeError(f"{what} has no {name!r}.{suggest(name, known)} Known are: {', '.join(known)}.")
+    check_once(what, given)
+
+
+class SceneGraph:
+    """Collects the nodes and rows of one recipe. ``sets``: what is predicted ('target', 'source_test', ...) -> its node."""
+
+    def __init__(self, recipe: Any):
+        self.r = recipe
+        self.nodes: list[Node] = []
+        self.rows: list[MethodRow] = []
+        self.outputs: dict[str, str] = {}
+        self.sets: dict[str, str] = {}
+        source = Scenes(recipe.source, "source")
+        self.classes: ClassTable = source.classes
+        self.add("source", source)
+        if recipe.target.path:
+            self.sets["target"] = self.outputs["target"] = self.add("target", self.scenes(recipe.target, recipe.transfer.domain, "target"))
+        if recipe.source_test.path:
+            self.sets["source_test"] = self.add("source_test", self.scenes(recipe.source_test, "source", "source_test"))
+
+    @property
+    def transfers(self) -> bool:
+        """Whether any method needs transferred images."""
+        return set(self.r.methods) != {SOURCE_ONLY}
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(tuple(self.nodes), tuple(self.rows), self.classes.names, self.outputs)
+
+    def add(self, name: str, stage: Stage, *inputs: str) -> str:
+        """A node, unless there is one of that name; returns its name."""
+        if all(n.name != name for n in self.nodes):
+            self.nodes.append(Node(name, stage, inputs))
+        return name
+
+    def scenes(self, data: SceneConfig, group: str, field: str) -> Scenes:
+        """Scenes whose classes are those of the source. Raises RecipeError for others."""
+        stage = Scenes(data, group)
+        names, own = stage.classes.names, self.classes.names
+        if names != own:
+            other = next((b for a, b in zip(own, names, strict=False) if a != b), f"{len(names)} classes")
+            raise RecipeError(f"The classes of {field} are not those of the source ({other!r} is the first that differs): give {field}.classes a table with the same names in the same order.")
+        return stage
+
+    def transfer(self, name: str, scenes: str, config: TransferConfig, fitted: tuple[str, ...] = (), segmenter: SegmenterConfig | None = None) -> str:
+        """Transferred ``scenes``; ``fitted`` are the generator and the judge, where they are trained here."""
+        r = self.r
+        return self.add(name, TransferScenes(config, r.quality, self.classes, segmenter or SegmenterConfig(), r.seed), scenes, *fitted)
+
+    def judged(self, transferred: str, name: str) -> str:
+        """Quality control's decisions on ``transferred``."""
+        return self.add(name, Quality(self.r.quality), transferred)
+
+    def model(self, method: str, stage: Stage, *inputs: str, seed: int, tag: str = "") -> str:
+        """A trained model; its name says method and seed."""
+        return self.add(".".join(n for n in (method, tag, f"s{seed}" if len(self.r.seeds) > 1 else "") if n), stage, *inputs)
+
+    def row(self, title: str, model: str, predict: Stage, where: str, metric: str, seed: int, *, control: bool = False, selection: str = "last") -> None:
+        """A score row over the predictions of ``model`` on the set ``where``."""
+        head, dot, tag = model.partition(".")
+        member = self.add(f"{head}_on_{where}{dot}{tag}", predict, self.sets[where], model)
+        self.rows.append(MethodRow(title, (member,), control=control, seed=seed, selection=selection, metric=metric))
+
+    def shown(self, metric: str) -> tuple[tuple[str, str], ...]:
+        """(title, predictions on the target) of the methods of the first seed, for pictures."""
+        return tuple((row.name, row.members[0]) for row in self.rows if row.metric == metric and row.seed == self.r.seeds[0] and not row.control)
