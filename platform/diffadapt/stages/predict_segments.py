@@ -32,6 +32,7 @@ class PredictSegments(Stage):
     """A segmenter folder to use where no fitted one is among the inputs; it counts by its content."""
 
     kind = "segments"
+    may_warn = True
 
     def identity(self) -> dict[str, Any]:
         return {"size": list(self.config.size), "precision": self.config.precision, "classes": to_dict(self.classes, identity_only=True)}
@@ -81,11 +82,13 @@ class _Predictor:
 
         rows = inputs[0]
         if "accepted" in rows.table.schema.names:
-            rows = Rows(rows.table.filter(rows.table.column("accepted")), rows.failures)
+            rows = Rows(rows.table.filter(rows.table.column("accepted")), rows.failures, rows.warnings)
         scenes, failures = decode_scenes(rows, annotation=True)
         scenes, wrong = self._sound(scenes)
         done, also = self.batcher.run(scenes, [s.key for s in scenes], self._predict)
-        return segment_rows([scenes[i].key for i, _ in done], [found for _, found in done], [*failures, *wrong, *also])
+        made = segment_rows([scenes[i].key for i, _ in done], [found for _, found in done], [*failures, *wrong, *also])
+        made.warnings = list(rows.warnings)
+        return made
 
     def _sound(self, scenes: Sequence[Any]) -> tuple[list[Any], list[Failure]]:
         """The scenes whose label maps hold known classes, and the others."""

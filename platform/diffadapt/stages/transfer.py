@@ -42,6 +42,7 @@ class TransferScenes(Stage):
     seed: int = 0
 
     kind = "transferred"
+    may_warn = True
 
     def label(self) -> str:
         return f"{weights_label(self.config.weights)}-{self.config.method.replace('_', '-')}"

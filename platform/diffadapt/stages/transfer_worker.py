@@ -100,7 +100,7 @@ class Transferrer:
             self._attempt(attempt, pending, made, originals)
         good = [s for s in scenes if made[s.key].best]
         failures += [Failure(s.key, made[s.key].problem) for s in scenes if not made[s.key].best]
-        return Rows(_table(good, made), failures)
+        return Rows(_table(good, made), failures, list(inputs[0].warnings))
 
     def _usable(self, scenes: Sequence[Any], failures: list[Failure]) -> tuple[list[Any], list[Failure]]:
         """Scenes with what the method needs, and why the others are left out."""
