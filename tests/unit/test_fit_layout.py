@@ -36,7 +36,7 @@ from tests.workers import in_two_workers
 
 VAE = AutoencoderFitConfig(steps=4, batch_size=4, channels=(8, 8), latent_channels=2, checkpoint_every=2)
 TINY = LayoutFitConfig(
-    vae=VAE, steps=4, batch_size=4, channels=(8, 16), text_width=16, heads=2, flip=True, crop=(32, 48), variants=2, checkpoint_every=2, save_precision="fp32"
+    vae=VAE, steps=4, batch_size=4, channels=(8, 16), text_width=16, heads=2, groups=8, flip=True, crop=(32, 48), variants=2, checkpoint_every=2, save_precision="fp32"
 )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def test_what_cannot_work_is_said_while_planning(tmp_path):
         (replace(fit, captions=()), "0 captions"), (replace(fit, captions=("",)), "give each set one"), (replace(fit, appearances=("dust",)), "'dust'.*dusk"),
         (replace(fit, classes=type(fit.classes)()), "class table"), (replace(fit, config=replace(TINY, channels=(8,))), "two levels"),
         (replace(fit, config=replace(TINY, channels=(8, 12))), "groups"), (replace(fit, config=replace(TINY, crop=(30, 48))), "multiples of 4"),
-        (replace(fit, config=replace(TINY, text_width=15)), "text_width"), (replace(fit, config=replace(TINY, vae=replace(VAE, channels=(8, 12)))), "multiples of 8"),
+        (replace(fit, config=replace(TINY, text_width=15)), "text_width"), (replace(fit, config=replace(TINY, vae=replace(VAE, channels=(8, 16)))), "multiple of 8"),
     ):  # fmt: skip
         with pytest.raises(RecipeError, match=words):
             _plan(wrong, tmp_path)

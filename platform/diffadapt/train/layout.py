@@ -27,6 +27,7 @@ from diffadapt.train.layout_data import LayoutExamples, crops, vocabulary
 from diffadapt.train.loop import run_loop
 from diffadapt.train.reporter import Reporter
 from diffadapt.train.text_to_image_batches import Shuffled, pixels, warm_cosine
+from diffadapt.train.text_to_image_config import AutoencoderFitConfig
 from diffadapt.train.text_to_image_tokenizer import (
     END,
     MARKS,
@@ -195,10 +196,33 @@ def _autoencoder(data: LayoutExamples, config: LayoutFitConfig, reporter: Report
         return crops([data.images[i] for i in index], corners, mirrored[shuffled.mine], data.shape)
 
     target = folder / "vae"
-    fit_autoencoder(config.vae, data.shape, shuffled, pictures, _some(data, 1024), reporter, checkpoints, target, config.precision)
+    fit_autoencoder(
+        config.vae, data.shape, shuffled, pictures, _some(data, 1024), reporter, checkpoints, target, precision=config.precision, build=build_autoencoder
+    )
     if reporter.world_size > 1:
         return _shared(target, config, reporter)
     return load_component(AutoencoderKL, str(target)).to(reporter.device)
+
+
+@torch.no_grad()
+def build_autoencoder(config: AutoencoderFitConfig, side: int) -> AutoencoderKL:
+    """A shallow autoencoder that is nearly linear and nearly free of noise at first, for short trainings.
+
+    Residual branches start at zero and the posterior at a standard deviation of exp(-3.5): with the usual ones, and with groups
+    of two channels in its normalisations, it is still worse than halving and doubling the picture after hundreds of steps.
+    """
+    levels = len(config.channels)
+    vae = AutoencoderKL(
+        block_out_channels=config.channels, down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=0, latent_channels=config.latent_channels, norm_num_groups=config.channels[0] // 8, sample_size=side, mid_block_add_attention=False,
+    )  # fmt: skip
+    for name, part in vae.named_modules():
+        if name.endswith("conv2"):
+            nn.init.zeros_(part.weight)
+            nn.init.zeros_(part.bias)
+    nn.init.zeros_(vae.quant_conv.weight[config.latent_channels :])
+    nn.init.constant_(vae.quant_conv.bias[config.latent_channels :], -7.0)
+    return vae
 
 
 def _shared(target: Path, config: LayoutFitConfig, reporter: Reporter) -> AutoencoderKL:

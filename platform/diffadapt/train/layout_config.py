@@ -25,10 +25,10 @@ class LayoutFitConfig:
     """Half of the examples are mirrored."""
     variants: int = 4
     """Relit copies of a scene for each appearance, every one with its own light."""
-    vae: AutoencoderFitConfig = AutoencoderFitConfig(steps=600, batch_size=32, channels=(16, 32, 64), latent_channels=8, kl_weight=1e-4)
-    """Each width after the first halves the side."""
+    vae: AutoencoderFitConfig = AutoencoderFitConfig(steps=600, batch_size=16, lr=3e-3, channels=(32, 32), latent_channels=6, kl_weight=1e-5)
+    """Each width after the first halves the side; all widths are equal."""
     steps: int = 2500
-    batch_size: int = 32
+    batch_size: int = 16
     lr: float = 1e-3
     weight_decay: float = 0.0
     warmup_steps: int = 100
@@ -40,10 +40,10 @@ class LayoutFitConfig:
     """Probability that an example is shown without its layout, so that the U-Net also works alone."""
     loss_weight: float = 5.0
     """Largest weight of an example: the error of the noise counts 1 / alpha_bar(t) times, at most this (Hang et al. 2023)."""
-    channels: tuple[int, ...] = (48, 72, 72)
+    channels: tuple[int, ...] = (32, 48, 64, 64)
     """Widths of U-Net and ControlNet by level; the deepest alone attends, so that any size can be generated."""
     heads: int = 4
-    groups: int = 8
+    groups: int = 4
     text_width: int = 64
     text_layers: int = 1
     max_words: int = 16
@@ -73,8 +73,8 @@ def check_layout(config: LayoutFitConfig) -> None:
         raise RecipeError(
             f"channels {config.channels} need at least two levels, multiples of groups ({config.groups}), the last also of heads ({config.heads})."
         )
-    if any(c % 8 for c in config.vae.channels):
-        raise RecipeError(f"vae.channels {config.vae.channels} must be multiples of 8.")
+    if any(c % 8 or c != config.vae.channels[0] for c in config.vae.channels):
+        raise RecipeError(f"vae.channels {config.vae.channels} must be one and the same multiple of 8.")
     if config.text_width % config.heads:
         raise RecipeError(f"text_width {config.text_width} must be a multiple of heads ({config.heads}).")
     if any(side % config.unit for side in config.crop) or (0 in config.crop and config.crop != (0, 0)):

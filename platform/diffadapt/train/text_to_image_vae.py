@@ -59,11 +59,14 @@ def fit_autoencoder(
     reporter: Reporter,
     checkpoints: Checkpoints | None,
     out: str | Path,
+    *,
     precision: str = "fp32",
+    build: Callable[[AutoencoderFitConfig, int], AutoencoderKL] | None = None,
 ) -> dict[str, float]:
     """The same for any source of batches: ``pictures(step)`` is this rank's share, uint8 (B, H, W, 3) of ``size``.
 
-    ``sample`` (N, H, W, 3) measures the scaling factor. Raises RecipeError as :func:`train_autoencoder`.
+    ``sample`` (N, H, W, 3) measures the scaling factor; ``build(config, side)`` makes another network of the same class. Raises
+    RecipeError as :func:`train_autoencoder`.
     """
     (height, width), factor = size, 2 ** (len(config.channels) - 1)
     if height % factor or width % factor:
@@ -72,11 +75,7 @@ def fit_autoencoder(
     if any(c % GROUPS for c in config.channels):
         raise RecipeError(f"vae.channels {config.channels} must be multiples of {GROUPS}.")
     torch.manual_seed(config.seed)
-    vae = AutoencoderKL(
-        block_out_channels=config.channels, down_block_types=("DownEncoderBlock2D",) * len(config.channels),
-        up_block_types=("UpDecoderBlock2D",) * len(config.channels), layers_per_block=1, latent_channels=config.latent_channels,
-        norm_num_groups=GROUPS, sample_size=height, mid_block_add_attention=False,
-    )  # fmt: skip
+    vae = (build or _build)(config, height)
     module = _Reconstruction(vae).to(reporter.device)
     shape = (config.batch_size, config.latent_channels, height // factor, width // factor)
 
@@ -102,6 +101,14 @@ def fit_autoencoder(
         save_component(vae.to(torch.float16 if config.save_precision == "fp16" else torch.float32), out)
     reporter.barrier()
     return metrics
+
+
+def _build(config: AutoencoderFitConfig, side: int) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=config.channels, down_block_types=("DownEncoderBlock2D",) * len(config.channels),
+        up_block_types=("UpDecoderBlock2D",) * len(config.channels), layers_per_block=1, latent_channels=config.latent_channels,
+        norm_num_groups=GROUPS, sample_size=side, mid_block_add_attention=False,
+    )  # fmt: skip
 
 
 @torch.no_grad()
