@@ -114,13 +114,6 @@ def confusion_matrix(matrix: np.ndarray, classes: ClassTable) -> bytes:
     return png(np.asarray(sheet))
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassTable, strength: float = 0.5) -> np.ndarray:
-    """``image`` (H, W, 3) mixed with the colours of its label map (any size); pixels without a class stay as they are."""
-    sized = np.asarray(Image.fromarray(labels).resize((image.shape[1], image.shape[0]), Image.Resampling.NEAREST))
-    mixed = (1 - strength) * image + strength * _paint(sized, classes)
-    return np.where((sized < len(classes.names))[..., None], mixed, image).round().astype(np.uint8)
-
-
 def _shade(value: float) -> np.ndarray:
     """White to dark blue."""
     return (1 - value**0.6) * np.array(PAPER) + value**0.6 * np.array((20, 60, 140))

@@ -170,9 +170,9 @@ class Summary:
 
 
 def metrics(scores: Sequence[Score]) -> list[str]:
-    """The metrics in ``scores``, top1 first, else in order of appearance; those of single classes are left out."""
+    """The metrics in ``scores``, top1 first, those on the source last, else in order of appearance; those of single classes are left out."""
     found = [m for m in dict.fromkeys(s.metric for s in scores) if not m.startswith(BY_CLASS)]
-    return sorted(found, key=lambda m: m != "top1")
+    return sorted(found, key=lambda m: (m != "top1", m.endswith("_source")))
 
 
 def summarise(scores: Sequence[Score], metric: str | None = None) -> Summary:

@@ -79,7 +79,7 @@ def _estimate(scores: Sequence[Score], table: Summary) -> list[str]:
     gaps = [e.mean - r.mean for r, e in pairs]  # type: ignore[operator]
     listed = ", ".join(f"{r.title} {e.mean:.1f} against {r.mean:.1f}" for r, e in pairs)
     way = "above" if min(gaps) >= 0 else "below" if max(gaps) <= 0 else "off"
-    span = f"{min(map(abs, gaps)):.1f} to {max(map(abs, gaps)):.1f}" if len(gaps) > 1 else f"{abs(gaps[0]):.1f}"
+    span = " to ".join(dict.fromkeys(f"{f(map(abs, gaps)):.1f}" for f in (min, max)))
     text = f"The estimate without any target image is {span} points {way} what was measured on the target (estimated against measured: {listed})"
     if len(pairs) < 2:
         return [text + "."]
