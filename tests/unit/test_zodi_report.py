@@ -114,7 +114,7 @@ def test_classes_are_no_metrics_of_their_own():
     rows = scores()
     assert metrics(rows) == ["miou", "miou_estimated", "pixel_accuracy", "miou_source"]
     table = score_table(rows, width=100, colour=False)
-    assert "iou.road" not in table and "mean IoU in percent on night" in table and "(estimate)" in table
+    assert "iou.road" not in table and "mean IoU in percent on night" in table and "estimated on transferred" in table
     assert summarise(rows, "iou.car").rows[0].mean == 30.0
 
 
@@ -153,7 +153,7 @@ def test_published_figures_only_beside_their_own_data(tmp_path):
 def test_a_run_without_a_target(tmp_path):
     html = page(tmp_path, scores(target=False), manifest(target=""))
     assert "There is no image of the target" in html and "of each class" not in html and "DeepLabv3+ R101" not in html
-    assert "Scores: mean IoU on transferred test images of the source (estimate) (%)" in html
+    assert "Scores: mean IoU estimated on transferred test images of the source (%)" in html
 
 
 def test_a_run_without_scores_decisions_or_labels(tmp_path):

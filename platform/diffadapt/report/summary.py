@@ -15,7 +15,7 @@ PERCENT_OF_IMAGES = ("top1",)
 """Metrics that are a share of images, so that a binomial standard error exists."""
 PERCENT = {
     "top1": "top-1 accuracy", "class_mean": "mean of the classes' accuracies", "miou": "mean IoU", "miou_source": "mean IoU on the source's test images",
-    "miou_estimated": "mean IoU on transferred test images of the source (estimate)", "pixel_accuracy": "pixel accuracy", "map": "mean average precision", "map50": "mean average precision at IoU .50",
+    "miou_estimated": "mean IoU estimated on transferred test images of the source", "pixel_accuracy": "pixel accuracy", "map": "mean average precision", "map50": "mean average precision at IoU .50",
     "map_source": "mean average precision on the source's test images",
 }  # fmt: skip
 """Metrics in percent, and what they are called."""
