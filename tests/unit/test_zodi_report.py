@@ -38,7 +38,7 @@ def manifest(means=MEANS, controls=("ZoDi, plain img2img",), target="acdc", cond
         rows.append({"name": name, "members": [f"m{i}_on_target"], "control": name in controls, "selection": "last", "seed": 0, "group": "", "metric": "miou"})
     config = {
         "seed": 0, "scale": 1.0, "source": {"layout": "cityscapes", "path": "cityscapes"}, "target": {"layout": target, "path": "target" if target else "", "condition": condition},
-        "transfer": {"weights": "/home/me/secret/stable-diffusion", "controlnet": "lllyasviel/control_v11p_sd15_seg", "domain": "night", "method": "stochastic", "profile": ""},
+        "transfer": {"weights": "/data/private/stable-diffusion", "controlnet": "lllyasviel/control_v11p_sd15_seg", "domain": "night", "method": "stochastic", "profile": ""},
         "segmenter": {"arch": "deeplabv3plus", "backbone": "resnet50"}, "training": {"select": "last"},
     }  # fmt: skip
     images = [
@@ -126,7 +126,7 @@ def test_a_sum_of_sets_is_not_the_source_row():
 
 def test_the_page(tmp_path):
     html = page(tmp_path)
-    assert EVIL not in html and "&lt;script&gt;" in html and "/home/me" not in html.split("Settings")[0]
+    assert EVIL not in html and "&lt;script&gt;" in html and "/data/private" not in html.split("Settings")[0]
     assert html.count("<h2>Scores:") == 1 and "Scores: mean IoU (%)" in html
     for words in ("estimate without target images", "IoU of each class on the target", "Quality control", "What was measured", "Refused scenes", "Published figures"):
         assert words in html, words
