@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
@@ -18,6 +20,9 @@ from diffadapt.models.detection.config import DetectorConfig
 
 SMALLEST_STRIDE = 4
 """Finer maps than this give no detections."""
+
+_FEWER = {"rpn_pre_nms_top_n_train": 500, "rpn_pre_nms_top_n_test": 500, "rpn_post_nms_top_n_train": 200, "rpn_post_nms_top_n_test": 200, "box_batch_size_per_image": 64}
+"""Proposals of Faster R-CNN on small images."""
 
 
 class Tiny(nn.Module):
@@ -89,14 +94,16 @@ def with_head(config: DetectorConfig, classes: int, facts: Mapping[str, Any] | N
         nn.init.ones_(outputs.regression_head.bbox_reg.bias)
         made = FCOS(body, classes + 1, anchor_generator=anchors, head=outputs, **common)
     elif head == "retinanet":
-        sizes = tuple(tuple(round(4 * s * 2 ** (i / 3)) for i in range(3)) for s in body.strides)
-        made = RetinaNet(body, classes + 1, anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)), **common)
+        sizes = tuple(tuple(round((2 if small else 4) * s * 2 ** (i / 3)) for i in range(3)) for s in body.strides)
+        anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+        outputs = RetinaNetHead(body.out_channels, anchors.num_anchors_per_location()[0], classes + 1, partial(nn.GroupNorm, 32))
+        made = RetinaNet(body, classes + 1, anchor_generator=anchors, head=outputs, **common)
     else:
-        anchors = AnchorGenerator(tuple((4 * s if small else 8 * s,) for s in body.strides), ((0.5, 1.0, 2.0),) * len(body.strides))
+        anchors = AnchorGenerator(tuple((2 * s if small else 8 * s,) for s in body.strides), ((0.5, 1.0, 2.0),) * len(body.strides))
         levels = [str(i) for i in range(len(backbone.strides[body.body.first :]))]
         made = FasterRCNN(
             body, classes + 1, rpn_anchor_generator=anchors, box_roi_pool=MultiScaleRoIAlign(levels, 7, 2),
-            **{f"box_{k}": v for k, v in common.items()},
+            **{f"box_{k}": v for k, v in common.items()}, **(_FEWER if small else {}),
         )  # fmt: skip
     return made, {"backbone": known}
 
