@@ -16,6 +16,8 @@ from diffadapt.data.config import CORRUPTIONS
 from diffadapt.systems.adapt_anything import AdaptAnything
 from diffadapt.systems.benchmark import SYNTHETIC, Benchmark
 from diffadapt.systems.recipes import load, recipes
+from diffadapt.systems.zodi import Zodi
+from diffadapt.systems.zodi_detection import ZodiDetection
 
 NAMES = sorted(recipes())
 
@@ -45,7 +47,9 @@ def test_every_recipe(name, monkeypatch):
     assert 20 < len(entry.summary) < 160 and entry.summary.endswith(".")
     assert recipe == load(name) and from_dict(type(recipe), to_dict(recipe)) == recipe
     changes = {}
-    if not has_data(recipe):
+    if isinstance(recipe, Zodi) and recipe.source.layout != "folder":
+        changes = {"source__path": "absent", "source_test__path": "absent", "target__path": "absent"} if not recipe.source.path else {}
+    elif not has_data(recipe):
         with pytest.raises(DiffadaptError) as error:
             plans(name)
         said = str(error.value)
@@ -68,6 +72,8 @@ def has_data(recipe) -> bool:
         return bool(recipe.data.path)
     if isinstance(recipe, AdaptAnything):
         return bool(recipe.target.path)
+    if isinstance(recipe, (Zodi, ZodiDetection)):
+        return bool(recipe.source.path)
     data = getattr(recipe, "data", None) or getattr(getattr(recipe, "target", None), "data", None)
     return data is None or bool(data.path)
 
@@ -80,6 +86,14 @@ def test_imagenet_c_has_the_published_counts():
     assert sum(p.shard.params["group"] == "fog/5" for p in found["projected"].shards) == 100
     assert len(found["tent"].shards) == 15 and found["finetuned"].items == 50_000
     assert any("adm-256-uncond" in n.lower() or "ADM" in n for n in notes) and any("ImageNet" in n or "imagenet-c" in n for n in notes)
+
+
+@pytest.mark.parametrize(("condition", "images"), [("", 106), ("/fog", 100), ("/rain", 100), ("/snow", 100)])
+def test_cityscapes_to_acdc_has_the_published_counts(condition, images):
+    found, notes = plans(f"zodi/cityscapes_acdc{condition}", source__path="absent", source_test__path="absent", target__path="absent")
+    assert found["source"].items == found["transferred"].items == 2975 and found["source_test"].items == 500
+    assert found["target"].items == found["zodi_on_target"].items == images and found["transferred_test"].items == 100
+    assert found["source_only"].items == 2975 and any("Cityscapes" in n or "absent" in n for n in notes)
 
 
 def test_imagenet_w_is_one_group():

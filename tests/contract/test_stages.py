@@ -49,7 +49,7 @@ def stage_classes() -> list[type[Stage]]:
 
 
 def sample(cls: type[Stage]) -> Stage:
-    return cls(data=DIGITS) if cls is Images else cls()
+    return cls(data=DIGITS) if issubclass(cls, Images) else cls()
 
 
 def identity(stage: Stage) -> str:
@@ -70,10 +70,11 @@ def executions(config: Any) -> list[Any]:
     return copies
 
 
-SHARED_KINDS = {"synth": {"Synthesize", "TextToImage"}, "figures": {"Figures", "AdaptationFigures"}}
+SHARED_KINDS = {"synth": {"Synthesize", "TextToImage"}, "figures": {"Figures", "AdaptationFigures", "SceneFigures", "DetectionFigures"}, "transferred": {"TransferScenes", "RelightScenes"}}
 """Kinds of two stages that make the same kind of thing; their digests differ by their settings."""
 NEED_NO_GPU = {
     "Images", "Corrupt", "Prompts", "FilterImages", "Split", "Validate", "PredictHead", "MergeHead", "AdaptationFigures",
+    "Scenes", "Photos", "Quality", "RelightScenes", "SceneFigures", "DetectionFigures",
 }  # fmt: skip
 
 
@@ -81,6 +82,7 @@ def test_all_stages_were_found():
     names = {c.__name__ for c in stage_classes()}
     assert names >= {"Images", "Corrupt", "Synthesize", "Align", "FitClassifier", "FitGenerator", "Predict", "Memo", "Tent", "Figures"}
     assert names >= {"Prompts", "TextToImage", "FilterImages", "Features", "FitUda", "FitSsl", "Split", "PredictHead", "MergeHead", "ZeroShot", "Validate", "AdaptationFigures"}
+    assert names >= {"Scenes", "TransferScenes", "Quality", "FitLayout", "FitSegmenter", "PredictSegments", "SceneFigures", "FitDetector", "PredictBoxes", "DetectionFigures"}
     by_kind: dict[str, set[str]] = {}
     for cls in stage_classes():
         by_kind.setdefault(cls.kind, set()).add(cls.__name__)
@@ -99,7 +101,7 @@ def test_work_without_networks_takes_no_gpu():
     assert FilterImages(FilterConfig(clip="hub/clip")).resources() == "gpu"
     asked = {b: Prompts(PromptConfig(source="llm", llm=LlmConfig(backend=b, model="hub/model"))).resources() for b in ("transformers", "openai")}
     assert asked == {"transformers": "gpu", "openai": "cpu"}
-    assert {c.__name__ for c in stage_classes() if c.fit_stage and not c.trains} == {"FilterImages", "Figures"}, "others that train nothing run on CPUs alone"
+    assert {c.__name__ for c in stage_classes() if c.fit_stage and not c.trains} == {"FilterImages", "Figures", "Quality", "SceneFigures", "DetectionFigures"}, "others that train nothing run on CPUs alone"
 
 
 PLACES = ("weights", "name", "path", "folder", "file", "clip", "root", "model", "classes", "fonts")
@@ -137,7 +139,7 @@ class TestEveryStage:
 
     def test_paths_stay_outside(self, cls):
         with lenient():
-            stage = moved(sample(cls), "/disk/elsewhere.txt") if cls is not Images else sample(cls)
+            stage = moved(sample(cls), "/disk/elsewhere.txt") if not issubclass(cls, Images) else sample(cls)
             assert "/disk" not in json.dumps(stage.identity())
 
     def test_pickles(self, cls):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diffadapt.core.artifact import IMAGE_TYPE, SEGMENTS_SCHEMA, Failure, Rows, Shard
-from diffadapt.core.config import execution, to_dict
+from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError, WeightsError
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
@@ -28,7 +28,7 @@ class PredictSegments(Stage):
 
     config: SegmenterConfig = SegmenterConfig()
     classes: ClassTable = ClassTable()
-    folder: str = execution("")
+    folder: str = ""
     """A segmenter folder to use where no fitted one is among the inputs; it counts by its content."""
 
     kind = "segments"
