@@ -90,6 +90,8 @@ class SceneGraph:
     def scenes(self, data: SceneConfig, group: str, field: str) -> Scenes:
         """Scenes whose classes are those of the source. Raises RecipeError for others."""
         stage = Scenes(data, group)
+        if not data.labels and not data.classes:  # no truth, so no classes
+            return stage
         names, own = stage.classes.names, self.classes.names
         if names != own:
             other = next((b for a, b in zip(own, names, strict=False) if a != b), f"{len(names)} classes")
