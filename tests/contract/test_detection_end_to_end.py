@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from diffadapt.core.config import from_dict, to_dict
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.runs import Root
 from diffadapt.core.store import Store
+from diffadapt.data.image import encode_png
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.run.drive import drive
@@ -22,6 +24,7 @@ from diffadapt.systems.zodi_detection import ZodiDetection
 from diffadapt.train.detection_config import DetectionTraining
 from diffadapt.transfer.config import QualityConfig, TransferConfig
 from tests.diffusionkit import tiny_scene_pipeline
+from tests.unit.detectionkit import toy
 
 
 def streets(split: str, condition: str, limit: int) -> SceneConfig:
@@ -72,7 +75,7 @@ def test_the_graph(weights):
 def test_refusals(weights):
     recipe = small(weights)
     for changed, said in (
-        (replace(recipe, source=SceneConfig()), "no scenes with boxes"),
+        (replace(recipe, source=SceneConfig()), "no labelled scenes"),
         (replace(recipe, methods=("bth",)), "methods has no 'bth'. Did you mean 'both'"),
         (replace(recipe, methods=("both", "both")), "'both' twice"),
         (replace(recipe, methods=()), "methods is empty"),
@@ -102,3 +105,39 @@ def test_a_run_and_its_report(weights, tmp_path):
     again = go(root, replace(recipe, detector=replace(recipe.detector, score=0.2)))
     made = json.loads(again.read("execution.json"))["made"]
     assert set(made) == {f"{m}_on_{w}" for m in ("source_only", "transferred_only", "both") for w in ("target", "source_test")} | {"figures"}
+
+
+def coco(root: Path, count: int, first: int, categories: tuple[str, ...] = ("red", "blue")) -> SceneConfig:
+    """Toy scenes as COCO lays them out, with ids that are not in the order of the classes' numbers."""
+    (root / "images").mkdir(parents=True)
+    instances: dict[str, list] = {"images": [], "annotations": [], "categories": [{"id": 10 * (i + 1), "name": n} for i, n in enumerate(categories)]}
+    for i in range(first, first + count):
+        image, objects = toy(i)
+        (root / "images" / f"{i:03d}.png").write_bytes(encode_png(image))
+        instances["images"].append({"id": 100 - i, "file_name": f"{i:03d}.png", "height": image.shape[0], "width": image.shape[1]})
+        for o in objects:
+            x1, y1, x2, y2 = o["bbox"]
+            number = 10 * (categories.index(("red", "blue")[o["category"]]) + 1)
+            instances["annotations"].append({"id": len(instances["annotations"]) + 1, "image_id": 100 - i, "category_id": number, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0})
+    (root / "annotations.json").write_text(json.dumps(instances))
+    return SceneConfig(path=str(root), layout="coco", labels="annotations.json")
+
+
+def test_coco_in_average_precision_out(tmp_path):
+    torch.set_num_threads(1)
+    source, target = coco(tmp_path / "source", 10, 0), coco(tmp_path / "target", 5, 20)
+    recipe = small("unused", source=source, target=target, source_test=SceneConfig(), methods=("source_only",))
+    run = go(Root(str(tmp_path / "data")), recipe)
+    assert [(s.metric, s.images) for s in run.scores() if s.metric == "map"] == [("map", 5)]
+    assert {s.metric for s in run.scores()} == {"map", "map50", "ap.red", "ap.blue"}
+    facts = json.loads(run.read("model/detector.json"))
+    assert facts["classes"]["names"] == ["red", "blue"] and facts["diffadapt"]["images"] == 10
+    turned = coco(tmp_path / "turned", 2, 30, ("blue", "red"))
+    with pytest.raises(RecipeError, match="classes of target are not those of the source .'blue' is the first that differs.*target.classes"):
+        replace(recipe, target=turned).pipeline()
+    table = tmp_path / "classes.csv"
+    table.write_text("value,name,red,green,blue\n0,red,255,0,0\n1,blue,0,0,255\n")
+    both = replace(recipe, source=replace(source, classes=str(table)), target=replace(turned, classes=str(table)))
+    assert both.pipeline().class_names == ("red", "blue")
+    unlabelled = go(Root(str(tmp_path / "data")), replace(recipe, target=replace(target, labels="")))
+    assert [s.metric for s in unlabelled.scores()] == []
