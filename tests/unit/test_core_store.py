@@ -19,10 +19,11 @@ import pytest
 from PIL import Image
 
 from diffadapt.core import store as store_module
-from diffadapt.core.artifact import Failure, Rows, image_table
+from diffadapt.core.artifact import Failure, Rows, image_table, scene_table, to_parquet
 from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Root
 from diffadapt.core.store import Store, redact, safe_name
+from diffadapt.data.image import encode_png
 
 PLATFORM = Path(store_module.__file__).parents[2]
 
@@ -62,7 +63,7 @@ def test_everything_on_every_kind_of_place(place):
     assert store.list(name.rpartition("/")[0]) == {name.rpartition("/")[2]}
     loaded = store.load(name)
     assert loaded.table.equals(rows.table) and loaded.failures == rows.failures
-    assert store.header(name) == (3, rows.failures) and store.headers([name, name]) == [store.header(name)] * 2
+    assert store.header(name) == (3, rows.failures, rows.warnings) and store.headers([name, name]) == [store.header(name)] * 2
     before = store.read_bytes(name)
     store.commit(name, rows, {"digest": "d"})
     assert store.read_bytes(name) == before
@@ -241,6 +242,18 @@ def test_shards_open_with_pandas_pyarrow_and_datasets(tmp_path):
     loaded = datasets.load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path / "cache"))
     assert isinstance(loaded[1]["image"], Image.Image) and loaded[1]["image"].getpixel((0, 0)) == (1, 1, 1)
     assert loaded[0]["label"] is None and loaded[1]["label"] == 1
+
+
+def test_scenes_open_with_datasets(tmp_path):
+    """Label maps are pictures too, boxes are lists, and further columns do not stand in the way."""
+    datasets = pytest.importorskip("datasets")
+    picture, labels = encode_png(np.zeros((4, 6, 3), np.uint8)), encode_png(np.full((4, 6), 3, np.uint8))
+    table = scene_table(["a", "b"], [picture] * 2, [labels, None], objects=[[{"category": 1, "bbox": [0, 1, 2, 3], "crowd": False}], None])
+    file = tmp_path / "scenes.parquet"
+    file.write_bytes(to_parquet(Rows(table.append_column("accepted", pa.array([True, False]))), {}))
+    loaded = datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded[0]["annotation"].getpixel((0, 0)) == 3 and loaded[1]["annotation"] is None and loaded["accepted"][:] == [True, False]
+    assert loaded[0]["objects"] == [{"category": 1, "bbox": [0.0, 1.0, 2.0, 3.0], "crowd": False}]
 
 
 def test_provenance_is_in_the_file(tmp_path):

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -186,18 +186,22 @@ def to_parquet(rows: Rows, provenance: Mapping[str, Any]) -> bytes:
         ).encode()
     }
     if "image" in table.schema.names:
-        features = {
-            "key": {"dtype": "string", "_type": "Value"},
-            "label": {"dtype": "int64", "_type": "Value"},
-            "image": {"_type": "Image"},
-            "seed": {"dtype": "int64", "_type": "Value"},
-            "prompt": {"dtype": "string", "_type": "Value"},
-        }
-        features = {name: features[name] for name in table.schema.names if name in features}
+        features = {field.name: _feature(field.type) for field in table.schema}
         metadata[b"huggingface"] = json.dumps({"info": {"features": features}}).encode()
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd", store_schema=True, write_page_checksum=True)
     return buffer.getvalue()
+
+
+def _feature(kind: pa.DataType) -> Any:
+    """A column's type as Hugging Face's ``Features`` write it; encoded images are pictures."""
+    if kind.equals(IMAGE_TYPE):
+        return {"_type": "Image"}
+    if pa.types.is_list(kind):
+        return [_feature(kind.value_type)]
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    return {"dtype": {"double": "float64", "float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
 
 
 def from_parquet(data: bytes) -> Rows:
@@ -207,8 +211,16 @@ def from_parquet(data: bytes) -> Rows:
     return Rows(table.replace_schema_metadata(None), [Failure(k, r) for k, r in meta.get("failures", [])], list(meta.get("warnings", [])))
 
 
-def read_header(data_file: Any) -> tuple[int, list[Failure]]:
-    """Row count and failures from a Parquet file's footer alone."""
+class Header(NamedTuple):
+    """What a shard's footer says of it."""
+
+    items: int
+    failures: list[Failure]
+    warnings: list[str]
+
+
+def read_header(data_file: Any) -> Header:
+    """Row count, failures and warnings from a Parquet file's footer alone."""
     meta = pq.read_metadata(data_file)
     info = json.loads((meta.metadata or {}).get(b"diffadapt", b"{}"))
-    return meta.num_rows, [Failure(k, r) for k, r in info.get("failures", [])]
+    return Header(meta.num_rows, [Failure(k, r) for k, r in info.get("failures", [])], list(info.get("warnings", [])))

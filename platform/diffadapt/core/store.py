@@ -22,7 +22,7 @@ from typing import Any
 
 import fsspec
 
-from diffadapt.core.artifact import Rows, from_parquet, read_header, to_parquet
+from diffadapt.core.artifact import Header, Rows, from_parquet, read_header, to_parquet
 from diffadapt.core.errors import StoreError
 
 FORMAT = 1
@@ -159,15 +159,15 @@ class Store:
         except Exception as error:
             raise _damaged(f"{redact(self.root)}/{name}", error) from None
 
-    def header(self, name: str) -> tuple[int, list]:
-        """Row count and failures of a shard, from its footer."""
+    def header(self, name: str) -> Header:
+        """Row count, failures and warnings of a shard, from its footer."""
         with self._explained(name, reading=True), self.fs.open(self.join(name), "rb") as handle:
             try:
                 return read_header(handle)
             except (ValueError, KeyError, OSError) as error:
                 raise _damaged(f"{redact(self.root)}/{name}", error) from None
 
-    def headers(self, names: Sequence[str]) -> list[tuple[int, list]]:
+    def headers(self, names: Sequence[str]) -> list[Header]:
         """:meth:`header` of many shards; requests to a remote store overlap."""
         return self._each(self.header, names)
 

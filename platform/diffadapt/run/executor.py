@@ -45,7 +45,7 @@ class Executor:
         worker_name = f"{os.uname().nodename}:{os.getpid()}"
         try:
             if self.store.exists(task.path):
-                count, failures = self.store.header(task.path)
+                count, failures, _ = self.store.header(task.path)
                 return Receipt(task.node, task.shard.key, task.digest, "hit", count, tuple(failures), 0.0, worker_name)
             rows = self._make(task)
             interrupts.check()

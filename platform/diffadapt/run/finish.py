@@ -67,11 +67,13 @@ def _warnings(plans: Mapping[str, NodePlan], store: Store) -> list[dict[str, str
     """What finished stages had to say, each sentence once: [{"node", "sentence"}]."""
     found: dict[str, str] = {}
     for name, plan in plans.items():
-        for p in plan.shards if plan.stage.stored else ():
-            if plan.stage.fit_stage:
-                said = recorded_metrics(store, p.path or "").get("warnings", ())
-            else:
-                said = store.load(p.path or "").warnings if plan.stage.may_warn else ()
-            for sentence in said:
-                found.setdefault(sentence, name)
+        stage, paths = plan.stage, [p.path or "" for p in plan.shards]
+        if not stage.stored:
+            continue
+        if stage.fit_stage:
+            said = [s for path in paths for s in recorded_metrics(store, path).get("warnings", ())]
+        else:
+            said = [s for header in store.headers(paths) for s in header.warnings] if stage.may_warn else []
+        for sentence in said:
+            found.setdefault(sentence, name)
     return [{"node": node, "sentence": sentence} for sentence, node in found.items()]

@@ -33,7 +33,7 @@ class Quarantine:
         whole = self._whole(done)
         for name, plan in self.plans.items():
             paths = [p.path for p in plan.shards if p.path and p.digest in done and p.digest not in whole]
-            recorded = map(lambda path: recorded_failures(self.store, path), paths) if plan.stage.fit_stage else (f for _, f in self.store.headers(paths))
+            recorded = map(lambda path: recorded_failures(self.store, path), paths) if plan.stage.fit_stage else (header.failures for header in self.store.headers(paths))
             for failures in recorded:
                 self.failures[name].update((f.key, f) for f in failures)
         over = [name for name in self.plans if self._too_many(name)]
@@ -86,5 +86,5 @@ class Quarantine:
             for p in plan.shards:
                 if plan.stage.fit_stage:
                     self.store.remove(p.path or "")
-                elif p.path and self.store.exists(p.path) and self.store.header(p.path)[1]:
+                elif p.path and self.store.exists(p.path) and self.store.header(p.path).failures:
                     self.store.remove(p.path)
