@@ -27,7 +27,7 @@ from diffadapt.stages.fit_layout import FitLayout
 from diffadapt.stages.scenes import Scenes
 from diffadapt.systems.streets import Streets
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.layout import train_layout_generator
+from diffadapt.train.layout import coloured_noise, train_layout_generator
 from diffadapt.train.layout_config import LayoutFitConfig, check_layout
 from diffadapt.train.layout_data import LayoutExamples, brought_to, crops, vocabulary
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
@@ -139,6 +139,28 @@ def test_a_mirrored_crop_of_latents_is_that_of_the_mirrored_crop():
         cut = crops([picture], [(2, 4)], [flip], (4, 6))
         mean, _ = _cut(latents, [0], [(2, 4)], [flip], 2, (2, 3))
         assert torch.equal(mean[0].half(), as_latents(cut[0]))
+
+
+def test_low_noise_has_unit_variance_and_is_smooth():
+    white, low = (coloured_noise((64, 3, 16, 16), amplitude, torch.Generator().manual_seed(0)) for amplitude in (0.0, 2.0))
+    for noise in (white, low):
+        assert float(noise.var()) == pytest.approx(1.0, abs=0.1) and float(noise.mean()) == pytest.approx(0.0, abs=0.1)
+    means = [float(noise.mean((2, 3)).var()) for noise in (white, low)]
+    assert means[0] < 0.01 and means[1] > 0.15
+
+
+def test_latents_get_the_spread_that_was_asked_for(tmp_path):
+    from diffusers import AutoencoderKL
+
+    from diffadapt.train.text_to_image_vae import encode
+
+    data = examples(replace(TINY, crop=(0, 0), flip=False))
+    config = replace(TINY, crop=(0, 0), flip=False, steps=1, latent_scale=0.5)
+    train_layout_generator(data, config, LocalReporter(), lambda part: None, tmp_path)
+    vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
+    mean, std = encode(vae, np.stack(data.images), torch.device("cpu"))
+    z = (mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))) * vae.config.scaling_factor
+    assert float(z.var(dim=(0, 2, 3)).mean()) == pytest.approx(0.25, abs=0.03)
 
 
 def test_examples_are_resized_and_must_fit_their_crop():

@@ -76,7 +76,8 @@ def train_layout_generator(
 
     def batch_fn(step: int, micro: int) -> tuple[Tensor, ...]:
         index, generator = shuffled.indices(step), shuffled.generator(step)
-        spread, noise = (torch.randn(noise_shape, generator=generator)[mine] for _ in range(2))
+        spread = torch.randn(noise_shape, generator=generator)[mine]
+        noise = coloured_noise(noise_shape, config.low_noise, generator)[mine]
         t = torch.randint(len(alphas), (size,), generator=generator)[mine]
         chance = torch.rand((3, size), generator=generator)[:, mine]
         places, mirrored = data.corners(step, size, factor)
@@ -159,6 +160,17 @@ class LayoutDenoiser(nn.Module):
         ).sample
 
 
+def coloured_noise(shape: tuple[int, int, int, int], low: float, generator: torch.Generator) -> Tensor:
+    """Noise (B, C, h, w) of unit variance: white, and by an amplitude up to ``low``, drawn for each example, constant over the
+    image and over its sixteenths."""
+    white = torch.randn(shape, generator=generator)
+    amplitude = low * torch.rand((shape[0], 1, 1, 1), generator=generator)
+    whole = torch.randn((*shape[:2], 1, 1), generator=generator)
+    parts = torch.randn((*shape[:2], 4, 4), generator=generator)
+    parts = nn.functional.interpolate(parts, size=shape[2:], mode="nearest")
+    return (white + amplitude * (whole + parts)) / (1 + 2 * amplitude**2).sqrt()
+
+
 class _Part:
     """A reporter for one of several fits in a row: steps go on from those before it, scalars have its prefix."""
 
@@ -197,8 +209,9 @@ def _autoencoder(data: LayoutExamples, config: LayoutFitConfig, reporter: Report
 
     target = folder / "vae"
     fit_autoencoder(
-        config.vae, data.shape, shuffled, pictures, _some(data, 1024), reporter, checkpoints, target, precision=config.precision, build=build_autoencoder
-    )
+        config.vae, data.shape, shuffled, pictures, _some(data, 1024), reporter, checkpoints, target, precision=config.precision,
+        build=build_autoencoder, spread=config.latent_scale,
+    )  # fmt: skip
     if reporter.world_size > 1:
         return _shared(target, config, reporter)
     return load_component(AutoencoderKL, str(target)).to(reporter.device)

@@ -40,6 +40,11 @@ class LayoutFitConfig:
     """Probability that an example is shown without its layout, so that the U-Net also works alone."""
     loss_weight: float = 5.0
     """Largest weight of an example: the error of the noise counts 1 / alpha_bar(t) times, at most this (Hang et al. 2023)."""
+    low_noise: float = 0.5
+    """Largest amplitude of the noise's low-frequency part beside the white one. It hides an image's overall light at high noise levels,
+    so that the caption decides about it, not what is left of the source image (offset noise)."""
+    latent_scale: float = 0.5
+    """Standard deviation of the latents that are denoised: below 1, a level of the schedule hides more (Chen 2023)."""
     channels: tuple[int, ...] = (32, 48, 64, 64)
     """Widths of U-Net and ControlNet by level; the deepest alone attends, so that any size can be generated."""
     heads: int = 4
@@ -57,7 +62,7 @@ class LayoutFitConfig:
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
         "size": (0, None), "crop": (0, None), "variants": (1, None), "steps": (1, None), "batch_size": (1, None),
         "lr": (0, None), "weight_decay": (0, None), "warmup_steps": (0, None), "ema_decay": (0, 1), "clip_norm": (1e-9, None),
-        "prompt_dropout": (0, 1), "layout_dropout": (0, 1), "loss_weight": (1, None), "channels": (1, None), "heads": (1, None), "groups": (1, None), "text_width": (1, None),
+        "prompt_dropout": (0, 1), "layout_dropout": (0, 1), "loss_weight": (1, None), "low_noise": (0, None), "latent_scale": (1e-3, None), "channels": (1, None), "heads": (1, None), "groups": (1, None), "text_width": (1, None),
         "text_layers": (1, None), "max_words": (4, None), "seed": (0, None), "checkpoint_every": (1, None),
     }  # fmt: skip
 

@@ -62,11 +62,12 @@ def fit_autoencoder(
     *,
     precision: str = "fp32",
     build: Callable[[AutoencoderFitConfig, int], AutoencoderKL] | None = None,
+    spread: float = 1.0,
 ) -> dict[str, float]:
     """The same for any source of batches: ``pictures(step)`` is this rank's share, uint8 (B, H, W, 3) of ``size``.
 
-    ``sample`` (N, H, W, 3) measures the scaling factor; ``build(config, side)`` makes another network of the same class. Raises
-    RecipeError as :func:`train_autoencoder`.
+    ``sample`` (N, H, W, 3) measures the scaling factor, by which latents get the standard deviation ``spread``; ``build(config, side)``
+    makes another network of the same class. Raises RecipeError as :func:`train_autoencoder`.
     """
     (height, width), factor = size, 2 ** (len(config.channels) - 1)
     if height % factor or width % factor:
@@ -96,8 +97,8 @@ def fit_autoencoder(
     metrics["parameters"] = float(sum(p.numel() for p in vae.parameters()))
     if reporter.rank == 0:
         mean, std = encode(vae, sample, reporter.device)
-        spread = float((mean.var(dim=(0, 2, 3)) + (std**2).mean(dim=(0, 2, 3))).mean().sqrt())
-        vae.register_to_config(scaling_factor=round(1.0 / spread, 4))
+        measured = float((mean.var(dim=(0, 2, 3)) + (std**2).mean(dim=(0, 2, 3))).mean().sqrt())
+        vae.register_to_config(scaling_factor=round(spread / measured, 4))
         save_component(vae.to(torch.float16 if config.save_precision == "fp16" else torch.float32), out)
     reporter.barrier()
     return metrics
