@@ -151,12 +151,13 @@ def format_plan(name: str, summary: PlanSummary, guess: Estimate | None = None) 
         groups.setdefault(n.name.partition(".")[0], []).append(n)
     times = {s.name: s for s in guess.stages} if guess else {}
     more = f" {'device time':>15}  known from" if times else ""
-    lines = [f"{name}: {summary.missing} of {summary.shards} shards to make", "", f"  {'stage':<34} {'shards':>8} {'to make':>8} {'images':>10} {'to make':>10}{more}"]
+    titles = {stem: f"{stem} (x{len(nodes)})" if len(nodes) > 1 else nodes[0].name for stem, nodes in groups.items()}
+    width = max([34, *map(len, titles.values())])
+    lines = [f"{name}: {summary.missing} of {summary.shards} shards to make", "", f"  {'stage':<{width}} {'shards':>8} {'to make':>8} {'images':>10} {'to make':>10}{more}"]
     for stem, nodes in groups.items():
-        title = f"{stem} (x{len(nodes)})" if len(nodes) > 1 else nodes[0].name
         sums = [sum(getattr(n, field) for n in nodes) for field in ("shards", "missing", "items", "missing_items")]
         known = _time([times[n.name] for n in nodes if n.name in times])
-        lines.append(f"  {title:<34} {sums[0]:>8} {sums[1]:>8} {sums[2]:>10} {sums[3]:>10}{known}")
+        lines.append(f"  {titles[stem]:<{width}} {sums[0]:>8} {sums[1]:>8} {sums[2]:>10} {sums[3]:>10}{known}")
     return "\n".join(lines)
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.leniency import missing
 from diffadapt.core.pipeline import MethodRow, Node, Pipeline
 from diffadapt.core.stage import Stage
 from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.data.scenes.config import SceneConfig
+from diffadapt.data.scenes.counts import published
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.stages.quality import Quality
 from diffadapt.stages.scenes import Scenes
@@ -35,7 +37,13 @@ ALIASES: dict[str, tuple[str, ...]] = {
 def check_scene_recipe(recipe: Any, methods: Mapping[str, str]) -> None:
     """RecipeError for a recipe without scenes, with unknown methods, or whose seeds and batches do not fit."""
     if not recipe.source.path:
-        raise RecipeError("The recipe has no labelled scenes: give --source, the root folder of the data set.")
+        official = published(recipe.source) is not None
+        error = RecipeError(f"The recipe has no labelled scenes: give --{'data' if official else 'source'}, the root folder of the data set.")
+        if not official:
+            raise error
+        missing(error)
+    elif _place(recipe.source_test) == _place(recipe.source):
+        raise RecipeError("source_test names the very scenes that source names, and what is trained on cannot be tested on: give --source-test another folder, or leave it out.")
     check_names("methods", recipe.methods, methods)
     if not recipe.methods:
         raise RecipeError(f"methods is empty: name at least one of {', '.join(methods)}.")
@@ -46,6 +54,10 @@ def check_scene_recipe(recipe: Any, methods: Mapping[str, str]) -> None:
         raise RecipeError(f"training.seed is {training.seed}, but training is repeated with each of `seeds`: give --seeds {training.seed} instead.")
     if training.batch_size % workers:
         raise RecipeError(f"training.batch_size is {training.batch_size}, which {workers} workers cannot share evenly: use a multiple, or another --execution.train-workers.")
+
+
+def _place(data: SceneConfig) -> tuple[Any, ...]:
+    return data.path, data.layout, data.images, data.labels, data.sequences, data.condition, "" if data.layout in ("folder", "parquet", "coco") else data.split
 
 
 def check_names(what: str, given: tuple[str, ...], known: Mapping[str, str]) -> None:
@@ -68,10 +80,14 @@ class SceneGraph:
         source = Scenes(recipe.source, "source")
         self.classes: ClassTable = source.classes
         self.add("source", source)
-        if recipe.target.path:
+        if self._wanted(recipe.target):
             self.sets["target"] = self.outputs["target"] = self.add("target", self.scenes(recipe.target, recipe.transfer.domain, "target"))
-        if recipe.source_test.path:
+        if self._wanted(recipe.source_test):
             self.sets["source_test"] = self.add("source_test", self.scenes(recipe.source_test, "source", "source_test"))
+
+    def _wanted(self, data: SceneConfig) -> bool:
+        """Whether there are such scenes; planning without any data, those whose number is published."""
+        return bool(data.path) or (not self.r.source.path and published(data) is not None)
 
     @property
     def transfers(self) -> bool:
