@@ -133,7 +133,7 @@ def test_coco_in_average_precision_out(tmp_path):
     facts = json.loads(run.read("model/detector.json"))
     assert facts["classes"]["names"] == ["red", "blue"] and facts["diffadapt"]["images"] == 10
     turned = coco(tmp_path / "turned", 2, 30, ("blue", "red"))
-    with pytest.raises(RecipeError, match="classes of target are not those of the source .'blue' is the first that differs.*target.classes"):
+    with pytest.raises(RecipeError, match="classes of target are not those of the source .'blue' stands where the source has 'red'.*target.classes"):
         replace(recipe, target=turned).pipeline()
     table = tmp_path / "classes.csv"
     table.write_text("value,name,red,green,blue\n0,red,255,0,0\n1,blue,0,0,255\n")

@@ -375,7 +375,7 @@ class TestFolder:
         with lenient() as notes:
             stage = Scenes(SceneConfig("/nowhere", "cityscapes", split="val", limit=100, block=32))
             assert [s.items for s in stage.plan({})] == [32, 32, 32, 4] and json.dumps(stage.identity()) and len(stage.classes) == 19
-            with pytest.raises(DataError, match="Nothing can be planned"):
+            with pytest.raises(DataError, match="nowhere does not exist"):
                 Scenes(SceneConfig("/nowhere")).plan({})
         assert len(notes) == 1 and "does not exist" in notes[0]
 

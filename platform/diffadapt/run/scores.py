@@ -63,7 +63,7 @@ def _parts(plan: NodePlan, store: Store) -> list[Rows]:
 
 
 def _segments(run: str, seed: int, row: MethodRow, parts: Sequence[Rows], counts: Mapping[str, int], names: Sequence[str]) -> tuple[list[Score], list[Score]]:
-    """The mean IoU of each group's one confusion matrix; for the target also pixel accuracy and every class's IoU that occurs."""
+    """The mean IoU of each group's one confusion matrix, none where no pixel is labelled; for the target also pixel accuracy and every class's IoU that occurs."""
     from diffadapt.evaluate.segmentation import iou, mean_iou, pixel_accuracy
 
     found: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -75,6 +75,8 @@ def _segments(run: str, seed: int, row: MethodRow, parts: Sequence[Rows], counts
     for group, matrices in sorted(found.items()):
         side = round(len(matrices[0]) ** 0.5)
         matrix = np.sum(matrices, axis=0).reshape(side, side)
+        if not matrix[:-1].any():  # no pixel with a class: nothing to score
+            continue
 
         def score(metric: str, value: float, group: str = group, images: int = len(matrices)) -> Score:
             return _score(run, seed, row, group, metric, value * 100, images, counts)
@@ -105,6 +107,8 @@ def _boxes(run: str, seed: int, row: MethodRow, parts: Sequence[Rows], counts: M
         images = sum(len(t) for t in tables)
         base = row.metric.partition("_")[0]  # map_source: map on the source's test images, whose other figures are left out
         for metric, value in detection_scores(tables, names).items():
+            if not np.isfinite(value):  # no box to be found
+                continue
             if metric == base:
                 first.append(_score(run, seed, row, group, row.metric, value, images, counts))
             elif base == row.metric:

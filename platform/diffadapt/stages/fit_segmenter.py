@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffadapt.core.artifact import Shard
+from diffadapt.core.artifact import IGNORED, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
@@ -125,6 +125,9 @@ class FitSegmenter(Stage):
         keep = None if transferred is None else transferred.keys
         source = load_scenes(files[0], job.read, self.config.size, count, keep=None if keep is None else set(keep), reason="without_transferred")
         _demand(source, "labelled source", "none has a readable label map" if transferred is None else "none of those that were transferred has a readable label map")
+        if not _labelled(source):
+            said = f" ({source.warnings[0].rstrip('.')})" if source.warnings else ""
+            raise DataError(f"No pixel of the {len(source)} source scenes has a class to learn{said}: check that the class table lists the values of the label files.")
         if self.training.select != "last":
             chosen_by = load_scenes(files[-1], job.read, self.config.size, count)
             _demand(chosen_by, "labelled", f"training.select {self.training.select} has none to choose the epoch by: set it to last")
@@ -163,6 +166,11 @@ def _left_out(source: Any, transferred: Any, unpaired: Mapping[str, int]) -> dic
     for reason, count in unpaired.items():
         found[reason] = found.get(reason, 0) + count
     return {reason: count for reason, count in found.items() if count}
+
+
+def _labelled(scenes: Any) -> bool:
+    """Whether any pixel of ``scenes`` has a class."""
+    return any(bool((scenes.get(i)[1] != IGNORED).any()) for i in range(len(scenes)))
 
 
 def _demand(scenes: Any, what: str, why: str) -> None:

@@ -87,7 +87,7 @@ class _Predictor:
         scenes, wrong = self._sound(scenes)
         done, also = self.batcher.run(scenes, [s.key for s in scenes], self._predict)
         made = segment_rows([scenes[i].key for i, _ in done], [found for _, found in done], [*failures, *wrong, *also])
-        made.warnings = list(rows.warnings)
+        made.warnings = [*rows.warnings, *_nothing_labelled(made)]
         return made
 
     def _sound(self, scenes: Sequence[Any]) -> tuple[list[Any], list[Failure]]:
@@ -117,6 +117,16 @@ class _Predictor:
         maps = predicted.to(torch.uint8).cpu().numpy()
         counts = [None if s.annotation is None else confusion(fit_labels(s.annotation, size), m, self.count) for s, m in zip(scenes, maps, strict=True)]
         return list(zip(maps, counts, confidence.tolist(), strict=True))
+
+
+def _nothing_labelled(made: Rows) -> list[str]:
+    """A sentence on label maps of which no pixel has a class, where that goes for all of ``made``."""
+    known = [c for c in made.column("confusion") if c is not None]
+    side = round(len(known[0]) ** 0.5) if known else 0
+    if not known or any(sum(c[:-side]) for c in known):
+        return []
+    some = f"the {len(known)} label maps from {made.column('key')[0]} on" if len(known) > 1 else f"the label map of {made.column('key')[0]}"
+    return [f"No pixel of {some} has a class of the class table, so that no score counts it: check that the table fits these label files."]
 
 
 def segment_rows(keys: Sequence[str], found: Sequence[tuple[Any, Any, float]], failures: Sequence[Failure]) -> Rows:

@@ -51,7 +51,7 @@ class Scenes(Stage):
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         source = self.source()
-        total = len(source.items) if source else self._published()
+        total = len(source.items) if source else self._published() or 0
         block = max(1, self.data.block)
         width = len(str(max(total - 1, 0)))
         return [
@@ -64,6 +64,8 @@ class Scenes(Stage):
         try:
             return cached_scenes(self.data)
         except DataError as error:
+            if self._published() is None:  # data of a user's own, of which nothing is known before they are there
+                raise
             missing(error)
             return None
 
@@ -72,14 +74,12 @@ class Scenes(Stage):
         """The classes of the annotations. Raises DataError where a data set has none."""
         return cached_classes(self.data)
 
-    def _published(self) -> int:
-        """How many scenes an official layout has; DataError for data of a user's own, of which nothing is known before they are there."""
+    def _published(self) -> int | None:
+        """How many scenes an official layout has, after ``limit``; None where no count is published."""
         from diffadapt.data.scenes.counts import published
 
         count = published(self.data)
-        if count is None:
-            raise DataError(f"Nothing can be planned without the scenes: {self.data.path or 'the path'} cannot be read, and no count is published for them.")
-        return count if self.data.limit is None else min(count, self.data.limit)
+        return count if count is None or self.data.limit is None else min(count, self.data.limit)
 
     def open(self, context: WorkContext) -> _Reader:
         return _Reader(self)

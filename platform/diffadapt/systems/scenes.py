@@ -44,6 +44,8 @@ def check_scene_recipe(recipe: Any, methods: Mapping[str, str]) -> None:
         missing(error)
     elif _place(recipe.source_test) == _place(recipe.source):
         raise RecipeError("source_test names the very scenes that source names, and what is trained on cannot be tested on: give --source-test another folder, or leave it out.")
+    if not recipe.source.labels:
+        raise RecipeError("source.labels is empty, but what is trained on needs its truth: name the source's labels.")
     check_names("methods", recipe.methods, methods)
     if not recipe.methods:
         raise RecipeError(f"methods is empty: name at least one of {', '.join(methods)}.")
@@ -110,8 +112,9 @@ class SceneGraph:
             return stage
         names, own = stage.classes.names, self.classes.names
         if names != own:
-            other = next((b for a, b in zip(own, names, strict=False) if a != b), f"{len(names)} classes")
-            raise RecipeError(f"The classes of {field} are not those of the source ({other!r} is the first that differs): give {field}.classes a table with the same names in the same order.")
+            pair = next(((a, b) for a, b in zip(own, names, strict=False) if a != b), None)
+            why = f"{pair[1]!r} stands where the source has {pair[0]!r}" if pair else f"{len(names)} against {len(own)}"
+            raise RecipeError(f"The classes of {field} are not those of the source ({why}): give {field}.classes a table with the same names in the same order.")
         return stage
 
     def transfer(self, name: str, scenes: str, config: TransferConfig, fitted: tuple[str, ...] = (), segmenter: SegmenterConfig | None = None) -> str:

@@ -48,6 +48,9 @@ def check_weights(config: TransferConfig, index: PipelineIndex | None) -> None:
         resolve(config.controlnet)
     if index is None:
         return
+    folder = resolve(config.weights)
+    if config.variant and not is_hub_id(folder) and not any(Path(folder).rglob(f"*.{config.variant}.*")):
+        raise WeightsError(f"{config.weights!r} has no files of the variant {config.variant!r}: leave transfer.variant empty, or give a folder that was saved with it.")
     missing = [name for name in _NEEDED if not (index.components.get(name) or [None, None])[1]]
     if missing or not index.name.startswith("StableDiffusion") or "XL" in index.name or index.name.startswith("StableDiffusion3"):
         raise WeightsError(f"{config.weights!r} is a {index.name or 'pipeline without a name'}, which the transfer cannot use: give a pipeline of the Stable Diffusion 1.x or 2.x family.")

@@ -28,8 +28,11 @@ def own_class_table(config: SceneConfig) -> ClassTable:
     try:
         fs, path = fsspec.core.url_to_fs(place)
         there = fs.isfile(path)
+        known = there or fs.exists(posixpath.dirname(path))
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{config.path} cannot be opened ({error}): check the location and its protocol.") from None
+    if not known:
+        raise DataError(f"{config.path} does not exist: check the path.")
     if not there:
         raise DataError(f"The scenes in {config.path} have no class table: give one in `classes` (a CSV of value, name, red, green, blue, or one of {', '.join(BUILT_IN)}), or put it there as {OWN}.")
     return read_class_table(place)
