@@ -16,7 +16,7 @@ def recipe() -> ZodiDetection:
         target=_streets("test", "night"),
         source_test=_streets("test", "day"),
         transfer=TransferConfig(
-            weights="embedded:streets", controlnet="", domain="night", palette="own", size=64, multiple=8, guidance=3.0, images_per_shard=0, batch_size=32,
+            weights="embedded:streets", controlnet="", domain="night", strength=0.8, palette="own", size=64, multiple=8, guidance=3.0, images_per_shard=0, batch_size=32,
         ),
         # Images are enlarged twice, so that a pedestrian is wider than the finest map's step of 4 pixels.
         detector=DetectorConfig(arch="fcos", backbone="tiny", weights="none", size=(128, 128), batch_size=16),
