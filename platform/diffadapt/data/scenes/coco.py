@@ -99,7 +99,7 @@ class CocoReader:
         sha = hashlib.sha256()
         for item in items:
             truth = self.truth.get(item.key)
-            sha.update(json.dumps([item.key, None if truth is None else truth.annotations], sort_keys=True).encode())
+            sha.update(json.dumps([item.key, truth and [truth.height, truth.width, truth.annotations]], sort_keys=True).encode())
         return [self.files.identities([i.image for i in items], content), sha.hexdigest()]
 
 
@@ -131,9 +131,11 @@ def _painted(annotations: Sequence[tuple[int, Mapping[str, Any]]], objects: Sequ
 def _corners(annotation: Mapping[str, Any], key: str) -> list[float]:
     try:
         x, y, width, height = (float(v) for v in annotation["bbox"])
+        if not np.isfinite([x, y, width, height]).all():
+            raise ValueError
     except (KeyError, TypeError, ValueError):
         raise ItemError(f"Annotation {annotation.get('id')} of {key} has no bbox of four numbers (x, y, width, height): correct the JSON.") from None
-    if not (width > 0 and height > 0 and np.isfinite([x, y, width, height]).all()):
+    if not (width > 0 and height > 0):
         raise ItemError(f"The box of annotation {annotation.get('id')} of {key} is {width:g} x {height:g} pixels and thus has no area: correct or remove it.")
     return [x, y, x + width, y + height]
 
