@@ -1,0 +1,150 @@
+"""ZoDi killed in every one of its stages: the same command finishes it, and every file of the store equals an undisturbed run's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from diffadapt.core.runs import Root  # noqa: E402
+from diffadapt.run.drive import drive  # noqa: E402
+from diffadapt.run.local import LocalRunner  # noqa: E402
+from diffadapt.systems.zodi import Zodi  # noqa: E402
+from tests.diffusionkit import tiny_scene_pipeline  # noqa: E402
+from tests.tiny_scenes import doubtful, tiny_zodi  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = (".checkpoints", "segmenter", "transferred", "segments", "quality", "figures")
+"""Kinds of the store in the order of their first appearance; checkpoints are those of a fit under way."""
+
+
+def small(generator: str) -> Zodi:
+    """Source-only and ZoDi; the images are judged, and most are tried again."""
+    return doubtful(tiny_zodi(generator, methods=("source_only", "zodi"), estimate=2))
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory) -> str:
+    return tiny_scene_pipeline(tmp_path_factory.mktemp("weights") / "sd")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, generator) -> dict[str, str]:
+    torch.set_num_threads(1)
+    root, recipe = Root(str(tmp_path_factory.mktemp("quiet"))), small(generator)
+    run = drive("tiny", recipe, recipe.pipeline(), root, lambda: LocalRunner(recipe.execution))
+    assert run.manifest()["decisions"]["counts"]["retried"], "the transfer tries again"
+    return results(Path(root.location))
+
+
+def results(root: Path) -> dict[str, str]:
+    """SHA-256 of every finished file of the store, and of the scores and the manifest of the only run."""
+    store = root / "store"
+    files = {p.relative_to(store).as_posix(): p for p in store.rglob("*") if p.is_file() and ".tmp-" not in p.name}
+    (run,) = (root / "runs").glob("tiny*")
+    files |= {name: run / name for name in ("scores.parquet", "manifest.json", "model/model.safetensors")}
+    return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in sorted(files.items())}
+
+
+def start(root: Path, generator: str, log: Path, slowly: str = "") -> subprocess.Popen:
+    """The recipe's run in a process of its own; ``slowly``: before an attempt at transferring it says so in that file, and waits."""
+    pipelines = root.parent / "pipelines"
+    pipelines.mkdir(exist_ok=True)
+    (pipelines / "tiny.py").write_text(f"from tests.fault.test_zodi_faults import small\n\n\ndef recipe():\n    return small({generator!r})\n")
+    environment = {**os.environ, "DIFFADAPT_PIPELINES": str(pipelines), "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    words = ["-c", SLOW, slowly] if slowly else ["-m", "diffadapt.cli"]
+    with open(log, "ab") as sink:
+        return subprocess.Popen([sys.executable, *words, "run", "tiny", "--root", str(root)], env=environment, stdout=sink, stderr=sink, start_new_session=True)
+
+
+SLOW = """
+import sys, time
+from diffadapt.cli import main
+from diffadapt.stages.transfer_worker import Transferrer
+
+attempt, place = Transferrer._attempt, sys.argv[1]
+
+def slowly(self, number, *rest):
+    with open(place, "a") as log:
+        log.write(f"{number}\\n")
+    time.sleep(0.3 * (number > 0))
+    attempt(self, number, *rest)
+
+Transferrer._attempt = slowly
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def kill_when(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 240) -> bool:
+    """SIGKILL as soon as ``condition`` holds; whether it was still running then."""
+    end = time.monotonic() + seconds
+    while process.poll() is None and not condition():
+        assert time.monotonic() < end, "the stage was never reached"
+        time.sleep(0.002)
+    alive = process.poll() is None
+    if alive:
+        process.send_signal(signal.SIGKILL)
+    process.wait()
+    return alive
+
+
+def one_more(root: Path, kind: str) -> Callable[[], bool]:
+    """True once the store has a file of ``kind`` more than when this was first asked."""
+    before: list[int] = []
+
+    def count() -> int:
+        return sum(1 for p in (root / "store" / kind).rglob("*") if p.is_file() and p.name != "family.json")
+
+    def reached() -> bool:
+        if not before:
+            before.append(count())
+        return count() > before[0]
+
+    return reached
+
+
+def finish(tmp_path: Path, generator: str) -> dict[str, str]:
+    log = tmp_path / "log"
+    assert start(tmp_path / "data", generator, log).wait(400) == 0, log.read_text()[-3000:]
+    return results(tmp_path / "data")
+
+
+def test_killed_while_it_tries_an_image_again(tmp_path, generator, undisturbed):
+    """In the middle of a retry: nothing of the shard was stored, and its attempts are made again with the same seeds."""
+    attempts = tmp_path / "attempts"
+    process = start(tmp_path / "data", generator, tmp_path / "log", str(attempts))
+    assert kill_when(lambda: attempts.exists() and "1\n" in attempts.read_text(), process), (tmp_path / "log").read_text()[-2000:]
+    assert finish(tmp_path, generator) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_in_every_stage(tmp_path, generator, undisturbed):
+    killed = []
+    for kind in STAGES:
+        if kill_when(one_more(tmp_path / "data", kind), start(tmp_path / "data", generator, tmp_path / "log")):
+            killed.append(kind)
+    assert len(killed) >= 4, f"only {killed} were caught in the act"
+    assert finish(tmp_path, generator) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_at_six_random_moments(tmp_path, generator, undisturbed):
+    moments = [random.uniform(2, 12) for _ in range(6)]
+    print("moments", moments)
+    for seconds in moments:
+        end = time.monotonic() + seconds
+        kill_when(lambda end=end: time.monotonic() > end, start(tmp_path / "data", generator, tmp_path / "log"))
+    assert finish(tmp_path, generator) == undisturbed
