@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from diffadapt.orchestrate.runner import RayRunner
@@ -21,6 +22,7 @@ def test_fits_of_a_wave_run_side_by_side_with_the_local_runners_bytes(ray_runner
     run(fit_pipeline(Source(), *(Regress(name=n) for n in "abc")), tmp_path / "local", local)
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
     assert len({pid for kind, *_, pid in lines(log) if kind == "step"}) == 2
+    assert {where for kind, where, *_ in lines(log) if kind == "place"} == {os.getcwd()}, "relative paths of a recipe mean the same in a training worker"
     assert {node for node, *_ in outcome.progress} == {"fit-0", "fit-1", "fit-2"}
     assert ("fit-0", 30, 30) in {news[:3] for news in outcome.progress}
     assert not any((tmp_path / "ray" / ".train").glob("*")) and not any((tmp_path / "ray" / ".checkpoints").glob("*"))

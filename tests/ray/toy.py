@@ -128,6 +128,7 @@ class Regress(Stage):
         from diffadapt.train.loop import run_loop
 
         rank = job.reporter.rank
+        note(self.side_log, "place", os.getcwd())
         if rank == self.fail_rank:
             raise DataError(f"Rank {rank} of {job.node} is told to fail.")
         files = [f for node in sorted({f.node for f in job.inputs("source")}) for f in job.inputs(node)]

@@ -27,7 +27,10 @@ MAX_RETRIES = 2
 START_SECONDS = 1800.0
 """How long a training group waits for nodes that the cluster can host: they may have to be started, or be taken by others."""
 PROGRESS_SECONDS = 0.5
-_TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_METRICS_ENABLED": "0"}
+_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a recipe's relative paths mean the same in a training worker
+}  # fmt: skip
 
 
 class FitError(RuntimeError):
