@@ -89,15 +89,18 @@ class ParquetReader:
         with self.lock:
             if (file, group) not in self.held:
                 with self.fs.open(self.files[file], "rb") as stream:
-                    table = pq.ParquetFile(stream).read_row_group(group, columns=["image"])
-                column = table.column("image").combine_chunks()
-                if isinstance(column, pa.ChunkedArray):
-                    column = column.chunk(0)
-                self.held[(file, group)] = column.field("bytes") if pa.types.is_struct(column.type) else column
+                    self.held[(file, group)] = self._load(pq.ParquetFile(stream), group)
                 while len(self.held) > ROW_GROUPS_HELD:
                     self.held.popitem(last=False)
             self.held.move_to_end((file, group))
             return self.held[(file, group)]
+
+    def _load(self, file: pq.ParquetFile, group: int) -> Any:
+        """What is held of a row group: the column of encoded images."""
+        column = file.read_row_group(group, columns=["image"]).column("image").combine_chunks()
+        if isinstance(column, pa.ChunkedArray):
+            column = column.chunk(0)
+        return column.field("bytes") if pa.types.is_struct(column.type) else column
 
     def __getstate__(self) -> dict[str, Any]:
         return {"fs": self.fs, "root": self.root, "files": self.files, "places": self.places}

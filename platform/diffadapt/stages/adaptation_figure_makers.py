@@ -15,8 +15,8 @@ from diffadapt.core.identity import digest
 from diffadapt.core.record import predictions_by_key, softmax
 from diffadapt.core.stage import FitJob, InputFile
 from diffadapt.evaluate import adaptation_figures as draw
-from diffadapt.evaluate.figures import figures_index
 from diffadapt.stages.decoding import decode_rows
+from diffadapt.stages.figure_sections import Sections
 
 if TYPE_CHECKING:
     from diffadapt.stages.adaptation_figures import AdaptationFigures
@@ -34,13 +34,8 @@ BATCH = 64
 def make_figures(stage: AdaptationFigures, job: FitJob) -> dict[str, Any]:
     """Write the files into the job's output folder; the metrics count pictures and prompts."""
     out = Path(job.output)
-    sections: list[dict[str, str]] = []
-
-    def add(file: str, data: bytes | None, title: str, caption: str) -> None:
-        if data is not None:
-            (out / file).write_bytes(data)
-            sections.append({"title": title, "caption": caption, "image": file, "alt": title})
-
+    sections = Sections(job.output)
+    add = sections.add
     prompts = _prompts(stage, job)
     if prompts:
         (out / "prompts.json").write_text(json.dumps(prompts, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -62,8 +57,7 @@ def make_figures(stage: AdaptationFigures, job: FitJob) -> dict[str, Any]:
         shares = {t: _confidences(predictions_by_key([job.read(f) for f in job.inputs(n)])) for t, n in stage.predictions}
         add("histogram.png", draw.confidence_histograms(shares), "Confidence on the target, stage by stage",
             "How many target images have which largest class probability. Confidence is not accuracy: self-training makes models surer whether they are right or not.")  # fmt: skip
-    (out / "figures.json").write_bytes(figures_index(sections))
-    return {"pictures": len(sections), "prompts": len(prompts["prompts"]) if prompts else 0}
+    return {"pictures": sections.write(), "prompts": len(prompts["prompts"]) if prompts else 0}
 
 
 def _prompts(stage: AdaptationFigures, job: FitJob) -> dict[str, Any] | None:

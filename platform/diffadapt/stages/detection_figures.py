@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from diffadapt.core.artifact import Input, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.stage import FitJob, NodePlan, PlannedShard, Stage
 from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.stages.figure_sections import Sections
 
 SURE = 0.5
 """Least score of a detection that is drawn where the true objects are not known."""
@@ -56,23 +56,15 @@ class DetectionFigures(Stage):
         return "cpu"
 
     def fit(self, job: FitJob) -> dict[str, Any]:
-        from diffadapt.evaluate.figures import figures_index
-
-        sections: list[dict[str, str]] = []
-
-        def add(file: str, data: bytes | None, title: str, caption: str) -> None:
-            if data is not None:
-                (Path(job.output) / file).write_bytes(data)
-                sections.append({"title": title, "caption": caption, "image": file, "alt": title})
-
+        sections = Sections(job.output)
+        add = sections.add
         if self.source and self.transferred:
             add("transfers.png", self._transfers(job), "Transferred images with their boxes",
                 "Source images with their true boxes, and the same images transferred to the target domain: the boxes carry over, because the transfer keeps the layout. Evenly spread, not chosen.")  # fmt: skip
         if self.target and self.predictions:
             add("panels.png", self._panels(job), "Detections on the target",
                 f"Target images with their true boxes, and each detector's surest ones, as many as there are true objects (where these are not known, those with a score of at least {SURE:g}). Images evenly spread, not chosen; training saw none of them.")  # fmt: skip
-        (Path(job.output) / "figures.json").write_bytes(figures_index(sections))
-        return {"pictures": len(sections)}
+        return {"pictures": sections.write()}
 
     def _transfers(self, job: FitJob) -> bytes | None:
         from diffadapt.evaluate.detection_pictures import box_panel

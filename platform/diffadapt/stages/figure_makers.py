@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from diffadapt.core.stage import FitJob
 from diffadapt.stages.decoding import decode_rows
+from diffadapt.stages.figure_sections import Sections
 
 if TYPE_CHECKING:
     from diffadapt.stages.figures import Figures
@@ -18,16 +18,11 @@ Picture = tuple[np.ndarray, int | None]
 
 def make_figures(stage: Figures, job: FitJob) -> dict[str, Any]:
     """Write PNG files and figures.json into the job's output folder."""
-    from diffadapt.evaluate.figures import GradCamRow, before_after_grid, figures_index, gradcam_panel
+    from diffadapt.evaluate.figures import GradCamRow, before_after_grid, gradcam_panel
 
     pictures = {name: _read(stage, job, name) for name in stage.pictures}
-    out = Path(job.output)
-    sections = []
-
-    def add(file: str, data: bytes, title: str, caption: str) -> None:
-        (out / file).write_bytes(data)
-        sections.append({"title": title, "caption": caption, "image": file, "alt": title})
-
+    sections = Sections(job.output)
+    add = sections.add
     if pictures.get("synth") and pictures.get("aligned"):
         before, after = _pairs_by_class(stage, pictures["synth"], pictures["aligned"])
         add("alignment.png", before_after_grid(before, after), "Synthetic images before and after alignment",
@@ -41,8 +36,7 @@ def make_figures(stage: Figures, job: FitJob) -> dict[str, Any]:
             add("gradcam.png", gradcam_panel([GradCamRow(group, cells) for group, cells in rows.items()]), "Where the models look (Grad-CAM)",
                 "Source image with the source model; the corrupted target with the source model; the projected target with the source "
                 "model (DDA) and with the fine-tuned model (SDA). One target image of each corruption, drawn by a hash of its name.")  # fmt: skip
-    (out / "figures.json").write_bytes(figures_index(sections))
-    return {"pictures": len(sections)}
+    return {"pictures": sections.write()}
 
 
 def _read(stage: Figures, job: FitJob, name: str) -> dict[str, Picture]:

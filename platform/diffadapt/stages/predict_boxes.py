@@ -8,7 +8,7 @@ from typing import Any
 
 from diffadapt.core.artifact import BOXES_SCHEMA, Rows, Shard
 from diffadapt.core.config import to_dict
-from diffadapt.core.errors import ItemError, WeightsError
+from diffadapt.core.errors import ItemError
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.models.detection.config import DetectorConfig
@@ -45,14 +45,11 @@ class _Predictor:
     def __init__(self, stage: PredictBoxes, context: WorkContext):
         from diffadapt.models.detection.folder import load_detector
         from diffadapt.stages.batching import Batcher
+        from diffadapt.stages.scene_rows import demand_classes
 
         self.stage, self.device = stage, context.device
         self.net, self.inputs, classes, _ = load_detector(next(iter(context.fitted.values())), context.device, stage.config)
-        if classes.names != stage.classes.names:
-            raise WeightsError(
-                f"The detector knows {len(classes.names)} classes ({', '.join(classes.names[:4])}, ...), but the scenes have {len(stage.classes.names)} "
-                f"({', '.join(stage.classes.names[:4])}, ...): give scenes of the same class table."
-            )
+        demand_classes("detector", classes.names, stage.classes.names)
         self.batcher = Batcher(context.batch_size or stage.config.batch_size)
 
     @property
@@ -62,12 +59,9 @@ class _Predictor:
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         import pyarrow as pa
 
-        from diffadapt.stages.scene_rows import decode_scenes
+        from diffadapt.stages.scene_rows import accepted, decode_scenes
 
-        rows = inputs[0]
-        if "accepted" in rows.table.schema.names:
-            rows = Rows(rows.table.filter(rows.table.column("accepted")), rows.failures)
-        scenes, failures = decode_scenes(rows, annotation=False)
+        scenes, failures = decode_scenes(accepted(inputs[0]), annotation=False)
         done, also = self.batcher.run(scenes, [s.key for s in scenes], self._predict)
         found = [scenes[i] for i, _ in done]
         columns = {

@@ -62,15 +62,12 @@ class _Predictor:
         from diffadapt.models.segmentation.folder import load_segmenter
         from diffadapt.models.weights import resolve
         from diffadapt.stages.batching import Batcher
+        from diffadapt.stages.scene_rows import demand_classes
 
         self.stage, self.device, self.count = stage, context.device, len(stage.classes.names)
         folder = next(iter(context.fitted.values())) if context.fitted else resolve(stage.folder)
         self.net, self.inputs, classes, _ = load_segmenter(folder, context.device)
-        if classes.names != stage.classes.names:
-            raise WeightsError(
-                f"The segmenter knows {len(classes.names)} classes ({', '.join(classes.names[:4])}, ...), but the scenes have {self.count} "
-                f"({', '.join(stage.classes.names[:4])}, ...): give scenes of the same class table."
-            )
+        demand_classes("segmenter", classes.names, stage.classes.names)
         self.batcher = Batcher(context.batch_size or stage.config.batch_size)
 
     @property
@@ -78,11 +75,9 @@ class _Predictor:
         return self.batcher.batch_size
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
-        from diffadapt.stages.scene_rows import decode_scenes
+        from diffadapt.stages.scene_rows import accepted, decode_scenes
 
-        rows = inputs[0]
-        if "accepted" in rows.table.schema.names:
-            rows = Rows(rows.table.filter(rows.table.column("accepted")), rows.failures, rows.warnings)
+        rows = accepted(inputs[0])
         scenes, failures = decode_scenes(rows, annotation=True)
         scenes, wrong = self._sound(scenes)
         done, also = self.batcher.run(scenes, [s.key for s in scenes], self._predict)

@@ -13,8 +13,8 @@ from diffadapt.core.artifact import Rows
 from diffadapt.core.stage import FitJob, InputFile
 from diffadapt.data.image import decode
 from diffadapt.evaluate import scene_pictures as draw
-from diffadapt.evaluate.figures import figures_index
 from diffadapt.evaluate.segmentation import mean_iou, total
+from diffadapt.stages.figure_sections import Sections
 from diffadapt.stages.quality import DECISIONS
 from diffadapt.stages.scene_figures import evenly
 from diffadapt.stages.scene_rows import Scene, decode_scenes
@@ -28,22 +28,15 @@ MEASURES = (("consistency", "consistency"), ("edges", "edges"), ("clip", "CLIP")
 
 def make_figures(stage: SceneFigures, job: FitJob) -> dict[str, Any]:
     """Write the files into the job's output folder."""
-    out = Path(job.output)
-    sections: list[dict[str, str]] = []
-
-    def add(file: str, data: bytes | None, title: str, caption: str) -> None:
-        if data is not None:
-            (out / file).write_bytes(data)
-            sections.append({"title": title, "caption": caption, "image": file, "alt": title})
-
+    sections = Sections(job.output)
+    add = sections.add
     add("transfers.png", _transfers(stage, job), "Transferred scenes",
         "A source scene, its label map, and the scene after the transfer; chosen evenly over the data, not by their looks. Green: training saw it; red: quality control refused it, with the reason.")  # fmt: skip
     picture, labelled = _panels(stage, job)
     said = "The target's labels served for these pictures and for scores alone." if labelled else "The target has no labels, so nothing says which map is right."
     add("panels.png", picture, "Label maps of the target", f"Target images chosen evenly over the data, not by the result, and what the models see in them. {said}")
     add("confusion.png", *_confusion(stage, job))
-    (out / "figures.json").write_bytes(figures_index(sections))
-    return {"pictures": len(sections)}
+    return {"pictures": sections.write()}
 
 
 def _transfers(stage: SceneFigures, job: FitJob) -> bytes | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from diffadapt.core.artifact import Failure, Rows
-from diffadapt.core.errors import ItemError
+from diffadapt.core.errors import ItemError, WeightsError
 from diffadapt.data.image import decode
 
 
@@ -71,3 +72,19 @@ def check_size(key: str, what: str, found: tuple[int, ...], wanted: tuple[int, .
     """ItemError unless a map has the size (height, width) of its image."""
     if tuple(found) != tuple(wanted):
         raise ItemError(f"The {what} of {key} is {found[0]} x {found[1]} pixels but its image {wanted[0]} x {wanted[1]} (height x width): bring both to one size.")
+
+
+def accepted(rows: Rows) -> Rows:
+    """Transferred scenes without those that quality control refused; other scenes as they are."""
+    if "accepted" not in rows.table.schema.names:
+        return rows
+    return Rows(rows.table.filter(rows.table.column("accepted")), rows.failures, rows.warnings)
+
+
+def demand_classes(what: str, known: Sequence[str], wanted: Sequence[str]) -> None:
+    """WeightsError where a trained network (``what``) knows other classes than the scenes have."""
+    if tuple(known) != tuple(wanted):
+        raise WeightsError(
+            f"The {what} knows {len(known)} classes ({', '.join(known[:4])}, ...), but the scenes have {len(wanted)} ({', '.join(wanted[:4])}, ...): "
+            "give scenes of the same class table."
+        )

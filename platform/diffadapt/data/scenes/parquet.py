@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.data.folder import list_tree
 from diffadapt.data.labels import some
-from diffadapt.data.parquet import ROW_GROUPS_HELD, ParquetReader
+from diffadapt.data.parquet import ParquetReader
 from diffadapt.data.scenes.classes import class_table, reading_table
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.source import RawScene, SceneItem, SceneSource, open_location, source_name
@@ -75,17 +75,9 @@ class SceneParquet(ParquetReader):
         except (OSError, pa.ArrowException) as error:
             raise ItemError(f"{key} cannot be read from {file} ({error}).") from None
 
-    def _group(self, file: str, group: int) -> Any:
-        with self.lock:
-            if (file, group) not in self.held:
-                with self.fs.open(self.files[file], "rb") as stream:
-                    parquet = pq.ParquetFile(stream)
-                    columns = [c for c in COLUMNS if c in parquet.schema_arrow.names]
-                    self.held[(file, group)] = parquet.read_row_group(group, columns=columns)
-                while len(self.held) > ROW_GROUPS_HELD:
-                    self.held.popitem(last=False)
-            self.held.move_to_end((file, group))
-            return self.held[(file, group)]
+    def _load(self, file: pq.ParquetFile, group: int) -> Any:
+        """All columns that scenes have."""
+        return file.read_row_group(group, columns=[c for c in COLUMNS if c in file.schema_arrow.names])
 
 
 @dataclass(frozen=True)
