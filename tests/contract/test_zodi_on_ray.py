@@ -47,6 +47,7 @@ def differing(recipe, one: Path, other: Path) -> list[str]:
     return [str(name) for name in names if (one / name).read_bytes() != (other / name).read_bytes()]
 
 
+@pytest.mark.slow
 def test_both_runners_make_the_same(tmp_path, generator):
     """Two actors, one fit, images that are tried again; the source model's opinion and the rest are in the slow ones."""
     recipe = tiny_zodi(generator, methods=("zodi",), quality=QualityConfig(edges=0.085, retries=1), estimate=0, figures=False)
