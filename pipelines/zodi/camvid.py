@@ -1,7 +1,7 @@
 """CamVid, day to dusk, with a generator trained on the day images alone: real scenes on two CPU cores.
 
 No dusk image takes part in any training: what dusk looks like comes from procedural relighting of the day images by their label maps
-(data/relight.py), which a small Stable Diffusion with a ControlNet learns under the words "driving at dusk".
+(data/relight.py), which a small Stable Diffusion with a ControlNet learns under the words "driving at dusk". The backbone's folder ``mobilenetv2-q8`` is made by ``diffadapt weights import-mobilenet-v2`` (README).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _recipe(data: SceneConfig) -> Zodi:
         ),
         layout=LayoutFitConfig(size=192, crop=(64, 96), variants=2, vae=AUTOENCODER, batch_size=8, steps=1200),
         appearances=("dusk",),
-        segmenter=SegmenterConfig(backbone="timm:mobilenetv2_100", width=64, size=(192, 256), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), batch_size=8),
+        segmenter=SegmenterConfig(backbone="timm:mobilenetv2_100", weights="mobilenetv2-q8", width=64, size=(192, 256), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), batch_size=8),
         training=SegmentTraining(epochs=16, crop=(160, 208), optimizer="adamw", lr=1e-3, head_lr=3.0, weight_decay=1e-4),
         variants=("relight",),
         estimate=57,
