@@ -24,6 +24,7 @@ from diffadapt.core.leniency import lenient  # noqa: E402
 from diffadapt.core.stage import Stage, WorkContext  # noqa: E402
 from diffadapt.data.config import DataConfig  # noqa: E402
 from diffadapt.data.image import encode_png  # noqa: E402
+from diffadapt.data.scenes.config import SceneConfig  # noqa: E402
 from diffadapt.methods.config import MemoConfig, TentConfig  # noqa: E402
 from diffadapt.models.config import BackboneConfig, ClassifierConfig, ClipConfig  # noqa: E402
 from diffadapt.stages.adapt_online import Memo, Tent  # noqa: E402
@@ -32,10 +33,12 @@ from diffadapt.stages.corrupt import Corrupt  # noqa: E402
 from diffadapt.stages.features import Features  # noqa: E402
 from diffadapt.stages.images import Images  # noqa: E402
 from diffadapt.stages.predict import Predict  # noqa: E402
+from diffadapt.stages.scenes import Scenes  # noqa: E402
 from diffadapt.stages.zero_shot import ZeroShot  # noqa: E402
 from tests.unit import tinypipelines  # noqa: E402
 
 STAGES = Path(diffadapt.__file__).parent / "stages"
+STREETS = SceneConfig(path="embedded:streets", layout="streets", limit=2)
 DIGITS = DataConfig(path="embedded:digits", split="test", image_size=16, channels=1)
 
 
@@ -49,7 +52,7 @@ def stage_classes() -> list[type[Stage]]:
 
 
 def sample(cls: type[Stage]) -> Stage:
-    return cls(data=DIGITS) if issubclass(cls, Images) else cls()
+    return cls(data=DIGITS) if issubclass(cls, Images) else cls(data=STREETS) if cls is Scenes else cls()
 
 
 def identity(stage: Stage) -> str:
@@ -139,7 +142,7 @@ class TestEveryStage:
 
     def test_paths_stay_outside(self, cls):
         with lenient():
-            stage = moved(sample(cls), "/disk/elsewhere.txt") if not issubclass(cls, Images) else sample(cls)
+            stage = moved(sample(cls), "/disk/elsewhere.txt") if not issubclass(cls, (Images, Scenes)) else sample(cls)
             assert "/disk" not in json.dumps(stage.identity())
 
     def test_pickles(self, cls):
