@@ -60,7 +60,7 @@ class Zodi:
     estimate: int = 100
     """So many of the source's test images are transferred to estimate the performance on the target without it; 0: no estimate."""
     scale: float = 1.0
-    """Multiplies every resolution (transfer.size, segmenter.size, training.crop): a run at small scale by one field."""
+    """Multiplies every resolution (of transfer, segmenter, crops, and of a generator trained here): a run at small scale by one field."""
     seeds: tuple[int, ...] = (0,)
     """Training is repeated with each; the transferred images are the same."""
     figures: bool = True
@@ -92,6 +92,7 @@ class Zodi:
             transfer=replace(self.transfer, size=max(1, round(self.transfer.size * self.scale))),
             segmenter=replace(self.segmenter, size=pair(self.segmenter.size)),
             training=replace(self.training, crop=pair(self.training.crop)),
+            layout=self.layout if not self.layout.size else replace(self.layout, size=pair((self.layout.size, 1))[0], crop=_multiples(pair(self.layout.crop), self.layout.unit)),
         )  # fmt: skip
 
     def _check(self) -> None:
@@ -103,6 +104,11 @@ class Zodi:
             raise RecipeError("training.select is oracle, but there are no target images: give --target, or set it to last.")
         if "relight" in self.variants and self.transfer.domain not in CAPTIONS:
             raise RecipeError(f"The variant 'relight' needs an appearance of the domain's name, and {self.transfer.domain!r} is none: give one of {', '.join(CAPTIONS)} as the domain, or leave the variant out.")
+
+
+def _multiples(size: tuple[int, int], unit: int) -> tuple[int, int]:
+    """The nearest sides that ``unit`` divides, at least one unit; (0, 0) stays."""
+    return (max(1, round(size[0] / unit)) * unit, max(1, round(size[1] / unit)) * unit) if any(size) else size
 
 
 class _Build(SceneGraph):
