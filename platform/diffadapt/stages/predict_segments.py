@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from diffadapt.core.artifact import IMAGE_TYPE, SEGMENTS_SCHEMA, Failure, Rows, Shard
@@ -66,7 +66,8 @@ class _Predictor:
 
         self.stage, self.device, self.count = stage, context.device, len(stage.classes.names)
         folder = next(iter(context.fitted.values())) if context.fitted else resolve(stage.folder)
-        self.net, self.inputs, classes, _ = load_segmenter(folder, context.device)
+        self.net, inputs, classes, _ = load_segmenter(folder, context.device)
+        self.config = replace(inputs, size=stage.config.size, precision=stage.config.precision)
         demand_classes("segmenter", classes.names, stage.classes.names)
         self.batcher = Batcher(context.batch_size or stage.config.batch_size)
 
@@ -98,19 +99,16 @@ class _Predictor:
         import torch
 
         from diffadapt.evaluate.segmentation import confusion
-        from diffadapt.train.precision import autocast, float32_mode
-        from diffadapt.train.segmentation_augment import fit_image, fit_labels, normalise, stacked
+        from diffadapt.models.segmentation.inputs import logits
+        from diffadapt.train.segmentation_augment import fit_labels
 
-        size, precision = self.stage.config.size, self.stage.config.precision
-        x = stacked([fit_image(s.image, size) for s in scenes]).to(self.device)
-        with torch.inference_mode(), float32_mode(precision), autocast(self.device, precision):
-            logits = self.net(normalise(x, self.inputs))[0].float()
-        if not bool(torch.isfinite(logits).all()):
+        found = logits(self.net, self.config, [s.image for s in scenes], self.device).float()
+        if not bool(torch.isfinite(found).all()):
             raise ItemError("the segmenter's output has NaN or infinity: use segmenter.precision fp32, or check the weights")
-        confidence, predicted = logits.softmax(1).max(1)
+        confidence, predicted = found.softmax(1).max(1)
         confidence = confidence.double().mean((1, 2)).cpu().numpy()
         maps = predicted.to(torch.uint8).cpu().numpy()
-        counts = [None if s.annotation is None else confusion(fit_labels(s.annotation, size), m, self.count) for s, m in zip(scenes, maps, strict=True)]
+        counts = [None if s.annotation is None else confusion(fit_labels(s.annotation, self.config.size), m, self.count) for s, m in zip(scenes, maps, strict=True)]
         return list(zip(maps, counts, confidence.tolist(), strict=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,16 @@ class SourceModel:
     def __init__(self, folder: str, config: SegmenterConfig, device: str):
         from diffadapt.models.segmentation.folder import load_segmenter
 
-        self.net, self.inputs, self.classes, _ = load_segmenter(folder, device)
-        self.config, self.device = config, device
+        self.net, inputs, self.classes, _ = load_segmenter(folder, device)
+        self.config, self.device = replace(inputs, size=config.size, precision=config.precision), device
 
     def ious(self, images: Sequence[np.ndarray], annotations: Sequence[np.ndarray]) -> list[np.ndarray]:
         """float64 (K,) of each uint8 (H, W, 3) image: the IoU of every class that its label map (H, W) has, NaN for the others."""
-        import torch
+        from diffadapt.models.segmentation.inputs import logits
+        from diffadapt.train.segmentation_augment import fit_labels
 
-        from diffadapt.train.precision import autocast, float32_mode
-        from diffadapt.train.segmentation_augment import fit_image, fit_labels, normalise, stacked
-
-        size, precision, count = self.config.size, self.config.precision, len(self.classes.names)
-        x = stacked([fit_image(image, size) for image in images]).to(self.device)
-        with torch.inference_mode(), float32_mode(precision), autocast(self.device, precision):
-            predicted = self.net(normalise(x, self.inputs))[0].argmax(1).cpu().numpy()
+        size, count = self.config.size, len(self.classes.names)
+        predicted = logits(self.net, self.config, images, self.device).argmax(1).cpu().numpy()
         found = []
         for truth, labels in zip(annotations, predicted, strict=True):
             matrix = confusion(fit_labels(truth, size), labels, count)

@@ -19,6 +19,13 @@ def to_input(images: Sequence[np.ndarray], config: SegmenterConfig, device: str 
 
 
 @torch.inference_mode()
+def logits(net: torch.nn.Module, config: SegmenterConfig, images: Sequence[np.ndarray], device: str | torch.device) -> torch.Tensor:
+    """The network's output (B, C, *config.size) for uint8 (H, W, 3) images of any sizes, in ``config.precision``."""
+    with float32_mode(config.precision), autocast(torch.device(device), config.precision):
+        return net(to_input(images, config, device))[0]
+
+
+@torch.inference_mode()
 def segment(net: torch.nn.Module, config: SegmenterConfig, images: Sequence[Image.Image | np.ndarray]) -> list[np.ndarray]:
     """uint8 label maps of RGB images, each at its image's own size; class numbers, the number of classes standing for void."""
     device = next(net.parameters()).device
@@ -26,8 +33,7 @@ def segment(net: torch.nn.Module, config: SegmenterConfig, images: Sequence[Imag
     labels = []
     for start in range(0, len(arrays), config.batch_size):
         batch = arrays[start : start + config.batch_size]
-        with float32_mode(config.precision), autocast(device, config.precision):
-            found = net(to_input(batch, config, device))[0].argmax(1).to(torch.uint8).cpu().numpy()
+        found = logits(net, config, batch, device).argmax(1).to(torch.uint8).cpu().numpy()
         for image, array in zip(found, batch, strict=True):
             labels.append(fit_labels(image, array.shape[:2]))
     return labels
