@@ -15,6 +15,7 @@ from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.models.detection.source import check_detector, detector_identity, detector_revisions
 from diffadapt.stages.roles import KEPT, fitted_with, kept_keys, row_inputs
 from diffadapt.train.detection_config import METHODS, DetectionTraining
+from diffadapt.train.segmentation_config import check_jitter
 
 PREDICTION = ("precision", "score", "overlap", "detections")
 """Settings of DetectorConfig that training does not look at."""
@@ -53,8 +54,7 @@ class FitDetector(Stage):
             raise RecipeError("Detection needs at least one class, but there are none: give a class table.")
         assert self.method in METHODS, f"no method {self.method}"
         check_detector(self.config, self.training.similarity if self.method == "both" else 0.0)
-        if self.training.jitter[3] > 0.5:
-            raise RecipeError(f"training.jitter has a hue of {self.training.jitter[3]:g}, but half of the circle of hues, 0.5, is all there is.")
+        check_jitter(self.training.jitter)
         return whole(inputs)
 
     def fit(self, job: FitJob) -> dict[str, Any]:
@@ -81,13 +81,13 @@ class FitDetector(Stage):
 
     def _sets(self, job: FitJob) -> tuple[Any, Any, list[Any], dict[str, Failure]]:
         """(source, transferred or None, boxes of every source scene, what could not be used by key). Raises DataError when a set is empty."""
-        from diffadapt.stages.scene_sets import load_scenes
+        from diffadapt.stages.scene_sets import demand_scenes, load_scenes
 
         files, size, count = row_inputs(job), self.config.size, len(self.classes.names)
         transferred = keep = None
         if self.method != "source_only":
             transferred = load_scenes(files[1], job.read, size, count, keep=kept_keys(fitted_with(job, KEPT)), annotated=False)
-            _demand(transferred, "transferred", "quality control refused them all (lower its thresholds), or none is readable")
+            demand_scenes(transferred, "transferred", "quality control refused them all (lower its thresholds), or none is readable")
             keep = set(transferred.keys)
         boxes, failures = self._boxes(files[0], job.read, keep)
         source = load_scenes(files[0], job.read, size, count, keep=set(boxes), reason="without boxes", annotated=False)
@@ -126,9 +126,3 @@ class FitDetector(Stage):
         if images >= self.training.batch_size:
             return []
         return [f"{self.method} trains on {images} image{'' if images == 1 else 's'}, fewer than a batch of {self.training.batch_size}, so that every batch holds some of them repeatedly."]
-
-
-def _demand(scenes: Any, what: str, why: str) -> None:
-    if not len(scenes):
-        first = f"; the first: {scenes.failures[0].key}: {scenes.failures[0].reason}" if scenes.failures else ""
-        raise DataError(f"There are no {what} scenes to train with: {why}{first}.")

@@ -20,7 +20,7 @@ from diffadapt.models.segmentation.source import (
     segmenter_revisions,
 )
 from diffadapt.stages.roles import KEPT, fitted_with, kept_keys, row_inputs
-from diffadapt.train.segmentation_config import SegmentTraining
+from diffadapt.train.segmentation_config import SegmentTraining, check_jitter
 
 PREDICTION = ("precision",)
 """Settings of SegmenterConfig that training does not look at."""
@@ -66,8 +66,7 @@ class FitSegmenter(Stage):
             raise RecipeError(f"Segmentation needs at least two classes, but there {'is one' if count == 1 else 'are none'}: give a class table with more.")
         check_segmenter(self.config)
         self._check_sizes()
-        if self.training.jitter[3] > 0.5:
-            raise RecipeError(f"training.jitter has a hue of {self.training.jitter[3]:g}, but half of the circle of hues, 0.5, is all there is.")
+        check_jitter(self.training.jitter)
         rows = sum(not node.stage.fit_stage for node in inputs.values())
         wanted = 1 + kind.transferred + (self.training.select != "last")
         assert rows == wanted, f"{self.method} with select {self.training.select} reads {wanted} sets of scenes, not {rows}"
@@ -115,22 +114,22 @@ class FitSegmenter(Stage):
 
     def _sets(self, job: FitJob) -> tuple[Any, Any, Any]:
         """(source, transferred or None, the scenes to choose the epoch by or None). Raises DataError when one is empty."""
-        from diffadapt.stages.scene_sets import load_scenes
+        from diffadapt.stages.scene_sets import demand_scenes, load_scenes
 
         files, count = row_inputs(job), len(self.classes.names)
         transferred = chosen_by = None
         if method_of(self.method).transferred:
             transferred = load_scenes(files[1], job.read, self.config.size, count, keep=kept_keys(fitted_with(job, KEPT)), annotated=False)
-            _demand(transferred, "transferred", "quality control refused them all (lower its thresholds), or none is readable")
+            demand_scenes(transferred, "transferred", "quality control refused them all (lower its thresholds), or none is readable")
         keep = None if transferred is None else transferred.keys
         source = load_scenes(files[0], job.read, self.config.size, count, keep=None if keep is None else set(keep), reason="without_transferred")
-        _demand(source, "labelled source", "none has a readable label map" if transferred is None else "none of those that were transferred has a readable label map")
+        demand_scenes(source, "labelled source", "none has a readable label map" if transferred is None else "none of those that were transferred has a readable label map")
         if not _labelled(source):
             said = f" ({source.warnings[0].rstrip('.')})" if source.warnings else ""
             raise DataError(f"No pixel of the {len(source)} source scenes has a class to learn{said}: check that the class table lists the values of the label files.")
         if self.training.select != "last":
             chosen_by = load_scenes(files[-1], job.read, self.config.size, count)
-            _demand(chosen_by, "labelled", f"training.select {self.training.select} has none to choose the epoch by: set it to last")
+            demand_scenes(chosen_by, "labelled", f"training.select {self.training.select} has none to choose the epoch by: set it to last")
         return source, transferred, chosen_by
 
     def _chooser(self, job: FitJob, scenes: Any, source: Any, transferred: Any) -> Any:
@@ -171,9 +170,3 @@ def _left_out(source: Any, transferred: Any, unpaired: Mapping[str, int]) -> dic
 def _labelled(scenes: Any) -> bool:
     """Whether any pixel of ``scenes`` has a class."""
     return any(bool((scenes.get(i)[1] != IGNORED).any()) for i in range(len(scenes)))
-
-
-def _demand(scenes: Any, what: str, why: str) -> None:
-    if not len(scenes):
-        first = f"; the first: {scenes.failures[0].key}: {scenes.failures[0].reason}" if scenes.failures else ""
-        raise DataError(f"There are no {what} scenes to train with: {why}{first}.")

@@ -49,11 +49,10 @@ class _Relighter:
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         import numpy as np
-        import pyarrow as pa
 
         from diffadapt.data.image import encode_png
         from diffadapt.data.relight import relight
-        from diffadapt.stages.scene_rows import decode_scenes
+        from diffadapt.stages.scene_rows import decode_scenes, judged
         from diffadapt.transfer.quality import compare
 
         scenes, failures = decode_scenes(inputs[0])
@@ -64,10 +63,4 @@ class _Relighter:
         table = scene_table([s.key for s in scenes], [encode_png(x) for x in lit], [encode_png(s.annotation) for s in scenes], seeds, objects=[s.objects for s in scenes])
         scores = [json.dumps({**compare(s.image, x), "reasons": []}, sort_keys=True) for s, x in zip(scenes, lit, strict=True)]
         count = len(scenes)
-        columns = {
-            "accepted": pa.array([True] * count, pa.bool_()), "attempts": pa.array([1] * count, pa.int64()),
-            "strength": pa.array([1.0] * count, pa.float64()), "scores": pa.array(scores, pa.string()),
-        }  # fmt: skip
-        for name, column in columns.items():
-            table = table.append_column(name, column)
-        return Rows(table, failures)
+        return Rows(judged(table, [True] * count, [1] * count, [1.0] * count, scores), failures)

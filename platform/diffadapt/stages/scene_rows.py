@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from diffadapt.core.artifact import Failure, Rows
 from diffadapt.core.errors import ItemError, WeightsError
@@ -72,6 +73,17 @@ def check_size(key: str, what: str, found: tuple[int, ...], wanted: tuple[int, .
     """ItemError unless a map has the size (height, width) of its image."""
     if tuple(found) != tuple(wanted):
         raise ItemError(f"The {what} of {key} is {found[0]} x {found[1]} pixels but its image {wanted[0]} x {wanted[1]} (height x width): bring both to one size.")
+
+
+def judged(table: pa.Table, accepted: Sequence[bool], attempts: Sequence[int], strength: Sequence[float], scores: Sequence[str]) -> pa.Table:
+    """Transferred scenes with the columns that say what became of each; ``scores`` are JSON texts."""
+    columns = {
+        "accepted": pa.array(accepted, pa.bool_()), "attempts": pa.array(attempts, pa.int64()),
+        "strength": pa.array(strength, pa.float64()), "scores": pa.array(scores, pa.string()),
+    }  # fmt: skip
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
 
 
 def accepted(rows: Rows) -> Rows:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffadapt.core.artifact import Failure, Rows
+from diffadapt.core.errors import DataError
 from diffadapt.core.identity import digest
 from diffadapt.core.stage import InputFile
 from diffadapt.data.image import encode_png
@@ -71,6 +72,13 @@ def load_scenes(
     if cached.exists():
         return _open(cached)
     return _Collector(size, classes, annotated, cached, in_memory).collect(files, read, keep, reason)
+
+
+def demand_scenes(scenes: Loaded, what: str, why: str) -> None:
+    """DataError where a set has nothing to train with; ``why`` says how that can be, the first failure is named."""
+    if not len(scenes):
+        first = f"; the first: {scenes.failures[0].key}: {scenes.failures[0].reason}" if scenes.failures else ""
+        raise DataError(f"There are no {what} scenes to train with: {why}{first}.")
 
 
 class _Collector:

@@ -17,7 +17,7 @@ from diffadapt.core.stage import WorkContext
 from diffadapt.data.image import encode_png
 from diffadapt.data.scenes.resize import resize_nearest, scale_objects
 from diffadapt.stages.batching import Batcher
-from diffadapt.stages.scene_rows import decode_scenes
+from diffadapt.stages.scene_rows import decode_scenes, judged
 from diffadapt.transfer.quality import DomainScore, compare
 from diffadapt.transfer.verdict import Verdict, judge
 
@@ -178,15 +178,10 @@ def _table(scenes: Sequence[Any], made: Mapping[str, _Made]) -> pa.Table:
         [None if s.annotation is None else encode_png(resize_nearest(s.annotation, size)) for s, size in zip(scenes, sizes, strict=True)],
         [a.seed for a in stored], objects=[scale_objects(s.objects, s.image.shape[:2], size) for s, size in zip(scenes, sizes, strict=True)],
     )  # fmt: skip
-    further = {
-        "accepted": pa.array([a.verdict.accepted for a in stored], pa.bool_()),
-        "attempts": pa.array([len(made[s.key].tried) for s in scenes], pa.int64()),
-        "strength": pa.array([a.strength for a in stored], pa.float64()),
-        "scores": pa.array([_scores(a, made[s.key]) for s, a in zip(scenes, stored, strict=True)], pa.string()),
-    }
-    for name, column in further.items():
-        table = table.append_column(name, column)
-    return table
+    return judged(
+        table, [a.verdict.accepted for a in stored], [len(made[s.key].tried) for s in scenes], [a.strength for a in stored],
+        [_scores(a, made[s.key]) for s, a in zip(scenes, stored, strict=True)],
+    )  # fmt: skip
 
 
 def _scores(stored: _Attempt, made: _Made) -> str:

@@ -18,6 +18,7 @@ from diffadapt.train.detection_data import Boxes, DetectionBatch, DetectionBatch
 from diffadapt.train.distributed import same_buffers
 from diffadapt.train.loop import run_loop
 from diffadapt.train.reporter import Reporter
+from diffadapt.train.segmentation import make_optimizer
 from diffadapt.train.segmentation_augment import normalise
 from diffadapt.train.segmentation_batches import SceneSet, pair, steps_per_epoch
 from diffadapt.train.text_to_image_batches import warm_cosine
@@ -96,18 +97,6 @@ def uses_of(method: str) -> tuple[bool, bool]:
     if method not in METHODS:
         raise RecipeError(f"There is no detection method {method!r}.{suggest(method, METHODS)} Known are: {', '.join(METHODS)}.")
     return method != "transferred_only", method != "source_only"
-
-
-def make_optimizer(net: DetectionNetwork, training: DetectionTraining) -> torch.optim.Optimizer:
-    """Over all weights that are trained; the head's rate is ``head_lr`` times the backbone's."""
-    groups = [
-        {"params": list(net.backbone_parameters()), "lr_scale": 1.0, "name": "backbone"},
-        {"params": list(net.head_parameters()), "lr_scale": training.head_lr, "name": "head"},
-    ]
-    groups = [g for g in groups if g["params"]]
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=1.0, weight_decay=training.weight_decay)
-    return torch.optim.SGD(groups, lr=1.0, momentum=training.momentum, weight_decay=training.weight_decay)
 
 
 def moved(batch: DetectionBatch, device: torch.device) -> DetectionBatch:

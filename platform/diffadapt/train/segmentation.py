@@ -117,8 +117,8 @@ def poly(training: SegmentTraining, epoch: int) -> float:
     return training.lr * (1 - epoch / training.epochs) ** training.power
 
 
-def make_optimizer(net: nn.Module, training: SegmentTraining) -> torch.optim.Optimizer:
-    """SGD or AdamW over what is trained of backbone and head; the head's rate is ``head_lr`` times the backbone's."""
+def make_optimizer(net: Any, training: Any) -> torch.optim.Optimizer:
+    """SGD or AdamW over what is trained of a segmenter's or detector's backbone and head; the head's rate is ``head_lr`` times the backbone's."""
     groups = []
     for name, parameters, scale in (("backbone", net.backbone_parameters(), 1.0), ("head", net.head_parameters(), training.head_lr)):
         trained = [p for p in parameters if p.requires_grad]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffadapt.core.config import execution
+from diffadapt.core.errors import RecipeError
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,9 @@ class SegmentTraining:
     """At most so many epochs are tried, evenly spread, the last among them."""
     seed: int = 0
     checkpoint_every: int = execution(200)
+
+
+def check_jitter(jitter: tuple[float, float, float, float]) -> None:
+    """RecipeError for a hue beyond what the circle of hues has."""
+    if jitter[3] > 0.5:
+        raise RecipeError(f"training.jitter has a hue of {jitter[3]:g}, but half of the circle of hues, 0.5, is all there is.")
