@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from diffadapt.align.config import AlignConfig, diffpure
 from diffadapt.data.config import CORRUPTIONS, DataConfig, TargetConfig
+from diffadapt.diffusion.aligners.config import AlignConfig, diffpure
+from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.synth.config import SynthConfig
-from diffadapt.systems.sda import SDA
+from diffadapt.systems.sda.recipe import SDA
 from diffadapt.train.config import FitConfig
 
 

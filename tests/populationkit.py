@@ -23,11 +23,11 @@ from diffadapt.run.runner import ExecutionConfig
 from diffadapt.run.sweep import Search
 from diffadapt.run.trial import Silent
 from diffadapt.run.work import Work
-from diffadapt.stages.fit_ssl import FitSsl
-from diffadapt.stages.predict_head import PredictHead
-from diffadapt.stages.split import Split
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.space import Choice, SearchConfig, Space
+from diffadapt.tasks.classification.fit_ssl import FitSsl
+from diffadapt.tasks.classification.predict_head import PredictHead
+from diffadapt.tasks.classification.split import Split
 from tests.ray.toy import note
 from tests.unit import sslkit
 

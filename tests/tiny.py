@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
-from diffadapt.systems.sda import SDA
+from diffadapt.systems.sda.recipe import SDA
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diffadapt.data.scenes.config import SceneConfig
+from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.systems.zodi import Zodi
-from diffadapt.systems.zodi_detection import ZodiDetection
-from diffadapt.train.detection_config import DetectionTraining
-from diffadapt.train.segmentation_config import SegmentTraining
-from diffadapt.transfer.config import QualityConfig, TransferConfig
+from diffadapt.systems.zodi.detection import ZodiDetection
+from diffadapt.systems.zodi.recipe import Zodi
+from diffadapt.tasks.detection.config import DetectionTraining
+from diffadapt.tasks.segmentation.config import SegmentTraining
 
 
 def streets(split: str, condition: str = "day", limit: int = 6, block: int = 3) -> SceneConfig:

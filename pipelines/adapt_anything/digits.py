@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from diffadapt.data.config import DataConfig
+from diffadapt.diffusion.generators.config import TextToImageConfig
 from diffadapt.methods.ssl.config import METHODS as SSL
 from diffadapt.methods.ssl.config import SplitConfig, SslConfig
 from diffadapt.methods.uda.config import METHODS as UDA
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig, ClipConfig
-from diffadapt.synth.config import PromptConfig, TextToImageConfig
-from diffadapt.systems.adapt_anything import AdaptAnything
+from diffadapt.prompts.config import PromptConfig
+from diffadapt.systems.adapt_anything.recipe import AdaptAnything
 
 
 def recipe() -> AdaptAnything:

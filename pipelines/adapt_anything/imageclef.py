@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig
-from diffadapt.systems.benchmark import Benchmark, transfer_recipes
+from diffadapt.systems.adapt_anything.benchmark import Benchmark, transfer_recipes
 
 
 def all() -> Benchmark:

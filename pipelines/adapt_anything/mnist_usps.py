@@ -8,7 +8,7 @@ from diffadapt.methods.ssl.config import SslConfig
 from diffadapt.methods.uda.config import METHODS as UDA
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig
-from diffadapt.systems.benchmark import Benchmark
+from diffadapt.systems.adapt_anything.benchmark import Benchmark
 
 _SMALL = dict(lr=0.02, backbone_lr=1.0, bottleneck=64)
 

@@ -9,7 +9,7 @@ from diffadapt.methods.ssl.config import SslConfig
 from diffadapt.methods.uda.config import METHODS as UDA
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig
-from diffadapt.systems.benchmark import Benchmark, transfer_recipes
+from diffadapt.systems.adapt_anything.benchmark import Benchmark, transfer_recipes
 
 
 def all() -> Benchmark:

@@ -6,7 +6,7 @@ from diffadapt.data.config import DataConfig
 from diffadapt.methods.ssl.config import SslConfig
 from diffadapt.methods.uda.config import METHODS, UdaConfig
 from diffadapt.models.config import BackboneConfig
-from diffadapt.systems.adapt_anything import AdaptAnything
+from diffadapt.systems.adapt_anything.recipe import AdaptAnything
 
 
 def recipe() -> AdaptAnything:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diffadapt.systems.sda import SDA
-from diffadapt.systems.sda_paper import sda
+from diffadapt.systems.sda.paper import sda
+from diffadapt.systems.sda.recipe import SDA
 
 
 def _with(recipe: SDA, **synthesis: float) -> SDA:

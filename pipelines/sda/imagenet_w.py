@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from diffadapt.systems.sda import SDA
-from diffadapt.systems.sda_paper import sda
+from diffadapt.systems.sda.paper import sda
+from diffadapt.systems.sda.recipe import SDA
 
 
 def resnet50() -> SDA:

@@ -1,7 +1,7 @@
 """CamVid, day to dusk, with a generator trained on the day images alone: real scenes on two CPU cores.
 
 No dusk image takes part in any training: what dusk looks like comes from procedural relighting of the day images by their label maps
-(data/relight.py), which a small Stable Diffusion with a ControlNet learns under the words "driving at dusk". The backbone's folder ``mobilenetv2-q8`` is made by ``diffadapt weights import-mobilenet-v2`` (README).
+(data/scenes/relight.py), which a small Stable Diffusion with a ControlNet learns under the words "driving at dusk". The backbone's folder ``mobilenetv2-q8`` is made by ``diffadapt weights import-mobilenet-v2`` (README).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diffadapt.data.scenes.config import SceneConfig
+from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
-from diffadapt.systems.zodi import Zodi
-from diffadapt.train.layout_config import LayoutFitConfig
-from diffadapt.train.segmentation_config import SegmentTraining
-from diffadapt.transfer.config import TransferConfig
+from diffadapt.systems.zodi.recipe import Zodi
+from diffadapt.tasks.segmentation.config import SegmentTraining
+from diffadapt.worlds.streets.config import LayoutFitConfig
 
 AUTOENCODER = replace(LayoutFitConfig().vae, steps=400, batch_size=8)
 DAY, TEST, DUSK = ("0006R0", "0016E5"), ("Seq05VD",), ("0001TP",)

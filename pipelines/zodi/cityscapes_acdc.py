@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from diffadapt.data.scenes.config import SceneConfig
+from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
-from diffadapt.systems.zodi import Zodi
-from diffadapt.train.segmentation_config import SegmentTraining
-from diffadapt.transfer.config import TransferConfig
+from diffadapt.systems.zodi.recipe import Zodi
+from diffadapt.tasks.segmentation.config import SegmentTraining
 
 
 def recipe() -> Zodi:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.systems.zodi import Zodi
-from diffadapt.transfer.config import TransferConfig
+from diffadapt.diffusion.translation.config import TransferConfig
+from diffadapt.systems.zodi.recipe import Zodi
 
 
 def recipe() -> Zodi:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from diffadapt.data.scenes.config import SceneConfig
+from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.detection.config import DetectorConfig
-from diffadapt.systems.zodi_detection import ZodiDetection
-from diffadapt.train.detection_config import DetectionTraining
-from diffadapt.transfer.config import TransferConfig
+from diffadapt.systems.zodi.detection import ZodiDetection
+from diffadapt.tasks.detection.config import DetectionTraining
 
 
 def recipe() -> ZodiDetection:

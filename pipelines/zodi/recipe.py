@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.systems.zodi import Zodi
+from diffadapt.systems.zodi.recipe import Zodi
 
 
 def recipe() -> Zodi:

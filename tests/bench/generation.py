@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from diffadapt.align.config import AlignConfig
-from diffadapt.align.project import Projector
+from diffadapt.diffusion.aligners.config import AlignConfig
+from diffadapt.diffusion.aligners.project import Projector
+from diffadapt.diffusion.generators.config import SynthConfig
+from diffadapt.diffusion.generators.dit import Generator
 from diffadapt.diffusion.network import UnconditionalNetwork
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.stages.batching import is_out_of_memory, release_memory
-from diffadapt.synth.config import SynthConfig
-from diffadapt.synth.dit import Generator
 from tests.bench.measure import clock, extrapolate, matmul_rate, peak_gib, reset_peak
 from tests.bench.metric import Metric, Report
 from tests.bench.networks import Size, count_operations, make_adm, make_dit, make_vae

@@ -50,8 +50,8 @@ def size(data: bytes) -> str:
 def recipe(images_per_class: int) -> Any:
     """The quickstart, asked for so many images of each of 1,000 classes, in shards of the default size."""
     from diffadapt.core.config import override
-    from diffadapt.synth.config import SynthConfig
-    from diffadapt.systems.recipes import load
+    from diffadapt.core.recipes import load
+    from diffadapt.diffusion.generators.config import SynthConfig
 
     shard = SynthConfig()
     changes = {"images_per_class": images_per_class, "images_per_shard": shard.images_per_shard, "classes_per_shard": shard.classes_per_shard}

@@ -15,10 +15,10 @@ from diffadapt.core.artifact import Receipt
 from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.core.schedule import finished, next_wave
 from diffadapt.core.store import Store
+from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.run.executor import Executor
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.synthesize import Synthesize
-from diffadapt.synth.config import SynthConfig
 from tests.bench.metric import Metric, Report
 from tests.bench.networks import Size
 from tests.bench.processes import every_process

@@ -8,10 +8,10 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from diffadapt.diffusion.schedule import Schedule
-from diffadapt.transfer.config import TransferConfig
-from diffadapt.transfer.denoiser import Denoiser
-from diffadapt.transfer.inversion import Predictor, decode, guided
-from diffadapt.transfer.levels import transfer_levels
+from diffadapt.diffusion.translation.config import TransferConfig
+from diffadapt.diffusion.translation.denoiser import Denoiser
+from diffadapt.diffusion.translation.inversion import Predictor, decode, guided
+from diffadapt.diffusion.translation.levels import transfer_levels
 from tests.bench.measure import DTYPES, extrapolate
 from tests.bench.metric import Metric, Report
 from tests.bench.networks import Size

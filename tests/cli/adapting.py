@@ -19,8 +19,9 @@ from diffadapt.data.config import DataConfig
 from diffadapt.methods.ssl.config import SslConfig
 from diffadapt.methods.uda.config import METHODS, UdaConfig
 from diffadapt.models.config import BackboneConfig, ClipConfig
-from diffadapt.synth.config import PromptConfig, TextToImageConfig
-from diffadapt.systems.adapt_anything import AdaptAnything
+from diffadapt.diffusion.generators.config import TextToImageConfig
+from diffadapt.prompts.config import PromptConfig
+from diffadapt.systems.adapt_anything.recipe import AdaptAnything
 
 
 def recipe():

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from diffadapt.data.scenes.classes import builtin
-from diffadapt.data.streets import StreetScene
+from diffadapt.worlds.streets.scenes import StreetScene
 from tests.cli.badinput import Result, diffadapt
 from tests.diffusionkit import tiny_scene_pipeline
 

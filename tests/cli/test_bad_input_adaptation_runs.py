@@ -65,7 +65,7 @@ def test_damaged_target_images(adapt: AdaptPlace, tmp_path: Path) -> None:
 
 
 def test_out_of_memory_halves_the_batch_of_the_generator(adapt: AdaptPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffadapt.synth.text_to_image import TextToImage
+    from diffadapt.diffusion.generators.text_to_image import TextToImage
 
     generate, sizes = TextToImage.generate, []
 
@@ -85,7 +85,7 @@ def test_out_of_memory_halves_the_batch_of_the_generator(adapt: AdaptPlace, monk
 
 def test_out_of_memory_in_training_names_what_to_lower(adapt: AdaptPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffadapt.models.adaptation import AdaptationNetwork
-    from diffadapt.train.semi_supervised import SslNetwork
+    from diffadapt.tasks.classification.semi_supervised import SslNetwork
 
     def full(self, *given):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

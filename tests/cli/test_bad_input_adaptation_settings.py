@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from diffadapt.core.recipes import load
 from diffadapt.systems.limits import limits_of
-from diffadapt.systems.recipes import load
 from tests.cli.adaptplace import AdaptPlace
 from tests.cli.badinput import diffadapt
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from diffadapt.core import recipes
 from diffadapt.core.errors import DiffadaptError, RecipeError
-from diffadapt.systems import recipes
 from diffadapt.systems.limits import LIMITS, check_limits
 from tests.cli.badinput import Place, diffadapt, digit_folder
 from tests.tiny import tiny_sda

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from diffadapt.data.scenes.classes import builtin
-from diffadapt.data.streets import StreetScene
+from diffadapt.worlds.streets.scenes import StreetScene
 from tests.cli.badinput import Result, diffadapt
 from tests.cli.sceneplace import ScenePlace
 from tests.scenekit import fake_acdc, fake_cityscapes

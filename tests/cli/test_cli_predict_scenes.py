@@ -15,14 +15,14 @@ from diffadapt.data.image import encode_png
 from diffadapt.data.scenes.classes import builtin
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.source import open_scenes
-from diffadapt.data.streets import StreetScene
+from diffadapt.worlds.streets.scenes import StreetScene
 
 RECIPE = '''"""A recipe for tests."""
 
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
-from diffadapt.systems.zodi import Zodi
-from diffadapt.train.segmentation_config import SegmentTraining
+from diffadapt.systems.zodi.recipe import Zodi
+from diffadapt.tasks.segmentation.config import SegmentTraining
 
 
 def recipe():

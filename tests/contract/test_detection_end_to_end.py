@@ -15,14 +15,14 @@ from diffadapt.core.runs import Root
 from diffadapt.core.store import Store
 from diffadapt.data.image import encode_png
 from diffadapt.data.scenes.config import SceneConfig
+from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.run.drive import drive
 from diffadapt.run.local import LocalRunner
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.systems.limits import check_limits
-from diffadapt.systems.zodi_detection import ZodiDetection
-from diffadapt.train.detection_config import DetectionTraining
-from diffadapt.transfer.config import QualityConfig, TransferConfig
+from diffadapt.systems.zodi.detection import ZodiDetection
+from diffadapt.tasks.detection.config import DetectionTraining
 from tests.diffusionkit import tiny_scene_pipeline
 from tests.unit.detectionkit import toy
 

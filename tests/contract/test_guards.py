@@ -42,7 +42,7 @@ def test_platform_does_not_shadow_the_standard_library():
 def test_light_modules_import_nothing_heavy():
     """One process; after each import the loaded heavy modules are looked at, so that the culprit is named."""
     names = [module_name(f) for f in light_files()]
-    assert {"diffadapt.cli", "diffadapt.core.store", "diffadapt.report.html", "diffadapt.commands.cache", "diffadapt.align.config"} <= set(names)
+    assert {"diffadapt.cli", "diffadapt.core.store", "diffadapt.report.html", "diffadapt.commands.cache", "diffadapt.diffusion.aligners.config"} <= set(names)
     code = f"""
 import importlib, json, sys
 found = {{}}
@@ -58,7 +58,7 @@ print(json.dumps(found))
 
 
 def test_recipes_load_without_torch():
-    code = "import sys; from diffadapt.systems.recipes import recipes, load; [load(n) for n in recipes()]; print(len(recipes()), 'torch' in sys.modules, 'ray' in sys.modules)"
+    code = "import sys; from diffadapt.core.recipes import recipes, load; [load(n) for n in recipes()]; print(len(recipes()), 'torch' in sys.modules, 'ray' in sys.modules)"
     count, torch, ray = python(code, PLATFORM).split()
     assert int(count) > 20 and (torch, ray) == ("False", "False")
 

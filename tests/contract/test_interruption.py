@@ -20,7 +20,7 @@ from diffadapt.core.plan import summarise  # noqa: E402
 from diffadapt.core.runs import Root, Run  # noqa: E402
 from diffadapt.run.drive import drive  # noqa: E402
 from diffadapt.run.local import LocalRunner  # noqa: E402
-from diffadapt.systems.sda import SDA  # noqa: E402
+from diffadapt.systems.sda.recipe import SDA  # noqa: E402
 from tests.tiny import tiny_sda  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

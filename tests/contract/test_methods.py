@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from diffadapt.compute.progress import Pass, Progress
 from diffadapt.core.config import from_dict, to_dict
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import digest
@@ -27,11 +28,10 @@ from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.models.mlp_head import load_head, save_head
 from diffadapt.systems.limits import check_limits, limits_of
-from diffadapt.train.adaptation import fit_uda
+from diffadapt.tasks.classification.adaptation import fit_uda
+from diffadapt.tasks.classification.semi_supervised import fit_ssl
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.progress import Pass, Progress
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
-from diffadapt.train.semi_supervised import fit_ssl
 from tests.workers import in_two_workers
 
 CLASSES, WIDTH, COUNT = 3, 8, 48

@@ -10,14 +10,14 @@ import pytest
 from diffadapt.core.config import from_dict, override, to_dict
 from diffadapt.core.errors import DiffadaptError
 from diffadapt.core.leniency import lenient
+from diffadapt.core.recipes import load, recipes
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
 from diffadapt.data.config import CORRUPTIONS
-from diffadapt.systems.adapt_anything import AdaptAnything
-from diffadapt.systems.benchmark import SYNTHETIC, Benchmark
-from diffadapt.systems.recipes import load, recipes
-from diffadapt.systems.zodi import Zodi
-from diffadapt.systems.zodi_detection import ZodiDetection
+from diffadapt.systems.adapt_anything.benchmark import SYNTHETIC, Benchmark
+from diffadapt.systems.adapt_anything.recipe import AdaptAnything
+from diffadapt.systems.zodi.detection import ZodiDetection
+from diffadapt.systems.zodi.recipe import Zodi
 
 NAMES = sorted(recipes())
 
@@ -282,7 +282,7 @@ def test_a_recipe_from_a_file_is_the_recipe_with_its_overrides(tmp_path):
 
 def test_a_recipe_file_may_define_its_own_class(tmp_path, monkeypatch):
     (tmp_path / "own.py").write_text(
-        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom diffadapt.systems.recipes import load\nfrom diffadapt.systems.sda import SDA\n\n\n"
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom diffadapt.core.recipes import load\nfrom diffadapt.systems.sda.recipe import SDA\n\n\n"
         "@dataclass(frozen=True)\nclass Mine(SDA):\n    extra: int = 3\n\n\n"
         'def recipe() -> Mine:\n    """The quickstart with a field of its own."""\n    return Mine(**vars(load("quickstart")))\n'
     )

@@ -17,7 +17,7 @@ from diffadapt.core.runs import Root, Run  # noqa: E402
 from diffadapt.orchestrate.runner import RayRunner  # noqa: E402
 from diffadapt.run.drive import drive  # noqa: E402
 from diffadapt.run.local import LocalRunner  # noqa: E402
-from diffadapt.systems.sda import SDA  # noqa: E402
+from diffadapt.systems.sda.recipe import SDA  # noqa: E402
 from tests.tiny import tiny_sda  # noqa: E402
 
 

@@ -24,8 +24,8 @@ from diffadapt.data.scenes.classes import builtin
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.counts import published
 from diffadapt.data.scenes.rle import decode_rle
+from diffadapt.data.scenes.rows import Scene, decode_scenes
 from diffadapt.data.scenes.source import SceneSource, open_scenes
-from diffadapt.stages.scene_rows import Scene, decode_scenes
 from diffadapt.stages.scenes import Scenes
 from tests.scenekit import fake_acdc, fake_cityscapes, label_ids, picture, save, train_ids
 

@@ -14,12 +14,12 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from diffadapt.core.artifact import Shard  # noqa: E402
 from diffadapt.core.stage import WorkContext  # noqa: E402
-from diffadapt.methods.segmentation import METHODS, SegmentBatch, method_of, pair_losses  # noqa: E402
 from diffadapt.models.segmentation.build import build_segmenter  # noqa: E402
 from diffadapt.models.segmentation.config import SegmenterConfig  # noqa: E402
 from diffadapt.models.segmentation.folder import load_segmenter  # noqa: E402
-from diffadapt.stages.fit_segmenter import FitSegmenter  # noqa: E402
-from diffadapt.stages.predict_segments import PredictSegments  # noqa: E402
+from diffadapt.tasks.segmentation.fit import FitSegmenter  # noqa: E402
+from diffadapt.tasks.segmentation.losses import METHODS, SegmentBatch, method_of, pair_losses  # noqa: E402
+from diffadapt.tasks.segmentation.predict import PredictSegments  # noqa: E402
 from diffadapt.train.reporter import LocalReporter  # noqa: E402
 from tests.unit.segmentationkit import QUICK, TABLE, Toy, job, same, scene_rows  # noqa: E402
 
@@ -74,7 +74,7 @@ def test_a_killed_fit_goes_on_to_the_same_bytes_and_predicts(tmp_path, network, 
 
 
 def test_stages_are_planned_without_torch():
-    code = "import diffadapt.stages.fit_segmenter as f, diffadapt.stages.predict_segments, diffadapt.evaluate.segmentation, sys; f.FitSegmenter().identity(); print([m for m in ('torch', 'torchvision', 'timm', 'ray') if m in sys.modules])"
+    code = "import diffadapt.tasks.segmentation.fit as f, diffadapt.tasks.segmentation.predict, diffadapt.metrics.segmentation, sys; f.FitSegmenter().identity(); print([m for m in ('torch', 'torchvision', 'timm', 'ray') if m in sys.modules])"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(root / "platform"), "HF_HUB_OFFLINE": "1"})
     assert done.stdout.strip() == "[]", done.stderr

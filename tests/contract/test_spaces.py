@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.recipes import load
 from diffadapt.core.store import Store
 from diffadapt.sweeps.space import Space, check
+from diffadapt.sweeps.spaces import load_space, spaces
 from diffadapt.sweeps.trials import build, enumerate_trials
 from diffadapt.sweeps.union import economy
-from diffadapt.systems.recipes import load
-from diffadapt.systems.spaces import load_space, spaces
 
 NAMES = sorted(spaces())
 README = (Path(__file__).resolve().parents[2] / "tune_spaces" / "README.md").read_text()

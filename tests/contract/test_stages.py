@@ -27,14 +27,14 @@ from diffadapt.data.image import encode_png  # noqa: E402
 from diffadapt.data.scenes.config import SceneConfig  # noqa: E402
 from diffadapt.methods.config import MemoConfig, TentConfig  # noqa: E402
 from diffadapt.models.config import BackboneConfig, ClassifierConfig, ClipConfig  # noqa: E402
-from diffadapt.stages.adapt_online import Memo, Tent  # noqa: E402
 from diffadapt.stages.align import Align  # noqa: E402
 from diffadapt.stages.corrupt import Corrupt  # noqa: E402
-from diffadapt.stages.features import Features  # noqa: E402
 from diffadapt.stages.images import Images  # noqa: E402
-from diffadapt.stages.predict import Predict  # noqa: E402
 from diffadapt.stages.scenes import Scenes  # noqa: E402
-from diffadapt.stages.zero_shot import ZeroShot  # noqa: E402
+from diffadapt.tasks.classification.adapt_online import Memo, Tent  # noqa: E402
+from diffadapt.tasks.classification.features import Features  # noqa: E402
+from diffadapt.tasks.classification.predict import Predict  # noqa: E402
+from diffadapt.tasks.classification.zero_shot import ZeroShot  # noqa: E402
 from tests.unit import tinypipelines  # noqa: E402
 
 STAGES = Path(diffadapt.__file__).parent / "stages"
@@ -97,9 +97,10 @@ def test_all_stages_were_found():
 
 def test_work_without_networks_takes_no_gpu():
     assert {c.__name__ for c in stage_classes() if sample(c).resources() == "cpu"} == NEED_NO_GPU
+    from diffadapt.diffusion.generators.config import FilterConfig
+    from diffadapt.prompts.config import LlmConfig, PromptConfig
     from diffadapt.stages.filter_images import FilterImages
     from diffadapt.stages.prompts import Prompts
-    from diffadapt.synth.config import FilterConfig, LlmConfig, PromptConfig
 
     assert FilterImages(FilterConfig(clip="hub/clip")).resources() == "gpu"
     asked = {b: Prompts(PromptConfig(source="llm", llm=LlmConfig(backend=b, model="hub/model"))).resources() for b in ("transformers", "openai")}
@@ -244,7 +245,7 @@ def test_a_limited_stream_is_as_long_as_planned(classifier):
 
 def test_a_warm_up_longer_than_the_training_is_refused_when_planning():
     from diffadapt.core.errors import RecipeError
-    from diffadapt.stages.fit_classifier import FitClassifier
+    from diffadapt.tasks.classification.fit_classifier import FitClassifier
     from diffadapt.train.config import SWIN_PAPER
 
     with pytest.raises(RecipeError, match="warm-up of 5 epochs"):

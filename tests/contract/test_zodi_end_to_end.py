@@ -16,10 +16,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from diffadapt.core.plan import summarise  # noqa: E402
 from diffadapt.core.runs import Root  # noqa: E402
+from diffadapt.diffusion.translation.config import QualityConfig  # noqa: E402
 from diffadapt.run.drive import drive  # noqa: E402
 from diffadapt.run.local import LocalRunner  # noqa: E402
-from diffadapt.systems.zodi import METHODS, Zodi  # noqa: E402
-from diffadapt.transfer.config import QualityConfig  # noqa: E402
+from diffadapt.systems.zodi.recipe import METHODS, Zodi  # noqa: E402
 from tests.diffusionkit import tiny_scene_pipeline  # noqa: E402
 from tests.tiny_scenes import doubtful, streets, tiny_detection, tiny_zodi  # noqa: E402
 

@@ -15,10 +15,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytest.importorskip("ray")
 
 from diffadapt.core.runs import Root, Run  # noqa: E402
+from diffadapt.diffusion.translation.config import QualityConfig  # noqa: E402
 from diffadapt.orchestrate.runner import RayRunner  # noqa: E402
 from diffadapt.run.drive import drive  # noqa: E402
 from diffadapt.run.local import LocalRunner  # noqa: E402
-from diffadapt.transfer.config import QualityConfig  # noqa: E402
 from tests.diffusionkit import tiny_scene_pipeline  # noqa: E402
 from tests.tiny_scenes import doubtful, tiny_detection, tiny_zodi  # noqa: E402
 

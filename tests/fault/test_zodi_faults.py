@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from diffadapt.core.runs import Root  # noqa: E402
 from diffadapt.run.drive import drive  # noqa: E402
 from diffadapt.run.local import LocalRunner  # noqa: E402
-from diffadapt.systems.zodi import Zodi  # noqa: E402
+from diffadapt.systems.zodi.recipe import Zodi  # noqa: E402
 from tests.diffusionkit import tiny_scene_pipeline  # noqa: E402
 from tests.tiny_scenes import doubtful, tiny_zodi  # noqa: E402
 

@@ -14,7 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from diffadapt.core.errors import DataError  # noqa: E402
-from diffadapt.evaluate.parity import run_parity  # noqa: E402
+from diffadapt.parity.check import run_parity  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "sda"
 FILES = sorted(p.name for p in GOLDEN.iterdir() if p.suffix in (".npz", ".safetensors"))

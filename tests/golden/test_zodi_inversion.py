@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffadapt.evaluate.parity import NumberFile, run_parity
-from diffadapt.evaluate.parity_zodi_transfer import checks
-from diffadapt.transfer import inversion
+from diffadapt.diffusion.translation import inversion
+from diffadapt.parity.check import NumberFile, run_parity
+from diffadapt.parity.zodi_transfer import checks
 
 GOLDEN = Path(__file__).parent / "zodi"
 NAME = "stochastic_inversion.npz"

@@ -10,7 +10,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from diffadapt.evaluate.parity import run_parity  # noqa: E402
+from diffadapt.parity.check import run_parity  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "zodi"
 FILES = ("ade_palette.npz", "mappings.npz", "miou.npz", "similarity_loss.npz", "task_ce.npz")

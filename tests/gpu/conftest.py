@@ -41,7 +41,7 @@ def _clean_device():
 def adm():
     """A function giving a fresh tiny ADM (32 pixels) as an unconditional network."""
     from diffadapt.diffusion.network import UnconditionalNetwork
-    from diffadapt.models.import_adm import adm_from_original, read_checkpoint
+    from diffadapt.models.importers.adm import adm_from_original, read_checkpoint
 
     def make(device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> UnconditionalNetwork:
         unet = adm_from_original(*read_checkpoint(GOLDEN / "adm_tiny_weights.safetensors"))
@@ -55,9 +55,9 @@ def dit():
     """A function giving a fresh tiny DiT as a generator of 4-channel latents (no autoencoder)."""
     import json
 
+    from diffadapt.diffusion.generators.dit import Generator
     from diffadapt.diffusion.schedule import Schedule
-    from diffadapt.models.import_dit import dit_from_original, read_checkpoint
-    from diffadapt.synth.dit import Generator
+    from diffadapt.models.importers.dit import dit_from_original, read_checkpoint
 
     def make(device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> Generator:
         state, metadata = read_checkpoint(GOLDEN / "dit_tiny_weights.safetensors")

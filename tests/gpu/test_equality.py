@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffadapt.align.config import AlignConfig
-from diffadapt.align.project import Projector
+from diffadapt.diffusion.aligners.config import AlignConfig
+from diffadapt.diffusion.aligners.project import Projector
+from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.diffusion.network import UnconditionalNetwork
 from diffadapt.diffusion.noise import ItemNoise
-from diffadapt.synth.config import SynthConfig
 from tests.bench.networks import SMALL, make_adm
 
 GATES = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.6e-2}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffadapt.align.config import AlignConfig
-from diffadapt.align.project import Projector
 from diffadapt.core.errors import ResourceError
+from diffadapt.diffusion.aligners.config import AlignConfig
+from diffadapt.diffusion.aligners.project import Projector
+from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.stages.batching import Batcher, release_memory
-from diffadapt.synth.config import SynthConfig
 
 
 def levels(a: torch.Tensor, b: torch.Tensor) -> int:

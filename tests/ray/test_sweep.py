@@ -19,6 +19,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from diffadapt.commands.run import make_runner
 from diffadapt.core.config import override
 from diffadapt.core.errors import RecipeError, StoreError
+from diffadapt.core.recipes import load
 from diffadapt.core.runs import Root
 from diffadapt.orchestrate.resources import Layout, Share
 from diffadapt.orchestrate.runner import RayRunner
@@ -31,7 +32,6 @@ from diffadapt.run.trial import TrialWork, out_of_memory, run_trial
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.space import Choice, SearchConfig, Space, Uniform
 from diffadapt.sweeps.trials import enumerate_trials
-from diffadapt.systems.recipes import load
 from tests.ray.sweeptoy import LearnConfig, PlainToy, SweepToy, ToyRunner
 from tests.ray.toy import lines
 

@@ -15,8 +15,8 @@ from diffadapt.data.scenes.classes import ClassTable, plain_table
 from diffadapt.models.detection.build import build_detector
 from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.models.detection.network import DetectionNetwork
-from diffadapt.train.detection_config import DetectionTraining
-from diffadapt.train.detection_data import training_boxes
+from diffadapt.tasks.detection.config import DetectionTraining
+from diffadapt.tasks.detection.data import training_boxes
 
 SIZE = (32, 64)
 COLOURS = np.array([[200, 40, 40], [40, 40, 220]])

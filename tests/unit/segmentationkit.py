@@ -18,8 +18,8 @@ from diffadapt.core.store import Store
 from diffadapt.data.image import encode_png
 from diffadapt.data.scenes.classes import ClassTable, plain_table
 from diffadapt.models.segmentation.config import SegmenterConfig
+from diffadapt.tasks.segmentation.config import SegmentTraining
 from diffadapt.train.reporter import LocalReporter
-from diffadapt.train.segmentation_config import SegmentTraining
 
 SIZE = (32, 64)
 COLOURS = np.array([[40, 60, 200], [90, 90, 90], [220, 120, 30]])

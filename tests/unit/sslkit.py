@@ -51,7 +51,7 @@ def accuracy(head: nn.Module, views: FeatureViews) -> float:
 def split(head: nn.Module, views: FeatureViews, fraction: float = 0.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(confident, pseudo-labels, unconfident) by the top ``fraction`` of every predicted class."""
     from diffadapt.methods.ssl.config import SplitConfig
-    from diffadapt.stages.split import choose
+    from diffadapt.tasks.classification.split import choose
 
     with torch.no_grad():
         p = head(torch.from_numpy(views.cached["test"][:, 0])).softmax(1).numpy()

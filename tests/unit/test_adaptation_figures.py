@@ -16,11 +16,11 @@ from diffadapt.core.artifact import FEATURES_SCHEMA, LOGITS_SCHEMA, PROMPT_SCHEM
 from diffadapt.core.stage import FitJob, InputFile, NodePlan, PlannedShard, WorkContext
 from diffadapt.core.store import Store
 from diffadapt.data.image import encode_png
-from diffadapt.evaluate import adaptation_figures as draw
-from diffadapt.evaluate.figures import RIGHT, WRONG
-from diffadapt.evaluate.penultimate import penultimate
 from diffadapt.models.config import BackboneConfig, ClassifierConfig
-from diffadapt.stages.adaptation_figures import AdaptationFigures, first_of_classes
+from diffadapt.report.panels import RIGHT, WRONG
+from diffadapt.tasks.classification import adaptation_pictures as draw
+from diffadapt.tasks.classification.adaptation_figures import AdaptationFigures, first_of_classes
+from diffadapt.tasks.classification.penultimate import penultimate
 
 NAMES = ("zero", "b c", "日本")
 GREY = BackboneConfig(name="train", arch="cifar_resnet8", in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.5,))

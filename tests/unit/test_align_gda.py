@@ -12,8 +12,9 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from diffadapt.align.config import AlignConfig, GDAConfig  # noqa: E402
-from diffadapt.align.gda import (  # noqa: E402
+from diffadapt.core.errors import RecipeError, WeightsError  # noqa: E402
+from diffadapt.diffusion.aligners.config import AlignConfig, GDAConfig  # noqa: E402
+from diffadapt.diffusion.aligners.gda import (  # noqa: E402
     GDA,
     clip_style,
     encoder_features,
@@ -22,11 +23,10 @@ from diffadapt.align.gda import (  # noqa: E402
     patch_contrast,
     view_maps,
 )
-from diffadapt.align.project import Projector  # noqa: E402
-from diffadapt.core.errors import RecipeError, WeightsError  # noqa: E402
+from diffadapt.diffusion.aligners.project import Projector  # noqa: E402
 from diffadapt.diffusion.network import UnconditionalNetwork  # noqa: E402
 from diffadapt.diffusion.schedule import Schedule  # noqa: E402
-from diffadapt.models.import_adm import adm_from_original, read_checkpoint  # noqa: E402
+from diffadapt.models.importers.adm import adm_from_original, read_checkpoint  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "golden" / "sda" / "adm_tiny_weights.safetensors"
 CONFIG = AlignConfig(guidance="gda", respacing=20, start=6, batch_size=4, scale=1.0)

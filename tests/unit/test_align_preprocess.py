@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffadapt.align.preprocess import prepare
 from diffadapt.core.errors import DataError
+from diffadapt.data.prepare import prepare
 
 
 @pytest.mark.parametrize("shape", [(300, 200, 3), (64, 64, 3), (20, 31, 3), (500, 129), (40, 60, 1)])
@@ -42,5 +42,5 @@ def test_unsuitable_images_are_refused():
 
 
 def test_it_needs_no_torch():
-    code = "import sys, diffadapt.align.preprocess, diffadapt.align.config; sys.exit('torch' in sys.modules)"
+    code = "import sys, diffadapt.data.prepare, diffadapt.diffusion.aligners.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0

@@ -13,16 +13,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from diffusers import UNet2DModel  # noqa: E402
 
-from diffadapt.align.config import SCALE_PER_IMAGE, AlignConfig, dda_published, diffpure  # noqa: E402
-from diffadapt.align.guidance import Trace, guided_loop, structural_distance  # noqa: E402
-from diffadapt.align.pixels import to_network, to_uint8  # noqa: E402
-from diffadapt.align.project import NonFiniteImages, Projector  # noqa: E402
 from diffadapt.core.errors import DataError, ItemError, RecipeError  # noqa: E402
+from diffadapt.diffusion.aligners.config import SCALE_PER_IMAGE, AlignConfig, dda_published, diffpure  # noqa: E402
+from diffadapt.diffusion.aligners.guidance import Trace, guided_loop, structural_distance  # noqa: E402
+from diffadapt.diffusion.aligners.pixels import to_network, to_uint8  # noqa: E402
+from diffadapt.diffusion.aligners.project import NonFiniteImages, Projector  # noqa: E402
 from diffadapt.diffusion.lowpass import LowPass  # noqa: E402
 from diffadapt.diffusion.network import UnconditionalNetwork  # noqa: E402
 from diffadapt.diffusion.noise import ItemNoise  # noqa: E402
 from diffadapt.diffusion.schedule import Schedule  # noqa: E402
-from diffadapt.models.import_adm import adm_from_original, read_checkpoint  # noqa: E402
+from diffadapt.models.importers.adm import adm_from_original, read_checkpoint  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "golden" / "sda" / "adm_tiny_weights.safetensors"
 CONFIG = AlignConfig(respacing=20, start=8, batch_size=4)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from diffadapt.evaluate.preprocess import prepare_image
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.train.augment_views import make_views, preparation, random_resized_crop, squash
-from diffadapt.train.randaugment import OPERATIONS, cutout, randaugment
+from diffadapt.models.preprocess import prepare_image
+from diffadapt.tasks.classification.augment_views import make_views, preparation, random_resized_crop, squash
+from diffadapt.tasks.classification.randaugment import OPERATIONS, cutout, randaugment
 
 COLOUR = ClassifierConfig(resize=64, crop=56)
 GREY = ClassifierConfig(resize=0, crop=16, in_channels=1)

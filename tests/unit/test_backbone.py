@@ -16,7 +16,7 @@ from diffadapt.models.backbone import load_backbone
 from diffadapt.models.classifier import create_model, load_classifier
 from diffadapt.models.config import BackboneConfig, ClassifierConfig
 from diffadapt.models.export import export_classifier
-from diffadapt.models.import_mobilenet import LAYERS, MODEL_ARGS, calibrate, import_mobilenet
+from diffadapt.models.importers.mobilenet import LAYERS, MODEL_ARGS, calibrate, import_mobilenet
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SMALL = BackboneConfig(name="train", arch="cifar_resnet8", resize=0, crop=16, in_channels=1, mean=(0.5,), std=(0.5,))
@@ -147,7 +147,7 @@ def test_other_files_are_refused(tmp_path):
 def test_the_genuine_weights_know_backpacks(tmp_path):
     from diffadapt.data.config import DataConfig
     from diffadapt.data.source import open_source
-    from diffadapt.evaluate.preprocess import to_input
+    from diffadapt.models.preprocess import to_input
 
     report = import_mobilenet(str(SHARED / "weights" / "mobilenet_v2_imagenet_q8"), str(tmp_path))
     assert report.max_relative_error < 1e-5

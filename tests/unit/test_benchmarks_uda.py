@@ -21,8 +21,8 @@ from diffadapt.data.benchmarks import BENCHMARKS, open_domain
 from diffadapt.data.config import DataConfig
 from diffadapt.data.image import decode, encode_png
 from diffadapt.data.source import Source
-from diffadapt.report.uda_published import note, published
 from diffadapt.stages.images import Images
+from diffadapt.systems.adapt_anything.published import note, published
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 PICTURE = encode_png(np.zeros((2, 2, 3), np.uint8))

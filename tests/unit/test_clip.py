@@ -15,7 +15,7 @@ from diffadapt.core.stage import WorkContext
 from diffadapt.data.image import encode_png
 from diffadapt.models.clip import load_clip
 from diffadapt.models.config import ClipConfig
-from diffadapt.stages.zero_shot import ZeroShot
+from diffadapt.tasks.classification.zero_shot import ZeroShot
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from diffadapt.core.config import changes, execution, field_types, from_dict, ov
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import digest
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.systems.sda import SDA
+from diffadapt.systems.sda.recipe import SDA
 
 PACKAGE = Path(diffadapt.__file__).parent
 

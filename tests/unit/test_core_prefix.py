@@ -13,8 +13,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from diffadapt.core.pipeline import Node, Pipeline  # noqa: E402
 from diffadapt.core.plan import summarise  # noqa: E402
 from diffadapt.core.store import Store  # noqa: E402
+from diffadapt.diffusion.generators.config import SynthConfig  # noqa: E402
 from diffadapt.stages.synthesize import Synthesize  # noqa: E402
-from diffadapt.synth.config import SynthConfig  # noqa: E402
 from tests.unit.corekit import contents, receipts_of  # noqa: E402
 
 CLASSES = 2

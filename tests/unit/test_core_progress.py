@@ -7,7 +7,8 @@ import io
 import pytest
 
 from diffadapt.core.artifact import Failure, Receipt
-from diffadapt.run.progress import NodeProgress, Progress, format_seconds
+from diffadapt.core.units import format_seconds
+from diffadapt.run.progress import NodeProgress, Progress
 
 
 def receipt(status: str = "made", items: int = 10, failures=(), seconds: float = 2.0) -> Receipt:

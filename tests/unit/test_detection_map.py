@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from diffadapt.core.artifact import BOXES_SCHEMA
-from diffadapt.evaluate.detection import mean_ap, scores
+from diffadapt.metrics.detection import mean_ap, scores
 
 NAMES = ("car", "person", "sign")
 A, B = [0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 40.0, 30.0]

@@ -16,14 +16,14 @@ from segmentationkit import job, same
 from diffadapt.core.artifact import Shard
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import NodePlan, PlannedShard, WorkContext
-from diffadapt.evaluate.detection import scores
-from diffadapt.stages.fit_detector import FitDetector
-from diffadapt.stages.predict_boxes import PredictBoxes
+from diffadapt.metrics.detection import scores
+from diffadapt.tasks.detection.data import DetectionBatches, training_boxes
+from diffadapt.tasks.detection.fit import FitDetector
+from diffadapt.tasks.detection.predict import PredictBoxes
+from diffadapt.tasks.detection.training import fit_detector
+from diffadapt.tasks.segmentation.batches import pair
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.detection import fit_detector
-from diffadapt.train.detection_data import DetectionBatches, training_boxes
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
-from diffadapt.train.segmentation_batches import pair
 from tests.workers import in_two_workers
 
 

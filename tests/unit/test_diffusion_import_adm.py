@@ -17,8 +17,8 @@ from diffusers import UNet2DModel  # noqa: E402
 from diffadapt.core.errors import WeightsError  # noqa: E402
 from diffadapt.diffusion.network import load_unconditional  # noqa: E402
 from diffadapt.models.adm import ADMConfig, infer_config, key_map  # noqa: E402
-from diffadapt.models.adm_reference import adm_forward  # noqa: E402
-from diffadapt.models.import_adm import adm_from_original, import_adm, read_checkpoint, self_check  # noqa: E402
+from diffadapt.models.importers.adm import adm_from_original, import_adm, read_checkpoint, self_check  # noqa: E402
+from diffadapt.models.importers.adm_reference import adm_forward  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "golden" / "sda" / "adm_tiny_weights.safetensors"
 

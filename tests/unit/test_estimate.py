@@ -109,9 +109,9 @@ def test_images_that_a_fit_sees(config, items, seen):
 
 def test_images_that_the_real_fits_see():
     from diffadapt.methods.uda.config import UdaConfig
-    from diffadapt.stages.fit_classifier import FitClassifier
     from diffadapt.stages.fit_generator import FitGenerator
-    from diffadapt.stages.fit_uda import FitUda
+    from diffadapt.tasks.classification.fit_classifier import FitClassifier
+    from diffadapt.tasks.classification.fit_uda import FitUda
     from diffadapt.train.config import DiffusionFitConfig, FitConfig
 
     assert samples(FitClassifier(FitConfig(epochs=3)), 50) == 150

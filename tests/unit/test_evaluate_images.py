@@ -8,11 +8,11 @@ from PIL import Image
 from torchvision import transforms
 
 from diffadapt.core.errors import DataError, RecipeError, TrainingError
-from diffadapt.evaluate.gradcam import gradcam
-from diffadapt.evaluate.predict import predict_logits
-from diffadapt.evaluate.preprocess import match_channels, normalise, prepare_image, to_input
 from diffadapt.models.classifier import Classifier, create_model
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.preprocess import match_channels, normalise, prepare_image, to_input
+from diffadapt.tasks.classification.gradcam import gradcam
+from diffadapt.tasks.classification.logits import predict_logits
 
 
 def noise(*shape, seed=0):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from diffadapt.core.errors import DataError, RecipeError
-from diffadapt.evaluate import classification as c
-from diffadapt.evaluate.ensemble import MODES, choice, ensemble, softmax
+from diffadapt.metrics import classification as c
+from diffadapt.metrics.ensemble import MODES, choice, ensemble, softmax
 
 PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity" / "sda" / "ensemble.npz"
 
@@ -71,5 +71,5 @@ def test_accuracies_by_hand():
 
 
 def test_scores_need_no_torch():
-    code = "import sys, diffadapt.evaluate.ensemble, diffadapt.evaluate.classification as c; assert 'torch' not in sys.modules"
+    code = "import sys, diffadapt.metrics.ensemble, diffadapt.metrics.classification as c; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(Path(c.__file__).parents[2])})

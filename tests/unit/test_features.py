@@ -26,20 +26,20 @@ from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.identity import digest
 from diffadapt.core.stage import FitJob, InputFile, NodePlan, PlannedShard, WorkContext, plan_node
 from diffadapt.core.store import Store
-from diffadapt.evaluate.preprocess import to_input
 from diffadapt.models.backbone import load_backbone
 from diffadapt.models.classifier import create_model, load_classifier
 from diffadapt.models.config import BackboneConfig
 from diffadapt.models.export import export_classifier
 from diffadapt.models.mlp_head import save_head
-from diffadapt.stages.feature_table import feature_arrays, load_features
-from diffadapt.stages.features import Features
+from diffadapt.models.preprocess import to_input
 from diffadapt.stages.images import Images
-from diffadapt.stages.merge_head import MergeHead
-from diffadapt.stages.predict import Predict
-from diffadapt.stages.predict_head import PredictHead
-from diffadapt.systems.adaptation import plain
-from diffadapt.train.augment_views import make_views
+from diffadapt.systems.adapt_anything.graph import plain
+from diffadapt.tasks.classification.augment_views import make_views
+from diffadapt.tasks.classification.feature_table import feature_arrays, load_features
+from diffadapt.tasks.classification.features import Features
+from diffadapt.tasks.classification.merge_head import MergeHead
+from diffadapt.tasks.classification.predict import Predict
+from diffadapt.tasks.classification.predict_head import PredictHead
 
 NAMES = ("ant", "bee", "cat")
 SHARD = Shard("s", {})

@@ -22,11 +22,11 @@ from diffadapt.core.schedule import finished, next_wave
 from diffadapt.core.stage import Stage
 from diffadapt.core.store import Store
 from diffadapt.data.image import encode_png
+from diffadapt.diffusion.generators.config import FilterConfig
+from diffadapt.diffusion.generators.filters import near_duplicates, perceptual_hash, spread
 from diffadapt.run.fit import run_fit
 from diffadapt.stages.filter_images import FilterImages
 from diffadapt.stages.roles import KEPT, kept_keys
-from diffadapt.synth.config import FilterConfig
-from diffadapt.synth.filters import near_duplicates, perceptual_hash, spread
 from diffadapt.train.reporter import LocalReporter
 
 NAMES = ("dog", "cat")

@@ -19,19 +19,19 @@ from diffadapt.core.store import Store
 from diffadapt.data.image import encode_png
 from diffadapt.data.scenes.classes import builtin
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.data.streets import StreetScene
 from diffadapt.run.drive import drive
 from diffadapt.run.local import LocalRunner
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.stages.fit_layout import FitLayout
 from diffadapt.stages.scenes import Scenes
 from diffadapt.systems.streets import Streets
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.layout import coloured_noise, train_layout_generator
-from diffadapt.train.layout_config import LayoutFitConfig, check_layout
-from diffadapt.train.layout_data import LayoutExamples, brought_to, crops, vocabulary
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
-from diffadapt.train.text_to_image_config import AutoencoderFitConfig
+from diffadapt.worlds.config import AutoencoderFitConfig
+from diffadapt.worlds.streets.batches import LayoutExamples, brought_to, crops, vocabulary
+from diffadapt.worlds.streets.config import LayoutFitConfig, check_layout
+from diffadapt.worlds.streets.fit import FitLayout
+from diffadapt.worlds.streets.scenes import StreetScene
+from diffadapt.worlds.streets.training import coloured_noise, train_layout_generator
 from tests.workers import in_two_workers
 
 VAE = AutoencoderFitConfig(steps=4, batch_size=4, channels=(8, 8), latent_channels=2, checkpoint_every=2)
@@ -127,7 +127,7 @@ def test_two_workers_train_as_one(tmp_path):
 
 def test_a_mirrored_crop_of_latents_is_that_of_the_mirrored_crop():
     """Image, colour map and latents of an example are cut and mirrored alike."""
-    from diffadapt.train.layout import _cut
+    from diffadapt.worlds.streets.training import _cut
 
     picture = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
 
@@ -152,7 +152,7 @@ def test_low_noise_has_unit_variance_and_is_smooth():
 def test_latents_get_the_spread_that_was_asked_for(tmp_path):
     from diffusers import AutoencoderKL
 
-    from diffadapt.train.text_to_image_vae import encode
+    from diffadapt.worlds.vae import encode
 
     data = examples(replace(TINY, crop=(0, 0), flip=False))
     config = replace(TINY, crop=(0, 0), flip=False, steps=1, latent_scale=0.5)

@@ -9,12 +9,21 @@ import torch
 from transformers import AutoTokenizer
 
 from diffadapt.core.errors import DataError
-from diffadapt.data.glyph_captions import DIGITS, GLUE, MAX_WORDS, MEDIA, PLACES, STYLES, caption, vocabulary
-from diffadapt.data.glyph_strokes import SKELETONS, curves
-from diffadapt.data.glyphs import GlyphConfig, GlyphSet, find_fonts, font_styles, fonts_revision
 from diffadapt.models.clip import load_clip
 from diffadapt.models.weights import ASSETS
-from diffadapt.train.text_to_image_tokenizer import MARKS, build_tokenizer, save_tokenizer, token_ids
+from diffadapt.worlds.glyphs.captions import (
+    DIGITS,
+    GLUE,
+    MAX_WORDS,
+    MEDIA,
+    PLACES,
+    STYLES,
+    caption,
+    vocabulary,
+)
+from diffadapt.worlds.glyphs.drawing import GlyphConfig, GlyphSet, find_fonts, font_styles, fonts_revision
+from diffadapt.worlds.glyphs.strokes import SKELETONS, curves
+from diffadapt.worlds.tokenizer import MARKS, build_tokenizer, save_tokenizer, token_ids
 
 PILLOW = GlyphConfig(fonts=("pillow",), examples=400)
 
@@ -64,7 +73,7 @@ def test_captions_name_the_character_and_the_style_shows(glyphs):
 
 
 def test_styles_are_seen_in_the_pictures():
-    from diffadapt.data.glyphs import _finish, _handwritten, _printed
+    from diffadapt.worlds.glyphs.drawing import _finish, _handwritten, _printed
 
     def ink(styles, draw):
         return np.mean([draw(styles, np.random.default_rng(i)).mean() for i in range(12)])

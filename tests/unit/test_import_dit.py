@@ -9,11 +9,11 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.diffusion.generators.config import SynthConfig
+from diffadapt.diffusion.generators.dit import load_generator
 from diffadapt.models.diffusers_folder import save_component
-from diffadapt.models.dit_reference import dit_forward
-from diffadapt.models.import_dit import dit_from_original, import_dit, infer_config, read_checkpoint
-from diffadapt.synth.config import SynthConfig
-from diffadapt.synth.dit import load_generator
+from diffadapt.models.importers.dit import dit_from_original, import_dit, infer_config, read_checkpoint
+from diffadapt.models.importers.dit_reference import dit_forward
 
 SDA = Path(__file__).resolve().parents[1] / "golden" / "sda"
 TINY = SDA / "dit_tiny_weights.safetensors"
@@ -94,7 +94,7 @@ def test_another_positional_table_is_refused(state):
 
 
 def test_the_self_check_catches_a_wrong_number_of_heads(tmp_path, state, monkeypatch):
-    import diffadapt.models.import_dit as module
+    import diffadapt.models.importers.dit as module
 
     honest = module.dit_forward
     monkeypatch.setattr(module, "dit_forward", lambda s, x, t, y, heads: honest(s, x, t, y, 4))

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from diffadapt.core.errors import RecipeError, WeightsError
-from diffadapt.evaluate.gradcam import gradcam
 from diffadapt.models.backbone import load_backbone
 from diffadapt.models.classifier import load_classifier
 from diffadapt.models.config import BackboneConfig, ClassifierConfig
 from diffadapt.models.export import export_classifier
 from diffadapt.models.mlp_head import MlpHead, build_head, head_spec, join, load_head, save_head
+from diffadapt.tasks.classification.gradcam import gradcam
 
 PLATFORM = Path(__file__).resolve().parents[2] / "platform"
 NAMES = list("abcdefg")

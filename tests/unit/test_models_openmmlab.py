@@ -10,7 +10,7 @@ from diffadapt.core.errors import WeightsError
 from diffadapt.models.classifier import load_classifier
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.export import import_openmmlab
-from diffadapt.models.import_openmmlab import check_openmmlab, convert_openmmlab, is_openmmlab
+from diffadapt.models.importers.openmmlab import check_openmmlab, convert_openmmlab, is_openmmlab
 
 
 def invert_swin(state):
@@ -80,7 +80,7 @@ def test_the_merging_order_matters_and_the_check_sees_it():
     arch, converted = convert_openmmlab(state)
     key = "backbone.stages.0.downsample.reduction.weight"
     assert not torch.equal(converted["layers.1.downsample.reduction.weight"], state[key])
-    import diffadapt.models.import_openmmlab as module
+    import diffadapt.models.importers.openmmlab as module
 
     right = module._unfold_to_timm_order
     module._unfold_to_timm_order = lambda v: v

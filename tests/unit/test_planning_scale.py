@@ -22,10 +22,10 @@ from diffadapt.core.plan import summarise
 from diffadapt.core.schedule import finished, next_wave
 from diffadapt.core.stage import NodePlan, PlannedShard
 from diffadapt.core.store import Store, redact
+from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.run import quarantine
 from diffadapt.run.quarantine import Quarantine
 from diffadapt.stages.synthesize import Synthesize
-from diffadapt.synth.config import SynthConfig
 from tests.unit.corekit import Double, Numbers, Total, Toy, allowing, run_toy
 
 VALUES = st.recursive(

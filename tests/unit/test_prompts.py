@@ -11,11 +11,10 @@ from diffadapt.core.artifact import PROMPT_SCHEMA
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import WorkContext, plan_node
 from diffadapt.core.store import Store
-from diffadapt.stages.prompts import Prompts
-from diffadapt.synth import prompt_bank
-from diffadapt.synth.config import PromptConfig
-from diffadapt.synth.prompt_bank import bank, with_article
-from diffadapt.synth.prompts import (
+from diffadapt.prompts import bank as prompt_bank
+from diffadapt.prompts.bank import bank, with_article
+from diffadapt.prompts.config import PromptConfig
+from diffadapt.prompts.prompts import (
     FALLBACK,
     fill,
     make_prompts,
@@ -24,6 +23,7 @@ from diffadapt.synth.prompts import (
     prompt_table,
     prompt_warnings,
 )
+from diffadapt.stages.prompts import Prompts
 
 NAMES = ("back_pack", "mug", "apple", "scissors", "grüner_Tee")
 DOMAIN = "webcam photos of office objects"

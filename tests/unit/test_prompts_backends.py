@@ -14,11 +14,11 @@ import pytest
 
 from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.core.stage import WorkContext
+from diffadapt.prompts.config import LlmConfig, PromptConfig
+from diffadapt.prompts.llm import Failed, Request
+from diffadapt.prompts.llm_http import HttpBackend
+from diffadapt.prompts.prompts import FALLBACK, make_prompts
 from diffadapt.stages.prompts import Prompts
-from diffadapt.synth.config import LlmConfig, PromptConfig
-from diffadapt.synth.prompt_llm import Failed, Request
-from diffadapt.synth.prompt_llm_http import HttpBackend
-from diffadapt.synth.prompts import FALLBACK, make_prompts
 
 DOMAIN = "webcam photos"
 LLM = PromptConfig(source="llm", llm=LlmConfig(backend="openai", model="scribe", ask=4, retries=2))
@@ -39,7 +39,7 @@ def good(count, category, seed):
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr("diffadapt.synth.prompt_llm.PAUSE", 0.0)
+    monkeypatch.setattr("diffadapt.prompts.llm.PAUSE", 0.0)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -207,7 +207,7 @@ def test_transformers_rubbish_ends_with_the_bank(tiny_model, tmp_path, monkeypat
 
 
 def test_transformers_answers_depend_on_their_own_seed_alone(tiny_model):
-    from diffadapt.synth.prompt_llm_transformers import TransformersBackend
+    from diffadapt.prompts.llm_transformers import TransformersBackend
 
     backend = TransformersBackend(LlmConfig(model=str(tiny_model)), "cpu")
     one, two = Request("Write some prompts.", 1, 24), Request("Write.", 2, 24)
@@ -221,7 +221,7 @@ def test_transformers_answers_depend_on_their_own_seed_alone(tiny_model):
 
 def test_the_sampler_draws_from_the_nucleus_at_the_temperature():
     torch = pytest.importorskip("torch")
-    from diffadapt.synth.prompt_llm_transformers import _Sampler
+    from diffadapt.prompts.llm_transformers import _Sampler
 
     logits = torch.tensor([1.0, 2.0, 0.0, -3.0])
     drawn = _Sampler(list(range(4000)), 0.5, torch.device("cpu"))(None, logits.repeat(4000, 1)).argmax(-1)
@@ -231,7 +231,7 @@ def test_the_sampler_draws_from_the_nucleus_at_the_temperature():
 
 
 def test_transformers_without_a_model(tmp_path):
-    from diffadapt.synth.prompt_llm_transformers import TransformersBackend
+    from diffadapt.prompts.llm_transformers import TransformersBackend
 
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(WeightsError, match="no causal language model"):

@@ -8,10 +8,10 @@ import re
 
 import pytest
 
-from diffadapt.synth.config import LlmConfig, PromptConfig
-from diffadapt.synth.prompt_answers import names_category, parse_answer, usable
-from diffadapt.synth.prompt_llm import AnswerCache, Failed, PromptLlm
-from diffadapt.synth.prompts import FALLBACK, make_prompts
+from diffadapt.prompts.answers import names_category, parse_answer, usable
+from diffadapt.prompts.config import LlmConfig, PromptConfig
+from diffadapt.prompts.llm import AnswerCache, Failed, PromptLlm
+from diffadapt.prompts.prompts import FALLBACK, make_prompts
 
 DOMAIN = "webcam photos"
 LLM = PromptConfig(source="llm", llm=LlmConfig(backend="openai", model="scribe", ask=4, retries=2))

@@ -15,12 +15,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import diffadapt.stages  # noqa: E402
 import diffadapt.systems  # noqa: E402
+from diffadapt.core import recipes
 from diffadapt.core.runs import Root  # noqa: E402
 from diffadapt.data.image import decode  # noqa: E402
 from diffadapt.run.drive import drive  # noqa: E402
 from diffadapt.run.local import LocalRunner  # noqa: E402
-from diffadapt.systems import recipes  # noqa: E402
-from diffadapt.systems.sda import SDA  # noqa: E402
+from diffadapt.systems.sda.recipe import SDA  # noqa: E402
 from tests.tiny import tiny_sda  # noqa: E402
 
 README = Path(__file__).resolve().parents[2] / "platform" / "README.md"

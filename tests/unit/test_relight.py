@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffadapt.core.errors import RecipeError
-from diffadapt.data.relight import CAPTIONS, relight
+from diffadapt.data.scenes.relight import CAPTIONS, relight
 
 NAMES = ("Sky", "Building", "Road", "Car")
 

@@ -8,7 +8,7 @@ from reportkit import fake_manifest, fake_run, fake_scores
 from diffadapt.core.errors import RecipeError, StoreError
 from diffadapt.core.runs import Root, Run
 from diffadapt.report.compare import compare, compare_html, comparison
-from diffadapt.report.paper import benchmarks, match, models, published
+from diffadapt.systems.sda.published import benchmarks, match, models, published
 
 
 @pytest.fixture

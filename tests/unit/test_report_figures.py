@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffadapt.evaluate.figures import (
+from diffadapt.report.panels import (
     RIGHT,
     SMALLEST,
     WRONG,

@@ -14,8 +14,8 @@ from reportkit import fake_manifest, fake_run, fake_scores
 
 from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Root, Run
-from diffadapt.evaluate.figures import png
 from diffadapt.report.html import render, write_report
+from diffadapt.report.panels import png
 
 EVIL = '<script>alert("x")</script>'
 IMAGENET_C = {"target": {"kind": "imagenet-c"}, "classifier": {"name": "resnet50.tv_in1k"}, "seed": 0}

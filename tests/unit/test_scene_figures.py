@@ -20,12 +20,12 @@ from diffadapt.core.stage import Stage, one_to_one
 from diffadapt.core.store import Store
 from diffadapt.data.image import decode, encode_png
 from diffadapt.data.scenes.classes import builtin
-from diffadapt.evaluate import scene_pictures as draw
-from diffadapt.evaluate.segmentation import confusion
+from diffadapt.data.scenes.rows import decode_scenes
+from diffadapt.diffusion.translation.config import QualityConfig
+from diffadapt.metrics.segmentation import confusion
 from diffadapt.stages.quality import Quality
-from diffadapt.stages.scene_figures import SceneFigures, evenly
-from diffadapt.stages.scene_rows import decode_scenes
-from diffadapt.transfer.config import QualityConfig
+from diffadapt.tasks.segmentation import pictures as draw
+from diffadapt.tasks.segmentation.figures import SceneFigures, evenly
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from transferkit import SMALL, TABLE, Scripted, ToyScenes
 from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.core.schedule import finished, next_wave
 from diffadapt.core.store import Store
+from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
+from diffadapt.diffusion.translation.quality import DomainScore, compare
+from diffadapt.diffusion.translation.verdict import judge, said
 from diffadapt.stages.quality import Quality
 from diffadapt.stages.roles import KEPT, kept_keys
 from diffadapt.stages.transfer import TransferScenes
-from diffadapt.transfer.config import QualityConfig, TransferConfig
-from diffadapt.transfer.quality import DomainScore, compare
-from diffadapt.transfer.verdict import judge, said
 
 DAY = kit.toy_scene(0, (64, 96))[0]
 
@@ -71,7 +71,7 @@ def test_judgement():
 
 
 def test_the_source_model_is_compared_class_by_class(tmp_path):
-    from diffadapt.transfer.consistency import SourceModel
+    from diffadapt.diffusion.translation.consistency import SourceModel
 
     model = SourceModel.__new__(SourceModel)
     model.classes = TABLE
@@ -106,7 +106,7 @@ def pipeline(weights: str, quality: QualityConfig, scenes: ToyScenes) -> Pipelin
 
 def run(monkeypatch, weights: str, quality: QualityConfig, generator: Scripted, folder, scenes: ToyScenes = ToyScenes(6)):
     """(the folder's local path, decisions, metrics)."""
-    monkeypatch.setattr("diffadapt.transfer.pipeline.load_scene_transfer", lambda config, classes, device: generator)
+    monkeypatch.setattr("diffadapt.diffusion.translation.pipeline.load_scene_transfer", lambda config, classes, device: generator)
     store, p = Store(str(folder)), pipeline(weights, quality, scenes)
     receipts_of(p, store)
     path = folder / p.plan(store)["quality"].shards[0].path
@@ -144,7 +144,7 @@ def test_warnings(monkeypatch, weights, tmp_path):
 
 @pytest.mark.parametrize(("generator", "scenes", "wanted"), [(Scripted(lambda k, a: False), ToyScenes(3), "refused all 3"), (Scripted(), ToyScenes(3, bare=(0, 1, 2)), "none could be made")])
 def test_nothing_left_is_an_error_in_one_sentence(monkeypatch, weights, tmp_path, generator, scenes, wanted):
-    monkeypatch.setattr("diffadapt.transfer.pipeline.load_scene_transfer", lambda config, classes, device: generator)
+    monkeypatch.setattr("diffadapt.diffusion.translation.pipeline.load_scene_transfer", lambda config, classes, device: generator)
     store, p, runner = Store(str(tmp_path)), pipeline(weights, QualityConfig(edges=0.5), scenes), PlainRunner()
     plans = p.plan(store)
     stages = {n: plan.stage for n, plan in plans.items()}

@@ -23,7 +23,7 @@ from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.label_maps import read_label_map, warn_unknown
 from diffadapt.data.scenes.palettes import check_palette, paint
 from diffadapt.data.scenes.resize import resize_image, resize_nearest, scale_objects
-from diffadapt.stages.scene_rows import decode_colours, decode_scenes
+from diffadapt.data.scenes.rows import decode_colours, decode_scenes
 from diffadapt.stages.scenes import Scenes
 from tests.scenekit import save
 

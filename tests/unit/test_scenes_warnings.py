@@ -10,8 +10,8 @@ from diffadapt.core.stage import WorkContext
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.models.segmentation.build import build_segmenter
 from diffadapt.models.segmentation.folder import save_segmenter
-from diffadapt.stages.predict_segments import PredictSegments
 from diffadapt.stages.scenes import Scenes
+from diffadapt.tasks.segmentation.predict import PredictSegments
 from tests.scenekit import save
 from tests.unit.segmentationkit import SIZE, SMALL
 

@@ -15,12 +15,13 @@ from torchvision.transforms import functional as TF
 from diffadapt.core.artifact import IGNORED, Failure, Rows, Shard
 from diffadapt.core.errors import DataError
 from diffadapt.core.stage import InputFile
-from diffadapt.evaluate.segmentation import confusion, iou, mean_iou, pixel_accuracy, total
-from diffadapt.methods.segmentation import method_of
-from diffadapt.stages import scene_sets
-from diffadapt.stages.scene_sets import load_scenes
-from diffadapt.train.segmentation_augment import PairAugment, draw, fit_image, fit_labels, normalise, stacked
-from diffadapt.train.segmentation_batches import SegmentBatches, pair, steps_per_epoch
+from diffadapt.metrics.segmentation import confusion, iou, mean_iou, pixel_accuracy, total
+from diffadapt.models.segmentation.inputs import fit_image, fit_labels, normalise, stacked
+from diffadapt.tasks.segmentation import scene_sets
+from diffadapt.tasks.segmentation.augment import PairAugment, draw
+from diffadapt.tasks.segmentation.batches import SegmentBatches, pair, steps_per_epoch
+from diffadapt.tasks.segmentation.losses import method_of
+from diffadapt.tasks.segmentation.scene_sets import load_scenes
 
 NO_JITTER = (0.0, 0.0, 0.0, 0.0)
 ZODI = method_of("zodi")

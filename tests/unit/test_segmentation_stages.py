@@ -20,11 +20,11 @@ from diffadapt.core.errors import DataError, RecipeError, WeightsError
 from diffadapt.core.identity import digest
 from diffadapt.core.stage import NodePlan, PlannedShard, WorkContext
 from diffadapt.data.scenes.classes import plain_table
-from diffadapt.evaluate.segmentation import confusion
+from diffadapt.metrics.segmentation import confusion
 from diffadapt.models.segmentation.folder import load_segmenter
-from diffadapt.stages.fit_segmenter import FitSegmenter
-from diffadapt.stages.predict_segments import PredictSegments
 from diffadapt.stages.scenes import Scenes
+from diffadapt.tasks.segmentation.fit import FitSegmenter
+from diffadapt.tasks.segmentation.predict import PredictSegments
 
 BRIEF = replace(QUICK, epochs=2, checkpoint_every=100)
 

@@ -10,14 +10,14 @@ from segmentationkit import INPUTS, QUICK, Toy, same, scene, toy_net
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, RecipeError, TrainingError
-from diffadapt.evaluate.segmentation import confusion, mean_iou, total
-from diffadapt.methods.segmentation import METHODS, cosine, method_of, task_loss
+from diffadapt.metrics.segmentation import confusion, mean_iou, total
+from diffadapt.models.segmentation.inputs import normalise, stacked
+from diffadapt.tasks.segmentation.losses import METHODS, cosine, method_of, task_loss
+from diffadapt.tasks.segmentation.select import SegmentChooser
+from diffadapt.tasks.segmentation.training import fit_segmenter, make_optimizer, poly
 from diffadapt.train.candidates import candidate_steps
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
-from diffadapt.train.segmentation import fit_segmenter, make_optimizer, poly
-from diffadapt.train.segmentation_augment import normalise, stacked
-from diffadapt.train.segmentation_select import SegmentChooser
 from tests.workers import in_two_workers
 
 

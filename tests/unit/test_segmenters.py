@@ -203,7 +203,7 @@ def test_imagenet_mobilenet_from_integers_is_a_backbone(tmp_path):
         pytest.skip("the shared MobileNetV2 is not here")
     import warnings
 
-    from diffadapt.models.import_mobilenet import import_mobilenet
+    from diffadapt.models.importers.mobilenet import import_mobilenet
 
     grey = [np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8) for _ in range(4)]
     config = replace(TINY, backbone="timm:mobilenetv2_100", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -11,7 +11,7 @@ from diffadapt.core.errors import DataError
 from diffadapt.core.stage import FitJob, InputFile, WorkContext
 from diffadapt.methods.ssl.config import SplitConfig
 from diffadapt.stages.models import logits_rows
-from diffadapt.stages.split import SPLIT_SCHEMA, Split, choose, read_split, split_metrics
+from diffadapt.tasks.classification.split import SPLIT_SCHEMA, Split, choose, read_split, split_metrics
 from diffadapt.train.reporter import LocalReporter
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from diffadapt.compute.progress import Progress
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.methods.ssl.base import SslBatch
 from diffadapt.methods.ssl.config import METHODS, SslConfig
@@ -16,12 +17,11 @@ from diffadapt.methods.ssl.flexmatch import learning_status
 from diffadapt.methods.ssl.freematch import fairness_loss
 from diffadapt.methods.ssl.layers import interleave_order, interleaved
 from diffadapt.methods.ssl.mixmatch import MixMatch, mix
+from diffadapt.tasks.classification.semi_supervised import fit_ssl, with_features
+from diffadapt.tasks.classification.ssl_batches import SslBatches
 from diffadapt.train.candidates import Chooser, candidate_steps
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.progress import Progress
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
-from diffadapt.train.semi_supervised import fit_ssl, with_features
-from diffadapt.train.ssl_batches import SslBatches
 from tests.unit import sslkit
 from tests.workers import in_two_workers
 

@@ -20,9 +20,9 @@ from diffadapt.models.classifier import create_model, load_classifier
 from diffadapt.models.config import BackboneConfig, SelectConfig
 from diffadapt.models.export import export_classifier
 from diffadapt.models.mlp_head import load_head, save_head
-from diffadapt.stages.fit_ssl import FitSsl
 from diffadapt.stages.models import logits_rows
-from diffadapt.stages.split import Split
+from diffadapt.tasks.classification.fit_ssl import FitSsl
+from diffadapt.tasks.classification.split import Split
 from diffadapt.train.reporter import LocalReporter
 from tests.unit import sslkit
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diffadapt.core.errors import DataError
-from diffadapt.data.street_conditions import CONDITIONS
-from diffadapt.data.streets import COUNTS, OBJECT_CLASSES, SIZE, STREET_CLASSES, StreetScene
+from diffadapt.worlds.streets.conditions import CONDITIONS
+from diffadapt.worlds.streets.scenes import COUNTS, OBJECT_CLASSES, SIZE, STREET_CLASSES, StreetScene
 
 NAMES = [name for name, _ in STREET_CLASSES]
 

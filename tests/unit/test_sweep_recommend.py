@@ -99,7 +99,7 @@ def test_settings_do_not_depend_on_the_order_of_results_or_on_lists_for_tuples()
 
 
 def test_the_file_is_a_recipe_that_run_takes(tmp_path):
-    from diffadapt.systems.recipes import load
+    from diffadapt.core.recipes import load
 
     axes = {"generator.guidance": (1.0, 1.5), "seeds": ((0,), (1,))}
     trials = [

@@ -15,11 +15,11 @@ import pytest
 from diffadapt.cli import main
 from diffadapt.core import ledger
 from diffadapt.core.errors import StoreError
+from diffadapt.core.recipes import read_file
 from diffadapt.core.runs import Root
 from diffadapt.core.store import Store
 from diffadapt.sweeps.folder import Sweep, sweeps
 from diffadapt.sweeps.space import Choice, Space
-from diffadapt.systems.recipes import read_file
 from tests.unit.corekit import PlainRunner, Shifted, run_toy
 from tests.unit.sweepkit import SPACE, Guess, Guesses, run_toy_sweep
 

@@ -15,14 +15,14 @@ from test_report_html import Page
 
 from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Root
-from diffadapt.report.sweep import render, sweep_text, write_report
-from diffadapt.report.sweep_axis import make_axis, make_labels
-from diffadapt.report.sweep_charts import Scale
-from diffadapt.report.sweep_compare import agreement, axis_heats, benchmark_heat, choice, pareto, spearman
-from diffadapt.report.sweep_curves import Point, curves, diminishing
-from diffadapt.report.sweep_parallel import parallel
-from diffadapt.report.sweep_view import hours_text, view
 from diffadapt.sweeps.folder import Sweep
+from diffadapt.sweeps.report.axis import make_axis, make_labels
+from diffadapt.sweeps.report.charts import Scale
+from diffadapt.sweeps.report.compare import agreement, axis_heats, benchmark_heat, choice, pareto, spearman
+from diffadapt.sweeps.report.curves import Point, curves, diminishing
+from diffadapt.sweeps.report.page import render, sweep_text, write_report
+from diffadapt.sweeps.report.parallel import parallel
+from diffadapt.sweeps.report.view import hours_text, view
 from diffadapt.sweeps.space import Choice, Integers, SearchConfig, Space, Uniform
 
 EVIL = '<script>alert("x")</script>'

@@ -9,13 +9,13 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from safetensors.torch import load_file
 
 from diffadapt.core.errors import DataError, ItemError, WeightsError
+from diffadapt.diffusion.generators.config import SynthConfig
+from diffadapt.diffusion.generators.dit import Generator, load_generator, to_uint8
 from diffadapt.diffusion.samplers import sample
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.models.diffusers_folder import save_component, save_scheduler, write_details, write_model_index
 from diffadapt.models.dit import build_dit, guided, make_exact, save_dit
-from diffadapt.models.import_dit import dit_from_original, read_checkpoint
-from diffadapt.synth.config import SynthConfig
-from diffadapt.synth.dit import Generator, load_generator, to_uint8
+from diffadapt.models.importers.dit import dit_from_original, read_checkpoint
 
 SDA = Path(__file__).resolve().parents[1] / "golden" / "sda"
 
@@ -135,7 +135,7 @@ def test_the_learned_variance_is_used():
 def test_latents_are_scaled_and_decoded_in_slices(monkeypatch):
     vae, seen = tiny_vae(), []
     generator = Generator(tiny_dit(channels=4), Schedule.linear(), vae)
-    monkeypatch.setattr("diffadapt.synth.dit.DECODE_SLICE", 2)
+    monkeypatch.setattr("diffadapt.diffusion.generators.dit.DECODE_SLICE", 2)
     decode = vae.decode
     monkeypatch.setattr(vae, "decode", lambda z: seen.append(len(z)) or decode(z))
     latents = torch.randn(5, 4, 4, 4)

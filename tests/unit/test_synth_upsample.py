@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from diffadapt.data.embedded import upsample2
-from diffadapt.synth.upsample import native, upsample
+from diffadapt.diffusion.generators.upsample import native, upsample
 
 
 def test_bilinear_equals_the_embedded_digits_enlargement():

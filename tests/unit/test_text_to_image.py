@@ -14,9 +14,9 @@ import tinypipelines as tiny
 import torch
 
 from diffadapt.core.errors import ItemError, RecipeError, WeightsError
-from diffadapt.synth.config import TextToImageConfig
-from diffadapt.synth.pipeline_index import check_settings, pipeline_index
-from diffadapt.synth.text_to_image import load_text_to_image
+from diffadapt.diffusion.generators.config import TextToImageConfig
+from diffadapt.diffusion.generators.pipeline_index import check_settings, pipeline_index
+from diffadapt.diffusion.generators.text_to_image import load_text_to_image
 
 KINDS = {"sd": tiny.stable_diffusion, "sdxl": tiny.stable_diffusion_xl, "sd3": tiny.stable_diffusion_3, "flux": tiny.flux, "if": tiny.deepfloyd_if}
 PROMPTS = ["a photo of a dog", "a cat", "red car in the tree"]

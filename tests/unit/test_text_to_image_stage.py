@@ -21,10 +21,11 @@ from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.core.stage import Stage, WorkContext, whole
 from diffadapt.core.store import Store
+from diffadapt.diffusion.generators.config import TextToImageConfig
+from diffadapt.prompts.config import PromptConfig
+from diffadapt.prompts.prompts import make_prompts
 from diffadapt.stages.prompts import Prompts
 from diffadapt.stages.text_to_image import TextToImage, _resized
-from diffadapt.synth.config import PromptConfig, TextToImageConfig
-from diffadapt.synth.prompts import make_prompts
 
 NAMES = ("dog", "cat", "red car")
 

@@ -10,10 +10,10 @@ from torch import nn
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.models.classifier import Classifier, create_model
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.train.augment import make_augment
-from diffadapt.train.batches import Batches, Labelled
+from diffadapt.tasks.classification.augment import make_augment
+from diffadapt.tasks.classification.batches import Batches, Labelled
+from diffadapt.tasks.classification.training import fit_classifier
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.classifier import fit_classifier
 from diffadapt.train.config import CONVNEXT_B_CODE, RESNET_CODE, RESNET_PAPER, SWIN_CODE, FitConfig
 from diffadapt.train.optim import make_optimizer, make_schedule, parameter_groups
 from diffadapt.train.reporter import DistributedReporter, LocalReporter

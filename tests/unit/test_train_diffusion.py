@@ -9,13 +9,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DModel
 
 from diffadapt.core.errors import DataError, RecipeError, TrainingError
+from diffadapt.diffusion.generators.config import SynthConfig
+from diffadapt.diffusion.generators.dit import load_generator
+from diffadapt.diffusion.generators.upsample import upsample
 from diffadapt.diffusion.network import load_unconditional
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.diffusion.step import q_sample
 from diffadapt.models.diffusers_folder import save_component
-from diffadapt.synth.config import SynthConfig
-from diffadapt.synth.dit import load_generator
-from diffadapt.synth.upsample import upsample
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.config import DiffusionFitConfig
 from diffadapt.train.diffusion import train_diffusion

@@ -9,19 +9,20 @@ from safetensors.torch import load_file
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.runs import Root
-from diffadapt.data.glyph_captions import vocabulary
-from diffadapt.data.glyphs import GlyphConfig, GlyphSet
 from diffadapt.run.drive import drive
 from diffadapt.run.local import LocalRunner
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.systems.glyphs import Glyphs
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.contrastive import train_clip
+from diffadapt.train.optim import warm_cosine
 from diffadapt.train.reporter import LocalReporter
-from diffadapt.train.text_to_image import train_text_to_image, zero_terminal_snr
-from diffadapt.train.text_to_image_batches import CaptionedImages, Shuffled, warm_cosine
-from diffadapt.train.text_to_image_config import AutoencoderFitConfig, ClipFitConfig, TextToImageFitConfig
-from diffadapt.train.text_to_image_vae import train_autoencoder
+from diffadapt.worlds.batches import CaptionedImages, Shuffled
+from diffadapt.worlds.config import AutoencoderFitConfig, ClipFitConfig, TextToImageFitConfig
+from diffadapt.worlds.contrastive import train_clip
+from diffadapt.worlds.glyphs.captions import vocabulary
+from diffadapt.worlds.glyphs.drawing import GlyphConfig, GlyphSet
+from diffadapt.worlds.glyphs.training import train_text_to_image, zero_terminal_snr
+from diffadapt.worlds.vae import train_autoencoder
 
 GLYPHS = GlyphConfig(fonts=("pillow",), examples=40)
 CLIP = ClipFitConfig(steps=4, batch_size=8, width=16, layers=1, heads=2, max_words=16, checkpoint_every=2)
@@ -117,7 +118,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(what, data, parts, t
 def test_scaled_latents_have_unit_spread(data, parts):
     from diffusers import AutoencoderKL
 
-    from diffadapt.train.text_to_image_vae import encode
+    from diffadapt.worlds.vae import encode
 
     vae = AutoencoderKL.from_pretrained(parts[1])
     mean, std = encode(vae, data.images, torch.device("cpu"))

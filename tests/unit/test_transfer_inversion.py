@@ -10,12 +10,12 @@ import torch
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.diffusion.schedule import Schedule
-from diffadapt.transfer import edit_friendly
-from diffadapt.transfer.config import DOMAINS, TransferConfig
-from diffadapt.transfer.inversion import add_noise, decode, encode
-from diffadapt.transfer.lcm import consistency_decode
-from diffadapt.transfer.levels import ddim_timesteps, steps_and_guidance, transfer_levels
-from diffadapt.transfer.sizes import generated_size
+from diffadapt.diffusion.translation import edit_friendly
+from diffadapt.diffusion.translation.config import DOMAINS, TransferConfig
+from diffadapt.diffusion.translation.inversion import add_noise, decode, encode
+from diffadapt.diffusion.translation.lcm import consistency_decode
+from diffadapt.diffusion.translation.levels import ddim_timesteps, steps_and_guidance, transfer_levels
+from diffadapt.diffusion.translation.sizes import generated_size
 
 ABAR = Schedule.from_scheduler_config({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}).alphas_cumprod
 LEVELS = transfer_levels(TransferConfig(), 0.9)

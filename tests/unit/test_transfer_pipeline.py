@@ -14,12 +14,12 @@ import torch
 from diffadapt.core.errors import ItemError, RecipeError, WeightsError
 from diffadapt.data.scenes.classes import builtin
 from diffadapt.data.scenes.palettes import ADE20K, paint
-from diffadapt.stages.scene_rows import Scene
-from diffadapt.transfer.conditioning import conditioning, picture, resize_area
-from diffadapt.transfer.config import TransferConfig
-from diffadapt.transfer.inversion import decode
-from diffadapt.transfer.levels import transfer_levels
-from diffadapt.transfer.pipeline import load_scene_transfer
+from diffadapt.data.scenes.rows import Scene
+from diffadapt.diffusion.translation.conditioning import conditioning, picture, resize_area
+from diffadapt.diffusion.translation.config import TransferConfig
+from diffadapt.diffusion.translation.inversion import decode
+from diffadapt.diffusion.translation.levels import transfer_levels
+from diffadapt.diffusion.translation.pipeline import load_scene_transfer
 from tests.diffusionkit import tiny_scene_pipeline
 from tests.unit.tinypipelines import stable_diffusion, stable_diffusion_xl
 

@@ -17,8 +17,8 @@ from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.core.store import Store
 from diffadapt.data.image import decode
 from diffadapt.data.scenes.classes import plain_table
+from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.stages.transfer import TransferScenes
-from diffadapt.transfer.config import QualityConfig, TransferConfig
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def scripted(monkeypatch):
     """Puts a scripted generator in the place of the real one."""
 
     def put(generator: Scripted) -> Scripted:
-        monkeypatch.setattr("diffadapt.transfer.pipeline.load_scene_transfer", lambda config, classes, device: generator)
+        monkeypatch.setattr("diffadapt.diffusion.translation.pipeline.load_scene_transfer", lambda config, classes, device: generator)
         return generator
 
     return put

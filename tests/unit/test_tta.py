@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from diffadapt.core.errors import RecipeError, TrainingError
-from diffadapt.evaluate.preprocess import to_input
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.methods.tta.augmix import augmix_views
 from diffadapt.methods.tta.memo import Memo, marginal_entropy
 from diffadapt.methods.tta.tent import Tent, configure, entropy, stream_order
 from diffadapt.models.classifier import create_model
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.train.classifier import fit_classifier
+from diffadapt.models.preprocess import to_input
+from diffadapt.tasks.classification.training import fit_classifier
 from diffadapt.train.config import FitConfig
 from diffadapt.train.reporter import LocalReporter
 

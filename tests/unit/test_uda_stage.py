@@ -20,7 +20,7 @@ from diffadapt.methods.uda.config import METHODS, UdaConfig
 from diffadapt.models.classifier import load_classifier
 from diffadapt.models.config import BackboneConfig, SelectConfig
 from diffadapt.models.mlp_head import load_head
-from diffadapt.stages.fit_uda import FitUda
+from diffadapt.tasks.classification.fit_uda import FitUda
 
 FROZEN = BackboneConfig(frozen=True)
 SMALL = BackboneConfig(name="train", arch="cifar_resnet8", crop=12, resize=12)

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from udakit import CLASSES, accuracy, same, vectors, views
 
+from diffadapt.compute.sync_batch_norm import separate, synchronise
 from diffadapt.core.errors import DataError, RecipeError, ResourceError
 from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.methods.uda.config import METHODS, UdaConfig
 from diffadapt.models.adaptation import AdaptationNetwork
-from diffadapt.models.sync_batch_norm import separate, synchronise
-from diffadapt.train.adaptation import FROZEN_BOTTLENECK, Reader, fit_uda, method_of
+from diffadapt.tasks.classification.adaptation import FROZEN_BOTTLENECK, Reader, fit_uda, method_of
 from diffadapt.train.candidates import Chooser, candidate_steps
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.pair_batches import PairBatches, cycled
@@ -237,7 +237,7 @@ def test_symnets_gradients_are_split():
     net = AdaptationNetwork(nn.Identity(), 8, CLASSES, method)
     source, target = domains()
     batch = PairBatches(source, target, QUICK, net)(0)
-    from diffadapt.train.progress import Progress
+    from diffadapt.compute.progress import Progress
 
     losses = method.losses(net, batch, Progress(1, 2, 1))
     assert torch.autograd.grad(losses["classifiers"], net.bottleneck[0].weight, retain_graph=True, allow_unused=True)[0] is None

@@ -9,8 +9,8 @@ import pytest
 from diffadapt.core.artifact import LOGITS_SCHEMA, Rows, Shard
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, InputFile, WorkContext
-from diffadapt.evaluate import validators as v
-from diffadapt.stages.validate import NAMES, Validate
+from diffadapt.metrics import validators as v
+from diffadapt.tasks.classification.validate import NAMES, Validate
 from diffadapt.train.reporter import LocalReporter
 
 

@@ -10,17 +10,17 @@ import torch
 
 from diffadapt.core.errors import DataError, RecipeError, TrainingError
 from diffadapt.core.record import softmax
-from diffadapt.evaluate import validators
 from diffadapt.methods.uda.config import UdaConfig
+from diffadapt.metrics import validators
 from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.models.config import BackboneConfig, SelectConfig
-from diffadapt.stages.fit_ssl import FitSsl
-from diffadapt.stages.fit_uda import FitUda
 from diffadapt.sweeps.space import ORACLE, VALIDATORS
-from diffadapt.train.adaptation import fit_uda
+from diffadapt.tasks.classification.adaptation import fit_uda
+from diffadapt.tasks.classification.fit_ssl import FitSsl
+from diffadapt.tasks.classification.fit_uda import FitUda
+from diffadapt.tasks.classification.semi_supervised import fit_ssl
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
-from diffadapt.train.semi_supervised import fit_ssl
 from diffadapt.train.watch import EPOCH, OBJECTIVE, Watcher
 from tests.unit import sslkit, udakit
 from tests.workers import in_two_workers

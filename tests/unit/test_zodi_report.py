@@ -12,8 +12,8 @@ from diffadapt.report.findings import findings
 from diffadapt.report.html import render
 from diffadapt.report.summary import metrics, summarise
 from diffadapt.report.table import score_table
-from diffadapt.report.zodi_findings import is_zodi, methods, ours
-from diffadapt.report.zodi_published import read
+from diffadapt.systems.zodi.findings import is_zodi, methods, ours
+from diffadapt.systems.zodi.published import read
 
 EVIL = "<script>alert(1)</script>"
 MEANS = {"Source only": 20.0, "Transferred only": 24.0, "Source + transferred": 27.0, "ZoDi": 28.0}

@@ -43,7 +43,7 @@ def doctor(argv: Sequence[str]) -> int:
 def _parity(folder: str) -> int:
     if not os.path.isdir(folder):
         raise DataError(f"There is no folder {folder!r} with reference numbers.")
-    from diffadapt.evaluate.parity import run_parity
+    from diffadapt.parity.check import run_parity
 
     rows = run_parity(folder)
     if not rows:

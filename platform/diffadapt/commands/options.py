@@ -45,7 +45,7 @@ def parse(options: type[T], argv: Sequence[str], command: str) -> T:
 def parse_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[str, Any, T]:
     """(recipe name, recipe with overrides, options) from ``<recipe> [--field value ...]``."""
     from diffadapt.cli import COMMANDS, example
-    from diffadapt.systems import recipes
+    from diffadapt.core import recipes
 
     arguments = list(argv)
     name = next((a for a in arguments[:1] if not a.startswith("-")), None)

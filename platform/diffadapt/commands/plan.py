@@ -162,7 +162,7 @@ def format_plan(name: str, summary: PlanSummary, guess: Estimate | None = None) 
 
 
 def _time(stages: Sequence[StageEstimate]) -> str:
-    from diffadapt.run.progress import format_seconds
+    from diffadapt.core.units import format_seconds
 
     if not stages:
         return ""
@@ -177,7 +177,7 @@ def format_time(
     guess: Estimate, options: CostOptions, execution: ExecutionConfig, machine: Instance | None, layout: tuple[Any, list[dict[str, float]]] | None = None
 ) -> str:
     """The sum, and what it means on the named machines and on the connected cluster; empty when nothing is missing."""
-    from diffadapt.run.progress import format_seconds
+    from diffadapt.core.units import format_seconds
 
     if not guess.stages:
         return _layout_text(layout) if layout else ""
@@ -199,7 +199,7 @@ def format_time(
 
 
 def _cost(guess: Estimate, options: CostOptions, execution: ExecutionConfig, machine: Instance, least: str) -> list[str]:
-    from diffadapt.run.progress import format_seconds
+    from diffadapt.core.units import format_seconds
 
     each, nodes = machine.devices(execution.threads or 1), options.nodes
     wall = guess.wall(nodes * each, train_workers=execution.train_workers, speed=options.speed)

@@ -22,11 +22,11 @@ class LsOptions:
 
 
 def ls(argv: Sequence[str]) -> int:
-    from diffadapt.systems.recipes import recipes
+    from diffadapt.core.recipes import recipes
 
     options = parse(LsOptions, argv, "ls")
     if options.prefix == "spaces":
-        from diffadapt.systems.spaces import spaces
+        from diffadapt.sweeps.spaces import spaces
 
         _print({n: e.summary for n, e in spaces().items()})
         return 0

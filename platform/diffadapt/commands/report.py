@@ -85,7 +85,7 @@ def _sweep(sweep: Sweep) -> int:
 def show_sweep(sweep: Sweep) -> None:
     """The table of a sweep and the places of its results."""
     from diffadapt.core.store import redact
-    from diffadapt.report.sweep import sweep_text
+    from diffadapt.sweeps.report.page import sweep_text
 
     print("\n" + sweep_text(sweep))
     place = redact(sweep.url)

@@ -22,9 +22,9 @@ def run(argv: Sequence[str]) -> int:
     from diffadapt.commands.plan import format_plan
     from diffadapt.core.config import changes
     from diffadapt.core.plan import summarise
+    from diffadapt.core.recipes import load
+    from diffadapt.core.units import format_seconds
     from diffadapt.run.drive import drive
-    from diffadapt.run.progress import format_seconds
-    from diffadapt.systems.recipes import load
 
     name, recipe, options = parse_recipe(RunOptions, argv, "run")
     started = time.monotonic()
@@ -64,11 +64,11 @@ WARNINGS_SHOWN = 8
 
 def show_result(run: Run) -> None:
     """The score table, what it shows, what the stages warned of, and the places of the results."""
-    from diffadapt.report.adaptation import warnings
     from diffadapt.report.findings import findings
     from diffadapt.report.ladder import is_adaptation
     from diffadapt.report.table import clean_text, score_table
     from diffadapt.report.unlabelled import unlabelled_text
+    from diffadapt.systems.adapt_anything.report import warnings
 
     scores = run.scores() if run.has("scores.parquet") else []
     manifest = run.manifest() if run.has("manifest.json") else {}

@@ -97,7 +97,7 @@ def submit(argv: Sequence[str]) -> int:
 
 def follow(server: JobServer, name: str) -> int:
     """Print a job's log until it ends; its exit status (130 for a job that was stopped, and for Ctrl-C here, which leaves the job running)."""
-    from diffadapt.run.progress import format_seconds
+    from diffadapt.core.units import format_seconds
 
     started = time.monotonic()
     try:

@@ -74,8 +74,8 @@ def resolve_places(task: Task, here: bool) -> tuple[Task, list[str]]:
 
 def _is_sweep(words: Sequence[str]) -> bool:
     """Whether words without ``run`` or ``sweep`` before them are a sweep's: by a space's name that is no recipe's, or by options of sweeps alone."""
-    from diffadapt.systems.recipes import recipes
-    from diffadapt.systems.spaces import spaces
+    from diffadapt.core.recipes import recipes
+    from diffadapt.sweeps.spaces import spaces
 
     if {w.partition("=")[0] for w in words} & {"--recipe", "--benchmarks", "--axis"}:
         return True

@@ -42,7 +42,7 @@ def sweep(argv: Sequence[str]) -> int:
 
     from diffadapt.commands.report import show_sweep
     from diffadapt.commands.run import make_runner
-    from diffadapt.run.progress import format_seconds
+    from diffadapt.core.units import format_seconds
     from diffadapt.run.sweep import plan_sweep, run_sweep
 
     started = time.monotonic()
@@ -120,7 +120,7 @@ def split_words(arguments: list[str]) -> tuple[Words, list[str]]:
 def resolve(words: Words, rest: Sequence[str]) -> tuple[str, Space, str, Any]:
     """(space name, space with the axes of the command line, recipe name, recipe) of what was said."""
     from diffadapt.cli import COMMANDS, example
-    from diffadapt.systems.spaces import load_space, spaces
+    from diffadapt.sweeps.spaces import load_space, spaces
 
     if not words.space and not words.axes:
         print(f"usage: diffadapt sweep <space> --recipe <recipe> [--benchmarks a,b,c] [--axis field=1,2,4] [--plan] [options]\n\n{COMMANDS['sweep'][1].capitalize()}.\n\n{example('sweep')}\n")
@@ -147,7 +147,7 @@ def _axis(recipe: Any, field: str, values: str) -> Choice:
 
 
 def _load(name: str) -> Any:
-    from diffadapt.systems.recipes import load
+    from diffadapt.core.recipes import load
 
     return load(name)
 

@@ -77,14 +77,14 @@ def weights(argv: Sequence[str]) -> int:
 
 
 def _adm(options: ImportAdm) -> int:
-    from diffadapt.models.import_adm import import_adm
+    from diffadapt.models.importers.adm import import_adm
 
     print(import_adm(options.checkpoint, options.out))
     return 0
 
 
 def _dit(options: ImportDit) -> int:
-    from diffadapt.models.import_dit import SELF_CHECK_GATE, import_dit
+    from diffadapt.models.importers.dit import SELF_CHECK_GATE, import_dit
 
     heads = {"num_heads": options.num_heads} if options.num_heads else None
     report = import_dit(options.checkpoint, options.out, options.vae, config=heads)
@@ -109,7 +109,7 @@ def _openmmlab(options: ImportOpenmmlab) -> int:
 
 
 def _mobilenet(options: ImportMobilenetV2) -> int:
-    from diffadapt.models.import_mobilenet import SELF_CHECK_GATE, import_mobilenet
+    from diffadapt.models.importers.mobilenet import SELF_CHECK_GATE, import_mobilenet
 
     images = []
     if options.images:

@@ -91,7 +91,7 @@ class Source:
         array = decode(self.read(key), channels, key)
         if size is None or array.shape[:2] == (size, size):
             return array
-        from diffadapt.align.preprocess import prepare
+        from diffadapt.data.prepare import prepare
 
         return np.asarray(prepare(array, size))
 

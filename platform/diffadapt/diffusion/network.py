@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from diffusers import UNet2DModel
 
+from diffadapt.compute.precision import float32_mode
 from diffadapt.core.errors import WeightsError
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.models.diffusers_folder import DETAILS, load_component, read_json
 from diffadapt.models.weights import revision as weights_revision
-from diffadapt.train.precision import float32_mode
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
-from diffadapt.methods.uda.base import PairBatch, UdaMethod
-from diffadapt.train.progress import SHARPNESS, Progress
+from diffadapt.compute.progress import SHARPNESS, Progress
+
+
+class PairBatch(NamedTuple):
+    """One step's data on this rank: ``x_s`` (B, ...) source inputs (normalised images or cached features), ``y_s`` int64
+    (B,), ``x_t`` (B, ...) target inputs; ``i_s`` and ``i_t`` int64 (B,): which items of the two sets they are."""
+
+    x_s: torch.Tensor
+    y_s: torch.Tensor
+    x_t: torch.Tensor
+    i_s: torch.Tensor
+    i_t: torch.Tensor
+
+
+class Method(Protocol):
+    """What the network asks of a method (methods/uda/base.py says what each means)."""
+
+    bottleneck: int
+
+    def build(self, width: int, classes: int) -> dict[str, nn.Module]: ...
+
+    def losses(self, net: Any, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]: ...
+
+    def task_loss(self, net: Any, batch: PairBatch) -> torch.Tensor: ...
+
+    def predict(self, net: Any, features: torch.Tensor) -> torch.Tensor: ...
+
+    def parameter_groups(self, net: Any) -> list[dict[str, Any]]: ...
 
 
 class AdaptationNetwork(nn.Module):
@@ -19,7 +45,7 @@ class AdaptationNetwork(nn.Module):
     computes the method's losses, so that DistributedDataParallel sees every use of a weight; ``logits(x)`` predicts.
     """
 
-    def __init__(self, backbone: nn.Module, width: int, classes: int, method: UdaMethod):
+    def __init__(self, backbone: nn.Module, width: int, classes: int, method: Method):
         super().__init__()
         self.method, self.classes, self.width = method, classes, method.bottleneck or width
         self.backbone = backbone

@@ -12,13 +12,13 @@ import timm
 import torch
 from torch import nn
 
+from diffadapt.compute.precision import autocast, float32_mode
 from diffadapt.core.errors import DataError, RecipeError, WeightsError, suggest
-from diffadapt.models import cifar_resnet, mlp_head  # noqa: F401 (both register architectures)
+from diffadapt.models import cifar_resnet
 from diffadapt.models.classifier_source import classifier_revision, folder_config, locate
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.models.import_openmmlab import convert_openmmlab, is_openmmlab
+from diffadapt.models.importers.openmmlab import convert_openmmlab, is_openmmlab
 from diffadapt.models.state_dict import load_into, read_state_dict, strip_prefixes
-from diffadapt.train.precision import autocast, float32_mode
 
 
 class Classifier(nn.Module):

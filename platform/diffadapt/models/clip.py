@@ -10,10 +10,10 @@ import torch
 import transformers
 from torch import Tensor
 
+from diffadapt.compute.precision import autocast, float32_mode
 from diffadapt.core.errors import WeightsError
 from diffadapt.models.clip_folder import demand_clip
 from diffadapt.models.weights import is_hub_id, resolve
-from diffadapt.train.precision import autocast, float32_mode
 
 
 class Clip:

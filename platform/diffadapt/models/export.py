@@ -14,7 +14,7 @@ from diffadapt.core.errors import DataError, WeightsError
 from diffadapt.models.card import classifier_card
 from diffadapt.models.classifier import Classifier, load_classifier
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.models.import_openmmlab import check_openmmlab, is_openmmlab
+from diffadapt.models.importers.openmmlab import check_openmmlab, is_openmmlab
 from diffadapt.models.state_dict import read_state_dict
 
 

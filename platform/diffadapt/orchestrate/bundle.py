@@ -18,8 +18,9 @@ from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, _dir_travel, _get_excludes
 
 import diffadapt
+from diffadapt.core import recipes
 from diffadapt.core.errors import ResourceError
-from diffadapt.systems import recipes, spaces
+from diffadapt.sweeps import spaces
 
 LEFT_OUT = [
     "__pycache__", "*.py[cod]", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".ipynb_checkpoints", ".git", ".venv", "venv", "tests", "diffadapt-data", ".DS_Store",

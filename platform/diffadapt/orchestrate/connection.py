@@ -20,8 +20,8 @@ import ray
 
 import diffadapt
 from diffadapt.core.errors import ResourceError
+from diffadapt.core.functions import MODULE
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.systems.functions import MODULE
 
 MIN_LOGICAL_CPUS = 4
 CONNECT_SECONDS = 5.0

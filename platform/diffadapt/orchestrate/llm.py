@@ -14,10 +14,10 @@ import ray
 from diffadapt.core.errors import RecipeError, ResourceError
 from diffadapt.models.weights import resolve, revision
 from diffadapt.orchestrate.connection import Connection, quiet_logs
+from diffadapt.prompts.config import LlmConfig
+from diffadapt.prompts.llm import Failed, Request, public_endpoint
+from diffadapt.prompts.llm_http import TRANSIENT, authorization, chat_answer, chat_payload, refusal
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.synth.config import LlmConfig
-from diffadapt.synth.prompt_llm import Failed, Request, public_endpoint
-from diffadapt.synth.prompt_llm_http import TRANSIENT, authorization, chat_answer, chat_payload, refusal
 
 INSTALL = 'pip install "ray[llm]"'
 

@@ -10,7 +10,7 @@ from diffadapt.core.record import Score
 from diffadapt.report.ladder import is_adaptation, ladder_findings
 from diffadapt.report.sentences import against_control, compare, doubt, limits, numbers
 from diffadapt.report.summary import MethodSummary, Summary, difference, summarise
-from diffadapt.report.zodi_findings import is_zodi, zodi_findings
+from diffadapt.systems.zodi.findings import is_zodi, zodi_findings
 
 ALONE = r"projection only|projected only|projection alone"
 STATISTICS = r"batch[- ]statistics"

@@ -14,7 +14,7 @@ from diffadapt.core.errors import StoreError
 from diffadapt.core.record import Score
 from diffadapt.core.runs import Run
 from diffadapt.core.store import redact
-from diffadapt.report import adaptation, paper, provenance, zodi
+from diffadapt.report import provenance
 from diffadapt.report.charts import bar_chart, group_chart
 from diffadapt.report.findings import findings
 from diffadapt.report.ladder import is_adaptation
@@ -22,6 +22,9 @@ from diffadapt.report.mask import masked
 from diffadapt.report.pictures import pictures
 from diffadapt.report.summary import Summary, difference, group_label, metrics, summarise
 from diffadapt.report.table import legend, rows_for_html
+from diffadapt.systems.adapt_anything import report as adaptation
+from diffadapt.systems.sda import published as paper
+from diffadapt.systems.zodi import report as zodi
 
 FOLDER = Path(__file__).parent
 QUARANTINE_SHOWN = 50

@@ -99,6 +99,6 @@ def duration(execution: Mapping[str, Any]) -> str:
     seconds = execution.get("seconds")
     if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
         return ""
-    from diffadapt.run.progress import format_seconds
+    from diffadapt.core.units import format_seconds
 
     return format_seconds(seconds) if seconds >= 10 else f"{seconds:.1f} s"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffadapt.core.runs import Run
-from diffadapt.report.adaptation import first_split, validators
 from diffadapt.report.table import clean_text, table_style, to_text
+from diffadapt.systems.adapt_anything.report import first_split, validators
 
 
 def unlabelled_text(run: Run, manifest: Mapping[str, Any], *, width: int | None = None, colour: bool | None = None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from diffadapt.core.artifact import Receipt
+from diffadapt.core.units import format_seconds
 
 
 @dataclass
@@ -124,11 +125,3 @@ class Progress:
         return "  ".join(parts)
 
 
-def format_seconds(seconds: float) -> str:
-    """'42 s', '3 min 20 s', '5 h 12 min'."""
-    seconds = int(round(seconds))
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -64,7 +64,7 @@ def _parts(plan: NodePlan, store: Store) -> list[Rows]:
 
 def _segments(run: str, seed: int, row: MethodRow, parts: Sequence[Rows], counts: Mapping[str, int], names: Sequence[str]) -> tuple[list[Score], list[Score]]:
     """The mean IoU of each group's one confusion matrix, none where no pixel is labelled; for the target also pixel accuracy and every class's IoU that occurs."""
-    from diffadapt.evaluate.segmentation import iou, mean_iou, pixel_accuracy
+    from diffadapt.metrics.segmentation import iou, mean_iou, pixel_accuracy
 
     found: dict[str, list[np.ndarray]] = defaultdict(list)
     for rows in parts:
@@ -92,7 +92,7 @@ def _boxes(run: str, seed: int, row: MethodRow, parts: Sequence[Rows], counts: M
     """Average precision of each group; the row's metric first, the others and the classes' own after it."""
     import pyarrow as pa
 
-    from diffadapt.evaluate.detection import scores as detection_scores
+    from diffadapt.metrics.detection import scores as detection_scores
 
     found: dict[str, list[pa.Table]] = defaultdict(list)
     for rows in parts:

@@ -150,7 +150,7 @@ def finish_sweep(sweep: Sweep, axes: Sequence[str], overrides: Mapping[str, Any]
         sweep.write("sweep.parquet", to_parquet(results, axes))
     if (best := recommendation(results, overrides)) is not None:
         sweep.write("recommended.json", best)
-    from diffadapt.report.sweep import write_report
+    from diffadapt.sweeps.report.page import write_report
 
     write_report(sweep)
 

@@ -10,12 +10,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from diffadapt.align.config import AlignConfig
 from diffadapt.core.artifact import Rows, Shard, image_table
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
+from diffadapt.diffusion.aligners.config import AlignConfig
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.weights import revision
 from diffadapt.stages.models import classifier_identity, classifier_revisions, open_classifier
@@ -69,8 +69,8 @@ class Align(Stage):
 
 class _Aligner:
     def __init__(self, stage: Align, context: WorkContext):
-        from diffadapt.align.project import Projector
         from diffadapt.data.image import encode_jpeg, encode_png
+        from diffadapt.diffusion.aligners.project import Projector
         from diffadapt.diffusion.network import load_unconditional
         from diffadapt.stages.batching import Batcher
         from diffadapt.stages.encoding import Encoder
@@ -95,7 +95,7 @@ class _Aligner:
         import numpy as np
         import torch
 
-        from diffadapt.align.preprocess import prepare
+        from diffadapt.data.prepare import prepare
         from diffadapt.stages.decoding import decode_rows
 
         decoded = decode_rows(inputs[0], self.network.channels, lambda a: prepare(a, self.network.image_size))

@@ -20,7 +20,7 @@ class Sections:
 
     def write(self) -> int:
         """Write figures.json; returns how many pictures there are."""
-        from diffadapt.evaluate.figures import figures_index
+        from diffadapt.report.panels import figures_index
 
         (self.folder / "figures.json").write_bytes(figures_index(self.sections))
         return len(self.sections)

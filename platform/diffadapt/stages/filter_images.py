@@ -12,11 +12,11 @@ from diffadapt.core.artifact import Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.diffusion.generators.config import FilterConfig
 from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.weights import revision
+from diffadapt.prompts.prompts import fill
 from diffadapt.stages.roles import KEPT, row_inputs
-from diffadapt.synth.config import FilterConfig
-from diffadapt.synth.prompts import fill
 
 REASONS = ("unreadable", "blank", "near_duplicate", "clip")
 """In the order in which they are looked for; an image has the first that holds."""
@@ -94,7 +94,7 @@ class _Images:
 def _read(stage: FilterImages, job: FitJob) -> _Images:
     from diffadapt.core.errors import ItemError
     from diffadapt.data.image import decode
-    from diffadapt.synth.filters import perceptual_hash, spread
+    from diffadapt.diffusion.generators.filters import perceptual_hash, spread
 
     found, config = _Images(), stage.config
     for file in row_inputs(job)[0]:
@@ -120,7 +120,7 @@ def _read(stage: FilterImages, job: FitJob) -> _Images:
 
 
 def _mark_duplicates(images: _Images, distance: int) -> None:
-    from diffadapt.synth.filters import near_duplicates
+    from diffadapt.diffusion.generators.filters import near_duplicates
 
     if distance < 0:
         return

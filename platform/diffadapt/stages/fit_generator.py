@@ -34,7 +34,7 @@ class FitGenerator(Stage):
     def fit(self, job: FitJob) -> dict[str, Any]:
         import numpy as np
 
-        from diffadapt.align.preprocess import prepare
+        from diffadapt.data.prepare import prepare
         from diffadapt.stages.image_table import load_images
         from diffadapt.train.checkpoints import Checkpoints
         from diffadapt.train.diffusion import train_diffusion

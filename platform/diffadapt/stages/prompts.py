@@ -12,8 +12,8 @@ from diffadapt.core.identity import digest
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.data.class_names import check_class_names
 from diffadapt.models.weights import revision
-from diffadapt.synth.config import PromptConfig
-from diffadapt.synth.prompts import (
+from diffadapt.prompts.config import PromptConfig
+from diffadapt.prompts.prompts import (
     check_prompts,
     make_prompts,
     prompt_count,
@@ -87,7 +87,7 @@ class _PromptWriter:
         self.stage = stage
         self.llm = None
         if stage.config.source == "llm":
-            from diffadapt.synth.prompt_llm import open_llm
+            from diffadapt.prompts.llm import open_llm
 
             self.llm = open_llm(stage.config, context.device)
 

@@ -13,9 +13,9 @@ from diffadapt.core.artifact import Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.diffusion.translation.config import QualityConfig
+from diffadapt.diffusion.translation.verdict import REASONS, said, thresholds
 from diffadapt.stages.roles import KEPT, row_inputs
-from diffadapt.transfer.config import QualityConfig
-from diffadapt.transfer.verdict import REASONS, said, thresholds
 
 DECISIONS = "decisions.json"
 MEASURES = ("consistency", "edges", "structure", "luminance", "source_luminance", "deviation", "contrast", "change", "clip")

@@ -11,8 +11,8 @@ from diffadapt.core.artifact import Failure, Rows, Shard, scene_table
 from diffadapt.core.config import to_dict
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
-from diffadapt.data.relight import check_appearances
 from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.relight import check_appearances
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class _Relighter:
         import numpy as np
 
         from diffadapt.data.image import encode_png
-        from diffadapt.data.relight import relight
-        from diffadapt.stages.scene_rows import decode_scenes, judged
-        from diffadapt.transfer.quality import compare
+        from diffadapt.data.scenes.relight import relight
+        from diffadapt.data.scenes.rows import decode_scenes, judged
+        from diffadapt.diffusion.translation.quality import compare
 
         scenes, failures = decode_scenes(inputs[0])
         failures += [Failure(s.key, "it has no label map, by which it could be relit.") for s in scenes if s.annotation is None]

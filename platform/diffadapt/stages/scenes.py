@@ -119,7 +119,7 @@ class _Reader:
         from diffadapt.data.scenes.label_maps import image_size, read_label_map, warn_unknown
         from diffadapt.data.scenes.palettes import paint_ids
         from diffadapt.data.scenes.resize import resize_image, resize_nearest, scale_objects
-        from diffadapt.stages.scene_rows import check_size, decode_colours
+        from diffadapt.data.scenes.rows import check_size, decode_colours
 
         raw = source.reader.read(item)
         before = image_size(raw.image, item.key)

@@ -11,9 +11,9 @@ from diffadapt.core.artifact import Rows, Shard, image_table
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
+from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.models.weights import revision
 from diffadapt.stages.image_grid import blocks, grid_identity, weights_label
-from diffadapt.synth.config import SynthConfig
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Synthesize(Stage):
 class _Synthesizer:
     def __init__(self, stage: Synthesize, context: WorkContext):
         from diffadapt.data.image import encode_png
+        from diffadapt.diffusion.generators.dit import load_generator
         from diffadapt.stages.batching import Batcher
         from diffadapt.stages.encoding import Encoder
-        from diffadapt.synth.dit import load_generator
 
         weights = next(iter(context.fitted.values()), stage.config.weights)
         self.stage = stage

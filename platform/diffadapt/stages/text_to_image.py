@@ -11,11 +11,11 @@ from diffadapt.core.artifact import Failure, Input, Rows, Shard, image_table
 from diffadapt.core.errors import ItemError, RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
+from diffadapt.diffusion.generators.config import TextToImageConfig
+from diffadapt.diffusion.generators.pipeline_index import check_settings, pipeline_index
 from diffadapt.models.weights import revision
+from diffadapt.prompts.prompts import prompt_index, prompt_key
 from diffadapt.stages.image_grid import blocks, grid_identity, weights_label
-from diffadapt.synth.config import TextToImageConfig
-from diffadapt.synth.pipeline_index import check_settings, pipeline_index
-from diffadapt.synth.prompts import prompt_index, prompt_key
 
 PROMPTS = "prompts"
 """Kind of the stage whose shards hold the prompts."""
@@ -91,9 +91,9 @@ class _Painter:
 
     def __init__(self, stage: TextToImage, context: WorkContext):
         from diffadapt.data.image import encode_png
+        from diffadapt.diffusion.generators.text_to_image import load_text_to_image
         from diffadapt.stages.batching import Batcher
         from diffadapt.stages.encoding import Encoder
-        from diffadapt.synth.text_to_image import load_text_to_image
 
         weights = next(iter(context.fitted.values()), stage.config.weights)
         self.stage = stage

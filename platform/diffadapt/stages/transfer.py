@@ -13,12 +13,12 @@ from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, Worker
 from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.diffusion.translation.checks import uses_layout
+from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.weights import revision
 from diffadapt.stages.image_grid import weights_label
 from diffadapt.stages.transfer_checks import check_generator, check_quality
-from diffadapt.transfer.checks import uses_layout
-from diffadapt.transfer.config import QualityConfig, TransferConfig
 
 SEGMENTER, PIPELINE = "segmenter.json", "model_index.json"
 """The file that tells a fitted folder: a segmenter, a diffusers pipeline."""
@@ -31,7 +31,7 @@ class TransferScenes(Stage):
     One shard for each shard of the scenes, or several of at most ``images_per_shard`` images. Rows of SCENE_SCHEMA under the scenes' own keys:
     the transferred image, its label map (nearest) and boxes at the generated size, without a colour map of their own; further
     columns ``accepted``, ``attempts`` (how many were made), ``strength`` (that of the stored one) and ``scores`` (JSON:
-    transfer/quality.py, transfer/consistency.py, ``reasons``, and of several attempts ``tried``, the reasons of each in turn, 'failed' where
+    diffusion/translation/quality.py, diffusion/translation/consistency.py, ``reasons``, and of several attempts ``tried``, the reasons of each in turn, 'failed' where
     it gave no image). A scene that is refused every time is stored as its best attempt with ``accepted`` false.
     """
 

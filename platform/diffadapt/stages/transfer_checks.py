@@ -1,4 +1,4 @@
-"""What can be known to fail before a scene is transferred, beyond what transfer/checks.py asks of the generator. Knows no torch."""
+"""What can be known to fail before a scene is transferred, beyond what diffusion/translation/checks.py asks of the generator. Knows no torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.core.leniency import missing
 from diffadapt.data.scenes.palettes import check_palette
+from diffadapt.diffusion.translation.checks import check_settings, check_transfer
+from diffadapt.diffusion.translation.levels import transfer_levels
 from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.weights import is_hub_id, resolve
-from diffadapt.transfer.checks import check_settings, check_transfer
-from diffadapt.transfer.levels import transfer_levels
 
 if TYPE_CHECKING:
     from diffadapt.stages.transfer import TransferScenes

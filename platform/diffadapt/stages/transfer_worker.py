@@ -16,10 +16,10 @@ from diffadapt.core.errors import ItemError
 from diffadapt.core.stage import WorkContext
 from diffadapt.data.image import encode_png
 from diffadapt.data.scenes.resize import resize_nearest, scale_objects
+from diffadapt.data.scenes.rows import decode_scenes, judged
+from diffadapt.diffusion.translation.quality import DomainScore, compare
+from diffadapt.diffusion.translation.verdict import Verdict, judge
 from diffadapt.stages.batching import Batcher
-from diffadapt.stages.scene_rows import decode_scenes, judged
-from diffadapt.transfer.quality import DomainScore, compare
-from diffadapt.transfer.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     from diffadapt.stages.transfer import TransferScenes
@@ -65,8 +65,8 @@ class Transferrer:
     """Holds the generator and the judges; makes shards."""
 
     def __init__(self, stage: TransferScenes, context: WorkContext):
+        from diffadapt.diffusion.translation.pipeline import load_scene_transfer
         from diffadapt.stages.transfer import fitted_inputs
-        from diffadapt.transfer.pipeline import load_scene_transfer
 
         c, q = stage.config, stage.quality
         generator, segmenter = fitted_inputs(context)
@@ -74,7 +74,7 @@ class Transferrer:
         self.generator = load_scene_transfer(replace(c, weights=generator, controlnet="") if generator else c, stage.classes, context.device)
         self.model: Any = None
         if q.needs_model:
-            from diffadapt.transfer.consistency import SourceModel
+            from diffadapt.diffusion.translation.consistency import SourceModel
 
             self.model = SourceModel(segmenter, stage.segmenter, context.device)
         self.domain = DomainScore(q.clip, c.resolved.prompt, c.source_prompt, context.device) if q.clip else None

@@ -33,7 +33,7 @@ def objective(name: str, rows: Sequence[MethodRow], predictions: Predictions, sc
         return value
     if name == ESTIMATED:
         return _estimated(rows, scores)
-    from diffadapt.evaluate.validators import of_logits
+    from diffadapt.metrics.validators import of_logits
 
     values = []
     for row in rows:

@@ -10,7 +10,7 @@ from diffadapt.core.config import execution
 from diffadapt.core.errors import RecipeError, suggest
 
 VALIDATORS = ("im", "entropy", "bnm", "corrc", "snd", "mano")
-"""Label-free objectives: validators of stored logits, higher is better (evaluate/validators.py)."""
+"""Label-free objectives: validators of stored logits, higher is better (metrics/validators.py)."""
 ORACLE = "oracle"
 ESTIMATED = "estimated"
 """ZoDi: mean IoU on transferred test images of the source; needs neither labels nor images of the target."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from diffadapt.core.pipeline import Node, Pipeline
-from diffadapt.data.glyphs import GlyphConfig
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.stages.fit_text_to_image import FitGlyphAutoencoder, FitGlyphClip, FitTextToImage
-from diffadapt.train.text_to_image_config import AutoencoderFitConfig, ClipFitConfig, TextToImageFitConfig
+from diffadapt.worlds.config import AutoencoderFitConfig, ClipFitConfig, TextToImageFitConfig
+from diffadapt.worlds.glyphs.drawing import GlyphConfig
+from diffadapt.worlds.glyphs.fit import FitGlyphAutoencoder, FitGlyphClip, FitTextToImage
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ import re
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from diffadapt.align.config import AlignConfig, GDAConfig
 from diffadapt.core.errors import RecipeError
 from diffadapt.data.config import DataConfig, TargetConfig
 from diffadapt.data.scenes.config import SceneConfig
+from diffadapt.diffusion.aligners.config import AlignConfig, GDAConfig
+from diffadapt.diffusion.generators.config import FilterConfig, SynthConfig, TextToImageConfig
+from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.methods.ssl.base import SslMethod
 from diffadapt.methods.ssl.config import SplitConfig, SslTraining
@@ -18,16 +20,15 @@ from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.methods.uda.config import UdaTraining
 from diffadapt.models.config import BackboneConfig, ClassifierConfig, ClipConfig, SelectConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
+from diffadapt.prompts.config import LlmConfig, PromptConfig
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.synth.config import FilterConfig, LlmConfig, PromptConfig, SynthConfig, TextToImageConfig
+from diffadapt.tasks.segmentation.config import SegmentTraining
 from diffadapt.train.config import DiffusionFitConfig, FitConfig
-from diffadapt.train.segmentation_config import SegmentTraining
-from diffadapt.train.text_to_image_config import (
+from diffadapt.worlds.config import (
     AutoencoderFitConfig,
     ClipFitConfig,
     TextToImageFitConfig,
 )
-from diffadapt.transfer.config import QualityConfig, TransferConfig
 
 Range = tuple[float | None, float | None]
 """Smallest and largest value, both allowed; None: no bound."""

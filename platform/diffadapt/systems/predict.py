@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffadapt.align.config import AlignConfig
 from diffadapt.core.artifact import Shard
 from diffadapt.core.config import from_dict
 from diffadapt.core.errors import StoreError
@@ -17,15 +16,16 @@ from diffadapt.core.runs import Run
 from diffadapt.core.schedule import SUCCESS
 from diffadapt.core.stage import InputFile
 from diffadapt.data.config import DataConfig
+from diffadapt.diffusion.aligners.config import AlignConfig
 from diffadapt.models.config import BackboneConfig, ClassifierConfig
 from diffadapt.run.executor import fetch_folder
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.align import Align
 from diffadapt.stages.images import Images
-from diffadapt.stages.predict import Predict
-from diffadapt.systems.adaptation import plain
+from diffadapt.systems.adapt_anything.graph import plain
 from diffadapt.systems.predict_scenes import ScenePrediction, of_segmenter
-from diffadapt.systems.sda import SDA
+from diffadapt.systems.sda.recipe import SDA
+from diffadapt.tasks.classification.predict import Predict
 
 SOURCE, PROJECTED, MODEL = "source_on_images", "finetuned_on_projected", "model_on_images"
 

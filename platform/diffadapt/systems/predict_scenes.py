@@ -11,7 +11,7 @@ from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.segmentation.marker import read_marker
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.photos import Photos
-from diffadapt.stages.predict_segments import PredictSegments
+from diffadapt.tasks.segmentation.predict import PredictSegments
 
 SEGMENTS = "model_on_images"
 BLOCK = 32

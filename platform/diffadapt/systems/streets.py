@@ -9,17 +9,17 @@ from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.data.scenes.classes import builtin
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.data.street_conditions import CONDITIONS
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.stages.fit_layout import FitLayout
 from diffadapt.stages.scenes import Scenes
-from diffadapt.train.layout_config import LayoutFitConfig
+from diffadapt.worlds.streets.conditions import CONDITIONS
+from diffadapt.worlds.streets.config import LayoutFitConfig
+from diffadapt.worlds.streets.fit import FitLayout
 
 CAPTIONS = {
     "day": "driving in the daytime", "night": "driving at night", "fog": "driving in fog", "snow": "driving in snow",
     "rain": "driving under rain", "dusk": "driving at dusk",
 }  # fmt: skip
-"""The prompts that ZoDi's transfer uses (transfer/config.py)."""
+"""The prompts that ZoDi's transfer uses (diffusion/translation/config.py)."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from diffadapt.compute.distributed import rank, world_size
 from diffadapt.core.errors import DataError, RecipeError, StoreError, TrainingError, suggest
-from diffadapt.evaluate import validators
-from diffadapt.evaluate.classification import accuracy, mean_class_accuracy
+from diffadapt.metrics import validators
+from diffadapt.metrics.classification import accuracy, mean_class_accuracy
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.distributed import rank, world_size
 from diffadapt.train.views import Views
 
 Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

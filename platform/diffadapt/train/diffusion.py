@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.diffusion.generators.upsample import Filter, upsample
 from diffadapt.diffusion.samplers import sample
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.diffusion.step import q_sample
@@ -23,7 +24,6 @@ from diffadapt.models.diffusers_folder import (
     write_details,
     write_model_index,
 )
-from diffadapt.synth.upsample import Filter, upsample
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.config import DiffusionFitConfig
 from diffadapt.train.diffusion_batches import Batch, BatchPlan, DiffusionBatches, ImageSource, latent_shape

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffadapt.core.errors import DataError
 from diffadapt.core.identity import digest
-from diffadapt.synth.upsample import Filter, native
+from diffadapt.diffusion.generators.upsample import Filter, native
 
 READERS = 8
 ENCODE_SLICE = 16

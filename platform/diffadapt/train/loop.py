@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffadapt.compute.precision import autocast, float32_mode
+from diffadapt.compute.progress import Pass
 from diffadapt.core.errors import ResourceError, TrainingError
 from diffadapt.core.identity import digest
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
-from diffadapt.train.precision import autocast, float32_mode
-from diffadapt.train.progress import Pass
 from diffadapt.train.reporter import Reporter
 
 LossFn = Callable[[nn.Module, Any, int], Mapping[str, torch.Tensor]]

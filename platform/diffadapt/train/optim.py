@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -58,3 +59,10 @@ def make_schedule(config: FitConfig, steps_per_epoch: int) -> Callable[[int], fl
         return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1 + math.cos(math.pi * done))
 
     return rate
+
+
+def warm_cosine(step: int, lr: float, warmup: int, total: int) -> float:
+    """The rate of ``step``: a linear rise over ``warmup`` steps, then a cosine to 0 at ``total``."""
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    return lr * 0.5 * (1.0 + float(np.cos(np.pi * (step - warmup) / max(1, total - warmup))))

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffadapt.compute.progress import Progress
 from diffadapt.core.identity import item_seed
-from diffadapt.methods.uda.base import PairBatch, UdaMethod
-from diffadapt.models.adaptation import AdaptationNetwork
-from diffadapt.train.progress import Progress
+from diffadapt.methods.uda.base import UdaMethod
+from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
 from diffadapt.train.step_batches import StepBatches
 from diffadapt.train.views import Views
 

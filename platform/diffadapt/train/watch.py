@@ -7,8 +7,8 @@ import torch
 
 from diffadapt.core.errors import DataError, RecipeError, TrainingError
 from diffadapt.core.record import softmax
-from diffadapt.evaluate import validators
-from diffadapt.evaluate.classification import accuracy
+from diffadapt.metrics import validators
+from diffadapt.metrics.classification import accuracy
 from diffadapt.train.candidates import Forward, predict
 from diffadapt.train.views import Views
 

@@ -72,7 +72,7 @@ def builtin(name: str) -> ClassTable:
     if name not in BUILT_IN:
         raise DataError(f"There is no built-in class table {name!r}; there are {', '.join(BUILT_IN)}.{suggest(name, BUILT_IN)}")
     if name == "streets":
-        from diffadapt.data.streets import STREET_CLASSES
+        from diffadapt.worlds.streets.scenes import STREET_CLASSES
 
         return plain_table("streets", [(n, tuple(c)) for n, c in STREET_CLASSES], _street_ade([n for n, _ in STREET_CLASSES]))
     if name == "camvid":

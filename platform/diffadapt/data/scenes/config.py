@@ -20,7 +20,7 @@ class SceneConfig:
     split: str = "train"
     """train, val or test, as the data set names it; GTA5 and CamVid also have all. Not used by folder, parquet and coco."""
     condition: str = ""
-    """ACDC: fog, night, rain or snow; Dark Zurich: night, twilight or day; streets: a condition of data/streets.py; empty: all (Dark
+    """ACDC: fog, night, rain or snow; Dark Zurich: night, twilight or day; streets: a condition of worlds/streets/scenes.py; empty: all (Dark
     Zurich: night; streets: day)."""
     sequences: tuple[str, ...] = ()
     """CamVid: only frames whose name starts with one of these ('0006R0'); parquet: only rows of these sequences."""

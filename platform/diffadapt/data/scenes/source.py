@@ -119,7 +119,7 @@ def open_scenes(config: SceneConfig) -> SceneSource:
 
     check_names(config)
     if config.layout == "streets":
-        from diffadapt.data.scenes.streets import open_streets
+        from diffadapt.worlds.streets.layout import open_streets
 
         source = open_streets(config)
     elif not config.path:

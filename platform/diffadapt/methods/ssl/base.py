@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from diffadapt.train.progress import Pass, Progress
+from diffadapt.compute.progress import Pass, Progress
 
 if TYPE_CHECKING:
     import torch

@@ -34,7 +34,7 @@ class FlexMatch(Consistency):
     def weigh(self, net, weak, batch):
         import torch
 
-        from diffadapt.train.distributed import gather
+        from diffadapt.compute.distributed import gather
 
         confidence, targets = weak.softmax(1).max(1)
         status = learning_status(net.state.predicted, net.state.classes, self.threshold_warmup).to(weak.dtype)[targets]

@@ -37,7 +37,7 @@ class FreeMatch(Consistency):
     def weigh(self, net, weak, batch):
         import torch
 
-        from diffadapt.train.distributed import gather
+        from diffadapt.compute.distributed import gather
 
         state = net.state
         with torch.no_grad():
@@ -65,7 +65,7 @@ def fairness_loss(strong, weights, mean, histogram):
     """
     import torch
 
-    from diffadapt.train.distributed import gather
+    from diffadapt.compute.distributed import gather
 
     strong, weights = gather(strong), gather(weights)
     p = strong.softmax(1)

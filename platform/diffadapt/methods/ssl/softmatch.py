@@ -44,7 +44,7 @@ class SoftMatch(Consistency):
 
     def aligned(self, state, p):
         """p (B, K) times uniform over its moving average, normalised; moves the average first."""
-        from diffadapt.train.distributed import gather
+        from diffadapt.compute.distributed import gather
 
         batch = gather(p).mean(0).to(state.mean.dtype)
         state.mean.copy_(batch if not state.mean.any() else self.momentum * state.mean + (1 - self.momentum) * batch)
@@ -52,7 +52,7 @@ class SoftMatch(Consistency):
         return scaled / scaled.sum(1, keepdim=True)
 
     def _follow(self, state, p):
-        from diffadapt.train.distributed import gather
+        from diffadapt.compute.distributed import gather
 
         confidence = gather(p.max(1).values)
         spread = confidence.var() if len(confidence) > 1 else confidence.new_zeros(())

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from diffadapt.core.errors import TrainingError
-from diffadapt.evaluate.preprocess import match_channels, normalise, to_input
 from diffadapt.methods.config import MemoConfig
 from diffadapt.methods.tta.augmix import augmix_views
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.preprocess import match_channels, normalise, to_input
 
 
 class Memo:

@@ -8,27 +8,18 @@ that checkpoints, DDP and exact resume need to know nothing about it. Randomness
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from diffadapt.compute.progress import SHARPNESS, Pass, Progress
 from diffadapt.core.errors import RecipeError
-from diffadapt.train.progress import SHARPNESS, Pass, Progress
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from diffadapt.models.adaptation import AdaptationNetwork
+    from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
 
 
-class PairBatch(NamedTuple):
-    """One step's data on this rank: ``x_s`` (B, ...) source inputs (normalised images or cached features), ``y_s`` int64
-    (B,), ``x_t`` (B, ...) target inputs; ``i_s`` and ``i_t`` int64 (B,): which items of the two sets they are."""
-
-    x_s: torch.Tensor
-    y_s: torch.Tensor
-    x_t: torch.Tensor
-    i_s: torch.Tensor
-    i_t: torch.Tensor
 
 
 @dataclass(frozen=True)

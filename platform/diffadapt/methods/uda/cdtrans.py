@@ -7,15 +7,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from diffadapt.compute.progress import Progress
 from diffadapt.core.errors import RecipeError
-from diffadapt.methods.uda.base import PairBatch, UdaMethod
-from diffadapt.train.progress import Progress
+from diffadapt.methods.uda.base import UdaMethod
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from diffadapt.models.adaptation import AdaptationNetwork
+    from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ class CdTrans(UdaMethod):
         import numpy as np
         import torch
 
+        from diffadapt.compute.distributed import rank, same_buffers
         from diffadapt.models.cdtrans import nearest, pair_up, pseudo_labels
-        from diffadapt.train.distributed import rank, same_buffers
 
         since = progress.epoch - self.pretrain_epochs
         if since < 0 or since % self.pair_every:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from diffadapt.train.distributed import gather
-from diffadapt.train.precision import full
+from diffadapt.compute.distributed import gather
+from diffadapt.compute.precision import full
 
 
 def reversal(step: int, alpha: float = 1.0, low: float = 0.0, high: float = 1.0, steps: int = 1000) -> float:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from diffadapt.methods.uda.base import PairBatch, UdaMethod
-from diffadapt.train.progress import Progress
+from diffadapt.compute.progress import Progress
+from diffadapt.methods.uda.base import UdaMethod
 
 if TYPE_CHECKING:
     import torch
 
-    from diffadapt.models.adaptation import AdaptationNetwork
+    from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Mcc(UdaMethod):
         """
         import torch.nn.functional as F
 
+        from diffadapt.compute.distributed import gather
         from diffadapt.methods.uda.layers import entropy
-        from diffadapt.train.distributed import gather
 
         p = F.softmax(gather(logits) / temperature, 1)
         w = (1.0 + (-entropy(p)).exp()).detach()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from diffadapt.methods.uda.base import PairBatch, UdaMethod
-from diffadapt.train.progress import Progress
+from diffadapt.compute.progress import Progress
+from diffadapt.methods.uda.base import UdaMethod
 
 if TYPE_CHECKING:
     import torch
 
-    from diffadapt.models.adaptation import AdaptationNetwork
+    from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
 
 
 @dataclass(frozen=True)

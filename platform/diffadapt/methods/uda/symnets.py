@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from diffadapt.methods.uda.base import PairBatch, UdaMethod
-from diffadapt.train.progress import Progress
+from diffadapt.compute.progress import Progress
+from diffadapt.methods.uda.base import UdaMethod
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from diffadapt.models.adaptation import AdaptationNetwork
+    from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
 
 
 class Terms(NamedTuple):

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from diffadapt.compute.precision import autocast, float32_mode
 from diffadapt.models.segmentation.config import SegmenterConfig
-from diffadapt.train.precision import autocast, float32_mode
-from diffadapt.train.segmentation_augment import fit_image, fit_labels, normalise, stacked
 
 
 def to_input(images: Sequence[np.ndarray], config: SegmenterConfig, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -37,3 +36,30 @@ def segment(net: torch.nn.Module, config: SegmenterConfig, images: Sequence[Imag
         for image, array in zip(found, batch, strict=True):
             labels.append(fit_labels(image, array.shape[:2]))
     return labels
+
+
+def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, 3) -> uint8 (*size, 3) by Lanczos; as it is where it has that size."""
+    return _fit(image, size, Image.Resampling.LANCZOS)
+
+
+def fit_labels(annotation: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W) of class numbers -> uint8 ``size`` by the nearest pixel."""
+    return _fit(annotation, size, Image.Resampling.NEAREST)
+
+
+def _fit(array: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+    if array.shape[:2] == tuple(size):
+        return array
+    return np.asarray(Image.fromarray(np.ascontiguousarray(array)).resize((size[1], size[0]), how))
+
+
+def stacked(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """uint8 (H, W, 3) arrays of one size -> uint8 (B, 3, H, W)."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def normalise(images: torch.Tensor, config: SegmenterConfig) -> torch.Tensor:
+    """uint8 (B, 3, h, w) -> float32 (x / 255 - mean) / std on the same device."""
+    mean, std = (torch.tensor(v, dtype=torch.float32, device=images.device).view(1, -1, 1, 1) for v in (config.mean, config.std))
+    return (images.float() / 255 - mean) / std

@@ -10,7 +10,6 @@ import timm
 from torch import nn
 
 from diffadapt.core.errors import RecipeError, WeightsError
-from diffadapt.models import cifar_resnet  # noqa: F401 (registers architectures)
 from diffadapt.models.classifier import demand_known, demand_published
 from diffadapt.models.classifier_source import folder_config
 from diffadapt.models.state_dict import load_into, read_state_dict, strip_prefixes

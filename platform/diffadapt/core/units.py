@@ -1,0 +1,13 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+
+def format_seconds(seconds: float) -> str:
+    """'42 s', '3 min 20 s', '5 h 12 min'."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

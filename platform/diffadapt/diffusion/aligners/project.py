@@ -1,0 +1,145 @@
+"""Alignment and projection of 8-bit images onto a diffusion model's domain: one routine for both (SDA sections 4.2, 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from diffadapt.core.errors import DataError, ItemError, RecipeError, ResourceError
+from diffadapt.diffusion.aligners.config import AlignConfig
+from diffadapt.diffusion.aligners.gda import GDA, gda_loop
+from diffadapt.diffusion.aligners.guidance import guided_loop
+from diffadapt.diffusion.aligners.pixels import to_network, to_uint8
+from diffadapt.diffusion.lowpass import LowPass
+from diffadapt.diffusion.network import UnconditionalNetwork
+from diffadapt.diffusion.noise import ItemNoise
+
+FP16_GRADIENT_FACTOR = 1024.0
+"""Lifts the unit-norm gradient above float16's smallest numbers on its way through the network."""
+
+
+class NonFiniteImages(ItemError):
+    """Images whose projection has NaN or infinity; ``positions`` are their indices in the batch."""
+
+    def __init__(self, positions: list[int], precision: str) -> None:
+        self.positions = positions
+        super().__init__(
+            f"The projection of the images at batch positions {positions} has NaN or infinity in {precision}; "
+            "use precision fp32 or a smaller guidance scale."
+        )
+
+
+class Projector:
+    """Projects images with a frozen unconditional network.
+
+    Args:
+        network: from :func:`diffadapt.diffusion.network.load_unconditional`, already on ``device``.
+        config: what to do; see :class:`AlignConfig`.
+        device: where; default the network's.
+        classifier: images in [-1, 1] (B, C, H, W) -> logits (B, classes), differentiable; needed in gda mode with an
+            entropy weight.
+
+    Raises RecipeError when the configuration's steps, factor or mode cannot be run.
+    """
+
+    def __init__(
+        self,
+        network: UnconditionalNetwork,
+        config: AlignConfig,
+        device: torch.device | str | None = None,
+        classifier: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        self.network = network
+        self.config = config
+        self.device = torch.device(device) if device is not None else network.device
+        self.schedule = network.schedule.respace(config.respacing)
+        top = config.respacing if config.noise_at_first_step else config.respacing - 1
+        if not 1 <= config.start <= max(top, 0):
+            raise RecipeError(
+                f"align.start is {config.start} but must be 1 to {top} at respacing {config.respacing}: "
+                "it is the index that images are noised to."
+            )
+        if config.coupled_batch < 1 or config.batch_size < 1:
+            raise RecipeError("align.batch_size and align.coupled_batch must be at least 1.")
+        self.guided = config.guidance in ("dda", "dda-batch")
+        if self.guided and not 1 <= config.factor <= network.image_size:
+            raise RecipeError(f"align.factor is {config.factor} but must be 1 to the image size, {network.image_size}.")
+        self.lowpass = LowPass(config.factor) if self.guided else None
+        self.gda = None
+        if config.guidance == "gda":
+            self.gda = GDA(config.gda, network, classifier, self.device)
+
+    def project(self, images: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """The projections as uint8 (B, C, H, W) on the CPU.
+
+        Args:
+            images: float (B, C, H, W) in [-1, 1], or uint8 (B, C, H, W).
+            seeds: one for each image: all of its randomness.
+
+        The batch is worked on in pieces of ``batch_size`` (in dda-batch mode of ``coupled_batch``, whose composition
+        matters). Raises DataError for images that do not fit the network, NonFiniteImages (an ItemError), and
+        ResourceError when device memory runs out.
+        """
+        self._check(images, seeds)
+        size = self.config.coupled_batch if self.config.guidance == "dda-batch" else self.config.batch_size
+        done, bad = [], []
+        for first in range(0, len(seeds), size):
+            piece = images[first : first + size].to(self.device)
+            x_star = to_network(piece) if piece.dtype == torch.uint8 else piece.float()
+            x = self.run(x_star, list(seeds[first : first + size]))
+            finite = torch.isfinite(x).flatten(1).all(dim=1)
+            bad += [first + i for i, ok in enumerate(finite.tolist()) if not ok]
+            done.append(to_uint8(x).cpu())
+        if bad:
+            raise NonFiniteImages(bad, self.network.precision)
+        return torch.cat(done) if done else torch.empty(tuple(images.shape), dtype=torch.uint8)
+
+    def run(self, x_star: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        """One piece, float32 (B, C, H, W) in [-1, 1] on the device -> the unclamped result, float32."""
+        config = self.config
+        noise = ItemNoise(seeds, tuple(x_star.shape[1:]), self.device, draws=config.start)
+        noised_to = config.start - 1 if config.noise_at_first_step else config.start
+        factor = FP16_GRADIENT_FACTOR if self.network.precision == "fp16" else 1.0
+        try:
+            with self.network.float32_mode():
+                if self.gda is not None:
+                    return gda_loop(
+                        self.gda, x_star, noise.draw(), self.schedule, start=config.start, scale=config.scale,
+                        seeds=seeds, gradient_factor=factor,
+                    )  # fmt: skip
+                return guided_loop(
+                    self.network.eps_model,
+                    x_star,
+                    noise.draw(),
+                    noise.draw,
+                    self.schedule,
+                    start=config.start,
+                    scale=config.scale,
+                    lowpass=self.lowpass,
+                    norm="batch" if config.guidance == "dda-batch" else "image",
+                    noise_index=noised_to,
+                    gradient_factor=factor,
+                )
+        except torch.cuda.OutOfMemoryError as error:
+            raise ResourceError(
+                f"The device has not enough memory to project {len(seeds)} images of {tuple(x_star.shape[1:])} at a time; "
+                "lower align.batch_size (the result stays the same) or align.precision."
+            ) from error
+        finally:
+            noise.close()
+
+    def _check(self, images: torch.Tensor, seeds: Sequence[int]) -> None:
+        if images.ndim != 4 or images.shape[1] != self.network.channels:
+            raise DataError(
+                f"The network works on (B, {self.network.channels}, H, W) images but got {tuple(images.shape)}; "
+                "set data.channels to the network's."
+            )
+        multiple = self.network.multiple
+        if images.shape[2] % multiple or images.shape[3] % multiple:
+            raise DataError(
+                f"Images of {images.shape[2]}x{images.shape[3]} pixels do not fit a network that needs multiples of {multiple}; "
+                f"set data.image_size to {self.network.image_size}."
+            )
+        if len(seeds) != len(images):
+            raise ValueError(f"{len(images)} images but {len(seeds)} seeds")

@@ -1,0 +1,75 @@
+"""What can be known to fail before a weight of the transfer is loaded. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from diffadapt.core.errors import RecipeError, WeightsError
+from diffadapt.diffusion.generators.pipeline_index import PipelineIndex, pipeline_index
+from diffadapt.diffusion.translation.config import TransferConfig
+from diffadapt.diffusion.translation.levels import transfer_levels
+from diffadapt.models.weights import is_hub_id, resolve
+
+_NEEDED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+
+
+def check_transfer(config: TransferConfig) -> None:
+    """Raise RecipeError or WeightsError for settings that cannot work together or that the weights at hand cannot serve.
+
+    A hub id that is not in the local cache yet, and ``train``, are looked at by their settings only.
+    """
+    check_settings(config)
+    if config.weights != "train":
+        check_weights(config, pipeline_index(config.weights))
+
+
+def check_settings(config: TransferConfig) -> None:
+    """The checks that need no weights."""
+    strength = config.resolved.strength
+    if min(config.size, config.multiple, config.batch_size) < 1:
+        raise RecipeError("transfer.size, transfer.multiple and transfer.batch_size must be at least 1.")
+    if config.method == "edit_friendly" and config.eta <= 0:
+        raise RecipeError("transfer.method 'edit_friendly' keeps the image in the sampler's noise, of which transfer.eta = 0 has none: set transfer.eta to 1.")
+    if config.method == "edit_friendly" and config.profile == "lcm":
+        raise RecipeError("transfer.profile 'lcm' samples in a way that 'edit_friendly' cannot invert: use transfer.method 'stochastic', or no profile.")
+    if config.lora and importlib.util.find_spec("peft") is None:
+        raise RecipeError("transfer.lora needs the package peft, which is not installed: run `pip install peft`, or leave transfer.lora empty.")
+    if config.variant and config.weights == "train":
+        raise RecipeError("transfer.variant names a file of published weights, but transfer.weights is 'train': leave the variant empty.")
+    transfer_levels(config, strength)
+
+
+def check_weights(config: TransferConfig, index: PipelineIndex | None) -> None:
+    """The checks of a pipeline's own files; ``index`` None: not there yet."""
+    if uses_layout(config) and not config.controlnet:
+        own_controlnet(config.weights)
+    elif uses_layout(config):
+        resolve(config.controlnet)
+    if index is None:
+        return
+    folder = resolve(config.weights)
+    if config.variant and not is_hub_id(folder) and not any(Path(folder).rglob(f"*.{config.variant}.*")):
+        raise WeightsError(f"{config.weights!r} has no files of the variant {config.variant!r}: leave transfer.variant empty, or give a folder that was saved with it.")
+    missing = [name for name in _NEEDED if not (index.components.get(name) or [None, None])[1]]
+    if missing or not index.name.startswith("StableDiffusion") or "XL" in index.name or index.name.startswith("StableDiffusion3"):
+        raise WeightsError(f"{config.weights!r} is a {index.name or 'pipeline without a name'}, which the transfer cannot use: give a pipeline of the Stable Diffusion 1.x or 2.x family.")
+    if config.multiple % index.multiple:
+        raise RecipeError(multiple_message(config, index.multiple))
+
+
+def uses_layout(config: TransferConfig) -> bool:
+    """Whether a ControlNet is asked (img2img is the baseline without one)."""
+    return config.method != "img2img"
+
+
+def own_controlnet(weights: str) -> None:
+    """Raise WeightsError when a local pipeline folder has no ControlNet of its own."""
+    resolved = resolve(weights)
+    if not is_hub_id(resolved) and not (Path(resolved) / "controlnet" / "config.json").is_file():
+        raise WeightsError(f"{weights!r} has no controlnet folder of its own: set transfer.controlnet to a ControlNet folder or hub id, or transfer.method to 'img2img'.")
+
+
+def multiple_message(config: TransferConfig, factor: int) -> str:
+    """What to say when sizes do not fit the autoencoder."""
+    return f"transfer.multiple is {config.multiple}, but {config.weights!r} makes pictures whose sides are multiples of {factor}: use a multiple of {factor}."

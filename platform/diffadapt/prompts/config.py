@@ -1,0 +1,44 @@
+"""Settings of prompts: where they come from and how many (Adapt Anything section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from diffadapt.core.config import execution
+
+
+@dataclass(frozen=True)
+class LlmConfig:
+    """The language model that writes prompts (Adapt Anything section 3: diversified prompts)."""
+
+    backend: Literal["transformers", "openai", "ray"] = "transformers"
+    """transformers: in the worker's process; openai: an OpenAI-compatible endpoint (vLLM server and others); ray: ray.data.llm."""
+    model: str = "Qwen/Qwen2.5-7B-Instruct"
+    endpoint: str = ""
+    """URL up to /v1 (openai). The key, if any, comes from OPENAI_API_KEY and is never written."""
+    temperature: float = 0.9
+    ask: int = 20
+    """Prompts asked for in one request."""
+    retries: int = execution(3)
+    timeout: float = execution(60.0)
+    """Seconds for one request."""
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    source: Literal["template", "bank", "llm", "file"] = "bank"
+    """template: one sentence a class; bank: domain x style x background x viewpoint x light, deterministic; llm; file: your own."""
+    prompts_per_class: int = 200
+    template: str = "photo of a {category}"
+    """``{category}`` and ``{domain}`` are replaced."""
+    file: str = ""
+    """CSV (category,prompt), JSON (category -> prompts) or text with {category}: for source 'file'."""
+    styles: tuple[str, ...] = ()
+    """The bank's lists; empty: the shipped ones."""
+    backgrounds: tuple[str, ...] = ()
+    viewpoints: tuple[str, ...] = ()
+    lights: tuple[str, ...] = ()
+    llm: LlmConfig = LlmConfig()
+    block: int = 50
+    """Prompts of each class in one shard."""

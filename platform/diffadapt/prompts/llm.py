@@ -1,0 +1,243 @@
+"""Prompts written by a language model (Adapt Anything section 3): asked in groups, checked, cached, and the bank as stand-in.
+
+A shard's prompts are asked for in groups of ``llm.ask``, always whole ones, so that the k-th prompt of a class does not
+depend on how many are asked for (``prompts_per_class``). A group is asked with ideas of its own from the bank, which never repeats itself; what comes twice
+within a shard is left out and asked for again. Groups of different shards know nothing of each other, so that shards can be
+made anywhere in any order; the same prompt twice in a class is possible there, though the ideas make it unlikely.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from diffadapt.core.identity import digest, item_seed
+from diffadapt.data.class_names import spoken
+from diffadapt.prompts.answers import TEXT_VERSION, parse_answer, request_text, usable
+from diffadapt.prompts.bank import Bank, bank
+from diffadapt.prompts.config import LlmConfig, PromptConfig
+from diffadapt.prompts.prompts import FALLBACK
+
+IDEAS = 6
+PAUSE = 1.0
+"""Seconds before the first repetition of a failed request; doubled each time, up to 16."""
+REST = 300.0
+"""Seconds for which a model that gave no answer at all is not asked again: the bank writes meanwhile."""
+TOKENS_PER_PROMPT = 60
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a language model: the user's message, the seed of its sampling, the longest answer in tokens."""
+
+    text: str
+    seed: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a request has no answer: part of a sentence, without keys, paths or passwords."""
+
+    reason: str
+
+
+class Backend(Protocol):
+    """Where a language model runs."""
+
+    identity: dict[str, Any]
+    """What of the backend decides the answers: part of the name under which they are cached."""
+
+    def complete(self, requests: Sequence[Request]) -> list[str | Failed]:
+        """An answer, or why there is none, for each request, in order.
+
+        Raises DiffadaptError only for what the user must mend first (no such weights, a refused key, a library missing).
+        """
+        ...
+
+
+def open_llm(config: PromptConfig, device: str) -> PromptLlm:
+    """The writer for ``config.llm``; loads the model when it runs in this process. Raises WeightsError or RecipeError."""
+    backend: Backend
+    if config.llm.backend == "transformers":
+        from diffadapt.prompts.llm_transformers import TransformersBackend
+
+        backend = TransformersBackend(config.llm, device)
+    elif config.llm.backend == "openai":
+        from diffadapt.prompts.llm_http import HttpBackend
+
+        backend = HttpBackend(config.llm)
+    else:
+        from diffadapt.orchestrate.llm import RayBackend
+
+        backend = RayBackend(config.llm)
+    return PromptLlm(config, backend)
+
+
+class PromptLlm:
+    """Prompts by class from a language model, with the bank for those that it does not give."""
+
+    def __init__(self, config: PromptConfig, backend: Backend, cache: AnswerCache | None = None, sleep: Callable[[float], None] = time.sleep):
+        self.config, self.backend = config, backend
+        self.cache = AnswerCache() if cache is None else cache
+        self.sleep = sleep
+        self._resting_until = -1.0
+        self._reason = ""
+
+    def write(self, names: Sequence[str], domain: str, start: int, stop: int, seed: int) -> list[list[tuple[str, str]]]:
+        """For each class of ``names`` the prompts ``start`` to ``stop`` (exclusive) as (prompt, source)."""
+        phrases, ask = bank(self.config, domain), self.config.llm.ask
+        classes = [_Class(spoken(name), domain, phrases, seed) for name in names]
+        for first in range(start, stop, ask):
+            for c in classes:
+                c.begin(first, ask)
+            self._group(classes)
+            for c in classes:
+                c.end()
+        name = f"llm ({_model_name(self.config.llm)})"
+        written = [c.result(start, stop, name) for c in classes]
+        for reason in sorted({source for prompts in written for _, source in prompts} - {name}):
+            count = sum(source == reason for prompts in written for _, source in prompts)
+            log.warning("%d of %d prompts of %s come from the %s.", count, (stop - start) * len(names), ", ".join(names[:3]) + " ..." * (len(names) > 3), reason)
+        return written
+
+    def _group(self, classes: Sequence[_Class]) -> None:
+        """One group of every class, with repetitions for what is missing."""
+        answered = False
+        for attempt in range(self.config.llm.retries + 1):
+            open_ = [c for c in classes if c.missing]
+            requests = [c.request(attempt) for c in open_]
+            answers = self._answers(requests)
+            for c, request, (answer, cached) in zip(open_, requests, answers, strict=True):
+                if isinstance(answer, Failed):
+                    c.reason = answer.reason
+                    continue
+                answered = True
+                new = c.accept(answer)
+                if new and not cached:
+                    self.cache.put(self._name(request), answer)
+            if not any(c.missing for c in classes):
+                return
+            if time.monotonic() < self._resting_until:
+                return
+            if attempt < self.config.llm.retries and any(isinstance(a, Failed) for a, _ in answers):
+                self.sleep(min(PAUSE * 2**attempt, 16.0))
+        if not answered:
+            self._resting_until = time.monotonic() + REST
+            self._reason = next(c.reason for c in classes if c.missing)
+
+    def _answers(self, requests: Sequence[Request]) -> list[tuple[str | Failed, bool]]:
+        """(answer, whether it came from the cache) for each request."""
+        known = [self.cache.get(self._name(r)) for r in requests]
+        todo = [r for r, k in zip(requests, known, strict=True) if k is None]
+        if todo and time.monotonic() < self._resting_until:
+            fresh: list[str | Failed] = [Failed(self._reason)] * len(todo)
+        else:
+            fresh = self.backend.complete(todo) if todo else []
+        rest = iter(fresh)
+        return [(next(rest), False) if k is None else (k, True) for k in known]
+
+    def _name(self, request: Request) -> str:
+        return digest(
+            {
+                "text version": TEXT_VERSION, "backend": self.backend.identity, "temperature": self.config.llm.temperature,
+                "request": request.text, "seed": request.seed, "max_tokens": request.max_tokens,
+            },
+            32,
+        )  # fmt: skip
+
+
+@dataclass
+class _Class:
+    """What one class of a shard has so far."""
+
+    category: str
+    domain: str
+    phrases: Bank
+    seed: int
+    done: list[str | None] = field(default_factory=list)
+    """Accepted prompts of finished groups; None where the model gave none."""
+    reasons: list[str] = field(default_factory=list)
+    group: list[str] = field(default_factory=list)
+    reason: str = ""
+    first: int = 0
+    ask: int = 0
+
+    @property
+    def missing(self) -> int:
+        return self.ask - len(self.group)
+
+    def begin(self, first: int, ask: int) -> None:
+        self.first, self.ask, self.group, self.reason = first, ask, [], ""
+
+    def request(self, attempt: int) -> Request:
+        ideas = [self.phrases.prompt((self.first + j) % self.phrases.size, self.category, self.seed) for j in range(min(IDEAS, self.ask, self.phrases.size))]
+        text = request_text(self.category, self.domain, self.missing, ideas, [p for p in self.done if p][-20:] + self.group)
+        seed = item_seed(self.seed, "prompts", self.category, f"llm {self.first} {attempt}") & 0x7FFFFFFF
+        return Request(text, seed, TOKENS_PER_PROMPT * self.missing + 40)
+
+    def accept(self, answer: str) -> int:
+        found = parse_answer(answer)
+        new = usable(found, self.category, [*filter(None, self.done), *self.group])[: self.missing]
+        self.group += new
+        if self.missing:
+            self.reason = f"its answers name too few different prompts with the words {self.category!r}" if found else "its answers are no list of prompts"
+        return len(new)
+
+    def end(self) -> None:
+        self.done += [*self.group, *[None] * self.missing]
+        self.reasons += [self.reason] * self.ask
+
+    def result(self, start: int, stop: int, source: str) -> list[tuple[str, str]]:
+        """The stand-in of the k-th prompt is the bank's k-th."""
+        found = []
+        for k, text, reason in zip(range(start, stop), self.done, self.reasons, strict=False):
+            found.append((text, source) if text else (self.phrases.prompt(k, self.category, self.seed), f"{FALLBACK}{reason})"))
+        return found
+
+
+class AnswerCache:
+    """Answers on this machine's disk, one small file each, by the hash of all that decides them. Failures only cost time."""
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffadapt" / "prompts"
+
+    def get(self, name: str) -> str | None:
+        try:
+            answer = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))["answer"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return answer if isinstance(answer, str) else None
+
+    def put(self, name: str, answer: str) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f".{name}", dir=self.folder)
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                json.dump({"answer": answer}, stream, ensure_ascii=False)
+            os.replace(temporary, self.folder / f"{name}.json")
+        except OSError:
+            log.debug("The cache of answers cannot be written.", exc_info=True)
+
+
+def public_endpoint(endpoint: str) -> str:
+    """An endpoint without user, password, query and trailing slash: what may be stored and shown."""
+    parts = urlsplit(endpoint)
+    if not parts.netloc:
+        return endpoint.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+
+def _model_name(config: LlmConfig) -> str:
+    """A hub id as it is, of a folder its name."""
+    return Path(config.model).expanduser().resolve().name if Path(config.model).expanduser().is_dir() else config.model

@@ -1,0 +1,183 @@
+"""Charts of a sweep as inline SVG: curves of one factor and clouds of settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from diffadapt.report.charts import cut, svg, tag
+from diffadapt.sweeps.report.axis import Axis
+from diffadapt.sweeps.report.compare import Agreement, Spot
+from diffadapt.sweeps.report.curves import Curve, Point
+from diffadapt.sweeps.report.view import View, hours_text
+
+NAMED = 120
+"""Up to so many dots say what they are."""
+LABELS = 9
+"""Numbers on the front that are written beside their points."""
+
+
+class Scale:
+    """From numbers to pixels, with round ticks; ``log``: on a logarithmic scale (all numbers above 0). A margin of 6 % on both sides."""
+
+    def __init__(self, values: Sequence[float], start: float, end: float, log: bool = False, ticks: int = 5):
+        self.log = log
+        low, high = min(values), max(values)
+        if log:
+            low, high = math.log10(low), math.log10(high)
+        if high - low < 1e-12 * max(1.0, abs(high)):
+            pad = abs(high) * 0.05 or 0.5
+            low, high = low - pad, high + pad
+        pad = 0.06 * (high - low)
+        self.low, self.high, self.start, self.end = low - pad, high + pad, start, end
+        self.ticks = self._log_ticks(ticks) if log else self._ticks(ticks)
+        self.digits = max((len(f"{t:.12f}".rstrip("0").partition(".")[2]) for t in self.ticks), default=0)
+
+    def __call__(self, value: float) -> float:
+        v = math.log10(value) if self.log else value
+        return round(self.start + (self.end - self.start) * (v - self.low) / (self.high - self.low), 2)
+
+    def text(self, tick: float) -> str:
+        """A tick as text; all of a linear scale with as many decimals."""
+        return f"{tick:.4g}" if self.log or self.digits > 6 else f"{tick:.{self.digits}f}"
+
+    def _ticks(self, count: int) -> list[float]:
+        raw = (self.high - self.low) / count
+        power = 10 ** math.floor(math.log10(raw))
+        step = next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= raw * 0.999)
+        first = math.ceil(self.low / step)
+        return [round(i * step, 12) for i in range(first, int(math.floor(self.high / step + 1e-9)) + 1)]
+
+    def _log_ticks(self, count: int) -> list[float]:
+        found: list[float] = []
+        for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):
+            found = [f * 10.0**p for p in range(math.floor(self.low) - 1, math.ceil(self.high) + 1) for f in factors if self.low <= math.log10(f * 10.0**p) <= self.high]
+            if len(found) >= 3:
+                return found[:: max(1, math.ceil(len(found) / (count + 2)))]
+        return found or [10 ** ((self.low + self.high) / 2)]
+
+
+def curve_chart(view: View, curve: Curve) -> Markup:
+    """One panel, 380 wide: single trials as faint dots, the mean with its deviation, the others as recommended in a second line,
+    the point of diminishing returns as an upright dashed line."""
+    width, height, left, right, top, bottom = 380, 232, 52, 14, 12, 184
+    axis, ends = curve.axis, [p.mean + s * (p.spread or 0) for p in (*curve.points, *curve.fixed) for s in (-1, 1)]
+    y = Scale([*ends, *(d[1] for d in curve.dots)], bottom, top, ticks=6)
+    place = _places(axis, curve, left + 10, width - right - 10)
+    parts = _y_axis(y, left, width - right)
+    shown = 0.0
+    for value in [p.value for p in curve.points] if axis.discrete else _range_ticks(axis, place):
+        x = place(axis.number(value))
+        label = axis.text(value) if axis.discrete else f"{value:.4g}"
+        length = 14 if len(curve.points) < 5 else 9
+        text = axis.brief(value, length) if axis.discrete else label
+        half = 3.1 * len(text)
+        if x - half > shown:
+            parts.append(tag("text", text, label, x=min(x, width - half), y=bottom + 17, text_anchor="middle", class_="soft"))
+            shown = min(x, width - half) + half + 2
+        parts.append(tag("line", x1=x, x2=x, y1=bottom, y2=bottom + 4, class_="axis"))
+    parts.append(tag("line", x1=left, x2=width - right, y1=bottom, y2=bottom, class_="axis"))
+    parts.append(tag("text", cut(axis.name + (" (log scale)" if axis.log else ""), 52), axis.name, x=(left + width - right) / 2, y=height - 10, text_anchor="middle"))
+    if curve.elbow is not None:
+        x = place(axis.number(curve.elbow))
+        parts.append(tag("line", None, curve.remark, x1=x, x2=x, y1=top - 6, y2=bottom, class_="elbow"))
+    for n, v, r in curve.dots:
+        told = f"{view.setting_text(r)}: {view.number(curve.metric, v)}" if len(curve.dots) <= NAMED else None
+        parts.append(tag("circle", None, told, cx=place(n), cy=y(v), r=2.2, class_="dot"))
+    parts += _line(view, curve, curve.fixed, place, y, "fixed") + _line(view, curve, curve.points, place, y, "mean")
+    return svg(parts, width, height, f"{view.title(curve.metric)} by {axis.name}")
+
+
+def cloud_chart(view: View, spots: Sequence[Spot], *, narrow: bool = False) -> Markup:
+    """Quality against hours; the front is joined by steps and numbered."""
+    metric = "accuracy" if view.labelled else "objective"
+    xs = [s.x for s in spots]
+    log = min(xs, default=0) > 0 and max(xs) / min(xs) >= 8
+    front = sorted((s for s in spots if s.mark), key=lambda s: s.mark)
+    frame = _Frame(xs, [s.y for s in spots], log, narrow)
+    parts = frame.axes(f"{view.hours} a trial{', log scale' if log else ''}", view.title(metric))
+    path = ""
+    for i, s in enumerate(front):
+        path += f"M{frame.x(s.x)} {frame.y(s.y)}" if not i else f"H{frame.x(s.x)}V{frame.y(s.y)}"
+    if front:
+        parts.append(tag("path", d=path + f"H{frame.right}", class_="front"))
+    for s in sorted(spots, key=lambda s: s.mark):
+        told = f"{view.setting_text(s.setting.first)}: {view.number(metric, s.y)}, {hours_text(s.x)} {view.hours}"
+        kind = "chosen" if s.setting is view.best else "on-front" if s.mark else "off-front"
+        parts.append(tag("circle", None, told, cx=frame.x(s.x), cy=frame.y(s.y), r=5.5 if s.mark or kind == "chosen" else 3.5, class_=kind))
+    for s in front[:LABELS] if len(front) <= LABELS else [front[round(i * (len(front) - 1) / (LABELS - 1))] for i in range(LABELS)]:
+        parts.append(tag("text", str(s.mark), x=frame.x(s.x) - 8, y=frame.y(s.y) - 7, text_anchor="end", class_="value"))
+    return svg(parts, frame.width, frame.height, f"{view.title(metric)} against {view.hours}, a point a setting")
+
+
+def agreement_chart(view: View, found: Agreement, *, narrow: bool = False) -> Markup:
+    """The objective (across) against accuracy (up), a point a setting; the recommended one and the best by labels stand out."""
+    frame = _Frame([s.x for s in found.spots], [s.y for s in found.spots], False, narrow)
+    parts = frame.axes(f"{view.objective} (label-free)", "accuracy (%)")
+    top = max(s.y for s in found.spots)
+    for s in sorted(found.spots, key=lambda s: (s.setting is view.best, s.y)):
+        kind = "chosen" if s.setting is view.best else "by-labels" if s.y == top else "off-front"
+        told = f"{view.setting_text(s.setting.first)}: {view.objective} {s.x:.4f}, accuracy {s.y:.2f}"
+        parts.append(tag("circle", None, told, cx=frame.x(s.x), cy=frame.y(s.y), r=6 if kind != "off-front" else 3.5, class_=kind))
+    return svg(parts, frame.width, frame.height, f"Accuracy against {view.objective}, a point a setting")
+
+
+class _Frame:
+    """Two scales with a grid: 720 x 380, narrow 340 x 300."""
+
+    def __init__(self, xs: Sequence[float], ys: Sequence[float], log: bool, narrow: bool):
+        self.width, self.height = (340, 300) if narrow else (720, 380)
+        self.left, self.right, self.top, self.bottom = 50, self.width - 12, 24, self.height - 46
+        self.x = Scale(xs, self.left, self.right, log, 4 if narrow else 8)
+        self.y = Scale(ys, self.bottom, self.top, ticks=7)
+
+    def axes(self, x_title: str, y_title: str) -> list[Markup]:
+        parts = _y_axis(self.y, self.left, self.right)
+        for t in self.x.ticks:
+            parts.append(tag("line", x1=self.x(t), x2=self.x(t), y1=self.top, y2=self.bottom, class_="grid"))
+            parts.append(tag("text", self.x.text(t), x=self.x(t), y=self.bottom + 17, text_anchor="middle", class_="soft"))
+        parts.append(tag("line", x1=self.left, x2=self.right, y1=self.bottom, y2=self.bottom, class_="axis"))
+        parts.append(tag("text", x_title, x=(self.left + self.right) / 2, y=self.height - 8, text_anchor="middle"))
+        parts.append(tag("text", y_title, x=4, y=14))
+        return parts
+
+
+def _y_axis(y: Scale, left: float, right: float) -> list[Markup]:
+    parts = []
+    for t in y.ticks:
+        parts.append(tag("line", x1=left, x2=right, y1=y(t), y2=y(t), class_="grid"))
+        parts.append(tag("text", y.text(t), x=left - 6, y=y(t) + 4, text_anchor="end", class_="soft"))
+    return parts
+
+
+def _line(view: View, curve: Curve, points: Sequence[Point], place: Scale, y: Scale, kind: str) -> list[Markup]:
+    if not points:
+        return []
+    dots = [(place(p.x), y(p.mean), p) for p in points]
+    parts = []
+    if len(dots) > 1 and curve.axis.numeric:
+        parts.append(tag("path", d="M" + "L".join(f"{a} {b}" for a, b, _ in dots), class_=f"curve {kind}"))
+    for a, b, p in dots:
+        shift = 0 if kind == "mean" else 4
+        if p.spread:
+            low, high = y(p.mean - p.spread), y(p.mean + p.spread)
+            parts.append(tag("path", d=f"M{a + shift} {low}V{high}M{a + shift - 3} {low}h6M{a + shift - 3} {high}h6", class_=f"error {kind}"))
+        over = f", s.d. over {p.seeds} seeds" if p.spread is not None else ""
+        where = "others as recommended" if kind == "fixed" else f"{p.trials} trials"
+        told = f"{curve.axis.name} {curve.axis.text(p.value)}: {view.number(curve.metric, p.mean, p.spread)}{over}; {where}"
+        parts.append(tag("circle", None, told, cx=a + (shift if not curve.axis.numeric else 0), cy=b, r=4 if kind == "mean" else 3, class_=f"point {kind}"))
+    return parts
+
+
+def _places(axis: Axis, curve: Curve, start: float, end: float) -> Scale:
+    """Numbers to scale (Axis.number is their logarithm where the scale is one), other values evenly spaced."""
+    return Scale([p.x for p in (*curve.points, *curve.fixed)] + [d[0] for d in curve.dots], start, end)
+
+
+def _range_ticks(axis: Axis, place: Scale) -> list[float]:
+    if not axis.log:
+        return place.ticks
+    low, high = math.exp(place.low), math.exp(place.high)
+    return Scale([low, high], 0, 1, log=True).ticks

@@ -1,0 +1,181 @@
+"""Benchmarks of unsupervised domain adaptation as a recipe type: methods x transfers x seeds, in one table.
+
+Two protocols: a real source domain (to compare with published figures), or synthetic images for the target's classes
+(Adapt Anything). Stage 2 may follow one of the methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.pipeline import Pipeline
+from diffadapt.data.benchmarks import benchmark
+from diffadapt.data.config import DataConfig
+from diffadapt.diffusion.generators.config import FilterConfig, TextToImageConfig
+from diffadapt.methods.ssl.config import METHODS as SSL_METHODS
+from diffadapt.methods.ssl.config import SplitConfig, SslConfig
+from diffadapt.methods.uda.config import METHODS as UDA_METHODS
+from diffadapt.methods.uda.config import UdaConfig
+from diffadapt.models.config import BackboneConfig, ClipConfig, SelectConfig
+from diffadapt.prompts.config import PromptConfig
+from diffadapt.run.runner import ExecutionConfig
+from diffadapt.stages.images import Images
+from diffadapt.systems.adapt_anything.checks import check_once, check_training
+from diffadapt.systems.adapt_anything.graph import SOURCE_ONLY, AdaptationGraph, Domain, Trained
+from diffadapt.tasks.classification.zero_shot import ZeroShot
+
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Everything that a benchmark's table depends on."""
+
+    benchmark: str = "office31"
+    data: DataConfig = DataConfig(block=128)
+    """``path`` is the benchmark's root."""
+    transfers: tuple[str, ...] = ()
+    """Such as amazon-webcam; a source 'synthetic' makes images from text. Empty: every pair of real domains."""
+    methods: tuple[str, ...] = (SOURCE_ONLY, "dann", "cdan", "mcd", "symnets", "mcc")
+    ssl_methods: tuple[str, ...] = ()
+    """Stage 2 after ``ssl_after``."""
+    ssl_after: str = "cdan"
+    partial: bool = False
+    """Accept other image counts than the published ones."""
+    prompts: PromptConfig = PromptConfig()
+    generator: TextToImageConfig = TextToImageConfig()
+    filters: FilterConfig = FilterConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    uda: UdaConfig = UdaConfig()
+    split: SplitConfig = SplitConfig()
+    ssl: SslConfig = SslConfig()
+    select: SelectConfig = SelectConfig()
+    clip: ClipConfig = ClipConfig(weights="")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    seed: int = 0
+    execution: ExecutionConfig = ExecutionConfig()
+
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"seed": (0, None), "seeds": (0, None)}
+    aliases: ClassVar[dict[str, tuple[str, ...]]] = {"data": ("data.path",), "backbone": ("backbone.name",), "generator": ("generator.weights",)}
+
+    @cached_property
+    def known(self):
+        """What is published of the benchmark: domains, classes, counts, pairs, metric."""
+        return benchmark(self.benchmark)
+
+    def pipeline(self) -> Pipeline:
+        """The graph of stages. Raises RecipeError or DataError for settings that do not fit together."""
+        self._check()
+        graph = _Build(self)
+        graph.build()
+        return Pipeline(tuple(graph.nodes), tuple(graph.rows), graph.class_names, graph.outputs)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """(source, target) of every transfer."""
+        named = [t.split("-", 1) for t in self.transfers] or [list(p) for p in self.known.pairs()]
+        for t in named:
+            for i, domain in enumerate(t if len(t) == 2 else ["?"]):
+                if domain not in self.known.domains and not (i == 0 and domain == SYNTHETIC):
+                    raise RecipeError(
+                        f"{'-'.join(t)!r} is no transfer of {self.benchmark}: give source-target of {', '.join(self.known.domains)}, "
+                        f"or {SYNTHETIC}-target.{suggest(domain, self.known.domains)}"
+                    )
+            if t[0] == t[1]:
+                raise RecipeError(f"The transfer {'-'.join(t)!r} has its target as its source: name two domains.")
+        return [(s, t) for s, t in named]
+
+    def _check(self) -> None:
+        if not self.data.path:
+            raise RecipeError(f"The recipe has no data: give --data, the root folder of {self.benchmark}.")
+        for given, known, what in ((self.methods, UDA_METHODS, "methods"), (self.ssl_methods, SSL_METHODS, "ssl_methods")):
+            for name in given:
+                if name not in known:
+                    raise RecipeError(f"{what} has no {name!r}.{suggest(name, known)} Known are: {', '.join(known)}.")
+        if self.ssl_methods and self.ssl_after not in self.methods:
+            raise RecipeError(f"ssl_after is {self.ssl_after!r}, which is not among the methods: add it, or name one of {', '.join(self.methods)}.")
+        if not self.methods:
+            raise RecipeError(f"methods is empty: name at least one of {', '.join(UDA_METHODS)}.")
+        for name in ("methods", "ssl_methods", "transfers"):
+            check_once(name, getattr(self, name))
+        check_training(self.execution, self.backbone, self.uda, self.ssl if self.ssl_methods else None, self.seeds)
+
+
+class _Build(AdaptationGraph):
+    def __init__(self, recipe: Benchmark):
+        r = self.r = recipe
+        super().__init__(r.backbone, r.uda, r.ssl, r.split, r.select, (), r.seed)
+        self.domains: dict[str, Domain] = {}
+        self.images: dict[str, Images] = {}
+        self.made: dict[str, tuple[Domain, str]] = {}
+
+    def build(self) -> None:
+        r = self.r
+        pairs = r.pairs()
+        for _, target in pairs:
+            self._real(target)
+        self.class_names = self.images[pairs[0][1]].class_names
+        for source, target in pairs:
+            self._transfer(source, target)
+        self.outputs["target"] = self.domains[pairs[0][1]].images
+
+    def _transfer(self, source: str, target: str) -> None:
+        r, group = self.r, f"{source}-{target}"
+        domain, kept = self._synthetic(target) if source == SYNTHETIC else (self._real(source), "")
+        if r.clip.weights and f"zero_shot.{target}" not in self.names:
+            self.add(f"zero_shot.{target}", ZeroShot(r.clip, self.class_names, r.known.describe(target)), self._scored_images(target))
+        if r.clip.weights:
+            self.row("CLIP zero-shot", f"zero_shot.{target}", note=f"no training; {r.clip.weights}", group=group, chosen=False, metric=r.known.metric)
+        for seed in r.seeds:
+            tag = f"{group}.s{seed}"
+            for method in r.methods:
+                trained = self.stage1(method, domain, self._real(target), kept, tag=tag, seed=seed)
+                self._row(trained, group, seed)
+                for ssl in r.ssl_methods if method == r.ssl_after else ():
+                    self._row(self.stage2(ssl, trained, self._real(target), tag=tag, seed=seed), group, seed)
+
+    def _row(self, trained: Trained, group: str, seed: int) -> None:
+        note = self.frozen_note if trained.model.startswith(SOURCE_ONLY) else ""
+        self.row(trained.title, trained.scored, note=note, group=group, seed=seed, metric=self.r.known.metric)
+
+    def _real(self, name: str) -> Domain:
+        if name not in self.domains:
+            r = self.r
+            stage = self.images[name] = Images(r.data, ((f"{name}/0", name),), r.benchmark, r.partial)
+            domain = self.domain(name, self.add(f"images.{name}", stage))
+            held_out = r.known.test_split(name)
+            if held_out:
+                test = self.add(f"test.{name}", Images(r.data, ((f"{held_out}/0", held_out),), r.benchmark, r.partial))
+                domain = replace(domain, test=self.domain(held_out, test).rows)
+            self.domains[name] = domain
+        return self.domains[name]
+
+    def _scored_images(self, name: str) -> str:
+        return f"test.{name}" if f"test.{name}" in self.names else f"images.{name}"
+
+    def _synthetic(self, target: str) -> tuple[Domain, str]:
+        if target not in self.made:
+            r = self.r
+            images, kept = self.synthetic(r.prompts, r.generator, r.filters, r.known.describe(target), target)
+            self.made[target] = self.domain(f"{SYNTHETIC}.{target}", images), kept
+        return self.made[target]
+
+
+def transfer_recipes(build: Callable[[], Benchmark], module: str) -> dict[str, Callable[[], Benchmark]]:
+    """A recipe function for every transfer of ``build``'s benchmark, real and synthetic source, for a file under pipelines/."""
+    known = build().known
+    pairs = [*known.pairs(), *((SYNTHETIC, t) for t in dict.fromkeys(t for _, t in known.pairs()))]
+    functions: dict[str, Callable[[], Benchmark]] = {}
+    for source, target in pairs:
+
+        def one(pair: str = f"{source}-{target}") -> Benchmark:
+            return replace(build(), transfers=(pair,))
+
+        one.__name__ = f"{source}_{target}".replace("-", "_").lower()
+        one.__doc__ = f"{known.title}: {'synthetic images' if source == SYNTHETIC else source} -> {target}, the methods of `all`."
+        one.__module__ = module
+        functions[one.__name__] = one
+    return functions

@@ -1,0 +1,281 @@
+"""Synthetic-Domain Alignment as a recipe type: one value holds all settings, :meth:`SDA.pipeline` joins the stages.
+
+    source images --(train)--> classifier, generator, unconditional model        (each optional: weights may be given)
+    generator -> synth -> aligned -> fine-tuned classifier
+    target -> projected;  prediction = softmax f_source(target) + softmax f_finetuned(projected)   (equation 5)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar
+
+from diffadapt.core.errors import DataError, RecipeError, suggest
+from diffadapt.core.pipeline import MethodRow, Node, Pipeline
+from diffadapt.data.config import DataConfig, TargetConfig
+from diffadapt.diffusion.aligners.config import AlignConfig, diffpure
+from diffadapt.diffusion.generators.config import SynthConfig
+from diffadapt.methods.config import MemoConfig, TentConfig
+from diffadapt.models.config import ClassifierConfig
+from diffadapt.run.runner import ExecutionConfig
+from diffadapt.stages.align import Align
+from diffadapt.stages.corrupt import WATERMARK, Corrupt
+from diffadapt.stages.fit_generator import FitGenerator
+from diffadapt.stages.images import Images, cached_source
+from diffadapt.stages.synthesize import Synthesize
+from diffadapt.tasks.classification.adapt_online import Memo, Tent
+from diffadapt.tasks.classification.figures import Figures
+from diffadapt.tasks.classification.fit_classifier import FitClassifier
+from diffadapt.tasks.classification.predict import Predict
+from diffadapt.train.config import RESNET_PAPER, DiffusionFitConfig, FitConfig
+
+METHODS = ("source", "diffpure", "memo", "tent", "gda", "dda", "sda")
+CONTROLS = ("nonaligned", "real", "projection", "finetuned", "batchnorm")
+
+
+@dataclass(frozen=True)
+class SDA:
+    """Everything that a run of SDA depends on."""
+
+    classifier: ClassifierConfig = ClassifierConfig()
+    target: TargetConfig = TargetConfig()
+    source: DataConfig = DataConfig()
+    """Labelled source images: needed for what is trained here and for the real-image control; else leave the path empty."""
+    num_classes: int = 0
+    """0: as many as the source or target data have."""
+    synth: SynthConfig = SynthConfig()
+    align: AlignConfig = AlignConfig()
+    """Alignment of synthetic images and projection of target images: one routine, one setting."""
+    project_storage: str = "png"
+    """png, or jpeg75 as the authors store projections."""
+    finetune: FitConfig = RESNET_PAPER
+    diffpure: AlignConfig = field(default_factory=diffpure)
+    """DiffPure's settings; its weights, precision and batch size are those of ``align``."""
+    memo: MemoConfig = MemoConfig()
+    tent: TentConfig = TentConfig()
+    tent_grid: bool = False
+    """All eight settings of the paper's Table 8: batch 1 and 64, classes and types mixed or not."""
+    methods: tuple[str, ...] = ("source", "diffpure", "memo", "tent", "dda", "sda")
+    controls: tuple[str, ...] = ("nonaligned", "real", "projection", "finetuned")
+    figures: bool = True
+    classifier_fit: FitConfig = FitConfig()
+    """How the source classifier is trained when classifier.name is 'train'."""
+    generator_fit: DiffusionFitConfig = DiffusionFitConfig(architecture="dit")
+    """How the conditional model is trained when synth.weights is 'train'."""
+    unconditional_fit: DiffusionFitConfig = DiffusionFitConfig(architecture="unet")
+    """How the unconditional model is trained when align.weights is 'train'."""
+    seed: int = 0
+    execution: ExecutionConfig = ExecutionConfig()
+
+    aliases: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": ("source.path", "target.data.path"),
+        "model": ("classifier.name",),
+        "image-size": ("source.image_size", "target.data.image_size", "target.resize", "target.size"),
+        "target": ("target.data.path",),
+        "seed": ("seed", "classifier_fit.seed", "finetune.seed", "generator_fit.seed", "unconditional_fit.seed"),
+    }
+    """Short options of the command line and the fields that they set."""
+
+    def pipeline(self) -> Pipeline:
+        """The graph of stages. Raises RecipeError or DataError for settings that do not fit together."""
+        self._check()
+        graph = _Graph(self)
+        graph.build()
+        return Pipeline(tuple(graph.nodes), tuple(graph.rows), self.class_names, graph.outputs)
+
+    @cached_property
+    def _listing(self):
+        data = self.source if self.source.path else self.target.data
+        if self.target.kind.startswith("imagenet-") and not self.source.path:
+            return None
+        return cached_source(data)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in label order, where the data at hand name them."""
+        return self._listing.class_names if self._listing else ()
+
+    def classes(self) -> int:
+        """The number of classes."""
+        if self.num_classes:
+            return self.num_classes
+        if self.target.kind.startswith("imagenet-"):
+            return 1000
+        names = self.class_names
+        if not names:
+            raise DataError("The data have no class folders or labels: give --num-classes, or a labelled --source.path.")
+        return len(names)
+
+    def _check(self) -> None:
+        for given, known, what in ((self.methods, METHODS, "methods"), (self.controls, CONTROLS, "controls")):
+            for name in given:
+                if name not in known:
+                    raise RecipeError(f"{what} has no {name!r}.{suggest(name, known)} Known are: {', '.join(known)}.")
+        if not self.target.data.path:
+            raise RecipeError("The recipe has no target images: give --target.data.path (or --data for a folder of classes).")
+        trains = [n for n, v in (("classifier.name", self.classifier.name), ("synth.weights", self.synth.weights), ("align.weights", self.align.weights)) if v == "train"]
+        if trains and not self.source.path:
+            raise RecipeError(f"{trains[0]} is 'train' but there are no labelled source images: give --source.path.")
+        if self.classifier.name == "train" and not self.classifier.arch:
+            raise RecipeError("classifier.name is 'train' but classifier.arch does not say which network: give a timm name, e.g. --classifier.arch resnet50.")
+
+
+class _Graph:
+    """Builds the nodes of one recipe."""
+
+    def __init__(self, recipe: SDA):
+        self.r = recipe
+        self.nodes: list[Node] = []
+        self.rows: list[MethodRow] = []
+        self.outputs: dict[str, str] = {}
+        self.classes = recipe.classes()
+        self.names_of_classes = recipe.class_names
+
+    def add(self, name: str, stage, *inputs: str) -> str:
+        self.nodes.append(Node(name, stage, inputs))
+        return name
+
+    def build(self) -> None:
+        r = self.r
+        self._target()
+        self.has_source = bool(r.source.path)
+        if self.has_source:
+            self.add("source_images", Images(r.source))
+        self._classifier()
+        needs_projection = bool({"dda", "sda"} & set(r.methods) or r.controls)
+        if needs_projection or "diffpure" in r.methods or "gda" in r.methods:
+            self._unconditional()
+        self.predict("source_on_target", "target")
+        self.predict("source_on_clean", "clean") if "clean" in self.names else None
+        if "source" in r.methods:
+            self.row("Source", "source_on_target")
+            if "source_on_clean" in self.names:
+                self.row("Source", "source_on_clean")
+        if "diffpure" in r.methods:
+            self._project("diffpure", replace(r.diffpure, weights=r.align.weights, precision=r.align.precision))
+            self.predict("source_on_diffpure", "diffpure")
+            self.row("DiffPure", "source_on_diffpure", note="no ensemble")
+        self._online()
+        if "gda" in r.methods:
+            self._project("gda", replace(r.align, guidance="gda"))
+            self.predict("source_on_gda", "gda")
+            self.row("GDA", "source_on_target", "source_on_gda", note="as publicly described; its hyper-parameters are not published")
+        if needs_projection:
+            self._project("projected", r.align)
+            self.predict("source_on_projected", "projected")
+        if "dda" in r.methods:
+            self.row("DDA", "source_on_target", "source_on_projected")
+        if "sda" in r.methods:
+            self._sda()
+        if "projection" in r.controls:
+            self.row("Projection only", "source_on_projected", note="source model, no ensemble", control=True)
+        if r.figures and needs_projection:
+            self._figures()
+
+    @property
+    def names(self) -> set[str]:
+        return {n.name for n in self.nodes}
+
+    def row(self, name: str, *members: str, note: str = "", control: bool = False) -> None:
+        self.rows.append(MethodRow(name, members, note, control))
+
+    def _target(self) -> None:
+        t = self.r.target
+        if t.kind == "imagenet-c":
+            groups = tuple((f"{c}/{s}", f"{c}/{s}") for c in t.corruptions for s in t.severities)
+            self.add("target", Images(t.data, groups, "imagenet-c", t.partial))
+        elif t.kind == "imagenet-w":
+            self.add("target", Images(t.data, ((f"{WATERMARK}/5", ""),), "imagenet-w", t.partial))
+        elif t.kind == "folder":
+            self.add("target", Images(t.data, (("target/0", ""),)))
+        else:
+            self.add("clean", Images(t.data))
+            names, severities = ((WATERMARK,), (5,)) if t.kind == "watermark" else (t.corruptions, t.severities)
+            stage = Corrupt(names, severities, t.data.channels, t.resize, t.size, t.jpeg_quality, t.frost_textures, self.r.seed)
+            self.add("target", stage, "clean")
+        self.outputs["target"] = "target"
+
+    def _classifier(self) -> None:
+        r = self.r
+        self.fitted = ()
+        if r.classifier.name == "train":
+            self.add("classifier", FitClassifier(r.classifier_fit, r.classifier, self.classes, "scratch", 0, r.source.image_size, self.names_of_classes), "source_images")
+            self.fitted = ("classifier",)
+            self.outputs["classifier"] = "classifier"
+
+    def _unconditional(self) -> None:
+        r = self.r
+        self.uncond = ()
+        if r.align.weights == "train":
+            self.add("unconditional", FitGenerator(r.unconditional_fit, 0, r.source.image_size, r.source.channels), "source_images")
+            self.uncond = ("unconditional",)
+            self.outputs["unconditional"] = "unconditional"
+
+    def _project(self, name: str, config: AlignConfig) -> None:
+        config = replace(config, storage=self.r.project_storage)  # type: ignore[arg-type]
+        if config.guidance == "gda":
+            self.add(name, Align(config, self.r.seed, self.r.classifier, self.classes), "target", *self.uncond, *self.fitted)
+        else:
+            self.add(name, Align(config, self.r.seed), "target", *self.uncond)
+
+    def predict(self, name: str, images: str, model: tuple[str, ...] | None = None) -> None:
+        fitted = self.fitted if model is None else model
+        self.add(name, Predict(self.r.classifier, self.classes, bool(fitted)), images, *fitted)
+
+    def _online(self) -> None:
+        r = self.r
+        if "memo" in r.methods:
+            self.add("memo", Memo(r.memo, r.classifier, self.classes, bool(self.fitted), r.seed), "target", *self.fitted)
+            self.row("MEMO", "memo")
+            if r.memo.limit is not None:
+                self.rows.append(MethodRow("Source on MEMO's images", ("source_on_target",), "to compare MEMO with", True, "memo"))
+        if "tent" not in r.methods:
+            return
+        settings = [r.tent]
+        if r.tent_grid:
+            settings = [replace(r.tent, batch_size=b, mixed_classes=c, mixed_types=t) for c in (False, True) for t in (False, True) for b in (1, 64)]
+        for c in settings:
+            stage = Tent(c, r.classifier, self.classes, bool(self.fitted), r.seed)
+            name = "tent" if len(settings) == 1 else f"tent_{stage.label()}"
+            self.add(name, stage, "target", *self.fitted)
+            note = f"batch {c.batch_size}, classes {'mixed' if c.mixed_classes else 'in order'}, types {'mixed' if c.mixed_types else 'apart'}"
+            self.row("Tent" if len(settings) == 1 else f"Tent ({note})", name, note=note if len(settings) == 1 else "")
+        if "batchnorm" in r.controls:
+            self.add("batchnorm", Tent(replace(r.tent, lr=0.0), r.classifier, self.classes, bool(self.fitted), r.seed), "target", *self.fitted)
+            self.row("Batch statistics only", "batchnorm", note="Tent without its gradient step", control=True)
+
+    def _sda(self) -> None:
+        r = self.r
+        generator = ()
+        if r.synth.weights == "train":
+            self.add("generator", FitGenerator(r.generator_fit, self.classes, r.source.image_size, r.source.channels, self.names_of_classes), "source_images")
+            generator = ("generator",)
+            self.outputs["generator"] = "generator"
+        self.add("synth", Synthesize(r.synth, self.classes, r.seed), *generator)
+        self.add("aligned", Align(r.align, r.seed), "synth", *self.uncond)
+        self.outputs.update(synth="synth", aligned="aligned", projected="projected", source_on_target="source_on_target")
+        self._finetune("finetuned", "aligned")
+        self.outputs["finetuned"] = "finetuned"
+        self.row("SDA", "source_on_target", "finetuned_on_projected")
+        if "finetuned" in r.controls:
+            self.row("Fine-tuned model on projected images", "finetuned_on_projected", note="no ensemble", control=True)
+        if "nonaligned" in r.controls:
+            self._finetune("nonaligned", "synth")
+            self.row("SDA without alignment", "source_on_target", "nonaligned_on_projected", note="fine-tuned on non-aligned synthetic images", control=True)
+        if "real" in r.controls and self.has_source:
+            self._finetune("real", "source_images", epoch_images=r.synth.images_per_class * self.classes)
+            self.row("Real-image fine-tuning", "source_on_target", "real_on_projected", note="as many steps, on real source images", control=True)
+
+    def _finetune(self, name: str, images: str, epoch_images: int = 0) -> None:
+        r = self.r
+        init = "fitted" if self.fitted else "config"
+        size = r.source.image_size if self.has_source else 256
+        self.add(name, FitClassifier(r.finetune, r.classifier, self.classes, init, epoch_images, size, self.names_of_classes), images, *self.fitted)
+        self.predict(f"{name}_on_projected", "projected", (name,))
+
+    def _figures(self) -> None:
+        models = [n for n in ("classifier", "finetuned") if n in self.names]
+        pictures = [n for n in ("clean", "target", "projected", "synth", "aligned") if n in self.names]
+        self.add("figures", Figures(self.r.classifier, self.classes, tuple(pictures), tuple(models), self.names_of_classes), *pictures, *models)
+        self.outputs["figures"] = "figures"

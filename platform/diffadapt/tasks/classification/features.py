@@ -1,0 +1,116 @@
+"""Feature stage: what a frozen backbone makes of every image's test, weak and strong views, computed once and then trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from diffadapt.core.artifact import FEATURES_SCHEMA, Rows, Shard
+from diffadapt.core.errors import ItemError, RecipeError
+from diffadapt.core.identity import item_seed
+from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
+from diffadapt.models.config import BackboneConfig
+from diffadapt.stages.models import classifier_identity, classifier_revisions
+
+
+@dataclass(frozen=True)
+class Features(Stage):
+    """Input: images. Rows in FEATURES_SCHEMA: ``test`` (D), ``weak`` (weak_views x D) and ``strong`` (strong_views x D) features.
+
+    The test view is the prediction stage's preprocessing, so that a classifier merged from backbone and head gives on an image
+    what the head gives on its test features. The other views are those of ``augment`` (tasks/classification/augment_views.py); each depends
+    on the seed, the image's key and the view's number alone.
+    """
+
+    backbone: BackboneConfig = BackboneConfig()
+    augment: Literal["uda", "center", "shift", "none"] = "uda"
+    flip: bool = True
+    seed: int = 0
+
+    kind = "features"
+
+    def label(self) -> str:
+        return self.backbone.name.rstrip("/").split("/")[-1]
+
+    def identity(self) -> dict[str, Any]:
+        fields = classifier_identity(self.backbone)
+        fields.pop("frozen")
+        return {"backbone": fields, "augment": self.augment, "flip": self.flip, "seed": self.seed}
+
+    def revisions(self) -> dict[str, str]:
+        return classifier_revisions(self.backbone, False)
+
+    def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
+        if self.backbone.name == "train":
+            raise RecipeError("A frozen backbone needs trained weights, but backbone.name is 'train': name weights, or set backbone.frozen to false.")
+        (images,) = inputs.values()
+        return one_to_one(images)
+
+    def open(self, context: WorkContext) -> _Extractor:
+        return _Extractor(self, context)
+
+    @property
+    def views(self) -> int:
+        """Views an image."""
+        return 1 + self.backbone.weak_views + self.backbone.strong_views
+
+    def seeds(self, key: str) -> list[tuple[str, int]]:
+        """(kind, seed) of each view that is augmented, in the order in which they are stored."""
+        counts = (("weak", self.backbone.weak_views), ("strong", self.backbone.strong_views))
+        return [(kind, item_seed(self.seed, "features", key, f"{kind}-{i}")) for kind, count in counts for i in range(count)]
+
+
+class _Extractor:
+    def __init__(self, stage: Features, context: WorkContext):
+        import torch
+
+        from diffadapt.models.backbone import load_backbone
+        from diffadapt.stages.batching import Batcher
+        from diffadapt.tasks.classification.augment_views import make_views
+
+        self.stage, self.device = stage, context.device
+        self.model = load_backbone(stage.backbone, context.device).module.to(memory_format=torch.channels_last)
+        self.augments = make_views(stage.augment, stage.backbone, stage.flip)
+        self.batcher = Batcher((context.batch_size or stage.backbone.batch_size) // stage.views)
+        self.threads = ThreadPoolExecutor(max(1, context.threads))
+
+    @property
+    def batch_size(self) -> int:
+        """Views in one forward pass."""
+        return self.batcher.batch_size * self.stage.views
+
+    def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
+        import numpy as np
+        import pyarrow as pa
+        import torch
+
+        from diffadapt.compute.precision import autocast, float32_mode
+        from diffadapt.models.preprocess import normalise, prepare_image
+        from diffadapt.stages.decoding import decode_rows
+
+        config = self.stage.backbone
+        decoded = decode_rows(inputs[0], config.in_channels)
+
+        def views(i: int) -> list[torch.Tensor]:
+            image = decoded.images[i]
+            test = torch.from_numpy(np.ascontiguousarray(prepare_image(image, config).transpose(2, 0, 1)))
+            return [test, *(self.augments[kind](image, seed) for kind, seed in self.stage.seeds(decoded.keys[i]))]
+
+        @torch.inference_mode()
+        def process(batch: Sequence[int]) -> list[np.ndarray]:
+            stacked = torch.stack([view for made in self.threads.map(views, batch) for view in made])
+            x = normalise(stacked.to(self.device), config).contiguous(memory_format=torch.channels_last)
+            with float32_mode(config.precision), autocast(self.device, config.precision):
+                features = self.model(x).float().cpu().numpy()
+            if not np.isfinite(features).all():
+                raise ItemError("the backbone's features have NaN or infinity: use backbone.precision fp32, or check the weights")
+            return list(features.reshape(len(batch), self.stage.views, -1))
+
+        done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
+        index, weak = [i for i, _ in done], 1 + config.weak_views
+        parts = {"test": slice(0, 1), "weak": slice(1, weak), "strong": slice(weak, None)}
+        columns = {kind: pa.array([made[part].ravel() for _, made in done], pa.list_(pa.float32())) for kind, part in parts.items()}
+        keys, labels = pa.array([decoded.keys[i] for i in index], pa.string()), pa.array([decoded.labels[i] for i in index], pa.int64())
+        return Rows(pa.table({"key": keys, "label": labels, **columns}, schema=FEATURES_SCHEMA), decoded.failures + failures)

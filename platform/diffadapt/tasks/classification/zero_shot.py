@@ -1,0 +1,83 @@
+"""CLIP zero-shot classification of the target, the baseline beside every adapted model (Radford et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffadapt.core.artifact import Rows, Shard
+from diffadapt.core.errors import ItemError, RecipeError
+from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
+from diffadapt.models.clip_folder import check_clip
+from diffadapt.models.config import ClipConfig
+from diffadapt.models.weights import revision
+from diffadapt.prompts.prompts import fill
+
+
+@dataclass(frozen=True)
+class ZeroShot(Stage):
+    """Input: target images. Rows of LOGITS_SCHEMA: CLIP's logit scale times the cosine of image and class text."""
+
+    config: ClipConfig = ClipConfig()
+    class_names: tuple[str, ...] = ()
+    domain: str = ""
+
+    kind = "zero-shot"
+
+    def label(self) -> str:
+        return self.config.weights.rstrip("/").replace("\\", "/").split("/")[-1].removeprefix("embedded:")
+
+    def identity(self) -> dict[str, Any]:
+        return {"texts": self.texts(), "precision": self.config.precision}
+
+    def revisions(self) -> dict[str, str]:
+        return {"clip": revision(self.config.weights)}
+
+    def texts(self) -> list[list[str]]:
+        """Every class's prompts."""
+        return [[fill(template, name, self.domain) for template in self.config.templates] for name in self.class_names]
+
+    def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
+        wrong = [template for template in self.config.templates if "{category}" not in template]
+        if wrong or not self.config.templates:
+            raise RecipeError(f"clip.templates {'is empty' if not wrong else f'has {wrong[0]!r} without {{category}}'}: every template must say where the class goes.")
+        check_clip(self.config.weights)
+        (images,) = inputs.values()
+        return one_to_one(images)
+
+    def open(self, context: WorkContext) -> _ZeroShot:
+        return _ZeroShot(self, context)
+
+
+class _ZeroShot:
+    def __init__(self, stage: ZeroShot, context: WorkContext):
+        from diffadapt.models.clip import load_clip
+        from diffadapt.stages.batching import Batcher
+
+        self.clip = load_clip(stage.config.weights, context.device, stage.config.precision)
+        self.classes = self.clip.class_features(stage.texts())
+        self.batcher = Batcher(context.batch_size or stage.config.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        return self.batcher.batch_size
+
+    def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
+        import numpy as np
+
+        from diffadapt.stages.decoding import decode_rows
+        from diffadapt.stages.models import logits_rows
+
+        decoded = decode_rows(inputs[0], 3)
+
+        def process(batch: Sequence[int]) -> list[np.ndarray]:
+            logits = self.clip.logits([decoded.images[i] for i in batch], self.classes).numpy()
+            if not np.isfinite(logits).all():
+                raise ItemError("CLIP's output has NaN or infinity: use clip.precision fp32, or check the weights")
+            return list(logits)
+
+        done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
+        index = [i for i, _ in done]
+        logits = np.stack([r for _, r in done]) if done else np.zeros((0, 0), np.float32)
+        return logits_rows([decoded.keys[i] for i in index], [decoded.labels[i] for i in index], logits, decoded.failures + failures)

@@ -1,0 +1,172 @@
+"""Training of a segmenter on source and transferred images (ZoDi section 3.3), or on a part of them (its ablations)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffadapt.core.artifact import IGNORED, Shard
+from diffadapt.core.config import to_dict
+from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.models.segmentation.config import SegmenterConfig
+from diffadapt.models.segmentation.source import (
+    SMALLEST,
+    check_segmenter,
+    segmenter_identity,
+    segmenter_revisions,
+)
+from diffadapt.stages.roles import KEPT, fitted_with, kept_keys, row_inputs
+from diffadapt.tasks.segmentation.config import SegmentTraining, check_jitter
+from diffadapt.tasks.segmentation.losses import method_of
+
+PREDICTION = ("precision",)
+"""Settings of SegmenterConfig that training does not look at."""
+MANY = 5
+"""Warnings about label maps that are shown one by one."""
+
+
+@dataclass(frozen=True)
+class FitSegmenter(Stage):
+    """Inputs: source scenes; transferred scenes and the decisions of quality control, unless the method is source_only; and, unless
+    ``training.select`` is last, labelled scenes to choose the epoch by (the source's test images, or for the oracle the target).
+
+    The result is a segmenter folder (models/segmentation/folder.py).
+    """
+
+    config: SegmenterConfig = SegmenterConfig()
+    training: SegmentTraining = SegmentTraining()
+    classes: ClassTable = ClassTable()
+    method: str = "zodi"
+
+    kind = "segmenter"
+    fit_stage = True
+
+    def label(self) -> str:
+        return self.method
+
+    def identity(self) -> dict[str, Any]:
+        segmenter = {k: v for k, v in segmenter_identity(self.config).items() if k not in PREDICTION}
+        training = to_dict(self.training, identity_only=True)
+        if not method_of(self.method).similar:
+            training.pop("similarity")
+        if self.training.select == "last":
+            training.pop("candidates")
+        return {"segmenter": segmenter, "training": training, "classes": to_dict(self.classes, identity_only=True), "method": self.method}
+
+    def revisions(self) -> dict[str, str]:
+        return segmenter_revisions(self.config)
+
+    def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
+        kind = method_of(self.method)
+        count = len(self.classes.names)
+        if count < 2:
+            raise RecipeError(f"Segmentation needs at least two classes, but there {'is one' if count == 1 else 'are none'}: give a class table with more.")
+        check_segmenter(self.config)
+        self._check_sizes()
+        check_jitter(self.training.jitter)
+        rows = sum(not node.stage.fit_stage for node in inputs.values())
+        wanted = 1 + kind.transferred + (self.training.select != "last")
+        assert rows == wanted, f"{self.method} with select {self.training.select} reads {wanted} sets of scenes, not {rows}"
+        return whole(inputs)
+
+    def _check_sizes(self) -> None:
+        crop, size = self.training.crop, self.config.size
+        if any(crop) and not all(crop):
+            raise RecipeError(f"training.crop is {crop}: give both height and width, or 0 0 for no crop.")
+        if crop[0] > size[0] or crop[1] > size[1]:
+            raise RecipeError(f"training.crop {crop} is larger than segmenter.size {size}, out of which it is cut: lower it, or raise segmenter.size.")
+        if any(crop) and min(crop) < SMALLEST:
+            raise RecipeError(f"training.crop is {crop}, but the networks need at least {SMALLEST} pixels on either side.")
+        if self.training.batch_size == 1 and self.config.arch == "deeplabv3plus":
+            raise RecipeError("training.batch_size is 1, but the batch normalisation behind DeepLabv3+'s image pooling needs at least two pairs: raise it.")
+
+    def fit(self, job: FitJob) -> dict[str, Any]:
+        import torch
+
+        from diffadapt.models.segmentation.build import build_segmenter
+        from diffadapt.models.segmentation.folder import save_segmenter
+        from diffadapt.tasks.segmentation.training import fit_segmenter
+        from diffadapt.train.checkpoints import Checkpoints
+
+        source, transferred, chosen_by = self._sets(job)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.training.seed)
+            net = build_segmenter(self.config, len(self.classes.names))
+        found = fit_segmenter(
+            source, transferred, net, self.training, self.method, job.reporter, Checkpoints(job.checkpoints), inputs=self.config,
+            classes=len(self.classes.names), chooser=self._chooser(job, chosen_by, source, transferred),
+            readers=0 if job.context.device == "cpu" else job.context.threads, until=job.until,
+        )  # fmt: skip
+        metrics = {k: v for k, v in found.items() if k not in ("step_seconds", "resumed_from")}
+        metrics["left_out"] = _left_out(source, transferred, metrics["left_out"])
+        if job.reporter.rank == 0:
+            selection = found.get("selection", {"rule": "last"})
+            extra = {
+                "method": self.method, "training": to_dict(self.training, identity_only=True), "selection": selection["rule"], "chosen_step": selection.get("chosen_step"),
+                "images": metrics["images"], "pairs": metrics["pairs"],
+            }  # fmt: skip
+            save_segmenter(net.cpu(), job.output, self.config, self.classes, extra)
+        failures = {f.key: f for s in (source, transferred, chosen_by) if s is not None for f in s.failures}
+        return {**metrics, "warnings": self._warnings(metrics, source), "quarantined": [[f.key, f.reason] for f in failures.values()]}
+
+    def _sets(self, job: FitJob) -> tuple[Any, Any, Any]:
+        """(source, transferred or None, the scenes to choose the epoch by or None). Raises DataError when one is empty."""
+        from diffadapt.tasks.segmentation.scene_sets import demand_scenes, load_scenes
+
+        files, count = row_inputs(job), len(self.classes.names)
+        transferred = chosen_by = None
+        if method_of(self.method).transferred:
+            transferred = load_scenes(files[1], job.read, self.config.size, count, keep=kept_keys(fitted_with(job, KEPT)), annotated=False)
+            demand_scenes(transferred, "transferred", "quality control refused them all (lower its thresholds), or none is readable")
+        keep = None if transferred is None else transferred.keys
+        source = load_scenes(files[0], job.read, self.config.size, count, keep=None if keep is None else set(keep), reason="without_transferred")
+        demand_scenes(source, "labelled source", "none has a readable label map" if transferred is None else "none of those that were transferred has a readable label map")
+        if not _labelled(source):
+            said = f" ({source.warnings[0].rstrip('.')})" if source.warnings else ""
+            raise DataError(f"No pixel of the {len(source)} source scenes has a class to learn{said}: check that the class table lists the values of the label files.")
+        if self.training.select != "last":
+            chosen_by = load_scenes(files[-1], job.read, self.config.size, count)
+            demand_scenes(chosen_by, "labelled", f"training.select {self.training.select} has none to choose the epoch by: set it to last")
+        return source, transferred, chosen_by
+
+    def _chooser(self, job: FitJob, scenes: Any, source: Any, transferred: Any) -> Any:
+        """Whoever picks the epoch (tasks/segmentation/select.py); None keeps the last."""
+        if scenes is None:
+            return None
+        from diffadapt.tasks.segmentation.batches import pair, steps_per_epoch
+        from diffadapt.tasks.segmentation.select import SegmentChooser
+        from diffadapt.train.candidates import candidate_steps
+
+        training = self.training
+        epoch = steps_per_epoch(len(pair(source, transferred)), training.batch_size)
+        steps = candidate_steps(training.epochs, epoch, training.candidates)
+        return SegmentChooser(training.select, job.checkpoints, steps, scenes, len(self.classes.names), job.reporter.device, self.config.batch_size)
+
+    def _warnings(self, metrics: Mapping[str, Any], source: Any) -> list[str]:
+        """What reading the source had to say, unless the transfer, which reads it too, says so; and a set smaller than a batch."""
+        said = [] if metrics["pairs"] else source.warnings
+        found = [*said[:MANY], *([f"{len(said) - MANY} more label maps of the source gave such warnings."] if len(said) > MANY else [])]
+        count, unit = (metrics["pairs"], "pair") if metrics["pairs"] else (metrics["images"], "image")
+        if count < self.training.batch_size:
+            found.append(f"{self.method} trains on {count} {unit}{'' if count == 1 else 's'}, fewer than a batch of {self.training.batch_size}, so that every batch holds some of them repeatedly.")
+        return found
+
+
+def _left_out(source: Any, transferred: Any, unpaired: Mapping[str, int]) -> dict[str, int]:
+    """How many source scenes are not trained on, by reason: refused by quality control, without a transferred image, unlabelled."""
+    found = dict(source.left_out)
+    refused = 0 if transferred is None else transferred.left_out.get("refused", 0)
+    if refused:
+        found["refused"] = refused
+        found["without_transferred"] = max(0, found.get("without_transferred", 0) - refused)
+    for reason, count in unpaired.items():
+        found[reason] = found.get(reason, 0) + count
+    return {reason: count for reason, count in found.items() if count}
+
+
+def _labelled(scenes: Any) -> bool:
+    """Whether any pixel of ``scenes`` has a class."""
+    return any(bool((scenes.get(i)[1] != IGNORED).any()) for i in range(len(scenes)))

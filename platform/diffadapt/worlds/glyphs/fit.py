@@ -1,0 +1,102 @@
+"""Fit stages that make a text-to-image model from drawn glyphs: a CLIP model, an autoencoder, the pipeline on top of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffadapt.core.artifact import Shard
+from diffadapt.core.errors import RecipeError
+from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.stages.roles import fitted_with
+from diffadapt.worlds.config import AutoencoderFitConfig, ClipFitConfig, TextToImageFitConfig
+from diffadapt.worlds.glyphs.drawing import GlyphConfig, fonts_revision
+
+CLIP, AUTOENCODER = "preprocessor_config.json", "diffusion_pytorch_model.safetensors"
+"""The file that tells the folder of a CLIP model, of an autoencoder, among fitted inputs."""
+_LESS = ("step_seconds", "resumed_from")
+
+
+@dataclass(frozen=True)
+class _GlyphFit(Stage):
+    data: GlyphConfig = GlyphConfig()
+
+    fit_stage = True
+
+    def revisions(self) -> dict[str, str]:
+        return {"fonts": fonts_revision(self.data.fonts)}
+
+    def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
+        if self.data.size % 2 or self.data.size < 8:
+            raise RecipeError(f"glyphs.size is {self.data.size} but must be even and at least 8.")
+        shard = whole(inputs)[0]
+        return [Shard(shard.key, shard.params, shard.inputs, self.data.examples)]
+
+    def glyphs(self) -> Any:
+        from diffadapt.worlds.batches import CaptionedImages
+        from diffadapt.worlds.glyphs.drawing import GlyphSet
+
+        return CaptionedImages(*GlyphSet(self.data).arrays())
+
+    def metrics(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Scalars without timings, so that equal work has equal files."""
+        return {**{k: float(v) for k, v in found.items() if k not in _LESS}, "images": self.data.examples}
+
+
+@dataclass(frozen=True)
+class FitGlyphClip(_GlyphFit):
+    """No input. The result is a CLIPModel folder with tokenizer and image processor."""
+
+    config: ClipFitConfig = ClipFitConfig()
+
+    kind = "clip"
+
+    def fit(self, job: FitJob) -> dict[str, Any]:
+        from diffadapt.train.checkpoints import Checkpoints
+        from diffadapt.worlds.contrastive import train_clip
+        from diffadapt.worlds.glyphs.captions import vocabulary
+        from diffadapt.worlds.glyphs.cards import clip_card
+
+        found = self.metrics(train_clip(self.glyphs(), vocabulary(), self.config, job.reporter, Checkpoints(job.checkpoints), job.output))
+        if job.reporter.rank == 0:
+            (Path(job.output) / "README.md").write_text(clip_card(self.data, self.config, found), encoding="utf-8")
+        return found
+
+
+@dataclass(frozen=True)
+class FitGlyphAutoencoder(_GlyphFit):
+    """No input. The result is an AutoencoderKL folder."""
+
+    config: AutoencoderFitConfig = AutoencoderFitConfig()
+
+    kind = "autoencoder"
+
+    def fit(self, job: FitJob) -> dict[str, Any]:
+        from diffadapt.train.checkpoints import Checkpoints
+        from diffadapt.worlds.vae import train_autoencoder
+
+        return self.metrics(train_autoencoder(self.glyphs(), self.config, job.reporter, Checkpoints(job.checkpoints), job.output))
+
+
+@dataclass(frozen=True)
+class FitTextToImage(_GlyphFit):
+    """Inputs: a fitted CLIP model and a fitted autoencoder. The result is a StableDiffusionPipeline folder."""
+
+    config: TextToImageFitConfig = TextToImageFitConfig()
+
+    kind = "text-to-image"
+
+    def fit(self, job: FitJob) -> dict[str, Any]:
+        from diffadapt.train.checkpoints import Checkpoints
+        from diffadapt.worlds.glyphs.cards import generator_card
+        from diffadapt.worlds.glyphs.training import train_text_to_image
+
+        (clip,), (vae,) = fitted_with(job, CLIP), fitted_with(job, AUTOENCODER)
+        found = self.metrics(
+            train_text_to_image(self.glyphs(), clip, vae, self.config, job.reporter, Checkpoints(job.checkpoints), job.output)
+        )
+        if job.reporter.rank == 0:
+            (Path(job.output) / "README.md").write_text(generator_card(self.data, self.config, found), encoding="utf-8")
+        return found
