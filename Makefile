@@ -19,7 +19,7 @@ help:
 	@echo "make test-cluster several nodes on this machine: some are lost, some come and go with the load"
 	@echo "make bench        throughput of synthesis and alignment, Ray's overhead, memory"
 	@echo "make scale        1 to 256 simulated GPUs, and planning ten million images"
-	@echo "make lint         ruff"
+	@echo "make lint         style, form and types (ruff, pyright)"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 12); sys.exit(0 if ok else "Python 3.10, 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
@@ -54,6 +54,8 @@ scale: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check platform pipelines tune_spaces tests
+	$(BIN)/ruff format --check platform pipelines tune_spaces tests
+	$(BIN)/pyright
 
 clean:
 	rm -rf build dist .pytest_cache

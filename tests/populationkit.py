@@ -1,4 +1,5 @@
-"""A recipe of seconds that ends in a stage 2, for tests of population-based training: clusters instead of images."""
+"""A recipe of seconds that ends in a stage 2, for tests of population-based training: clusters instead of
+images."""
 
 from __future__ import annotations
 
@@ -48,7 +49,11 @@ class Target(Stage):
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         views = sslkit.clusters(seed=2)
-        columns = {"key": list(views.keys), "label": views.labels, **{k: [v.ravel() for v in views.cached[k]] for k in ("test", "weak", "strong")}}
+        columns = {
+            "key": list(views.keys),
+            "label": views.labels,
+            **{k: [v.ravel() for v in views.cached[k]] for k in ("test", "weak", "strong")},
+        }
         return Rows(pa.table(columns, schema=FEATURES_SCHEMA))
 
 
@@ -68,13 +73,20 @@ class Start(Stage):
     def fit(self, job: FitJob) -> dict[str, Any]:
         from diffadapt.models.mlp_head import save_head
 
-        save_head(Path(job.output), sslkit.biased_head(sslkit.clusters(seed=2), seed=2, hidden=8), sslkit.WIDTH, NAMES, {"selection": "last"})
+        save_head(
+            Path(job.output),
+            sslkit.biased_head(sslkit.clusters(seed=2), seed=2, hidden=8),
+            sslkit.WIDTH,
+            NAMES,
+            {"selection": "last"},
+        )
         return {}
 
 
 @dataclass(frozen=True)
 class Noted(FitSsl):
-    """Stage 2 that says when it begins and ends to train (trial, from step, to step); it may take ``pause`` seconds first."""
+    """Stage 2 that says when it begins and ends to train (trial, from step, to step); it may take ``pause``
+    seconds first."""
 
     side_log: str = execution("")
     pause: float = execution(0.0)
@@ -87,12 +99,26 @@ class Noted(FitSsl):
         from diffadapt.train.checkpoints import Checkpoints
 
         steps = Checkpoints(job.checkpoints).steps()
-        note(self.side_log, "begin", Path(job.checkpoints).parents[2].name, steps[-1] if steps else 0, job.until, os.getpid())
+        note(
+            self.side_log,
+            "begin",
+            Path(job.checkpoints).parents[2].name,
+            steps[-1] if steps else 0,
+            job.until,
+            os.getpid(),
+        )
         time.sleep(self.pause)
         if self.config.lr == self.die_at:
             os._exit(1)
         found = super().fit(job)
-        note(self.side_log, "end", Path(job.checkpoints).parents[2].name, steps[-1] if steps else 0, job.until, os.getpid())
+        note(
+            self.side_log,
+            "end",
+            Path(job.checkpoints).parents[2].name,
+            steps[-1] if steps else 0,
+            job.until,
+            os.getpid(),
+        )
         return found
 
 
@@ -100,7 +126,19 @@ class Noted(FitSsl):
 class Clusters:
     """The recipe."""
 
-    ssl: Any = field(default_factory=lambda: sslkit.config("fixmatch", threshold=0.9, ema=0.9, epochs=4, steps_per_epoch=10, batch_size=16, augment="shift", flip=False, checkpoint_every=4))
+    ssl: Any = field(
+        default_factory=lambda: sslkit.config(
+            "fixmatch",
+            threshold=0.9,
+            ema=0.9,
+            epochs=4,
+            steps_per_epoch=10,
+            batch_size=16,
+            augment="shift",
+            flip=False,
+            checkpoint_every=4,
+        )
+    )
     select: SelectConfig = SelectConfig()
     side_log: str = execution("")
     pause: float = execution(0.0)
@@ -115,10 +153,28 @@ class Clusters:
             Node("start", Start(), ("target",)),
             Node("start_on_target", PredictHead(4), ("target", "start")),
             Node("split", Split(SplitConfig(), 4, NAMES), ("start_on_target",)),
-            Node("adapted", Noted(self.ssl, frozen, 4, NAMES, self.select, side_log=self.side_log, pause=self.pause, die_at=self.die_at), ("target", "split", "start")),
+            Node(
+                "adapted",
+                Noted(
+                    self.ssl,
+                    frozen,
+                    4,
+                    NAMES,
+                    self.select,
+                    side_log=self.side_log,
+                    pause=self.pause,
+                    die_at=self.die_at,
+                ),
+                ("target", "split", "start"),
+            ),
             Node("adapted_on_target", PredictHead(4), ("target", "adapted")),
         )
-        return Pipeline(nodes, (MethodRow("start", ("start_on_target",)), MethodRow("adapted", ("adapted_on_target",))), NAMES, {"target": "target"})
+        return Pipeline(
+            nodes,
+            (MethodRow("start", ("start_on_target",)), MethodRow("adapted", ("adapted_on_target",))),
+            NAMES,
+            {"target": "target"},
+        )
 
 
 def space(trials: int = 4, seed: int = 0, objective: str = "im", **search: Any) -> Space:
@@ -141,4 +197,6 @@ def make_shared(found: Search) -> None:
     pipeline = found.recipes["clusters"].pipeline()
     plans = {n: p for n, p in pipeline.plan(found.root.store).items() if n in needed(pipeline, "adapted")}
     progress = Silent({n: NodeProgress(len(p.shards), p.items) for n, p in plans.items()})
-    Work(found.sweep, found.root.store, plans, progress, 0.0).run(lambda: LocalRunner(ExecutionConfig(device="cpu", threads=1)))
+    Work(found.sweep, found.root.store, plans, progress, 0.0).run(
+        lambda: LocalRunner(ExecutionConfig(device="cpu", threads=1))
+    )

@@ -1,4 +1,5 @@
-"""Fake data sets with the official names of Cityscapes, ACDC and others, for tests: random layouts of a few rectangles."""
+"""Fake data sets with the official names of Cityscapes, ACDC and others, for tests: random layouts of a few
+rectangles."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ CITYSCAPES_SIZE = (1024, 2048)
 ACDC_SIZE = (1080, 1920)
 
 
-def label_ids(size: tuple[int, int], seed: int, values: Sequence[int] = (0, 4, *CITYSCAPES_IDS)) -> np.ndarray:
+def label_ids(
+    size: tuple[int, int], seed: int, values: Sequence[int] = (0, 4, *CITYSCAPES_IDS)
+) -> np.ndarray:
     """uint8 (H, W): bands and rectangles of ``values``, reproducible."""
     rng = np.random.default_rng(seed)
     height, width = size
@@ -53,8 +56,9 @@ def fake_cityscapes(
     root: Path | str, cities: Mapping[str, int] | None = None, size: tuple[int, int] = (32, 64), split: str = "train", *,
     labels: Sequence[str] = ("labelIds",), colours: bool = True,
 ) -> list[str]:  # fmt: skip
-    """``{city: images}`` in one split of a Cityscapes tree; call it again for another split. ``size`` is CITYSCAPES_SIZE officially; ``labels``
-    may hold labelIds and labelTrainIds. Returns the scenes' keys, sorted."""
+    """``{city: images}`` in one split of a Cityscapes tree; call it again for another split. ``size`` is
+    CITYSCAPES_SIZE officially; ``labels`` may hold labelIds and labelTrainIds. Returns the scenes' keys,
+    sorted."""
     keys = []
     for city, count in (cities or {"aachen": 2, "bochum": 1}).items():
         for i in range(count):
@@ -74,14 +78,23 @@ def fake_cityscapes(
 
 
 def fake_acdc(
-    root: Path | str, counts: Mapping[str, int] | None = None, size: tuple[int, int] = (30, 48), split: str = "val", *, labels: Sequence[str] = ("labelTrainIds",)
+    root: Path | str,
+    counts: Mapping[str, int] | None = None,
+    size: tuple[int, int] = (30, 48),
+    split: str = "val",
+    *,
+    labels: Sequence[str] = ("labelTrainIds",),
 ) -> list[str]:
-    """``{condition: images}`` in one split of an ACDC tree (ACDC_SIZE officially); no labels for the test split. Returns the keys, sorted."""
+    """``{condition: images}`` in one split of an ACDC tree (ACDC_SIZE officially); no labels for the test
+    split. Returns the keys, sorted."""
     keys = []
     for condition, count in (counts or {"fog": 2, "night": 2}).items():
         for i in range(count):
             sequence = f"GOPR{475 + i % 2:04d}"
-            key, seed = f"{condition}/{sequence}/{sequence}_frame_{i:06d}", len(keys) + sum(map(ord, split + condition))
+            key, seed = (
+                f"{condition}/{sequence}/{sequence}_frame_{i:06d}",
+                len(keys) + sum(map(ord, split + condition)),
+            )
             ids = label_ids(size, seed)
             below = key.removeprefix(f"{condition}/")
             save(Path(root) / f"rgb_anon/{condition}/{split}/{below}_rgb_anon.png", picture(ids, seed) // 2)

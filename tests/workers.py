@@ -14,7 +14,8 @@ import torch.multiprocessing as mp
 
 
 def in_two_workers(work: Callable[..., None], folder: Path | str, *args: Any) -> None:
-    """``work(rank, str(folder), *args)`` in two processes of one gloo group; an error in either is raised here."""
+    """``work(rank, str(folder), *args)`` in two processes of one gloo group; an error in either is raised
+    here."""
     mp.spawn(_enter, (work, str(folder), args), nprocs=2)
 
 
@@ -26,5 +27,6 @@ def _enter(rank: int, work: Callable[..., None], folder: str, args: tuple[Any, .
     dist.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
-    # An ordinary exit takes the interpreter down under torch's own threads; one that then still wants it aborts the process.
+    # An ordinary exit takes the interpreter down under torch's own threads; one that then still wants it
+    # aborts the process.
     os._exit(0)

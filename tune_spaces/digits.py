@@ -1,4 +1,5 @@
-"""Guidance x number of prompts x confident fraction on the digits of the quickstart: 24 trials in minutes on two CPU cores."""
+"""Guidance x number of prompts x confident fraction on the digits of the quickstart: 24 trials in minutes on
+two CPU cores."""
 
 from diffadapt.sweeps.space import Choice, Space
 
@@ -6,7 +7,9 @@ from diffadapt.sweeps.space import Choice, Space
 def seeds() -> Space:
     """Prompts on the quickstart's digits, three trainings each: the curve with its deviation, 9 trials."""
     return Space(
-        {"prompts.prompts_per_class": Choice(1, 5, 25), "seeds": Choice((0,), (1,), (2,))}, base={"generator.images_per_class": 25, "controls": ()}, recipe="adapt_anything/digits"
+        {"prompts.prompts_per_class": Choice(1, 5, 25), "seeds": Choice((0,), (1,), (2,))},
+        base={"generator.images_per_class": 25, "controls": ()},
+        recipe="adapt_anything/digits",
     )
 
 

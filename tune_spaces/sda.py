@@ -9,12 +9,16 @@ LEAN = {"methods": ("source", "sda"), "controls": ()}
 
 
 def aligner_strength() -> Space:
-    """Step at which the aligner starts (of 10 on the digits, of 100 on ImageNet) x scale of its structural guidance."""
-    return Space({"align.start": Choice(2, 3, 5), "align.scale": Choice(1.0, 2.0, 4.0)}, base=LEAN, recipe=RECIPE)
+    """Step at which the aligner starts (of 10 on the digits, of 100 on ImageNet) x scale of its structural
+    guidance."""
+    return Space(
+        {"align.start": Choice(2, 3, 5), "align.scale": Choice(1.0, 2.0, 4.0)}, base=LEAN, recipe=RECIPE
+    )
 
 
 def image_count() -> Space:
-    """Synthetic images a class (an ablation of the SDA paper); the largest number is generated and aligned once."""
+    """Synthetic images a class (an ablation of the SDA paper); the largest number is generated and aligned
+    once."""
     return Space({"synth.images_per_class": Choice(25, 50, 100, 200)}, base=LEAN, recipe=RECIPE)
 
 

@@ -1,4 +1,5 @@
-"""Searches over ZoDi's transfer, judged without a target image: mean IoU on transferred test images of the source."""
+"""Searches over ZoDi's transfer, judged without a target image: mean IoU on transferred test images of the
+source."""
 
 from __future__ import annotations
 
@@ -10,8 +11,14 @@ JUDGED = SearchConfig(objective=ESTIMATED)
 
 
 def strength_and_guidance() -> Space:
-    """Strength of the transfer x guidance; read the contact sheets beside the figures (a transfer that changes nothing is easy to segment)."""
-    return Space({"transfer.strength": Choice(0.5, 0.7, 0.9), "transfer.guidance": Choice(1.5, 3.0, 6.0)}, JUDGED, LEAN, RECIPE)
+    """Strength of the transfer x guidance; read the contact sheets beside the figures (a transfer that
+    changes nothing is easy to segment)."""
+    return Space(
+        {"transfer.strength": Choice(0.5, 0.7, 0.9), "transfer.guidance": Choice(1.5, 3.0, 6.0)},
+        JUDGED,
+        LEAN,
+        RECIPE,
+    )
 
 
 def similarity() -> Space:

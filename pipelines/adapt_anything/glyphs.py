@@ -6,5 +6,6 @@ from diffadapt.systems.glyphs import Glyphs
 
 
 def recipe() -> Glyphs:
-    """Train a small text-to-image model on drawn digits and letters: about 15 minutes on a CPU (made embedded:glyphs)."""
+    """Train a small text-to-image model on drawn digits and letters: about 15 minutes on a CPU (made
+    embedded:glyphs)."""
     return Glyphs()

@@ -1,4 +1,5 @@
-"""MNIST -> USPS and USPS -> MNIST, trained end to end with a small network at USPS's 16x16 pixels, both transfers in one table."""
+"""MNIST -> USPS and USPS -> MNIST, trained end to end with a small network at USPS's 16x16 pixels, both
+transfers in one table."""
 
 from __future__ import annotations
 
@@ -14,19 +15,42 @@ _SMALL = dict(lr=0.02, backbone_lr=1.0, bottleneck=64)
 
 
 def recipe() -> Benchmark:
-    """Real source, trained end to end: source only, DANN, CDAN, MCD, SymNets, MCC, then FixMatch and MixMatch after CDAN."""
+    """Real source, trained end to end: source only, DANN, CDAN, MCD, SymNets, MCC, then FixMatch and MixMatch
+    after CDAN."""
     return Benchmark(
         benchmark="digits",
         data=DataConfig(block=2000, channels=1, image_size=16),
         ssl_methods=("fixmatch", "mixmatch"),
-        backbone=BackboneConfig(name="train", arch="cifar_resnet8", in_channels=1, resize=16, crop=16, mean=(0.5,), std=(0.5,), batch_size=500),
+        backbone=BackboneConfig(
+            name="train",
+            arch="cifar_resnet8",
+            in_channels=1,
+            resize=16,
+            crop=16,
+            mean=(0.5,),
+            std=(0.5,),
+            batch_size=500,
+        ),
         uda=UdaConfig(
-            epochs=5, steps_per_epoch=100, batch_size=64, augment="shift", flip=False,
-            source_only=UDA["source_only"](**_SMALL), dann=UDA["dann"](**_SMALL), cdan=UDA["cdan"](**_SMALL),
-            symnets=UDA["symnets"](**_SMALL), mcc=UDA["mcc"](**_SMALL), mcd=UDA["mcd"](lr=0.02, features_momentum=0.9, hidden=256),
+            epochs=5,
+            steps_per_epoch=100,
+            batch_size=64,
+            augment="shift",
+            flip=False,
+            source_only=UDA["source_only"](**_SMALL),
+            dann=UDA["dann"](**_SMALL),
+            cdan=UDA["cdan"](**_SMALL),
+            symnets=UDA["symnets"](**_SMALL),
+            mcc=UDA["mcc"](**_SMALL),
+            mcd=UDA["mcd"](lr=0.02, features_momentum=0.9, hidden=256),
         ),
         ssl=SslConfig(
-            epochs=5, steps_per_epoch=100, batch_size=64, augment="shift", flip=False,
-            fixmatch=SSL["fixmatch"](lr=0.02, backbone_lr=1.0), mixmatch=SSL["mixmatch"](lr=0.02, backbone_lr=1.0),
+            epochs=5,
+            steps_per_epoch=100,
+            batch_size=64,
+            augment="shift",
+            flip=False,
+            fixmatch=SSL["fixmatch"](lr=0.02, backbone_lr=1.0),
+            mixmatch=SSL["mixmatch"](lr=0.02, backbone_lr=1.0),
         ),
-    )  # fmt: skip
+    )

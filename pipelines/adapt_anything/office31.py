@@ -1,4 +1,5 @@
-"""Office-31 (31 classes; amazon, dslr, webcam): all six transfers in one table, each transfer, and the frozen-feature fast path."""
+"""Office-31 (31 classes; amazon, dslr, webcam): all six transfers in one table, each transfer, and the
+frozen-feature fast path."""
 
 from __future__ import annotations
 
@@ -14,31 +15,50 @@ from diffadapt.systems.adapt_anything.benchmark import Benchmark, transfer_recip
 
 def all() -> Benchmark:
     """Real source, all six transfers, ResNet-50 fine-tuned as in the published tables."""
-    return Benchmark(benchmark="office31", backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64), uda=UdaConfig(epochs=20, steps_per_epoch=1000))
+    return Benchmark(
+        benchmark="office31",
+        backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64),
+        uda=UdaConfig(epochs=20, steps_per_epoch=1000),
+    )
 
 
 def synthetic() -> Benchmark:
-    """Adapt Anything's protocol: synthetic images of the 31 classes -> each of the three domains, then FixMatch and MixMatch."""
+    """Adapt Anything's protocol: synthetic images of the 31 classes -> each of the three domains, then
+    FixMatch and MixMatch."""
     return replace(
-        all(), transfers=("synthetic-amazon", "synthetic-dslr", "synthetic-webcam"), ssl_methods=("fixmatch", "mixmatch"), ssl_after="cdan"
+        all(),
+        transfers=("synthetic-amazon", "synthetic-dslr", "synthetic-webcam"),
+        ssl_methods=("fixmatch", "mixmatch"),
+        ssl_after="cdan",
     )
 
 
 def frozen() -> Benchmark:
-    """Six transfers x 3 seeds on cached features of a frozen backbone (--backbone), then FixMatch and MixMatch after MCC: for a CPU."""
+    """Six transfers x 3 seeds on cached features of a frozen backbone (--backbone), then FixMatch and
+    MixMatch after MCC: for a CPU."""
     return Benchmark(
         benchmark="office31",
         ssl_methods=("fixmatch", "mixmatch"),
         ssl_after="mcc",
-        backbone=BackboneConfig(frozen=True, weak_views=3, strong_views=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), batch_size=64),
-        # 500 steps want a faster gradient reversal than the published 1000-step one, and a CPU smaller discriminators and heads.
+        backbone=BackboneConfig(
+            frozen=True,
+            weak_views=3,
+            strong_views=2,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            batch_size=64,
+        ),
+        # 500 steps want a faster gradient reversal than the published 1000-step one, and a CPU smaller
+        # discriminators and heads.
         uda=UdaConfig(
-            epochs=10, steps_per_epoch=50,
-            dann=UDA["dann"](reversal_steps=100, hidden=256), cdan=UDA["cdan"](reversal_steps=100, randomized=True, randomized_width=512, hidden=512),
+            epochs=10,
+            steps_per_epoch=50,
+            dann=UDA["dann"](reversal_steps=100, hidden=256),
+            cdan=UDA["cdan"](reversal_steps=100, randomized=True, randomized_width=512, hidden=512),
             mcd=UDA["mcd"](lr=0.01, features_momentum=0.9, hidden=256),
         ),
         ssl=SslConfig(epochs=10, steps_per_epoch=50, fixmatch=SSL["fixmatch"](threshold=0.9)),
-    )  # fmt: skip
+    )
 
 
 globals().update(transfer_recipes(all, __name__))

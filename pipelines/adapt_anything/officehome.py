@@ -1,4 +1,5 @@
-"""Office-Home (65 classes; Art, Clipart, Product, Real World): all transfers in one table, and each transfer."""
+"""Office-Home (65 classes; Art, Clipart, Product, Real World): all transfers in one table, and each
+transfer."""
 
 from __future__ import annotations
 
@@ -11,14 +12,22 @@ from diffadapt.systems.adapt_anything.benchmark import Benchmark, transfer_recip
 
 def all() -> Benchmark:
     """Real source, every transfer, the network of the published tables."""
-    return Benchmark(benchmark="officehome", backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64), uda=UdaConfig(epochs=30, steps_per_epoch=1000))
+    return Benchmark(
+        benchmark="officehome",
+        backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64),
+        uda=UdaConfig(epochs=30, steps_per_epoch=1000),
+    )
 
 
 def synthetic() -> Benchmark:
-    """Adapt Anything's protocol: synthetic images of the classes -> every target domain, then FixMatch and MixMatch."""
+    """Adapt Anything's protocol: synthetic images of the classes -> every target domain, then FixMatch and
+    MixMatch."""
     base = all()
     return replace(
-        base, transfers=tuple(f"synthetic-{t}" for t in dict.fromkeys(t for _, t in base.known.pairs())), ssl_methods=("fixmatch", "mixmatch"), ssl_after="cdan"
+        base,
+        transfers=tuple(f"synthetic-{t}" for t in dict.fromkeys(t for _, t in base.known.pairs())),
+        ssl_methods=("fixmatch", "mixmatch"),
+        ssl_after="cdan",
     )
 
 

@@ -10,11 +10,16 @@ from diffadapt.systems.adapt_anything.recipe import AdaptAnything
 
 
 def recipe() -> AdaptAnything:
-    """--classes classes.txt --target photos/ --domain "webcam photos of office objects": prompts, Stable Diffusion, UDA, SSL."""
+    """--classes classes.txt --target photos/ --domain "webcam photos of office objects": prompts, Stable
+    Diffusion, UDA, SSL."""
     return AdaptAnything(
         target=DataConfig(block=128, labels="auto"),
         # Without a bottleneck the adapted network is a plain timm model, which loads anywhere.
-        uda=UdaConfig(dann=METHODS["dann"](bottleneck=0), source_only=METHODS["source_only"](bottleneck=0), batch_size=32),
+        uda=UdaConfig(
+            dann=METHODS["dann"](bottleneck=0),
+            source_only=METHODS["source_only"](bottleneck=0),
+            batch_size=32,
+        ),
         ssl=SslConfig(batch_size=32),
         backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64),
     )

@@ -1,4 +1,5 @@
-"""VisDA-2017 (12 classes; rendered training images to photographs), mean of the classes' accuracies: all transfers in one table, and each transfer."""
+"""VisDA-2017 (12 classes; rendered training images to photographs), mean of the classes' accuracies: all
+transfers in one table, and each transfer."""
 
 from __future__ import annotations
 
@@ -11,14 +12,22 @@ from diffadapt.systems.adapt_anything.benchmark import Benchmark, transfer_recip
 
 def all() -> Benchmark:
     """Real source, every transfer, the network of the published tables."""
-    return Benchmark(benchmark="visda2017", backbone=BackboneConfig(name="resnet101.tv_in1k", batch_size=64), uda=UdaConfig(augment="center", epochs=30, steps_per_epoch=1000))
+    return Benchmark(
+        benchmark="visda2017",
+        backbone=BackboneConfig(name="resnet101.tv_in1k", batch_size=64),
+        uda=UdaConfig(augment="center", epochs=30, steps_per_epoch=1000),
+    )
 
 
 def synthetic() -> Benchmark:
-    """Adapt Anything's protocol: synthetic images of the classes -> every target domain, then FixMatch and MixMatch."""
+    """Adapt Anything's protocol: synthetic images of the classes -> every target domain, then FixMatch and
+    MixMatch."""
     base = all()
     return replace(
-        base, transfers=tuple(f"synthetic-{t}" for t in dict.fromkeys(t for _, t in base.known.pairs())), ssl_methods=("fixmatch", "mixmatch"), ssl_after="cdan"
+        base,
+        transfers=tuple(f"synthetic-{t}" for t in dict.fromkeys(t for _, t in base.known.pairs())),
+        ssl_methods=("fixmatch", "mixmatch"),
+        ssl_after="cdan",
     )
 
 

@@ -14,77 +14,116 @@ def _with(recipe: SDA, **synthesis: float) -> SDA:
 
 def components_resnet50() -> SDA:
     """ResNet-50: with and without alignment and ensemble (component ablation)."""
-    return sda("resnet50", "imagenet-c", methods=("source", "dda", "sda"), controls=("nonaligned", "projection", "finetuned"))
+    return sda(
+        "resnet50",
+        "imagenet-c",
+        methods=("source", "dda", "sda"),
+        controls=("nonaligned", "projection", "finetuned"),
+    )
 
 
 def components_swin_t() -> SDA:
     """Swin-T: with and without alignment and ensemble (component ablation)."""
-    return sda("swin_t", "imagenet-c", methods=("source", "dda", "sda"), controls=("nonaligned", "projection", "finetuned"))
+    return sda(
+        "swin_t",
+        "imagenet-c",
+        methods=("source", "dda", "sda"),
+        controls=("nonaligned", "projection", "finetuned"),
+    )
 
 
 def components_convnext_t() -> SDA:
     """ConvNeXt-T: with and without alignment and ensemble (component ablation)."""
-    return sda("convnext_t", "imagenet-c", methods=("source", "dda", "sda"), controls=("nonaligned", "projection", "finetuned"))
+    return sda(
+        "convnext_t",
+        "imagenet-c",
+        methods=("source", "dda", "sda"),
+        controls=("nonaligned", "projection", "finetuned"),
+    )
 
 
 def images_1k_resnet50() -> SDA:
     """ResNet-50 with 1,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("resnet50", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=1)
+    return _with(
+        sda("resnet50", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=1
+    )
 
 
 def images_10k_resnet50() -> SDA:
     """ResNet-50 with 10,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("resnet50", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=10)
+    return _with(
+        sda("resnet50", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=10
+    )
 
 
 def images_50k_resnet50() -> SDA:
     """ResNet-50 with 50,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("resnet50", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=50)
+    return _with(
+        sda("resnet50", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=50
+    )
 
 
 def images_100k_resnet50() -> SDA:
     """ResNet-50 with 100,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("resnet50", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=100)
+    return _with(
+        sda("resnet50", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=100
+    )
 
 
 def images_1k_swin_t() -> SDA:
     """Swin-T with 1,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("swin_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=1)
+    return _with(
+        sda("swin_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=1
+    )
 
 
 def images_10k_swin_t() -> SDA:
     """Swin-T with 10,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("swin_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=10)
+    return _with(
+        sda("swin_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=10
+    )
 
 
 def images_50k_swin_t() -> SDA:
     """Swin-T with 50,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("swin_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=50)
+    return _with(
+        sda("swin_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=50
+    )
 
 
 def images_100k_swin_t() -> SDA:
     """Swin-T with 100,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("swin_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=100)
+    return _with(
+        sda("swin_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=100
+    )
 
 
 def images_1k_convnext_t() -> SDA:
     """ConvNeXt-T with 1,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("convnext_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=1)
+    return _with(
+        sda("convnext_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=1
+    )
 
 
 def images_10k_convnext_t() -> SDA:
     """ConvNeXt-T with 10,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("convnext_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=10)
+    return _with(
+        sda("convnext_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=10
+    )
 
 
 def images_50k_convnext_t() -> SDA:
     """ConvNeXt-T with 50,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("convnext_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=50)
+    return _with(
+        sda("convnext_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=50
+    )
 
 
 def images_100k_convnext_t() -> SDA:
     """ConvNeXt-T with 100,000 synthetic images (number-of-images ablation)."""
-    return _with(sda("convnext_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=100)
+    return _with(
+        sda("convnext_t", "imagenet-c", methods=("source", "dda", "sda"), controls=()), images_per_class=100
+    )
 
 
 def guidance_1_resnet50() -> SDA:
@@ -134,14 +173,32 @@ def guidance_4_convnext_t() -> SDA:
 
 def sensitivity_resnet50() -> SDA:
     """ResNet-50: Tent at batch 1 and 64, classes and types mixed or not (Table 8)."""
-    return sda("resnet50", "imagenet-c", methods=("source", "memo", "diffpure", "tent", "dda", "sda"), controls=(), tent_grid=True)
+    return sda(
+        "resnet50",
+        "imagenet-c",
+        methods=("source", "memo", "diffpure", "tent", "dda", "sda"),
+        controls=(),
+        tent_grid=True,
+    )
 
 
 def sensitivity_swin_t() -> SDA:
     """Swin-T: Tent at batch 1 and 64, classes and types mixed or not (Table 8)."""
-    return sda("swin_t", "imagenet-c", methods=("source", "memo", "diffpure", "tent", "dda", "sda"), controls=(), tent_grid=True)
+    return sda(
+        "swin_t",
+        "imagenet-c",
+        methods=("source", "memo", "diffpure", "tent", "dda", "sda"),
+        controls=(),
+        tent_grid=True,
+    )
 
 
 def sensitivity_convnext_t() -> SDA:
     """ConvNeXt-T: Tent at batch 1 and 64, classes and types mixed or not (Table 8)."""
-    return sda("convnext_t", "imagenet-c", methods=("source", "memo", "diffpure", "tent", "dda", "sda"), controls=(), tent_grid=True)
+    return sda(
+        "convnext_t",
+        "imagenet-c",
+        methods=("source", "memo", "diffpure", "tent", "dda", "sda"),
+        controls=(),
+        tent_grid=True,
+    )

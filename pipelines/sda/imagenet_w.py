@@ -1,4 +1,5 @@
-"""SDA's main results on ImageNet-W (Table 2 of the paper), one recipe a model, by the paper's or the code's schedule."""
+"""SDA's main results on ImageNet-W (Table 2 of the paper), one recipe a model, by the paper's or the code's
+schedule."""
 
 from __future__ import annotations
 

@@ -36,16 +36,27 @@ def refinenet() -> Zodi:
 
 def segformer() -> Zodi:
     """Cityscapes -> ACDC night, SegFormer-B2: a network of today beside the paper's."""
-    return _recipe("night", SegmenterConfig(arch="segformer", backbone="nvidia/mit-b2", void_channel=False), SegmentTraining(optimizer="adamw", lr=6e-5, head_lr=10, weight_decay=0.01))
+    return _recipe(
+        "night",
+        SegmenterConfig(arch="segformer", backbone="nvidia/mit-b2", void_channel=False),
+        SegmentTraining(optimizer="adamw", lr=6e-5, head_lr=10, weight_decay=0.01),
+    )
 
 
 def dinov2() -> Zodi:
-    """Cityscapes -> ACDC night, a linear head on a frozen DINOv2 ViT-B: a network of today beside the paper's."""
-    network = SegmenterConfig(arch="linear", backbone="vit_base_patch14_dinov2.lvd142m", frozen=True, void_channel=False)
-    return _recipe("night", network, SegmentTraining(optimizer="adamw", lr=1e-3, weight_decay=1e-4, epochs=20))
+    """Cityscapes -> ACDC night, a linear head on a frozen DINOv2 ViT-B: a network of today beside the
+    paper's."""
+    network = SegmenterConfig(
+        arch="linear", backbone="vit_base_patch14_dinov2.lvd142m", frozen=True, void_channel=False
+    )
+    return _recipe(
+        "night", network, SegmentTraining(optimizer="adamw", lr=1e-3, weight_decay=1e-4, epochs=20)
+    )
 
 
-def _recipe(condition: str, segmenter: SegmenterConfig | None = None, training: SegmentTraining | None = None) -> Zodi:
+def _recipe(
+    condition: str, segmenter: SegmenterConfig | None = None, training: SegmentTraining | None = None
+) -> Zodi:
     return Zodi(
         source=SceneConfig(layout="cityscapes", split="train"),
         source_test=SceneConfig(layout="cityscapes", split="val"),

@@ -7,5 +7,6 @@ from diffadapt.systems.zodi.recipe import Zodi
 
 
 def recipe() -> Zodi:
-    """ZoDi on your own labelled scenes: --source FOLDER (images/, labels/) --source.classes classes.csv --domain fog [--target FOLDER]."""
+    """ZoDi on your own labelled scenes: --source FOLDER (images/, labels/) --source.classes classes.csv
+    --domain fog [--target FOLDER]."""
     return Zodi(source_test=SceneConfig(split="test"), target=SceneConfig(split="test"))

@@ -6,5 +6,6 @@ from diffadapt.systems.streets import Streets
 
 
 def recipe() -> Streets:
-    """Train a small Stable Diffusion ControlNet pipeline on drawn streets: about 20 minutes on one CPU core (made embedded:streets)."""
+    """Train a small Stable Diffusion ControlNet pipeline on drawn streets: about 20 minutes on one CPU core
+    (made embedded:streets)."""
     return Streets()

@@ -1,4 +1,5 @@
-"""The command line: ``diffadapt <command>``. Each command lives in commands/ and imports what it needs when it runs."""
+"""The command line: ``diffadapt <command>``. Each command lives in commands/ and imports what it needs when
+it runs."""
 
 from __future__ import annotations
 
@@ -12,25 +13,74 @@ from diffadapt.core.interrupts import Interrupts, seen
 
 COMMANDS = {
     "ls": ("recipes", "list the recipes", "diffadapt ls sda"),
-    "show": ("recipes", "show every field of a recipe and its value", "diffadapt show quickstart --synth.guidance 1.5"),
-    "plan": ("plan", "what a run would make, and what the store already has; writes nothing", "diffadapt plan sda/imagenet_c/resnet50"),
-    "run": ("run", "run a recipe; the same command resumes it", "diffadapt run quickstart --synth.images-per-class 400"),
-    "sweep": ("sweep", "search recipe fields; the same command resumes it", "diffadapt sweep tune_spaces/digits --recipe adapt_anything/digits"),
-    "submit": ("submit", "a run or a sweep as a job of a Ray cluster", "diffadapt submit quickstart --root /shared/diffadapt"),
+    "show": (
+        "recipes",
+        "show every field of a recipe and its value",
+        "diffadapt show quickstart --synth.guidance 1.5",
+    ),
+    "plan": (
+        "plan",
+        "what a run would make, and what the store already has; writes nothing",
+        "diffadapt plan sda/imagenet_c/resnet50",
+    ),
+    "run": (
+        "run",
+        "run a recipe; the same command resumes it",
+        "diffadapt run quickstart --synth.images-per-class 400",
+    ),
+    "sweep": (
+        "sweep",
+        "search recipe fields; the same command resumes it",
+        "diffadapt sweep tune_spaces/digits --recipe adapt_anything/digits",
+    ),
+    "submit": (
+        "submit",
+        "a run or a sweep as a job of a Ray cluster",
+        "diffadapt submit quickstart --root /shared/diffadapt",
+    ),
     "job": ("job", "the jobs of a cluster: ls, logs, stop", "diffadapt job logs last --follow"),
     "status": ("status", "runs, sweeps and jobs, and how far they are", "diffadapt status"),
-    "report": ("report", "print the table of a run or a sweep and write its HTML report", "diffadapt report last"),
-    "compare": ("report", "scores and settings of several runs side by side", "diffadapt compare quickstart-1a2b3c4d quickstart-5e6f7a8b"),
-    "predict": ("predict", "adapted predictions for new, unlabelled images", "diffadapt predict --run last photos/ --out preds.parquet"),
-    "export": ("export", "images as folder trees, trained models as folders", "diffadapt export last --what aligned --out aligned/"),
-    "cache": ("cache", "the store: ls, why (what differs), gc", "diffadapt cache why synth/digits-dit-3f9c synth/digits-dit-77ab"),
-    "weights": ("weights", "import the original authors' checkpoints; list what is at hand", "diffadapt weights import-adm 256x256_diffusion_uncond.pt --out adm-256-uncond"),
-    "doctor": ("doctor", "check the installation; --parity FOLDER compares with reference numbers", "diffadapt doctor"),
+    "report": (
+        "report",
+        "print the table of a run or a sweep and write its HTML report",
+        "diffadapt report last",
+    ),
+    "compare": (
+        "report",
+        "scores and settings of several runs side by side",
+        "diffadapt compare quickstart-1a2b3c4d quickstart-5e6f7a8b",
+    ),
+    "predict": (
+        "predict",
+        "adapted predictions for new, unlabelled images",
+        "diffadapt predict --run last photos/ --out preds.parquet",
+    ),
+    "export": (
+        "export",
+        "images as folder trees, trained models as folders",
+        "diffadapt export last --what aligned --out aligned/",
+    ),
+    "cache": (
+        "cache",
+        "the store: ls, why (what differs), gc",
+        "diffadapt cache why synth/digits-dit-3f9c synth/digits-dit-77ab",
+    ),
+    "weights": (
+        "weights",
+        "import the original authors' checkpoints; list what is at hand",
+        "diffadapt weights import-adm 256x256_diffusion_uncond.pt --out adm-256-uncond",
+    ),
+    "doctor": (
+        "doctor",
+        "check the installation; --parity FOLDER compares with reference numbers",
+        "diffadapt doctor",
+    ),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 good, 1 a check failed, 2 the user's to mend, 130 interrupted)."""
+    """Run one command; returns the exit status (0 good, 1 a check failed, 2 the user's to mend, 130
+    interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
@@ -40,7 +90,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        print(f"There is no command {name!r}.{suggest(name, COMMANDS)} `diffadapt --help` lists them.", file=sys.stderr)
+        print(
+            f"There is no command {name!r}.{suggest(name, COMMANDS)} `diffadapt --help` lists them.",
+            file=sys.stderr,
+        )
         return 2
     with Interrupts():
         try:
@@ -65,7 +118,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _interrupted() -> int:
-    exec("")  # an interrupt inside exec, which dataclasses use, would make Python end by signal 2 and not with 130
+    exec(
+        ""
+    )  # an interrupt inside exec, which dataclasses use, would make Python end by signal 2 and not with 130
     print("\nInterrupted. Everything finished is kept; the same command goes on from here.", file=sys.stderr)
     return 130
 
@@ -75,8 +130,10 @@ def overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [
         f"diffadapt {__version__}: adapt a vision model to a domain without labels, with diffusion models supplying the data.",
-        "", "usage: diffadapt <command> [options]", "",
-    ]  # fmt: skip
+        "",
+        "usage: diffadapt <command> [options]",
+        "",
+    ]
     for name, (_, summary, example) in COMMANDS.items():
         lines += [f"  {name:<{width}}  {summary}", f"  {'':<{width}}  $ {example}"]
     return "\n".join([*lines, "", "`diffadapt <command> --help` shows its options."])

@@ -1,4 +1,5 @@
-"""``python -m tests.bench [names] [--size SIZE] [--device DEVICE] [--precision P] [--weights ADM] [--json FILE]``."""
+"""``python -m tests.bench [names] [--size SIZE] [--device DEVICE] [--precision P] [--weights ADM] [--json
+FILE]``."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ from tests.bench.networks import SIZES, Size  # noqa: E402
 NAMES = ("synthesis", "alignment", "transfer", "accuracy", "runners", "storage")
 
 
-def benchmark(name: str, size: Size, device: torch.device, precision: str, weights: str | None = None) -> Report:
+def benchmark(
+    name: str, size: Size, device: torch.device, precision: str, weights: str | None = None
+) -> Report:
     """Run one benchmark."""
     if name in ("synthesis", "alignment"):
         from tests.bench import generation
@@ -46,9 +49,12 @@ def benchmark(name: str, size: Size, device: torch.device, precision: str, weigh
 def machine(device: torch.device) -> dict[str, str | int]:
     """What the numbers were measured on."""
     found: dict[str, str | int] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "cores": os.cpu_count() or 0,
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
-    }  # fmt: skip
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     if device.type == "cuda":
         found["cuda"] = str(torch.version.cuda)
     if hasattr(os, "getloadavg"):
@@ -57,20 +63,38 @@ def machine(device: torch.device) -> dict[str, str | int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Benchmarks of diffadapt; they never fail on a slow machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description="Benchmarks of diffadapt; they never fail on a slow machine.",
+    )
     parser.add_argument("names", nargs="*", metavar="name", help=f"which of {', '.join(NAMES)}; default: all")
-    parser.add_argument("--size", choices=["auto", *SIZES], default="auto", help="auto: published on CUDA, small elsewhere")
+    parser.add_argument(
+        "--size", choices=["auto", *SIZES], default="auto", help="auto: published on CUDA, small elsewhere"
+    )
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "tf32", "bf16", "fp16"], help="of our setting; auto: fp16 on CUDA, fp32 elsewhere")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=["auto", "fp32", "tf32", "bf16", "fp16"],
+        help="of our setting; auto: fp16 on CUDA, fp32 elsewhere",
+    )
     parser.add_argument("--weights", help="an ADM folder for the accuracy gate, in place of random weights")
     parser.add_argument("--json", help="also write the numbers to this file")
     options = parser.parse_args(argv)
     for name in options.names:
         if name not in NAMES:
-            parser.error(f"there is no benchmark {name!r}.{suggest(name, NAMES)} Known are: {', '.join(NAMES)}")
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device)
-    size = SIZES[("published" if device.type == "cuda" else "small") if options.size == "auto" else options.size]
-    precision = ("fp16" if device.type == "cuda" else "fp32") if options.precision == "auto" else options.precision
+            parser.error(
+                f"there is no benchmark {name!r}.{suggest(name, NAMES)} Known are: {', '.join(NAMES)}"
+            )
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    )
+    size = SIZES[
+        ("published" if device.type == "cuda" else "small") if options.size == "auto" else options.size
+    ]
+    precision = (
+        ("fp16" if device.type == "cuda" else "fp32") if options.precision == "auto" else options.precision
+    )
     where = machine(device)
     print("  ".join(f"{k} {v}" for k, v in where.items()), flush=True)
     results: dict[str, dict] = {}
@@ -83,7 +107,11 @@ def main(argv: list[str] | None = None) -> int:
         }  # fmt: skip
         if options.json:  # after each one: a later failure costs no finished numbers
             with open(options.json, "w", encoding="utf-8") as handle:
-                json.dump({"machine": where, "size": size.name, "precision": precision, "benchmarks": results}, handle, indent=1)
+                json.dump(
+                    {"machine": where, "size": size.name, "precision": precision, "benchmarks": results},
+                    handle,
+                    indent=1,
+                )
     return 0
 
 

@@ -1,4 +1,5 @@
-"""Throughput of synthesis and guided alignment: images/s, share of the matrix-product rate, gain over the published settings."""
+"""Throughput of synthesis and guided alignment: images/s, share of the matrix-product rate, gain over the
+published settings."""
 
 from __future__ import annotations
 
@@ -52,12 +53,22 @@ Run = Callable[[int], object]
 
 
 def synthesis(size: Size, device: torch.device, precision: str) -> Report:
-    """Class-conditional synthesis, guidance 1, 250 ancestral steps and the decoder; published: DiT-XL/2-256."""
+    """Class-conditional synthesis, guidance 1, 250 ancestral steps and the decoder; published:
+    DiT-XL/2-256."""
     count = count_operations(size)
 
     def prepare(setting: Setting) -> Callable[[int], Run]:
         vae = make_vae(size, device)
-        generator = Generator(make_dit(size, device), Schedule.linear(), vae, None, "", device, setting.precision, setting.compile)
+        generator = Generator(
+            make_dit(size, device),
+            Schedule.linear(),
+            vae,
+            None,
+            "",
+            device,
+            setting.precision,
+            setting.compile,
+        )
 
         def at(batch: int) -> Run:
             labels, seeds = [i % size.dit["num_embeds_ada_norm"] for i in range(batch)], list(range(batch))
@@ -66,22 +77,53 @@ def synthesis(size: Size, device: torch.device, precision: str) -> Report:
         return at
 
     work = SYNTHESIS_STEPS * count.dit + count.decode
-    published = Setting(f"published settings: tf32, batch {size.published_batch}, eager", "tf32", size.published_batch, False)
-    return _report("synthesis", "Synthesis", size, device, precision, size.batch, SYNTHESIS_STEPS, work, prepare, published)
+    published = Setting(
+        f"published settings: tf32, batch {size.published_batch}, eager", "tf32", size.published_batch, False
+    )
+    return _report(
+        "synthesis",
+        "Synthesis",
+        size,
+        device,
+        precision,
+        size.batch,
+        SYNTHESIS_STEPS,
+        work,
+        prepare,
+        published,
+    )
 
 
 def alignment(size: Size, device: torch.device, precision: str) -> Report:
     """Guided alignment, 50 of 100 steps with the input gradient; published: ADM-256."""
     count = count_operations(size)
-    images = torch.rand(size.align_batch, 3, size.adm.image_size, size.adm.image_size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = (
+        torch.rand(
+            size.align_batch,
+            3,
+            size.adm.image_size,
+            size.adm.image_size,
+            generator=torch.Generator().manual_seed(0),
+        )
+        * 2
+        - 1
+    )
 
     def prepare(setting: Setting) -> Callable[[int], Run]:
-        network = UnconditionalNetwork(make_adm(size, device), device=device, precision=setting.precision, compile=setting.compile)
+        network = UnconditionalNetwork(
+            make_adm(size, device), device=device, precision=setting.precision, compile=setting.compile
+        )
         mode = "dda-batch" if setting.coupled else "dda"
 
         def at(batch: int) -> Run:
             def run(steps: int) -> object:
-                config = AlignConfig(guidance=mode, start=steps, batch_size=batch, coupled_batch=batch, precision=setting.precision)
+                config = AlignConfig(
+                    guidance=mode,
+                    start=steps,
+                    batch_size=batch,
+                    coupled_batch=batch,
+                    precision=setting.precision,
+                )
                 return Projector(network, config).project(images[:batch], list(range(batch)))
 
             return run
@@ -91,7 +133,18 @@ def alignment(size: Size, device: torch.device, precision: str) -> Report:
     work = ALIGN_STEPS * count.adm_guided
     batch = min(size.published_batch, size.align_batch)
     published = Setting(f"published settings: tf32, batch {batch}, eager", "tf32", batch, False, coupled=True)
-    return _report("alignment", "Guided alignment", size, device, precision, size.align_batch, ALIGN_STEPS, work, prepare, published)
+    return _report(
+        "alignment",
+        "Guided alignment",
+        size,
+        device,
+        precision,
+        size.align_batch,
+        ALIGN_STEPS,
+        work,
+        prepare,
+        published,
+    )
 
 
 def _report(
@@ -102,7 +155,9 @@ def _report(
     judged = cuda and size.name == "published"
     rate = matmul_rate(device, precision, size.matmul)
     ours = Setting(f"ours: {precision}, compiled" if cuda else f"ours: {precision}", precision, batch, cuda)
-    stricter = Setting(f"published batch in {precision}, eager", precision, published.batch, False, published.coupled)
+    stricter = Setting(
+        f"published batch in {precision}, eager", precision, published.batch, False, published.coupled
+    )
     reference, half, best = (_time(s, prepare, size, full, device) for s in (published, stricter, ours))
     share = best.images_per_second * work / rate
     metrics = [
@@ -110,28 +165,64 @@ def _report(
         Metric(f"{name}: work", work / 1e12, "TFLOP an image"),
         Metric(f"{name}: achieved", best.images_per_second * work / 1e12, "TFLOP/s"),
         Metric(f"{name}: matrix product {size.matmul}, {precision}", rate / 1e12, "TFLOP/s"),
-        Metric(f"{name}: share of the matrix-product rate", share, "", SHARE_TARGETS[name] if judged else None),
+        Metric(
+            f"{name}: share of the matrix-product rate", share, "", SHARE_TARGETS[name] if judged else None
+        ),
         Metric(f"{name}: images/s, {published.name}", reference.images_per_second, "images/s"),
         Metric(f"{name}: images/s, {stricter.name}", half.images_per_second, "images/s"),
-        Metric(f"{name}: gain over the published settings", best.images_per_second / reference.images_per_second, "x", GAIN_TARGET if judged else None),
-        Metric(f"{name}: gain over the published batch in {precision}", best.images_per_second / half.images_per_second, "x"),
-        Metric(f"{name}: memory peak, ours", best.peak_gib, "GiB", note="tensors" if cuda else "resident peak of the process so far"),
+        Metric(
+            f"{name}: gain over the published settings",
+            best.images_per_second / reference.images_per_second,
+            "x",
+            GAIN_TARGET if judged else None,
+        ),
+        Metric(
+            f"{name}: gain over the published batch in {precision}",
+            best.images_per_second / half.images_per_second,
+            "x",
+        ),
+        Metric(
+            f"{name}: memory peak, ours",
+            best.peak_gib,
+            "GiB",
+            note="tensors" if cuda else "resident peak of the process so far",
+        ),
         Metric(f"{name}: first run (compilation, warm-up)", best.warmup_seconds, "s"),
-    ]  # fmt: skip
+    ]
     few, many = size.steps
     conditions = [
-        f"{size.name} architecture with random weights; {many} steps timed (less {few}: one step), scaled to {full} steps; median of {size.repeats}",
-        "the published settings run in this code: no null half at guidance 1, frozen weights, low pass as matrix products",
+        (
+            f"{size.name} architecture with random weights; {many} steps timed (less {few}: one step), scaled"
+            f" to {full} steps; median of {size.repeats}"
+        ),
+        (
+            "the published settings run in this code: no null half at guidance 1, frozen weights, low pass as"
+            " matrix products"
+        ),
     ]
     if not cuda:
-        kind = "CPU time of the one thread" if torch.get_num_threads() == 1 else f"wall time of {torch.get_num_threads()} threads"
-        conditions.append(f"{kind}; a CPU has no TF32: there the published settings are fp32 at the authors' batch")
+        kind = (
+            "CPU time of the one thread"
+            if torch.get_num_threads() == 1
+            else f"wall time of {torch.get_num_threads()} threads"
+        )
+        conditions.append(
+            f"{kind}; a CPU has no TF32: there the published settings are fp32 at the authors' batch"
+        )
     if not judged:
-        conditions.append("targets are set for one H200-class GPU at the published architectures and are not judged here")
+        conditions.append(
+            "targets are set for one H200-class GPU at the published architectures and are not judged here"
+        )
     return Report(title, metrics, conditions)
 
 
-def _time(setting: Setting, prepare: Callable[[Setting], Callable[[int], Run]], size: Size, full: int, device: torch.device) -> Timing:
+def _time(
+    setting: Setting,
+    prepare: Callable[[Setting], Callable[[int], Run]],
+    size: Size,
+    full: int,
+    device: torch.device,
+) -> Timing:
     """Measures one setting; an out-of-memory error halves its batch."""
     release_memory()
     reset_peak(device)

@@ -16,7 +16,8 @@ DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, 
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """Wall time; for one thread on a CPU its CPU time, which other programs on the machine do not lengthen."""
+    """Wall time; for one thread on a CPU its CPU time, which other programs on the machine do not
+    lengthen."""
     return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
@@ -27,7 +28,8 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """The median time (see :func:`clock`) of ``work`` with all that it queued. Host work counts: users wait for it too."""
+    """The median time (see :func:`clock`) of ``work`` with all that it queued. Host work counts: users wait
+    for it too."""
     now, times = clock(device), []
     for _ in range(repeats):
         synchronize(device)
@@ -70,7 +72,8 @@ def _products(a: torch.Tensor, b: torch.Tensor, count: int, device: torch.device
 
 
 def flops(work: Callable[[], object]) -> float:
-    """Floating-point operations of ``work`` (1 multiply-add = 2), products and convolutions; meta tensors will do."""
+    """Floating-point operations of ``work`` (1 multiply-add = 2), products and convolutions; meta tensors
+    will do."""
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
@@ -83,14 +86,18 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_gib(device: torch.device) -> float:
-    """GiB: on CUDA the most that tensors held since :func:`reset_peak`, else this process's resident peak so far."""
+    """GiB: on CUDA the most that tensors held since :func:`reset_peak`, else this process's resident peak so
+    far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def extrapolate(run: Callable[[int], object], few: int, many: int, full: int, device: torch.device, repeats: int) -> tuple[float, float]:
-    """Seconds of ``run(full)`` and of one step, from ``run(few)`` and ``run(many)``; all that is not a step counts once."""
+def extrapolate(
+    run: Callable[[int], object], few: int, many: int, full: int, device: torch.device, repeats: int
+) -> tuple[float, float]:
+    """Seconds of ``run(full)`` and of one step, from ``run(few)`` and ``run(many)``; all that is not a step
+    counts once."""
     short, long = seconds(lambda: run(few), device, repeats), seconds(lambda: run(many), device, repeats)
     step = (long - short) / (many - few)
     if step <= 0:  # a disturbed clock: without the difference, everything is taken to scale with the steps

@@ -9,7 +9,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """One number. ``target`` is None where none was set, or where the hardware is not the one it was set for."""
+    """One number. ``target`` is None where none was set, or where the hardware is not the one it was set
+    for."""
 
     name: str
     value: float
@@ -42,7 +43,9 @@ class Report:
     conditions: Sequence[str] = ()
 
     def text(self) -> str:
-        return "\n".join([self.title, *(f"  {c}" for c in self.conditions), *(m.line() for m in self.metrics)])
+        return "\n".join(
+            [self.title, *(f"  {c}" for c in self.conditions), *(m.line() for m in self.metrics)]
+        )
 
 
 def _short(value: float) -> str:

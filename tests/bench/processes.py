@@ -1,4 +1,5 @@
-"""CPU time and memory of a driver with all that it started, by /proc: the driver, Ray's servers, and workers."""
+"""CPU time and memory of a driver with all that it started, by /proc: the driver, Ray's servers, and
+workers."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def every_process() -> tuple[dict[int, int], dict[int, float]]:
 
 
 def family() -> dict[int, tuple[str, float]]:
-    """This process and its descendants: process id -> ('driver', 'workers' or 'servers', CPU seconds so far)."""
+    """This process and its descendants: process id -> ('driver', 'workers' or 'servers', CPU seconds so
+    far)."""
     parents, used = every_process()
     found = {os.getpid(): ("driver", used[os.getpid()])}
     todo = [os.getpid()]
@@ -38,7 +40,8 @@ def family() -> dict[int, tuple[str, float]]:
 
 
 def cpu() -> Counter[str]:
-    """CPU seconds so far of 'driver', 'workers' (the pool's actors) and 'servers' (raylet, GCS, agents, other workers)."""
+    """CPU seconds so far of 'driver', 'workers' (the pool's actors) and 'servers' (raylet, GCS, agents, other
+    workers)."""
     total: Counter[str] = Counter()
     for kind, seconds in family().values():
         total[kind] += seconds
@@ -54,7 +57,8 @@ def is_actor(pid: int) -> bool:
 
 
 def worker_pss(sample: int = 8) -> float:
-    """Mean proportional set size of pool actors in MiB, over ``sample`` of them: shared pages count once for all who share them."""
+    """Mean proportional set size of pool actors in MiB, over ``sample`` of them: shared pages count once for
+    all who share them."""
     sizes = []
     for pid in [p for p, (kind, _) in family().items() if kind == "workers"][:sample]:
         try:

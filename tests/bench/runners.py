@@ -31,7 +31,8 @@ WARM = 2
 
 @dataclass
 class Course:
-    """One pass over all shards: when it began, when each receipt came, and what CPU time had been used by then."""
+    """One pass over all shards: when it began, when each receipt came, and what CPU time had been used by
+    then."""
 
     start: float
     stamps: list[float]
@@ -71,7 +72,9 @@ def runners(size: Size) -> Report:
         runner.prepare()
         up = time.perf_counter() - begin
         try:
-            pairs = [(_bare(images, size.shards), _ray(runner, images, size.shards)) for _ in range(size.rounds)]
+            pairs = [
+                (_bare(images, size.shards), _ray(runner, images, size.shards)) for _ in range(size.rounds)
+            ]
         finally:
             runner.close()
     finally:
@@ -83,28 +86,62 @@ def runners(size: Size) -> Report:
     quiet = load < (os.cpu_count() or 1) / 2
     judged = size.name != "tiny" and quiet
     metrics = [
-        Metric("runners: a shard in a bare loop", bare, "s", note=f"{images * CLASSES} images, median of {size.rounds} x {size.shards - WARM}"),
+        Metric(
+            "runners: a shard in a bare loop",
+            bare,
+            "s",
+            note=f"{images * CLASSES} images, median of {size.rounds} x {size.shards - WARM}",
+        ),
         Metric("runners: a shard on one Ray actor", pooled, "s"),
         Metric("runners: overhead of Ray", pooled / bare - 1, "", TARGET if judged else None, "lower"),
         Metric("runners: CPU time of a shard in a bare loop", bare_cpu, "s"),
         Metric("runners: CPU time of a shard on Ray, all its processes", pooled_cpu, "s"),
-        Metric("runners: overhead of Ray in CPU time", pooled_cpu / bare_cpu - 1, "", note="with Ray's idle servers, which a busy machine makes weigh more"),
-        Metric("runners: time between shards, Ray", statistics.median(r.outside() for _, r in pairs), "of a shard"),
-        Metric("runners: time between shards, bare loop", statistics.median(b.outside() for b, _ in pairs), "of a shard"),
+        Metric(
+            "runners: overhead of Ray in CPU time",
+            pooled_cpu / bare_cpu - 1,
+            "",
+            note="with Ray's idle servers, which a busy machine makes weigh more",
+        ),
+        Metric(
+            "runners: time between shards, Ray",
+            statistics.median(r.outside() for _, r in pairs),
+            "of a shard",
+        ),
+        Metric(
+            "runners: time between shards, bare loop",
+            statistics.median(b.outside() for b, _ in pairs),
+            "of a shard",
+        ),
         Metric("runners: starting Ray", up, "s"),
-        Metric("runners: starting the pool's actor", statistics.median(r.startup() for _, r in pairs), "s", note="once a wave; the model's loading apart"),
-    ]  # fmt: skip
-    conditions = [f"same shards, same executor, one CPU thread each, in turns; the first {WARM} shards of each pass are not counted"]
+        Metric(
+            "runners: starting the pool's actor",
+            statistics.median(r.startup() for _, r in pairs),
+            "s",
+            note="once a wave; the model's loading apart",
+        ),
+    ]
+    conditions = [
+        f"same shards, same executor, one CPU thread each, in turns; the first {WARM} shards of each pass are"
+        " not counted"
+    ]
     if not quiet:
-        conditions.append(f"other programs kept the machine busy (load {load:.1f}): differences of a few percent mean nothing, so the target is not judged")
+        conditions.append(
+            f"other programs kept the machine busy (load {load:.1f}): differences of a few percent mean"
+            " nothing, so the target is not judged"
+        )
     return Report("Ray against a bare loop", metrics, conditions)
 
 
 def _pipeline(images: int, shards: int) -> Pipeline:
     config = SynthConfig(
-        weights="embedded:digits-dit", images_per_class=images * shards, images_per_shard=images, classes_per_shard=CLASSES, steps=25,
-        output="round", batch_size=250,
-    )  # fmt: skip
+        weights="embedded:digits-dit",
+        images_per_class=images * shards,
+        images_per_shard=images,
+        classes_per_shard=CLASSES,
+        steps=25,
+        output="round",
+        batch_size=250,
+    )
     return Pipeline((Node("synth", Synthesize(config, CLASSES)),))
 
 
@@ -134,7 +171,9 @@ def _ray(runner, images: int, shards: int) -> Course:
     with tempfile.TemporaryDirectory() as folder:
         store, stages, wave = _wave(folder, images, shards)
         course, seen = Course(time.perf_counter(), [], [], []), {}
-        runner.run_chains(wave.chains, stages, store, lambda receipt: _note(course, receipt, _family_cpu(seen)))
+        runner.run_chains(
+            wave.chains, stages, store, lambda receipt: _note(course, receipt, _family_cpu(seen))
+        )
     return course
 
 
@@ -153,7 +192,8 @@ def _note(course: Course, receipt: Receipt, cpu: float) -> None:
 
 
 def _family_cpu(seen: dict[int, float]) -> float:
-    """CPU time so far of this process and all its descendants, by /proc; ``seen`` keeps what ended ones had used."""
+    """CPU time so far of this process and all its descendants, by /proc; ``seen`` keeps what ended ones had
+    used."""
     parents, used = every_process()
     todo = [os.getpid()]
     while todo:

@@ -1,4 +1,5 @@
-"""A generator that sleeps instead of computing: what is left of a run's time is ours and Ray's. Imports no torch."""
+"""A generator that sleeps instead of computing: what is left of a run's time is ours and Ray's. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -37,7 +38,11 @@ class _Asleep:
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         time.sleep(self.stage.seconds)
         keys = [f"synthetic/0/c{i:04d}/{shard.key}" for i in range(shard.items)]
-        return Rows(image_table(keys, [0] * shard.items, [bytes(self.stage.image_bytes)] * shard.items, [0] * shard.items))
+        return Rows(
+            image_table(
+                keys, [0] * shard.items, [bytes(self.stage.image_bytes)] * shard.items, [0] * shard.items
+            )
+        )
 
 
 def sleeping(stage: Asleep) -> Pipeline:

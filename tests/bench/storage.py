@@ -32,21 +32,37 @@ def storage(size: Size) -> Report:
         store.prepare()
         names = iter(f"synth/bench/{i}.parquet" for i in range(10**6))
         commit = _median(lambda: store.commit(next(names), rows, {"digest": "0", "key": "k"}), repeats)
-        found = _median(lambda: (store.exists("synth/bench/0.parquet"), store.header("synth/bench/0.parquet")), repeats)
+        found = _median(
+            lambda: (store.exists("synth/bench/0.parquet"), store.header("synth/bench/0.parquet")), repeats
+        )
         listed = _median(lambda: store.list("synth/bench"), repeats)
         loaded = _median(lambda: store.load("synth/bench/0.parquet"), repeats)
-    encode = _median(lambda: [encode_png(p) for p in pixels], max(1, repeats // 3), time.process_time) / IMAGES
-    decoding = _median(lambda: [decode(e, 3, "k") for e in encoded], max(1, repeats // 3), time.process_time) / IMAGES
+    encode = (
+        _median(lambda: [encode_png(p) for p in pixels], max(1, repeats // 3), time.process_time) / IMAGES
+    )
+    decoding = (
+        _median(lambda: [decode(e, 3, "k") for e in encoded], max(1, repeats // 3), time.process_time)
+        / IMAGES
+    )
     metrics = [
-        Metric("storage: commit of a shard", commit, "s", note=f"{len(to_parquet(rows, {})) / 2**20:.1f} MiB, synced to disk"),
+        Metric(
+            "storage: commit of a shard",
+            commit,
+            "s",
+            note=f"{len(to_parquet(rows, {})) / 2**20:.1f} MiB, synced to disk",
+        ),
         Metric("storage: commit, an image", commit / IMAGES * 1e3, "ms"),
         Metric("storage: PNG encoding, an image", encode * 1e3, "ms", note="CPU time"),
         Metric("storage: PNG decoding, an image", decoding * 1e3, "ms", note="CPU time"),
         Metric("storage: finding a finished shard", found * 1e3, "ms"),
         Metric("storage: listing a family", listed * 1e3, "ms", note=f"{repeats} shards"),
         Metric("storage: reading a shard", loaded, "s"),
-    ]  # fmt: skip
-    return Report(f"Storage of a shard of {IMAGES} images, {side}x{side}", metrics, ["smooth images with noise: about the bytes of a photograph; reading and writing in wall time"])
+    ]
+    return Report(
+        f"Storage of a shard of {IMAGES} images, {side}x{side}",
+        metrics,
+        ["smooth images with noise: about the bytes of a photograph; reading and writing in wall time"],
+    )
 
 
 def _images(side: int) -> list[np.ndarray]:

@@ -1,4 +1,5 @@
-"""Every benchmark runs at the smallest size and gives numbers; the counted work is the published one. Nothing is timed here."""
+"""Every benchmark runs at the smallest size and gives numbers; the counted work is the published one. Nothing
+is timed here."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", ["synthesis", "alignment", "transfer", "storage", pytest.param("runners", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["synthesis", "alignment", "transfer", "storage", pytest.param("runners", marks=pytest.mark.slow)]
+)
 def test_it_returns_positive_numbers(name):
     report = benchmark(name, TINY, CPU, "fp32")
     assert len(report.metrics) >= 5
@@ -36,7 +39,10 @@ def test_it_returns_positive_numbers(name):
 
 def test_half_precision_stays_within_a_grey_level_on_real_digits():
     report = benchmark("accuracy", TINY, CPU, "fp32")
-    assert [m.name for m in report.metrics] == ["digits: mean difference, fp16 against fp32", "digits: mean difference, bf16 against fp32"]
+    assert [m.name for m in report.metrics] == [
+        "digits: mean difference, fp16 against fp32",
+        "digits: mean difference, bf16 against fp32",
+    ]
     assert all(0 < m.value and m.reached for m in report.metrics)
 
 

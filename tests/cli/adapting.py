@@ -1,4 +1,5 @@
-"""A finished small run of Adapt Anything for command-line tests: a random text-to-image pipeline, real digits as target."""
+"""A finished small run of Adapt Anything for command-line tests: a random text-to-image pipeline, real digits
+as target."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def recipe():
 
 
 def prepare(folder: Path) -> list[str]:
-    """Write recipe, classes, target images and generator under ``folder``; the words of the command that runs it."""
+    """Write recipe, classes, target images and generator under ``folder``; the words of the command that runs
+    it."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
     from tinypipelines import stable_diffusion
 
@@ -52,5 +54,17 @@ def prepare(folder: Path) -> list[str]:
         (place / f"{i}.png").write_bytes(encode_png(images[i * 10]))
     generator = stable_diffusion(folder / "generator")
     os.environ["DIFFADAPT_PIPELINES"] = str(folder / "pipelines")
-    return ["run", "smalladapt", "--classes", str(folder / "classes.txt"), "--target", str(folder / "target"), "--generator", str(generator),
-            "--root", str(folder / "root"), "--execution.runner", "local"]  # fmt: skip
+    return [
+        "run",
+        "smalladapt",
+        "--classes",
+        str(folder / "classes.txt"),
+        "--target",
+        str(folder / "target"),
+        "--generator",
+        str(generator),
+        "--root",
+        str(folder / "root"),
+        "--execution.runner",
+        "local",
+    ]

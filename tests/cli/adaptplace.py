@@ -1,4 +1,5 @@
-"""A folder with everything that a small run of Adapt Anything reads, shared by a module's tests of bad input, and the commands on it."""
+"""A folder with everything that a small run of Adapt Anything reads, shared by a module's tests of bad input,
+and the commands on it."""
 
 from __future__ import annotations
 
@@ -12,14 +13,27 @@ from tests.cli.adapting import prepare
 from tests.cli.badinput import Result, diffadapt
 
 SHORT = (
-    "--uda.method", "source_only", "--ssl.method", "none", "--uda.steps-per-epoch", "1", "--ssl.steps-per-epoch", "1", "--figures", "False",
-    "--generator.images-per-class", "2", "--prompts.prompts-per-class", "2",
-)  # fmt: skip
+    "--uda.method",
+    "source_only",
+    "--ssl.method",
+    "none",
+    "--uda.steps-per-epoch",
+    "1",
+    "--ssl.steps-per-epoch",
+    "1",
+    "--figures",
+    "False",
+    "--generator.images-per-class",
+    "2",
+    "--prompts.prompts-per-class",
+    "2",
+)
 """A run of about a second: 20 images, one training step."""
 
 
 class AdaptPlace:
-    """``folder`` has classes.txt, target/ (40 digits in ten class folders), generator/ and flat/ (6 images); ``root`` is shared."""
+    """``folder`` has classes.txt, target/ (40 digits in ten class folders), generator/ and flat/ (6 images);
+    ``root`` is shared."""
 
     def __init__(self, folder: Path):
         self.folder, self.root = folder, folder / "root"
@@ -28,7 +42,13 @@ class AdaptPlace:
 
     def words(self, command: str, *words: object, recipe: str = "smalladapt", **given: object) -> Result:
         """A command on the recipe; ``given`` replaces classes, target, generator or root."""
-        places = {"classes": self.folder / "classes.txt", "target": self.folder / "target", "generator": self.folder / "generator", "root": self.root, **given}
+        places = {
+            "classes": self.folder / "classes.txt",
+            "target": self.folder / "target",
+            "generator": self.folder / "generator",
+            "root": self.root,
+            **given,
+        }
         options = [w for name, value in places.items() if value is not None for w in (f"--{name}", value)]
         return diffadapt(command, recipe, *options, "--execution.runner", "local", *words)
 

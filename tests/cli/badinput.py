@@ -1,4 +1,5 @@
-"""A recipe of seconds, image folders and checkpoints for the tests of bad input, and the command line in this process."""
+"""A recipe of seconds, image folders and checkpoints for the tests of bad input, and the command line in this
+process."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ class Result:
         return self.output + self.error
 
     def sentence(self, *parts: str) -> str:
-        """The message of a command that failed by the user's fault, which must contain ``parts`` and no traceback."""
+        """The message of a command that failed by the user's fault, which must contain ``parts`` and no
+        traceback."""
         assert self.status == 2, f"exit status {self.status}\n{self.text}"
         assert "Traceback" not in self.text, self.text
         message = self.error.strip().splitlines()[-1]
@@ -103,7 +105,9 @@ class Place:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("DIFFADAPT_PIPELINES", str(folder / "recipes"))
-        monkeypatch.chdir(folder)  # the recipe names its classifier by a relative path, so its digests are the same everywhere
+        monkeypatch.chdir(
+            folder
+        )  # the recipe names its classifier by a relative path, so its digests are the same everywhere
         self.folder = folder
         self.root = folder / "root"
         self.classifier = classifier_file(folder / "classifier.safetensors")
@@ -126,11 +130,22 @@ class Place:
 
     def run_whole(self, *words: object, methods: str = "source") -> Result:
         """The recipe that trains its classifier, cut down to some methods."""
-        return self.run("--methods", *methods.split(), "--controls", "--figures", "False", *words, recipe="whole")
+        return self.run(
+            "--methods", *methods.split(), "--controls", "--figures", "False", *words, recipe="whole"
+        )
 
     def folder_words(self, images: object) -> tuple[object, ...]:
         """Options that adapt to a folder of 16-pixel grey images as it is."""
-        return ("--target.kind", "folder", "--target.data.path", images, "--target.data.split", "all", "--target.data.limit-per-class", "None")
+        return (
+            "--target.kind",
+            "folder",
+            "--target.data.path",
+            images,
+            "--target.data.split",
+            "all",
+            "--target.data.limit-per-class",
+            "None",
+        )
 
     def stored(self, kind: str) -> list[Path]:
         return sorted((self.root / "store" / kind).rglob("*.parquet"))
@@ -141,7 +156,9 @@ class Place:
 
     def everything(self) -> dict[str, bytes]:
         """Every file of the root with its content, temporary ones included."""
-        return {str(p.relative_to(self.root)): p.read_bytes() for p in sorted(self.root.rglob("*")) if p.is_file()}
+        return {
+            str(p.relative_to(self.root)): p.read_bytes() for p in sorted(self.root.rglob("*")) if p.is_file()
+        }
 
 
 def classifier_file(path: Path, classes: int = 10) -> Path:
@@ -163,7 +180,6 @@ def digit_folder(folder: Path, classes: int = 10, each: int = 2) -> Path:
     return folder
 
 
-
 def network_folder(folder: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
     """A copy of shipped weights with every number changed."""
     shutil.copytree(ASSETS / name, folder)
@@ -176,11 +192,18 @@ def network_folder(folder: Path, name: str, change: Callable[[torch.Tensor], tor
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
-    """A file system of ``size`` mounted at ``folder``; gives a function that remounts it with other options. Skips without the right."""
+    """A file system of ``size`` mounted at ``folder``; gives a function that remounts it with other options.
+    Skips without the right."""
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True
+    ).returncode:
         pytest.skip("mounting a file system needs more rights")
     try:
-        yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True) and None
+        yield (
+            lambda options: (
+                subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True) and None
+            )
+        )
     finally:
         subprocess.run(["umount", str(folder)], check=True)

@@ -45,9 +45,16 @@ class Shell:
 
     def python(self, *arguments: str, root: Path | None = None) -> tuple[subprocess.CompletedProcess, float]:
         """A Python of its own with the package on its path; the result and the seconds it took."""
-        env = {**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}", "DIFFADAPT_PIPELINES": str(self.pipelines), "DIFFADAPT_ROOT": str(root or self.small)}
+        env = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}",
+            "DIFFADAPT_PIPELINES": str(self.pipelines),
+            "DIFFADAPT_ROOT": str(root or self.small),
+        }
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env, cwd=self.pipelines)
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, env=env, cwd=self.pipelines
+        )
         return done, time.perf_counter() - start
 
 
@@ -77,7 +84,8 @@ def shell(tmp_path_factory) -> Shell:
 
 @pytest.fixture
 def cli(shell, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """``cli("run", "small")`` -> (status, stdout, stderr), in this process, on the shared root unless --root is given."""
+    """``cli("run", "small")`` -> (status, stdout, stderr), in this process, on the shared root unless --root
+    is given."""
     from diffadapt.cli import main
 
     monkeypatch.setenv("DIFFADAPT_PIPELINES", str(shell.pipelines))

@@ -1,4 +1,5 @@
-"""A stand-in for Ray's job server that keeps what it is sent: what `diffadapt submit` says and sends can be looked at within milliseconds."""
+"""A stand-in for Ray's job server that keeps what it is sent: what `diffadapt submit` says and sends can be
+looked at within milliseconds."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class FakeServer:
-    """``hostname``: where its head runs; ``jobs``: what was sent; ``packages``: name -> names of the files in it."""
+    """``hostname``: where its head runs; ``jobs``: what was sent; ``packages``: name -> names of the files in
+    it."""
 
     ray: str = "2.60.0"
     python: str = platform.python_version()
@@ -34,7 +36,11 @@ class FakeServer:
         if path == "/api/v0/cluster_metadata":
             return {"result": True, "data": {"rayVersion": self.ray, "pythonVersion": self.python}}
         if path.startswith("/nodes"):
-            return {"data": {"summary": [{"hostname": self.hostname, "raylet": {"isHeadNode": True, "state": "ALIVE"}}]}}
+            return {
+                "data": {
+                    "summary": [{"hostname": self.hostname, "raylet": {"isHeadNode": True, "state": "ALIVE"}}]
+                }
+            }
         if path.startswith("/api/packages/"):
             name = path.rpartition("/")[2]
             if method == "PUT":
@@ -44,7 +50,17 @@ class FakeServer:
             self.jobs.append(json.loads(body))
             return {"job_id": self.jobs[-1]["submission_id"], "submission_id": self.jobs[-1]["submission_id"]}
         if path == "/api/jobs/":
-            return [{"type": "SUBMISSION", "submission_id": j["submission_id"], "status": "RUNNING", "entrypoint": j["entrypoint"], "metadata": j["metadata"], "start_time": 1000} for j in self.jobs]
+            return [
+                {
+                    "type": "SUBMISSION",
+                    "submission_id": j["submission_id"],
+                    "status": "RUNNING",
+                    "entrypoint": j["entrypoint"],
+                    "metadata": j["metadata"],
+                    "start_time": 1000,
+                }
+                for j in self.jobs
+            ]
         return None
 
     def files(self) -> set[str]:

@@ -1,4 +1,5 @@
-"""Class lists, target folders and label files of Adapt Anything that are missing, empty, damaged or do not fit together."""
+"""Class lists, target folders and label files of Adapt Anything that are missing, empty, damaged or do not
+fit together."""
 
 from __future__ import annotations
 
@@ -49,7 +50,9 @@ def test_class_lists(adapt: AdaptPlace, lines: list[str], parts: list[str]) -> N
 
 
 def test_class_lists_that_are_missing_or_no_text(adapt: AdaptPlace) -> None:
-    adapt.plan(classes=adapt.folder / "nope.txt").sentence("nope.txt", "cannot be read", "one class name a line")
+    adapt.plan(classes=adapt.folder / "nope.txt").sentence(
+        "nope.txt", "cannot be read", "one class name a line"
+    )
     (adapt.folder / "latin.txt").write_bytes("café\nmug".encode("latin-1"))
     adapt.plan(classes=adapt.folder / "latin.txt").sentence("not UTF-8")
     adapt.plan(classes=adapt.folder).sentence("cannot be read")
@@ -72,21 +75,33 @@ def test_label_files(adapt: AdaptPlace) -> None:
         return adapt.plan("--target.labels", adapt.text(name, *lines), target=adapt.flat)
 
     rows = [f"{i}.png,zero" for i in range(6)]
-    labels("few.csv", "path,class", *rows[:2]).sentence("few.csv", "lacks 4 of 6 images", "'2.png'", "data.labels to none")
+    labels("few.csv", "path,class", *rows[:2]).sentence(
+        "few.csv", "lacks 4 of 6 images", "'2.png'", "data.labels to none"
+    )
     labels("many.csv", *rows, "7.png,one").sentence("many.csv", "names 1 images", "'7.png'", "relative to")
-    labels("dog.csv", *rows[:5], "5.png,zerro").sentence("dog.csv", "the list lacks 'zerro'", "mend its names")
+    labels("dog.csv", *rows[:5], "5.png,zerro").sentence(
+        "dog.csv", "the list lacks 'zerro'", "mend its names"
+    )
     labels("header.csv", "picture,kind", *rows).sentence("begins with 'picture'", "header", "path,class name")
     labels("wide.csv", *(f"{row},1" for row in rows)).sentence("Line 1", "3 columns")
     labels("hole.csv", *rows[:5], "5.png,").sentence("Line 6", "no class name")
     labels("twice.csv", *rows, "5.png,one").sentence("'5.png'", "keep one")
     labels("empty.csv").sentence("is empty")
-    adapt.plan("--target.labels", adapt.folder / "nope.csv", target=adapt.flat).sentence("nope.csv", "cannot be read")
+    adapt.plan("--target.labels", adapt.folder / "nope.csv", target=adapt.flat).sentence(
+        "nope.csv", "cannot be read"
+    )
     assert labels("good.csv", "file,label", *rows).status == 0
 
 
 def test_an_oracle_wants_labels_and_a_real_source_too(adapt: AdaptPlace) -> None:
-    adapt.plan("--select.rule", "oracle", target=adapt.flat).sentence("oracle", "no target image has one", "ensv")
+    adapt.plan("--select.rule", "oracle", target=adapt.flat).sentence(
+        "oracle", "no target image has one", "ensv"
+    )
     assert adapt.plan("--select.rule", "oracle").status == 0
-    adapt.plan("--source.path", adapt.flat, target=adapt.flat).sentence("6 of 6 source images have no label", "sub-folder a class")
+    adapt.plan("--source.path", adapt.flat, target=adapt.flat).sentence(
+        "6 of 6 source images have no label", "sub-folder a class"
+    )
     assert adapt.plan("--source.path", adapt.folder / "target", target=adapt.flat, classes=None).status == 0
-    adapt.plan("--source.path", adapt.folder / "target", target=adapt.flat).sentence("lacks 'eight', 'nine', 'seven'")
+    adapt.plan("--source.path", adapt.folder / "target", target=adapt.flat).sentence(
+        "lacks 'eight', 'nine', 'seven'"
+    )

@@ -1,4 +1,5 @@
-"""Language models that are down or talk nonsense, and generators whose pictures are blank, blocked or not numbers."""
+"""Language models that are down or talk nonsense, and generators whose pictures are blank, blocked or not
+numbers."""
 
 from __future__ import annotations
 
@@ -46,7 +47,10 @@ def endpoint() -> Iterator[tuple[str, dict]]:
 @pytest.mark.parametrize(
     "does, reason",
     [
-        ({"body": b'{"choices":[{"message":{"content":"Sorry, I cannot help with that."}}]}'}, "no list of prompts"),
+        (
+            {"body": b'{"choices":[{"message":{"content":"Sorry, I cannot help with that."}}]}'},
+            "no list of prompts",
+        ),
         ({"body": b"<html>Bad gateway</html>"}, "no chat completion"),
         ({"status": 500}, "status 500"),
         ({"delay": 1.0}, "no answer within 0.2 s"),
@@ -54,17 +58,34 @@ def endpoint() -> Iterator[tuple[str, dict]]:
     ],
     ids=["rubbish", "html", "500", "hangs", "down"],
 )
-def test_a_language_model_that_fails_is_replaced_by_the_bank_and_that_is_said(adapt: AdaptPlace, endpoint, does: dict | None, reason: str) -> None:
+def test_a_language_model_that_fails_is_replaced_by_the_bank_and_that_is_said(
+    adapt: AdaptPlace, endpoint, does: dict | None, reason: str
+) -> None:
     url, server = endpoint
     server.update(does or {})
     shutil.rmtree(adapt.root / "store" / "prompts", ignore_errors=True)
     result = adapt.short(
-        "--prompts.source", "llm", "--prompts.llm.backend", "openai", "--prompts.llm.model", "m", "--prompts.llm.timeout", "0.2", "--prompts.llm.retries", "1",
-        "--prompts.llm.endpoint", url if does else "http://127.0.0.1:9/v1", classes=adapt.text("two.txt", "zero", "one"),
-    )  # fmt: skip
+        "--prompts.source",
+        "llm",
+        "--prompts.llm.backend",
+        "openai",
+        "--prompts.llm.model",
+        "m",
+        "--prompts.llm.timeout",
+        "0.2",
+        "--prompts.llm.retries",
+        "1",
+        "--prompts.llm.endpoint",
+        url if does else "http://127.0.0.1:9/v1",
+        classes=adapt.text("two.txt", "zero", "one"),
+    )
     assert result.status == 0, result.text
     assert server["requests"] >= 2 if does else True, "it was asked again"
-    for where in (result.output, " ".join(adapt.warnings()), (adapt.last() / "report.html").read_text(encoding="utf-8")):
+    for where in (
+        result.output,
+        " ".join(adapt.warnings()),
+        (adapt.last() / "report.html").read_text(encoding="utf-8"),
+    ):
         assert "the language model failed" in where and reason in where and "4 of 4 prompts" in where
     assert result.output.count("the language model failed") == 1
 
@@ -86,13 +107,17 @@ def painter(adapt: AdaptPlace) -> Callable[[str, float], Path]:
 
 def test_blank_pictures(adapt: AdaptPlace, painter) -> None:
     generator = painter("blank", 0.0)
-    adapt.short(generator=generator).sentence("filter", "No image of 'zero', 'one'", "blank", "is left for training")
+    adapt.short(generator=generator).sentence(
+        "filter", "No image of 'zero', 'one'", "blank", "is left for training"
+    )
     assert any((adapt.root / "store" / "synth").rglob("*.parquet")), "the pictures are kept"
     assert adapt.short("--filters.blank", "False", generator=generator).status == 0
 
 
 def test_pictures_that_are_not_numbers(adapt: AdaptPlace, painter) -> None:
-    adapt.short(generator=painter("nan", float("nan"))).sentence("synth quarantined 20 of 20", "NaN or infinity", "generator.precision")
+    adapt.short(generator=painter("nan", float("nan"))).sentence(
+        "synth quarantined 20 of 20", "NaN or infinity", "generator.precision"
+    )
 
 
 @pytest.fixture
@@ -103,10 +128,20 @@ def checked(adapt: AdaptPlace, monkeypatch: pytest.MonkeyPatch) -> Callable[[Cal
 
     def run(blocks: Callable[[int], bool]) -> Result:
         seen = iter(range(1000))
-        monkeypatch.setattr(safety.StableDiffusionSafetyChecker, "forward", lambda self, clip_input, images: (images, [blocks(next(seen)) for _ in images]))
+        monkeypatch.setattr(
+            safety.StableDiffusionSafetyChecker,
+            "forward",
+            lambda self, clip_input, images: (images, [blocks(next(seen)) for _ in images]),
+        )
         if not (adapt.folder / "checked").exists():
             stable_diffusion(adapt.folder / "checked", safety=True)
-        return adapt.short("--generator.safety-checker", "True", "--generator.images-per-class", "3", generator=adapt.folder / "checked")
+        return adapt.short(
+            "--generator.safety-checker",
+            "True",
+            "--generator.images-per-class",
+            "3",
+            generator=adapt.folder / "checked",
+        )
 
     return run
 
@@ -115,5 +150,7 @@ def test_blocked_pictures(adapt: AdaptPlace, checked) -> None:
     checked(lambda n: True).sentence("synth quarantined 30 of 30", "safety checker blocked the picture")
     result = checked(lambda n: n == 1)
     assert result.status == 0 and "quarantine.jsonl" in result.output, result.text
-    assert [("safety checker" in item["reason"]) for item in adapt.failed() if item["node"] == "synth"] == [True]
+    assert [("safety checker" in item["reason"]) for item in adapt.failed() if item["node"] == "synth"] == [
+        True
+    ]
     assert checked(lambda n: False).status == 0, "what was blocked is not asked for again"

@@ -1,4 +1,5 @@
-"""Methods, numbers, weights and benchmarks of Adapt Anything that cannot work: found while planning, in one sentence."""
+"""Methods, numbers, weights and benchmarks of Adapt Anything that cannot work: found while planning, in one
+sentence."""
 
 from __future__ import annotations
 
@@ -43,30 +44,54 @@ from tests.cli.badinput import diffadapt
         ("--prompts.prompts-per-class 100000000", ["prompts_per_class is 100000000", "ask for at most"]),
         ("--prompts.source file", ["prompts.file is empty"]),
         ("--prompts.source llm --prompts.llm.backend openai", ["endpoint is empty", "http://"]),
-        ("--prompts.source llm --prompts.llm.backend openai --prompts.llm.endpoint localhost:8000", ["is not a URL"]),
+        (
+            "--prompts.source llm --prompts.llm.backend openai --prompts.llm.endpoint localhost:8000",
+            ["is not a URL"],
+        ),
     ],
 )
 def test_settings_that_cannot_work(adapt: AdaptPlace, words: str, parts: list[str]) -> None:
     adapt.plan(*words.split()).sentence(*parts)
 
 
-@pytest.mark.parametrize("words", ["--select.rule oracel", "--generator.scheduler fast", "--split.rule best", "--backbone.in-channels 2", "--uda.methd dann"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--select.rule oracel",
+        "--generator.scheduler fast",
+        "--split.rule best",
+        "--backbone.in-channels 2",
+        "--uda.methd dann",
+    ],
+)
 def test_words_that_are_not_known_end_with_the_parser_s_message(adapt: AdaptPlace, words: str) -> None:
     result = adapt.plan(*words.split())
-    assert result.status == 2 and "Traceback" not in result.text and words.split()[-1 if "methd" not in words else 0] in result.error
+    assert (
+        result.status == 2
+        and "Traceback" not in result.text
+        and words.split()[-1 if "methd" not in words else 0] in result.error
+    )
 
 
 def test_templates_and_prompt_files(adapt: AdaptPlace) -> None:
-    adapt.plan("--prompts.source", "template", "--prompts.template", "a photo").sentence("'a photo'", "{category}")
-    adapt.plan("--clip.weights", "embedded:glyphs-clip", "--clip.templates", "a photo").sentence("clip.templates has 'a photo' without {category}")
-    adapt.plan("--filters.clip", "embedded:glyphs-clip", "--filters.clip-template", "a photo").sentence("filters.clip_template", "{category}")
+    adapt.plan("--prompts.source", "template", "--prompts.template", "a photo").sentence(
+        "'a photo'", "{category}"
+    )
+    adapt.plan("--clip.weights", "embedded:glyphs-clip", "--clip.templates", "a photo").sentence(
+        "clip.templates has 'a photo' without {category}"
+    )
+    adapt.plan("--filters.clip", "embedded:glyphs-clip", "--filters.clip-template", "a photo").sentence(
+        "filters.clip_template", "{category}"
+    )
 
     def file(*lines: str):
         return adapt.plan("--prompts.source", "file", "--prompts.file", adapt.text("prompts.csv", *lines))
 
     file("category,prompt", "zera,a zera").sentence("'zera'", "did you mean 'zero'", "class list")
     file("category,prompt", "zero,a zero").sentence("no prompts for the class 'one'")
-    adapt.plan("--prompts.source", "file", "--prompts.file", adapt.folder / "nope.csv").sentence("nope.csv", "cannot be read")
+    adapt.plan("--prompts.source", "file", "--prompts.file", adapt.folder / "nope.csv").sentence(
+        "nope.csv", "cannot be read"
+    )
 
 
 def test_weights_of_another_kind(adapt: AdaptPlace) -> None:
@@ -76,11 +101,15 @@ def test_weights_of_another_kind(adapt: AdaptPlace) -> None:
     adapt.run(generator="embedded:glyps").sentence("no embedded weights 'glyps'", "glyphs")
     adapt.run(generator="embedded:digits-dit").sentence("DiTPipeline", "takes no prompt")
     adapt.run("--clip.weights", adapt.flat).sentence("flat", "no config.json", "no CLIP")
-    adapt.run("--clip.weights", adapt.folder / "generator" / "text_encoder").sentence("'clip_text_model' model, not a CLIP")
+    adapt.run("--clip.weights", adapt.folder / "generator" / "text_encoder").sentence(
+        "'clip_text_model' model, not a CLIP"
+    )
     adapt.run("--clip.weights", "no/such-clip").sentence("no/such-clip", "local hub cache")
     adapt.run("--filters.clip", adapt.flat).sentence("flat", "no CLIP")
     adapt.run("--backbone.name", adapt.flat, "--backbone.arch", "None").sentence("no config.json")
-    adapt.run("--backbone.name", "resnet5", "--backbone.arch", "None").sentence("timm/resnet5", "local hub cache")
+    adapt.run("--backbone.name", "resnet5", "--backbone.arch", "None").sentence(
+        "timm/resnet5", "local hub cache"
+    )
     assert not (adapt.root / "store" / "prompts").exists(), "all of this is known before anything is made"
 
 
@@ -104,7 +133,9 @@ def test_every_number_of_a_recipe_has_a_range(recipe: str, monkeypatch: pytest.M
         assert low is not None, f"{name} has no range"
         wrong = "nan" if isinstance(value, float) else str(int(low) - 1)
         if tried % 30 == 0:  # the ranges themselves are compared above
-            diffadapt("plan", recipe, f"--{name.replace('_', '-')}", *[wrong] * count).sentence(name, "must be")
+            diffadapt("plan", recipe, f"--{name.replace('_', '-')}", *[wrong] * count).sentence(
+                name, "must be"
+            )
         tried += 1
     assert tried > 20
 
@@ -117,7 +148,13 @@ def numbers(recipe, prefix: str = ""):
             yield from numbers(value, f"{prefix}{f.name}.")
             continue
         first = value[0] if isinstance(value, tuple) and value else value
-        if isinstance(first, int | float) and not isinstance(first, bool) and "Literal" not in str(f.type) and f.name != "mean" and f"{prefix}{f.name}" not in ("uda.seed", "ssl.seed"):
+        if (
+            isinstance(first, int | float)
+            and not isinstance(first, bool)
+            and "Literal" not in str(f.type)
+            and f.name != "mean"
+            and f"{prefix}{f.name}" not in ("uda.seed", "ssl.seed")
+        ):
             yield f"{prefix}{f.name}", type(recipe), first, len(value) if isinstance(value, tuple) else 1
 
 
@@ -130,14 +167,20 @@ OFFICE = "adapt_anything/office31/all"
         ("", ["no data", "--data"]),
         ("--data {folder}/nope", ["nope is not a folder", "Office-31"]),
         ("--data {folder}", ["has no folder", "unpack Office-31"]),
-        ("--data {office} --transfers amazon-webcan", ["'amazon-webcan' is no transfer", "Did you mean 'webcam'"]),
+        (
+            "--data {office} --transfers amazon-webcan",
+            ["'amazon-webcan' is no transfer", "Did you mean 'webcam'"],
+        ),
         ("--data {office} --transfers amazon", ["'amazon' is no transfer", "source-target"]),
         ("--data {office} --transfers dslr-dslr", ["'dslr-dslr'", "name two domains"]),
         ("--data {office} --transfers dslr-webcam dslr-webcam", ["transfers has 'dslr-webcam' twice"]),
         ("--data {office} --methods dan", ["methods has no 'dan'", "Did you mean 'dann'"]),
         ("--data {office} --methods dann dann", ["methods has 'dann' twice"]),
         ("--data {office} --methods", ["methods is empty"]),
-        ("--data {office} --methods dann --ssl-methods fixmatch", ["ssl_after is 'cdan'", "not among the methods"]),
+        (
+            "--data {office} --methods dann --ssl-methods fixmatch",
+            ["ssl_after is 'cdan'", "not among the methods"],
+        ),
         ("--data {office} --ssl-methods fixmach", ["ssl_methods has no 'fixmach'"]),
         ("--data {office} --seeds 1 1", ["seeds is [1, 1]"]),
         ("--data {office} --benchmark office32", ["no benchmark 'office32'", "Did you mean 'office31'"]),
@@ -152,7 +195,9 @@ def test_benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str,
     diffadapt("run", OFFICE, "--root", tmp_path / "root", *filled).sentence(*parts)
 
 
-def test_a_benchmark_with_other_counts_than_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapt: AdaptPlace) -> None:
+def test_a_benchmark_with_other_counts_than_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapt: AdaptPlace
+) -> None:
     from diffadapt.data.benchmarks import BENCHMARKS
 
     for domain in ("amazon", "dslr", "webcam"):
@@ -160,6 +205,16 @@ def test_a_benchmark_with_other_counts_than_published(tmp_path: Path, monkeypatc
             (tmp_path / domain / "images" / name).mkdir(parents=True)
             shutil.copy(adapt.flat / "0.png", tmp_path / domain / "images" / name)
     monkeypatch.delenv("DIFFADAPT_PIPELINES")
-    words = (OFFICE, "--root", tmp_path / "root", "--data", tmp_path, "--backbone.name", "train", "--backbone.arch", "cifar_resnet8")
+    words = (
+        OFFICE,
+        "--root",
+        tmp_path / "root",
+        "--data",
+        tmp_path,
+        "--backbone.name",
+        "train",
+        "--backbone.arch",
+        "cifar_resnet8",
+    )
     diffadapt("run", *words).sentence("31", "Office-31", "partial")
     assert diffadapt("plan", *words, "--partial", "True").status == 0

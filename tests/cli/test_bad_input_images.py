@@ -56,7 +56,9 @@ def test_a_truncated_jpeg_is_quarantined_with_key_and_reason(place: Place, image
 def test_above_the_fraction_the_stage_fails_and_mended_images_finish(place: Place, images: Path) -> None:
     for i in range(4):
         truncate(images / "0" / f"half{i}.jpg")
-    place.run(*place.folder_words(images)).sentence("more than the allowed 5%", "target/0/0/half", "quarantine.jsonl in the run folder")
+    place.run(*place.folder_words(images)).sentence(
+        "more than the allowed 5%", "target/0/0/half", "quarantine.jsonl in the run folder"
+    )
     assert {f["key"] for f in quarantined(place)} <= {f"target/0/0/half{i}.jpg" for i in range(4)}
     for i in range(4):
         Image.new("L", (16, 16)).save(images / "0" / f"half{i}.jpg")
@@ -69,12 +71,16 @@ def test_an_unreadable_training_image_is_quarantined_too(place: Place, images: P
     result = place.run_whole(*words)
     assert result.status == 0, result.text
     assert [(f["node"], f["key"]) for f in quarantined(place)] == [("classifier", "clean/0/3/half.jpg")]
-    place.run_whole(*words, "--execution.max-failed-fraction", "0.01").sentence("The stage classifier quarantined 1 of 31", "clean/0/3/half.jpg")
+    place.run_whole(*words, "--execution.max-failed-fraction", "0.01").sentence(
+        "The stage classifier quarantined 1 of 31", "clean/0/3/half.jpg"
+    )
 
 
 def test_cmyk_and_16_bit_images_work(place: Place, images: Path) -> None:
     Image.new("CMYK", (16, 16), (10, 200, 30, 40)).save(images / "0" / "cmyk.jpg")
-    Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)).save(images / "1" / "sixteen.png")
+    Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)).save(
+        images / "1" / "sixteen.png"
+    )
     Image.new("P", (16, 16), 3).save(images / "2" / "palette.png")
     result = place.run(*place.folder_words(images))
     assert result.status == 0, result.text
@@ -85,7 +91,9 @@ def test_cmyk_and_16_bit_images_work(place: Place, images: Path) -> None:
 def test_an_empty_class_folder_is_named(place: Place, images: Path) -> None:
     (images / "owl").mkdir()
     for command in ("plan", "run"):
-        diffadapt(command, "small", "--root", place.root, *place.folder_words(images)).sentence("owl", "holds no images", "fill or remove it")
+        diffadapt(command, "small", "--root", place.root, *place.folder_words(images)).sentence(
+            "owl", "holds no images", "fill or remove it"
+        )
     assert not place.root.exists() or not any(place.root.rglob("*.parquet"))
 
 

@@ -56,7 +56,9 @@ def test_broken_recipe_files(place: Place, text: str, parts: tuple[str, ...]) ->
         (("--seed",), ("seed",)),
     ],
 )
-def test_fields_and_values_that_cannot_be_parsed(place: Place, words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+def test_fields_and_values_that_cannot_be_parsed(
+    place: Place, words: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
     result = place.run(*words)
     assert result.status == 2 and "Traceback" not in result.text
     for part in parts:
@@ -113,13 +115,17 @@ def test_limits_name_real_fields_and_admit_every_recipe() -> None:
 def test_limits_reach_nested_values() -> None:
     recipe = tiny_sda()
     with pytest.raises(RecipeError, match=r"diffpure\.gda\.views is 0"):
-        check_limits(replace(recipe, diffpure=replace(recipe.diffpure, gda=replace(recipe.diffpure.gda, views=0))))
+        check_limits(
+            replace(recipe, diffpure=replace(recipe.diffpure, gda=replace(recipe.diffpure.gda, views=0)))
+        )
     with pytest.raises(DiffadaptError, match=r"target\.severities is 6"):
         check_limits(replace(recipe, target=replace(recipe.target, severities=(1, 6))))
 
 
 def test_settings_that_do_not_fit_together(place: Place) -> None:
-    place.run("--source.path", "", "--classifier.name", "train").sentence("'train'", "no labelled source images", "--source.path")
+    place.run("--source.path", "", "--classifier.name", "train").sentence(
+        "'train'", "no labelled source images", "--source.path"
+    )
     place.run("--target.data.path", "").sentence("no target images", "--target.data.path")
     place.run("--target.data.part", "0.5", "0.2").sentence("0 <= from < to <= 1")
     flat = digit_folder(place.folder / "flat", classes=1) / "0"
@@ -131,7 +137,9 @@ def test_no_gpu_on_this_machine(place: Place, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     place.run("--execution.device", "cuda").sentence("CUDA device", "--execution.device cpu")
-    place.run("--execution.train-workers", "2").sentence("local runner trains with one worker", "--execution.runner ray")
+    place.run("--execution.train-workers", "2").sentence(
+        "local runner trains with one worker", "--execution.runner ray"
+    )
     assert nothing_stored(place)
 
 
@@ -139,11 +147,16 @@ def test_no_gpu_on_this_machine(place: Place, monkeypatch: pytest.MonkeyPatch) -
     ("words", "parts"),
     [
         (("--execution.device", "cuda"), ("--execution.device cuda", "no GPUs", "--execution.device cpu")),
-        (("--execution.device", "cpu", "--execution.actors", "5000"), ("--execution.actors 5000", "more than the cluster can host", "ask for fewer")),
+        (
+            ("--execution.device", "cpu", "--execution.actors", "5000"),
+            ("--execution.actors 5000", "more than the cluster can host", "ask for fewer"),
+        ),
     ],
     ids=["gpus", "pool"],
 )
-def test_a_request_that_a_cluster_cannot_meet(place: Place, words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+def test_a_request_that_a_cluster_cannot_meet(
+    place: Place, words: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
     if "cuda" in words:
         torch = pytest.importorskip("torch")
         if torch.cuda.is_available():
@@ -153,4 +166,6 @@ def test_a_request_that_a_cluster_cannot_meet(place: Place, words: tuple[str, ..
 
 
 def test_a_cluster_that_does_not_answer(place: Place) -> None:
-    place.run("--execution.runner", "ray", "--execution.address", "127.0.0.1:1").sentence("No Ray cluster answers at 127.0.0.1:1", "ray start --head")
+    place.run("--execution.runner", "ray", "--execution.address", "127.0.0.1:1").sentence(
+        "No Ray cluster answers at 127.0.0.1:1", "ray start --head"
+    )

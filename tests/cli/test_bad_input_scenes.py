@@ -1,4 +1,5 @@
-"""ZoDi's bad input through the command line: label maps, class tables, folders, weights, thresholds. One clear sentence each, finished work kept."""
+"""ZoDi's bad input through the command line: label maps, class tables, folders, weights, thresholds. One
+clear sentence each, finished work kept."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ def place(tmp_path_factory) -> Iterator[ScenePlace]:
 @pytest.mark.parametrize(
     "words, parts",
     [
-        ("--domain nite", ["'nite' is not known", "transfer.prompt and transfer.strength", "Did you mean 'night'"]),
+        (
+            "--domain nite",
+            ["'nite' is not known", "transfer.prompt and transfer.strength", "Did you mean 'night'"],
+        ),
         ("--domain dusk --transfer.prompt dusk", ["'dusk' is not known", "transfer.strength"]),
         ("--transfer.strength 0", ["transfer.strength is 0", "0.001 to 1"]),
         ("--transfer.strength 2", ["transfer.strength is 2", "0.001 to 1"]),
@@ -61,7 +65,10 @@ def place(tmp_path_factory) -> Iterator[ScenePlace]:
         ("--source.labels images", ["images and label maps in one folder"]),
         ("--source.labels=", ["source.labels is empty"]),
         ("--source.classes cityscape", ["cityscape", "Did you mean 'cityscapes'"]),
-        ("--target.classes cityscapes", ["classes of target", "'sidewalk' stands where the source has 'pavement'"]),
+        (
+            "--target.classes cityscapes",
+            ["classes of target", "'sidewalk' stands where the source has 'pavement'"],
+        ),
         ("--source.only-size 10 10", ["No image of good is 10 x 10", "64 x 64"]),
         ("--source.layout parquet", ["good", "parquet"]),
         ("--estimate -1", ["estimate is -1"]),
@@ -96,8 +103,12 @@ def test_weights_that_are_none(place: ScenePlace, tmp_path: Path) -> None:
     place.run("--controlnet", tmp_path / "nope").sentence("No weights at", "nope")
     place.run("--controlnet", place.good).sentence("is no ControlNet", "no readable config.json")
     place.run("--controlnet", place.generator / "unet").sentence("is no ControlNet", "UNet2DConditionModel")
-    place.run("--quality.clip", place.good, "--quality.clip-score", "0.5").sentence("no config.json", "no CLIP")
-    place.run("--quality.clip", "no/such-clip", "--quality.clip-score", "0.5").sentence("no/such-clip", "local hub cache")
+    place.run("--quality.clip", place.good, "--quality.clip-score", "0.5").sentence(
+        "no config.json", "no CLIP"
+    )
+    place.run("--quality.clip", "no/such-clip", "--quality.clip-score", "0.5").sentence(
+        "no/such-clip", "local hub cache"
+    )
     place.run("--segmenter.weights", tmp_path / "nope.pth").sentence("There are no weights at", "nope.pth")
     alone = place.copy(tmp_path / "alone", place.generator)
     (alone / "controlnet" / "config.json").unlink()
@@ -131,7 +142,9 @@ def test_pairs_that_are_incomplete(place: ScenePlace, tmp_path: Path) -> None:
     (orphan / "images" / "1.png").unlink()
     place.run(source=bare).sentence("1 image without a label map", "'1.png'", "partial")
     place.run(source=orphan).sentence("1 label map without an image", "'1.png'")
-    place.run("--source.partial", "true", source=bare).sentence("source/0/1: 1 has no label map", "--execution.max-failed-fraction")
+    place.run("--source.partial", "true", source=bare).sentence(
+        "source/0/1: 1 has no label map", "--execution.max-failed-fraction"
+    )
     assert place.run("--source.partial", "true", *LENIENT, source=bare).status == 0
     assert list(place.failed()) == ["source/0/1"]
 
@@ -155,19 +168,29 @@ def halve(copy: Path) -> None:
         (halve, "is 32 x 64 pixels but its image 64 x 64"),
         (lambda c: (c / "images" / "5.png").write_bytes(b"hello"), "is not a readable image"),
         (lambda c: (c / "labels" / "5.png").write_bytes(b""), "labels/5.png is empty"),
-        (lambda c: (c / "images" / "5.png").write_bytes((c / "images" / "5.png").read_bytes()[:500]), "truncated"),
+        (
+            lambda c: (c / "images" / "5.png").write_bytes((c / "images" / "5.png").read_bytes()[:500]),
+            "truncated",
+        ),
     ],
     ids=["label of another size", "no image", "empty label", "truncated"],
 )
-def test_one_bad_file_is_set_apart_and_the_rest_is_kept(place: ScenePlace, tmp_path: Path, change: Callable[[Path], object], said: str) -> None:
+def test_one_bad_file_is_set_apart_and_the_rest_is_kept(
+    place: ScenePlace, tmp_path: Path, change: Callable[[Path], object], said: str
+) -> None:
     copy = damage(place, tmp_path / "damaged", change)
     before, blocks = place.stored("transferred"), ("--source.block", "2")
-    place.run(*blocks, source=copy).sentence("1 of 6 items", "source/0/5", said, "--execution.max-failed-fraction")
+    place.run(*blocks, source=copy).sentence(
+        "1 of 6 items", "source/0/5", said, "--execution.max-failed-fraction"
+    )
     kept = {name: data for name, data in place.stored("transferred").items() if name not in before}
     assert len(kept) == 2, "the blocks without a bad file are kept"
     result = place.run(*blocks, *LENIENT, source=copy)
     assert result.status == 0 and "quarantine.jsonl" in result.text, result.text
-    assert place.stored("transferred").items() >= kept.items() and len(place.stored("transferred")) == len(before) + 3, "and served"
+    assert (
+        place.stored("transferred").items() >= kept.items()
+        and len(place.stored("transferred")) == len(before) + 3
+    ), "and served"
     assert list(place.failed()) == ["source/0/5"] and said in place.failed()["source/0/5"]
     assert json.loads((place.last() / "model" / "segmenter.json").read_text())["extra"]["pairs"] == 5
 
@@ -189,7 +212,9 @@ def test_unknown_ids_are_said_and_ignored(place: ScenePlace, tmp_path: Path) -> 
     result = place.run(source=copy)
     said = "holds the value 77, which the class table classes does not list"
     assert result.status == 0 and result.text.count(f"labels/1.png {said}") >= 1, result.text
-    assert [w for w in place.warnings() if said in w] and said in (place.last() / "report.html").read_text(encoding="utf-8")
+    assert [w for w in place.warnings() if said in w] and said in (place.last() / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_labels_that_fit_no_class(place: ScenePlace, tmp_path: Path) -> None:
@@ -199,9 +224,15 @@ def test_labels_that_fit_no_class(place: ScenePlace, tmp_path: Path) -> None:
         Image.fromarray(np.full((64, 64), 255, np.uint8)).save(file)
     place.run(source=void).sentence("No pixel of the 6 source scenes has a class")
     result = place.run(target=void)
-    assert result.status == 0 and "nan" not in result.output and "No pixel of the 6 label maps from night/0/0 on" in result.text, result.text
+    assert (
+        result.status == 0
+        and "nan" not in result.output
+        and "No pixel of the 6 label maps from night/0/0 on" in result.text
+    ), result.text
     assert any("no score" in w for w in place.warnings())
-    assert place.run("--target.labels=", target=void).status == 0 and not place.warnings(), "a target without labels is no mistake"
+    assert place.run("--target.labels=", target=void).status == 0 and not place.warnings(), (
+        "a target without labels is no mistake"
+    )
 
 
 def test_colours_palettes_and_odd_sizes_are_read(place: ScenePlace, tmp_path: Path) -> None:
@@ -215,7 +246,9 @@ def test_colours_palettes_and_odd_sizes_are_read(place: ScenePlace, tmp_path: Pa
     painted[..., 3] = 255
     Image.fromarray(painted).save(copy / "labels" / "0.png")
     palette = Image.fromarray(labels[1]).convert("P")
-    palette.putpalette([v for c in range(256) for v in (table.colours[c] if c < len(table.colours) else (c, 0, 0))])
+    palette.putpalette(
+        [v for c in range(256) for v in (table.colours[c] if c < len(table.colours) else (c, 0, 0))]
+    )
     palette.save(copy / "labels" / "1.png")
     Image.fromarray(labels[2].astype(np.uint16)).save(copy / "labels" / "2.png")
     for name, mode in (("1", "RGBA"), ("2", "P"), ("3", "L"), ("4", "LA")):
@@ -236,22 +269,51 @@ def test_colours_palettes_and_odd_sizes_are_read(place: ScenePlace, tmp_path: Pa
 
 def test_all_images_refused(place: ScenePlace) -> None:
     before = place.stored("transferred")
-    place.run("--quality.edges", "0.99").sentence("quality control refused all 6", "6 by edges", "lower the thresholds", "transfer.strength")
+    place.run("--quality.edges", "0.99").sentence(
+        "quality control refused all 6", "6 by edges", "lower the thresholds", "transfer.strength"
+    )
     made = len(place.stored("transferred")) - len(before)
     place.run("--quality.edges", "0.99").sentence("quality control refused all 6")
-    assert made == 1 and len(place.stored("transferred")) == len(before) + 1, "the images are kept, and not made again"
+    assert made == 1 and len(place.stored("transferred")) == len(before) + 1, (
+        "the images are kept, and not made again"
+    )
 
 
 def cityscapes(place: ScenePlace, *words: object) -> Result:
     return diffadapt(
-        "plan", "zodi/cityscapes_acdc", "--generator", place.generator, "--controlnet", "", "--segmenter.weights", "none", "--execution.runner", "local",
-        "--root", place.root, *words,
-    )  # fmt: skip
+        "plan",
+        "zodi/cityscapes_acdc",
+        "--generator",
+        place.generator,
+        "--controlnet",
+        "",
+        "--segmenter.weights",
+        "none",
+        "--execution.runner",
+        "local",
+        "--root",
+        place.root,
+        *words,
+    )
 
 
 def test_official_layouts_that_are_none(place: ScenePlace, tmp_path: Path) -> None:
     def run(*words: object) -> Result:
-        return diffadapt("run", *("zodi/cityscapes_acdc", "--generator", place.generator, "--controlnet", "", "--segmenter.weights", "none"), "--root", place.root, *words)
+        return diffadapt(
+            "run",
+            *(
+                "zodi/cityscapes_acdc",
+                "--generator",
+                place.generator,
+                "--controlnet",
+                "",
+                "--segmenter.weights",
+                "none",
+            ),
+            "--root",
+            place.root,
+            *words,
+        )
 
     run("--data", place.good).sentence("no folder leftImg8bit/train", "Cityscapes")
     tree = tmp_path / "cityscapes"
@@ -260,17 +322,49 @@ def test_official_layouts_that_are_none(place: ScenePlace, tmp_path: Path) -> No
     run("--data", tree, "--partial", "true").sentence("no folder leftImg8bit/val")
     fake_cityscapes(tree, {"frankfurt": 1}, split="val")
     fake_acdc(tmp_path / "acdc", {"fog": 1})
-    run("--data", tree, "--partial", "true", "--target", tree).sentence("no folder rgb_anon/night/val", "ACDC")
-    run("--data", tree, "--partial", "true", "--target", tmp_path / "acdc").sentence("no folder rgb_anon/night/val", "condition")
-    run("--data", tree, "--partial", "true", "--target.condition", "nigth", "--target", tmp_path / "acdc").sentence("nigth", "Did you mean 'night'")
+    run("--data", tree, "--partial", "true", "--target", tree).sentence(
+        "no folder rgb_anon/night/val", "ACDC"
+    )
+    run("--data", tree, "--partial", "true", "--target", tmp_path / "acdc").sentence(
+        "no folder rgb_anon/night/val", "condition"
+    )
+    run(
+        "--data", tree, "--partial", "true", "--target.condition", "nigth", "--target", tmp_path / "acdc"
+    ).sentence("nigth", "Did you mean 'night'")
     assert cityscapes(place, "--data", tree, "--partial", "true").status == 0
 
 
 DETECTION = (
-    "--controlnet", "", "--transfer.size", "32", "--transfer.multiple", "16", "--transfer.steps", "2", "--transfer.guidance", "1", "--transfer.palette", "own",
-    "--detector.arch", "fcos", "--detector.backbone", "tiny", "--detector.weights", "none", "--detector.size", "32", "32", "--epochs", "1",
-    "--training.batch-size", "2", "--methods", "both", "--figures", "False",
-)  # fmt: skip
+    "--controlnet",
+    "",
+    "--transfer.size",
+    "32",
+    "--transfer.multiple",
+    "16",
+    "--transfer.steps",
+    "2",
+    "--transfer.guidance",
+    "1",
+    "--transfer.palette",
+    "own",
+    "--detector.arch",
+    "fcos",
+    "--detector.backbone",
+    "tiny",
+    "--detector.weights",
+    "none",
+    "--detector.size",
+    "32",
+    "32",
+    "--epochs",
+    "1",
+    "--training.batch-size",
+    "2",
+    "--methods",
+    "both",
+    "--figures",
+    "False",
+)
 
 
 class CocoPlace:
@@ -279,10 +373,20 @@ class CocoPlace:
     def __init__(self, place: ScenePlace, folder: Path):
         self.place, self.folder = place, folder
 
-    def data(self, name: str, change: Callable[[dict], object] = lambda document: None, count: int = 6) -> Path:
+    def data(
+        self, name: str, change: Callable[[dict], object] = lambda document: None, count: int = 6
+    ) -> Path:
         root = self.folder / name
         (root / "images").mkdir(parents=True)
-        document: dict = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "pole"}, {"id": 2, "name": "pedestrian"}, {"id": 3, "name": "car"}]}
+        document: dict = {
+            "images": [],
+            "annotations": [],
+            "categories": [
+                {"id": 1, "name": "pole"},
+                {"id": 2, "name": "pedestrian"},
+                {"id": 3, "name": "car"},
+            ],
+        }
         for i in range(count):
             scene = StreetScene("day", "train", i)
             Image.fromarray(scene.image).save(root / "images" / f"{i}.png")
@@ -290,13 +394,23 @@ class CocoPlace:
             for o in scene.objects:
                 x1, y1, x2, y2 = o["bbox"]
                 number = {3: 1, 6: 2, 7: 3}[o["category"]]
-                document["annotations"].append({"id": len(document["annotations"]), "image_id": i, "category_id": number, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0})
+                document["annotations"].append(
+                    {
+                        "id": len(document["annotations"]),
+                        "image_id": i,
+                        "category_id": number,
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "iscrowd": 0,
+                    }
+                )
         text = change(document)
         (root / "annotations.json").write_text(text if isinstance(text, str) else json.dumps(document))
         return root
 
     def run(self, source: Path, *words: object, target: object = None) -> Result:
-        return self.place.words("run", *DETECTION, *words, recipe="zodi/detection/coco", source=source, target=target)
+        return self.place.words(
+            "run", *DETECTION, *words, recipe="zodi/detection/coco", source=source, target=target
+        )
 
 
 def first(**changes: object) -> Callable[[dict], object]:
@@ -312,7 +426,10 @@ def first(**changes: object) -> Callable[[dict], object]:
         (lambda d: d.update(categories=[]), ["0 categories"]),
         (first(category_id=9), ["category 9", "does not list"]),
         (first(image_id=99), ["image 99", "does not list"]),
-        (lambda d: d["images"][0].update(file_name="../../x.png"), ["names 1 images that do not lie in 'images'", "../../x.png"]),
+        (
+            lambda d: d["images"][0].update(file_name="../../x.png"),
+            ["names 1 images that do not lie in 'images'", "../../x.png"],
+        ),
         (first(bbox=[1, 2, 3]), ["no bbox of four numbers", "source/0/"]),
         (first(bbox=[float("nan"), 1, 9, 9]), ["no bbox of four numbers"]),
         (first(bbox=[1, 2, 0, 4]), ["no area"]),
@@ -320,9 +437,24 @@ def first(**changes: object) -> Callable[[dict], object]:
         (lambda d: d["images"][0].update(width=32), ["its JSON says 64 x 32"]),
         (lambda d: d.update(annotations=[]), ["None of the 6 training images has an object"]),
     ],
-    ids=["no JSON", "a list", "no category", "category", "image", "escape", "three numbers", "NaN", "area", "outside", "size", "no boxes"],
+    ids=[
+        "no JSON",
+        "a list",
+        "no category",
+        "category",
+        "image",
+        "escape",
+        "three numbers",
+        "NaN",
+        "area",
+        "outside",
+        "size",
+        "no boxes",
+    ],
 )
-def test_coco_files(place: ScenePlace, tmp_path: Path, change: Callable[[dict], object], parts: list[str]) -> None:
+def test_coco_files(
+    place: ScenePlace, tmp_path: Path, change: Callable[[dict], object], parts: list[str]
+) -> None:
     coco = CocoPlace(place, tmp_path)
     coco.run(coco.data("source", change)).sentence(*parts)
 
@@ -335,7 +467,10 @@ def test_detection_that_cannot_work(place: ScenePlace, tmp_path: Path) -> None:
     coco.run(good, "--generator", "train").sentence("detection trains no generator")
     coco.run(good, "--methods", "zodi").sentence("methods has no 'zodi'", "both")
     coco.run(good, "--quality.edges", "0.99").sentence("quality control refused all 6")
-    turned = coco.data("turned", lambda d: d["categories"].reverse() or [c.update(id=i + 1) for i, c in enumerate(d["categories"])])
+    turned = coco.data(
+        "turned",
+        lambda d: d["categories"].reverse() or [c.update(id=i + 1) for i, c in enumerate(d["categories"])],
+    )
     coco.run(good, target=turned).sentence("classes of target", "'car' stands where the source has 'pole'")
     broken = coco.data("broken")
     (broken / "images" / "1.png").write_bytes(b"no image")

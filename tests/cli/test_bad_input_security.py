@@ -1,4 +1,5 @@
-"""Hostile input: pickles are not executed, paths stay in their folder, the report escapes, secrets stay out of every file."""
+"""Hostile input: pickles are not executed, paths stay in their folder, the report escapes, secrets stay out
+of every file."""
 
 from __future__ import annotations
 
@@ -26,7 +27,11 @@ from diffadapt.models.weights import ASSETS
 from tests.cli.badinput import Place, diffadapt, digit_folder
 from tests.tiny import ROOT
 
-KEY, SECRET, TOKEN = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENGbPxRfiCYEXAMPLEKEY", "hf_abcdefghijklmnopqrstuvwxyz123456"
+KEY, SECRET, TOKEN = (
+    "AKIAIOSFODNN7EXAMPLE",
+    "wJalrXUtnFEMI/K7MDENGbPxRfiCYEXAMPLEKEY",
+    "hf_abcdefghijklmnopqrstuvwxyz123456",
+)
 
 
 @pytest.fixture
@@ -47,7 +52,11 @@ class Payload:
 @pytest.fixture(params=["torch", "raw"])
 def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     file, payload = tmp_path / "hostile.pth", Payload(tmp_path / "executed")
-    torch.save({"state_dict": payload}, file) if request.param == "torch" else file.write_bytes(pickle.dumps(payload))
+    (
+        torch.save({"state_dict": payload}, file)
+        if request.param == "torch"
+        else file.write_bytes(pickle.dumps(payload))
+    )
     return file
 
 
@@ -60,7 +69,15 @@ def test_pickled_objects_are_refused_and_not_executed(place: Place, hostile: Pat
     place.run("--classifier.name", hostile).sentence("not unpickled for safety", "safetensors")
     folder = place.folder / "timm"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"architecture": "cifar_resnet8", "num_classes": 10, "pretrained_cfg": {"input_size": [1, 16, 16]}}))
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "architecture": "cifar_resnet8",
+                "num_classes": 10,
+                "pretrained_cfg": {"input_size": [1, 16, 16]},
+            }
+        )
+    )
     shutil.copy(hostile, folder / "pytorch_model.bin")
     place.run("--classifier.name", folder).sentence("not unpickled for safety")
     unet = place.folder / "unet"
@@ -77,7 +94,14 @@ def test_pickled_objects_are_refused_and_not_executed(place: Place, hostile: Pat
 
 
 def test_a_hostile_training_checkpoint_is_skipped(place: Place, hostile: Path) -> None:
-    words = ("--classifier-fit.lr", "1e30", "--classifier-fit.checkpoint-every", "1", "--target.corruptions", "contrast")
+    words = (
+        "--classifier-fit.lr",
+        "1e30",
+        "--classifier-fit.checkpoint-every",
+        "1",
+        "--target.corruptions",
+        "contrast",
+    )
     assert place.run_whole(*words).status == 2
     (folder,) = (place.root / "store" / ".checkpoints").iterdir()
     for file in folder.iterdir():
@@ -91,7 +115,10 @@ def test_a_hostile_training_checkpoint_is_skipped(place: Place, hostile: Path) -
 def test_no_code_path_runs_remote_code_or_unpickles_weights() -> None:
     for file in (ROOT / "platform").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        assert not re.search(r"trust_remote_code\s*=\s*True|weights_only\s*=\s*False|allow_pickle\s*=\s*True|joblib|torch\.hub\.(?!download_url_to_file)", text), file
+        assert not re.search(
+            r"trust_remote_code\s*=\s*True|weights_only\s*=\s*False|allow_pickle\s*=\s*True|joblib|torch\.hub\.(?!download_url_to_file)",
+            text,
+        ), file
         for call in re.findall(r"torch\.load\([^)]*\)", text):
             assert "weights_only=True" in call, f"{file}: {call}"
         if "orchestrate" not in file.parts:  # Ray's own messages between processes of one run
@@ -104,29 +131,68 @@ def png() -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("name", ["../../hostile.png", "/abs/hostile.png", "a/../../hostile.png", "..\\hostile.png", "C:\\hostile.png"])
+@pytest.mark.parametrize(
+    "name",
+    ["../../hostile.png", "/abs/hostile.png", "a/../../hostile.png", "..\\hostile.png", "C:\\hostile.png"],
+)
 def test_paths_inside_a_parquet_file_stay_inside_the_export(place: Place, name: str) -> None:
     file, out = place.folder / "images.parquet", place.folder / "deep" / "er" / "out"
-    images = pa.array([{"bytes": png(), "path": name}, {"bytes": png(), "path": "b.png"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    images = pa.array(
+        [{"bytes": png(), "path": name}, {"bytes": png(), "path": "b.png"}],
+        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    )
     pq.write_table(pa.table({"image": images, "label": pa.array([0, 1])}), file)
     before = set(place.folder.rglob("*"))
-    result = place.run("--target.data.path", file, "--target.data.split", "all", "--target.data.limit-per-class", "None", "--num-classes", "10")
+    result = place.run(
+        "--target.data.path",
+        file,
+        "--target.data.split",
+        "all",
+        "--target.data.limit-per-class",
+        "None",
+        "--num-classes",
+        "10",
+    )
     assert result.status == 0, result.text
     for layout in ("flat", "imagefolder"):
-        diffadapt("export", "last", "--root", place.root, "--what", "projected", "--layout", layout, "--out", out / layout)
+        diffadapt(
+            "export",
+            "last",
+            "--root",
+            place.root,
+            "--what",
+            "projected",
+            "--layout",
+            layout,
+            "--out",
+            out / layout,
+        )
     new = {p for p in place.folder.rglob("*") if p not in before and place.root not in p.parents}
     assert any(p.is_file() for p in new)
     assert all(p == out or out in p.parents or p in out.parents or p == place.root for p in new), new
 
 
-@pytest.mark.parametrize("key", ["target/0/../../../hostile.png", "target/0//abs/hostile.png", "target/0/a\\..\\hostile.png"])
+@pytest.mark.parametrize(
+    "key", ["target/0/../../../hostile.png", "target/0//abs/hostile.png", "target/0/a\\..\\hostile.png"]
+)
 @pytest.mark.parametrize("layout", ["flat", "imagefolder", "imagenet-c-syn"])
 def test_hostile_keys_in_a_store_are_not_exported(place: Place, key: str, layout: str) -> None:
     place.finish()
     for shard in place.stored("aligned"):
         Store(str(shard.parent)).commit(shard.name, Rows(image_table([key], [0], [png()], [0])), {})
     before = set(place.folder.rglob("*"))
-    result = diffadapt("export", "last", "--root", place.root, "--what", "projected", "--layout", layout, "--out", place.folder / "a" / "out")
+    result = diffadapt(
+        "export",
+        "last",
+        "--root",
+        place.root,
+        "--what",
+        "projected",
+        "--layout",
+        layout,
+        "--out",
+        place.folder / "a" / "out",
+    )
     result.sentence("hostile.png")
     assert not [p for p in set(place.folder.rglob("*")) - before if p.is_file()]
 
@@ -137,7 +203,10 @@ def test_store_names_cannot_leave_the_root(tmp_path: Path) -> None:
         shard = Shard(hostile, {}, (), 1)
         path = store.shard_path("kind", hostile, digest("f"), shard.key, digest(hostile))
         resolved = os.path.realpath(store.join(path))
-        assert resolved.startswith(str(tmp_path / "store" / "kind") + "/") and resolved.count("/") == str(tmp_path).count("/") + 4
+        assert (
+            resolved.startswith(str(tmp_path / "store" / "kind") + "/")
+            and resolved.count("/") == str(tmp_path).count("/") + 4
+        )
 
 
 def test_links_that_leave_the_folder_are_refused(place: Place) -> None:
@@ -147,7 +216,9 @@ def test_links_that_leave_the_folder_are_refused(place: Place) -> None:
     (secret / "x.png").write_bytes(png())
     for link, target in ((images / "0" / "link.png", secret / "x.png"), (images / "more", secret)):
         link.symlink_to(target)
-        place.run(*place.folder_words(images)).sentence("is a link that leads out of", "copy the images into the folder")
+        place.run(*place.folder_words(images)).sentence(
+            "is a link that leads out of", "copy the images into the folder"
+        )
         link.unlink()
 
 
@@ -165,7 +236,11 @@ def test_the_report_escapes_class_and_file_names(place: Place) -> None:
 
 
 def test_secrets_reach_no_file_and_no_output(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable, value in (("HF_TOKEN", TOKEN), ("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)):
+    for variable, value in (
+        ("HF_TOKEN", TOKEN),
+        ("AWS_ACCESS_KEY_ID", KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
+    ):
         monkeypatch.setenv(variable, value)
     fs = fsspec.filesystem("memory")
     bucket = f"memory://{KEY}:{SECRET}@bucket{id(place)}"
@@ -182,7 +257,9 @@ def test_secrets_reach_no_file_and_no_output(place: Place, monkeypatch: pytest.M
         diffadapt("report", "last", "--root", root),
         diffadapt("status", "last", "--root", root),
         diffadapt("status", "--root", f"{bucket}/empty"),
-        diffadapt("export", "last", "--what", "source_on_target", "--out", place.folder / "out", "--root", root),
+        diffadapt(
+            "export", "last", "--what", "source_on_target", "--out", place.folder / "out", "--root", root
+        ),
     ]
     assert [r.status for r in results] == [0, 2, 2, 2, 0, 0, 0, 2], [r.text for r in results]
     parts = (KEY, TOKEN, SECRET, *SECRET.split("/"))
@@ -191,14 +268,24 @@ def test_secrets_reach_no_file_and_no_output(place: Place, monkeypatch: pytest.M
     inside, whole = f"{bucket}/root".removeprefix("memory://"), {}
     for name in fs.find(inside):
         whole[name] = fs.cat_file(name)
-    assert any(n.endswith("manifest.json") for n in whole) and any(n.endswith("report.html") for n in whole) and any(n.endswith("recipe.json") for n in whole)
+    assert (
+        any(n.endswith("manifest.json") for n in whole)
+        and any(n.endswith("report.html") for n in whole)
+        and any(n.endswith("recipe.json") for n in whole)
+    )
     leaks = [(n.rpartition("root/")[2], p) for n, data in whole.items() for p in parts if p.encode() in data]
     fs.rm(f"{bucket}", recursive=True)
     assert not leaks
 
 
 def test_redaction_keeps_what_is_no_secret() -> None:
-    for text in ("s3://bucket/key/a.png", "embedded:digits", "gs://b/x@v1/y", "https://host:8080/path", "a=b c=d"):
+    for text in (
+        "s3://bucket/key/a.png",
+        "embedded:digits",
+        "gs://b/x@v1/y",
+        "https://host:8080/path",
+        "a=b c=d",
+    ):
         assert redact(text) == text
     assert redact(f"s3://{KEY}:{SECRET}@bucket/x") == "s3://***@bucket/x"
     assert redact("https://h/x?X-Amz-Signature=abc&y=1") == "https://h/x?X-Amz-Signature=***&y=1"

@@ -24,7 +24,9 @@ def content(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted((root / "store").rglob("*.parquet"))}
 
 
-def test_a_full_disk_keeps_finished_shards_and_a_rerun_finishes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_finished_shards_and_a_rerun_finishes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace, written = os.replace, []
 
     def full(source: str, target: str) -> None:
@@ -60,9 +62,16 @@ def test_a_disk_that_is_really_full(place: Place) -> None:
 def test_a_disk_that_fills_while_training(place: Place) -> None:
     disk = place.folder / "disk"
     with small_disk(disk, "110k") as remount:
-        place.run("--methods", "source", "--controls", "--figures", "False", recipe="whole", root=disk / "root").sentence("full", "finished shards are kept")
+        place.run(
+            "--methods", "source", "--controls", "--figures", "False", recipe="whole", root=disk / "root"
+        ).sentence("full", "finished shards are kept")
         remount("size=20m")
-        assert place.run("--methods", "source", "--controls", "--figures", "False", recipe="whole", root=disk / "root").status == 0
+        assert (
+            place.run(
+                "--methods", "source", "--controls", "--figures", "False", recipe="whole", root=disk / "root"
+            ).status
+            == 0
+        )
 
 
 def test_a_read_only_place(place: Place) -> None:
@@ -84,7 +93,9 @@ def test_a_file_where_the_root_should_be(place: Place) -> None:
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b""], ids=["torn", "empty"])
 @pytest.mark.parametrize("kind", ["aligned", "logits"])
-def test_a_damaged_shard_is_named_and_made_again(place: Place, kind: str, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_shard_is_named_and_made_again(
+    place: Place, kind: str, damage: Callable[[bytes], bytes]
+) -> None:
     place.finish()
     shard = place.stored(kind)[0]
     good = shard.read_bytes()
@@ -95,8 +106,12 @@ def test_a_damaged_shard_is_named_and_made_again(place: Place, kind: str, damage
     assert shard.read_bytes() == good
 
 
-@pytest.mark.parametrize(("kind", "column"), [("corrupted", "image.bytes"), ("logits", "logits.list.element")])
-def test_one_flipped_bit_in_a_shard_does_not_reach_what_is_made_of_it(place: Place, kind: str, column: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "column"), [("corrupted", "image.bytes"), ("logits", "logits.list.element")]
+)
+def test_one_flipped_bit_in_a_shard_does_not_reach_what_is_made_of_it(
+    place: Place, kind: str, column: str
+) -> None:
     place.finish()
     shard = place.stored(kind)[0]
     group = pq.ParquetFile(shard).metadata.row_group(0)
@@ -111,7 +126,12 @@ def test_one_flipped_bit_in_a_shard_does_not_reach_what_is_made_of_it(place: Pla
     place.run().sentence(str(shard), "is damaged")
 
 
-COMMANDS = (("report", "last"), ("compare", "last", "last"), ("export", "last", "--what", "projected", "--out", "out"), ("cache", "gc", "--older-than-hours", "0"))
+COMMANDS = (
+    ("report", "last"),
+    ("compare", "last", "last"),
+    ("export", "last", "--what", "projected", "--out", "out"),
+    ("cache", "gc", "--older-than-hours", "0"),
+)
 
 
 @pytest.mark.parametrize("number", [0, 99])
@@ -122,13 +142,17 @@ def test_a_run_of_another_format(place: Place, number: int) -> None:
     file.write_text(json.dumps({**json.loads(good), "format": number}))
     before = place.everything()
     for words in COMMANDS:
-        diffadapt(*words, "--root", place.root).sentence(f"written in format {number}", "reads format", "run its recipe again")
+        diffadapt(*words, "--root", place.root).sentence(
+            f"written in format {number}", "reads format", "run its recipe again"
+        )
     assert place.everything() == before
     assert diffadapt("status", "last", "--root", place.root).status == 0
     assert place.run().status == 0 and file.read_bytes() == good
 
 
-@pytest.mark.parametrize("damaged", [b"{", b"", b"[1]", b'{"format": 1}'], ids=["torn", "empty", "list", "bare"])
+@pytest.mark.parametrize(
+    "damaged", [b"{", b"", b"[1]", b'{"format": 1}'], ids=["torn", "empty", "list", "bare"]
+)
 def test_a_damaged_manifest(place: Place, damaged: bytes) -> None:
     place.finish()
     file = place.run_folder() / "manifest.json"
@@ -136,7 +160,9 @@ def test_a_damaged_manifest(place: Place, damaged: bytes) -> None:
     file.write_bytes(damaged)
     before = place.everything()
     for words in COMMANDS:
-        diffadapt(*words, "--root", place.root).sentence("manifest of small-", "is damaged", "run the recipe again")
+        diffadapt(*words, "--root", place.root).sentence(
+            "manifest of small-", "is damaged", "run the recipe again"
+        )
     assert place.everything() == before
     assert place.run().status == 0 and file.read_bytes() == good
 
@@ -145,7 +171,9 @@ def test_other_damaged_files_of_a_run_folder(place: Place) -> None:
     place.finish()
     folder = place.run_folder()
     (folder / "scores.parquet").write_bytes(b"PAR1")
-    diffadapt("report", "last", "--root", place.root).sentence("scores of small-", "are damaged", "run its recipe again")
+    diffadapt("report", "last", "--root", place.root).sentence(
+        "scores of small-", "are damaged", "run its recipe again"
+    )
     for text in ("{", "[1]"):
         (folder / "status.json").write_text(text)
         assert diffadapt("status", "--root", place.root).status == 0
@@ -159,5 +187,7 @@ def test_a_store_of_another_format_is_left_alone(place: Place, text: str, shown:
     marker.parent.mkdir(parents=True)
     marker.write_text(text)
     for words in (("run", "small"), ("plan", "small"), ("cache", "ls"), ("cache", "gc"), ("status",)):
-        diffadapt(*words, "--root", place.root).sentence(f"has format {shown}", "reads format 1", "another --root")
+        diffadapt(*words, "--root", place.root).sentence(
+            f"has format {shown}", "reads format 1", "another --root"
+        )
     assert list(place.everything()) == ["store/store.json"]

@@ -1,4 +1,5 @@
-"""Spaces, axes, searches and files of a sweep that cannot work: one sentence, status 2, nothing finished lost, nothing begun."""
+"""Spaces, axes, searches and files of a sweep that cannot work: one sentence, status 2, nothing finished
+lost, nothing begun."""
 
 from __future__ import annotations
 
@@ -115,9 +116,14 @@ class Sweeping:
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeping:
-    for name, variable, text in (("recipes", "DIFFADAPT_PIPELINES", RECIPES), ("spaces", "DIFFADAPT_TUNE_SPACES", SPACES)):
+    for name, variable, text in (
+        ("recipes", "DIFFADAPT_PIPELINES", RECIPES),
+        ("spaces", "DIFFADAPT_TUNE_SPACES", SPACES),
+    ):
         (tmp_path / name).mkdir()
-        (tmp_path / name / {"recipes": "guesses", "spaces": "small"}[name]).with_suffix(".py").write_text(text)
+        (tmp_path / name / {"recipes": "guesses", "spaces": "small"}[name]).with_suffix(".py").write_text(
+            text
+        )
         monkeypatch.setenv(variable, str(tmp_path / name))
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -145,7 +151,9 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweeping:
         ("small --search.retries -1", ("search.retries is -1",)), ("small --search.searcher random --search.trials -3", ("--search.trials",)),
     ],
 )  # fmt: skip
-def test_what_cannot_be_searched_is_refused_before_anything_starts(sweep: Sweeping, words: str, parts: tuple[str, ...]) -> None:
+def test_what_cannot_be_searched_is_refused_before_anything_starts(
+    sweep: Sweeping, words: str, parts: tuple[str, ...]
+) -> None:
     for plan in ((), ("--plan",)):
         first, *rest = words.split()
         sweep(first, *plan, *rest).sentence(*parts)
@@ -158,7 +166,9 @@ def test_ranges_of_the_recipes_types_hold_on_an_axis(sweep: Sweeping) -> None:
     sweep("small", *words, "--axis", "split.fraction=0.5,1.5").sentence("guess.spread")
     result = diffadapt("sweep", "--axis", "split.fraction=0.5,1.5", *words, "--root", sweep.root)
     result.sentence("split.fraction", "adapt_anything/digits")
-    diffadapt("sweep", "--axis", "generator.guidanse=1,2", *words, "--root", sweep.root).sentence("Did you mean 'generator.guidance'")
+    diffadapt("sweep", "--axis", "generator.guidanse=1,2", *words, "--root", sweep.root).sentence(
+        "Did you mean 'generator.guidance'"
+    )
     assert not sweep.root.exists()
 
 
@@ -184,29 +194,50 @@ def test_a_space_file_that_cannot_be_read_is_named(sweep: Sweeping) -> None:
 
 
 def test_the_oracle_needs_labels(sweep: Sweeping) -> None:
-    sweep("small", "--recipe", "guesses/blind", "--search.objective", "oracle").sentence("No trial of the sweep finished", "needs target labels")
+    sweep("small", "--recipe", "guesses/blind", "--search.objective", "oracle").sentence(
+        "No trial of the sweep finished", "needs target labels"
+    )
     (found,) = {r["error"] for r in pq.read_table(sweep.file("sweep.parquet")).to_pylist()}
     assert "needs target labels" in found and "im" in found
     assert sweep("small", "--search.objective", "oracle").status == 0
 
 
 def test_searches_that_need_ray_say_so_on_the_local_runner(sweep: Sweeping) -> None:
-    sweep("small", "--search.searcher", "optuna", "--search.trials", "2").sentence("Ray Tune", "--execution.runner local")
+    sweep("small", "--search.searcher", "optuna", "--search.trials", "2").sentence(
+        "Ray Tune", "--execution.runner local"
+    )
 
 
 def test_one_trial_that_fails_is_reported_and_the_other_finishes(sweep: Sweeping) -> None:
     result = sweep("small/failing")
     assert result.status == 0 and "told to fail" in result.text and "Traceback" not in result.text
     rows = {r["value.guess.mode"]: r for r in pq.read_table(sweep.file("sweep.parquet")).to_pylist()}
-    assert (rows["plain"]["status"], rows["fail"]["status"]) == ("finished", "failed") and "told to fail" in rows["fail"]["error"]
+    assert (rows["plain"]["status"], rows["fail"]["status"]) == (
+        "finished",
+        "failed",
+    ) and "told to fail" in rows["fail"]["error"]
     assert json.loads(sweep.file("recommended.json").read_bytes())["overrides"]["guess.mode"] == "plain"
     made = len(read(Root(str(sweep.root)).ledger))
     again = sweep("small/failing")
-    assert again.status == 0 and len(read(Root(str(sweep.root)).ledger)) == made, "the failed one is tried again, nothing finished is"
+    assert again.status == 0 and len(read(Root(str(sweep.root)).ledger)) == made, (
+        "the failed one is tried again, nothing finished is"
+    )
 
 
 def test_every_trial_failing_is_no_success_in_disguise(sweep: Sweeping) -> None:
-    result = diffadapt("sweep", "--axis", "guess.spread=1,2", "--recipe", "guesses", "--guess.mode", "fail", "--execution.runner", "local", "--root", sweep.root)
+    result = diffadapt(
+        "sweep",
+        "--axis",
+        "guess.spread=1,2",
+        "--recipe",
+        "guesses",
+        "--guess.mode",
+        "fail",
+        "--execution.runner",
+        "local",
+        "--root",
+        sweep.root,
+    )
     result.sentence("No trial of the sweep finished", "told to fail", "run the same command again")
     assert not list(sweep.root.glob("sweeps/*/recommended.json"))
 
@@ -219,12 +250,22 @@ def test_damaged_files_of_a_sweep_cost_nothing_finished(sweep: Sweeping) -> None
     for damage in (b"", b"{", b"[]", b'{"id": 3}', b'{"id": "t", "unknown": 1}', b"\xff\x00"):
         result_file.write_bytes(damage)
         assert sweep("small").status == 0, damage
-    for name in ("sweep.json", "status.json", "planned.json", "recommended.json", "sweep.parquet", "report.html"):
+    for name in (
+        "sweep.json",
+        "status.json",
+        "planned.json",
+        "recommended.json",
+        "sweep.parquet",
+        "report.html",
+    ):
         sweep.file(name).write_bytes(b"{half")
     again = sweep("small")
     assert again.status == 0, again.text
     drop = ("seconds", "made", "found", "device_hours")
-    assert [{k: v for k, v in r.items() if k not in drop} for r in pq.read_table(sweep.file("sweep.parquet")).to_pylist()] == [{k: v for k, v in r.items() if k not in drop} for r in table]
+    assert [
+        {k: v for k, v in r.items() if k not in drop}
+        for r in pq.read_table(sweep.file("sweep.parquet")).to_pylist()
+    ] == [{k: v for k, v in r.items() if k not in drop} for r in table]
     assert len(read(Root(str(sweep.root)).ledger)) == made, "shards and fits are served from the store"
 
 
@@ -233,7 +274,15 @@ def test_a_damaged_recommendation_is_refused(sweep: Sweeping) -> None:
     file = sweep.file("recommended.json")
     good = json.loads(file.read_bytes())
     assert diffadapt("plan", file, "--root", sweep.root).status == 0
-    for text in ("{half", "[]", "3", '{"recipe": "guesses"}', '{"recipe": 3, "overrides": {}}', '{"recipe": "guesses", "overrides": []}', '{"recipe": "x.json", "overrides": {}}'):
+    for text in (
+        "{half",
+        "[]",
+        "3",
+        '{"recipe": "guesses"}',
+        '{"recipe": 3, "overrides": {}}',
+        '{"recipe": "guesses", "overrides": []}',
+        '{"recipe": "x.json", "overrides": {}}',
+    ):
         file.write_text(text)
         for command in ("plan", "run"):
             diffadapt(command, file, "--root", sweep.root).sentence("recommended.json", "is no recipe")
@@ -253,7 +302,9 @@ def test_a_root_that_cannot_be_written_is_one_sentence(sweep: Sweeping) -> None:
     sweep.root.write_text("a file")
     sweep("small").sentence("is not a folder", "--root")
     assert sweep.root.read_text() == "a file"
-    diffadapt("sweep", "small", "--execution.runner", "local", "--root", "/proc/nowhere").sentence("/proc/nowhere", "--root")
+    diffadapt("sweep", "small", "--execution.runner", "local", "--root", "/proc/nowhere").sentence(
+        "/proc/nowhere", "--root"
+    )
     diffadapt("sweep", "small", "--execution.runner", "local", "--root", "nope://x").sentence("nope://x")
 
 

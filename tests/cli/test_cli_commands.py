@@ -1,4 +1,5 @@
-"""The command line: help with examples, near names, runs and resumption, plan equals run, the store's upkeep."""
+"""The command line: help with examples, near names, runs and resumption, plan equals run, the store's
+upkeep."""
 
 from __future__ import annotations
 
@@ -38,7 +39,11 @@ def test_overview_shows_every_command_with_an_example(cli):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_commands_help_shows_an_example(cli, command):
     status, out, _ = cli(command, "--help")
-    assert status == 0 and COMMANDS[command][2].split()[1] in squeezed(out) and "Example: diffadapt" in squeezed(out)
+    assert (
+        status == 0
+        and COMMANDS[command][2].split()[1] in squeezed(out)
+        and "Example: diffadapt" in squeezed(out)
+    )
 
 
 @pytest.mark.parametrize("command", RECIPE_COMMANDS)
@@ -73,7 +78,11 @@ def test_ls_and_show(cli):
     assert all(line.startswith("sda/imagenet_w/") for line in cli("ls", "sda/imagenet_w")[1].splitlines())
     status, out, _ = cli("show", "small", "--synth.guidance", "1.5")
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("--")}
-    assert "1.5" in lines["--synth.guidance"] and "execution only" in lines["--align.batch-size"] and "execution only" not in lines["--align.scale"]
+    assert (
+        "1.5" in lines["--synth.guidance"]
+        and "execution only" in lines["--align.batch-size"]
+        and "execution only" not in lines["--align.scale"]
+    )
 
 
 def test_guidance_forks_the_run_and_batch_size_does_not(cli):
@@ -87,7 +96,12 @@ def test_guidance_forks_the_run_and_batch_size_does_not(cli):
 
 def test_short_options_set_their_fields(cli):
     _, out, _ = cli("show", "quickstart", "--data", "photos", "--model=resnet18.a1_in1k", "--seed", "3")
-    for line in ("--source.path photos", "--target.data.path photos", "--classifier.name resnet18.a1_in1k", "--seed 3"):
+    for line in (
+        "--source.path photos",
+        "--target.data.path photos",
+        "--classifier.name resnet18.a1_in1k",
+        "--seed 3",
+    ):
         assert line in re.sub(r" +", " ", out)
     assert cli("show", "quickstart", "--data")[0] == 2
 
@@ -99,7 +113,11 @@ def test_the_second_run_makes_nothing_and_prints_the_same_table(cli, shell):
 
     def table(text: str) -> list[str]:
         lines = text.splitlines()
-        return lines[next(i for i, x in enumerate(lines) if "Source" in x) : next(i for i, x in enumerate(lines) if x.startswith("run "))]
+        return lines[
+            next(i for i, x in enumerate(lines) if "Source" in x) : next(
+                i for i, x in enumerate(lines) if x.startswith("run ")
+            )
+        ]
 
     assert table(out) == table(shell.table) and any("SDA" in line for line in table(out))
     assert {p: p.stat().st_mtime_ns for p in (shell.small / "store").rglob("*") if p.is_file()} == before
@@ -110,7 +128,9 @@ def test_what_a_plan_counts_a_run_makes(cli, shell):
     made = json.loads(Run(Root(str(shell.small)), shell.name).read("execution.json"))["made"]
     assert {n: c[1] for n, c in printed.items() if c[1]} == made
     manifest = Run(Root(str(shell.small)), shell.name).manifest()["nodes"]
-    assert {n: (c[0], c[2]) for n, c in printed.items()} == {n: (len(v["shards"]), sum(s[2] for s in v["shards"])) for n, v in manifest.items() if n in printed}
+    assert {n: (c[0], c[2]) for n, c in printed.items()} == {
+        n: (len(v["shards"]), sum(s[2] for s in v["shards"])) for n, v in manifest.items() if n in printed
+    }
 
 
 def test_plan_writes_nothing(cli, tmp_path):
@@ -120,7 +140,9 @@ def test_plan_writes_nothing(cli, tmp_path):
 
 def test_plan_of_the_paper_needs_neither_weights_nor_data(cli):
     status, out, _ = cli("plan", "sda/imagenet_c/resnet50")
-    assert status == 0 and plan_counts(out)["synth"][2] == 50_000 and plan_counts(out)["projected"][2] == 750_000
+    assert (
+        status == 0 and plan_counts(out)["synth"][2] == 50_000 and plan_counts(out)["projected"][2] == 750_000
+    )
     assert "Not at hand" in out and "import-adm" in out
 
 
@@ -134,7 +156,9 @@ def test_status(cli, shell):
 
 def test_status_of_an_interrupted_run(cli, shell, tmp_path):
     run = Run(Root(str(tmp_path)), "small-0badcafe")
-    run.write_status("running", {"synth": {"shards": 4, "done": 1, "hits": 0}}, pid=2**22 + 7, host=os.uname().nodename)
+    run.write_status(
+        "running", {"synth": {"shards": 4, "done": 1, "hits": 0}}, pid=2**22 + 7, host=os.uname().nodename
+    )
     _, out, _ = cli("status", "--root", tmp_path)
     assert "interrupted" in out and "1/4 shards" in out
 
@@ -152,11 +176,19 @@ def test_cache_why_names_the_field(cli, copy):
     assert cli("run", "small", "--synth.guidance", "1.5", "--root", copy)[0] == 0
     first, second = families(copy, "synth")
     status, out, _ = cli("cache", "why", first, second, "--root", copy)
-    assert status == 0 and sorted(out.strip().partition(": ")[2].split(" | ")) == ["1.0", "1.5"] and out.startswith("identity.config.guidance: ")
+    assert (
+        status == 0
+        and sorted(out.strip().partition(": ")[2].split(" | ")) == ["1.0", "1.5"]
+        and out.startswith("identity.config.guidance: ")
+    )
     tuned = [f for f in families(copy, "classifier") if "finetuned" in f]
     assert len(tuned) == 2
     out = cli("cache", "why", *tuned, "--root", copy)[1]
-    assert out.splitlines() == [line for line in out.splitlines() if "synth.identity.config.guidance" in line] != []
+    assert (
+        out.splitlines()
+        == [line for line in out.splitlines() if "synth.identity.config.guidance" in line]
+        != []
+    )
     runs = Root(str(copy)).names()
     out = cli("cache", "why", *runs, "--root", copy)[1]
     assert "config.synth.guidance" in out
@@ -170,14 +202,21 @@ def test_cache_why_names_the_number_of_images(cli, copy):
     assert len(families(copy, "synth")) == 1
     tuned = [f for f in families(copy, "classifier") if "finetuned" in f]
     out = cli("cache", "why", *tuned, "--root", copy)[1]
-    assert {x.partition(": ")[0] for x in out.splitlines()} == {"inputs.aligned.images", "inputs.synth.images"}
+    assert {x.partition(": ")[0] for x in out.splitlines()} == {
+        "inputs.aligned.images",
+        "inputs.synth.images",
+    }
     assert sorted(out.splitlines()[0].partition(": ")[2].split(" | ")) == ["40", "60"]
 
 
 def test_cache_ls_counts_every_byte(cli, shell):
     status, out, _ = cli("cache", "ls")
     kinds = {line.split("/")[0] for line in out.splitlines()[:-1]}
-    assert status == 0 and {"synth", "aligned", "logits", "classifier", "corrupted"} <= kinds and out.splitlines()[-1].startswith("in all")
+    assert (
+        status == 0
+        and {"synth", "aligned", "logits", "classifier", "corrupted"} <= kinds
+        and out.splitlines()[-1].startswith("in all")
+    )
 
 
 def test_cache_gc_keeps_what_runs_refer_to(cli, copy, shell):
@@ -205,14 +244,24 @@ def test_cache_gc_spares_interrupted_runs_and_refuses_while_one_is_in_progress(c
     status, _, err = cli("cache", "gc", "--older-than-hours", "0", "--root", copy)
     assert status == 2 and "in progress" in err
     before = sum(1 for p in (copy / "store").rglob("*") if p.is_file())
-    run.write("status.json", json.dumps({"state": "running", "updated": time.time(), "pid": 2**22 + 7, "host": os.uname().nodename}).encode())
+    run.write(
+        "status.json",
+        json.dumps(
+            {"state": "running", "updated": time.time(), "pid": 2**22 + 7, "host": os.uname().nodename}
+        ).encode(),
+    )
     assert cli("cache", "gc", "--older-than-hours", "0", "--root", copy)[0] == 0
     assert sum(1 for p in (copy / "store").rglob("*") if p.is_file()) == before
 
 
 def test_report_and_compare(cli, shell):
     status, out, _ = cli("report")
-    assert status == 0 and "SDA" in out and shell.name in out and (shell.small / "runs" / shell.name / "report.html").exists()
+    assert (
+        status == 0
+        and "SDA" in out
+        and shell.name in out
+        and (shell.small / "runs" / shell.name / "report.html").exists()
+    )
     assert cli("compare", "last")[0] == 2
 
 
@@ -221,12 +270,22 @@ def test_doctor(cli, tmp_path):
     assert status == 0 and "FAIL" not in out and "embedded weights" in out
 
 
-QUICK = {"ls": ["ls"], "status": ["status"], "report": ["report", "last"], "compare": ["compare", "last", "last"], "cache ls": ["cache", "ls"], "help": ["--help"]}
+QUICK = {
+    "ls": ["ls"],
+    "status": ["status"],
+    "report": ["report", "last"],
+    "compare": ["compare", "last", "last"],
+    "cache ls": ["cache", "ls"],
+    "help": ["--help"],
+}
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_looking_is_quick_and_needs_no_torch(shell, name):
-    code = f"import sys; from diffadapt.cli import main; s = main({QUICK[name]!r}); print(sorted({{'torch', 'ray', 'diffusers', 'timm', 'pandas'}} & set(sys.modules)), file=sys.stderr); sys.exit(s)"
+    code = (
+        f"import sys; from diffadapt.cli import main; s = main({QUICK[name]!r}); print(sorted({{'torch',"
+        " 'ray', 'diffusers', 'timm', 'pandas'} & set(sys.modules)), file=sys.stderr); sys.exit(s)"
+    )
     best = 1e9
     for _ in range(3):
         done, seconds = shell.python("-c", code)
@@ -251,5 +310,7 @@ def test_switches_take_true_and_false_in_any_case(capsys):
 
     for value in ("true", "False"):
         assert main(["show", "adapt_anything/digits", "--figures", value, f"--backbone.frozen={value}"]) == 0
-        shown = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
+        shown = {
+            words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())
+        }
         assert shown["--figures"] == shown["--backbone.frozen"] == [value.capitalize()]

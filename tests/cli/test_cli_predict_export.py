@@ -42,7 +42,9 @@ def predict(root: Path, photos: Path, out: Path) -> list[dict]:
     return pq.read_table(out).to_pylist()
 
 
-def test_predictions_are_the_ensemble_of_both_models_and_resume_from_the_store(root, photos, tmp_path, capsys) -> None:
+def test_predictions_are_the_ensemble_of_both_models_and_resume_from_the_store(
+    root, photos, tmp_path, capsys
+) -> None:
     rows = predict(root, photos, tmp_path / "a.parquet")
     assert [r["path"] for r in rows] == [f"{i}.png" for i in range(7)]
     assert "quarantine.jsonl" in capsys.readouterr().err
@@ -50,7 +52,8 @@ def test_predictions_are_the_ensemble_of_both_models_and_resume_from_the_store(r
     run = Root(str(root)).run(name)
     nodes = run.manifest()["nodes"]
     source, tuned = (
-        predictions_by_key([run.root.store.load(p) for _, _, _, p in nodes[n]["shards"]]) for n in ("source_on_images", "finetuned_on_projected")
+        predictions_by_key([run.root.store.load(p) for _, _, _, p in nodes[n]["shards"]])
+        for n in ("source_on_images", "finetuned_on_projected")
     )
     for row in rows:
         key = f"target/0/{row['path']}"
@@ -75,11 +78,31 @@ def test_a_prediction_does_not_need_the_training_data(root, photos, tmp_path, mo
 def test_exported_images_lie_as_other_tools_expect(shell, tmp_path) -> None:
     for what, layout in (("aligned", "imagefolder"), ("projected", "imagenet-c-syn"), ("target", "flat")):
         out = tmp_path / layout
-        assert main(["export", shell.name, "--root", str(shell.small), "--what", what, "--layout", layout, "--out", str(out)]) == 0
+        assert (
+            main(
+                [
+                    "export",
+                    shell.name,
+                    "--root",
+                    str(shell.small),
+                    "--what",
+                    what,
+                    "--layout",
+                    layout,
+                    "--out",
+                    str(out),
+                ]
+            )
+            == 0
+        )
     assert sorted(p.name for p in (tmp_path / "imagefolder").iterdir()) == [str(c) for c in range(10)]
     assert len(list((tmp_path / "imagefolder" / "3").glob("*.png"))) == 4
-    parts = {p.relative_to(tmp_path / "imagenet-c-syn").parts for p in (tmp_path / "imagenet-c-syn").rglob("*.png")}
-    assert {part[:2] for part in parts} == {("gaussian_noise", "5"), ("contrast", "5")} and all(len(part) == 4 for part in parts)
+    parts = {
+        p.relative_to(tmp_path / "imagenet-c-syn").parts for p in (tmp_path / "imagenet-c-syn").rglob("*.png")
+    }
+    assert {part[:2] for part in parts} == {("gaussian_noise", "5"), ("contrast", "5")} and all(
+        len(part) == 4 for part in parts
+    )
     assert (tmp_path / "flat" / "labels.csv").is_file()
 
 
@@ -87,18 +110,33 @@ def test_an_exported_model_is_a_timm_folder_with_a_card(shell, tmp_path) -> None
     import torch
 
     out = tmp_path / "model"
-    assert main(["export", shell.name, "--root", str(shell.small), "--what", "finetuned", "--out", str(out)]) == 0
+    assert (
+        main(["export", shell.name, "--root", str(shell.small), "--what", "finetuned", "--out", str(out)])
+        == 0
+    )
     model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
     card = (out / "README.md").read_text()
-    assert "SDA: mean top-1" in card and "Source: mean top-1" in card and shell.name.rpartition("-")[2] in card
+    assert (
+        "SDA: mean top-1" in card and "Source: mean top-1" in card and shell.name.rpartition("-")[2] in card
+    )
     assert json.loads((out / "config.json").read_text())["label_names"] == [str(c) for c in range(10)]
     assert not (out / "_SUCCESS").exists() and not (out / "family.json").exists()
 
 
-@pytest.mark.parametrize("what, words", [("finetuend", "Did you mean 'finetuned'"), ("clean", "your own files"), ("source_on_target", "predictions")])
+@pytest.mark.parametrize(
+    "what, words",
+    [
+        ("finetuend", "Did you mean 'finetuned'"),
+        ("clean", "your own files"),
+        ("source_on_target", "predictions"),
+    ],
+)
 def test_what_cannot_be_exported_is_said(shell, tmp_path, capsys, what, words) -> None:
-    assert main(["export", shell.name, "--root", str(shell.small), "--what", what, "--out", str(tmp_path / "x")]) == 2
+    assert (
+        main(["export", shell.name, "--root", str(shell.small), "--what", what, "--out", str(tmp_path / "x")])
+        == 2
+    )
     assert words in capsys.readouterr().err
 
 
@@ -124,35 +162,88 @@ def test_a_run_of_adapt_anything_leaves_model_predictions_and_report(adapted) ->
     run = Root(str(adapted / "root")).run("last")
     folder = Path(run.url)
     model = timm.create_model(f"local-dir:{folder / 'model'}", pretrained=True).eval()
-    assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 10) and json.loads((folder / "model" / "config.json").read_text())["label_names"] == list(NAMES)
+    assert model(torch.zeros(1, 1, 16, 16)).shape == (1, 10) and json.loads(
+        (folder / "model" / "config.json").read_text()
+    )["label_names"] == list(NAMES)
     card = (folder / "model" / "README.md").read_text()
-    assert "DANN \\+ FixMatch: top-1 accuracy on the target" in card and "Synthetic only: top-1" in card and "Synthetic training images were made by generator" in card
+    assert (
+        "DANN \\+ FixMatch: top-1 accuracy on the target" in card
+        and "Synthetic only: top-1" in card
+        and "Synthetic training images were made by generator" in card
+    )
     rows = pq.read_table(folder / "predictions.parquet").to_pylist()
-    assert len(rows) == 40 and all(r["class"] == NAMES[r["label"]] and 0.1 <= r["confidence"] <= 1 for r in rows)
-    assert {r["path"] for r in rows} == {p.relative_to(adapted / "target").as_posix() for p in (adapted / "target").rglob("*.png")}
+    assert len(rows) == 40 and all(
+        r["class"] == NAMES[r["label"]] and 0.1 <= r["confidence"] <= 1 for r in rows
+    )
+    assert {r["path"] for r in rows} == {
+        p.relative_to(adapted / "target").as_posix() for p in (adapted / "target").rglob("*.png")
+    }
     page = (folder / "report.html").read_text()
-    for words in ("Synthetic images by class", "most and least confident", "Features before and after", "Confidence on the target", "Prompts (source: bank)", "photo", "CLIP zero-shot, the baseline"):
+    for words in (
+        "Synthetic images by class",
+        "most and least confident",
+        "Features before and after",
+        "Confidence on the target",
+        "Prompts (source: bank)",
+        "photo",
+        "CLIP zero-shot, the baseline",
+    ):
         assert words in page, words
 
 
 def test_the_adapted_classifier_predicts_new_images(adapted, photos, tmp_path) -> None:
     from adapting import NAMES
 
-    words = ["predict", str(photos), "--run", "smalladapt", "--out", str(tmp_path / "p.parquet"), "--root", str(adapted / "root"), "--execution.runner", "local"]
+    words = [
+        "predict",
+        str(photos),
+        "--run",
+        "smalladapt",
+        "--out",
+        str(tmp_path / "p.parquet"),
+        "--root",
+        str(adapted / "root"),
+        "--execution.runner",
+        "local",
+    ]
     assert main([*words, "--execution.max-failed-fraction", "0.5"]) == 0
     rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
-    assert [r["path"] for r in rows] == [f"{i}.png" for i in range(7)] and list(rows[0]) == ["path", "label", "class", "confidence"]
+    assert [r["path"] for r in rows] == [f"{i}.png" for i in range(7)] and list(rows[0]) == [
+        "path",
+        "label",
+        "class",
+        "confidence",
+    ]
     run = Root(str(adapted / "root")).run("smalladapt")
     known = {r["path"]: r for r in pq.read_table(Path(run.url) / "predictions.parquet").to_pylist()}
-    same = [(r, known[p]) for r, i in zip(rows, range(7), strict=True) for p in known if p.endswith(f"/{i * 5}.png")]  # photo i is target image 5 i
-    assert len(same) == 7 and all(a["class"] == b["class"] in NAMES and a["confidence"] == pytest.approx(b["confidence"], abs=1e-4) for a, b in same)
+    same = [
+        (r, known[p])
+        for r, i in zip(rows, range(7), strict=True)
+        for p in known
+        if p.endswith(f"/{i * 5}.png")
+    ]  # photo i is target image 5 i
+    assert len(same) == 7 and all(
+        a["class"] == b["class"] in NAMES and a["confidence"] == pytest.approx(b["confidence"], abs=1e-4)
+        for a, b in same
+    )
 
 
 def test_prompts_images_and_every_model_of_the_run_are_exported(adapted, tmp_path, capsys) -> None:
     import csv
 
     def export(what: str) -> int:
-        return main(["export", "smalladapt", "--what", what, "--root", str(adapted / "root"), "--out", str(tmp_path / what)])
+        return main(
+            [
+                "export",
+                "smalladapt",
+                "--what",
+                what,
+                "--root",
+                str(adapted / "root"),
+                "--out",
+                str(tmp_path / what),
+            ]
+        )
 
     assert [export(w) for w in ("prompts", "synth", "model", "source_only")] == [0, 0, 0, 0]
     with open(tmp_path / "prompts" / "prompts.csv", newline="", encoding="utf-8") as handle:
@@ -160,5 +251,13 @@ def test_prompts_images_and_every_model_of_the_run_are_exported(adapted, tmp_pat
     assert len(listed) == 30 and listed[0]["category"] == "zero" and "zero" in listed[0]["prompt"]
     assert len(list((tmp_path / "synth" / "seven").glob("*.png"))) == 3
     result, base = ((tmp_path / w / "README.md").read_text() for w in ("model", "source_only"))
-    assert "FixMatch" in result and "FixMatch" not in base.partition("## Further facts")[0] and "Synthetic only" in base
-    assert export("validators2") == 2 and export("dann_on_target") == 2 and "predictions" in capsys.readouterr().err
+    assert (
+        "FixMatch" in result
+        and "FixMatch" not in base.partition("## Further facts")[0]
+        and "Synthetic only" in base
+    )
+    assert (
+        export("validators2") == 2
+        and export("dann_on_target") == 2
+        and "predictions" in capsys.readouterr().err
+    )

@@ -74,22 +74,33 @@ def test_label_maps_lie_in_a_folder_that_is_a_data_set(finished, photos, tmp_pat
     with open(out / "predictions.csv", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
     assert [r["path"] for r in rows] == ["same.jpg", "same.png", "town/0.jpg", "town/1.jpg"]
-    assert [r["label_map"] for r in rows] == ["labels/same.jpg.png", "labels/same.png.png", "labels/town/0.png", "labels/town/1.png"]
+    assert [r["label_map"] for r in rows] == [
+        "labels/same.jpg.png",
+        "labels/same.png.png",
+        "labels/town/0.png",
+        "labels/town/1.png",
+    ]
     net, config, classes, extra = load_segmenter(_model(finished))
     assert classes.names == builtin("streets").names and extra["method"] == "source_only"
     for row in rows:
         image = Image.open(photos / row["path"]).convert("RGB")
         labels, painted = Image.open(out / row["label_map"]), Image.open(out / row["overlay"])
         wanted = segment(net, config, [image])[0]
-        assert np.array_equal(np.asarray(labels), np.where(wanted < len(classes), wanted, 255)) and labels.size == painted.size == image.size
+        assert (
+            np.array_equal(np.asarray(labels), np.where(wanted < len(classes), wanted, 255))
+            and labels.size == painted.size == image.size
+        )
         assert 0 < float(row["confidence"]) <= 1
         first = int(np.asarray(labels)[0, 0])
         assert first == 255 or labels.convert("RGB").getpixel((0, 0)) == classes.colours[first]
     before = {p: p.stat().st_mtime_ns for p in (finished / "store").rglob("*.parquet")}
     assert predict(finished, photos, tmp_path / "again") == 0
     assert {p: p.stat().st_mtime_ns for p in (finished / "store").rglob("*.parquet")} == before
-    assert (tmp_path / "again" / "labels" / "town" / "1.png").read_bytes() == (out / "labels" / "town" / "1.png").read_bytes()
-    # the label maps are labels: as a data set of their own they are read with the class numbers that were written
+    assert (tmp_path / "again" / "labels" / "town" / "1.png").read_bytes() == (
+        out / "labels" / "town" / "1.png"
+    ).read_bytes()
+    # the label maps are labels: as a data set of their own they are read with the class numbers that were
+    # written
     (out / "images").mkdir()
     for row in rows[2:]:
         place = out / "images" / row["path"]
@@ -125,12 +136,18 @@ def test_the_exported_model_is_a_folder_with_the_runs_figures(finished, tmp_path
     from diffadapt.models.segmentation.folder import load_segmenter
 
     assert main(["export", "scenes", "--root", str(finished), "--out", str(tmp_path / "model")]) == 0
-    assert {"README.md", "model.safetensors", "segmenter.json"} <= {p.name for p in (tmp_path / "model").iterdir()}
+    assert {"README.md", "model.safetensors", "segmenter.json"} <= {
+        p.name for p in (tmp_path / "model").iterdir()
+    }
     net, config, classes, _ = load_segmenter(tmp_path / "model")
     assert not net.training and config.size == (32, 64) and len(classes) == 8
     scores = {s.metric: s.value for s in Root(str(finished)).run("scenes").scores()}
     card = (tmp_path / "model" / "README.md").read_text()
-    assert f"mean IoU on the target, % | {round(scores['miou'], 2):.4g} |" in card and "pedestrian" in card and "8 labelled scenes of the source" in card
+    assert (
+        f"mean IoU on the target, % | {round(scores['miou'], 2):.4g} |" in card
+        and "pedestrian" in card
+        and "8 labelled scenes of the source" in card
+    )
     assert card == (_model(finished) / "README.md").read_text()
 
 
@@ -144,7 +161,12 @@ def test_rows_of_scenes_become_a_data_set(tmp_path) -> None:
     image, labels = encode_png(scene.image), encode_png(scene.annotation)
     rows = [
         {"key": "source/0/a/x", "image": {"bytes": image}, "annotation": {"bytes": labels}, "accepted": True},
-        {"key": "source/0/a/y", "image": {"bytes": image}, "annotation": {"bytes": labels}, "accepted": False},
+        {
+            "key": "source/0/a/y",
+            "image": {"bytes": image},
+            "annotation": {"bytes": labels},
+            "accepted": False,
+        },
         {"key": "source/0/z", "image": {"bytes": image}, "annotation": {"bytes": labels}},
     ]
     table = builtin("streets")
@@ -153,19 +175,33 @@ def test_rows_of_scenes_become_a_data_set(tmp_path) -> None:
     assert [i.key for i in source.items] == ["a/x", "z"] and source.classes.colours == table.colours
     raw = source.reader.read(source.items[0])
     found = read_label_map(raw.label, source.reading, "x")
-    assert np.array_equal(found.classes, scene.annotation) and (scene.annotation == IGNORED).any() and raw.image == image
+    assert (
+        np.array_equal(found.classes, scene.annotation)
+        and (scene.annotation == IGNORED).any()
+        and raw.image == image
+    )
     for key in ("source/0/../../escape", "source/0//etc/passwd"):
         with pytest.raises(DataError, match="not a relative path inside"):
-            write_scenes(lambda key=key: iter([{**rows[0], "key": key}]), str(tmp_path / key.replace("/", "")), table)
+            write_scenes(
+                lambda key=key: iter([{**rows[0], "key": key}]), str(tmp_path / key.replace("/", "")), table
+            )
 
 
 def test_boxes_become_coco_instances(tmp_path) -> None:
     from diffadapt.data.scenes.write import write_scenes
 
     image = encode_png(StreetScene("day", "test", 0).image)
-    objects = [{"category": 7, "bbox": [3.5, 10.0, 20.25, 30.0], "crowd": False}, {"category": 0, "bbox": [0.0, 0.0, 64.0, 64.0], "crowd": True}]
-    rows = [{"key": "source/0/x", "image": {"bytes": image}, "annotation": None, "objects": o} for o in (objects, [])]
+    objects = [
+        {"category": 7, "bbox": [3.5, 10.0, 20.25, 30.0], "crowd": False},
+        {"category": 0, "bbox": [0.0, 0.0, 64.0, 64.0], "crowd": True},
+    ]
+    rows = [
+        {"key": "source/0/x", "image": {"bytes": image}, "annotation": None, "objects": o}
+        for o in (objects, [])
+    ]
     rows[1]["key"] = "source/0/y"
     assert write_scenes(lambda: iter(rows), str(tmp_path / "out"), builtin("streets")) == 2
-    source = open_scenes(SceneConfig(path=str(tmp_path / "out"), layout="coco", labels="instances.json", classes="streets"))
+    source = open_scenes(
+        SceneConfig(path=str(tmp_path / "out"), layout="coco", labels="instances.json", classes="streets")
+    )
     assert [source.reader.read(item).objects for item in source.items] == [objects, []]

@@ -1,4 +1,5 @@
-"""``diffadapt plan`` with hours and cost: what it says, that it writes nothing, calibration, prices, feasibility on a cluster."""
+"""``diffadapt plan`` with hours and cost: what it says, that it writes nothing, calibration, prices,
+feasibility on a cluster."""
 
 from __future__ import annotations
 
@@ -49,12 +50,33 @@ def plan(*words: object) -> Result:
     return diffadapt("plan", "guesses", *words)
 
 
-def measure(root: Path, device: str = "cpu", hours: float = 1.0, kinds: tuple[str, ...] = ("numbers", "total", "guess"), **changes: object) -> None:
+def measure(
+    root: Path,
+    device: str = "cpu",
+    hours: float = 1.0,
+    kinds: tuple[str, ...] = ("numbers", "total", "guess"),
+    **changes: object,
+) -> None:
     """Enter that a shard (or fit) of each kind took ``hours``."""
     place = Root(str(root))
     plans = override(Guesses(), changes).pipeline().plan(place.store)
     shards = [(plans[k], plans[k].shards[0]) for k in kinds]
-    _write(place.ledger, [Measured(f"{p.family}-{device}", p.stage.kind, p.stage.label(), p.family, s.shard.items, 3600 * hours, device, when=time.time()) for p, s in shards])
+    _write(
+        place.ledger,
+        [
+            Measured(
+                f"{p.family}-{device}",
+                p.stage.kind,
+                p.stage.label(),
+                p.family,
+                s.shard.items,
+                3600 * hours,
+                device,
+                when=time.time(),
+            )
+            for p, s in shards
+        ],
+    )
 
 
 def everything(root: Path) -> dict[str, bytes]:
@@ -95,29 +117,50 @@ def test_what_is_unmeasured_makes_it_at_least(root: Path) -> None:
 def test_similar_work_is_called_similar(root: Path) -> None:
     measure(root, **{"numbers.offset": 5.0})
     result = plan()
-    assert "similar (1 shard of numbers/numbers)" in line(result, "numbers") and "similar (1 fit of total/total)" in line(result, "total")
+    assert "similar (1 shard of numbers/numbers)" in line(
+        result, "numbers"
+    ) and "similar (1 fit of total/total)" in line(result, "total")
 
 
 def test_cost_on_machines(root: Path) -> None:
-    """Two machines: 2 h of numbers, a total that waits for them, 2 h of guesses; Graham's bound of three on two is two rounds."""
+    """Two machines: 2 h of numbers, a total that waits for them, 2 h of guesses; Graham's bound of three on
+    two is two rounds."""
     measure(root, device="NVIDIA A10G")
     result = plan("--on", "aws.g5.xlarge", "--nodes", 2)
-    assert line(result, "On 2 x") == "On 2 x aws.g5.xlarge (1 x A10G each): 5 h 0 min, 10.06 USD on demand, no spot price listed (--spot-price)."
-    assert "us-east-1" in result.output and "check before relying on it" in result.output and "Measured on" not in result.output
+    assert (
+        line(result, "On 2 x")
+        == "On 2 x aws.g5.xlarge (1 x A10G each): 5 h 0 min, 10.06 USD on demand, no spot price listed"
+        " (--spot-price)."
+    )
+    assert (
+        "us-east-1" in result.output
+        and "check before relying on it" in result.output
+        and "Measured on" not in result.output
+    )
     assert line(result, "In all") == "In all 7 h 0 min of NVIDIA A10G (7 GPU-hours)."
     assert "4.00 USD spot" in line(plan("--on", "aws.g5.xlarge", "--nodes", 2, "--spot-price", 0.4), "On 2 x")
-    assert "2.36 USD spot" in line(plan("--on", "gcp.a2-highgpu-1g", "--speed", 3.833333), "On 1 x"), "7 h / 3.83 at 1.293"
+    assert "2.36 USD spot" in line(plan("--on", "gcp.a2-highgpu-1g", "--speed", 3.833333), "On 1 x"), (
+        "7 h / 3.83 at 1.293"
+    )
 
 
 def test_another_device_is_not_translated_in_silence(root: Path) -> None:
     measure(root, device="Tesla T4")
     result = plan("--on", "aws.g5.xlarge")
-    assert "Measured on Tesla T4, counted as if A10G were as fast: --speed" in result.output and "7 h 0 min, 7.04 USD" in line(result, "On 1 x")
+    assert (
+        "Measured on Tesla T4, counted as if A10G were as fast: --speed" in result.output
+        and "7 h 0 min, 7.04 USD" in line(result, "On 1 x")
+    )
     faster = plan("--on", "aws.g5.xlarge", "--speed", "3.5")
-    assert "Counted 3.5 times as fast as Tesla T4, as --speed says." in faster.output and "2 h 0 min, 2.01 USD" in line(faster, "On 1 x")
+    assert (
+        "Counted 3.5 times as fast as Tesla T4, as --speed says." in faster.output
+        and "2 h 0 min, 2.01 USD" in line(faster, "On 1 x")
+    )
     measure(root, device="NVIDIA A10G", hours=0.5)
     measure(root, device="Tesla T4", hours=9)
-    assert "3 h 30 min" in line(plan("--on", "aws.g5.xlarge"), "On 1 x"), "what was measured on such a device comes first"
+    assert "3 h 30 min" in line(plan("--on", "aws.g5.xlarge"), "On 1 x"), (
+        "what was measured on such a device comes first"
+    )
 
 
 def test_a_machine_without_gpus_counts_its_cores(root: Path) -> None:
@@ -142,14 +185,24 @@ def test_bad_machines_are_refused(root: Path, words: str, parts: tuple[str, ...]
 
 def test_a_price_list_of_ones_own(root: Path, tmp_path: Path) -> None:
     measure(root)
-    (tmp_path / "ours.toml").write_text('[lab.box]\ngpu = ""\ngpus = 0\nvcpus = 1\non_demand = 2\nspot = 1\ndate = "2026-01-01"\n')
-    assert line(plan("--on", "lab.box", "--prices", tmp_path / "ours.toml"), "On 1 x") == "On 1 x lab.box (1 vCPUs each): 7 h 0 min, 14.00 USD on demand, 7.00 USD spot."
+    (tmp_path / "ours.toml").write_text(
+        '[lab.box]\ngpu = ""\ngpus = 0\nvcpus = 1\non_demand = 2\nspot = 1\ndate = "2026-01-01"\n'
+    )
+    assert (
+        line(plan("--on", "lab.box", "--prices", tmp_path / "ours.toml"), "On 1 x")
+        == "On 1 x lab.box (1 vCPUs each): 7 h 0 min, 14.00 USD on demand, 7.00 USD spot."
+    )
 
 
 def test_calibration_makes_one_shard_and_a_run_finds_it(root: Path) -> None:
     first = plan("--calibrate", "--execution.runner", "local")
-    assert "Calibration made 1 shard; it stays in the store" in first.output and "6 of 7 shards to make" in first.output
-    assert "from one shard" in line(first, "numbers") and "not measured" in line(first, "guess"), "a guess waits for the total"
+    assert (
+        "Calibration made 1 shard; it stays in the store" in first.output
+        and "6 of 7 shards to make" in first.output
+    )
+    assert "from one shard" in line(first, "numbers") and "not measured" in line(first, "guess"), (
+        "a guess waits for the total"
+    )
     assert sorted(p.name for p in root.iterdir()) == ["ledger", "store"]
     before = everything(root)
     again = plan("--calibrate", "True", "--execution.runner", "local")
@@ -158,22 +211,36 @@ def test_calibration_makes_one_shard_and_a_run_finds_it(root: Path) -> None:
     run = diffadapt("run", "guesses")
     assert run.status == 0 and "6 of 7 shards to make" in run.output
     done = plan()
-    assert "0 of 7 shards to make" in done.output and "In all" not in done.output and "--calibrate" not in done.output
+    assert (
+        "0 of 7 shards to make" in done.output
+        and "In all" not in done.output
+        and "--calibrate" not in done.output
+    )
     more = plan("--numbers.shards", "4")
-    assert "measured (3 shards)" in line(more, "numbers") and "measured (1 fit" not in more.output and "from one fit" in line(more, "total")
+    assert (
+        "measured (3 shards)" in line(more, "numbers")
+        and "measured (1 fit" not in more.output
+        and "from one fit" in line(more, "total")
+    )
 
 
-def test_a_cluster_that_does_not_answer_is_named_within_seconds(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_answer_is_named_within_seconds(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray")
     start = time.monotonic()
-    plan("--execution.address", "127.0.0.1:1", "--execution.runner", "ray").sentence("No Ray cluster answers at 127.0.0.1:1")
+    plan("--execution.address", "127.0.0.1:1", "--execution.runner", "ray").sentence(
+        "No Ray cluster answers at 127.0.0.1:1"
+    )
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:2")
     plan("--execution.runner", "auto").sentence("No Ray cluster answers at 127.0.0.1:2")
     assert time.monotonic() - start < 60 and not root.exists()
     assert plan("--execution.runner", "local").status == 0, "a local run needs no cluster"
 
 
-def test_what_no_node_can_host_is_an_error_and_the_rest_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_node_can_host_is_an_error_and_the_rest_is_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The nodes are made up; tests/ray/test_layout.py asks real clusters."""
     pytest.importorskip("ray")
     from diffadapt.orchestrate import capacity
@@ -185,7 +252,10 @@ def test_what_no_node_can_host_is_an_error_and_the_rest_is_told(root: Path, monk
     measure(root, device="NVIDIA A10G")
     result = plan(*here)
     assert asked == ["10.0.0.1:6379"]
-    assert "2 nodes and 1 that the autoscaler can add, 16 CPUs, 2 GPUs; 2 actors on cuda, 1 worker a fit" in result.output
+    assert (
+        "2 nodes and 1 that the autoscaler can add, 16 CPUs, 2 GPUs; 2 actors on cuda, 1 worker a fit"
+        in result.output
+    )
     assert "About 5 h 0 min on 2 actors like those measured." in result.output
     plan(*here, "--execution.actors", 3).sentence("--execution.actors 3", "more than the cluster can host")
     plan(*here, "--execution.gpus-per-actor", 2).sentence("gpus-per-actor 2", "more than any node")
@@ -197,12 +267,28 @@ def cluster() -> Iterator[str]:
     """The address of a head without dashboard: 4 CPUs, no GPU."""
     pytest.importorskip("ray")
     port, folder = free_port(), tempfile.mkdtemp(prefix="r8", dir="/tmp")  # short: sockets have short names
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=4", "--num-gpus=0", f"--temp-dir={folder}",
-         "--include-dashboard=false", "--object-store-memory=100000000", "--disable-usage-stats"],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            str(Path(sys.executable).with_name("ray")),
+            "start",
+            "--head",
+            "--block",
+            f"--port={port}",
+            "--num-cpus=4",
+            "--num-gpus=0",
+            f"--temp-dir={folder}",
+            "--include-dashboard=false",
+            "--object-store-memory=100000000",
+            "--disable-usage-stats",
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         deadline = time.monotonic() + 90
         while not answers(port) and time.monotonic() < deadline:
@@ -229,19 +315,36 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.slow
-def test_plan_and_calibration_on_a_real_cluster(root: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked from a process of its own each time, as from a shell: within seconds, and nothing is left behind."""
+def test_plan_and_calibration_on_a_real_cluster(
+    root: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked from a process of its own each time, as from a shell: within seconds, and nothing is left
+    behind."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'platform'}:{ROOT}")
 
     def shell(*words: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "diffadapt.cli", "plan", "guesses", "--execution.runner", "ray", "--execution.device", "auto", *map(str, words)]
+        command = [
+            sys.executable,
+            "-m",
+            "diffadapt.cli",
+            "plan",
+            "guesses",
+            "--execution.runner",
+            "ray",
+            "--execution.device",
+            "auto",
+            *map(str, words),
+        ]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     start = time.monotonic()
     told = shell("--execution.address", cluster)
     assert told.returncode == 0, told.stderr
-    assert "The cluster: 1 node, 4 CPUs, 0 GPUs; 4 actors on cpu, 1 worker a fit." in told.stdout and not root.exists()
+    assert (
+        "The cluster: 1 node, 4 CPUs, 0 GPUs; 4 actors on cpu, 1 worker a fit." in told.stdout
+        and not root.exists()
+    )
     assert time.monotonic() - start < 60
     for words, message in (
         (("--execution.actors", 99), "--execution.actors 99 is more than the cluster can host"),
@@ -251,9 +354,15 @@ def test_plan_and_calibration_on_a_real_cluster(root: Path, cluster: str, monkey
     ):
         start = time.monotonic()
         refused = shell("--execution.address", cluster, *words)
-        assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
+        assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr, (
+            refused.stderr
+        )
         assert time.monotonic() - start < 60 and not root.exists()
     monkeypatch.setenv("RAY_ADDRESS", cluster)
     made = shell("--calibrate")
     assert made.returncode == 0, made.stderr
-    assert "Calibration made 1 shard" in made.stdout and "from one shard" in made.stdout and "About at least" in made.stdout
+    assert (
+        "Calibration made 1 shard" in made.stdout
+        and "from one shard" in made.stdout
+        and "About at least" in made.stdout
+    )

@@ -1,4 +1,5 @@
-"""Adapt Anything from prompts to an exported model: what a run leaves behind, and what its settings may change."""
+"""Adapt Anything from prompts to an exported model: what a run leaves behind, and what its settings may
+change."""
 
 from __future__ import annotations
 
@@ -46,7 +47,14 @@ def made(run) -> dict[str, int]:
 def test_rows_and_files_of_a_run(base):
     root, recipe, run = base
     methods = [s.method for s in run.scores()]
-    assert methods == ["Synthetic only", "DANN", "DANN + FixMatch", "Synthetic only + FixMatch", "Synthetic only, unfiltered", "DANN, unfiltered"]
+    assert methods == [
+        "Synthetic only",
+        "DANN",
+        "DANN + FixMatch",
+        "Synthetic only + FixMatch",
+        "Synthetic only, unfiltered",
+        "DANN, unfiltered",
+    ]
     table = pq.read_table(io.BytesIO(run.read("predictions.parquet"))).to_pylist()
     assert len(table) == 30 and {"path", "label", "confidence"} <= set(table[0])
     assert all(0 <= row["label"] < 10 and 0 < row["confidence"] <= 1 for row in table)
@@ -75,13 +83,31 @@ def test_the_model_loads_in_timm_and_predicts_what_the_run_predicted(base, tmp_p
     for row in table[:5]:
         x = torch.from_numpy(images[row["path"]]).permute(2, 0, 1)[None].float() / 255
         p = model((x - 0.5) / 0.5).detach().softmax(1)[0]
-        assert int(p.argmax()) == row["label"] and float(p.max()) == pytest.approx(row["confidence"], abs=1e-5)
+        assert int(p.argmax()) == row["label"] and float(p.max()) == pytest.approx(
+            row["confidence"], abs=1e-5
+        )
     folder = tmp_path / "new images"
     folder.mkdir()
     for name, image in list(images.items())[:4]:
         (folder / name.replace("/", "_")).with_suffix(".png").write_bytes(encode_png(image))
     out = tmp_path / "preds.parquet"
-    assert main(["predict", str(folder), "--run", run.name, "--root", root.location, "--out", str(out), "--execution.runner", "local"]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                str(folder),
+                "--run",
+                run.name,
+                "--root",
+                root.location,
+                "--out",
+                str(out),
+                "--execution.runner",
+                "local",
+            ]
+        )
+        == 0
+    )
     assert pq.read_table(out).num_rows == 4
 
 
@@ -100,7 +126,11 @@ def test_another_threshold_makes_no_image_and_trains_stage_2_alone(base):
     from diffadapt.core.plan import summarise
 
     missing = {n.name for n in summarise(other.pipeline().plan(root.store), root.store).nodes if n.missing}
-    assert missing and not {n for n in missing if n.split("_")[0] in ("prompts", "synth", "filter", "dann", "source") and "fixmatch" not in n}
+    assert missing and not {
+        n
+        for n in missing
+        if n.split("_")[0] in ("prompts", "synth", "filter", "dann", "source") and "fixmatch" not in n
+    }
 
 
 def test_more_images_a_class_keep_those_that_are_there(base):
@@ -120,20 +150,34 @@ def test_labels_of_the_target_change_no_model(base, tmp_path, generator):
     folder.mkdir()
     for p in plan.shards:
         for row in reader.run(p.shard, ()).table.to_pylist():
-            (folder / row["key"].split("/", 2)[2].replace("/", "_")).with_suffix(".png").write_bytes(row["image"]["bytes"])
+            (folder / row["key"].split("/", 2)[2].replace("/", "_")).with_suffix(".png").write_bytes(
+                row["image"]["bytes"]
+            )
     names = tmp_path / "classes.txt"
     names.write_text("\n".join(str(i) for i in range(10)))
-    unlabelled = replace(recipe, target=replace(recipe.target, path=str(folder), limit_per_class=None, block=16), classes=str(names))
+    unlabelled = replace(
+        recipe,
+        target=replace(recipe.target, path=str(folder), limit_per_class=None, block=16),
+        classes=str(names),
+    )
     other = go(root, unlabelled)
     assert other.scores() == []
     assert "validator" in other.read("report.html").decode().lower()
-    ours, theirs = (sorted((r["path"].replace("/", "_").removesuffix(".png"), r["label"], round(r["confidence"], 4)) for r in pq.read_table(io.BytesIO(x.read("predictions.parquet"))).to_pylist()) for x in (run, other))
+    ours, theirs = (
+        sorted(
+            (r["path"].replace("/", "_").removesuffix(".png"), r["label"], round(r["confidence"], 4))
+            for r in pq.read_table(io.BytesIO(x.read("predictions.parquet"))).to_pylist()
+        )
+        for x in (run, other)
+    )
     assert ours == theirs
 
 
 def test_cached_features_of_a_frozen_backbone_go_the_whole_way(base, tmp_path):
     root, recipe, run = base
-    backbone = replace(recipe.backbone, name=f"{run.url}/model", arch=None, frozen=True, weak_views=2, strong_views=1)
+    backbone = replace(
+        recipe.backbone, name=f"{run.url}/model", arch=None, frozen=True, weak_views=2, strong_views=1
+    )
     frozen = go(root, replace(recipe, backbone=backbone, controls=()))
     assert len(frozen.scores()) == 3 and "features" in made(frozen).__str__()
     import timm

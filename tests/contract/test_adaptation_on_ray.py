@@ -1,4 +1,5 @@
-"""Adapt Anything on Ray: the local runner's manifest, scores and bytes; fits on two workers; a training worker that is killed."""
+"""Adapt Anything on Ray: the local runner's manifest, scores and bytes; fits on two workers; a training
+worker that is killed."""
 
 from __future__ import annotations
 
@@ -69,12 +70,20 @@ def differing(recipe, one: Path, other: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("what", ["small", pytest.param("all", marks=pytest.mark.slow), pytest.param("frozen", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "what",
+    ["small", pytest.param("all", marks=pytest.mark.slow), pytest.param("frozen", marks=pytest.mark.slow)],
+)
 def test_both_runners_make_the_same(tmp_path, generator, what):
     recipe = small(generator) if what == "small" else tiny_adaptation(generator)
     if what == "frozen":
         model = f"{go(tmp_path / 'backbone', small(generator)).url}/model"
-        recipe = replace(recipe, backbone=replace(recipe.backbone, name=model, arch=None, frozen=True, weak_views=2, strong_views=1))
+        recipe = replace(
+            recipe,
+            backbone=replace(
+                recipe.backbone, name=model, arch=None, frozen=True, weak_views=2, strong_views=1
+            ),
+        )
     local = go(tmp_path / "local", recipe)
     ray = go(tmp_path / "ray", recipe, actors=1 if what == "small" else 2)
     assert json.loads(ray.read("execution.json"))["runner"] == "ray"
@@ -85,9 +94,12 @@ def test_both_runners_make_the_same(tmp_path, generator, what):
 
 
 def two_wide(generator: str):
-    """Trained by two workers as by one: batch statistics of both. DANN and FixMatch have no other coupling."""
+    """Trained by two workers as by one: batch statistics of both. DANN and FixMatch have no other
+    coupling."""
     recipe = small(generator)
-    return replace(recipe, uda=replace(recipe.uda, sync_batch_norm=True), ssl=replace(recipe.ssl, sync_batch_norm=True))
+    return replace(
+        recipe, uda=replace(recipe.uda, sync_batch_norm=True), ssl=replace(recipe.ssl, sync_batch_norm=True)
+    )
 
 
 @pytest.mark.slow
@@ -107,12 +119,16 @@ def test_fits_on_two_workers_equal_those_on_one(tmp_path, generator):
 @pytest.mark.timeout(1800)
 def test_a_killed_training_worker_is_replaced_and_nothing_shows(tmp_path, generator):
     recipe = two_wide(generator)
-    longer = replace(recipe, uda=replace(recipe.uda, steps_per_epoch=60), ssl=replace(recipe.ssl, steps_per_epoch=60))
+    longer = replace(
+        recipe, uda=replace(recipe.uda, steps_per_epoch=60), ssl=replace(recipe.ssl, steps_per_epoch=60)
+    )
     width = {"actors": 1, "train_workers": 2}
     quiet = go(tmp_path / "quiet", longer, **width)
     killed: list[str] = []
     stop = threading.Event()
-    hunter = threading.Thread(target=_kill_a_trainer_of_each_stage, args=(tmp_path / "killed", killed, stop), daemon=True)
+    hunter = threading.Thread(
+        target=_kill_a_trainer_of_each_stage, args=(tmp_path / "killed", killed, stop), daemon=True
+    )
     hunter.start()
     try:
         disturbed = go(tmp_path / "killed", longer, **width)
@@ -125,12 +141,17 @@ def test_a_killed_training_worker_is_replaced_and_nothing_shows(tmp_path, genera
 
 
 def _kill_a_trainer_of_each_stage(root: Path, killed: list[str], stop: threading.Event) -> None:
-    """Once in stage 1 and once in stage 2, when a checkpoint has been written: SIGKILL to one of the training workers."""
+    """Once in stage 1 and once in stage 2, when a checkpoint has been written: SIGKILL to one of the training
+    workers."""
     for stage in ("uda", "ssl"):
         while not stop.is_set():
             done = list((root / "store" / stage).glob("**/_SUCCESS"))
             begun = list((root / "store" / ".checkpoints").glob("*/*"))
-            ready = begun and not done and (stage == "uda" or len(list((root / "store" / "split").glob("**/_SUCCESS"))) > 0)
+            ready = (
+                begun
+                and not done
+                and (stage == "uda" or len(list((root / "store" / "split").glob("**/_SUCCESS"))) > 0)
+            )
             workers = _training_workers() if ready else []
             if workers:
                 os.kill(workers[-1], signal.SIGKILL)
@@ -164,7 +185,13 @@ def _training_workers() -> list[int]:
 def test_a_batch_that_the_workers_cannot_share_is_refused_when_planning(generator):
     recipe = small(generator)
     for stage in ("uda", "ssl"):
-        odd = replace(recipe, **{stage: replace(getattr(recipe, stage), batch_size=9)}, execution=replace(recipe.execution, train_workers=2))
-        with pytest.raises(RecipeError, match=f"{stage}.batch_size is 9, which 2 workers cannot share evenly"):
+        odd = replace(
+            recipe,
+            **{stage: replace(getattr(recipe, stage), batch_size=9)},
+            execution=replace(recipe.execution, train_workers=2),
+        )
+        with pytest.raises(
+            RecipeError, match=f"{stage}.batch_size is 9, which 2 workers cannot share evenly"
+        ):
             odd.pipeline()
         replace(odd, execution=recipe.execution).pipeline()

@@ -1,4 +1,5 @@
-"""Every aligner mode and sampler on tiny random networks: 8-bit images of the right shape, one image one result."""
+"""Every aligner mode and sampler on tiny random networks: 8-bit images of the right shape, one image one
+result."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def images() -> torch.Tensor:
 
 
 def projector(network, mode: str, **changes) -> Projector:
-    config = replace(AlignConfig(guidance=mode, respacing=8, start=3, batch_size=4, coupled_batch=4), **changes)
+    config = replace(
+        AlignConfig(guidance=mode, respacing=8, start=3, batch_size=4, coupled_batch=4), **changes
+    )
     weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
     return Projector(network, config, "cpu", lambda x: x.mean((2, 3)) @ weight)
 
@@ -52,7 +55,11 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> int:
 
 
 def test_modes_and_samplers_are_the_known_ones():
-    assert set(MODES) >= {"dda", "dda-batch", "gda", "none"} and set(SAMPLERS) >= {"ddpm", "ddim", "dpmsolver++"}
+    assert set(MODES) >= {"dda", "dda-batch", "gda", "none"} and set(SAMPLERS) >= {
+        "ddpm",
+        "ddim",
+        "dpmsolver++",
+    }
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -60,7 +67,9 @@ def test_every_aligner_mode(network, images, mode):
     out = projector(network, mode).project(images, SEEDS)
     assert out.dtype == torch.uint8 and out.shape == images.shape
     assert torch.equal(out, projector(network, mode).project(images, SEEDS))
-    assert apart(out, projector(network, mode).project(images, [s + 1 for s in SEEDS])) > 1, "the seed matters"
+    assert apart(out, projector(network, mode).project(images, [s + 1 for s in SEEDS])) > 1, (
+        "the seed matters"
+    )
     assert all(apart(out[0], other) > 1 for other in out[1:])
     order = torch.tensor([2, 0, 3, 1])
     shuffled = projector(network, mode).project(images[order], [SEEDS[i] for i in order])

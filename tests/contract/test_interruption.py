@@ -1,4 +1,5 @@
-"""A whole SDA recipe, killed at several moments and resumed: every file of the store equals an undisturbed run's."""
+"""A whole SDA recipe, killed at several moments and resumed: every file of the store equals an undisturbed
+run's."""
 
 from __future__ import annotations
 
@@ -27,14 +28,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def small() -> SDA:
-    """Source, DDA and SDA on 10 images and two corruptions; the classifier trains 8 steps with a checkpoint every second."""
+    """Source, DDA and SDA on 10 images and two corruptions; the classifier trains 8 steps with a checkpoint
+    every second."""
     full = tiny_sda()
     return replace(
-        full, methods=("source", "dda", "sda"), controls=(), figures=False,
+        full,
+        methods=("source", "dda", "sda"),
+        controls=(),
+        figures=False,
         target=replace(full.target, data=replace(full.target.data, limit_per_class=1, block=4)),
-        classifier_fit=replace(full.classifier_fit, checkpoint_every=2), finetune=replace(full.finetune, checkpoint_every=1),
-        synth=replace(full.synth, images_per_class=4, images_per_shard=2, steps=2), align=replace(full.align, respacing=5, start=2),
-    )  # fmt: skip
+        classifier_fit=replace(full.classifier_fit, checkpoint_every=2),
+        finetune=replace(full.finetune, checkpoint_every=1),
+        synth=replace(full.synth, images_per_class=4, images_per_shard=2, steps=2),
+        align=replace(full.align, respacing=5, start=2),
+    )
 
 
 def files(root: Path) -> dict[str, str]:
@@ -77,7 +84,9 @@ class Stopping(LocalRunner):
 def go(root: Path, runner: LocalRunner | None = None, recipe: SDA | None = None) -> Run:
     torch.set_num_threads(1)
     recipe = recipe or small()
-    return drive("small", recipe, recipe.pipeline(), Root(str(root)), lambda: runner or LocalRunner(recipe.execution))
+    return drive(
+        "small", recipe, recipe.pipeline(), Root(str(root)), lambda: runner or LocalRunner(recipe.execution)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +96,24 @@ def undisturbed(tmp_path_factory) -> Path:
     store = Root(str(root)).store
     planned = summarise(recipe.pipeline().plan(store), store)
     run = go(root)
-    assert json.loads(run.read("execution.json"))["made"] == {n.name: n.missing for n in planned.nodes}, "a plan's counts are what a run makes"
+    assert json.loads(run.read("execution.json"))["made"] == {n.name: n.missing for n in planned.nodes}, (
+        "a plan's counts are what a run makes"
+    )
     return root
 
 
-POINTS = {"first": ("kill", 1, None), "middle": ("kill", 9, None), "raised": ("raise", 4, None), "training": ("kill", None, 5), "training, raised": ("raise", None, 3)}
+POINTS = {
+    "first": ("kill", 1, None),
+    "middle": ("kill", 9, None),
+    "raised": ("raise", 4, None),
+    "training": ("kill", None, 5),
+    "training, raised": ("raise", None, 3),
+}
 
 
-@pytest.mark.parametrize("point", [pytest.param(p, marks=pytest.mark.slow if p == "first" else ()) for p in POINTS])
+@pytest.mark.parametrize(
+    "point", [pytest.param(p, marks=pytest.mark.slow if p == "first" else ()) for p in POINTS]
+)
 def test_resumed_equals_undisturbed(undisturbed, tmp_path, point):
     how, receipts, steps = POINTS[point]
     limits = (receipts or 10**9, steps or 10**9)
@@ -103,7 +122,14 @@ def test_resumed_equals_undisturbed(undisturbed, tmp_path, point):
             go(tmp_path, Stopping(small().execution, how, *limits))
     else:
         env = {**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "tests.contract.test_interruption", str(tmp_path), how, *map(str, limits)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.contract.test_interruption",
+            str(tmp_path),
+            how,
+            *map(str, limits),
+        ]
         ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
         assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
     before = files(tmp_path)
@@ -112,7 +138,9 @@ def test_resumed_equals_undisturbed(undisturbed, tmp_path, point):
     run = go(tmp_path)
     assert files(tmp_path) == wanted
     whole = Root(str(undisturbed)).run("last")
-    assert run.read("manifest.json") == whole.read("manifest.json") and run.read("scores.parquet") == whole.read("scores.parquet")
+    assert run.read("manifest.json") == whole.read("manifest.json") and run.read(
+        "scores.parquet"
+    ) == whole.read("scores.parquet")
 
 
 def test_another_order_gives_the_same_bytes(undisturbed, tmp_path):
@@ -121,14 +149,20 @@ def test_another_order_gives_the_same_bytes(undisturbed, tmp_path):
 
 
 def test_other_batch_sizes_agree_within_one_grey_level(undisturbed, tmp_path):
-    """Digests are the same, so one store holds either; images may differ in the last level, keys and labels not at all."""
+    """Digests are the same, so one store holds either; images may differ in the last level, keys and labels
+    not at all."""
     import io
 
     import numpy as np
     from PIL import Image
 
     recipe = small()
-    recipe = replace(recipe, synth=replace(recipe.synth, batch_size=3), align=replace(recipe.align, batch_size=1), methods=("source", "sda"))
+    recipe = replace(
+        recipe,
+        synth=replace(recipe.synth, batch_size=3),
+        align=replace(recipe.align, batch_size=1),
+        methods=("source", "sda"),
+    )
     go(tmp_path, recipe=recipe)
     ours, theirs = Root(str(tmp_path)).store, Root(str(undisturbed)).store
     compared = 0
@@ -137,7 +171,9 @@ def test_other_batch_sizes_agree_within_one_grey_level(undisturbed, tmp_path):
             continue
         for p in plan.shards:
             a, b = ours.load(p.path).table.to_pylist(), theirs.load(p.path).table.to_pylist()
-            assert [(r["key"], r["label"], r["seed"]) for r in a] == [(r["key"], r["label"], r["seed"]) for r in b]
+            assert [(r["key"], r["label"], r["seed"]) for r in a] == [
+                (r["key"], r["label"], r["seed"]) for r in b
+            ]
             for x, y in zip(a, b, strict=True):
                 u, v = (np.asarray(Image.open(io.BytesIO(r["image"]["bytes"])), np.int16) for r in (x, y))
                 assert np.abs(u - v).max() <= 1, (name, x["key"])
@@ -146,14 +182,22 @@ def test_other_batch_sizes_agree_within_one_grey_level(undisturbed, tmp_path):
 
 
 def test_a_remote_root_holds_the_same_bytes(undisturbed):
-    """Checkpoints, trained models, logs and the report go through fsspec; memory:// stands for any object store."""
+    """Checkpoints, trained models, logs and the report go through fsspec; memory:// stands for any object
+    store."""
     torch.set_num_threads(1)
     root = Root("memory://whole-sda")
     run = drive("small", small(), small().pipeline(), root, lambda: LocalRunner(small().execution))
     store = root.store
-    found = {p.removeprefix(store.path + "/"): hashlib.sha256(store.fs.cat_file(p)).hexdigest() for p in store.fs.find(store.path)}
+    found = {
+        p.removeprefix(store.path + "/"): hashlib.sha256(store.fs.cat_file(p)).hexdigest()
+        for p in store.fs.find(store.path)
+    }
     assert found == files(undisturbed)
-    assert run.has("report.html") and run.has("scores.parquet") and root.runs.fs.find(root.runs.join(run.name, "tensorboard"))
+    assert (
+        run.has("report.html")
+        and run.has("scores.parquet")
+        and root.runs.fs.find(root.runs.join(run.name, "tensorboard"))
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What every method of adaptation promises, found by looking: a new file of methods/uda or methods/ssl is covered by itself."""
+"""What every method of adaptation promises, found by looking: a new file of methods/uda or methods/ssl is
+covered by itself."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ from tests.workers import in_two_workers
 
 CLASSES, WIDTH, COUNT = 3, 8, 48
 EVERY = [("uda", name) for name in uda.METHODS] + [("ssl", name) for name in ssl.METHODS]
-COUPLED = {(kind, name) for kind, name in EVERY if (uda if kind == "uda" else ssl).METHODS[name].batch_coupled}
+COUPLED = {
+    (kind, name) for kind, name in EVERY if (uda if kind == "uda" else ssl).METHODS[name].batch_coupled
+}
 every = pytest.mark.parametrize(("kind", "name"), EVERY, ids=[f"{k}-{n}" for k, n in EVERY])
 each_uda = pytest.mark.parametrize("name", list(uda.METHODS))
 
@@ -47,7 +50,11 @@ class Toy:
     def __init__(self, moved: bool, pictures: bool, labelled: bool):
         rng = np.random.default_rng(5 + moved)
         y = np.arange(COUNT) % CLASSES
-        x = 1.5 * np.random.default_rng(1).normal(size=(CLASSES, WIDTH))[y] + 0.5 * rng.normal(size=(COUNT, WIDTH)) + moved
+        x = (
+            1.5 * np.random.default_rng(1).normal(size=(CLASSES, WIDTH))[y]
+            + 0.5 * rng.normal(size=(COUNT, WIDTH))
+            + moved
+        )
         self.x = torch.tensor(x, dtype=torch.float32)
         if pictures:
             self.x = self.x.repeat_interleave(32, 1).reshape(COUNT, 1, 16, 16)
@@ -64,7 +71,11 @@ class Toy:
     def get(self, indices: Any, kind: str, seeds: Any) -> torch.Tensor:
         x = self.x[torch.as_tensor(np.asarray(indices, np.int64))]
         noise = {"test": 0.0, "weak": 0.05, "strong": 0.3}[kind]
-        drawn = np.stack([np.random.default_rng(int(s)).normal(size=x.shape[1:]) for s in seeds]) if len(x) else np.zeros(x.shape)
+        drawn = (
+            np.stack([np.random.default_rng(int(s)).normal(size=x.shape[1:]) for s in seeds])
+            if len(x)
+            else np.zeros(x.shape)
+        )
         return x + noise * torch.tensor(drawn, dtype=torch.float32)
 
 
@@ -73,23 +84,30 @@ def method_of(kind: str, name: str) -> Any:
 
 
 def config_of(kind: str, name: str, **changes: Any) -> Any:
-    made = (uda.UdaConfig if kind == "uda" else ssl.SslConfig)(method=name, batch_size=8, epochs=12, steps_per_epoch=1, lr=0.01, checkpoint_every=4)
+    made = (uda.UdaConfig if kind == "uda" else ssl.SslConfig)(
+        method=name, batch_size=8, epochs=12, steps_per_epoch=1, lr=0.01, checkpoint_every=4
+    )
     return replace(made, **changes)
 
 
 def body(kind: str, name: str) -> nn.Module:
-    """What stands before the method: nothing for vectors, a tiny ViT for methods that need one, a head in stage 2."""
+    """What stands before the method: nothing for vectors, a tiny ViT for methods that need one, a head in
+    stage 2."""
     torch.manual_seed(3)
     if kind == "ssl":
         return nn.Sequential(nn.Linear(WIDTH, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, CLASSES))
     if method_of(kind, name).backbone_kind == "vit":
         from timm.models.vision_transformer import VisionTransformer
 
-        return VisionTransformer(img_size=16, patch_size=8, in_chans=1, num_classes=0, embed_dim=WIDTH, depth=1, num_heads=2)
+        return VisionTransformer(
+            img_size=16, patch_size=8, in_chans=1, num_classes=0, embed_dim=WIDTH, depth=1, num_heads=2
+        )
     return nn.Identity()
 
 
-def train(kind: str, name: str, folder: Any = None, config: Any = None, reporter: Any = None, on_step: Any = None) -> tuple[nn.Module, dict[str, Any]]:
+def train(
+    kind: str, name: str, folder: Any = None, config: Any = None, reporter: Any = None, on_step: Any = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """The trained network (stage 2: the model) and its last scalars."""
     config, reporter = config or config_of(kind, name), reporter or LocalReporter()
     checkpoints = Checkpoints(str(folder)) if folder else None
@@ -97,9 +115,33 @@ def train(kind: str, name: str, folder: Any = None, config: Any = None, reporter
     pictures = kind == "uda" and not isinstance(network, nn.Identity)
     target = Toy(True, pictures, False)
     if kind == "uda":
-        return fit_uda(Toy(False, pictures, True), target, network, WIDTH, CLASSES, config, reporter, checkpoints, on_step=on_step)
-    confident, pseudo = np.arange(0, COUNT, 2), (np.arange(0, COUNT, 2) + (np.arange(COUNT // 2) % 5 == 0)) % CLASSES
-    found = fit_ssl(target, confident, pseudo, np.arange(1, COUNT, 2), network, CLASSES, config, reporter, checkpoints, on_step=on_step)
+        return fit_uda(
+            Toy(False, pictures, True),
+            target,
+            network,
+            WIDTH,
+            CLASSES,
+            config,
+            reporter,
+            checkpoints,
+            on_step=on_step,
+        )
+    confident, pseudo = (
+        np.arange(0, COUNT, 2),
+        (np.arange(0, COUNT, 2) + (np.arange(COUNT // 2) % 5 == 0)) % CLASSES,
+    )
+    found = fit_ssl(
+        target,
+        confident,
+        pseudo,
+        np.arange(1, COUNT, 2),
+        network,
+        CLASSES,
+        config,
+        reporter,
+        checkpoints,
+        on_step=on_step,
+    )
     return network, found
 
 
@@ -115,8 +157,16 @@ def test_methods_were_found():
 
 def test_method_files_import_no_torch():
     names = [inspect.getmodule(m).__name__ for found in (uda.METHODS, ssl.METHODS) for m in found.values()]
-    code = f"import importlib, sys; [importlib.import_module(n) for n in {names!r}]; print([h for h in ('torch', 'ray', 'timm') if h in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        f"import importlib, sys; [importlib.import_module(n) for n in {names!r}]; print([h for h in ('torch',"
+        " 'ray', 'timm') if h in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 @every
@@ -125,7 +175,9 @@ class TestEveryMethod:
         method = method_of(kind, name)
         cls = type(method)
         assert cls.__dataclass_params__.frozen and method == cls() and hash(method) == hash(cls())
-        assert cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}("), "say what the method is and where it comes from"
+        assert cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}("), (
+            "say what the method is and where it comes from"
+        )
         file = Path(inspect.getfile(cls))
         assert file.stem == name and len(file.read_text().splitlines()) <= 150
         assert importlib.import_module(cls.__module__).__doc__
@@ -141,10 +193,12 @@ class TestEveryMethod:
         for f in fields(method):
             value = getattr(method, f.name)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                assert f.name in ranges, f"{name}.{f.name} is a number and needs a range in the method's limits"
+                assert f.name in ranges, (
+                    f"{name}.{f.name} is a number and needs a range in the method's limits"
+                )
                 with pytest.raises(RecipeError, match=f.name):
                     low, high = ranges[f.name]
-                    outside = (low - 1 if low is not None else high + 1)
+                    outside = low - 1 if low is not None else high + 1
                     check_limits(replace(config, **{name: replace(method, **{f.name: type(value)(outside)})}))
 
     def test_only_its_own_settings_enter_the_identity(self, kind, name):
@@ -152,14 +206,21 @@ class TestEveryMethod:
         mine = digest(config.identity())
         other = next(n for k, n in EVERY if k == kind and n != name)
         assert digest(replace(config, **{other: replace(method_of(kind, other), lr=0.5)}).identity()) == mine
-        assert digest(replace(config, **{name: replace(method_of(kind, name), momentum=0.5)}).identity()) != mine
+        assert (
+            digest(replace(config, **{name: replace(method_of(kind, name), momentum=0.5)}).identity()) != mine
+        )
         assert digest(replace(config, checkpoint_every=3).identity()) == mine
         assert chosen(config, "") == method_of(kind, name)
 
     def test_reports_finite_losses(self, kind, name):
         method = method_of(kind, name)
         seen: list[dict[str, float]] = []
-        train(kind, name, config=config_of(kind, name, steps_per_epoch=2), on_step=lambda step, scalars: seen.append(dict(scalars)))
+        train(
+            kind,
+            name,
+            config=config_of(kind, name, steps_per_epoch=2),
+            on_step=lambda step, scalars: seen.append(dict(scalars)),
+        )
         assert len(seen) == 24 and all(np.isfinite(list(s.values())).all() for s in seen)
         assert {"loss", "lr"} <= set(seen[0])
         assert all(isinstance(p, Pass) for p in method.passes())
@@ -201,10 +262,14 @@ class TestEveryUdaMethod:
 
         net, _ = train("uda", name)
         assert not net.training
-        features = torch.randn(5, net.bottleneck[0].in_features if isinstance(net.bottleneck, nn.Sequential) else net.width)
+        features = torch.randn(
+            5, net.bottleneck[0].in_features if isinstance(net.bottleneck, nn.Sequential) else net.width
+        )
         with torch.no_grad():
             wanted = net.method.predict(net, net.bottleneck(features))
-            save_head(tmp_path, flat(net.bottleneck, net.method.exported_head(net)), features.shape[1], CLASSES)
+            save_head(
+                tmp_path, flat(net.bottleneck, net.method.exported_head(net)), features.shape[1], CLASSES
+            )
             got = load_head(tmp_path)[0](features)
         assert wanted.shape == (5, CLASSES)
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
@@ -251,8 +316,13 @@ def test_a_file_without_one_method_is_refused(tmp_path, monkeypatch):
     package = tmp_path / "brokenmethods"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "two.py").write_text("from diffadapt.methods.uda.base import UdaMethod\nclass A(UdaMethod): pass\nclass B(UdaMethod): pass\n")
+    (package / "two.py").write_text(
+        "from diffadapt.methods.uda.base import UdaMethod\nclass A(UdaMethod): pass\nclass B(UdaMethod):"
+        " pass\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(RecipeError, match="two.py must hold exactly one frozen dataclass that extends UdaMethod; it holds 2"):
+    with pytest.raises(
+        RecipeError, match="two.py must hold exactly one frozen dataclass that extends UdaMethod; it holds 2"
+    ):
         discover(importlib.import_module("brokenmethods"), UdaMethod)
     assert discover(importlib.import_module("diffadapt.methods.ssl"), SslMethod).keys() == ssl.METHODS.keys()

@@ -25,16 +25,21 @@ def recipe() -> SDA:
     """tiny_sda with fewer denoising steps: every stage, method and control is in it."""
     full = tiny_sda()
     return replace(
-        full, align=replace(full.align, respacing=5, start=1), diffpure=replace(full.diffpure, respacing=5, start=1), synth=replace(full.synth, steps=2),
+        full,
+        align=replace(full.align, respacing=5, start=1),
+        diffpure=replace(full.diffpure, respacing=5, start=1),
+        synth=replace(full.synth, steps=2),
         target=replace(full.target, data=replace(full.target.data, limit_per_class=1, block=5)),
-    )  # fmt: skip
+    )
 
 
 def small() -> SDA:
     return replace(recipe(), methods=("source", "sda"), controls=(), figures=False)
 
 
-@pytest.mark.parametrize("recipe", [small, pytest.param(recipe, marks=pytest.mark.slow)], ids=["small", "all"])
+@pytest.mark.parametrize(
+    "recipe", [small, pytest.param(recipe, marks=pytest.mark.slow)], ids=["small", "all"]
+)
 def test_tiny_sda_on_both_runners(tmp_path, recipe):
     def go(root: Path, runner) -> Run:
         return drive("tiny", recipe(), recipe().pipeline(), Root(str(root)), lambda: runner)

@@ -1,4 +1,5 @@
-"""Every layout of scenes: official names, published counts, pairing under any order of a folder's listing, and what is said of mistakes."""
+"""Every layout of scenes: official names, published counts, pairing under any order of a folder's listing,
+and what is said of mistakes."""
 
 from __future__ import annotations
 
@@ -36,14 +37,19 @@ SIZE = (8, 12)
 def read(config: SceneConfig) -> tuple[list[Scene], Rows]:
     stage = Scenes(config)
     rows = [stage.open(WorkContext("cpu")).run(shard, ()) for shard in stage.plan({})]
-    merged = Rows(pa.concat_tables([r.table for r in rows]), [f for r in rows for f in r.failures], [w for r in rows for w in r.warnings])
+    merged = Rows(
+        pa.concat_tables([r.table for r in rows]),
+        [f for r in rows for f in r.failures],
+        [w for r in rows for w in r.warnings],
+    )
     scenes, failures = decode_scenes(merged, colours=True)
     assert len(failures) == len(merged.failures)
     return scenes, merged
 
 
 def pair(root: Path, image: str, label: str | None, seed: int, ids: np.ndarray | None = None) -> None:
-    """One image and its label map, in trainIds unless ``ids`` are given; the image tells which label map is its own."""
+    """One image and its label map, in trainIds unless ``ids`` are given; the image tells which label map is
+    its own."""
     values = label_ids(SIZE, seed)
     save(root / image, picture(values, seed))
     if label is not None:
@@ -62,8 +68,15 @@ def acdc(root: Path) -> SceneConfig:
 
 def dark_zurich(root: Path) -> SceneConfig:
     for i in range(3):
-        pair(root, f"rgb_anon/val/night/GOPR0356/GOPR0356_frame_{i:06d}_rgb_anon.png", f"gt/val/night/GOPR0356/GOPR0356_frame_{i:06d}_gt_labelTrainIds.png", i)
-    save(root / "gt/val/night/GOPR0356/GOPR0356_frame_000000_gt_labelColor.png", np.zeros((*SIZE, 3), np.uint8))
+        pair(
+            root,
+            f"rgb_anon/val/night/GOPR0356/GOPR0356_frame_{i:06d}_rgb_anon.png",
+            f"gt/val/night/GOPR0356/GOPR0356_frame_{i:06d}_gt_labelTrainIds.png",
+            i,
+        )
+    save(
+        root / "gt/val/night/GOPR0356/GOPR0356_frame_000000_gt_labelColor.png", np.zeros((*SIZE, 3), np.uint8)
+    )
     return SceneConfig(str(root), "dark_zurich", split="val")
 
 
@@ -109,7 +122,16 @@ def folder(root: Path) -> SceneConfig:
 TREES: dict[str, Callable[[Path], SceneConfig]] = {
     f.__name__: f for f in (cityscapes, acdc, dark_zurich, bdd100k, bdd100k_first, gta5, camvid, folder)
 }
-COUNTS = {"cityscapes": 5, "acdc": 5, "dark_zurich": 3, "bdd100k": 3, "bdd100k_first": 3, "gta5": 4, "camvid": 3, "folder": 4}
+COUNTS = {
+    "cityscapes": 5,
+    "acdc": 5,
+    "dark_zurich": 3,
+    "bdd100k": 3,
+    "bdd100k_first": 3,
+    "gta5": 4,
+    "camvid": 3,
+    "folder": 4,
+}
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -117,9 +139,17 @@ class TestEveryLayout:
     def test_is_read_whole(self, name, tmp_path):
         config = replace(TREES[name](tmp_path), partial=True, block=2)
         scenes, rows = read(config)
-        assert len(scenes) == COUNTS[name] == sum(s.items for s in Scenes(config).plan({})) and not rows.failures and not rows.warnings
+        assert (
+            len(scenes) == COUNTS[name] == sum(s.items for s in Scenes(config).plan({}))
+            and not rows.failures
+            and not rows.warnings
+        )
         keys = [s.key for s in scenes]
-        assert keys == sorted(keys) and len(set(keys)) == len(keys) and all(k.startswith("source/0/") for k in keys)
+        assert (
+            keys == sorted(keys)
+            and len(set(keys)) == len(keys)
+            and all(k.startswith("source/0/") for k in keys)
+        )
         classes = Scenes(config).classes
         assert classes.names == builtin("camvid" if name == "camvid" else "cityscapes").names
         for scene in scenes:
@@ -129,10 +159,15 @@ class TestEveryLayout:
         assert any((s.annotation == IGNORED).any() for s in scenes)
 
     def test_every_image_has_its_own_label_map(self, name, tmp_path):
-        """Images are painted from their label maps: pixels of two classes never share a colour (up to the fake's noise)."""
+        """Images are painted from their label maps: pixels of two classes never share a colour (up to the
+        fake's noise)."""
         scenes, _ = read(replace(TREES[name](tmp_path), partial=True))
         colours = np.random.default_rng(0).integers(0, 256, (256, 3))
-        lookup = {c: colours[[v for v, k in zip(t.values, t.classes, strict=True) if k == c]] for t in [builtin("camvid" if name == "camvid" else "gta5")] for c in set(t.classes)}
+        lookup = {
+            c: colours[[v for v, k in zip(t.values, t.classes, strict=True) if k == c]]
+            for t in [builtin("camvid" if name == "camvid" else "gta5")]
+            for c in set(t.classes)
+        }
         for scene in scenes:
             image = scene.image.astype(int) * (2 if name == "acdc" else 1)
             for c in set(np.unique(scene.annotation).tolist()) - {IGNORED}:
@@ -158,7 +193,11 @@ class TestEveryLayout:
             find = type(memory).find
             for seed in range(3):
                 with monkeypatch.context() as patched:
-                    patched.setattr(type(memory), "find", lambda self, *a, seed=seed, **k: shuffled(find(self, *a, **k), seed))
+                    patched.setattr(
+                        type(memory),
+                        "find",
+                        lambda self, *a, seed=seed, **k: shuffled(find(self, *a, **k), seed),
+                    )
                     found = open_scenes(replace(config, path=f"memory:/{place}"))
                 assert found.items == expected.items and found.fingerprint == expected.fingerprint
             scenes, rows = read(replace(config, path=f"memory:/{place}"))
@@ -172,7 +211,9 @@ class TestEveryLayout:
         source: SceneSource = open_scenes(config)
         os.unlink(source.reader.files.paths[victim.label])
         scenes, rows = read(replace(config, block=31))
-        assert [f.key for f in rows.failures] == [f"source/0/{victim.key}"] and "has no label map" in rows.failures[0].reason
+        assert [f.key for f in rows.failures] == [
+            f"source/0/{victim.key}"
+        ] and "has no label map" in rows.failures[0].reason
         assert f"source/0/{victim.key}" not in [s.key for s in scenes] and len(scenes) == COUNTS[name] - 1
 
     def test_counts_are_checked_unless_the_copy_is_partial(self, name, tmp_path):
@@ -181,7 +222,13 @@ class TestEveryLayout:
             assert published(config) is None
             return
         config, count = (replace(config, condition="fog"), 3) if name == "acdc" else (config, COUNTS[name])
-        with pytest.raises(DataError, match=rf"holds {count} images of .*, but {published(config):,} are published: unpack it fully, or set partial"):
+        with pytest.raises(
+            DataError,
+            match=(
+                rf"holds {count} images of .*, but {published(config):,} are published: unpack it fully, or"
+                r" set partial"
+            ),
+        ):
             Scenes(config).plan({})
 
 
@@ -244,27 +291,41 @@ class TestOfficialLayouts:
 
     def test_a_whole_split_of_acdc_needs_no_allowance(self, tmp_path):
         fake_acdc(tmp_path, {"night": 106}, (4, 6))
-        assert len(open_scenes(SceneConfig(str(tmp_path), "acdc", split="val", condition="night")).items) == 106
+        assert (
+            len(open_scenes(SceneConfig(str(tmp_path), "acdc", split="val", condition="night")).items) == 106
+        )
 
     def test_raw_colours_of_cityscapes(self, tmp_path):
         fake_cityscapes(tmp_path / "with", {"aachen": 2}, SIZE)
         fake_cityscapes(tmp_path / "without", {"aachen": 2}, SIZE, colours=False)
         fake_cityscapes(tmp_path / "trainids", {"aachen": 2}, SIZE, colours=False, labels=("labelTrainIds",))
-        given, painted, none = (read(SceneConfig(str(tmp_path / d), "cityscapes", partial=True))[0] for d in ("with", "without", "trainids"))
+        given, painted, none = (
+            read(SceneConfig(str(tmp_path / d), "cityscapes", partial=True))[0]
+            for d in ("with", "without", "trainids")
+        )
         for a, b, c in zip(given, painted, none, strict=True):
             assert np.array_equal(a.colours, b.colours) and c.colours is None
             assert np.array_equal(a.annotation, b.annotation) and np.array_equal(a.annotation, c.annotation)
             assert (a.colours[a.annotation == 0] == (128, 64, 128)).all()
         small = read(SceneConfig(str(tmp_path / "with"), "cityscapes", partial=True, size=(4, 6)))[0][0]
         assert small.image.shape == small.colours.shape == (4, 6, 3) and small.annotation.shape == (4, 6)
-        assert {tuple(c) for c in small.colours.reshape(-1, 3)} <= {tuple(c) for c in given[0].colours.reshape(-1, 3)}
+        assert {tuple(c) for c in small.colours.reshape(-1, 3)} <= {
+            tuple(c) for c in given[0].colours.reshape(-1, 3)
+        }
 
     def test_splits_without_truth(self, tmp_path):
         fake_cityscapes(tmp_path, {"berlin": 2}, SIZE, "test")
         fake_acdc(tmp_path, {"rain": 2}, SIZE, "test")
-        for config in (SceneConfig(str(tmp_path), "cityscapes", split="test", partial=True), SceneConfig(str(tmp_path), "acdc", split="test", condition="rain", partial=True)):
+        for config in (
+            SceneConfig(str(tmp_path), "cityscapes", split="test", partial=True),
+            SceneConfig(str(tmp_path), "acdc", split="test", condition="rain", partial=True),
+        ):
             scenes, rows = read(config)
-            assert len(scenes) == 2 and not rows.failures and all(s.annotation is None and s.colours is None for s in scenes)
+            assert (
+                len(scenes) == 2
+                and not rows.failures
+                and all(s.annotation is None and s.colours is None for s in scenes)
+            )
 
     def test_archives_unpacked_into_folders_of_their_own(self, tmp_path):
         keys = fake_cityscapes(tmp_path, size=SIZE)
@@ -277,14 +338,24 @@ class TestOfficialLayouts:
 
     def test_only_the_official_size(self, tmp_path):
         fake_acdc(tmp_path, {"fog": 2}, SIZE)
-        save(tmp_path / "rgb_anon/fog/val/GOPR0475/GOPR0475_frame_000099_rgb_anon.png", np.zeros((9, 12, 3), np.uint8))
-        save(tmp_path / "gt/fog/val/GOPR0475/GOPR0475_frame_000099_gt_labelTrainIds.png", np.zeros((9, 12), np.uint8))
+        save(
+            tmp_path / "rgb_anon/fog/val/GOPR0475/GOPR0475_frame_000099_rgb_anon.png",
+            np.zeros((9, 12, 3), np.uint8),
+        )
+        save(
+            tmp_path / "gt/fog/val/GOPR0475/GOPR0475_frame_000099_gt_labelTrainIds.png",
+            np.zeros((9, 12), np.uint8),
+        )
         config = SceneConfig(str(tmp_path), "acdc", split="val", condition="fog", partial=True)
         assert [len(open_scenes(c).items) for c in (config, replace(config, only_size=SIZE))] == [3, 2]
 
     def test_sequences_of_camvid(self, tmp_path):
         config = replace(camvid(tmp_path), partial=True)
-        for split, sequences, count in (("train", ("0006R0", "0016E5"), 2), ("all", ("0001TP",), 2), ("test", ("Seq05VD",), 1)):
+        for split, sequences, count in (
+            ("train", ("0006R0", "0016E5"), 2),
+            ("all", ("0001TP",), 2),
+            ("test", ("Seq05VD",), 1),
+        ):
             (tmp_path / "val").mkdir(exist_ok=True)
             assert len(open_scenes(replace(config, split=split, sequences=sequences)).items) == count
         with pytest.raises(DataError, match="no frames of the sequences 0007"):
@@ -294,13 +365,23 @@ class TestOfficialLayouts:
         from scipy.io import savemat
 
         config = replace(gta5(tmp_path), partial=True)
-        with pytest.raises(DataError, match="put the official split.mat or val.txt there, or use the split 'all'"):
+        with pytest.raises(
+            DataError, match="put the official split.mat or val.txt there, or use the split 'all'"
+        ):
             open_scenes(replace(config, split="val"))
-        savemat(tmp_path / "split.mat", {"trainIds": np.array([[1], [3]]), "valIds": np.array([[2]]), "testIds": np.array([[4]])})
-        keys = {s: [i.key for i in open_scenes(replace(config, split=s)).items] for s in ("train", "val", "test")}
+        savemat(
+            tmp_path / "split.mat",
+            {"trainIds": np.array([[1], [3]]), "valIds": np.array([[2]]), "testIds": np.array([[4]])},
+        )
+        keys = {
+            s: [i.key for i in open_scenes(replace(config, split=s)).items] for s in ("train", "val", "test")
+        }
         assert keys == {"train": ["00001", "00003"], "val": ["00002"], "test": ["00004"]}
         (tmp_path / "val.txt").write_text("00004.png\n3\n")
-        assert [i.key for i in open_scenes(replace(config, split="val", limit=None)).items] == ["00003", "00004"]
+        assert [i.key for i in open_scenes(replace(config, split="val", limit=None)).items] == [
+            "00003",
+            "00004",
+        ]
         (tmp_path / "split.mat").write_bytes(b"not a MATLAB file")
         with pytest.raises(DataError, match="split file of GTA5 .* cannot be read"):
             open_scenes(replace(config, split="train"))
@@ -309,7 +390,10 @@ class TestOfficialLayouts:
         ("config", "said"),
         [
             (SceneConfig(layout="acdc", condition="dusk"), "has no condition 'dusk'"),
-            (SceneConfig(layout="cityscapes", split="training"), "has no split 'training'.*Did you mean 'train'"),
+            (
+                SceneConfig(layout="cityscapes", split="training"),
+                "has no split 'training'.*Did you mean 'train'",
+            ),
             (SceneConfig(layout="gta5", condition="night"), "has no condition 'night': leave it empty"),
             (SceneConfig(layout="streets", condition="hail"), "no condition 'hail'"),
             (SceneConfig(layout="streets", split="tests"), "no split 'tests'"),
@@ -332,9 +416,17 @@ class TestOfficialLayouts:
 
 class TestStreets:
     def test_conditions_share_keys_and_truth(self):
-        day, night = (read(SceneConfig("embedded:streets", "streets", split="test", condition=c, limit=4))[0] for c in ("", "night"))
+        day, night = (
+            read(SceneConfig("embedded:streets", "streets", split="test", condition=c, limit=4))[0]
+            for c in ("", "night")
+        )
         for a, b in zip(day, night, strict=True):
-            assert a.key == b.key and np.array_equal(a.annotation, b.annotation) and a.objects == b.objects and not np.array_equal(a.image, b.image)
+            assert (
+                a.key == b.key
+                and np.array_equal(a.annotation, b.annotation)
+                and a.objects == b.objects
+                and not np.array_equal(a.image, b.image)
+            )
         assert np.mean([s.image.mean() for s in night]) < np.mean([s.image.mean() for s in day])
         day, night = (Scenes(SceneConfig(layout="streets", condition=c)).identity() for c in ("day", "night"))
         assert day != night and Scenes(SceneConfig(layout="streets")).identity() == day
@@ -349,10 +441,13 @@ class TestParquet:
 
         maps = [np.random.default_rng(i).integers(0, 12, SIZE, np.uint8) for i in range(count)]
         data = {
-            "image": [{"bytes": png(picture(m, i)), "path": f"set/train/f{i}.png"} for i, m in enumerate(maps)],
+            "image": [
+                {"bytes": png(picture(m, i)), "path": f"set/train/f{i}.png"} for i, m in enumerate(maps)
+            ],
             "annotation": [{"bytes": png(m), "path": f"set/trainannot/f{i}.png"} for i, m in enumerate(maps)],
-            "sequence": ["a", "b", "a", "b", "a"][:count], **columns,
-        }  # fmt: skip
+            "sequence": ["a", "b", "a", "b", "a"][:count],
+            **columns,
+        }
         pq.write_table(pa.table({k: v for k, v in data.items() if v is not None}), path, row_group_size=2)
         return SceneConfig(str(path), "parquet", classes="camvid")
 
@@ -396,7 +491,10 @@ class TestParquet:
         table = pq.read_table(tmp_path / "x.parquet")
         truth = table.column("annotation").to_pylist()
         truth[2] = None
-        pq.write_table(table.set_column(1, "annotation", pa.array(truth, table.schema.field("annotation").type)), tmp_path / "x.parquet")
+        pq.write_table(
+            table.set_column(1, "annotation", pa.array(truth, table.schema.field("annotation").type)),
+            tmp_path / "x.parquet",
+        )
         with pytest.raises(DataError, match="1 images without a label map, such as 'f2'"):
             Scenes(config).plan({})
         scenes, rows = read(replace(config, partial=True))
@@ -408,7 +506,10 @@ class TestParquet:
     @pytest.mark.skipif(not CAMVID.is_dir(), reason="the CamVid subset is not at hand")
     def test_camvid_day_and_dusk(self):
         config = SceneConfig(str(CAMVID / "day_train.parquet"), "parquet", classes="camvid")
-        assert len(open_scenes(config).items) == 85 and len(open_scenes(replace(config, sequences=("0006R0",))).items) == 34
+        assert (
+            len(open_scenes(config).items) == 85
+            and len(open_scenes(replace(config, sequences=("0006R0",))).items) == 34
+        )
         assert len(open_scenes(replace(config, path=str(CAMVID / "dusk_test.parquet"))).items) == 62
         (scene, *_), rows = read(replace(config, limit=2))
         assert scene.image.shape == (360, 480, 3) and not rows.failures and not rows.warnings
@@ -425,11 +526,25 @@ class TestCoco:
             "categories": [{"id": 7, "name": "person"}, {"id": 3, "name": "car"}],
             "images": [{"id": 40 + i, "file_name": f"{i}.png", "height": 10, "width": 20} for i in range(2)],
             "annotations": [
-                {"id": 1, "image_id": 40, "category_id": 3, "bbox": [2, 2, 4, 3], "segmentation": [[2, 2, 6, 2, 6, 5, 2, 5]], "iscrowd": 0},
+                {
+                    "id": 1,
+                    "image_id": 40,
+                    "category_id": 3,
+                    "bbox": [2, 2, 4, 3],
+                    "segmentation": [[2, 2, 6, 2, 6, 5, 2, 5]],
+                    "iscrowd": 0,
+                },
                 {"id": 2, "image_id": 40, "category_id": 7, "bbox": [0, 0, 20, 8], "iscrowd": 0},
-                {"id": 3, "image_id": 40, "category_id": 7, "bbox": [18, 8, 2, 2], "segmentation": {"size": [10, 20], "counts": [188, 2, 8, 2]}, "iscrowd": 1},
+                {
+                    "id": 3,
+                    "image_id": 40,
+                    "category_id": 7,
+                    "bbox": [18, 8, 2, 2],
+                    "segmentation": {"size": [10, 20], "counts": [188, 2, 8, 2]},
+                    "iscrowd": 1,
+                },
             ],
-        }  # fmt: skip
+        }
         document.update(changes)
         (root / "instances.json").write_text(json.dumps(document))
         return SceneConfig(str(root), "coco", labels="instances.json")
@@ -456,7 +571,10 @@ class TestCoco:
         assert first.objects[0]["bbox"] == [4.0, 1.0, 12.0, 2.5] and first.annotation.shape == (5, 40)
         (tmp_path / "own.csv").write_text("0,Person,1,2,3\n")
         (first, _), _ = read(replace(config, classes=str(tmp_path / "own.csv")))
-        assert [o["category"] for o in first.objects] == [0, 0] and set(np.unique(first.annotation)) == {0, IGNORED}
+        assert [o["category"] for o in first.objects] == [0, 0] and set(np.unique(first.annotation)) == {
+            0,
+            IGNORED,
+        }
         (tmp_path / "other.csv").write_text("0,lorry,1,2,3\n")
         with pytest.raises(DataError, match="No category of instances.json"):
             open_scenes(replace(config, classes=str(tmp_path / "other.csv")))
@@ -464,11 +582,26 @@ class TestCoco:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"annotations": [{"id": 1, "image_id": 99, "category_id": 3, "bbox": [0, 0, 1, 1]}]}, "belongs to the image 99"),
-            ({"annotations": [{"id": 1, "image_id": 40, "category_id": 9, "bbox": [0, 0, 1, 1]}]}, "belongs to the category 9"),
+            (
+                {"annotations": [{"id": 1, "image_id": 99, "category_id": 3, "bbox": [0, 0, 1, 1]}]},
+                "belongs to the image 99",
+            ),
+            (
+                {"annotations": [{"id": 1, "image_id": 40, "category_id": 9, "bbox": [0, 0, 1, 1]}]},
+                "belongs to the category 9",
+            ),
             ({"categories": []}, "0 categories"),
-            ({"images": [{"id": 1, "file_name": "9.png"}], "annotations": []}, "names 1 images that do not lie in 'images', such as '9.png'"),
-            ({"images": [{"id": 1, "file_name": "0.png"}, {"id": 2, "file_name": "0.png"}], "annotations": []}, "lists an image twice"),
+            (
+                {"images": [{"id": 1, "file_name": "9.png"}], "annotations": []},
+                "names 1 images that do not lie in 'images', such as '9.png'",
+            ),
+            (
+                {
+                    "images": [{"id": 1, "file_name": "0.png"}, {"id": 2, "file_name": "0.png"}],
+                    "annotations": [],
+                },
+                "lists an image twice",
+            ),
             ({"images": [{"id": 1}]}, "it lacks 'file_name'"),
             ({"images": 3}, "not a COCO instances file"),
         ],
@@ -483,12 +616,20 @@ class TestCoco:
         [
             ({"bbox": [1, 1, 0, 4]}, "has no area"),
             ({"bbox": [1, 1]}, "no bbox of four numbers"),
-            ({"bbox": [0, 0, 1, 1], "segmentation": {"size": [10, 20], "counts": [5]}}, "mask of annotation 1"),
-            ({"bbox": [0, 0, 1, 1], "segmentation": {"size": [10, 21], "counts": [210]}}, "mask of annotation 1"),
+            (
+                {"bbox": [0, 0, 1, 1], "segmentation": {"size": [10, 20], "counts": [5]}},
+                "mask of annotation 1",
+            ),
+            (
+                {"bbox": [0, 0, 1, 1], "segmentation": {"size": [10, 21], "counts": [210]}},
+                "mask of annotation 1",
+            ),
         ],
     )
     def test_bad_objects_set_their_image_apart(self, tmp_path, annotation, said):
-        scenes, rows = read(self.data(tmp_path, annotations=[{"id": 1, "image_id": 40, "category_id": 3, **annotation}]))
+        scenes, rows = read(
+            self.data(tmp_path, annotations=[{"id": 1, "image_id": 40, "category_id": 3, **annotation}])
+        )
         assert [s.key for s in scenes] == ["source/0/1"] and [f.key for f in rows.failures] == ["source/0/0"]
         assert said in rows.failures[0].reason and "\n" not in rows.failures[0].reason
 
@@ -496,7 +637,9 @@ class TestCoco:
         config = self.data(tmp_path)
         save(tmp_path / "images/1.png", np.zeros((5, 5, 3), np.uint8))
         _, rows = read(config)
-        assert [f.key for f in rows.failures] == ["source/0/1"] and "its JSON says 10 x 20" in rows.failures[0].reason
+        assert [f.key for f in rows.failures] == ["source/0/1"] and "its JSON says 10 x 20" in rows.failures[
+            0
+        ].reason
 
     def test_images_alone(self, tmp_path):
         scenes, _ = read(replace(self.data(tmp_path), labels=""))
@@ -506,16 +649,32 @@ class TestCoco:
         mask = pytest.importorskip("pycocotools.mask")
         for seed in range(20):
             rng = np.random.default_rng(seed)
-            bits = (rng.random((int(rng.integers(1, 40)), int(rng.integers(1, 40)))) < rng.random()).astype(np.uint8)
+            bits = (rng.random((int(rng.integers(1, 40)), int(rng.integers(1, 40)))) < rng.random()).astype(
+                np.uint8
+            )
             code = mask.encode(np.asfortranarray(bits))
             assert np.array_equal(decode_rle({**code, "counts": code["counts"].decode()}), bits.astype(bool))
-        for broken in ({"size": [2, 2], "counts": "o"}, {"size": [2, 2], "counts": [1, 1]}, {"size": [2, 2], "counts": [5, -1]}):
+        for broken in (
+            {"size": [2, 2], "counts": "o"},
+            {"size": [2, 2], "counts": [1, 1]},
+            {"size": [2, 2], "counts": [5, -1]},
+        ):
             with pytest.raises(ValueError):
                 decode_rle(broken)
 
 
 def test_every_error_of_a_missing_place_is_the_users():
-    for layout in ("folder", "parquet", "cityscapes", "acdc", "gta5", "dark_zurich", "bdd100k", "camvid", "coco"):
+    for layout in (
+        "folder",
+        "parquet",
+        "cityscapes",
+        "acdc",
+        "gta5",
+        "dark_zurich",
+        "bdd100k",
+        "camvid",
+        "coco",
+    ):
         for path in ("", "/nowhere", "nosuchprotocol://x"):
             with pytest.raises(DiffadaptError) as error:
                 Scenes(SceneConfig(path, layout)).plan({})  # type: ignore[arg-type]

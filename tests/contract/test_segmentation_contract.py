@@ -1,4 +1,5 @@
-"""Every method with every kind of network trains through the one loop, resumes, and predicts; and planning it needs no torch."""
+"""Every method with every kind of network trains through the one loop, resumes, and predicts; and planning it
+needs no torch."""
 
 from __future__ import annotations
 
@@ -35,7 +36,11 @@ TRAINING = replace(QUICK, epochs=3, batch_size=2, lr=0.01, checkpoint_every=1)
 
 def rows(method: str):
     source = {"source": scene_rows(Toy(4))}
-    return {**source, "transferred": scene_rows(Toy(4, inverted=True).shuffled())} if method_of(method).transferred else source
+    return (
+        {**source, "transferred": scene_rows(Toy(4, inverted=True).shuffled())}
+        if method_of(method).transferred
+        else source
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -47,12 +52,17 @@ def test_a_method_reaches_every_weight_that_is_trained(network, method):
     losses = pair_losses(net, SegmentBatch(x, -x, torch.randint(0, 3, (2, *SIZE))), method, TRAINING)
     losses["loss"].backward()
     trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    assert trained and [name for name, p in trained.items() if p.grad is None] == [], "data-parallel training waits for every gradient"
+    assert trained and [name for name, p in trained.items() if p.grad is None] == [], (
+        "data-parallel training waits for every gradient"
+    )
     assert all(v.ndim == 0 and torch.isfinite(v) for v in losses.values())
     assert any(name.startswith("backbone.") for name in trained) == (network != "frozen")
 
 
-@pytest.mark.parametrize(("network", "method"), [("refinenet", "zodi"), ("linear", "both"), ("frozen", "zodi"), ("deeplabv3plus", "transferred_only")])
+@pytest.mark.parametrize(
+    ("network", "method"),
+    [("refinenet", "zodi"), ("linear", "both"), ("frozen", "zodi"), ("deeplabv3plus", "transferred_only")],
+)
 def test_a_killed_fit_goes_on_to_the_same_bytes_and_predicts(tmp_path, network, method):
     stage = FitSegmenter(NETWORKS[network], TRAINING, TABLE, method)
     stage.fit(job(tmp_path / "whole", rows(method)))
@@ -64,17 +74,39 @@ def test_a_killed_fit_goes_on_to_the_same_bytes_and_predicts(tmp_path, network, 
     with pytest.raises(KeyboardInterrupt):
         stage.fit(job(tmp_path / "killed", rows(method), reporter=LocalReporter(on_report=kill)))
     steps = []
-    stage.fit(job(tmp_path / "killed", rows(method), reporter=LocalReporter(on_report=lambda step, total, scalars: steps.append(step))))
+    stage.fit(
+        job(
+            tmp_path / "killed",
+            rows(method),
+            reporter=LocalReporter(on_report=lambda step, total, scalars: steps.append(step)),
+        )
+    )
     assert steps == [4, 5, 6]
     whole, again = (load_segmenter(tmp_path / name / "out")[0].state_dict() for name in ("whole", "killed"))
     assert same(whole, again)
-    worker = PredictSegments(NETWORKS[network], TABLE).open(WorkContext("cpu", {"model": str(tmp_path / "killed/out")}))
+    worker = PredictSegments(NETWORKS[network], TABLE).open(
+        WorkContext("cpu", {"model": str(tmp_path / "killed/out")})
+    )
     found = worker.run(Shard("all", {}), [scene_rows(Toy(3, first=9))])
-    assert len(found) == 3 and found.failures == [] and all(sum(c) == SIZE[0] * SIZE[1] for c in found.column("confusion"))
+    assert (
+        len(found) == 3
+        and found.failures == []
+        and all(sum(c) == SIZE[0] * SIZE[1] for c in found.column("confusion"))
+    )
 
 
 def test_stages_are_planned_without_torch():
-    code = "import diffadapt.tasks.segmentation.fit as f, diffadapt.tasks.segmentation.predict, diffadapt.metrics.segmentation, sys; f.FitSegmenter().identity(); print([m for m in ('torch', 'torchvision', 'timm', 'ray') if m in sys.modules])"
+    code = (
+        "import diffadapt.tasks.segmentation.fit as f, diffadapt.tasks.segmentation.predict,"
+        " diffadapt.metrics.segmentation, sys; f.FitSegmenter().identity(); print([m for m in ('torch',"
+        " 'torchvision', 'timm', 'ray') if m in sys.modules])"
+    )
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(root / "platform"), "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(root / "platform"), "HF_HUB_OFFLINE": "1"},
+    )
     assert done.stdout.strip() == "[]", done.stderr

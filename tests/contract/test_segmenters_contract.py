@@ -12,7 +12,9 @@ from diffadapt.models.segmentation.build import build_segmenter
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.segmentation.folder import load_segmenter, save_segmenter
 
-CLASSES = ClassTable("toy", ("road", "sky", "tree"), ((9, 9, 9), (0, 0, 255), (0, 99, 0)), (0, 1, 2), (0, 1, 2))
+CLASSES = ClassTable(
+    "toy", ("road", "sky", "tree"), ((9, 9, 9), (0, 0, 255), (0, 99, 0)), (0, 1, 2), (0, 1, 2)
+)
 NETWORKS = [
     ("deeplabv3plus", "timm:test_resnet"),
     ("deeplabv3plus", "timm:mobilenetv2_035"),
@@ -32,7 +34,12 @@ def config(request, tmp_path_factory):
         from transformers import SegformerConfig
 
         folder = tmp_path_factory.mktemp("mit")
-        SegformerConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 3, 4], drop_path_rate=0.0).save_pretrained(folder)
+        SegformerConfig(
+            depths=[1, 1, 1, 1],
+            hidden_sizes=[8, 16, 24, 32],
+            num_attention_heads=[1, 2, 3, 4],
+            drop_path_rate=0.0,
+        ).save_pretrained(folder)
         backbone = str(folder)
     return SegmenterConfig(arch=arch, backbone=backbone, weights="none", width=16, size=(32, 64))
 
@@ -52,21 +59,32 @@ def test_logits_have_the_images_size_and_features_are_maps(config):
     for height, width in ((65, 97), (32, 64), (64, 64)):
         with torch.no_grad():
             logits, features = net(images(2, 3, height, width))
-        assert logits.shape == (2, 4, height, width) and logits.dtype == torch.float32 and torch.isfinite(logits).all()
+        assert (
+            logits.shape == (2, 4, height, width)
+            and logits.dtype == torch.float32
+            and torch.isfinite(logits).all()
+        )
         assert features.ndim == 4 and len(features) == 2 and features.shape[-1] < width
     assert made(SegmenterConfig(**{**vars(config), "void_channel": False})).outputs == 3
 
 
 def test_every_parameter_gets_a_gradient_and_belongs_to_one_group(config):
     net = made(config)
-    for module in net.modules():  # the last norm of a residual block begins at zero and would hold its branch back
+    for (
+        module
+    ) in net.modules():  # the last norm of a residual block begins at zero and would hold its branch back
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.fill_(1.0)
     logits, features = net(images(2, 3, 65, 97))
-    (F.cross_entropy(logits, torch.randint(0, 4, (2, 65, 97), generator=torch.Generator().manual_seed(0))) + features.square().mean()).backward()
+    (
+        F.cross_entropy(logits, torch.randint(0, 4, (2, 65, 97), generator=torch.Generator().manual_seed(0)))
+        + features.square().mean()
+    ).backward()
     assert [n for n, p in net.named_parameters() if p.grad is None] == []
     untouched = [n for n, p in net.named_parameters() if not p.grad.abs().max() > 0]
-    assert [n for n in untouched if not n.endswith(("k_proj.bias", "key.bias"))] == []  # softmax over keys cancels a bias of all of them
+    assert [
+        n for n in untouched if not n.endswith(("k_proj.bias", "key.bias"))
+    ] == []  # softmax over keys cancels a bias of all of them
     groups = [*net.backbone_parameters(), *net.head_parameters()]
     assert len({id(p) for p in groups}) == len(groups) == len(list(net.parameters()))
 
@@ -106,7 +124,11 @@ def test_a_frozen_backbone_stays_as_it_is(config):
     before = {k: v.clone() for k, v in net.backbone.state_dict().items()}
     logits, features = net(images(2, 3, 32, 64))
     logits.square().mean().backward()
-    assert not features.requires_grad and list(net.backbone_parameters()) == [] and all(p.grad is not None for p in net.head_parameters())
+    assert (
+        not features.requires_grad
+        and list(net.backbone_parameters()) == []
+        and all(p.grad is not None for p in net.head_parameters())
+    )
     assert net.training and net.head.training and not net.backbone.training
     assert all(torch.equal(before[k], v) for k, v in net.backbone.state_dict().items())
 
@@ -121,7 +143,9 @@ def test_a_folder_gives_the_same_network_without_what_it_was_built_from(config, 
     with torch.no_grad():
         assert torch.equal(loaded(x)[0], net.eval()(x)[0])
     assert not loaded.training and classes == CLASSES and extra == {"selection": "last"}
-    assert {k: v for k, v in to_dict(known).items() if k != "backbone"} == {k: v for k, v in to_dict(config).items() if k != "backbone"}
+    assert {k: v for k, v in to_dict(known).items() if k != "backbone"} == {
+        k: v for k, v in to_dict(config).items() if k != "backbone"
+    }
     assert str(tmp_path.parent) not in (tmp_path / "fitted" / "segmenter.json").read_text()
     again = save_segmenter(loaded, tmp_path / "again", known, classes, extra)
     for name in ("model.safetensors", "segmenter.json", "README.md"):

@@ -1,4 +1,5 @@
-"""Every search space under tune_spaces/: loads, fits the recipe that it means, and is in the folder's README."""
+"""Every search space under tune_spaces/: loads, fits the recipe that it means, and is in the folder's
+README."""
 
 from __future__ import annotations
 
@@ -35,20 +36,32 @@ def test_the_six_confidence_thresholds_generate_nothing_anew():
     synth = next(e for e in rows if e.kind == "synth")
     assert synth.apart == 18 * synth.together and synth.together_items == 500
     synth = next(e for e in economy(_plans("adapt_anything/image_count", recipe), set()) if e.kind == "synth")
-    assert synth.together_items == 10 * 1000 and synth.apart_items == 3 * 10 * (25 + 50 + 100 + 200 + 400 + 1000)
+    assert synth.together_items == 10 * 1000 and synth.apart_items == 3 * 10 * (
+        25 + 50 + 100 + 200 + 400 + 1000
+    )
 
 
 def _plans(name, recipe):
     _, space = load_space(name)
-    return [build(recipe, t).pipeline().plan(Store("memory://spaces")) for t in enumerate_trials(space, ["adapt_anything/digits"])]
+    return [
+        build(recipe, t).pipeline().plan(Store("memory://spaces"))
+        for t in enumerate_trials(space, ["adapt_anything/digits"])
+    ]
 
 
 def test_spaces_of_ones_own(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text('from diffadapt.sweeps.space import Choice, Space\n\ndef space():\n    """My own space."""\n    return Space({"seed": Choice(1, 2)})\n')
+    (tmp_path / "mine.py").write_text(
+        'from diffadapt.sweeps.space import Choice, Space\n\ndef space():\n    """My own space."""\n   '
+        ' return Space({"seed": Choice(1, 2)})\n'
+    )
     (tmp_path / "other.py").write_text("def space():\n    return 3\n")
     assert load_space(str(tmp_path / "mine.py")) == ("mine", load_space(str(tmp_path / "mine.py"))[1])
     monkeypatch.setenv("DIFFADAPT_TUNE_SPACES", str(tmp_path))
     assert isinstance(load_space("mine")[1], Space)
-    for name, said in (("mien", "Did you mean 'mine'"), ("other", "must return a Space"), ("absent.py", "There is no file")):
+    for name, said in (
+        ("mien", "Did you mean 'mine'"),
+        ("other", "must return a Space"),
+        ("absent.py", "There is no file"),
+    ):
         with pytest.raises(RecipeError, match=said):
             load_space(name)

@@ -46,7 +46,11 @@ def stage_classes() -> list[type[Stage]]:
     found: set[type[Stage]] = set()
     for file in STAGES.glob("*.py"):
         module = importlib.import_module(f"diffadapt.stages.{file.stem}")
-        here = {c for _, c in inspect.getmembers(module, inspect.isclass) if issubclass(c, Stage) and c.__module__ == module.__name__}
+        here = {
+            c
+            for _, c in inspect.getmembers(module, inspect.isclass)
+            if issubclass(c, Stage) and c.__module__ == module.__name__
+        }
         found |= {c for c in here if not c.__name__.startswith("_")}
     return sorted(found, key=lambda c: (c.kind, c.__name__))
 
@@ -73,26 +77,82 @@ def executions(config: Any) -> list[Any]:
     return copies
 
 
-SHARED_KINDS = {"synth": {"Synthesize", "TextToImage"}, "figures": {"Figures", "AdaptationFigures", "SceneFigures", "DetectionFigures"}, "transferred": {"TransferScenes", "RelightScenes"}}
+SHARED_KINDS = {
+    "synth": {"Synthesize", "TextToImage"},
+    "figures": {"Figures", "AdaptationFigures", "SceneFigures", "DetectionFigures"},
+    "transferred": {"TransferScenes", "RelightScenes"},
+}
 """Kinds of two stages that make the same kind of thing; their digests differ by their settings."""
 NEED_NO_GPU = {
-    "Images", "Corrupt", "Prompts", "FilterImages", "Split", "Validate", "PredictHead", "MergeHead", "AdaptationFigures",
-    "Scenes", "Photos", "Quality", "RelightScenes", "SceneFigures", "DetectionFigures",
-}  # fmt: skip
+    "Images",
+    "Corrupt",
+    "Prompts",
+    "FilterImages",
+    "Split",
+    "Validate",
+    "PredictHead",
+    "MergeHead",
+    "AdaptationFigures",
+    "Scenes",
+    "Photos",
+    "Quality",
+    "RelightScenes",
+    "SceneFigures",
+    "DetectionFigures",
+}
 
 
 def test_all_stages_were_found():
     names = {c.__name__ for c in stage_classes()}
-    assert names >= {"Images", "Corrupt", "Synthesize", "Align", "FitClassifier", "FitGenerator", "Predict", "Memo", "Tent", "Figures"}
-    assert names >= {"Prompts", "TextToImage", "FilterImages", "Features", "FitUda", "FitSsl", "Split", "PredictHead", "MergeHead", "ZeroShot", "Validate", "AdaptationFigures"}
-    assert names >= {"Scenes", "TransferScenes", "Quality", "FitLayout", "FitSegmenter", "PredictSegments", "SceneFigures", "FitDetector", "PredictBoxes", "DetectionFigures"}
+    assert names >= {
+        "Images",
+        "Corrupt",
+        "Synthesize",
+        "Align",
+        "FitClassifier",
+        "FitGenerator",
+        "Predict",
+        "Memo",
+        "Tent",
+        "Figures",
+    }
+    assert names >= {
+        "Prompts",
+        "TextToImage",
+        "FilterImages",
+        "Features",
+        "FitUda",
+        "FitSsl",
+        "Split",
+        "PredictHead",
+        "MergeHead",
+        "ZeroShot",
+        "Validate",
+        "AdaptationFigures",
+    }
+    assert names >= {
+        "Scenes",
+        "TransferScenes",
+        "Quality",
+        "FitLayout",
+        "FitSegmenter",
+        "PredictSegments",
+        "SceneFigures",
+        "FitDetector",
+        "PredictBoxes",
+        "DetectionFigures",
+    }
     by_kind: dict[str, set[str]] = {}
     for cls in stage_classes():
         by_kind.setdefault(cls.kind, set()).add(cls.__name__)
-    assert {kind: names for kind, names in by_kind.items() if len(names) > 1} == SHARED_KINDS and "stage" not in by_kind
+    assert {
+        kind: names for kind, names in by_kind.items() if len(names) > 1
+    } == SHARED_KINDS and "stage" not in by_kind
     for cls in stage_classes():
         alike = [c for c in stage_classes() if c.kind == cls.kind]
-        assert len({(c.fit_stage, c.stored) for c in alike}) == 1 and len({identity(sample(c)) for c in alike}) == len(alike)
+        assert len({(c.fit_stage, c.stored) for c in alike}) == 1 and len(
+            {identity(sample(c)) for c in alike}
+        ) == len(alike)
 
 
 def test_work_without_networks_takes_no_gpu():
@@ -103,9 +163,18 @@ def test_work_without_networks_takes_no_gpu():
     from diffadapt.stages.prompts import Prompts
 
     assert FilterImages(FilterConfig(clip="hub/clip")).resources() == "gpu"
-    asked = {b: Prompts(PromptConfig(source="llm", llm=LlmConfig(backend=b, model="hub/model"))).resources() for b in ("transformers", "openai")}
+    asked = {
+        b: Prompts(PromptConfig(source="llm", llm=LlmConfig(backend=b, model="hub/model"))).resources()
+        for b in ("transformers", "openai")
+    }
     assert asked == {"transformers": "gpu", "openai": "cpu"}
-    assert {c.__name__ for c in stage_classes() if c.fit_stage and not c.trains} == {"FilterImages", "Figures", "Quality", "SceneFigures", "DetectionFigures"}, "others that train nothing run on CPUs alone"
+    assert {c.__name__ for c in stage_classes() if c.fit_stage and not c.trains} == {
+        "FilterImages",
+        "Figures",
+        "Quality",
+        "SceneFigures",
+        "DetectionFigures",
+    }, "others that train nothing run on CPUs alone"
 
 
 PLACES = ("weights", "name", "path", "folder", "file", "clip", "root", "model", "classes", "fonts")
@@ -134,7 +203,9 @@ class TestEveryStage:
     def test_identity_is_json_and_stable(self, cls):
         with lenient():
             value = sample(cls).identity()
-        assert json.loads(json.dumps(value)) == json.loads(json.dumps(to_dict(value))) and identity(sample(cls)) == identity(sample(cls))
+        assert json.loads(json.dumps(value)) == json.loads(json.dumps(to_dict(value))) and identity(
+            sample(cls)
+        ) == identity(sample(cls))
 
     def test_execution_fields_stay_outside(self, cls):
         stage = sample(cls)
@@ -143,7 +214,11 @@ class TestEveryStage:
 
     def test_paths_stay_outside(self, cls):
         with lenient():
-            stage = moved(sample(cls), "/disk/elsewhere.txt") if not issubclass(cls, (Images, Scenes)) else sample(cls)
+            stage = (
+                moved(sample(cls), "/disk/elsewhere.txt")
+                if not issubclass(cls, (Images, Scenes))
+                else sample(cls)
+            )
             assert "/disk" not in json.dumps(stage.identity())
 
     def test_pickles(self, cls):
@@ -165,38 +240,81 @@ def classifier(tmp_path_factory) -> ClassifierConfig:
 
     folder = tmp_path_factory.mktemp("classifier")
     torch.manual_seed(0)
-    config = ClassifierConfig(name="train", arch="cifar_resnet8", in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.5,), batch_size=4)
-    export_classifier(create_model("cifar_resnet8", 10, in_channels=1), str(folder), "cifar_resnet8", config, [str(i) for i in range(10)], {})
+    config = ClassifierConfig(
+        name="train",
+        arch="cifar_resnet8",
+        in_channels=1,
+        resize=0,
+        crop=16,
+        mean=(0.5,),
+        std=(0.5,),
+        batch_size=4,
+    )
+    export_classifier(
+        create_model("cifar_resnet8", 10, in_channels=1),
+        str(folder),
+        "cifar_resnet8",
+        config,
+        [str(i) for i in range(10)],
+        {},
+    )
     return replace(config, name=str(folder), arch=None)
 
 
 def clean_rows(count: int = 6, lost: int = 1) -> Rows:
-    """Random pictures, one file that is no picture (number 2), and items that an earlier stage could not make."""
+    """Random pictures, one file that is no picture (number 2), and items that an earlier stage could not
+    make."""
     keys = [f"clean/0/c{i}.png" for i in range(count)]
-    images = [encode_png(torch.randint(0, 256, (16, 16, 1), generator=torch.Generator().manual_seed(i)).to(torch.uint8).numpy()) for i in range(count)]
+    images = [
+        encode_png(
+            torch.randint(0, 256, (16, 16, 1), generator=torch.Generator().manual_seed(i))
+            .to(torch.uint8)
+            .numpy()
+        )
+        for i in range(count)
+    ]
     images[2] = b"no picture"
-    return Rows(image_table(keys, list(range(count)), images, [0] * count), [Failure(f"clean/0/lost{i}.png", "earlier") for i in range(lost)])
+    return Rows(
+        image_table(keys, list(range(count)), images, [0] * count),
+        [Failure(f"clean/0/lost{i}.png", "earlier") for i in range(lost)],
+    )
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> ClipConfig:
-    return ClipConfig(tinypipelines.clip(tmp_path_factory.mktemp("clip") / "clip"), ("a photo of the {category}",))
+    return ClipConfig(
+        tinypipelines.clip(tmp_path_factory.mktemp("clip") / "clip"), ("a photo of the {category}",)
+    )
 
 
 def workers(classifier: ClassifierConfig, clip: ClipConfig) -> list[tuple[Stage, dict, int]]:
     """(stage, shard parameters, rows expected) for every stage that makes rows from rows."""
     return [
-        (Corrupt(channels=1, resize=0, jpeg_quality=0), {"group": "contrast/5", "corruption": "contrast", "severity": 5}, 5),
-        (Align(replace(Align().config, weights="embedded:digits-unet", respacing=10, start=2, factor=2)), {}, 5),
+        (
+            Corrupt(channels=1, resize=0, jpeg_quality=0),
+            {"group": "contrast/5", "corruption": "contrast", "severity": 5},
+            5,
+        ),
+        (
+            Align(replace(Align().config, weights="embedded:digits-unet", respacing=10, start=2, factor=2)),
+            {},
+            5,
+        ),
         (Predict(classifier, 10), {}, 5),
         (Tent(TentConfig(batch_size=2, lr=1e-3), classifier, 10), {"group": "x"}, 5),
         (Memo(MemoConfig(views=2, flip=False), classifier, 10), {"group": "x", "take": 7}, 5),
-        (Features(BackboneConfig(**vars(classifier), frozen=True, weak_views=1, strong_views=1), "shift"), {}, 5),
+        (
+            Features(BackboneConfig(**vars(classifier), frozen=True, weak_views=1, strong_views=1), "shift"),
+            {},
+            5,
+        ),
         (ZeroShot(clip, ("dog", "cat", "car")), {}, 5),
     ]
 
 
-@pytest.mark.parametrize("index", range(7), ids=["corrupt", "align", "predict", "tent", "memo", "features", "zero-shot"])
+@pytest.mark.parametrize(
+    "index", range(7), ids=["corrupt", "align", "predict", "tent", "memo", "features", "zero-shot"]
+)
 def test_bad_images_are_quarantined_once_and_inherited(classifier, clip, index):
     from diffadapt.core.artifact import Shard
 
@@ -217,7 +335,10 @@ def test_memo_takes_the_same_images_whether_or_not_others_can_be_read(classifier
     stage = Memo(MemoConfig(views=2, flip=False, limit=3), classifier, 10)
     worker = stage.open(WorkContext("cpu"))
     chosen = []
-    for rows in (clean_rows(lost=0), Rows(clean_rows().table.take([0, 1, 3, 4, 5]), [Failure("clean/0/c2.png", "lost earlier")])):
+    for rows in (
+        clean_rows(lost=0),
+        Rows(clean_rows().table.take([0, 1, 3, 4, 5]), [Failure("clean/0/c2.png", "lost earlier")]),
+    ):
         out = worker.run(Shard("k", {"group": "x", "take": 3}), [rows])
         chosen.append(sorted([*out.column("key"), *(f.key for f in out.failures)]))
         assert len(chosen[-1]) == 3
@@ -229,7 +350,9 @@ def test_outputs_that_are_not_finite_are_quarantined(classifier):
 
     worker = Predict(classifier, 10).open(WorkContext("cpu"))
     good = worker.model.forward
-    worker.model.forward = lambda x: good(x) * torch.where(x.flatten(1).mean(1, keepdim=True) == x[:1].mean(), float("nan"), 1.0)
+    worker.model.forward = lambda x: (
+        good(x) * torch.where(x.flatten(1).mean(1, keepdim=True) == x[:1].mean(), float("nan"), 1.0)
+    )
     rows = worker.run(Shard("k", {}), [clean_rows(lost=0)])
     assert any("NaN" in f.reason for f in rows.failures) and len(rows) + len(rows.failures) == 6
     assert all(torch.tensor(x).isfinite().all() for x in rows.column("logits"))

@@ -1,4 +1,5 @@
-"""ZoDi on Ray: the local runner's manifest, scores and bytes; a generator that is trained on the scenes; training on two workers."""
+"""ZoDi on Ray: the local runner's manifest, scores and bytes; a generator that is trained on the scenes;
+training on two workers."""
 
 from __future__ import annotations
 
@@ -42,15 +43,22 @@ def differing(recipe, one: Path, other: Path) -> list[str]:
     for plan in recipe.pipeline().plan(Root(str(one)).store).values():
         for p in (p for p in plan.shards if p.path):
             place = one / "store" / p.path
-            names += sorted(f.relative_to(one) for f in place.rglob("*") if f.is_file()) if plan.stage.fit_stage else [place.relative_to(one)]
+            names += (
+                sorted(f.relative_to(one) for f in place.rglob("*") if f.is_file())
+                if plan.stage.fit_stage
+                else [place.relative_to(one)]
+            )
     assert len(names) > 6
     return [str(name) for name in names if (one / name).read_bytes() != (other / name).read_bytes()]
 
 
 @pytest.mark.slow
 def test_both_runners_make_the_same(tmp_path, generator):
-    """Two actors, one fit, images that are tried again; the source model's opinion and the rest are in the slow ones."""
-    recipe = tiny_zodi(generator, methods=("zodi",), quality=QualityConfig(edges=0.085, retries=1), estimate=0, figures=False)
+    """Two actors, one fit, images that are tried again; the source model's opinion and the rest are in the
+    slow ones."""
+    recipe = tiny_zodi(
+        generator, methods=("zodi",), quality=QualityConfig(edges=0.085, retries=1), estimate=0, figures=False
+    )
     same(tmp_path, replace(recipe, source_test=replace(recipe.source_test, path="")), 2)
 
 
@@ -60,20 +68,43 @@ def test_both_runners_make_the_same(tmp_path, generator):
 def test_both_runners_make_the_same_of_everything(tmp_path, generator, what):
     if what == "detection":
         return same(tmp_path, tiny_detection(generator), 2)
-    recipe = replace(doubtful(tiny_zodi(generator)), seeds=(0, 1), variants=("img2img", "edit_friendly", "layout", "relight"))
-    recipe = replace(recipe, quality=replace(recipe.quality, consistency=0.01, edges=0.05, retry="seed"))  # layouts alone know no strength
+    recipe = replace(
+        doubtful(tiny_zodi(generator)),
+        seeds=(0, 1),
+        variants=("img2img", "edit_friendly", "layout", "relight"),
+    )
+    recipe = replace(
+        recipe, quality=replace(recipe.quality, consistency=0.01, edges=0.05, retry="seed")
+    )  # layouts alone know no strength
     if what == "trained":
         few = {"size": 32, "batch_size": 4}
-        layout = replace(recipe.layout, **few, crop=(32, 32), steps=6, vae=replace(recipe.layout.vae, steps=6, batch_size=4))
+        layout = replace(
+            recipe.layout,
+            **few,
+            crop=(32, 32),
+            steps=6,
+            vae=replace(recipe.layout.vae, steps=6, batch_size=4),
+        )
         transfer = replace(recipe.transfer, weights="train", size=32)
-        recipe = tiny_zodi(generator, methods=("source_only", "zodi"), layout=layout, transfer=transfer, appearances=("night",))
+        recipe = tiny_zodi(
+            generator,
+            methods=("source_only", "zodi"),
+            layout=layout,
+            transfer=transfer,
+            appearances=("night",),
+        )
     same(tmp_path, recipe, 2)
 
 
 def same(tmp_path: Path, recipe, actors: int) -> None:
     local, ray = go(tmp_path / "local", recipe), go(tmp_path / "ray", recipe, actors=actors)
     assert json.loads(ray.read("execution.json"))["runner"] == "ray"
-    assert ray.name == local.name and ray.manifest() == local.manifest() and ray.scores() == local.scores() and local.scores()
+    assert (
+        ray.name == local.name
+        and ray.manifest() == local.manifest()
+        and ray.scores() == local.scores()
+        and local.scores()
+    )
     assert json.loads(ray.read("warnings.json")) == json.loads(local.read("warnings.json"))
     assert differing(recipe, tmp_path / "local", tmp_path / "ray") == []
 
@@ -83,10 +114,17 @@ def same(tmp_path: Path, recipe, actors: int) -> None:
 def test_two_training_workers_make_the_same_pairs_and_nearly_the_same_weights(tmp_path, generator):
     recipe = tiny_zodi(generator, methods=("source_only", "zodi"), estimate=0, figures=False)
     # Dropout is drawn by each worker for its own images; everything else is the global batch's.
-    recipe = replace(recipe, segmenter=replace(recipe.segmenter, dropout=0.0), training=replace(recipe.training, batch_size=4, sync_batch_norm=True))
+    recipe = replace(
+        recipe,
+        segmenter=replace(recipe.segmenter, dropout=0.0),
+        training=replace(recipe.training, batch_size=4, sync_batch_norm=True),
+    )
     one, two = go(tmp_path / "one", recipe), go(tmp_path / "two", recipe, actors=1, train_workers=2)
     assert two.manifest()["nodes"] == one.manifest()["nodes"], "the width is no part of what is made"
-    ours, theirs = load_file(f"{one.url}/model/model.safetensors"), load_file(f"{two.url}/model/model.safetensors")
+    ours, theirs = (
+        load_file(f"{one.url}/model/model.safetensors"),
+        load_file(f"{two.url}/model/model.safetensors"),
+    )
     assert ours.keys() == theirs.keys()
     largest = max(float((ours[k].double() - theirs[k].double()).abs().max()) for k in ours)
     print("largest deviation of a weight", largest)

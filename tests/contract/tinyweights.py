@@ -1,4 +1,5 @@
-"""Random networks of a few thousand parameters in the published formats: a DiTPipeline, an unconditional ADM, a timm folder, ImageNet-C."""
+"""Random networks of a few thousand parameters in the published formats: a DiTPipeline, an unconditional ADM,
+a timm folder, ImageNet-C."""
 
 from __future__ import annotations
 
@@ -27,15 +28,30 @@ def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 
 def dit_folder(folder: Path, classes: int = 3) -> str:
-    """DiT on 16x16 latents of 4 channels with learned variance and a null class, and an autoencoder: images of 32x32."""
+    """DiT on 16x16 latents of 4 channels with learned variance and a null class, and an autoencoder: images
+    of 32x32."""
     torch.manual_seed(0)
     model = build_dit(
-        num_attention_heads=2, attention_head_dim=8, num_layers=2, in_channels=4, out_channels=8, sample_size=16, patch_size=4, num_embeds_ada_norm=classes,
-    )  # fmt: skip
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        in_channels=4,
+        out_channels=8,
+        sample_size=16,
+        patch_size=4,
+        num_embeds_ada_norm=classes,
+    )
     vae = AutoencoderKL(
-        in_channels=3, out_channels=3, block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=32,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=0.18215,
-    )  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        scaling_factor=0.18215,
+    )
     save_dit(randomise(model, 1), folder / "transformer")
     save_component(randomise(vae, 2), folder / "vae")
     save_scheduler(folder, learn_sigma=True, clip_sample=False)
@@ -47,9 +63,17 @@ def adm_folder(folder: Path) -> str:
     """An unconditional UNet on 32x32 RGB images with learned variance."""
     torch.manual_seed(0)
     unet = UNet2DModel(
-        sample_size=32, in_channels=3, out_channels=6, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=8,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), resnet_time_scale_shift="scale_shift",
-    )  # fmt: skip
+        sample_size=32,
+        in_channels=3,
+        out_channels=6,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        resnet_time_scale_shift="scale_shift",
+    )
     save_component(randomise(unet, 3), folder / "unet")
     save_scheduler(folder, learn_sigma=True, clip_sample=True)
     write_model_index(folder, "DDPMPipeline")

@@ -1,6 +1,7 @@
 """A driver on a head that has no CPU and no GPU and whose autoscaler can start nodes with a pretended GPU.
 
-Prints what it sees as lines of JSON: the living workers with the seconds since the start, at each change, until they are gone.
+Prints what it sees as lines of JSON: the living workers with the seconds since the start, at each change,
+until they are gone.
 """
 
 from __future__ import annotations
@@ -42,7 +43,11 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     address, root = options["address"], Path(options["root"])
     nodes = cluster_nodes(address)
-    say(what="nodes", living=sum(POSSIBLE not in n for n in nodes), possible=[n["GPU"] for n in nodes if POSSIBLE in n])
+    say(
+        what="nodes",
+        living=sum(POSSIBLE not in n for n in nodes),
+        possible=[n["GPU"] for n in nodes if POSSIBLE in n],
+    )
     refused(address, actors=3)
     refused(address, gpus_per_actor=2)
     refused(address, train_workers=3)
@@ -61,7 +66,12 @@ def main() -> None:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     outcome = run(chains_and_fits(f"{root}/log", **options["work"]), root / "store", runner)
-    say(what="done", device=runner.config.device, failed=[r.error for r in outcome.failed()], seconds=round(time.monotonic() - start, 1))
+    say(
+        what="done",
+        device=runner.config.device,
+        failed=[r.error for r in outcome.failed()],
+        seconds=round(time.monotonic() - start, 1),
+    )
     end = time.monotonic() + 60
     while len(living_nodes()) > 1 and time.monotonic() < end:
         time.sleep(0.1)

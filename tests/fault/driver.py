@@ -1,4 +1,5 @@
-"""A driver in a process of its own, for tests that kill it: runs the toy pipeline named by its JSON argument."""
+"""A driver in a process of its own, for tests that kill it: runs the toy pipeline named by its JSON
+argument."""
 
 from __future__ import annotations
 

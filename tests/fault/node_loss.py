@@ -1,7 +1,8 @@
 """A driver on a cluster whose nodes pretend to have GPUs and are lost in the middle of the work.
 
-Without an address: two nodes are started here, and one is killed. With one: the cluster is the test's (tests/fault/nodes.py),
-and so is the killing; the work is done once undisturbed and once more, each time into a new store.
+Without an address: two nodes are started here, and one is killed. With one: the cluster is the test's
+(tests/fault/nodes.py), and so is the killing; the work is done once undisturbed and once more, each time into
+a new store.
 """
 
 from __future__ import annotations
@@ -29,10 +30,26 @@ from tests.ray.toy import Child, Regress, Source, lines, map_pipeline  # noqa: E
 TIMES = ("quiet", "disturbed")
 
 
-def chains_and_fits(log: str, shards: int, sleep: float, fits: int, steps: int, step_seconds: float) -> Pipeline:
+def chains_and_fits(
+    log: str, shards: int, sleep: float, fits: int, steps: int, step_seconds: float
+) -> Pipeline:
     """Shards with children, then ``fits`` fits that need both."""
-    made = map_pipeline(Source(shards=shards, sleep=sleep, side_log=log), Child(sleep=sleep / 4, side_log=log)).nodes
-    return Pipeline((*made, *(Node(f"fit-{i}", Regress(name=str(i), steps=steps, sleep=step_seconds, side_log=log), ("source", "child")) for i in range(fits))))
+    made = map_pipeline(
+        Source(shards=shards, sleep=sleep, side_log=log), Child(sleep=sleep / 4, side_log=log)
+    ).nodes
+    return Pipeline(
+        (
+            *made,
+            *(
+                Node(
+                    f"fit-{i}",
+                    Regress(name=str(i), steps=steps, sleep=step_seconds, side_log=log),
+                    ("source", "child"),
+                )
+                for i in range(fits)
+            ),
+        )
+    )
 
 
 def twice(options: dict) -> None:
@@ -46,7 +63,17 @@ def twice(options: dict) -> None:
             outcome = run(chains_and_fits(f"{root}/{name}.log", **options["work"]), root / name, runner)
         finally:
             runner.close()
-        print(json.dumps({"name": name, "seconds": time.time() - start, "made": len(outcome.made()), "failed": [r.error for r in outcome.failed()]}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "name": name,
+                    "seconds": time.time() - start,
+                    "made": len(outcome.made()),
+                    "failed": [r.error for r in outcome.failed()],
+                }
+            ),
+            flush=True,
+        )
 
 
 def swept(options: dict) -> None:
@@ -62,11 +89,33 @@ def swept(options: dict) -> None:
     for name in TIMES:
         notes = root / f"{name}-notes"
         notes.mkdir()
-        recipe = SweepToy(Draw(side_log=f"{notes}/log"), LearnConfig(sleep=options["sleep"], folder=str(notes)))
+        recipe = SweepToy(
+            Draw(side_log=f"{notes}/log"), LearnConfig(sleep=options["sleep"], folder=str(notes))
+        )
         start = time.time()
-        sweep = run_sweep("toy", space, {"toy": recipe}, {}, Root(str(root / name)), config, lambda execution: ToyRunner(), lambda execution: TuneFan(execution, ToyRunner), lambda sentence: None)
+        sweep = run_sweep(
+            "toy",
+            space,
+            {"toy": recipe},
+            {},
+            Root(str(root / name)),
+            config,
+            lambda execution: ToyRunner(),
+            lambda execution: TuneFan(execution, ToyRunner),
+            lambda sentence: None,
+        )
         results = [[r.values["learn.threshold"], r.status, r.objective, r.error] for r in sweep.results()]
-        print(json.dumps({"name": name, "seconds": time.time() - start, "results": sorted(results), "failed": [r.error for r in sweep.results() if r.error]}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "name": name,
+                    "seconds": time.time() - start,
+                    "results": sorted(results),
+                    "failed": [r.error for r in sweep.results() if r.error],
+                }
+            ),
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -78,7 +127,9 @@ def main() -> None:
         twice(options)
         return
     pool.WATCH_SECONDS, pool.STRANDED_SECONDS = 0.5, 1.0
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 * 2**20}
+    )
     nodes = [cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
     cluster.wait_for_nodes()
     runner = RayRunner(ExecutionConfig(address=cluster.address, device="cuda", actors=2))

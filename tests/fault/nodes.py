@@ -1,5 +1,7 @@
-"""Ray nodes on one machine as separate `ray start` processes, each in a network namespace of its own where that is
-permitted: with its own address, loopback and link. A node is lost by SIGKILL to all its processes, or by its link.
+"""Ray nodes on one machine as separate `ray start` processes, each in a network namespace of its own where
+that is
+permitted: with its own address, loopback and link. A node is lost by SIGKILL to all its processes, or by its
+link.
 """
 
 from __future__ import annotations
@@ -23,12 +25,17 @@ STORE_BYTES = 100 * 2**20
 IDLE_SECONDS = 8
 """After so long without work the autoscaler of :meth:`Nodes.start` ends a node."""
 _NETWORK = f"10.{secrets.choice(range(200, 250))}.{secrets.choice(range(1, 250))}"
-_HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "3"}
+_HEALTH = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "3",
+}
 """A node whose link is gone is dead after about 15 s; Ray's own settings take 30 s and more."""
 
 
 def namespaces_work() -> bool:
-    """Whether this process may make network namespaces with links between them (root with the right to administer the network)."""
+    """Whether this process may make network namespaces with links between them (root with the right to
+    administer the network)."""
     if shutil.which("ip") is None:
         return False
     name = f"da{secrets.token_hex(3)}"
@@ -62,11 +69,41 @@ class Node:
 
     def start(self, words: list[str], log: Path, **variables: str) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        environment.update({TAG: self.tag, "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **_HEALTH})
-        environment.update({"GLOO_SOCKET_IFNAME": "eth0" if self.namespace else "lo", "HF_HUB_OFFLINE": "1", **variables})
-        command = [*self.prefix, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", "--include-log-monitor=false", f"--temp-dir={self.temporary}", *words]
+        environment.update(
+            {
+                TAG: self.tag,
+                "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}",
+                "OMP_NUM_THREADS": "1",
+                "RAY_AUTH_MODE": "disabled",
+                "RAY_USAGE_STATS_ENABLED": "0",
+                **_HEALTH,
+            }
+        )
+        environment.update(
+            {"GLOO_SOCKET_IFNAME": "eth0" if self.namespace else "lo", "HF_HUB_OFFLINE": "1", **variables}
+        )
+        command = [
+            *self.prefix,
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--block",
+            "--disable-usage-stats",
+            "--include-log-monitor=false",
+            f"--temp-dir={self.temporary}",
+            *words,
+        ]
         with open(log, "ab") as sink:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def has(self, pids: set[str]) -> bool:
         """Whether any of these processes runs on this node."""
@@ -91,7 +128,8 @@ class Node:
 
 
 class Nodes:
-    """A head and workers. ``namespaces``: each node with a network of its own; else all share the loopback device."""
+    """A head and workers. ``namespaces``: each node with a network of its own; else all share the loopback
+    device."""
 
     def __init__(self, folder: Path, namespaces: bool):
         self.folder, self.namespaces = folder, namespaces
@@ -110,36 +148,85 @@ class Nodes:
     def address(self) -> str:
         return f"{self.head.address}:{self.port}"
 
-    def start(self, *workers: dict[str, float], head_cpus: float = 0, coming: Mapping[str, Any] | None = None) -> None:
-        """A head with ``head_cpus`` and a worker for each of ``workers`` (CPU, GPU); returns when all are there. ``coming``:
-        node types that Ray's autoscaler starts with its fake provider, as processes on this machine."""
+    def start(
+        self, *workers: dict[str, float], head_cpus: float = 0, coming: Mapping[str, Any] | None = None
+    ) -> None:
+        """A head with ``head_cpus`` and a worker for each of ``workers`` (CPU, GPU); returns when all are
+        there. ``coming``: node types that Ray's autoscaler starts with its fake provider, as processes on
+        this machine."""
         self.port = 6399 if self.namespaces else _free_port()
         head = self._add("head")
         words, variables = self._autoscaler(coming) if coming else ([], {})
-        head.start([*words, "--head", f"--port={self.port}", f"--node-ip-address={head.address}", f"--num-cpus={head_cpus:g}", "--num-gpus=0", f"--object-store-memory={STORE_BYTES}", "--include-dashboard=false"], self.folder / "head.log", **variables)
+        head.start(
+            [
+                *words,
+                "--head",
+                f"--port={self.port}",
+                f"--node-ip-address={head.address}",
+                f"--num-cpus={head_cpus:g}",
+                "--num-gpus=0",
+                f"--object-store-memory={STORE_BYTES}",
+                "--include-dashboard=false",
+            ],
+            self.folder / "head.log",
+            **variables,
+        )
         wait_for(lambda: self._answers(head), 60)
         for resources in workers:
             self.join(resources)
         self.wait(1 + len(workers))
 
     def _autoscaler(self, types: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
-        """Words and environment of a head with an autoscaler (version 1) that looks every second and ends idle nodes."""
+        """Words and environment of a head with an autoscaler (version 1) that looks every second and ends
+        idle nodes."""
         config = {
-            "cluster_name": "fake", "max_workers": 8, "idle_timeout_minutes": IDLE_SECONDS / 60, "upscaling_speed": 1.0,
-            "provider": {"type": "fake_multinode", "gcs_address": self.address, "use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True},
-            "available_node_types": {"ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}, **{k: {"node_config": {}, "min_workers": 0, **t} for k, t in types.items()}},
-            "head_node_type": "ray.head.default", "auth": {}, "docker": {}, "file_mounts": {}, "cluster_synced_files": [], "initialization_commands": [],
-            "setup_commands": [], "head_setup_commands": [], "worker_setup_commands": [], "head_start_ray_commands": [], "worker_start_ray_commands": [],
-            "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
-        }  # fmt: skip
+            "cluster_name": "fake",
+            "max_workers": 8,
+            "idle_timeout_minutes": IDLE_SECONDS / 60,
+            "upscaling_speed": 1.0,
+            "provider": {
+                "type": "fake_multinode",
+                "gcs_address": self.address,
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+            },
+            "available_node_types": {
+                "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+                **{k: {"node_config": {}, "min_workers": 0, **t} for k, t in types.items()},
+            },
+            "head_node_type": "ray.head.default",
+            "auth": {},
+            "docker": {},
+            "file_mounts": {},
+            "cluster_synced_files": [],
+            "initialization_commands": [],
+            "setup_commands": [],
+            "head_setup_commands": [],
+            "worker_setup_commands": [],
+            "head_start_ray_commands": [],
+            "worker_start_ray_commands": [],
+            "file_mounts_sync_continuously": False,
+            "rsync_exclude": [],
+            "rsync_filter": [],
+        }
         path = self.folder / "autoscaler.json"
         path.write_text(json.dumps(config))
-        return [f"--autoscaling-config={path}"], {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+        return [f"--autoscaling-config={path}"], {
+            "RAY_FAKE_CLUSTER": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        }
 
     def join(self, resources: dict[str, float]) -> Node:
         """One more worker."""
         node = self._add(f"node{len(self.nodes)}")
-        words = [f"--address={self.address}", f"--node-ip-address={node.address}", f"--num-cpus={resources.get('CPU', 1):g}", f"--num-gpus={resources.get('GPU', 0):g}", f"--object-store-memory={STORE_BYTES}"]
+        words = [
+            f"--address={self.address}",
+            f"--node-ip-address={node.address}",
+            f"--num-cpus={resources.get('CPU', 1):g}",
+            f"--num-gpus={resources.get('GPU', 0):g}",
+            f"--object-store-memory={STORE_BYTES}",
+        ]
         node.start(words, self.folder / f"{node.name}.log")
         time.sleep(0.5)
         return node
@@ -155,7 +242,12 @@ class Nodes:
             "print(sum(n.state == 0 for n in GcsClient(address=sys.argv[1]).get_all_node_info().values()))"
         )
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-        found = subprocess.run([*self.head.prefix, sys.executable, "-c", code, self.address], env=environment, capture_output=True, text=True)
+        found = subprocess.run(
+            [*self.head.prefix, sys.executable, "-c", code, self.address],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         return int(found.stdout.split()[-1]) if found.returncode == 0 and found.stdout.split() else 0
 
     def _answers(self, node: Node) -> bool:
@@ -170,7 +262,20 @@ class Nodes:
             space, switch = f"{self._name}{number}", f"{self._name}s"
             node = Node(name, f"{_NETWORK}.{number}", space)
             _ip("netns", "add", space)
-            _ip("-n", switch, "link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0", "netns", space)
+            _ip(
+                "-n",
+                switch,
+                "link",
+                "add",
+                f"v{number}",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth0",
+                "netns",
+                space,
+            )
             _ip("-n", switch, "link", "set", f"v{number}", "master", "br0", "up")
             _ip("-n", space, "addr", "add", f"{node.address}/24", "dev", "eth0")
             _ip("-n", space, "link", "set", "eth0", "up")

@@ -1,4 +1,5 @@
-"""Starts drivers and finds whatever they leave behind: every process of a test carries its tag in the environment."""
+"""Starts drivers and finds whatever they leave behind: every process of a test carries its tag in the
+environment."""
 
 from __future__ import annotations
 
@@ -26,12 +27,19 @@ TAG = "DIFFADAPT_TEST_TAG"
 class Driver:
     """A driver process, its output in files, and all its descendants."""
 
-    def __init__(self, options: dict, output: Path, script: str = "tests/fault/driver.py", prefix: Sequence[str] = ()):
+    def __init__(
+        self, options: dict, output: Path, script: str = "tests/fault/driver.py", prefix: Sequence[str] = ()
+    ):
         self.tag = uuid.uuid4().hex
         self.output = output
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         environment.update(
-            {TAG: self.tag, "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+            {
+                TAG: self.tag,
+                "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}",
+                "OMP_NUM_THREADS": "1",
+                "HF_HUB_OFFLINE": "1",
+            }
         )
         with open(output, "ab") as sink:
             self.process = subprocess.Popen(
@@ -50,7 +58,8 @@ class Driver:
         return tagged(self.tag)
 
     def gone_within(self, seconds: float, but: tuple[str, ...] = ()) -> list[str]:
-        """Command lines of what still lives after ``seconds``, ``but`` aside; an empty list as soon as nothing does."""
+        """Command lines of what still lives after ``seconds``, ``but`` aside; an empty list as soon as
+        nothing does."""
 
         def left() -> list[str]:
             return [c for c in map(_command, self.survivors()) if c and not c.startswith(but or "\0")]

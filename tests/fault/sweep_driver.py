@@ -17,12 +17,24 @@ from tests.ray.sweeptoy import Draw, LearnConfig, SweepToy, ToyRunner
 def main() -> int:
     options = json.loads(sys.argv[1])
     folder = options["folder"]
-    recipe = SweepToy(draw=Draw(side_log=f"{folder}/log"), learn=LearnConfig(folder=folder, sleep=options["sleep"]))
+    recipe = SweepToy(
+        draw=Draw(side_log=f"{folder}/log"), learn=LearnConfig(folder=folder, sleep=options["sleep"])
+    )
     space = Space({"draw.guidance": Choice(1.0, 2.0), "learn.threshold": Choice(0.1, 0.2, 0.3)})
     config = ExecutionConfig(device="cpu", actors=2)
     try:
         with Interrupts():
-            run_sweep("toy", space, {"toy": recipe}, {}, Root(options["root"]), config, ToyRunner, lambda e: TuneFan(e, ToyRunner), lambda line: print(line, flush=True))
+            run_sweep(
+                "toy",
+                space,
+                {"toy": recipe},
+                {},
+                Root(options["root"]),
+                config,
+                ToyRunner,
+                lambda e: TuneFan(e, ToyRunner),
+                lambda line: print(line, flush=True),
+            )
     except KeyboardInterrupt:
         return 130
     return 0

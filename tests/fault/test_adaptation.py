@@ -1,4 +1,5 @@
-"""Adapt Anything killed in every one of its stages: the same command finishes it with the bytes of an undisturbed run."""
+"""Adapt Anything killed in every one of its stages: the same command finishes it with the bytes of an
+undisturbed run."""
 
 from __future__ import annotations
 
@@ -23,7 +24,18 @@ from tests.tiny import tiny_adaptation  # noqa: E402
 from tests.unit.tinypipelines import stable_diffusion  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("prompts", "synth", "filter", ".checkpoints", "uda", "logits", "split", "ssl", "validators", "figures")
+STAGES = (
+    "prompts",
+    "synth",
+    "filter",
+    ".checkpoints",
+    "uda",
+    "logits",
+    "split",
+    "ssl",
+    "validators",
+    "figures",
+)
 """Kinds of the store in the order of their first appearance; checkpoints are those of a fit under way."""
 
 
@@ -43,17 +55,32 @@ def undisturbed(tmp_path_factory, generator) -> dict[str, bytes]:
 def results(root: Path) -> dict[str, bytes]:
     """Scores, predictions and the adapted weights of the only run under ``root``."""
     (run,) = (root / "runs").glob("tiny*")
-    return {name: (run / name).read_bytes() for name in ("predictions.parquet", "model/model.safetensors", "validators.json")} | {
-        "scores": repr(sorted(map(repr, Root(str(root)).run(run.name).scores()))).encode()
-    }
+    return {
+        name: (run / name).read_bytes()
+        for name in ("predictions.parquet", "model/model.safetensors", "validators.json")
+    } | {"scores": repr(sorted(map(repr, Root(str(root)).run(run.name).scores()))).encode()}
 
 
 def start(root: Path, generator: str, pipelines: Path, log: Path) -> subprocess.Popen:
     pipelines.mkdir(exist_ok=True)
-    (pipelines / "tiny.py").write_text(f"from tests.tiny import tiny_adaptation\n\n\ndef recipe():\n    return tiny_adaptation({generator!r})\n")
-    environment = {**os.environ, "DIFFADAPT_PIPELINES": str(pipelines), "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    (pipelines / "tiny.py").write_text(
+        "from tests.tiny import tiny_adaptation\n\n\ndef recipe():\n    return"
+        f" tiny_adaptation({generator!r})\n"
+    )
+    environment = {
+        **os.environ,
+        "DIFFADAPT_PIPELINES": str(pipelines),
+        "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}",
+        "OMP_NUM_THREADS": "1",
+    }
     with open(log, "ab") as sink:
-        return subprocess.Popen([sys.executable, "-m", "diffadapt.cli", "run", "tiny", "--root", str(root)], env=environment, stdout=sink, stderr=sink, start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, "-m", "diffadapt.cli", "run", "tiny", "--root", str(root)],
+            env=environment,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
 
 
 def kill_when(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
@@ -66,7 +93,9 @@ def kill_when(condition: Callable[[], bool], process: subprocess.Popen, seconds:
     process.wait()
 
 
-def finish_after_kills(tmp_path: Path, generator: str, conditions: list[Callable[[], bool]]) -> dict[str, bytes]:
+def finish_after_kills(
+    tmp_path: Path, generator: str, conditions: list[Callable[[], bool]]
+) -> dict[str, bytes]:
     root, log = tmp_path / "data", tmp_path / "log"
     for condition in conditions:
         kill_when(condition, start(root, generator, tmp_path / "pipelines", log))
@@ -92,7 +121,10 @@ def one_more(root: Path, kind: str) -> Callable[[], bool]:
 
 def test_killed_while_it_synthesises_and_while_it_trains(tmp_path, generator, undisturbed):
     root = tmp_path / "data"
-    assert finish_after_kills(tmp_path, generator, [one_more(root, "synth"), one_more(root, ".checkpoints")]) == undisturbed
+    assert (
+        finish_after_kills(tmp_path, generator, [one_more(root, "synth"), one_more(root, ".checkpoints")])
+        == undisturbed
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""GPU nodes that come from zero when there is work and go when there is none, with Ray's own autoscaler and its fake provider."""
+"""GPU nodes that come from zero when there is work and go when there is none, with Ray's own autoscaler and
+its fake provider."""
 
 from __future__ import annotations
 
@@ -32,14 +33,24 @@ def test_nodes_come_from_zero_and_go(tmp_path: Path, record_property) -> None:
     told = [json.loads(line) for line in output.read_text().splitlines() if line.startswith('{"what"')]
     assert told[0] == {"what": "nodes", "living": 1, "possible": [1.0, 1.0]}
     refusals = [t for t in told if t["what"] == "refused"]
-    for refusal, flag in zip(refusals, ("--execution.actors 3", "--execution.gpus-per-actor 2", "--execution.train-workers 3"), strict=True):
-        assert refusal["error"] and flag in refusal["error"] and "that the autoscaler can add" in refusal["error"]
+    for refusal, flag in zip(
+        refusals,
+        ("--execution.actors 3", "--execution.gpus-per-actor 2", "--execution.train-workers 3"),
+        strict=True,
+    ):
+        assert (
+            refusal["error"]
+            and flag in refusal["error"]
+            and "that the autoscaler can add" in refusal["error"]
+        )
         assert refusal["seconds"] < 30
     (done,) = [t for t in told if t["what"] == "done"]
     assert (done["device"], done["failed"]) == ("cuda", [])
     counts = [t["count"] for t in told if t["what"] == "workers"]
     assert counts[0] == 0 and max(counts) == 2 and counts[-1] == 0
-    assert len({words[2] for words in lines(tmp_path / "log") if words[0] == "source"}) == 2, "both nodes had a share of the shards"
+    assert len({words[2] for words in lines(tmp_path / "log") if words[0] == "source"}) == 2, (
+        "both nodes had a share of the shards"
+    )
     begun = [words[:2] for words in lines(tmp_path / "log") if words[0] in ("source", "child")]
     assert len(begun) == 2 * WORK["shards"]
     local = LocalRunner(ExecutionConfig(device="cpu"))

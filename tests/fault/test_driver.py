@@ -1,4 +1,5 @@
-"""Drivers that are killed or interrupted at any moment: no orphans, and the next run finishes with the same bytes."""
+"""Drivers that are killed or interrupted at any moment: no orphans, and the next run finishes with the same
+bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +34,12 @@ def _kill_and_finish(tmp_path: Path, shards: int, moments: list[int]) -> None:
     for moment in moments:
         target = len(lines(log)) + moment
         with Driver(options, tmp_path / "out") as driver:
-            wait_for(lambda target=target, driver=driver: len(lines(log)) >= target or driver.process.poll() is not None, 120)
+            wait_for(
+                lambda target=target, driver=driver: (
+                    len(lines(log)) >= target or driver.process.poll() is not None
+                ),
+                120,
+            )
             driver.send(signal.SIGKILL)
             driver.wait()
             assert driver.gone_within(20, but=RAY_AGENTS) == []

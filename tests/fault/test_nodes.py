@@ -1,5 +1,6 @@
-"""Nodes of a cluster that are lost: the run finishes on the others, makes again what was open and nothing else, and its
-store equals an undisturbed one byte for byte. `make test-cluster` runs this and shows the figures.
+"""Nodes of a cluster that are lost: the run finishes on the others, makes again what was open and nothing
+else, and its store equals an undisturbed one byte for byte. `make test-cluster` runs this and shows the
+figures.
 """
 
 from __future__ import annotations
@@ -31,14 +32,18 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 class Drive:
     """A driver on the head node, that does its work twice; the test disturbs the second time."""
 
-    def __init__(self, nodes: Nodes, folder: Path, work: dict, log: str = "disturbed.log", **execution: object):
+    def __init__(
+        self, nodes: Nodes, folder: Path, work: dict, log: str = "disturbed.log", **execution: object
+    ):
         """``work``: arguments of the pipeline, or what node_loss.swept takes."""
         self.folder, self.output, self.log = folder, folder / "out", folder / log
         options = {"root": str(folder), **work, "execution": {"address": nodes.address, **execution}}
         self.driver = Driver(options, self.output, "tests/fault/node_loss.py", prefix=nodes.head.prefix)
 
     def results(self) -> list[dict]:
-        found = [json.loads(line) for line in self.output.read_text().splitlines() if line.startswith('{"name"')]
+        found = [
+            json.loads(line) for line in self.output.read_text().splitlines() if line.startswith('{"name"')
+        ]
         assert not any(f["failed"] for f in found), found
         assert len(found) == 2 or self.driver.process.poll() is None, self.output.read_text()
         return found
@@ -60,11 +65,17 @@ class Drive:
 
     def begun(self, name: str) -> Counter:
         """How often each shard was begun."""
-        return Counter((words[0], words[1]) for words in lines(self.folder / f"{name}.log") if words[0] in ("source", "child"))
+        return Counter(
+            (words[0], words[1])
+            for words in lines(self.folder / f"{name}.log")
+            if words[0] in ("source", "child")
+        )
 
     def steps(self, name: str) -> Counter:
         """How often each step of each rank of each fit was done."""
-        return Counter(tuple(words[1:4]) for words in lines(self.folder / f"{name}.log") if words[0] == "step")
+        return Counter(
+            tuple(words[1:4]) for words in lines(self.folder / f"{name}.log") if words[0] == "step"
+        )
 
 
 def _made(log: list[list[str]], stage: str) -> int:
@@ -75,8 +86,11 @@ def _steps(log: list[list[str]]) -> int:
     return max((int(words[3]) for words in log if words[0] == "step"), default=0)
 
 
-def test_one_node_is_killed_in_synthesis_and_one_in_training(nodes: Nodes, tmp_path: Path, record_property) -> None:
-    """A head that only drives, three nodes with a pretended GPU each, three fits side by side; at the end one node is left."""
+def test_one_node_is_killed_in_synthesis_and_one_in_training(
+    nodes: Nodes, tmp_path: Path, record_property
+) -> None:
+    """A head that only drives, three nodes with a pretended GPU each, three fits side by side; at the end one
+    node is left."""
     nodes.start(GPU_NODE, GPU_NODE, GPU_NODE)
     work = {"work": {"shards": 36, "sleep": 0.6, "fits": 3, "steps": 60, "step_seconds": 0.25}}
     run = Drive(nodes, tmp_path, work, device="cuda")
@@ -93,15 +107,28 @@ def test_one_node_is_killed_in_synthesis_and_one_in_training(nodes: Nodes, tmp_p
     assert again <= 1, "only the shard that the killed node had open is made again"
     steps = run.steps("disturbed")
     assert len(steps) == 3 * 60
-    _show(record_property, nodes, quiet, disturbed, shards=len(begun), made_again=again, steps=len(steps), steps_again=sum(steps.values()) - len(steps))
+    _show(
+        record_property,
+        nodes,
+        quiet,
+        disturbed,
+        shards=len(begun),
+        made_again=again,
+        steps=len(steps),
+        steps_again=sum(steps.values()) - len(steps),
+    )
 
 
-def test_a_node_of_a_training_group_is_lost_and_another_takes_its_place(nodes: Nodes, tmp_path: Path, record_property) -> None:
+def test_a_node_of_a_training_group_is_lost_and_another_takes_its_place(
+    nodes: Nodes, tmp_path: Path, record_property
+) -> None:
     """Two data-parallel workers on nodes of their own, a third node to spare."""
     one = {"CPU": 1}
     nodes.start(one, one, one)
     work = {"work": {"shards": 6, "sleep": 0.2, "fits": 1, "steps": 60, "step_seconds": 0.2}}
-    run = Drive(nodes, tmp_path, work, device="cpu", train_workers=2, threads=2)  # a worker takes a whole node
+    run = Drive(
+        nodes, tmp_path, work, device="cpu", train_workers=2, threads=2
+    )  # a worker takes a whole node
     with run.driver:
         run.until(lambda log: _steps(log) >= 22)
         pids = {words[4] for words in lines(tmp_path / "disturbed.log") if words[0] == "step"}
@@ -116,11 +143,15 @@ def test_a_node_of_a_training_group_is_lost_and_another_takes_its_place(nodes: N
     _show(record_property, nodes, quiet, disturbed, steps=len(steps), steps_again=again)
 
 
-def test_a_node_of_a_sweep_is_lost_and_its_trials_are_carried_out_elsewhere(nodes: Nodes, tmp_path: Path, record_property) -> None:
+def test_a_node_of_a_sweep_is_lost_and_its_trials_are_carried_out_elsewhere(
+    nodes: Nodes, tmp_path: Path, record_property
+) -> None:
     """Eight trials on three nodes with a pretended GPU each."""
     nodes.start(GPU_NODE, GPU_NODE, GPU_NODE)
     thresholds = [i / 10 for i in range(1, 9)]
-    run = Drive(nodes, tmp_path, {"thresholds": thresholds, "sleep": 1.0}, "disturbed-notes/log", device="cuda")
+    run = Drive(
+        nodes, tmp_path, {"thresholds": thresholds, "sleep": 1.0}, "disturbed-notes/log", device="cuda"
+    )
     with run.driver:
         run.until(lambda log: _made(log, "epoch") >= 5)
         nodes.nodes[2].kill()
@@ -129,13 +160,26 @@ def test_a_node_of_a_sweep_is_lost_and_its_trials_are_carried_out_elsewhere(node
     assert {status for _, status, *_ in quiet["results"]} == {"finished"}
     log = lines(run.log)
     fits = Counter(words[2] for words in log if words[0] == "fit")
-    assert len(fits) == len(thresholds) and 0 < sum(fits.values()) - len(fits) <= 1, "only the trial of the lost node begins again"
+    assert len(fits) == len(thresholds) and 0 < sum(fits.values()) - len(fits) <= 1, (
+        "only the trial of the lost node begins again"
+    )
     assert Counter(words[0] for words in log)["draw"] == 2, "what the trials share is made once"
-    _show(record_property, nodes, quiet, disturbed, trials=len(fits), trials_begun_again=sum(fits.values()) - len(fits))
+    _show(
+        record_property,
+        nodes,
+        quiet,
+        disturbed,
+        trials=len(fits),
+        trials_begun_again=sum(fits.values()) - len(fits),
+    )
 
 
 def _show(record_property, nodes: Nodes, quiet: dict, disturbed: dict, **figures: object) -> None:
-    figures.update(seconds=round(disturbed["seconds"], 1), undisturbed_seconds=round(quiet["seconds"], 1), namespaces=nodes.namespaces)
+    figures.update(
+        seconds=round(disturbed["seconds"], 1),
+        undisturbed_seconds=round(quiet["seconds"], 1),
+        namespaces=nodes.namespaces,
+    )
     for name, value in figures.items():
         record_property(name, value)
     print("\n" + ", ".join(f"{k.replace('_', ' ')}: {v}" for k, v in figures.items()))

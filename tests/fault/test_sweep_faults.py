@@ -1,4 +1,5 @@
-"""Drivers of a sweep on Ray Tune that are killed or interrupted half-way: the same command ends in the same table, nothing finished is done again."""
+"""Drivers of a sweep on Ray Tune that are killed or interrupted half-way: the same command ends in the same
+table, nothing finished is done again."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ def _sweep(root: Path) -> Sweep:
 
 def _table(root: Path) -> list[dict]:
     rows = pq.read_table(io.BytesIO(_sweep(root).read("sweep.parquet"))).to_pylist()
-    return [{k: v for k, v in row.items() if k not in ("seconds", "device_hours", "made", "found")} for row in rows]
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "device_hours", "made", "found")}
+        for row in rows
+    ]
 
 
 def _options(folder: Path, sleep: float = 0.3) -> dict:
@@ -41,7 +45,13 @@ def test_a_killed_sweep_ends_in_the_same_table(tmp_path: Path, finished: int) ->
     with Driver(whole, tmp_path / "whole-out", SCRIPT) as driver:
         assert driver.wait() == 0, (tmp_path / "whole-out").read_text()
     with Driver(parts, tmp_path / "out", SCRIPT) as driver:
-        wait_for(lambda: len(list(Path(parts["root"]).glob("sweeps/*/trials/*/result.json"))) >= finished or driver.process.poll() is not None, 120)
+        wait_for(
+            lambda: (
+                len(list(Path(parts["root"]).glob("sweeps/*/trials/*/result.json"))) >= finished
+                or driver.process.poll() is not None
+            ),
+            120,
+        )
         driver.send(signal.SIGKILL)
         driver.wait()
         assert driver.gone_within(20, but=RAY_AGENTS) == []

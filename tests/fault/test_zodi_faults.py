@@ -1,4 +1,5 @@
-"""ZoDi killed in every one of its stages: the same command finishes it, and every file of the store equals an undisturbed run's."""
+"""ZoDi killed in every one of its stages: the same command finishes it, and every file of the store equals an
+undisturbed run's."""
 
 from __future__ import annotations
 
@@ -51,21 +52,38 @@ def undisturbed(tmp_path_factory, generator) -> dict[str, str]:
 def results(root: Path) -> dict[str, str]:
     """SHA-256 of every finished file of the store, and of the scores and the manifest of the only run."""
     store = root / "store"
-    files = {p.relative_to(store).as_posix(): p for p in store.rglob("*") if p.is_file() and ".tmp-" not in p.name}
+    files = {
+        p.relative_to(store).as_posix(): p for p in store.rglob("*") if p.is_file() and ".tmp-" not in p.name
+    }
     (run,) = (root / "runs").glob("tiny*")
     files |= {name: run / name for name in ("scores.parquet", "manifest.json", "model/model.safetensors")}
     return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in sorted(files.items())}
 
 
 def start(root: Path, generator: str, log: Path, slowly: str = "") -> subprocess.Popen:
-    """The recipe's run in a process of its own; ``slowly``: before an attempt at transferring it says so in that file, and waits."""
+    """The recipe's run in a process of its own; ``slowly``: before an attempt at transferring it says so in
+    that file, and waits."""
     pipelines = root.parent / "pipelines"
     pipelines.mkdir(exist_ok=True)
-    (pipelines / "tiny.py").write_text(f"from tests.fault.test_zodi_faults import small\n\n\ndef recipe():\n    return small({generator!r})\n")
-    environment = {**os.environ, "DIFFADAPT_PIPELINES": str(pipelines), "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    (pipelines / "tiny.py").write_text(
+        "from tests.fault.test_zodi_faults import small\n\n\ndef recipe():\n    return"
+        f" small({generator!r})\n"
+    )
+    environment = {
+        **os.environ,
+        "DIFFADAPT_PIPELINES": str(pipelines),
+        "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}",
+        "OMP_NUM_THREADS": "1",
+    }
     words = ["-c", SLOW, slowly] if slowly else ["-m", "diffadapt.cli"]
     with open(log, "ab") as sink:
-        return subprocess.Popen([sys.executable, *words, "run", "tiny", "--root", str(root)], env=environment, stdout=sink, stderr=sink, start_new_session=True)
+        return subprocess.Popen(
+            [sys.executable, *words, "run", "tiny", "--root", str(root)],
+            env=environment,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
 
 
 SLOW = """
@@ -121,10 +139,13 @@ def finish(tmp_path: Path, generator: str) -> dict[str, str]:
 
 
 def test_killed_while_it_tries_an_image_again(tmp_path, generator, undisturbed):
-    """In the middle of a retry: nothing of the shard was stored, and its attempts are made again with the same seeds."""
+    """In the middle of a retry: nothing of the shard was stored, and its attempts are made again with the
+    same seeds."""
     attempts = tmp_path / "attempts"
     process = start(tmp_path / "data", generator, tmp_path / "log", str(attempts))
-    assert kill_when(lambda: attempts.exists() and "1\n" in attempts.read_text(), process), (tmp_path / "log").read_text()[-2000:]
+    assert kill_when(lambda: attempts.exists() and "1\n" in attempts.read_text(), process), (
+        tmp_path / "log"
+    ).read_text()[-2000:]
     assert finish(tmp_path, generator) == undisturbed
 
 
@@ -133,7 +154,9 @@ def test_killed_while_it_tries_an_image_again(tmp_path, generator, undisturbed):
 def test_killed_in_every_stage(tmp_path, generator, undisturbed):
     killed = []
     for kind in STAGES:
-        if kill_when(one_more(tmp_path / "data", kind), start(tmp_path / "data", generator, tmp_path / "log")):
+        if kill_when(
+            one_more(tmp_path / "data", kind), start(tmp_path / "data", generator, tmp_path / "log")
+        ):
             killed.append(kind)
     assert len(killed) >= 4, f"only {killed} were caught in the act"
     assert finish(tmp_path, generator) == undisturbed
@@ -146,5 +169,7 @@ def test_killed_at_six_random_moments(tmp_path, generator, undisturbed):
     print("moments", moments)
     for seconds in moments:
         end = time.monotonic() + seconds
-        kill_when(lambda end=end: time.monotonic() > end, start(tmp_path / "data", generator, tmp_path / "log"))
+        kill_when(
+            lambda end=end: time.monotonic() > end, start(tmp_path / "data", generator, tmp_path / "log")
+        )
     assert finish(tmp_path, generator) == undisturbed

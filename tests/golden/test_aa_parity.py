@@ -31,7 +31,19 @@ def test_every_check_of_every_file_is_within_its_gate(rows, name):
 
 def test_all_files_are_there():
     trainings = {"traj_dann", "traj_cdan", "traj_mcc", "traj_mcd", "traj_fixmatch"}
-    losses = {"dann", "cdan", "mcd", "mcc", "symnets", "cdtrans", "fixmatch", "flex_free_softmatch", "mixmatch", "ema", "sdat_sam"}
+    losses = {
+        "dann",
+        "cdan",
+        "mcd",
+        "mcc",
+        "symnets",
+        "cdtrans",
+        "fixmatch",
+        "flex_free_softmatch",
+        "mixmatch",
+        "ema",
+        "sdat_sam",
+    }
     assert {n.removesuffix(".npz") for n in FILES} == trainings | losses | {"schedules", "validators"}
 
 
@@ -40,7 +52,23 @@ def test_gates_are_those_of_the_precision(rows):
     loose = [row for row in rows if row.gate > 1e-5 and row.gate != 0.5 and not row.file.endswith(".md")]
     assert loose == []
     exact = {row.file for row in rows if row.gate == 1e-9}
-    assert exact >= {f"{n}.npz" for n in ("dann", "cdan", "mcd", "mcc", "symnets", "cdtrans", "sdat_sam", "schedules", "traj_dann", "traj_cdan", "traj_mcc", "traj_mcd")}
+    assert exact >= {
+        f"{n}.npz"
+        for n in (
+            "dann",
+            "cdan",
+            "mcd",
+            "mcc",
+            "symnets",
+            "cdtrans",
+            "sdat_sam",
+            "schedules",
+            "traj_dann",
+            "traj_cdan",
+            "traj_mcc",
+            "traj_mcd",
+        )
+    }
 
 
 def test_variants_that_are_not_followed_are_said(rows):
@@ -75,9 +103,15 @@ def damaged(folder: Path, name: str, key: str, change: float) -> list[str]:
     ],
 )
 def test_a_changed_number_is_noticed(tmp_path, name, key, check):
-    assert damaged(tmp_path, name, key, 1e-7) == [check]  # within the gate of float32, outside that of float64
+    assert damaged(tmp_path, name, key, 1e-7) == [
+        check
+    ]  # within the gate of float32, outside that of float64
 
 
 def test_another_start_is_noticed_in_all_weights(tmp_path):
     bad = damaged(tmp_path, "traj_mcc.npz", "in_clf.head.weight", 1e-3)
-    assert {"4 steps: head.weight", "4 steps: backbone.l.weight", "4 steps: bottleneck.1.running_mean"} <= set(bad)
+    assert {
+        "4 steps: head.weight",
+        "4 steps: backbone.l.weight",
+        "4 steps: bottleneck.1.running_mean",
+    } <= set(bad)

@@ -41,10 +41,20 @@ def test_every_check_of_every_file_is_within_its_gate(rows, name):
 def test_the_expected_checks_are_there(rows):
     found = {row.check for row in rows}
     wanted = {
-        "forward: adm output", "forward: adm input gradient", "forward: dit output", "loop: dit samples of 8 steps",
-        "dda: samples of 10 steps", "dda_b1: samples of 10 steps", "dda_scale0: samples of 10 steps", "dda: uint8",
-        "r100: log_variance", "r250: q_sample", "n64_D8: phi", "operator_n256_D4: matrix", "big: preprocessing",
-    }  # fmt: skip
+        "forward: adm output",
+        "forward: adm input gradient",
+        "forward: dit output",
+        "loop: dit samples of 8 steps",
+        "dda: samples of 10 steps",
+        "dda_b1: samples of 10 steps",
+        "dda_scale0: samples of 10 steps",
+        "dda: uint8",
+        "r100: log_variance",
+        "r250: q_sample",
+        "n64_D8: phi",
+        "operator_n256_D4: matrix",
+        "big: preprocessing",
+    }
     assert wanted <= found
 
 
@@ -83,12 +93,20 @@ def test_other_names_batches_and_a_second_network_are_understood(tmp_path):
     with safe_open(GOLDEN / "adm_tiny_weights.safetensors", "np") as handle:
         arrays, metadata = {k: handle.get_tensor(k) for k in handle.keys()}, handle.metadata()
     save_file(arrays, tmp_path / "z.safetensors", metadata=metadata)
-    save_file({k: v * np.float16(0.5) for k, v in arrays.items()}, tmp_path / "a.safetensors", metadata=metadata)
+    save_file(
+        {k: v * np.float16(0.5) for k, v in arrays.items()}, tmp_path / "a.safetensors", metadata=metadata
+    )
     loop = load_file(GOLDEN / "dda_loop.safetensors")
     own = {k.removeprefix("dda_b1."): v for k, v in loop.items() if k.startswith("dda_b1.")}
     own |= {k: loop[f"dda.{k}"] for k in ("timestep_map", "alphas_cumprod")}
-    own |= {"x0": loop["dda.x0"][:1], "q_noise": loop["dda.q_noise"][:1], "step_noise": loop["dda.step_noise"][:, :1]}
-    save_file({f"other.{k}": np.ascontiguousarray(v) for k, v in own.items()}, tmp_path / "dda_loop_b.safetensors")
+    own |= {
+        "x0": loop["dda.x0"][:1],
+        "q_noise": loop["dda.q_noise"][:1],
+        "step_noise": loop["dda.step_noise"][:, :1],
+    }
+    save_file(
+        {f"other.{k}": np.ascontiguousarray(v) for k, v in own.items()}, tmp_path / "dda_loop_b.safetensors"
+    )
     rows = run_parity(tmp_path)
     assert all(row.ok for row in rows)
     assert any(row.check == "other: samples of 10 steps" and "z.safetensors" in row.note for row in rows)

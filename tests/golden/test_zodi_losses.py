@@ -1,4 +1,5 @@
-"""The reference numbers of ZoDi's losses, of mean IoU and of label maps, and whether the checks notice what is wrong."""
+"""The reference numbers of ZoDi's losses, of mean IoU and of label maps, and whether the checks notice what
+is wrong."""
 
 from __future__ import annotations
 
@@ -31,10 +32,25 @@ def test_every_check_of_every_file_is_within_its_gate(rows, name):
 def test_every_number_is_compared(rows):
     """A file's further keys are inputs, or belong to parts that are checked elsewhere."""
     checked = {(row.file, row.check) for row in rows}
-    assert {("similarity_loss.npz", c) for c in ("similarity loss", "gap_cos", "grad_src", "grad_syn", "gradient flows")} <= checked
+    assert {
+        ("similarity_loss.npz", c)
+        for c in ("similarity loss", "gap_cos", "grad_src", "grad_syn", "gradient flows")
+    } <= checked
     assert {("task_ce.npz", c) for c in ("task loss", "gradient")} <= checked
-    assert {("miou.npz", c) for c in ("confusion", "classes that are absent", "IoU of each class", "mean IoU", "pixel accuracy")} <= checked
-    assert {("mappings.npz", c) for c in ("labelId to trainId", "id_to_trainid_19", "gta5_lut", "colour of each labelId", "colour of each trainId")} <= checked
+    assert {
+        ("miou.npz", c)
+        for c in ("confusion", "classes that are absent", "IoU of each class", "mean IoU", "pixel accuracy")
+    } <= checked
+    assert {
+        ("mappings.npz", c)
+        for c in (
+            "labelId to trainId",
+            "id_to_trainid_19",
+            "gta5_lut",
+            "colour of each labelId",
+            "colour of each trainId",
+        )
+    } <= checked
 
 
 @pytest.mark.parametrize(

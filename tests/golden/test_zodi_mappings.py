@@ -1,4 +1,5 @@
-"""Class numbers and colours of driving data against reference numbers: ids to trainIds, raw colours, GTA5, ADE20K."""
+"""Class numbers and colours of driving data against reference numbers: ids to trainIds, raw colours, GTA5,
+ADE20K."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def test_label_ids_become_train_ids(mappings):
     ids = np.arange(34, dtype=np.uint8)[None]
     found = read_label_map(png(ids), builtin("cityscapes"), "x")
     assert np.array_equal(found.classes[0], mappings["id_to_trainid_255"]) and found.unknown == ()
-    assert np.array_equal(np.where(found.classes[0] == IGNORED, 19, found.classes[0]), mappings["id_to_trainid_19"])
+    assert np.array_equal(
+        np.where(found.classes[0] == IGNORED, 19, found.classes[0]), mappings["id_to_trainid_19"]
+    )
 
 
 def test_gta5_reads_every_value_of_its_palette_files(mappings):

@@ -1,4 +1,5 @@
-"""Everything here is marked gpu and skipped without CUDA; networks are the tiny ones of the golden numbers."""
+"""Everything here is marked gpu and skipped without CUDA; networks are the tiny ones of the golden
+numbers."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ def adm():
     from diffadapt.diffusion.network import UnconditionalNetwork
     from diffadapt.models.importers.adm import adm_from_original, read_checkpoint
 
-    def make(device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False) -> UnconditionalNetwork:
+    def make(
+        device: str | torch.device = "cpu", precision: str = "fp32", compile: bool = False
+    ) -> UnconditionalNetwork:
         unet = adm_from_original(*read_checkpoint(GOLDEN / "adm_tiny_weights.safetensors"))
         return UnconditionalNetwork(unet, device=device, precision=precision, compile=compile)
 

@@ -1,4 +1,5 @@
-"""A whole SDA run on the device: everything is made, and generated images equal the CPU's within one level."""
+"""A whole SDA run on the device: everything is made, and generated images equal the CPU's within one
+level."""
 
 from __future__ import annotations
 
@@ -37,12 +38,16 @@ def test_tiny_sda_on_the_device(tmp_path, device):
 @pytest.mark.parametrize("node", GENERATED)
 def test_generated_images_equal_the_cpus(device, node, both_runs):
     (a, plans), (b, other) = both_runs
-    assert [p.digest for p in plans[node].shards] == [p.digest for p in other[node].shards], "a device is not part of an identity"
+    assert [p.digest for p in plans[node].shards] == [p.digest for p in other[node].shards], (
+        "a device is not part of an identity"
+    )
     for p in plans[node].shards:
         left, right = a.store.load(p.path), b.store.load(p.path)
         assert left.column("key") == right.column("key") and left.column("seed") == right.column("seed")
         for one, two in zip(left.column("image"), right.column("image"), strict=True):
-            difference = np.abs(decode(one["bytes"], 1, "a").astype(int) - decode(two["bytes"], 1, "b").astype(int))
+            difference = np.abs(
+                decode(one["bytes"], 1, "a").astype(int) - decode(two["bytes"], 1, "b").astype(int)
+            )
             assert difference.max() <= 1
 
 
@@ -50,6 +55,8 @@ def test_generated_images_equal_the_cpus(device, node, both_runs):
 def both_runs(tmp_path_factory):
     runs = []
     for name in ("cuda", "cpu"):
-        root, plans, _ = run(tmp_path_factory.mktemp(name), name, methods=("source", "dda", "sda"), controls=(), figures=False)
+        root, plans, _ = run(
+            tmp_path_factory.mktemp(name), name, methods=("source", "dda", "sda"), controls=(), figures=False
+        )
         runs.append((root, plans))
     return runs

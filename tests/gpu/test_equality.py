@@ -58,25 +58,39 @@ def test_the_gradient_through_the_unconditional_network(adm, device, images, pre
 @pytest.mark.parametrize("precision", GATES)
 def test_one_forward_of_the_transformer(dit, device, precision):
     shape = (3, *dit()._latent_shape)
-    x, t, y = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 400, 999]), torch.tensor([0, 1, 2])
+    x, t, y = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([3, 400, 999]),
+        torch.tensor([0, 1, 2]),
+    )
     wanted = dit().transformer(x, t, y).sample
     generator = dit(device, precision)
     with torch.no_grad():
-        found = generator.transformer(x.to(device, generator.dtype), t.to(device), y.to(device)).sample.float()
+        found = generator.transformer(
+            x.to(device, generator.dtype), t.to(device), y.to(device)
+        ).sample.float()
     assert relative(found, wanted) < GATES[precision]
 
 
 @pytest.mark.parametrize("guidance", ["dda", "dda-batch", "none"])
 def test_projection_equals_the_cpus(adm, device, images, guidance):
     config = replace(ALIGN, guidance=guidance, coupled_batch=4)
-    assert levels(Projector(adm(device), config).project(images, SEEDS), Projector(adm(), config).project(images, SEEDS)) <= 1
+    assert (
+        levels(
+            Projector(adm(device), config).project(images, SEEDS),
+            Projector(adm(), config).project(images, SEEDS),
+        )
+        <= 1
+    )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_synthesis_equals_the_cpus(dit, device, guidance):
     config = replace(SYNTH, guidance=guidance)
     labels, seeds = [0, 1, 2, 3, 4, 5], [7, 8, 9, 10, 11, 12]
-    found = torch.stack([dit(device)._sample_batch(labels, seeds, config), dit()._sample_batch(labels, seeds, config)])
+    found = torch.stack(
+        [dit(device)._sample_batch(labels, seeds, config), dit()._sample_batch(labels, seeds, config)]
+    )
     # Latents, not pixels: they are not clipped, so they are compared before rounding.
     assert float((found[0] - found[1]).abs().max() / found[1].abs().max()) < 1e-3
 
@@ -90,10 +104,15 @@ def test_half_precision_keeps_projections_within_a_level_on_average(adm, device,
 
 @pytest.mark.parametrize("draws", [None, 6])
 def test_prefetched_pinned_noise_equals_the_cpus(device, draws):
-    ahead, plain = ItemNoise(SEEDS, (3, 64, 64), device, draws=draws), ItemNoise(SEEDS, (3, 64, 64), draws=draws)
+    ahead, plain = (
+        ItemNoise(SEEDS, (3, 64, 64), device, draws=draws),
+        ItemNoise(SEEDS, (3, 64, 64), draws=draws),
+    )
     busy = torch.randn(2048, 2048, device=device)
     for _ in range(6):
-        for _ in range(20):  # the device is behind, so that a buffer given away too early would be overwritten
+        for _ in range(
+            20
+        ):  # the device is behind, so that a buffer given away too early would be overwritten
             busy = busy @ busy / 2048
         found = ahead.draw()
         assert found.device.type == "cuda"

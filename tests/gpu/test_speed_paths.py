@@ -36,7 +36,9 @@ def _needed(network, device, batch: int) -> int:
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     images = torch.zeros(batch, 3, 32, 32)
-    Projector(network, AlignConfig(respacing=20, start=1, batch_size=batch)).project(images, list(range(batch)))
+    Projector(network, AlignConfig(respacing=20, start=1, batch_size=batch)).project(
+        images, list(range(batch))
+    )
     return torch.cuda.max_memory_allocated(device) - before
 
 

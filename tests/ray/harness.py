@@ -26,7 +26,9 @@ class Outcome:
         return [f"{r.node}/{r.key}" for r in self.receipts if r.status == "made"]
 
 
-def run(pipeline: Pipeline, root: Path, runner: Runner, on_receipt: Callable[[Receipt], None] | None = None) -> Outcome:
+def run(
+    pipeline: Pipeline, root: Path, runner: Runner, on_receipt: Callable[[Receipt], None] | None = None
+) -> Outcome:
     """Waves until nothing is missing or something failed; ``runner`` must be prepared."""
     store, outcome = Store(str(root)), Outcome()
     store.prepare()
@@ -43,7 +45,12 @@ def run(pipeline: Pipeline, root: Path, runner: Runner, on_receipt: Callable[[Re
             runner.run_chains(wave.chains, stages, store, receive)
         if wave.fits and not outcome.failed():
             runner.run_fits(
-                wave.fits, stages, store, str(root) + "-logs", receive, lambda *news: outcome.progress.append(news)
+                wave.fits,
+                stages,
+                store,
+                str(root) + "-logs",
+                receive,
+                lambda *news: outcome.progress.append(news),
             )
         if outcome.failed():
             break

@@ -1,6 +1,8 @@
-"""A recipe without torch for tests of searches: pictures, a fit that tells its score after each epoch, answers on a target.
+"""A recipe without torch for tests of searches: pictures, a fit that tells its score after each epoch,
+answers on a target.
 
-Troubles are told by execution fields and by files in ``folder``: which fits end their process or find too little memory.
+Troubles are told by execution fields and by files in ``folder``: which fits end their process or find too
+little memory.
 """
 
 from __future__ import annotations
@@ -109,7 +111,9 @@ class Learn(Stage):
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(c.sleep)
             note(log, "epoch", c.lr, c.threshold, epoch)
-            told = {"objective": self.score(epoch), "objective_epoch": float(epoch)} if self.select.watch else {}
+            told = (
+                {"objective": self.score(epoch), "objective_epoch": float(epoch)} if self.select.watch else {}
+            )
             if told:
                 Path(job.checkpoints).mkdir(parents=True, exist_ok=True)
                 Path(job.checkpoints, "epoch").write_text(str(epoch))
@@ -163,7 +167,11 @@ class _Answer:
         answers = [y if u < self.score else 1 - y for y, u in zip(labels, draws, strict=True)]
         logits = [[8 * self.score * (a == 0), 8 * self.score * (a == 1)] for a in answers]
         known = labels if self.stage.labels else [None] * 40
-        return Rows(pa.table({"key": [f"t/{i}" for i in range(40)], "label": known, "logits": logits}, schema=LOGITS_SCHEMA))
+        return Rows(
+            pa.table(
+                {"key": [f"t/{i}" for i in range(40)], "label": known, "logits": logits}, schema=LOGITS_SCHEMA
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,11 @@ class SweepToy:
     execution: ExecutionConfig = ExecutionConfig(device="cpu")
 
     def pipeline(self) -> Pipeline:
-        nodes = (Node("draw", self.draw), Node("learn", Learn(self.learn, self.select), ("draw",)), Node("answer", self.answer, ("learn",)))
+        nodes = (
+            Node("draw", self.draw),
+            Node("learn", Learn(self.learn, self.select), ("draw",)),
+            Node("answer", self.answer, ("learn",)),
+        )
         return Pipeline(nodes, (MethodRow("Toy", ("answer",)),), ("a", "b"), {"predictions": "answer"})
 
 
@@ -227,4 +239,8 @@ class ToyRunner:
 
     def run_fits(self, fits, stages, store, log_dir, on_receipt, on_progress) -> None:
         for task in fits:
-            on_receipt(run_fit(task, stages, store, ToyReporter(lambda *news, node=task.node: on_progress(node, *news))))
+            on_receipt(
+                run_fit(
+                    task, stages, store, ToyReporter(lambda *news, node=task.node: on_progress(node, *news))
+                )
+            )

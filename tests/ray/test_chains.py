@@ -25,7 +25,9 @@ def _local(pipeline, root: Path) -> dict[str, str]:
     return contents(root)
 
 
-def test_same_bytes_as_the_local_runner_and_children_follow_their_parents(ray_runner: RayRunner, tmp_path: Path) -> None:
+def test_same_bytes_as_the_local_runner_and_children_follow_their_parents(
+    ray_runner: RayRunner, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     pipeline = map_pipeline(Source(shards=10, sleep=0.05, side_log=str(log)), Child(side_log=str(log)))
     quiet = map_pipeline(Source(shards=10), Child())
@@ -53,9 +55,13 @@ def test_a_failing_shard_is_reported_and_the_others_are_made(ray_runner: RayRunn
 
 
 def test_a_process_that_dies_once_costs_one_shard(ray_runner: RayRunner, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(pool, "MAX_BUNDLES", 2)  # several chains travel together, and are given again together
+    monkeypatch.setattr(
+        pool, "MAX_BUNDLES", 2
+    )  # several chains travel together, and are given again together
     log = tmp_path / "log"
-    pipeline = map_pipeline(Source(shards=10, sleep=0.05, side_log=str(log), die_once="s0003"), Child(side_log=str(log)))
+    pipeline = map_pipeline(
+        Source(shards=10, sleep=0.05, side_log=str(log), die_once="s0003"), Child(side_log=str(log))
+    )
     outcome = run(pipeline, tmp_path / "ray", ray_runner)
     assert not outcome.failed()
     assert contents(tmp_path / "ray") == _local(map_pipeline(Source(shards=10), Child()), tmp_path / "local")
@@ -63,7 +69,9 @@ def test_a_process_that_dies_once_costs_one_shard(ray_runner: RayRunner, tmp_pat
     assert begun == {**{f"s{i:04d}": 1 for i in range(10)}, "s0003": 2}
 
 
-def test_a_shard_that_always_kills_its_process_is_named_and_does_not_loop(ray_runner: RayRunner, tmp_path: Path) -> None:
+def test_a_shard_that_always_kills_its_process_is_named_and_does_not_loop(
+    ray_runner: RayRunner, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     pipeline = map_pipeline(Source(shards=5, side_log=str(log), die_always="s0001"))
     outcome = run(pipeline, tmp_path / "ray", ray_runner)

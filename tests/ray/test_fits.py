@@ -12,7 +12,9 @@ from tests.ray.harness import contents, run
 from tests.ray.toy import Regress, Source, fit_pipeline, lines
 
 
-def test_fits_of_a_wave_run_side_by_side_with_the_local_runners_bytes(ray_runner: RayRunner, tmp_path: Path) -> None:
+def test_fits_of_a_wave_run_side_by_side_with_the_local_runners_bytes(
+    ray_runner: RayRunner, tmp_path: Path
+) -> None:
     local = LocalRunner(ExecutionConfig(device="cpu"))
     local.prepare()
     log = tmp_path / "log"
@@ -22,15 +24,20 @@ def test_fits_of_a_wave_run_side_by_side_with_the_local_runners_bytes(ray_runner
     run(fit_pipeline(Source(), *(Regress(name=n) for n in "abc")), tmp_path / "local", local)
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
     assert len({pid for kind, *_, pid in lines(log) if kind == "step"}) == 2
-    assert {where for kind, where, *_ in lines(log) if kind == "place"} == {os.getcwd()}, "relative paths of a recipe mean the same in a training worker"
+    assert {where for kind, where, *_ in lines(log) if kind == "place"} == {os.getcwd()}, (
+        "relative paths of a recipe mean the same in a training worker"
+    )
     assert {node for node, *_ in outcome.progress} == {"fit-0", "fit-1", "fit-2"}
     assert ("fit-0", 30, 30) in {news[:3] for news in outcome.progress}
-    assert not any((tmp_path / "ray" / ".train").glob("*")) and not any((tmp_path / "ray" / ".checkpoints").glob("*"))
+    assert not any((tmp_path / "ray" / ".train").glob("*")) and not any(
+        (tmp_path / "ray" / ".checkpoints").glob("*")
+    )
     assert list(Path(f"{tmp_path}/ray-logs/fit-1").glob("events.*"))
 
 
 def test_a_rank_killed_in_the_middle_resumes_from_the_checkpoint(tmp_path: Path) -> None:
-    """Three fits on two workers: one undisturbed, one whose rank 1 is killed, one whose rank 1 fails alone."""
+    """Three fits on two workers: one undisturbed, one whose rank 1 is killed, one whose rank 1 fails
+    alone."""
     log = tmp_path / "log"
     runner = RayRunner(ExecutionConfig(device="cpu", actors=1, train_workers=2))
     runner.prepare()

@@ -1,4 +1,5 @@
-"""Jobs over the real job server: `diffadapt submit` and plain `ray job submit`, on the interpreter that Ray runs on."""
+"""Jobs over the real job server: `diffadapt submit` and plain `ray job submit`, on the interpreter that Ray
+runs on."""
 
 from __future__ import annotations
 
@@ -93,7 +94,8 @@ def cluster(tmp_path_factory) -> Iterator[Head]:
 
 
 class Shell:
-    """A shell beside the cluster: in another folder, with recipes of its own, without our environment on its PATH."""
+    """A shell beside the cluster: in another folder, with recipes of its own, without our environment on its
+    PATH."""
 
     def __init__(self, cluster: Head, folder: Path):
         self.cluster, self.folder = cluster, folder
@@ -101,14 +103,25 @@ class Shell:
         (folder / "my recipes" / "numbers.py").write_text(RECIPE)
         (folder / "my recipes" / "_toy.py").write_text(TYPE)
         self.root, self.log = folder / "a root", folder / "shards.log"
-        self.environment = cluster.environment | {"DIFFADAPT_PIPELINES": "my recipes", "DIFFADAPT_ADDRESS": cluster.address, "COLUMNS": "160"}
+        self.environment = cluster.environment | {
+            "DIFFADAPT_PIPELINES": "my recipes",
+            "DIFFADAPT_ADDRESS": cluster.address,
+            "COLUMNS": "160",
+        }
         self.words = ["submit", "numbers", "--root", str(self.root), "--numbers.log", str(self.log)]
 
     def command(self, *words: str) -> list[str]:
         return [str(Path(sys.executable).with_name("diffadapt")), *words]
 
     def run(self, *words: str, **env: str) -> subprocess.CompletedProcess:
-        return subprocess.run(self.command(*words), cwd=self.folder, env=self.environment | env, capture_output=True, text=True, timeout=400)
+        return subprocess.run(
+            self.command(*words),
+            cwd=self.folder,
+            env=self.environment | env,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
 
     def shards(self) -> list[list[str]]:
         return [line.split() for line in self.log.read_text().splitlines()] if self.log.exists() else []
@@ -123,12 +136,21 @@ def test_a_job_brings_its_code_runs_on_rays_interpreter_and_is_seen_from_any_she
     done = shell.run(*shell.words, "--submission-id", "first", "--env", "SHOWN", SHOWN="s3cret-value")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [s[0] for s in shell.shards()] == ["s000", "s001", "s002"]
-    assert {s[1] for s in shell.shards()} == {sys.prefix} and {s[2] for s in shell.shards()} == {"s3cret-value"}
-    assert "run       numbers-" in done.stdout and "numbers: 3 of 3 shards to make" in done.stdout  # the job's log
+    assert {s[1] for s in shell.shards()} == {sys.prefix} and {s[2] for s in shell.shards()} == {
+        "s3cret-value"
+    }
+    assert (
+        "run       numbers-" in done.stdout and "numbers: 3 of 3 shards to make" in done.stdout
+    )  # the job's log
     assert "Running entrypoint" not in done.stdout and "job      first succeeded" in done.stderr
     jobs = shell.run("status", "--root", str(shell.root)).stdout
     assert "finished     3/3 shards" in jobs and "first" in jobs and "succeeded" in jobs
-    everything = "".join(p.read_text(errors="replace") for p in shell.root.rglob("*") if p.is_file()) + done.stdout + done.stderr + jobs
+    everything = (
+        "".join(p.read_text(errors="replace") for p in shell.root.rglob("*") if p.is_file())
+        + done.stdout
+        + done.stderr
+        + jobs
+    )
     assert "s3cret-value" not in everything and shell.cluster.token not in everything
 
 
@@ -141,7 +163,11 @@ def test_a_jobs_runs_and_log_are_at_hand_and_its_name_is_given_once(shell: Shell
     assert shell.run("job", "logs", "second").stdout == done.stdout
     assert "had ended before" in shell.run("job", "stop", "second-1").stdout
     again = shell.run(*shell.words, "--submission-id", "second-1")
-    assert again.returncode == 2 and "There is a job 'second-1' on this cluster already" in again.stderr and "such as second-2" in again.stderr
+    assert (
+        again.returncode == 2
+        and "There is a job 'second-1' on this cluster already" in again.stderr
+        and "such as second-2" in again.stderr
+    )
 
 
 @pytest.mark.slow
@@ -151,26 +177,51 @@ def test_stop_keeps_what_is_finished_and_the_same_line_goes_on(shell: Shell) -> 
     hold.touch()  # the third shard waits
     sent = shell.run(*words, "--no-wait")
     name = sent.stdout.strip()
-    assert sent.returncode == 0 and name.startswith("numbers-") and f"diffadapt job logs {name} --follow --address" in sent.stderr
+    assert (
+        sent.returncode == 0
+        and name.startswith("numbers-")
+        and f"diffadapt job logs {name} --follow --address" in sent.stderr
+    )
     wait_for(lambda: len(shell.shards()) == 3, 60)
 
-    follower = subprocess.Popen(shell.command(*words), cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    follower = subprocess.Popen(
+        shell.command(*words),
+        cwd=shell.folder,
+        env=shell.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     first = follower.stdout.readline()
-    assert first == "numbers: 4 of 4 shards to make\n"  # the log from its beginning, of the job that runs the line already
+    assert (
+        first == "numbers: 4 of 4 shards to make\n"
+    )  # the log from its beginning, of the job that runs the line already
     follower.send_signal(signal.SIGINT)
     _, said = follower.communicate(timeout=30)
-    assert follower.returncode == 130 and f"{name} runs this line already" in said and f"The job {name} goes on without this terminal" in said
+    assert (
+        follower.returncode == 130
+        and f"{name} runs this line already" in said
+        and f"The job {name} goes on without this terminal" in said
+    )
 
     stopped = shell.run("job", "stop", name)
     assert stopped.returncode == 0 and f"{name}: stopped" in stopped.stdout, stopped.stdout + stopped.stderr
     (run,) = Root(str(shell.root)).names()
-    assert json.loads((shell.root / "runs" / run / "status.json").read_text())["state"] == "interrupted"  # the driver had the time to say so
+    assert (
+        json.loads((shell.root / "runs" / run / "status.json").read_text())["state"] == "interrupted"
+    )  # the driver had the time to say so
     assert shell.run("job", "logs", name, "--follow").returncode == 130
 
     hold.unlink()
     done = shell.run(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [s[0] for s in shell.shards()] == ["s000", "s001", "s002", "s002", "s003"]  # the one that was under way is begun again
+    assert [s[0] for s in shell.shards()] == [
+        "s000",
+        "s001",
+        "s002",
+        "s002",
+        "s003",
+    ]  # the one that was under way is begun again
 
 
 @pytest.mark.slow
@@ -190,24 +241,54 @@ def test_tokens_and_addresses_that_do_not_fit_are_one_sentence_within_seconds(sh
     ):
         started = time.monotonic()
         done = shell.run("job", "ls", **env)
-        assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, (
+            done.stderr
+        )
         assert "deadbeef" not in done.stderr and time.monotonic() - started < 30
     # A token that is at hand is shown to a server that asks for one, without RAY_AUTH_MODE.
     environment = {k: v for k, v in shell.environment.items() if k != "RAY_AUTH_MODE"}
-    done = subprocess.run(shell.command("job", "ls"), cwd=shell.folder, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        shell.command("job", "ls"),
+        cwd=shell.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 def test_plain_ray_job_submit_makes_the_same_run(shell: Shell) -> None:
     words = [
-        "quickstart", "--methods", "source", "tent", "--controls", "batchnorm", "--target.corruptions", "gaussian_noise", "--target.data.limit-per-class", "2",
-        "--classifier-fit.epochs", "1", "--figures", "False",
-    ]  # fmt: skip
-    done = plain_submit(shell.cluster, ROOT, ["python", "-m", "diffadapt.cli", "run", *words, "--root", str(shell.folder / "plain")])
+        "quickstart",
+        "--methods",
+        "source",
+        "tent",
+        "--controls",
+        "batchnorm",
+        "--target.corruptions",
+        "gaussian_noise",
+        "--target.data.limit-per-class",
+        "2",
+        "--classifier-fit.epochs",
+        "1",
+        "--figures",
+        "False",
+    ]
+    done = plain_submit(
+        shell.cluster,
+        ROOT,
+        ["python", "-m", "diffadapt.cli", "run", *words, "--root", str(shell.folder / "plain")],
+    )
     assert done.returncode == 0 and "succeeded" in done.stdout + done.stderr, done.stdout + done.stderr
     ours = shell.run("submit", *words, "--root", str(shell.folder / "ours"))
     assert ours.returncode == 0, ours.stdout + ours.stderr
-    names = [[n for n in Store(str(shell.folder / place / "runs")).list("") if n.startswith("quickstart-")] for place in ("plain", "ours")]
+    names = [
+        [n for n in Store(str(shell.folder / place / "runs")).list("") if n.startswith("quickstart-")]
+        for place in ("plain", "ours")
+    ]
     assert names[0] == names[1] and len(names[0]) == 1
-    assert (shell.folder / "ours" / "runs" / names[1][0] / "scores.parquet").read_bytes() == (shell.folder / "plain" / "runs" / names[0][0] / "scores.parquet").read_bytes()
+    assert (shell.folder / "ours" / "runs" / names[1][0] / "scores.parquet").read_bytes() == (
+        shell.folder / "plain" / "runs" / names[0][0] / "scores.parquet"
+    ).read_bytes()

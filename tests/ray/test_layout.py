@@ -1,4 +1,5 @@
-"""Requests that a cluster cannot meet are refused in one sentence, within seconds, before anything is started."""
+"""Requests that a cluster cannot meet are refused in one sentence, within seconds, before anything is
+started."""
 
 from __future__ import annotations
 
@@ -57,7 +58,11 @@ def test_cpu_pools_leave_room_for_ray() -> None:
         (ExecutionConfig(actors=5), [GPU_NODE], "--execution.actors 5"),
         (ExecutionConfig(train_workers=5), [GPU_NODE], "--execution.train-workers 5"),
         (ExecutionConfig(train_workers=9), [CPU_NODE], "--execution.train-workers 9"),
-        (ExecutionConfig(gpus_per_actor=8), [GPU_NODE, GPU_NODE], "--execution.gpus-per-actor 8 asks for more than any node"),
+        (
+            ExecutionConfig(gpus_per_actor=8),
+            [GPU_NODE, GPU_NODE],
+            "--execution.gpus-per-actor 8 asks for more than any node",
+        ),
         (ExecutionConfig(gpus_per_actor=1.5), [GPU_NODE], "not a share"),
         (ExecutionConfig(gpus_per_actor=0), [GPU_NODE], "not a share"),
         (ExecutionConfig(threads=64), [CPU_NODE], "--execution.threads 64"),
@@ -84,7 +89,10 @@ def test_nodes_that_an_autoscaler_can_add_count() -> None:
     assert plan_layout(ExecutionConfig(actors=3), [head, COMING]).actors == 3
     with pytest.raises(ResourceError) as error:
         plan_layout(ExecutionConfig(actors=5), [head, COMING])
-    assert "(4 on 1 node with 0 CPUs and 0 GPUs, and 1 node with 8 CPUs and 4 GPUs that the autoscaler can add)" in str(error.value)
+    assert (
+        "(4 on 1 node with 0 CPUs and 0 GPUs, and 1 node with 8 CPUs and 4 GPUs that the autoscaler can add)"
+        in str(error.value)
+    )
     with pytest.raises(ResourceError, match="asks for more than any node"):
         plan_layout(ExecutionConfig(), [head])
 
@@ -109,7 +117,8 @@ def test_a_configuration_of_the_autoscaler_says_what_may_come() -> None:
         return [(n.get("GPU", 0.0), n["CPU"]) for n in remaining(found, list(workers)) if n[POSSIBLE]]
 
     assert coming() == [(1.0, 8.0)] * 4 + [(0.0, 16.0)] * 2
-    # Living workers count against the limit of their type (by label, else by what they have) and against the common one.
+    # Living workers count against the limit of their type (by label, else by what they have) and against the
+    # common one.
     assert coming(("gpu", gpu), ("", gpu), ("", cpu)) == [(1.0, 8.0)] * 2 + [(0.0, 16.0)]
     assert coming(*[("cpu", cpu)] * 6) == []
     assert remaining(NodeTypes(), [("", gpu)]) == []
@@ -118,10 +127,21 @@ def test_a_configuration_of_the_autoscaler_says_what_may_come() -> None:
 def test_a_pod_of_kuberay_asks_for_its_clusters_worker_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.autoscaler._private.kuberay import node_provider
 
-    group = {"groupName": "gpu", "minReplicas": 0, "maxReplicas": 3, "replicas": 0, "numOfHosts": 1, "rayStartParams": {}}
+    group = {
+        "groupName": "gpu",
+        "minReplicas": 0,
+        "maxReplicas": 3,
+        "replicas": 0,
+        "numOfHosts": 1,
+        "rayStartParams": {},
+    }
     limits = {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"}
     pod = {"template": {"spec": {"containers": [{"name": "ray", "resources": {"limits": limits}}]}}}
-    spec = {"enableInTreeAutoscaling": True, "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, **pod}, "workerGroupSpecs": [{**group, **pod}]}
+    spec = {
+        "enableInTreeAutoscaling": True,
+        "headGroupSpec": {"rayStartParams": {"num-cpus": "0"}, **pod},
+        "workerGroupSpecs": [{**group, **pod}],
+    }
     asked = []
 
     def get(client: object, path: str) -> dict:
@@ -129,7 +149,11 @@ def test_a_pod_of_kuberay_asks_for_its_clusters_worker_groups(monkeypatch: pytes
         return {"metadata": {"name": "mine", "namespace": "here"}, "spec": spec}
 
     monkeypatch.setattr(node_provider.KubernetesHttpApiClient, "get", get)
-    for name, value in (("KUBERNETES_SERVICE_HOST", "10.0.0.1"), ("RAY_CLUSTER_NAME", "mine"), ("RAY_CLUSTER_NAMESPACE", "here")):
+    for name, value in (
+        ("KUBERNETES_SERVICE_HOST", "10.0.0.1"),
+        ("RAY_CLUSTER_NAME", "mine"),
+        ("RAY_CLUSTER_NAMESPACE", "here"),
+    ):
         monkeypatch.setenv(name, value)
     found = known_on_head("10.0.0.2:6379")
     assert asked == ["rayclusters/mine"] and found is not None
@@ -170,9 +194,15 @@ def _stage(where: str, trains: bool = True) -> SimpleNamespace:
 def test_waves_without_work_for_gpus_take_none(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("diffadapt.orchestrate.runner.cluster_nodes", lambda: [GPU_NODE])
-    monkeypatch.setattr("diffadapt.orchestrate.pool.run_chains", lambda chains, stages, store, layout, resident, on_receipt: asked.append(layout()))
+    monkeypatch.setattr(
+        "diffadapt.orchestrate.pool.run_chains",
+        lambda chains, stages, store, layout, resident, on_receipt: asked.append(layout()),
+    )
     runner = RayRunner(ExecutionConfig(actors=3))
-    both = [Chain(tuple(Task(node, Shard("s", {}), node, "p", ()) for node in nodes)) for nodes in (("prompts",), ("prompts", "synth"))]
+    both = [
+        Chain(tuple(Task(node, Shard("s", {}), node, "p", ()) for node in nodes))
+        for nodes in (("prompts",), ("prompts", "synth"))
+    ]
     stages = {"prompts": _stage("cpu"), "synth": _stage("gpu")}
     for chains in (both[:1], both):
         runner.run_chains(chains, stages, Store("memory://layout"), lambda receipt: None)
@@ -195,8 +225,14 @@ def test_fits_that_do_not_train_reserve_what_their_stage_needs(monkeypatch: pyte
     for nodes, device in (([GPU_NODE], "cuda"), ([CPU_NODE], "cpu")):
         for node in stages:
             task = Task(node, Shard("all", {}), node, "p", ())
-            start_plain(Work((task,), stages, Store("memory://layout"), "", None, True, 1), plan_layout(ExecutionConfig(), nodes))
-        assert [(a["device"], a["num_gpus"]) for a in asked] == [("cpu", 0.0), (device, 1.0 if device == "cuda" else 0.0)]
+            start_plain(
+                Work((task,), stages, Store("memory://layout"), "", None, True, 1),
+                plan_layout(ExecutionConfig(), nodes),
+            )
+        assert [(a["device"], a["num_gpus"]) for a in asked] == [
+            ("cpu", 0.0),
+            (device, 1.0 if device == "cuda" else 0.0),
+        ]
         asked.clear()
 
 
@@ -222,7 +258,9 @@ def _chain(i: int, fitted: InputFile) -> Chain:
 def test_bundles_stay_few_and_end_small() -> None:
     import pickle
 
-    model = InputFile("fit", "x", "fit/x", Shard("all", {}, tuple(Input("s", f"{i:032x}") for i in range(10_000))), True)
+    model = InputFile(
+        "fit", "x", "fit/x", Shard("all", {}, tuple(Input("s", f"{i:032x}") for i in range(10_000))), True
+    )
     chains = [_chain(i, model) for i in range(100_000)]
     bundles = bundle(chains, actors=16)
     sizes = [len(pickle.loads(b)) for b in bundles]

@@ -1,4 +1,5 @@
-"""What Prometheus reads from a node: every receipt of a run once, hits, failures and trials; and what recording costs."""
+"""What Prometheus reads from a node: every receipt of a run once, hits, failures and trials; and what
+recording costs."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def joined() -> Iterator[Connection]:
 def scrape() -> dict[tuple, float]:
     """(name, labels of ours) -> value, of every series of ours at this node's metrics port."""
     node = ray.nodes()[0]
-    with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10
+    ) as answer:
         lines = answer.read().decode().splitlines()
     found: dict[tuple, float] = {}
     for line in lines:
@@ -65,7 +68,19 @@ def test_a_run_and_a_trial_are_exported(joined, tmp_path: Path):
     outcome = run(map_pipeline(Source(shards=5, rows=3, fail="s0002"), Child()), tmp_path, runner)
     runner.found({"child": 6, "source": 0})
     metrics.trial_ended("finished")
-    metrics.record(Receipt("synth.amazon-webcam@3f9c", "k", "d", "made", 7, (Failure("a", "broken"), Failure("b", "broken")), 42.0, device="cpu", devices=2))
+    metrics.record(
+        Receipt(
+            "synth.amazon-webcam@3f9c",
+            "k",
+            "d",
+            "made",
+            7,
+            (Failure("a", "broken"), Failure("b", "broken")),
+            42.0,
+            device="cpu",
+            devices=2,
+        )
+    )
     assert len(outcome.failed()) == 1
     source, child = ("stage", "source"), ("stage", "child")
     seen = wait_for(("ray_diffadapt_trials_total", ("status", "finished")))
@@ -74,7 +89,10 @@ def test_a_run_and_a_trial_are_exported(joined, tmp_path: Path):
     assert seen[total, child, ("status", "made")] == 4 and seen[total, child, ("status", "hit")] == 6
     assert (total, source, ("status", "hit")) not in seen
     assert seen["ray_diffadapt_images_total", source] == 12
-    assert seen["ray_diffadapt_images_total", ("stage", "synth")] == 7 and seen["ray_diffadapt_quarantined_total", ("stage", "synth")] == 2
+    assert (
+        seen["ray_diffadapt_images_total", ("stage", "synth")] == 7
+        and seen["ray_diffadapt_quarantined_total", ("stage", "synth")] == 2
+    )
     cpu = ("device", "cpu")
     assert seen["ray_diffadapt_shard_seconds_count", cpu, source] == 4
     assert seen["ray_diffadapt_device_seconds_total", cpu, ("stage", "synth")] == 84.0  # two devices
@@ -117,7 +135,11 @@ def test_without_ray_nothing_is_recorded(monkeypatch):
 @pytest.fixture
 def recorded(monkeypatch) -> list[tuple]:
     calls: list[tuple] = []
-    monkeypatch.setattr(metrics, "_safely", lambda series, value, labels: value and calls.append((series.name, value, *labels.values())))
+    monkeypatch.setattr(
+        metrics,
+        "_safely",
+        lambda series, value, labels: value and calls.append((series.name, value, *labels.values())),
+    )
     return calls
 
 
@@ -125,10 +147,21 @@ def test_what_a_trial_makes_in_its_process_is_recorded(recorded, tmp_path: Path)
     runner = metrics.CountedRunner(PlainRunner())
     run_toy(tmp_path, Toy(numbers=Numbers(shards=2, rows=4)), runner)
     shards = [c for c in recorded if c[0] == "diffadapt_shards_total"]
-    assert sorted(shards) == [("diffadapt_shards_total", 1, n, "made") for n in ("double", "double", "numbers", "numbers", "total")]
+    assert sorted(shards) == [
+        ("diffadapt_shards_total", 1, n, "made") for n in ("double", "double", "numbers", "numbers", "total")
+    ]
     recorded.clear()
-    run_toy(tmp_path, Shifted(numbers=Numbers(shards=2, rows=4)), metrics.CountedRunner(PlainRunner()), name="more")
-    assert ("diffadapt_shards_total", 2, "double", "hit") in recorded and ("diffadapt_images_total", 4, "shift") in recorded
+    run_toy(
+        tmp_path,
+        Shifted(numbers=Numbers(shards=2, rows=4)),
+        metrics.CountedRunner(PlainRunner()),
+        name="more",
+    )
+    assert ("diffadapt_shards_total", 2, "double", "hit") in recorded and (
+        "diffadapt_images_total",
+        4,
+        "shift",
+    ) in recorded
     assert runner.name == "plain"
 
 

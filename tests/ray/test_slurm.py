@@ -1,4 +1,5 @@
-"""cluster/slurm.sh on this machine: srun, scontrol and the nodes are stand-ins, the Ray processes and the run are real."""
+"""cluster/slurm.sh on this machine: srun, scontrol and the nodes are stand-ins, the Ray processes and the run
+are real."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from tests.ray.toy import lines
 
 SHARDS = 24
 SHIMS = {
-    # One machine is every node; a step is the process itself, so that a signal to srun reaches it as Slurm would pass it on.
+    # One machine is every node; a step is the process itself, so that a signal to srun reaches it as Slurm
+    # would pass it on.
     "srun": 'while [[ ${1:-} == -* ]]; do shift; done\nexec "$@"\n',
     "scontrol": 'if [[ $1 == show ]]; then tr , "\\n" <<< "$3"; else echo "$@" >> "$SHIM_LOG"; fi\n',
 }
@@ -44,7 +46,9 @@ class Toy:
 
 
 @pytest.mark.slow
-def test_a_job_goes_into_the_queue_again_before_its_time_is_up_and_then_makes_the_rest(tmp_path: Path) -> None:
+def test_a_job_goes_into_the_queue_again_before_its_time_is_up_and_then_makes_the_rest(
+    tmp_path: Path,
+) -> None:
     for name, text in SHIMS.items():
         script = tmp_path / "bin" / name
         script.parent.mkdir(exist_ok=True)
@@ -53,36 +57,71 @@ def test_a_job_goes_into_the_queue_again_before_its_time_is_up_and_then_makes_th
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "slurm_toy.py").write_text(textwrap.dedent(RECIPE))
     (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "toy.py").write_text('from slurm_toy import Toy\n\n\ndef recipe() -> Toy:\n    """A toy."""\n    return Toy()\n')
+    (tmp_path / "recipes" / "toy.py").write_text(
+        'from slurm_toy import Toy\n\n\ndef recipe() -> Toy:\n    """A toy."""\n    return Toy()\n'
+    )
     side, said, job = tmp_path / "side.log", tmp_path / "scontrol.log", f"t{uuid.uuid4().hex[:8]}"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SLURM_", "DIFFADAPT_", "PYTHON"))}
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SLURM_", "DIFFADAPT_", "PYTHON"))
+    }
     environment |= {
-        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "SHIM_LOG": str(said), TAG: job, "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path / 'modules'}", "DIFFADAPT_PIPELINES": str(tmp_path / "recipes"),
-        "DIFFADAPT_VENV": str(Path(sys.executable).parents[1]), "DIFFADAPT_HEAD_IP": "127.0.0.1",
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "SHIM_LOG": str(said),
+        TAG: job,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path / 'modules'}",
+        "DIFFADAPT_PIPELINES": str(tmp_path / "recipes"),
+        "DIFFADAPT_VENV": str(Path(sys.executable).parents[1]),
+        "DIFFADAPT_HEAD_IP": "127.0.0.1",
         "DIFFADAPT_RAY_OPTIONS": "--object-store-memory=100000000",
-        "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": job, "SLURM_JOB_NODELIST": "node1,node2,node3", "SLURM_CPUS_PER_TASK": "1", "SLURM_GPUS_ON_NODE": "0",
-    }  # fmt: skip
-    line = ["bash", str(ROOT / "cluster" / "slurm.sh"), "run", "toy", "--root", str(tmp_path / "root"), "--source.shards", str(SHARDS),
-            "--source.sleep", "2", "--source.side-log", str(side), "--execution.runner", "ray", "--execution.actors", "3"]  # fmt: skip
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_ID": job,
+        "SLURM_JOB_NODELIST": "node1,node2,node3",
+        "SLURM_CPUS_PER_TASK": "1",
+        "SLURM_GPUS_ON_NODE": "0",
+    }
+    line = [
+        "bash",
+        str(ROOT / "cluster" / "slurm.sh"),
+        "run",
+        "toy",
+        "--root",
+        str(tmp_path / "root"),
+        "--source.shards",
+        str(SHARDS),
+        "--source.sleep",
+        "2",
+        "--source.side-log",
+        str(side),
+        "--execution.runner",
+        "ray",
+        "--execution.actors",
+        "3",
+    ]
 
     def left() -> list[str]:
         return [c for c in map(_command, tagged(job)) if c and not c.startswith(RAY_AGENTS)]
 
     def start(log: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            line, cwd=tmp_path, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT
+        )
 
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     try:
         batch = start(first)
         wait_for(lambda: len(lines(side)) >= 8 or batch.poll() is not None, 240, complain=False)
-        assert batch.poll() is None and "Ray runs on 3 nodes, head node1" in first.read_text(), first.read_text()
+        assert batch.poll() is None and "Ray runs on 3 nodes, head node1" in first.read_text(), (
+            first.read_text()
+        )
         batch.send_signal(signal.SIGUSR1)
         assert batch.wait(timeout=120) == 0, first.read_text()
         assert said.read_text().split() == ["requeue", job] and "into the queue again" in first.read_text()
         wait_for(lambda: not left(), 60, complain=False)
         assert left() == [] and not Path(f"/tmp/ray-{job}").exists()
-        made = {p.name.rpartition("-")[0] for p in (tmp_path / "root" / "store" / "toy-source").rglob("*.parquet")}
+        made = {
+            p.name.rpartition("-")[0] for p in (tmp_path / "root" / "store" / "toy-source").rglob("*.parquet")
+        }
         begun = len(lines(side))
         assert 0 < len(made) < SHARDS
 

@@ -1,6 +1,7 @@
 """Toy stages for tests of runners: torch-free map stages that log each start, and a small fit.
 
-Every stage appends a line to ``side_log`` when it starts a shard, which tells a test how often a shard was begun.
+Every stage appends a line to ``side_log`` when it starts a shard, which tells a test how often a shard was
+begun.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def lines(side_log: str | Path) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Source(Stage):
-    """``shards`` shards of ``rows`` hashes each; can end its process, once or always, or fail at one shard."""
+    """``shards`` shards of ``rows`` hashes each; can end its process, once or always, or fail at one
+    shard."""
 
     kind: ClassVar[str] = "toy-source"
     shards: int = 6
@@ -102,7 +104,8 @@ class ChildWorker:
 
 @dataclass(frozen=True)
 class Regress(Stage):
-    """Fits a small network to its inputs with the project's loop; rank ``die_rank`` kills itself once at ``die_step``."""
+    """Fits a small network to its inputs with the project's loop; rank ``die_rank`` kills itself once at
+    ``die_step``."""
 
     kind: ClassVar[str] = "toy-regress"
     fit_stage: ClassVar[bool] = True
@@ -155,9 +158,17 @@ class Regress(Stage):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         metrics = run_loop(
-            module=module, loss_fn=loss, batch_fn=batch, optimizer=optimizer, lr_at=lambda s: 0.05, total_steps=self.steps,
-            reporter=job.reporter, checkpoints=Checkpoints(job.checkpoints), checkpoint_every=5, on_step=after,
-        )  # fmt: skip
+            module=module,
+            loss_fn=loss,
+            batch_fn=batch,
+            optimizer=optimizer,
+            lr_at=lambda s: 0.05,
+            total_steps=self.steps,
+            reporter=job.reporter,
+            checkpoints=Checkpoints(job.checkpoints),
+            checkpoint_every=5,
+            on_step=after,
+        )
         if rank == 0:
             note(self.side_log, "resumed", job.node, int(metrics["resumed_from"]))
             values = torch.cat([p.detach().cpu().flatten() for p in module.parameters()])

@@ -1,4 +1,5 @@
-"""Torch-free stages and a driver for tests of the core: a source of numbers, a stage on top of it, a fit over everything."""
+"""Torch-free stages and a driver for tests of the core: a source of numbers, a stage on top of it, a fit over
+everything."""
 
 from __future__ import annotations
 
@@ -52,7 +53,10 @@ class _Numbers:
         bad = Path(self.stage.broken).read_text().split() if self.stage.broken else []
         keys = [f"n/0/{shard.key}-{i}" for i in range(self.stage.rows)]
         good = [k for k in keys if k not in bad]
-        return Rows(pa.table({"key": good, "value": [self.stage.offset + len(k) for k in good]}), [Failure(k, "broken") for k in keys if k in bad])
+        return Rows(
+            pa.table({"key": good, "value": [self.stage.offset + len(k) for k in good]}),
+            [Failure(k, "broken") for k in keys if k in bad],
+        )
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,11 @@ class _Shift:
         self.total = json.loads(Path(context.fitted["total"], "total.json").read_text())
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
-        return Rows(pa.table({"key": inputs[0].column("key"), "value": [v + self.total for v in inputs[0].column("value")]}))
+        return Rows(
+            pa.table(
+                {"key": inputs[0].column("key"), "value": [v + self.total for v in inputs[0].column("value")]}
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,13 @@ class Toy:
     execution: ExecutionConfig = ExecutionConfig(runner="local", device="cpu")
 
     def pipeline(self) -> Pipeline:
-        return Pipeline((Node("numbers", self.numbers), Node("double", self.double, ("numbers",)), Node("total", Total(), ("double",))))
+        return Pipeline(
+            (
+                Node("numbers", self.numbers),
+                Node("double", self.double, ("numbers",)),
+                Node("total", Total(), ("double",)),
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -141,7 +155,8 @@ class PlainReporter:
 
 
 class PlainRunner:
-    """In this process, one after the other, without torch. ``stop_after`` receipts it raises KeyboardInterrupt."""
+    """In this process, one after the other, without torch. ``stop_after`` receipts it raises
+    KeyboardInterrupt."""
 
     name = "plain"
 
@@ -169,10 +184,19 @@ class PlainRunner:
             self._pass(run_fit(task, stages, store, PlainReporter()), on_receipt)
 
 
-def run_toy(root: Path | str, recipe: Toy | None = None, runner: PlainRunner | None = None, name: str = "toy") -> tuple[Run, PlainRunner]:
+def run_toy(
+    root: Path | str, recipe: Toy | None = None, runner: PlainRunner | None = None, name: str = "toy"
+) -> tuple[Run, PlainRunner]:
     """Drive a toy recipe; its runner keeps the receipts."""
     recipe, runner = recipe or Toy(), runner or PlainRunner()
-    run = drive(name, recipe, recipe.pipeline(), Root(str(root)), lambda: runner, progress=Progress({}, stream=io.StringIO()))
+    run = drive(
+        name,
+        recipe,
+        recipe.pipeline(),
+        Root(str(root)),
+        lambda: runner,
+        progress=Progress({}, stream=io.StringIO()),
+    )
     return run, runner
 
 

@@ -1,4 +1,5 @@
-"""Toy scenes and a toy segmenter for tests of segmentation: blocks of colour on a road, whose other domain has inverted colours."""
+"""Toy scenes and a toy segmenter for tests of segmentation: blocks of colour on a road, whose other domain
+has inverted colours."""
 
 from __future__ import annotations
 
@@ -26,14 +27,23 @@ COLOURS = np.array([[40, 60, 200], [90, 90, 90], [220, 120, 30]])
 TABLE: ClassTable = plain_table("toy", [("sky", (0, 0, 255)), ("road", (90, 90, 90)), ("box", (255, 128, 0))])
 INPUTS = SegmenterConfig(size=SIZE, weights="none", batch_size=4)
 QUICK = SegmentTraining(epochs=4, batch_size=4, crop=(32, 32), lr=0.05, checkpoint_every=3)
-SMALL = SegmenterConfig(backbone="timm:test_resnet", weights="none", width=8, dropout=0.0, size=SIZE, batch_size=4)
+SMALL = SegmenterConfig(
+    backbone="timm:test_resnet", weights="none", width=8, dropout=0.0, size=SIZE, batch_size=4
+)
 """A real network that trains in a moment."""
 
 
 class Toy:
     """A set of N toy scenes in memory (train/segmentation_batches.SceneSet)."""
 
-    def __init__(self, count: int, inverted: bool = False, name: str = "source/0", size: tuple[int, int] = SIZE, first: int = 0):
+    def __init__(
+        self,
+        count: int,
+        inverted: bool = False,
+        name: str = "source/0",
+        size: tuple[int, int] = SIZE,
+        first: int = 0,
+    ):
         self.keys = [f"{name}/{i:03d}" for i in range(first, first + count)]
         self.scenes = [scene(i, inverted, size) for i in range(first, first + count)]
 
@@ -64,18 +74,29 @@ def scene(index: int, inverted: bool = False, size: tuple[int, int] = SIZE) -> t
 
 
 class ToyNet(nn.Module):
-    """The interface of a segmentation network: two convolutions as a backbone (with batch norm unless ``plain``), one as the head."""
+    """The interface of a segmentation network: two convolutions as a backbone (with batch norm unless
+    ``plain``), one as the head."""
 
     def __init__(self, outputs: int = 4, width: int = 12, plain: bool = False):
         super().__init__()
         norm = (lambda: nn.Identity()) if plain else (lambda: nn.BatchNorm2d(width))
-        self.backbone = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), norm(), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1), norm(), nn.ReLU())
+        self.backbone = nn.Sequential(
+            nn.Conv2d(3, width, 3, 2, 1),
+            norm(),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, 2, 1),
+            norm(),
+            nn.ReLU(),
+        )
         self.head = nn.Conv2d(width, outputs, 3, 1, 1)
         self.outputs = outputs
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.backbone(x)
-        return F.interpolate(self.head(features), x.shape[-2:], mode="bilinear", align_corners=False), features
+        return (
+            F.interpolate(self.head(features), x.shape[-2:], mode="bilinear", align_corners=False),
+            features,
+        )
 
     def backbone_parameters(self):
         return self.backbone.parameters()
@@ -97,16 +118,25 @@ def scene_rows(scenes: Toy, labelled: bool = True, accepted: Sequence[bool] | No
     return Rows(table if accepted is None else table.append_column("accepted", pa.array(accepted)))
 
 
-def job(folder: Path, rows: Mapping[str, Rows], fitted: Mapping[str, str] | None = None, reporter: Any = None) -> FitJob:
+def job(
+    folder: Path, rows: Mapping[str, Rows], fitted: Mapping[str, str] | None = None, reporter: Any = None
+) -> FitJob:
     """A fit whose inputs are one shard a node of ``rows`` and the folders ``fitted``, in this order."""
     files = [InputFile(name, name, None, Shard("all", {}, (), len(r))) for name, r in rows.items()]
     files += [InputFile(name, name, None, Shard("all", {}), True) for name in fitted or {}]
     output = folder / "out"
     output.mkdir(parents=True, exist_ok=True)
     return FitJob(
-        "segmenter", lambda node: [f for f in files if f.node == node], Store(str(folder)), str(folder / "checkpoints"), str(output),
-        WorkContext("cpu", dict(fitted or {})), reporter or LocalReporter(), lambda f: rows[f.node], files=files,
-    )  # fmt: skip
+        "segmenter",
+        lambda node: [f for f in files if f.node == node],
+        Store(str(folder)),
+        str(folder / "checkpoints"),
+        str(output),
+        WorkContext("cpu", dict(fitted or {})),
+        reporter or LocalReporter(),
+        lambda f: rows[f.node],
+        files=files,
+    )
 
 
 def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:

@@ -29,10 +29,17 @@ def clusters(count: int = 240, seed: int = 0, noise: float = 0.4) -> FeatureView
 def biased_head(views: FeatureViews, seed: int = 0, hidden: int = 0) -> nn.Sequential:
     """A head fitted to a shifted copy of the clusters: mostly right on the target, least at its border."""
     torch.manual_seed(seed)
-    layers = [nn.Linear(WIDTH, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, CLASSES)] if hidden else [nn.Linear(WIDTH, CLASSES)]
+    layers = (
+        [nn.Linear(WIDTH, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, CLASSES)]
+        if hidden
+        else [nn.Linear(WIDTH, CLASSES)]
+    )
     head = nn.Sequential(*layers)
     shift = torch.randn(WIDTH, generator=torch.Generator().manual_seed(3))
-    x, y = torch.from_numpy(views.cached["test"][:, 0]) + 0.6 * shift / shift.norm() * 1.6, torch.from_numpy(views.labels)
+    x, y = (
+        torch.from_numpy(views.cached["test"][:, 0]) + 0.6 * shift / shift.norm() * 1.6,
+        torch.from_numpy(views.labels),
+    )
     optimizer = torch.optim.SGD(head.parameters(), lr=0.5, momentum=0.9)
     for _ in range(60):
         optimizer.zero_grad()
@@ -45,10 +52,14 @@ def accuracy(head: nn.Module, views: FeatureViews) -> float:
     """Fraction of the test views that ``head`` gets right."""
     head.eval()
     with torch.no_grad():
-        return float((head(torch.from_numpy(views.cached["test"][:, 0])).argmax(1).numpy() == views.labels).mean())
+        return float(
+            (head(torch.from_numpy(views.cached["test"][:, 0])).argmax(1).numpy() == views.labels).mean()
+        )
 
 
-def split(head: nn.Module, views: FeatureViews, fraction: float = 0.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split(
+    head: nn.Module, views: FeatureViews, fraction: float = 0.5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(confident, pseudo-labels, unconfident) by the top ``fraction`` of every predicted class."""
     from diffadapt.methods.ssl.config import SplitConfig
     from diffadapt.tasks.classification.split import choose

@@ -1,4 +1,5 @@
-"""A recipe without torch for tests of sweeps: numbers, a total over them, and guesses at three classes that depend on the settings."""
+"""A recipe without torch for tests of sweeps: numbers, a total over them, and guesses at three classes that
+depend on the settings."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from tests.unit.corekit import Numbers, PlainRunner, Total
 
 @dataclass(frozen=True)
 class Guess(Stage):
-    """Logits of three classes for every number, sharper with ``spread``; a ``mode`` of 'fail' cannot be made."""
+    """Logits of three classes for every number, sharper with ``spread``; a ``mode`` of 'fail' cannot be
+    made."""
 
     kind: ClassVar[str] = "guess"
     spread: float = 1.0
@@ -32,7 +34,7 @@ class Guess(Stage):
     labels: bool = True
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
-        (numbers, *fitted) = inputs.values()
+        numbers, *fitted = inputs.values()
         return one_to_one(numbers, fitted)
 
     def open(self, context: WorkContext) -> _Guess:
@@ -63,7 +65,11 @@ class Guesses:
     execution: ExecutionConfig = ExecutionConfig(runner="local", device="cpu")
 
     def pipeline(self) -> Pipeline:
-        nodes = (Node("numbers", self.numbers), Node("total", Total(), ("numbers",)), Node("guess", self.guess, ("numbers", "total")))
+        nodes = (
+            Node("numbers", self.numbers),
+            Node("total", Total(), ("numbers",)),
+            Node("guess", self.guess, ("numbers", "total")),
+        )
         return Pipeline(nodes, (MethodRow("Toy", ("guess",)),), ("a", "b", "c"), {"predictions": "guess"})
 
 
@@ -71,9 +77,24 @@ SPACE = Space({"numbers.offset": Choice(0.0, 1.0), "guess.spread": Choice(0.5, 1
 
 
 def run_toy_sweep(
-    root: Any, space: Space = SPACE, recipes: Mapping[str, Any] | None = None, runner: Callable[[Any], Any] | None = None, say: Callable[[str], None] = lambda line: None
+    root: Any,
+    space: Space = SPACE,
+    recipes: Mapping[str, Any] | None = None,
+    runner: Callable[[Any], Any] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Sweep:
-    """Carry out a sweep in this process under the name 'toy'; ``runner(execution)`` makes what there is to make."""
+    """Carry out a sweep in this process under the name 'toy'; ``runner(execution)`` makes what there is to
+    make."""
     runner = runner or (lambda execution: PlainRunner())
     recipes = recipes or {"guesses": Guesses()}
-    return run_sweep("toy", space, recipes, {}, Root(str(root)), next(iter(recipes.values())).execution, runner, lambda execution: LocalFan(runner), say)
+    return run_sweep(
+        "toy",
+        space,
+        recipes,
+        {},
+        Root(str(root)),
+        next(iter(recipes.values())).execution,
+        runner,
+        lambda execution: LocalFan(runner),
+        say,
+    )

@@ -69,7 +69,9 @@ def test_content_guidance_keeps_patches_recognisable(network, images):
 
     def loss(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return patch_contrast(encoder_features(network, x, t), encoder_features(network, images, t), 64, 0.07)
+            return patch_contrast(
+                encoder_features(network, x, t), encoder_features(network, images, t), 64, 0.07
+            )
 
     assert loss(run(network, images, config, 2.0)).mean() < loss(run(network, images, config, 0.0)).mean()
 
@@ -77,7 +79,10 @@ def test_content_guidance_keeps_patches_recognisable(network, images):
 def test_style_guidance_moves_towards_the_style(network, images):
     config = GDAConfig(entropy_weight=0.0, content_weight=0.0, style_weight=1.0)
     style = lambda x: (x - 0.8).square().mean(dim=(1, 2, 3))  # noqa: E731
-    assert (style(run(network, images, config, 2.0, style=style)) < style(run(network, images, config, 0.0, style=style))).all()
+    assert (
+        style(run(network, images, config, 2.0, style=style))
+        < style(run(network, images, config, 0.0, style=style))
+    ).all()
 
 
 def test_an_image_does_not_depend_on_its_batch_mates(network, images):
@@ -110,7 +115,11 @@ def test_missing_parts_are_clear_errors(network):
     with pytest.raises(WeightsError, match="CLIP"):
         Projector(network, styled, classifier=classifier)
     with pytest.raises(WeightsError):
-        Projector(network, replace(CONFIG, gda=GDAConfig(style_weight=1.0, clip="no/such-clip")), classifier=classifier)
+        Projector(
+            network,
+            replace(CONFIG, gda=GDAConfig(style_weight=1.0, clip="no/such-clip")),
+            classifier=classifier,
+        )
 
 
 def test_a_clip_folder_gives_a_differentiable_style(tmp_path):

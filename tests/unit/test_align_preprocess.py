@@ -42,5 +42,10 @@ def test_unsuitable_images_are_refused():
 
 
 def test_it_needs_no_torch():
-    code = "import sys, diffadapt.data.prepare, diffadapt.diffusion.aligners.config; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+    code = (
+        "import sys, diffadapt.data.prepare, diffadapt.diffusion.aligners.config; sys.exit('torch' in"
+        " sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+    )

@@ -14,7 +14,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from diffusers import UNet2DModel  # noqa: E402
 
 from diffadapt.core.errors import DataError, ItemError, RecipeError  # noqa: E402
-from diffadapt.diffusion.aligners.config import SCALE_PER_IMAGE, AlignConfig, dda_published, diffpure  # noqa: E402
+from diffadapt.diffusion.aligners.config import (
+    SCALE_PER_IMAGE,
+    AlignConfig,
+    dda_published,
+    diffpure,
+)  # noqa: E402
 from diffadapt.diffusion.aligners.guidance import Trace, guided_loop, structural_distance  # noqa: E402
 from diffadapt.diffusion.aligners.pixels import to_network, to_uint8  # noqa: E402
 from diffadapt.diffusion.aligners.project import NonFiniteImages, Projector  # noqa: E402
@@ -54,7 +59,10 @@ def test_guidance_holds_the_structure_of_each_image(network, images):
 
 
 def test_stronger_guidance_holds_it_more(network, images):
-    found = [distance(Projector(network, replace(CONFIG, scale=s)).project(images, SEEDS), images).mean() for s in (0.0, 2.0, 6.0)]
+    found = [
+        distance(Projector(network, replace(CONFIG, scale=s)).project(images, SEEDS), images).mean()
+        for s in (0.0, 2.0, 6.0)
+    ]
     assert found[0] > found[1] > found[2]
 
 
@@ -99,9 +107,18 @@ def test_the_coupled_norm_weakens_each_images_pull_by_the_root_of_the_batch(netw
     for norm in ("image", "batch"):
         traces[norm] = Trace()
         guided_loop(
-            network.eps_model, repeated, noise, [noise] * 8, schedule, start=8, stop=7, scale=1.0, lowpass=LowPass(4),
-            norm=norm, trace=traces[norm],
-        )  # fmt: skip
+            network.eps_model,
+            repeated,
+            noise,
+            [noise] * 8,
+            schedule,
+            start=8,
+            stop=7,
+            scale=1.0,
+            lowpass=LowPass(4),
+            norm=norm,
+            trace=traces[norm],
+        )
     assert torch.allclose(traces["image"].gradients[0], 2.0 * traces["batch"].gradients[0], atol=1e-5)
     assert traces["image"].norms[0].shape == (4,) and traces["batch"].norms[0].shape == ()
 
@@ -127,7 +144,16 @@ def test_the_gradient_is_the_derivative_of_the_distance(network, images):
         moved = Trace()
         shifted = noise + sign * 0.02 * direction / (1 - a) ** 0.5
         guided_loop(
-            network.eps_model, images[:1], shifted, [noise], schedule, scale=0.0, start=8, stop=7, lowpass=phi, trace=moved
+            network.eps_model,
+            images[:1],
+            shifted,
+            [noise],
+            schedule,
+            scale=0.0,
+            start=8,
+            stop=7,
+            lowpass=phi,
+            trace=moved,
         )
         values.append(float(moved.norms[0]))
     assert (values[0] - values[1]) / 0.04 == pytest.approx(float(trace.gradients[0].norm()), rel=0.02)
@@ -136,7 +162,17 @@ def test_the_gradient_is_the_derivative_of_the_distance(network, images):
 def test_guidance_acts_at_the_last_step_too(network, images):
     schedule = Schedule.linear().respace(20)
     noise, trace = torch.randn(1, 3, 32, 32), Trace()
-    guided_loop(network.eps_model, images[:1], noise, [noise] * 3, schedule, start=3, scale=2.0, lowpass=LowPass(4), trace=trace)
+    guided_loop(
+        network.eps_model,
+        images[:1],
+        noise,
+        [noise] * 3,
+        schedule,
+        start=3,
+        scale=2.0,
+        lowpass=LowPass(4),
+        trace=trace,
+    )
     pull = trace.pred_xstarts[-1] - trace.samples[-1]  # the last ancestral mean is x0 itself
     assert torch.allclose(pull, 2.0 * trace.gradients[-1], atol=1e-5)
 
@@ -145,9 +181,15 @@ def test_a_perfect_match_has_a_finite_gradient():
     network = lambda x, t: x * 0.0  # noqa: E731
     schedule = Schedule.from_scheduler_config({"prediction_type": "sample"}).respace(10)
     out = guided_loop(
-        network, torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), [torch.zeros(1, 1, 8, 8)] * 4, schedule, start=4,
-        scale=6.0, lowpass=LowPass(2),
-    )  # fmt: skip
+        network,
+        torch.zeros(1, 1, 8, 8),
+        torch.zeros(1, 1, 8, 8),
+        [torch.zeros(1, 1, 8, 8)] * 4,
+        schedule,
+        start=4,
+        scale=6.0,
+        lowpass=LowPass(2),
+    )
     assert torch.equal(out, torch.zeros(1, 1, 8, 8))
 
 
@@ -179,7 +221,10 @@ def test_the_start_noises_to_n_and_denoises_from_n_minus_one(images):
 
 def test_uint8_images_are_taken_as_they_are(network, images):
     stored = to_uint8(images)
-    assert torch.equal(Projector(network, CONFIG).project(stored, SEEDS), Projector(network, CONFIG).project(to_network(stored), SEEDS))
+    assert torch.equal(
+        Projector(network, CONFIG).project(stored, SEEDS),
+        Projector(network, CONFIG).project(to_network(stored), SEEDS),
+    )
 
 
 def test_a_damaged_image_is_named_and_the_others_are_not(network, images):
@@ -201,20 +246,31 @@ def test_bf16_stays_near_fp32(images):
 
 
 def test_a_grey_network_on_folded_pixels_with_fixed_variance():
-    """The embedded networks' form: space-to-depth, as many output as input channels, a small start level, D = 2."""
+    """The embedded networks' form: space-to-depth, as many output as input channels, a small start level, D =
+    2."""
     torch.manual_seed(0)
     unet = UNet2DModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    projector = Projector(UnconditionalNetwork(unet, space_to_depth=2), AlignConfig(respacing=10, start=3, scale=2.0, factor=2))
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    projector = Projector(
+        UnconditionalNetwork(unet, space_to_depth=2), AlignConfig(respacing=10, start=3, scale=2.0, factor=2)
+    )
     images = torch.rand(2, 1, 16, 16) * 2 - 1
     out = projector.project(images, [1, 2])
     assert out.shape == (2, 1, 16, 16)
     assert (out[1:].int() - projector.project(images[1:], [2]).int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("change", [{"start": 0}, {"start": 20}, {"factor": 0}, {"factor": 33}, {"respacing": 2000}])
+@pytest.mark.parametrize(
+    "change", [{"start": 0}, {"start": 20}, {"factor": 0}, {"factor": 33}, {"respacing": 2000}]
+)
 def test_impossible_settings_are_refused(network, change):
     with pytest.raises(RecipeError):
         Projector(network, replace(CONFIG, **change))
@@ -231,7 +287,12 @@ def test_images_that_do_not_fit_are_refused(network):
 def test_the_published_settings():
     assert SCALE_PER_IMAGE == pytest.approx(6 / 10**0.5)
     published = dda_published()
-    assert (published.scale, published.coupled_batch, published.respacing, published.start) == (6.0, 10, 100, 50)
+    assert (published.scale, published.coupled_batch, published.respacing, published.start) == (
+        6.0,
+        10,
+        100,
+        50,
+    )
     pure = diffpure()
     assert (pure.start, pure.respacing, pure.noise_at_first_step, pure.guidance) == (150, 1000, True, "none")
 

@@ -23,7 +23,15 @@ def picture(height=80, width=60, channels=3, seed=0):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(("inputs", "image"), [(COLOUR, picture()), (COLOUR, picture(channels=1)), (GREY, picture(16, 16, 1)), (GREY, picture(16, 16, 3))])
+@pytest.mark.parametrize(
+    ("inputs", "image"),
+    [
+        (COLOUR, picture()),
+        (COLOUR, picture(channels=1)),
+        (GREY, picture(16, 16, 1)),
+        (GREY, picture(16, 16, 3)),
+    ],
+)
 def test_views_have_the_networks_size_and_follow_their_seed(preset, inputs, image):
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy(), image.copy()
     for kind, augment in make_views(preset, inputs, flip=True).items():
@@ -65,12 +73,18 @@ def test_flip_mirrors_half_of_the_weak_views_and_only_when_asked():
     centre, flipped = plain(image, 0), make_views("center", COLOUR, True)["weak"]
     assert all(torch.equal(plain(image, s), centre) for s in range(10))
     seen = [torch.equal(flipped(image, s), centre) for s in range(200)]
-    assert all(same or torch.equal(flipped(image, s), centre.flip(2)) for s, same in enumerate(seen)) and 70 < sum(seen) < 130
+    assert (
+        all(same or torch.equal(flipped(image, s), centre.flip(2)) for s, same in enumerate(seen))
+        and 70 < sum(seen) < 130
+    )
 
 
 def test_random_resized_crop_takes_parts_of_every_size():
     ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None, None], (200, 200, 1))
-    spans = [int(np.ptp(random_resized_crop(np.ascontiguousarray(ramp), 32, np.random.default_rng(s)))) for s in range(300)]
+    spans = [
+        int(np.ptp(random_resized_crop(np.ascontiguousarray(ramp), 32, np.random.default_rng(s))))
+        for s in range(300)
+    ]
     assert min(spans) < 80 and max(spans) > 170 and 95 < np.mean(spans) < 160
 
 
@@ -84,7 +98,9 @@ def test_a_crop_fits_where_no_aspect_ratio_does():
 def test_every_operation_keeps_size_and_mode(name, mode):
     image = Image.fromarray(picture(32, 32, 3)).convert(mode)
     apply, low, high = OPERATIONS[name]
-    changed = [not np.array_equal(np.asarray(apply(image, v)), np.asarray(image)) for v in np.linspace(low, high, 9)]
+    changed = [
+        not np.array_equal(np.asarray(apply(image, v)), np.asarray(image)) for v in np.linspace(low, high, 9)
+    ]
     made = apply(image, high)
     assert made.size == image.size and made.mode == mode
     assert any(changed) == (name != "Identity" and not (mode == "L" and name == "Color"))
@@ -93,7 +109,9 @@ def test_every_operation_keeps_size_and_mode(name, mode):
 def test_there_are_fourteen_operations_with_the_published_ranges():
     assert len(OPERATIONS) == 14
     assert {OPERATIONS[n][1:] for n in ("Brightness", "Color", "Contrast", "Sharpness")} == {(0.05, 0.95)}
-    assert OPERATIONS["Rotate"][1:] == (-30, 30) and OPERATIONS["ShearX"][1:] == OPERATIONS["TranslateY"][1:] == (-0.3, 0.3)
+    assert OPERATIONS["Rotate"][1:] == (-30, 30) and OPERATIONS["ShearX"][1:] == OPERATIONS["TranslateY"][
+        1:
+    ] == (-0.3, 0.3)
 
 
 def test_cutout_fills_at_most_a_quarter_and_leaves_the_original():

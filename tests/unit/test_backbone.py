@@ -19,7 +19,9 @@ from diffadapt.models.export import export_classifier
 from diffadapt.models.importers.mobilenet import LAYERS, MODEL_ARGS, calibrate, import_mobilenet
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-SMALL = BackboneConfig(name="train", arch="cifar_resnet8", resize=0, crop=16, in_channels=1, mean=(0.5,), std=(0.5,))
+SMALL = BackboneConfig(
+    name="train", arch="cifar_resnet8", resize=0, crop=16, in_channels=1, mean=(0.5,), std=(0.5,)
+)
 
 
 def test_random_weights_follow_torchs_seed():
@@ -40,9 +42,16 @@ def test_a_checkpoint_file_and_a_folder_give_the_body_of_their_classifier(tmp_pa
     export_classifier(model, tmp_path / "folder", "cifar_resnet8", SMALL, list("abcde"))
     x = torch.randn(2, 1, 16, 16)
     wanted = model.forward_head(model.forward_features(x), pre_logits=True)
-    for config in (replace(SMALL, name=str(tmp_path / "net.pt"), num_classes=9), replace(SMALL, name=str(tmp_path / "folder"))):
+    for config in (
+        replace(SMALL, name=str(tmp_path / "net.pt"), num_classes=9),
+        replace(SMALL, name=str(tmp_path / "folder")),
+    ):
         body = load_backbone(config)
-        assert torch.equal(body.module(x), wanted) and body.revision.startswith("sha256:") and body.arch == "cifar_resnet8"
+        assert (
+            torch.equal(body.module(x), wanted)
+            and body.revision.startswith("sha256:")
+            and body.arch == "cifar_resnet8"
+        )
 
 
 def test_refusals_say_what_to_set(tmp_path):
@@ -51,7 +60,9 @@ def test_refusals_say_what_to_set(tmp_path):
     with pytest.raises(RecipeError, match="There is no architecture 'resnet5'"):
         load_backbone(replace(SMALL, arch="resnet5"))
     tokens = BackboneConfig(name=str(tmp_path), crop=32)
-    export_classifier(create_model("vit_tiny_patch16_224", 2, crop=32), tmp_path, "vit_tiny_patch16_224", tokens, list("ab"))
+    export_classifier(
+        create_model("vit_tiny_patch16_224", 2, crop=32), tmp_path, "vit_tiny_patch16_224", tokens, list("ab")
+    )
     assert load_backbone(tokens).width == 192
     with pytest.raises(RecipeError, match="refuses images of 48 pixels"):
         load_backbone(replace(tokens, crop=48))
@@ -60,7 +71,8 @@ def test_refusals_say_what_to_set(tmp_path):
 
 
 def test_arguments_of_the_network_survive_fine_tuning_and_export(tmp_path):
-    """A network with padding 'same' that is loaded and written again must not come back with another padding."""
+    """A network with padding 'same' that is loaded and written again must not come back with another
+    padding."""
     torch.manual_seed(0)
     model = timm.create_model("mobilenetv2_035", num_classes=3, **MODEL_ARGS).eval()
     config = ClassifierConfig(name=str(tmp_path / "a"), resize=0, crop=33, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -79,12 +91,18 @@ def integers(path: Path, classes: int = 1001) -> Path:
     """An .npz as of TensorFlow Lite's integers, with random values."""
     rng = np.random.default_rng(0)
     model = timm.create_model("mobilenetv2_100", num_classes=classes)
-    shapes = [tuple(m.weight.shape) for m in model.modules() if isinstance(m, torch.nn.Conv2d)] + [(classes, 1280, 1, 1)]
+    shapes = [tuple(m.weight.shape) for m in model.modules() if isinstance(m, torch.nn.Conv2d)] + [
+        (classes, 1280, 1, 1)
+    ]
     assert len(shapes) == LAYERS
     values = {}
     for i, shape in enumerate(shapes):
         fan = int(np.prod(shape[1:]))
-        values |= {f"w{i}": rng.integers(0, 256, shape, dtype=np.uint8), f"s{i}": np.float32(1.2 / 74 / fan**0.5), f"z{i}": np.uint8(128)}
+        values |= {
+            f"w{i}": rng.integers(0, 256, shape, dtype=np.uint8),
+            f"s{i}": np.float32(1.2 / 74 / fan**0.5),
+            f"z{i}": np.uint8(128),
+        }
         values |= {f"b{i}": rng.integers(-300, 300, shape[0], dtype=np.int32), f"t{i}": np.float32(1e-3)}
     np.savez(path, **values)
     return path
@@ -103,7 +121,9 @@ def test_statistics_of_images_leave_the_function_and_mend_training(tmp_path):
     rng = np.random.default_rng(1)
     images = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(8)]
     import_mobilenet(str(integers(tmp_path / "net.npz")), str(tmp_path / "out"))
-    model = load_classifier(ClassifierConfig(name=str(tmp_path / "out"), mean=(0.5,) * 3, std=(0.5,) * 3)).model
+    model = load_classifier(
+        ClassifierConfig(name=str(tmp_path / "out"), mean=(0.5,) * 3, std=(0.5,) * 3)
+    ).model
     x = torch.randn(8, 3, 64, 64).clamp(-1, 1)
     with torch.inference_mode():
         before = model(x)
@@ -111,7 +131,9 @@ def test_statistics_of_images_leave_the_function_and_mend_training(tmp_path):
         after = model(x)
         assert (after - before).abs().max() < 1e-4 * before.abs().max()
         norm = model.blocks[3][0].bn1
-        assert norm.running_mean.abs().max() > 0 and not torch.allclose(norm.running_var, torch.ones_like(norm.running_var))
+        assert norm.running_mean.abs().max() > 0 and not torch.allclose(
+            norm.running_var, torch.ones_like(norm.running_var)
+        )
 
 
 def test_the_command_says_what_it_made(tmp_path, capsys):
@@ -121,9 +143,23 @@ def test_the_command_says_what_it_made(tmp_path, capsys):
     rng = np.random.default_rng(2)
     (tmp_path / "pictures" / "any").mkdir(parents=True)
     for i in range(3):
-        (tmp_path / "pictures" / "any" / f"{i}.png").write_bytes(encode_png(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)))
+        (tmp_path / "pictures" / "any" / f"{i}.png").write_bytes(
+            encode_png(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+        )
     integers(tmp_path / "net.npz")
-    assert weights(["import-mobilenet-v2", str(tmp_path), "--out", str(tmp_path / "out"), "--images", str(tmp_path / "pictures")]) == 0
+    assert (
+        weights(
+            [
+                "import-mobilenet-v2",
+                str(tmp_path),
+                "--out",
+                str(tmp_path / "out"),
+                "--images",
+                str(tmp_path / "pictures"),
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "1000 classes" in said and "statistics of 3 images" in said and "gate 1e-04" in said
     with pytest.raises(WeightsError, match="There is no file"):

@@ -1,4 +1,5 @@
-"""Choosing among epochs: every rule, kills at any write, torn files, workers, and what no rule may look at."""
+"""Choosing among epochs: every rule, kills at any write, torn files, workers, and what no rule may look
+at."""
 
 import json
 from pathlib import Path
@@ -155,7 +156,9 @@ def test_missing_weights_and_missing_candidates_are_said(tmp_path):
 @pytest.mark.parametrize("rule", ["im", "ensv", "oracle"])
 def test_a_model_with_nan_never_wins(rule, tmp_path):
     state, info = Training().run(chooser(rule, tmp_path / "a"), bad=(10, 20))
-    assert info["scores"]["10"] is None and info["chosen_step"] in (5, 15) and torch.isfinite(state["w"]).all()
+    assert (
+        info["scores"]["10"] is None and info["chosen_step"] in (5, 15) and torch.isfinite(state["w"]).all()
+    )
     with pytest.raises(TrainingError, match="NaN"):
         Training().run(chooser(rule, tmp_path / "b"), bad=STEPS)
 
@@ -171,7 +174,17 @@ def test_target_labels_change_no_other_choice(rule, tmp_path):
     _, info = Training().run(chooser(rule, tmp_path / "a"))
     target = views()
     target.labels = (target.labels + 1) % 3
-    other = Chooser(rule, str(tmp_path / "b"), STEPS, target, views(40, 1, -0.2), 3, "cpu", true_labels=target.labels, batch_size=16)
+    other = Chooser(
+        rule,
+        str(tmp_path / "b"),
+        STEPS,
+        target,
+        views(40, 1, -0.2),
+        3,
+        "cpu",
+        true_labels=target.labels,
+        batch_size=16,
+    )
     assert Training().run(other)[1] == info
 
 
@@ -215,7 +228,9 @@ def _worker(rank, folder):
         training = Training()
         state, info = training.run(chooser(rule, f"{folder}/{rule}"))
         assert bool(training.asked) == (rank == 0)
-        (Path(folder) / f"{rule}-{rank}.json").write_text(json.dumps({"info": info, "w": state["w"].tolist(), "forwards": training.forwards}))
+        (Path(folder) / f"{rule}-{rank}.json").write_text(
+            json.dumps({"info": info, "w": state["w"].tolist(), "forwards": training.forwards})
+        )
 
 
 def test_two_workers_choose_what_one_does(tmp_path):

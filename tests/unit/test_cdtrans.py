@@ -24,7 +24,15 @@ from diffadapt.train.reporter import DistributedReporter, LocalReporter
 from diffadapt.train.views import ImageViews
 from tests.workers import in_two_workers
 
-SIZE = {"img_size": 16, "patch_size": 4, "in_chans": 1, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
+SIZE = {
+    "img_size": 16,
+    "patch_size": 4,
+    "in_chans": 1,
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "num_classes": 0,
+}
 
 
 def vit(cls=VisionTransformer, seed=0, **options):
@@ -42,12 +50,21 @@ class Strokes(ImageViews):
         images = np.zeros((n, 16, 16, 1))
         for image, label in zip(images, labels, strict=True):
             dy, dx = rng.integers(-1, 2, 2)
-            image[..., 0] = (abs(y - 8 - dy) < 2, abs(x - 8 - dx) < 2, abs(y - x - dy) < 2, abs(y + x - 15 - dx) < 2)[label]
+            image[..., 0] = (
+                abs(y - 8 - dy) < 2,
+                abs(x - 8 - dx) < 2,
+                abs(y - x - dy) < 2,
+                abs(y + x - 15 - dx) < 2,
+            )[label]
         contrast, ground, noise = (0.8, 0.1, 0.25) if target else (1.0, 0.0, 0.1)
         images = images * contrast + ground + rng.normal(size=images.shape) * noise
         pixels = np.clip(images * 120 + 60, 0, 255).astype(np.uint8)
-        augments = dict.fromkeys(("test", "weak", "strong"), lambda image, seed: torch.from_numpy(image).permute(2, 0, 1))
-        super().__init__(pixels, labels, [str(i) for i in range(n)], augments, lambda p: (p.float() - 80) / 60)
+        augments = dict.fromkeys(
+            ("test", "weak", "strong"), lambda image, seed: torch.from_numpy(image).permute(2, 0, 1)
+        )
+        super().__init__(
+            pixels, labels, [str(i) for i in range(n)], augments, lambda p: (p.float() - 80) / 60
+        )
 
     def everything(self):
         return self.get(range(len(self)), "test", [0] * len(self))
@@ -62,7 +79,10 @@ class Strokes(ImageViews):
     [
         (VisionTransformer, {}),
         (VisionTransformer, {"class_token": False, "global_pool": "avg"}),
-        (VisionTransformer, {"qk_norm": True, "init_values": 0.1, "no_embed_class": True, "reg_tokens": 2, "pre_norm": True}),
+        (
+            VisionTransformer,
+            {"qk_norm": True, "init_values": 0.1, "no_embed_class": True, "reg_tokens": 2, "pre_norm": True},
+        ),
         (VisionTransformer, {"global_pool": "map"}),
         (VisionTransformerDistilled, {}),
     ],
@@ -85,7 +105,9 @@ def test_other_networks_are_refused():
     for name in ("resnet10t", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"):
         model = timm.create_model(name, num_classes=0)
         if name.startswith("vit"):
-            assert three_branches(model.eval(), torch.zeros(1, 3, 224, 224), torch.zeros(1, 3, 224, 224))[2].shape == (1, 192)
+            assert three_branches(model.eval(), torch.zeros(1, 3, 224, 224), torch.zeros(1, 3, 224, 224))[
+                2
+            ].shape == (1, 192)
         else:
             with pytest.raises(RecipeError, match="vision transformer"):
                 three_branches(model, torch.zeros(1, 3, 224, 224), torch.zeros(1, 3, 224, 224))
@@ -97,12 +119,15 @@ def test_nearest_in_blocks_pairs_and_pseudo_labels():
     similar = torch.nn.functional.normalize(source, dim=1) @ torch.nn.functional.normalize(target, dim=1).T
     for block in (7, 50, 4096):
         of_source, of_target = nearest(source, target, block)
-        assert (of_source == similar.argmax(1).numpy()).all() and (of_target == similar.argmax(0).numpy()).all()
+        assert (of_source == similar.argmax(1).numpy()).all() and (
+            of_target == similar.argmax(0).numpy()
+        ).all()
     labels, pseudo = rng.integers(3, size=50), rng.integers(3, size=31)
     s, t = pair_up(of_source, of_target, labels, pseudo)
     assert 0 < len(s) < 81 and (labels[s] == pseudo[t]).all()
     assert len(pair_up(of_source, of_target, labels, pseudo, agreeing=False)[0]) == 81
-    # Two clusters, a few images mistaken by the classifier: the centres put them right; class 2 is never predicted.
+    # Two clusters, a few images mistaken by the classifier: the centres put them right; class 2 is never
+    # predicted.
     truth = np.arange(40) % 2
     features = np.array([[4.0, 0], [0, 4.0]])[truth] + rng.normal(size=(40, 2)) * 0.3
     logits = 3 * np.eye(3)[np.where(np.arange(40) < 4, 1 - truth, truth)]
@@ -125,7 +150,13 @@ def test_pair_list_is_of_one_size_and_thins_what_does_not_fit():
 
 def batch(n=6):
     source, target = Strokes(0, n), Strokes(1, n)
-    return PairBatch(source.everything(), torch.from_numpy(source.labels), target.everything(), torch.arange(n), torch.arange(n))
+    return PairBatch(
+        source.everything(),
+        torch.from_numpy(source.labels),
+        target.everything(),
+        torch.arange(n),
+        torch.arange(n),
+    )
 
 
 def network(**options):
@@ -150,7 +181,9 @@ def test_without_pairs_the_source_alone_is_learnt():
     net.pairs.fill(np.arange(3), np.arange(3))
     paired = net(b, progress)
     assert set(paired) == {"loss", "source", "target", "distillation", "accuracy"}
-    assert paired["loss"].item() == pytest.approx(sum(paired[k].item() for k in ("source", "target", "distillation")))
+    assert paired["loss"].item() == pytest.approx(
+        sum(paired[k].item() for k in ("source", "target", "distillation"))
+    )
     assert net.method.sample(net, progress, np.random.default_rng(0), 5)[0].shape == (5,)
     assert set(net(b, Progress(3, 20, 4))) == {"loss", "source", "accuracy"}  # still pretraining
     paired["loss"].backward()
@@ -180,20 +213,46 @@ def test_pairing_comes_every_so_many_epochs_and_names_classes_without_a_pair(cap
 
 def test_settings_that_leave_no_adaptation_are_refused():
     with pytest.raises(RecipeError, match="none of the 10 epochs"):
-        fit_uda(Strokes(0, 8), Strokes(1, 8), vit(), 32, 4, UdaConfig(method="cdtrans", epochs=10), LocalReporter(), None)
+        fit_uda(
+            Strokes(0, 8),
+            Strokes(1, 8),
+            vit(),
+            32,
+            4,
+            UdaConfig(method="cdtrans", epochs=10),
+            LocalReporter(),
+            None,
+        )
 
 
 def config(method=None, **options):
-    given = {"batch_size": 16, "epochs": 6, "steps_per_epoch": 4, "augment": "none", "checkpoint_every": 5, **options}
-    return UdaConfig(method="cdtrans", cdtrans=method or CdTrans(lr=0.05, pretrain_epochs=2, warmup_epochs=1, pair_every=3), **given)
+    given = {
+        "batch_size": 16,
+        "epochs": 6,
+        "steps_per_epoch": 4,
+        "augment": "none",
+        "checkpoint_every": 5,
+        **options,
+    }
+    return UdaConfig(
+        method="cdtrans",
+        cdtrans=method or CdTrans(lr=0.05, pretrain_epochs=2, warmup_epochs=1, pair_every=3),
+        **given,
+    )
 
 
 def test_a_toy_shift_is_overcome():
     source, target = Strokes(0, 96), Strokes(1, 80)
-    plain = replace(config(epochs=24, steps_per_epoch=12), method="source_only", source_only=SourceOnly(lr=0.05, lr_gamma=0.0, backbone_lr=1.0, weight_decay=1e-4))
+    plain = replace(
+        config(epochs=24, steps_per_epoch=12),
+        method="source_only",
+        source_only=SourceOnly(lr=0.05, lr_gamma=0.0, backbone_lr=1.0, weight_decay=1e-4),
+    )
     baseline, _ = fit_uda(source, target, vit(), 32, 4, plain, LocalReporter(), None)
     method = CdTrans(lr=0.05, pretrain_epochs=24, warmup_epochs=2, pair_every=4)
-    net, result = fit_uda(source, target, vit(), 32, 4, config(method, epochs=40, steps_per_epoch=12), LocalReporter(), None)
+    net, result = fit_uda(
+        source, target, vit(), 32, 4, config(method, epochs=40, steps_per_epoch=12), LocalReporter(), None
+    )
     assert source.accuracy(baseline) > 0.95 and target.accuracy(baseline) < 0.9
     assert target.accuracy(net) > target.accuracy(baseline) + 0.05 and target.accuracy(net) > 0.93
     s, t = net.pairs.index[:, : len(net.pairs)].long()
@@ -209,7 +268,18 @@ def trained(folder, kill_at=None):
         if step == kill_at:
             raise KeyboardInterrupt
 
-    return fit_uda(source, target, vit(), 32, 4, config(), LocalReporter(), Checkpoints(str(folder)), chooser, on_step=stop)
+    return fit_uda(
+        source,
+        target,
+        vit(),
+        32,
+        4,
+        config(),
+        LocalReporter(),
+        Checkpoints(str(folder)),
+        chooser,
+        on_step=stop,
+    )
 
 
 def test_a_resumed_training_ends_in_the_same_bytes(tmp_path):

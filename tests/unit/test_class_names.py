@@ -50,13 +50,22 @@ def test_a_missing_list(tmp_path):
 
 
 def test_spoken():
-    assert [spoken(n) for n in ("back_pack", "Alarm_Clock", " a  b_", "t-shirt", "7", "grüner_Tee")] == ["back pack", "Alarm Clock", "a b", "t-shirt", "7", "grüner Tee"]
+    assert [spoken(n) for n in ("back_pack", "Alarm_Clock", " a  b_", "t-shirt", "7", "grüner_Tee")] == [
+        "back pack",
+        "Alarm Clock",
+        "a b",
+        "t-shirt",
+        "7",
+        "grüner Tee",
+    ]
     assert normalise("Ｂack-Pack_1") == "back pack 1"
 
 
 def test_folders_are_bound_exactly_then_by_writing():
     listed = ("back_pack", "Desk Lamp", "Café", "mug", "MUG2")
-    found = match_names(listed, ["mug", "desk_lamp", unicodedata.normalize("NFD", "Café"), "Back Pack"], "The folder")
+    found = match_names(
+        listed, ["mug", "desk_lamp", unicodedata.normalize("NFD", "Café"), "Back Pack"], "The folder"
+    )
     assert found == {"mug": 3, "desk_lamp": 1, unicodedata.normalize("NFD", "Café"): 2, "Back Pack": 0}
     assert match_names(listed, ["backpack"], "x") == {"backpack": 0}
 

@@ -1,4 +1,5 @@
-"""The files under cluster/: each against what its reader publishes or accepts, the placeholders against cluster/README.md."""
+"""The files under cluster/: each against what its reader publishes or accepts, the placeholders against
+cluster/README.md."""
 
 from __future__ import annotations
 
@@ -27,8 +28,11 @@ SPOT = {
 }
 KUBERAY = {"raycluster": "RayCluster", "rayjob": "RayJob"}
 CRDS = "DIFFADAPT_KUBERAY_CRDS"
-"""Environment variable naming a folder with KubeRay's ray.io_rayclusters.yaml and ray.io_rayjobs.yaml (helm-chart/kuberay-operator/crds)."""
-KEYS = re.compile(r"AKIA[A-Z0-9]{16}|aws_secret|-----BEGIN|AccountKey=|sig=|hf_[A-Za-z0-9]{16}|(?i:password|secret_key|auth_token)\s*[:=]\s*['\"]?[A-Za-z0-9+/]{16}")
+"""Environment variable naming a folder with KubeRay's ray.io_rayclusters.yaml and ray.io_rayjobs.yaml
+(helm-chart/kuberay-operator/crds)."""
+KEYS = re.compile(
+    r"AKIA[A-Z0-9]{16}|aws_secret|-----BEGIN|AccountKey=|sig=|hf_[A-Za-z0-9]{16}|(?i:password|secret_key|auth_token)\s*[:=]\s*['\"]?[A-Za-z0-9+/]{16}"
+)
 
 
 def files() -> list[Path]:
@@ -38,8 +42,15 @@ def files() -> list[Path]:
 
 def filled(text: str) -> str:
     """``text`` with values of the right shape in place of its placeholders."""
-    values = {"<REGION>": "us-west-2", "<ZONE>": "us-west1-a", "<AMI>": "ami-0123456789abcdef0", "<SUBSCRIPTION>": "00000000-0000-0000-0000-000000000000"}
-    return PLACEHOLDER.sub(lambda m: values.get(m[0], "some-" + m[0].strip("<>").lower().replace("_", "-")), text)
+    values = {
+        "<REGION>": "us-west-2",
+        "<ZONE>": "us-west1-a",
+        "<AMI>": "ami-0123456789abcdef0",
+        "<SUBSCRIPTION>": "00000000-0000-0000-0000-000000000000",
+    }
+    return PLACEHOLDER.sub(
+        lambda m: values.get(m[0], "some-" + m[0].strip("<>").lower().replace("_", "-")), text
+    )
 
 
 def load(name: str) -> Any:
@@ -54,10 +65,17 @@ def constraints() -> dict[str, str]:
 
 def extras() -> set[str]:
     text = (ROOT / "pyproject.toml").read_text()
-    return set(re.findall(r"^(\w+) = \[", text.partition("[project.optional-dependencies]")[2].partition("\n[")[0], re.MULTILINE))
+    return set(
+        re.findall(
+            r"^(\w+) = \[",
+            text.partition("[project.optional-dependencies]")[2].partition("\n[")[0],
+            re.MULTILINE,
+        )
+    )
 
 
-# -- all files -----------------------------------------------------------------------------------------------------------------------
+# -- all files
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_every_placeholder_is_in_the_table_with_its_files_and_no_other_is() -> None:
@@ -65,7 +83,11 @@ def test_every_placeholder_is_in_the_table_with_its_files_and_no_other_is() -> N
     for path in files():
         for name in PLACEHOLDER.findall(path.read_text()):
             found.setdefault(name, set()).add(str(path.relative_to(CLUSTER)))
-    table = dict(re.findall(r"^\| `(<[A-Z_]+>)` \| [^|]+ \| ([^|]+) \|$", (CLUSTER / "README.md").read_text(), re.MULTILINE))
+    table = dict(
+        re.findall(
+            r"^\| `(<[A-Z_]+>)` \| [^|]+ \| ([^|]+) \|$", (CLUSTER / "README.md").read_text(), re.MULTILINE
+        )
+    )
     assert {name: set(re.findall(r"`([^`]+)`", cell)) for name, cell in table.items()} == found
 
 
@@ -95,7 +117,8 @@ def test_the_page_s_shell_is_shell() -> None:
         assert done.returncode == 0, f"{block}\n{done.stderr}"
 
 
-# -- ray up --------------------------------------------------------------------------------------------------------------------------
+# -- ray up
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def prepared(cloud: str) -> dict[str, Any]:
@@ -113,7 +136,11 @@ def test_ray_up_accepts_the_file(cloud: str) -> None:
     head = config["available_node_types"][config["head_node_type"]]
     workers = {k: v for k, v in config["available_node_types"].items() if k != config["head_node_type"]}
     assert head["resources"] == {"CPU": 0} and head["max_workers"] == 0, "no work on the head"
-    assert workers and config["provider"]["cache_stopped_nodes"] is False and 0 < config["idle_timeout_minutes"] <= 10
+    assert (
+        workers
+        and config["provider"]["cache_stopped_nodes"] is False
+        and 0 < config["idle_timeout_minutes"] <= 10
+    )
     for worker in workers.values():
         assert worker["min_workers"] == 0 < worker["max_workers"] <= config["max_workers"]
         assert worker["resources"]["GPU"] >= 1 and worker["resources"]["CPU"] >= 1
@@ -139,7 +166,9 @@ def test_ray_up_refuses_the_file_with_a_mistyped_field(cloud: str) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = load(f"{cloud}.yaml")
-    config["available_node_types"]["gpu"]["min_worker"] = config["available_node_types"]["gpu"].pop("min_workers")
+    config["available_node_types"]["gpu"]["min_worker"] = config["available_node_types"]["gpu"].pop(
+        "min_workers"
+    )
     with pytest.raises(jsonschema.ValidationError, match="min_worker"):
         validate_config(prepare_config(config))
 
@@ -153,10 +182,20 @@ def test_nodes_get_code_pins_and_token_and_no_data(cloud: str) -> None:
     size = 0
     for remote, local in mounts.items():
         assert remote == home / "diffadapt" / local and (ROOT / local).exists()
-        size += sum(f.stat().st_size for f in [ROOT / local, *(ROOT / local).rglob("*")] if f.is_file() and "__pycache__" not in f.parts)
+        size += sum(
+            f.stat().st_size
+            for f in [ROOT / local, *(ROOT / local).rglob("*")]
+            if f.is_file() and "__pycache__" not in f.parts
+        )
     assert size < 100 * 2**20
     packed = re.findall(r'^"?([\w./-]+)"? = "diffadapt/', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert {Path(p).parts[0] for p in packed} | {"platform", "pyproject.toml", "README.md", "LICENSE", "constraints.txt"} <= {p.parts[0] for p in mounts.values()}
+    assert {Path(p).parts[0] for p in packed} | {
+        "platform",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "constraints.txt",
+    } <= {p.parts[0] for p in mounts.values()}
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
@@ -170,14 +209,26 @@ def test_commands_of_nodes_are_shell_use_the_pins_and_authentication(cloud: str)
     pip = [c for c in config["head_setup_commands"] if "pip install" in c]
     assert len(pip) == 2 and all("-c ~/diffadapt/constraints.txt" in c for c in pip)
     assert set(re.findall(r"diffadapt\[([\w,]+)\]", " ".join(pip))) <= extras()
-    assert sum("ray start --head" in c and "--autoscaling-config=~/ray_bootstrap_config.yaml" in c for c in config["head_start_ray_commands"]) == 1
+    assert (
+        sum(
+            "ray start --head" in c and "--autoscaling-config=~/ray_bootstrap_config.yaml" in c
+            for c in config["head_start_ray_commands"]
+        )
+        == 1
+    )
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
     assert sum("ray start --address=$RAY_HEAD_IP:6379" in c for c in config["worker_start_ray_commands"]) == 1
 
 
 def test_the_three_clouds_differ_only_in_what_is_theirs() -> None:
     def common(cloud: str) -> dict[str, Any]:
-        own = ("provider", "available_node_types", "initialization_commands", "setup_commands", "head_setup_commands")
+        own = (
+            "provider",
+            "available_node_types",
+            "initialization_commands",
+            "setup_commands",
+            "head_setup_commands",
+        )
         return {k: v for k, v in load(f"{cloud}.yaml").items() if k not in own}
 
     assert common("aws") == common("gcp") == common("azure")
@@ -186,7 +237,12 @@ def test_the_three_clouds_differ_only_in_what_is_theirs() -> None:
 def test_azure_machines_have_only_parameters_of_rays_template() -> None:
     import ray
 
-    template = json.loads(Path(ray.__file__).with_name("autoscaler").joinpath("_private/_azure/azure-vm-template.json").read_text())
+    template = json.loads(
+        Path(ray.__file__)
+        .with_name("autoscaler")
+        .joinpath("_private/_azure/azure-vm-template.json")
+        .read_text()
+    )
     types = {"string": str, "int": int, "bool": bool, "object": dict, "array": list}
     for name, node in load("azure.yaml")["available_node_types"].items():
         for key, value in node["node_config"]["azure_arm_parameters"].items():
@@ -213,7 +269,12 @@ def test_google_machines_are_what_the_api_describes() -> None:
                 check(part, schema["items"], where)
         else:
             assert "enum" not in schema or value in schema["enum"], f"{where}: {value}"
-            kinds = {"string": (str, int) if schema.get("format") == "int64" else str, "boolean": bool, "integer": int, "number": (int, float)}
+            kinds = {
+                "string": (str, int) if schema.get("format") == "int64" else str,
+                "boolean": bool,
+                "integer": int,
+                "number": (int, float),
+            }
             assert isinstance(value, kinds.get(schema["type"], object)), f"{where}: {value}"
 
     for name, node in load("gcp.yaml")["available_node_types"].items():
@@ -221,8 +282,11 @@ def test_google_machines_are_what_the_api_describes() -> None:
 
 
 @pytest.mark.slow
-def test_aws_account_and_nodes_come_up_in_an_emulated_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """moto knows EC2's parameters, instance types, roles and CloudFormation: the same calls as `ray up` makes, up to the ssh."""
+def test_aws_account_and_nodes_come_up_in_an_emulated_aws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """moto knows EC2's parameters, instance types, roles and CloudFormation: the same calls as `ray up`
+    makes, up to the ssh."""
     moto = pytest.importorskip("moto")
     import boto3
     from ray.autoscaler._private.aws.config import bootstrap_aws
@@ -241,11 +305,19 @@ def test_aws_account_and_nodes_come_up_in_an_emulated_aws(tmp_path: Path, monkey
         )  # fmt: skip
         iam, ec2 = boto3.client("iam"), boto3.client("ec2")
         assert [b["Name"] for b in boto3.client("s3").list_buckets()["Buckets"]] == ["some-bucket"]
-        assert iam.list_role_policies(RoleName="diffadapt-head")["PolicyNames"] and not iam.list_role_policies(RoleName="diffadapt-worker")["PolicyNames"]
+        assert (
+            iam.list_role_policies(RoleName="diffadapt-head")["PolicyNames"]
+            and not iam.list_role_policies(RoleName="diffadapt-worker")["PolicyNames"]
+        )
         for role in ("diffadapt-head", "diffadapt-worker"):
             (policy,) = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
-            document = iam.get_policy_version(PolicyArn=policy["PolicyArn"], VersionId="v1")["PolicyVersion"]["Document"]
-            assert {s["Resource"] for s in document["Statement"]} == {"arn:aws:s3:::some-bucket", "arn:aws:s3:::some-bucket/*"}
+            document = iam.get_policy_version(PolicyArn=policy["PolicyArn"], VersionId="v1")["PolicyVersion"][
+                "Document"
+            ]
+            assert {s["Resource"] for s in document["Statement"]} == {
+                "arn:aws:s3:::some-bucket",
+                "arn:aws:s3:::some-bucket/*",
+            }
 
         config = prepared("aws")
         image = ec2.describe_images()["Images"][0]["ImageId"]
@@ -256,25 +328,42 @@ def test_aws_account_and_nodes_come_up_in_an_emulated_aws(tmp_path: Path, monkey
         for name, resources in stated.items():
             found = config["available_node_types"][name]["resources"]
             assert {k: found[k] for k in resources} == resources
-        instance = ec2.describe_instance_types(InstanceTypes=[config["available_node_types"]["gpu"]["node_config"]["InstanceType"]])["InstanceTypes"][0]
-        assert stated["gpu"] == {"CPU": instance["VCpuInfo"]["DefaultVCpus"], "GPU": instance["GpuInfo"]["Gpus"][0]["Count"]}
+        instance = ec2.describe_instance_types(
+            InstanceTypes=[config["available_node_types"]["gpu"]["node_config"]["InstanceType"]]
+        )["InstanceTypes"][0]
+        assert stated["gpu"] == {
+            "CPU": instance["VCpuInfo"]["DefaultVCpus"],
+            "GPU": instance["GpuInfo"]["Gpus"][0]["Count"],
+        }
         provider = AWSNodeProvider(config["provider"], config["cluster_name"])
         for name, node in config["available_node_types"].items():
             provider.create_node(node["node_config"], {"ray-user-node-type": name}, 1)
-        machines = {i["IamInstanceProfile"]["Arn"].rpartition("/")[2]: i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]}
+        machines = {
+            i["IamInstanceProfile"]["Arn"].rpartition("/")[2]: i
+            for r in ec2.describe_instances()["Reservations"]
+            for i in r["Instances"]
+        }
         assert set(machines) == {"diffadapt-head", "diffadapt-worker"}
-        assert machines["diffadapt-worker"]["InstanceLifecycle"] == "spot" and "InstanceLifecycle" not in machines["diffadapt-head"]
+        assert (
+            machines["diffadapt-worker"]["InstanceLifecycle"] == "spot"
+            and "InstanceLifecycle" not in machines["diffadapt-head"]
+        )
 
 
 @pytest.mark.slow
 def test_aws_account_template_is_clean_for_cfn_lint() -> None:
     pytest.importorskip("cfnlint")
     program = "import sys; from cfnlint.runner import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", program, "-r", "us-west-2", "-t", str(CLUSTER / "aws-account.yaml")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-r", "us-west-2", "-t", str(CLUSTER / "aws-account.yaml")],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout
 
 
-# -- Kubernetes ----------------------------------------------------------------------------------------------------------------------
+# -- Kubernetes
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def ray_cluster(name: str) -> dict[str, Any]:
@@ -287,7 +376,14 @@ def test_kuberay_files_have_the_fields_that_they_need(name: str) -> None:
     document, cluster = load(f"kuberay/{name}.yaml"), ray_cluster(name)
     assert (document["apiVersion"], document["kind"]) == ("ray.io/v1", KUBERAY[name])
     assert set(document["metadata"]) <= {"name", "generateName"}
-    known = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"}
+    known = {
+        "rayVersion",
+        "authOptions",
+        "enableInTreeAutoscaling",
+        "autoscalerOptions",
+        "headGroupSpec",
+        "workerGroupSpecs",
+    }
     assert set(cluster) == known and cluster["rayVersion"] == constraints()["ray"]
     assert cluster["authOptions"] == {"mode": "token"} and cluster["enableInTreeAutoscaling"] is True
     assert isinstance(cluster["autoscalerOptions"]["idleTimeoutSeconds"], int)
@@ -297,11 +393,15 @@ def test_kuberay_files_have_the_fields_that_they_need(name: str) -> None:
         assert all(isinstance(v, str) for v in group["rayStartParams"].values())
         pod = group["template"]["spec"]
         account = yaml.safe_load((CLUSTER / "kuberay" / "serviceaccount.yaml").read_text())
-        assert account["kind"] == "ServiceAccount" and pod["serviceAccountName"] == account["metadata"]["name"]
+        assert (
+            account["kind"] == "ServiceAccount" and pod["serviceAccountName"] == account["metadata"]["name"]
+        )
         (container,) = pod["containers"]
         assert container["image"].startswith("some-image")
         assert all(isinstance(e["name"], str) and isinstance(e["value"], str) for e in container["env"])
-        assert {m["name"] for m in container.get("volumeMounts", [])} == {v["name"] for v in pod.get("volumes", [])}
+        assert {m["name"] for m in container.get("volumeMounts", [])} == {
+            v["name"] for v in pod.get("volumes", [])
+        }
         for amounts in container["resources"].values():
             assert all(re.fullmatch(r"\d+m?|\d+Gi", v) for v in amounts.values())
     assert "nvidia.com/gpu" not in head["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -315,12 +415,17 @@ def test_kuberay_files_have_the_fields_that_they_need(name: str) -> None:
 def test_the_job_s_cluster_is_the_standing_one_s_and_ends_with_it() -> None:
     job = load("kuberay/rayjob.yaml")["spec"]
     assert job["rayClusterSpec"] == ray_cluster("raycluster")
-    assert job["shutdownAfterJobFinishes"] is True and job["ttlSecondsAfterFinished"] > 0 and job["activeDeadlineSeconds"] > 0
+    assert (
+        job["shutdownAfterJobFinishes"] is True
+        and job["ttlSecondsAfterFinished"] > 0
+        and job["activeDeadlineSeconds"] > 0
+    )
     assert job["entrypoint"].split()[:2] == ["diffadapt", "run"]
 
 
 def strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema of a CRD as JSON schema that refuses fields it does not name, as the API server does under strict validation."""
+    """A schema of a CRD as JSON schema that refuses fields it does not name, as the API server does under
+    strict validation."""
     schema = dict(schema)
     if schema.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
@@ -339,7 +444,10 @@ def crd_schema(kind: str) -> dict[str, Any]:
     folder = os.environ.get(CRDS)
     if not folder:
         pytest.skip(f"{CRDS} names no folder with KubeRay's custom resource definitions")
-    definition = yaml.load((Path(folder) / f"ray.io_{kind.lower()}s.yaml").read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    definition = yaml.load(
+        (Path(folder) / f"ray.io_{kind.lower()}s.yaml").read_text(),
+        Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+    )
     (version,) = [v for v in definition["spec"]["versions"] if v["name"] == "v1"]
     schema = copy.deepcopy(version["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
@@ -351,13 +459,20 @@ def test_kuberay_files_are_what_the_definition_describes(name: str) -> None:
     import jsonschema
 
     checker = jsonschema.Draft202012Validator(crd_schema(KUBERAY[name]))
-    assert [f"{list(e.path)}: {e.message[:200]}" for e in checker.iter_errors(load(f"kuberay/{name}.yaml"))] == []
+    assert [
+        f"{list(e.path)}: {e.message[:200]}" for e in checker.iter_errors(load(f"kuberay/{name}.yaml"))
+    ] == []
     wrong = load(f"kuberay/{name}.yaml")
-    (wrong["spec"] if name == "raycluster" else wrong["spec"]["rayClusterSpec"])["workerGroupSpecs"][0]["minReplica"] = 0
-    assert [e for e in checker.iter_errors(wrong) if "minReplica" in e.message], "the check must be able to fail"
+    (wrong["spec"] if name == "raycluster" else wrong["spec"]["rayClusterSpec"])["workerGroupSpecs"][0][
+        "minReplica"
+    ] = 0
+    assert [e for e in checker.iter_errors(wrong) if "minReplica" in e.message], (
+        "the check must be able to fail"
+    )
 
 
-# -- images --------------------------------------------------------------------------------------------------------------------------
+# -- images
+# --------------------------------------------------------------------------------------------------------------------------
 
 DOCKERFILES = ("Dockerfile", "Dockerfile.slim")
 INSTRUCTIONS = {"FROM", "ARG", "ENV", "RUN", "COPY", "USER", "WORKDIR", "CMD"}
@@ -370,7 +485,8 @@ def instructions(name: str) -> list[tuple[str, str]]:
 
 
 def in_context(path: Path) -> bool:
-    """Whether .dockerignore lets ``path`` into the build; its rules here are one whole exclusion, exceptions by first name, and suffixes."""
+    """Whether .dockerignore lets ``path`` into the build; its rules here are one whole exclusion, exceptions
+    by first name, and suffixes."""
     rules = [r for r in (ROOT / ".dockerignore").read_text().splitlines() if r and not r.startswith("#")]
     assert rules[0] == "*"
     return f"!{path.parts[0]}" in rules
@@ -392,7 +508,13 @@ def test_dockerfiles_are_well_formed_and_their_sources_exist(name: str) -> None:
         if word == "CMD":
             assert json.loads(rest)[0] == "diffadapt"
     packed = re.findall(r'^"?([\w./-]+)"? = "diffadapt/', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert {Path(p).parts[0] for p in packed} | {"platform", "pyproject.toml", "README.md", "LICENSE", "constraints.txt"} <= copied
+    assert {Path(p).parts[0] for p in packed} | {
+        "platform",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "constraints.txt",
+    } <= copied
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
@@ -400,7 +522,9 @@ def test_images_run_as_the_ray_user_with_what_launchers_need(name: str) -> None:
     found = instructions(name)
     users = [rest for word, rest in found if word == "USER"]
     commands = " ".join(rest for word, rest in found if word == "RUN")
-    assert users == ["ray"] and [w for w, _ in found].index("USER") > max(i for i, (w, _) in enumerate(found) if w == "RUN")
+    assert users == ["ray"] and [w for w, _ in found].index("USER") > max(
+        i for i, (w, _) in enumerate(found) if w == "RUN"
+    )
     assert "--uid 1000" in commands and "--gid users" in commands
     assert {"bash", "rsync", "openssh-client", "wget", "procps"} <= set(commands.split())
     environment = " ".join(rest for word, rest in found if word == "ENV")
@@ -429,30 +553,51 @@ def test_the_images_list_of_requirements_is_the_project_s(name: str) -> None:
 
     text = " ".join(rest for word, rest in instructions(name) if word == "RUN")
     program = re.search(r'python -c "(.*?)" "\$EXTRAS"', text)
-    (wanted,) = [rest.partition("=")[2] for word, rest in instructions(name) if word == "ARG" and rest.startswith("EXTRAS")]
+    (wanted,) = [
+        rest.partition("=")[2]
+        for word, rest in instructions(name)
+        if word == "ARG" and rest.startswith("EXTRAS")
+    ]
     assert program and set(wanted.split(",")) <= extras()
-    listed = subprocess.run([sys.executable, "-c", program[1], wanted], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(
+        [sys.executable, "-c", program[1], wanted], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert listed == ["hatchling", *project["dependencies"], *(d for e in wanted.split(",") for d in project["optional-dependencies"][e])]
+    assert listed == [
+        "hatchling",
+        *project["dependencies"],
+        *(d for e in wanted.split(",") for d in project["optional-dependencies"][e]),
+    ]
 
 
-# -- Slurm ---------------------------------------------------------------------------------------------------------------------------
+# -- Slurm
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def test_slurm_script_is_shell_and_says_what_it_needs(tmp_path: Path) -> None:
     script = CLUSTER / "slurm.sh"
     assert subprocess.run(["bash", "-n", str(script)], capture_output=True).returncode == 0
     options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", script.read_text(), re.MULTILINE))
-    assert options["ntasks-per-node"] == "1" and options["signal"].startswith("B:USR1@") and {"requeue", "no-kill"} <= set(options)
+    assert (
+        options["ntasks-per-node"] == "1"
+        and options["signal"].startswith("B:USR1@")
+        and {"requeue", "no-kill"} <= set(options)
+    )
     if shutil.which("shellcheck"):
-        assert subprocess.run(["shellcheck", "-e", "SC2016,SC2086", str(script)], capture_output=True).returncode == 0
+        assert (
+            subprocess.run(["shellcheck", "-e", "SC2016,SC2086", str(script)], capture_output=True).returncode
+            == 0
+        )
     environment = {"PATH": os.environ["PATH"], "SLURM_SUBMIT_DIR": str(tmp_path)}
     for arguments, said in (([], "What to run"), (["run", "quickstart"], "make setup")):
-        done = subprocess.run(["bash", str(script), *arguments], env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", str(script), *arguments], env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
 
 
-# -- monitoring ----------------------------------------------------------------------------------------------------------------------
+# -- monitoring
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -460,7 +605,9 @@ def ray_metrics() -> set[str]:
     """Names of the gauges and counters that a Ray node reports, as Prometheus sees them."""
     import ray
 
-    text = Path(ray.__file__).with_name("dashboard").joinpath("modules/reporter/reporter_agent.py").read_text()
+    text = (
+        Path(ray.__file__).with_name("dashboard").joinpath("modules/reporter/reporter_agent.py").read_text()
+    )
     return {f"ray_{name}" for name in re.findall(r'Gauge\(\s*"(\w+)"', text)}
 
 
@@ -495,7 +642,9 @@ def test_the_dashboard_shows_metrics_that_exist() -> None:
             for name in names & own.keys():
                 assert labels <= {*own[name], "le"}, f"{panel['title']}: {labels}"
             used |= names
-    assert {n for n in own if not n.endswith(("_sum", "_count"))} <= used, "every series of ours has its place"
+    assert {n for n in own if not n.endswith(("_sum", "_count"))} <= used, (
+        "every series of ours has its place"
+    )
     area = [(p["gridPos"]["x"], p["gridPos"]["y"], p["gridPos"]["w"], p["gridPos"]["h"]) for p in panels]
     taken = [(i, j) for x, y, w, h in area for i in range(x, x + w) for j in range(y, y + h)]
     assert len(taken) == len(set(taken)) and max(x + w for x, _, w, _ in area) <= 24, "panels overlap"

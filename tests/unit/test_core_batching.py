@@ -50,7 +50,15 @@ def test_poison_is_isolated():
     model = Model(poison=[5, 6])
     done, failures = Batcher(4).run(range(10), KEYS, model)
     assert done == [s for s in SQUARES if s[0] not in (5, 6)]
-    assert failures == [Failure("k5", "poison in [5]"), Failure("k6", "poison in [6]")] and model.sizes == [4, 4, 1, 1, 1, 1, 2]
+    assert failures == [Failure("k5", "poison in [5]"), Failure("k6", "poison in [6]")] and model.sizes == [
+        4,
+        4,
+        1,
+        1,
+        1,
+        1,
+        2,
+    ]
 
 
 def test_one_image_that_does_not_fit_is_a_resource_error():

@@ -26,7 +26,11 @@ def config_classes() -> list[type]:
     found = {ExecutionConfig, SDA}
     for file in sorted(PACKAGE.glob("*/config.py")):
         module = importlib.import_module(f"diffadapt.{file.parent.name}.config")
-        found |= {c for _, c in inspect.getmembers(module, inspect.isclass) if is_dataclass(c) and c.__module__ == module.__name__}
+        found |= {
+            c
+            for _, c in inspect.getmembers(module, inspect.isclass)
+            if is_dataclass(c) and c.__module__ == module.__name__
+        }
     return sorted(found, key=lambda c: c.__qualname__)
 
 
@@ -157,5 +161,16 @@ def _another(hint: Any, value: Any) -> Any:
 
 def test_every_class_was_found():
     names = {c.__name__ for c in config_classes()}
-    assert {"SynthConfig", "AlignConfig", "GDAConfig", "DataConfig", "TargetConfig", "ClassifierConfig", "FitConfig", "DiffusionFitConfig", "MemoConfig", "TentConfig"} <= names
+    assert {
+        "SynthConfig",
+        "AlignConfig",
+        "GDAConfig",
+        "DataConfig",
+        "TargetConfig",
+        "ClassifierConfig",
+        "FitConfig",
+        "DiffusionFitConfig",
+        "MemoConfig",
+        "TentConfig",
+    } <= names
     assert all(dataclasses.is_dataclass(c) for c in config_classes())

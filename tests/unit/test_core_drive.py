@@ -28,7 +28,11 @@ def test_the_second_run_makes_nothing(tmp_path):
     again, second = run_toy(tmp_path)
     assert len(first.receipts) == 7 and second.receipts == [] and again.name == run.name
     assert store_of(tmp_path) == before
-    assert run.status()["state"] == "finished" and [n["hits"] for n in run.status()["nodes"].values()] == [3, 3, 1]
+    assert run.status()["state"] == "finished" and [n["hits"] for n in run.status()["nodes"].values()] == [
+        3,
+        3,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5, 6, 7])
@@ -58,7 +62,9 @@ def test_a_remote_root_holds_the_same_bytes(tmp_path, request, kind, monkeypatch
     names = sorted(here.store.fs.find(here.store.path))
     for name in (n.removeprefix(here.store.path + "/") for n in names):
         assert there.store.read_bytes(name) == here.store.read_bytes(name)
-    assert {f.removeprefix(there.store.path + "/") for f in there.store.fs.find(there.store.path)} == {n.removeprefix(here.store.path + "/") for n in names}
+    assert {f.removeprefix(there.store.path + "/") for f in there.store.fs.find(there.store.path)} == {
+        n.removeprefix(here.store.path + "/") for n in names
+    }
     (cached,) = (tmp_path / "diffadapt-cache").iterdir()
     assert {p.name for p in cached.iterdir()} >= {"total.json", "_SUCCESS"}
     assert there.run("last").name == remote.name
@@ -78,7 +84,9 @@ def broken(tmp_path):
 def test_few_failures_are_listed_and_the_rest_goes_on(tmp_path, broken):
     run, _ = run_toy(tmp_path, broken("n/0/s001-2"))
     lines = [json.loads(line) for line in run.read("quarantine.jsonl").splitlines()]
-    assert lines == [{"node": n, "key": "n/0/s001-2", "reason": "broken"} for n in ("double", "numbers", "total")]
+    assert lines == [
+        {"node": n, "key": "n/0/s001-2", "reason": "broken"} for n in ("double", "numbers", "total")
+    ]
     nodes = run.manifest()["nodes"]
     assert all(nodes[n]["quarantined"] == [["n/0/s001-2", "broken"]] for n in nodes)
     again, _ = run_toy(tmp_path, broken())
@@ -87,7 +95,9 @@ def test_few_failures_are_listed_and_the_rest_goes_on(tmp_path, broken):
 
 def test_too_many_failures_stop_the_stage_and_mended_inputs_finish_it(tmp_path, broken):
     bad = ("n/0/s001-2", "n/0/s003-0")
-    with pytest.raises(TrainingError, match="numbers quarantined 2 of 20 items, more than the allowed 5%.*n/0/s001-2: broken"):
+    with pytest.raises(
+        TrainingError, match="numbers quarantined 2 of 20 items, more than the allowed 5%.*n/0/s001-2: broken"
+    ):
         run_toy(tmp_path, broken(*bad))
     run = Root(str(tmp_path)).run("last")
     assert run.status()["state"] == "failed" and "quarantined" in run.status()["error"]
@@ -124,7 +134,17 @@ def test_a_failed_shard_keeps_its_kind_and_the_others_their_work(tmp_path):
         def run_chains(self, chains, stages, store, on_receipt):
             super().run_chains(chains[:1], stages, store, on_receipt)
             task = chains[1].tasks[0]
-            self._pass(Receipt(task.node, task.shard.key, task.digest, "failed", 0, error="DataError: The folder is gone."), on_receipt)
+            self._pass(
+                Receipt(
+                    task.node,
+                    task.shard.key,
+                    task.digest,
+                    "failed",
+                    0,
+                    error="DataError: The folder is gone.",
+                ),
+                on_receipt,
+            )
 
     from diffadapt.core.errors import DataError
 
@@ -175,14 +195,20 @@ def test_a_full_store_is_reported_although_the_status_cannot_be_written(tmp_path
     monkeypatch.undo()
     run, _ = run_toy(tmp_path)
     run_toy(tmp_path / "whole")
-    assert run.status()["state"] == "finished" and store_of(tmp_path) == {**store_of(tmp_path), **store_of(tmp_path / "whole")}
+    assert run.status()["state"] == "finished" and store_of(tmp_path) == {
+        **store_of(tmp_path),
+        **store_of(tmp_path / "whole"),
+    }
 
 
 def test_manifest_is_the_same_in_every_place_and_masks_credentials(tmp_path):
     one, _ = run_toy(tmp_path / "one")
     other, _ = run_toy(tmp_path / "a b" / "two", runner=PlainRunner(backwards=True))
     assert one.read("manifest.json") == other.read("manifest.json") and one.name == other.name
-    assert manifest.scrub({"a": ["s3://k:s@b/x", 1], "b": "u?token=abc"}) == {"a": ["s3://***@b/x", 1], "b": "u?token=***"}
+    assert manifest.scrub({"a": ["s3://k:s@b/x", 1], "b": "u?token=abc"}) == {
+        "a": ["s3://***@b/x", 1],
+        "b": "u?token=***",
+    }
     found = manifest.versions()
     assert found["torch"] != "absent" and found["diffadapt"]
 
@@ -190,7 +216,12 @@ def test_manifest_is_the_same_in_every_place_and_masks_credentials(tmp_path):
 def test_manifests_of_other_formats_and_damaged_ones_are_refused(tmp_path):
     run, _ = run_toy(tmp_path)
     value = run.manifest()
-    for data, words in ((json.dumps({**value, "format": 0}), "format 0, this version reads format 1"), ("{", "damaged"), ("[]", "damaged"), ("{}", "damaged")):
+    for data, words in (
+        (json.dumps({**value, "format": 0}), "format 0, this version reads format 1"),
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ("{}", "damaged"),
+    ):
         run.write("manifest.json", data.encode())
         with pytest.raises(StoreError, match=words):
             run.manifest()
@@ -214,7 +245,9 @@ def test_states(tmp_path):
     assert state_of(here) == "running"
     assert state_of({**here, "pid": 2**22 + 1}).startswith("interrupted")
     assert state_of({**here, "host": "elsewhere", "pid": 2**22 + 1}) == "running"
-    assert state_of({**here, "host": "elsewhere", "updated": time.time() - SILENCE - 1}).startswith("interrupted")
+    assert state_of({**here, "host": "elsewhere", "updated": time.time() - SILENCE - 1}).startswith(
+        "interrupted"
+    )
     assert state_of({**here, "state": "finished"}) == "finished" and state_of({}) == "unknown"
 
 

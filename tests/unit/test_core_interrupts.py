@@ -29,7 +29,9 @@ def test_both_signals_interrupt_and_are_remembered(number: int) -> None:
         assert not interrupts.seen()
 
 
-def test_the_command_line_tells_it_from_a_damaged_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_line_tells_it_from_a_damaged_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     import diffadapt.commands.recipes as recipes
 
     def swallow(argv: list[str]) -> int:

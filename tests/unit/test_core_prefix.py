@@ -18,7 +18,15 @@ from diffadapt.stages.synthesize import Synthesize  # noqa: E402
 from tests.unit.corekit import contents, receipts_of  # noqa: E402
 
 CLASSES = 2
-TINY = SynthConfig(weights="embedded:digits-dit", steps=1, sampler="ddim", guide_channels="all", output="round", classes_per_shard=2, batch_size=50)
+TINY = SynthConfig(
+    weights="embedded:digits-dit",
+    steps=1,
+    sampler="ddim",
+    guide_channels="all",
+    output="round",
+    classes_per_shard=2,
+    batch_size=50,
+)
 
 
 def synthesis(per_class: int, per_shard: int, **changes) -> Pipeline:
@@ -42,7 +50,8 @@ def test_more_images_make_only_the_missing_ones(tmp_path, per_shard):
 
 
 def test_the_same_images_whatever_the_shards(tmp_path):
-    """Keys, seeds and labels are those of the image; how images lie in shards is not part of what they are."""
+    """Keys, seeds and labels are those of the image; how images lie in shards is not part of what they
+    are."""
     torch.set_num_threads(1)
 
     def images(name: str, per_shard: int, **changes) -> dict[str, tuple]:
@@ -55,8 +64,17 @@ def test_the_same_images_whatever_the_shards(tmp_path):
             found.update({r["key"]: (r["label"], r["seed"], r["image"]["bytes"]) for r in table})
         return found
 
-    one, other, backwards = images("one", 1), images("other", 4, classes_per_shard=1), images("small", 2, batch_size=1)
-    assert set(one) == set(other) == set(backwards) == {f"synthetic/0/c{c:04d}/i{i:06d}" for c in range(CLASSES) for i in range(4)}
+    one, other, backwards = (
+        images("one", 1),
+        images("other", 4, classes_per_shard=1),
+        images("small", 2, batch_size=1),
+    )
+    assert (
+        set(one)
+        == set(other)
+        == set(backwards)
+        == {f"synthetic/0/c{c:04d}/i{i:06d}" for c in range(CLASSES) for i in range(4)}
+    )
     for key in one:
         assert one[key][:2] == other[key][:2] == backwards[key][:2]
         levels = [decode(x[key][2]) for x in (one, other, backwards)]

@@ -33,9 +33,18 @@ def test_lines_say_shards_rate_time_left_and_quarantine(clock):
     progress.receipt(receipt())
     assert "left" not in progress.line("synth")
     assert progress.nodes["synth"].as_dict() == {
-        "shards": 4, "done": 3, "hits": 1, "failed": 0, "items": 40, "quarantined": 1, "step": 0, "steps": 0, "note": "",
-        "images_per_second": 5.0, "seconds_left": None,
-    }  # fmt: skip
+        "shards": 4,
+        "done": 3,
+        "hits": 1,
+        "failed": 0,
+        "items": 40,
+        "quarantined": 1,
+        "step": 0,
+        "steps": 0,
+        "note": "",
+        "images_per_second": 5.0,
+        "seconds_left": None,
+    }
 
 
 def test_log_lines_are_rare_and_the_last_one_always_comes(clock):
@@ -68,6 +77,8 @@ def test_fits_show_steps_and_loss(clock):
     assert " ".join(progress.line("fit").split()) == "fit step 3/10 loss 0.5000"
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (18720, "5 h 12 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (18720, "5 h 12 min")]
+)
 def test_seconds(seconds, text):
     assert format_seconds(seconds) == text

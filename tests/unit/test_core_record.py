@@ -14,7 +14,9 @@ from diffadapt.core.record import Score
 
 def logits(**rows) -> dict:
     """key (with __ for /) -> (label, logits)."""
-    return {k.replace("__", "/"): (label, np.asarray(values, np.float32)) for k, (label, values) in rows.items()}
+    return {
+        k.replace("__", "/"): (label, np.asarray(values, np.float32)) for k, (label, values) in rows.items()
+    }
 
 
 def top1(scores: list[Score]) -> dict[tuple[str, str], float]:
@@ -27,16 +29,29 @@ def test_the_ensemble_sums_probabilities_not_logits():
     both = record.softmax(a["fog/5/x"][1][None]) + record.softmax(b["fog/5/x"][1][None])
     rows = [MethodRow("A", ("a",)), MethodRow("B", ("b",)), MethodRow("both", ("a", "b"))]
     scores = top1(record.score_rows("r", 0, rows, {"a": a, "b": b}, {}))
-    assert scores == {("A", "fog/5"): 0.0, ("B", "fog/5"): 100.0, ("both", "fog/5"): 100.0 * (both.argmax() == 1)}
+    assert scores == {
+        ("A", "fog/5"): 0.0,
+        ("B", "fog/5"): 100.0,
+        ("both", "fog/5"): 100.0 * (both.argmax() == 1),
+    }
     assert both.argmax() == 0
 
 
 def test_members_pair_by_key_whatever_their_order():
     a = logits(fog__5__x=(0, [0.6, 0.4]), fog__5__y=(1, [0.6, 0.4]), fog__5__only_a=(0, [1, 0]))
     b = logits(fog__5__y=(1, [0.0, 9.0]), fog__5__x=(0, [9.0, 0.0]))
-    (score,) = record.score_rows("r", 3, [MethodRow("m", ("a", "b"), "note", True)], {"a": a, "b": b}, {"fog/5": 4})
+    (score,) = record.score_rows(
+        "r", 3, [MethodRow("m", ("a", "b"), "note", True)], {"a": a, "b": b}, {"fog/5": 4}
+    )
     assert (score.value, score.images, score.of_images) == (100.0, 2, 4)
-    assert (score.run, score.seed, score.note, score.control, score.corruption, score.severity) == ("r", 3, "note", True, "fog", 5)
+    assert (score.run, score.seed, score.note, score.control, score.corruption, score.severity) == (
+        "r",
+        3,
+        "note",
+        True,
+        "fog",
+        5,
+    )
 
 
 def test_a_like_for_like_row_counts_the_other_nodes_images_only():
@@ -47,19 +62,34 @@ def test_a_like_for_like_row_counts_the_other_nodes_images_only():
 
 
 def test_unlabelled_images_give_no_scores():
-    assert record.score_rows("r", 0, [MethodRow("m", ("a",))], {"a": logits(target__0__x=(None, [1, 0]))}, {"target/0": 1}) == []
+    assert (
+        record.score_rows(
+            "r", 0, [MethodRow("m", ("a",))], {"a": logits(target__0__x=(None, [1, 0]))}, {"target/0": 1}
+        )
+        == []
+    )
 
 
 def test_a_row_names_its_transfer_seed_and_selection():
     a = logits(webcam__0__x=(1, [0.0, 1.0]), webcam__0__y=(0, [0.0, 1.0]))
     row = MethodRow("DANN", ("a",), group="amazon-webcam", seed=2, selection="oracle")
     (score,) = record.score_rows("r", 0, [row], {"a": a}, {"amazon-webcam": 2})
-    assert (score.group, score.corruption, score.severity, score.seed, score.selection, score.value) == ("amazon-webcam", "amazon-webcam", 0, 2, "oracle", 50.0)
+    assert (score.group, score.corruption, score.severity, score.seed, score.selection, score.value) == (
+        "amazon-webcam",
+        "amazon-webcam",
+        0,
+        2,
+        "oracle",
+        50.0,
+    )
 
 
 def test_the_class_mean_counts_every_class_once():
     a = logits(t__0__1=(0, [1, 0, 0]), t__0__2=(0, [1, 0, 0]), t__0__3=(0, [1, 0, 0]), t__0__4=(2, [1, 0, 0]))
-    top, mean = (record.score_rows("r", 0, [MethodRow("m", ("a",), metric=m)], {"a": a}, {})[0] for m in ("top1", "class_mean"))
+    top, mean = (
+        record.score_rows("r", 0, [MethodRow("m", ("a",), metric=m)], {"a": a}, {})[0]
+        for m in ("top1", "class_mean")
+    )
     assert (top.metric, top.value) == ("top1", 75.0) and (mean.metric, mean.value) == ("class_mean", 50.0)
 
 
@@ -78,17 +108,30 @@ def test_predictions_as_a_table_for_other_tools():
 
 
 def test_scores_make_the_round_trip():
-    scores = [Score("r", "m", True, "fog/5", "fog", 5, "top1", 12.5, 3, 4, 7, note="ü"), Score("r", "n", False, "target/0", "target", 0, "top1", 0.0, 0, 0, 0)]
+    scores = [
+        Score("r", "m", True, "fog/5", "fog", 5, "top1", 12.5, 3, 4, 7, note="ü"),
+        Score("r", "n", False, "target/0", "target", 0, "top1", 0.0, 0, 0, 0),
+    ]
     assert record.from_bytes(record.to_bytes(scores)) == scores
     assert record.from_bytes(record.to_bytes([])) == []
 
 
 def test_predictions_collect_over_shards():
     def rows(key: str, label, values) -> Rows:
-        return Rows(pa.table({"key": [key], "label": pa.array([label], pa.int64()), "logits": [values]}, schema=LOGITS_SCHEMA))
+        return Rows(
+            pa.table(
+                {"key": [key], "label": pa.array([label], pa.int64()), "logits": [values]},
+                schema=LOGITS_SCHEMA,
+            )
+        )
 
     found = record.predictions_by_key([rows("a", 1, [1.0, 2.0]), rows("b", None, [3.0, 4.0])])
-    assert found["a"][0] == 1 and found["b"][0] is None and found["b"][1].dtype == np.float32 and list(found) == ["a", "b"]
+    assert (
+        found["a"][0] == 1
+        and found["b"][0] is None
+        and found["b"][1].dtype == np.float32
+        and list(found) == ["a", "b"]
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e30])

@@ -37,7 +37,11 @@ class Fan(Double):
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         (node,) = inputs.values()
-        return [Shard(f"{p.shard.key}-{i}", {"part": i}, (Input(node.name, p.digest),), 1) for p in node.shards for i in range(self.width)]
+        return [
+            Shard(f"{p.shard.key}-{i}", {"part": i}, (Input(node.name, p.digest),), 1)
+            for p in node.shards
+            for i in range(self.width)
+        ]
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,12 @@ def names(wave) -> list[list[str]]:
 
 
 def test_a_chain_carries_a_shard_through_all_that_needs_nothing_else():
-    plans, _ = planned(Node("a", Numbers(2)), Node("b", Double(), ("a",)), Node("c", Double(3), ("b",)), Node("d", Double(5), ("a",)))
+    plans, _ = planned(
+        Node("a", Numbers(2)),
+        Node("b", Double(), ("a",)),
+        Node("c", Double(3), ("b",)),
+        Node("d", Double(5), ("a",)),
+    )
     wave = next_wave(plans, set())
     assert names(wave) == [["a/s000", "b/s000", "d/s000", "c/s000"], ["a/s001", "b/s001", "d/s001", "c/s001"]]
     assert wave.fits == ()
@@ -67,20 +76,36 @@ def test_a_chain_carries_a_shard_through_all_that_needs_nothing_else():
 
 
 def test_shards_that_fan_out_are_spread_over_the_actors():
-    """Images of one prompt table must not be one actor's alone; what fans out to a single missing shard stays in its chain."""
-    plans, _ = planned(Node("a", Numbers(2)), Node("f", Fan(), ("a",)), Node("b", Double(), ("f",)), Node("c", Double(5), ("a",)))
+    """Images of one prompt table must not be one actor's alone; what fans out to a single missing shard stays
+    in its chain."""
+    plans, _ = planned(
+        Node("a", Numbers(2)),
+        Node("f", Fan(), ("a",)),
+        Node("b", Double(), ("f",)),
+        Node("c", Double(5), ("a",)),
+    )
     first = next_wave(plans, set())
     assert names(first) == [["a/s000", "c/s000"], ["a/s001", "c/s001"]]
     made = {t.digest for chain in first.chains for t in chain.tasks}
-    assert names(next_wave(plans, made)) == [[f"f/s00{i}-{j}", f"b/s00{i}-{j}"] for i in range(2) for j in range(3)]
+    assert names(next_wave(plans, made)) == [
+        [f"f/s00{i}-{j}", f"b/s00{i}-{j}"] for i in range(2) for j in range(3)
+    ]
     all_but_one = {p.digest for p in plans["f"].shards} - {plans["f"].shards[4].digest}
-    assert ["a/s001", "f/s001-1", "c/s001", "b/s001-1"] in names(next_wave(plans, all_but_one)), "one that is missing spreads to nobody"
+    assert ["a/s001", "f/s001-1", "c/s001", "b/s001-1"] in names(next_wave(plans, all_but_one)), (
+        "one that is missing spreads to nobody"
+    )
     narrow, _ = planned(Node("a", Numbers(2)), Node("f", Fan(width=1), ("a",)), Node("b", Double(), ("f",)))
     assert names(next_wave(narrow, set())) == [[f"a/s00{i}", f"f/s00{i}-0", f"b/s00{i}-0"] for i in range(2)]
 
 
 def test_every_task_comes_after_its_inputs_and_once():
-    plans, _ = planned(Node("a", Numbers(3)), Node("b", Double(), ("a",)), Node("g", Gather(), ("b",)), Node("t", Total(), ("b",)), Node("e", Double(7), ("a", "t")))
+    plans, _ = planned(
+        Node("a", Numbers(3)),
+        Node("b", Double(), ("a",)),
+        Node("g", Gather(), ("b",)),
+        Node("t", Total(), ("b",)),
+        Node("e", Double(7), ("a", "t")),
+    )
     done: set[str] = set()
     seen: list[str] = []
     waves = 0
@@ -108,7 +133,14 @@ def test_a_stream_waits_for_all_its_shards_and_follows_the_last_one_that_is_miss
 
 
 def test_what_two_nodes_ask_for_is_made_once(tmp_path):
-    nodes = (Node("a", Numbers(2)), Node("b", Double(), ("a",)), Node("same", Double(), ("a",)), Node("t", Total(), ("b",)), Node("t2", Total(), ("same",)), Node("c", Double(3), ("same",)))
+    nodes = (
+        Node("a", Numbers(2)),
+        Node("b", Double(), ("a",)),
+        Node("same", Double(), ("a",)),
+        Node("t", Total(), ("b",)),
+        Node("t2", Total(), ("same",)),
+        Node("c", Double(3), ("same",)),
+    )
     store = Store(str(tmp_path))
     plans = Pipeline(nodes).plan(store)
     assert [p.digest for p in plans["b"].shards] == [p.digest for p in plans["same"].shards]
@@ -117,7 +149,12 @@ def test_what_two_nodes_ask_for_is_made_once(tmp_path):
     assert [r.status for r in receipts] == ["made"] * 7 and len({r.digest for r in receipts}) == 7
     assert summary.missing == 7 and summarise(plans, store).missing == 0
     assert next_wave(plans, finished(plans, store)).chains == ()
-    (task,) = [t for c in next_wave(plans, {p.digest for n in ("a", "b", "t") for p in plans[n].shards}).chains for t in c.tasks if t.shard.key == "s000"]
+    (task,) = [
+        t
+        for c in next_wave(plans, {p.digest for n in ("a", "b", "t") for p in plans[n].shards}).chains
+        for t in c.tasks
+        if t.shard.key == "s000"
+    ]
     assert [f.node for f in task.inputs] == ["same"]
 
 

@@ -1,4 +1,5 @@
-"""The store on local disks, in memory and on S3: whole files or none, readable names, errors that say what to do."""
+"""The store on local disks, in memory and on S3: whole files or none, readable names, errors that say what to
+do."""
 
 from __future__ import annotations
 
@@ -36,7 +37,12 @@ def png(value: int = 0) -> bytes:
 
 def some_rows(n: int = 3, failures=()) -> Rows:
     keys = [f"a/0/{i}.png" for i in range(n)]
-    return Rows(image_table(keys, [i % 2 if i else None for i in range(n)], [png(i) for i in range(n)], list(range(n))), list(failures))
+    return Rows(
+        image_table(
+            keys, [i % 2 if i else None for i in range(n)], [png(i) for i in range(n)], list(range(n))
+        ),
+        list(failures),
+    )
 
 
 @pytest.fixture(params=["path", "file://", "spaces", "memory://", "s3://"])
@@ -63,14 +69,21 @@ def test_everything_on_every_kind_of_place(place):
     assert store.list(name.rpartition("/")[0]) == {name.rpartition("/")[2]}
     loaded = store.load(name)
     assert loaded.table.equals(rows.table) and loaded.failures == rows.failures
-    assert store.header(name) == (3, rows.failures, rows.warnings) and store.headers([name, name]) == [store.header(name)] * 2
+    assert (
+        store.header(name) == (3, rows.failures, rows.warnings)
+        and store.headers([name, name]) == [store.header(name)] * 2
+    )
     before = store.read_bytes(name)
     store.commit(name, rows, {"digest": "d"})
     assert store.read_bytes(name) == before
     copy = pickle.loads(pickle.dumps(store))
     assert copy.load(name).table.equals(rows.table)
     (entry,) = store.entries()
-    assert entry["path"] == name.rpartition("/")[0] and entry["bytes"] == len(before) and time.time() - entry["modified"] < 3600
+    assert (
+        entry["path"] == name.rpartition("/")[0]
+        and entry["bytes"] == len(before)
+        and time.time() - entry["modified"] < 3600
+    )
     store.remove(name)
     store.remove(name)
     assert not store.exists(name) and list(store.entries()) == []
@@ -88,7 +101,17 @@ def test_what_another_writer_adds_is_seen_at_once(place):
 def test_garbage_goes_and_what_is_kept_stays(place):
     store = Store(place)
     store.prepare()
-    for name in ("k/a-1/x.parquet", "k/a-1/y.parquet", "k/a-1/family.json", "k/b-2/z.parquet", "k/b-2/family.json", "fit/c-3/model", "fit/c-3/_SUCCESS", "fit/d-4/model", ".checkpoints/e/1"):
+    for name in (
+        "k/a-1/x.parquet",
+        "k/a-1/y.parquet",
+        "k/a-1/family.json",
+        "k/b-2/z.parquet",
+        "k/b-2/family.json",
+        "fit/c-3/model",
+        "fit/c-3/_SUCCESS",
+        "fit/d-4/model",
+        ".checkpoints/e/1",
+    ):
         store.write_bytes(name, b"12345")
     keep = {"k/a-1/x.parquet", "fit/c-3"}
     wanted = {"k/a-1/y.parquet", "k/b-2/z.parquet", "k/b-2/family.json", "fit/d-4/model", ".checkpoints/e/1"}
@@ -97,7 +120,11 @@ def test_garbage_goes_and_what_is_kept_stays(place):
     assert store.exists("k/b-2/z.parquet")
     assert sorted(store.collect_garbage(keep, older_than=-5, dry_run=False)) == sorted((n, 5) for n in wanted)
     assert [e["path"] for e in store.entries()] == ["fit/c-3", "k/a-1"]
-    assert store.exists("k/a-1/x.parquet") and store.exists("k/a-1/family.json") and store.exists("fit/c-3/model")
+    assert (
+        store.exists("k/a-1/x.parquet")
+        and store.exists("k/a-1/family.json")
+        and store.exists("fit/c-3/model")
+    )
 
 
 def test_a_reader_never_sees_a_torn_file(tmp_path):
@@ -133,7 +160,9 @@ store.Store({root!r}).write_bytes("k/f/x.parquet", b"1" * 100000)
 
 @pytest.mark.parametrize("at", ["fsync", "replace"])
 def test_a_writer_killed_before_the_rename_leaves_nothing_visible(tmp_path, at):
-    code = subprocess.run([sys.executable, "-c", KILLED.format(platform=str(PLATFORM), root=str(tmp_path), at=at)]).returncode
+    code = subprocess.run(
+        [sys.executable, "-c", KILLED.format(platform=str(PLATFORM), root=str(tmp_path), at=at)]
+    ).returncode
     assert code == -9
     store = Store(str(tmp_path))
     assert not store.exists("k/f/x.parquet")
@@ -152,7 +181,9 @@ def test_damaged_parquet_is_named(tmp_path, damage):
     data = bytearray(store.read_bytes("k/f/x.parquet"))
     if damage == "flipped":
         data[len(data) // 3] ^= 0x40
-    (tmp_path / "k/f/x.parquet").write_bytes({"empty": b"", "truncated": bytes(data[:-20]), "flipped": bytes(data), "text": b"hello" * 100}[damage])
+    (tmp_path / "k/f/x.parquet").write_bytes(
+        {"empty": b"", "truncated": bytes(data[:-20]), "flipped": bytes(data), "text": b"hello" * 100}[damage]
+    )
     with pytest.raises(StoreError, match="k/f/x.parquet is damaged.*delete it"):
         store.load("k/f/x.parquet")
     if damage != "flipped":  # the header knows nothing of the pages
@@ -218,7 +249,10 @@ def test_safe_names():
     [
         ("s3://key:secret@bucket/x", "s3://***@bucket/x"),
         ("https://h/x?token=abc&y=1", "https://h/x?token=***&y=1"),
-        ("https://h/x?X-Amz-Signature=ab&X-Amz-Credential=cd", "https://h/x?X-Amz-Signature=***&X-Amz-Credential=***"),
+        (
+            "https://h/x?X-Amz-Signature=ab&X-Amz-Credential=cd",
+            "https://h/x?X-Amz-Signature=***&X-Amz-Credential=***",
+        ),
         ("plain/path key", "plain/path key"),
     ],
 )
@@ -239,7 +273,9 @@ def test_shards_open_with_pandas_pyarrow_and_datasets(tmp_path):
     table = pq.read_table(file)
     assert table.column("image").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     datasets = pytest.importorskip("datasets")
-    loaded = datasets.load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path / "cache"))
+    loaded = datasets.load_dataset(
+        "parquet", data_files=file, split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert isinstance(loaded[1]["image"], Image.Image) and loaded[1]["image"].getpixel((0, 0)) == (1, 1, 1)
     assert loaded[0]["label"] is None and loaded[1]["label"] == 1
 
@@ -248,11 +284,22 @@ def test_scenes_open_with_datasets(tmp_path):
     """Label maps are pictures too, boxes are lists, and further columns do not stand in the way."""
     datasets = pytest.importorskip("datasets")
     picture, labels = encode_png(np.zeros((4, 6, 3), np.uint8)), encode_png(np.full((4, 6), 3, np.uint8))
-    table = scene_table(["a", "b"], [picture] * 2, [labels, None], objects=[[{"category": 1, "bbox": [0, 1, 2, 3], "crowd": False}], None])
+    table = scene_table(
+        ["a", "b"],
+        [picture] * 2,
+        [labels, None],
+        objects=[[{"category": 1, "bbox": [0, 1, 2, 3], "crowd": False}], None],
+    )
     file = tmp_path / "scenes.parquet"
     file.write_bytes(to_parquet(Rows(table.append_column("accepted", pa.array([True, False]))), {}))
-    loaded = datasets.load_dataset("parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
-    assert loaded[0]["annotation"].getpixel((0, 0)) == 3 and loaded[1]["annotation"] is None and loaded["accepted"][:] == [True, False]
+    loaded = datasets.load_dataset(
+        "parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert (
+        loaded[0]["annotation"].getpixel((0, 0)) == 3
+        and loaded[1]["annotation"] is None
+        and loaded["accepted"][:] == [True, False]
+    )
     assert loaded[0]["objects"] == [{"category": 1, "bbox": [0.0, 1.0, 2.0, 3.0], "crowd": False}]
 
 
@@ -261,5 +308,9 @@ def test_provenance_is_in_the_file(tmp_path):
 
     store = Store(str(tmp_path))
     store.commit("x.parquet", some_rows(1, [Failure("k", "r")]), {"digest": "abc", "key": "s"})
-    assert json.loads(pq.read_metadata(tmp_path / "x.parquet").metadata[b"diffadapt"]) == {"digest": "abc", "key": "s", "failures": [["k", "r"]]}
+    assert json.loads(pq.read_metadata(tmp_path / "x.parquet").metadata[b"diffadapt"]) == {
+        "digest": "abc",
+        "key": "s",
+        "failures": [["k", "r"]],
+    }
     assert os.listdir(tmp_path) == ["x.parquet"]

@@ -39,7 +39,8 @@ def pictures(kind: str) -> tuple[np.ndarray, ...]:
     return tuple(scene(int(kind), seed) for seed in range({"224": 4, "32": 24}[kind]))
 
 
-# Steps (severity before -> after) whose published parameters trade one thing against another: see the package's docstring.
+# Steps (severity before -> after) whose published parameters trade one thing against another: see the
+# package's docstring.
 TRADED = {
     ("glass_blur", 1), ("glass_blur", 3), ("frost", 3), ("elastic_transform", 2),
     ("snow", 2), ("pixelate", 1),
@@ -50,7 +51,10 @@ TRADED = {
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_severity_rises_and_even_the_first_is_visible(name, kind):
     error = [
-        np.mean([np.mean((corrupt(p, name, s, i).astype(float) - p) ** 2) for i, p in enumerate(pictures(kind))]) for s in range(1, 6)
+        np.mean(
+            [np.mean((corrupt(p, name, s, i).astype(float) - p) ** 2) for i, p in enumerate(pictures(kind))]
+        )
+        for s in range(1, 6)
     ]
     assert error[0] > 2, "the lightest severity must be visible"
     for step in range(1, 5):
@@ -60,7 +64,9 @@ def test_severity_rises_and_even_the_first_is_visible(name, kind):
         assert error[4] > 1.3 * error[0] and error[4] > error[1]
 
 
-@pytest.mark.parametrize("shape", [(224, 224, 3), (33, 47, 3), (64, 31, 1), (16, 16, 1), (4, 5, 3), (300, 240, 1)])
+@pytest.mark.parametrize(
+    "shape", [(224, 224, 3), (33, 47, 3), (64, 31, 1), (16, 16, 1), (4, 5, 3), (300, 240, 1)]
+)
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_any_shape_keeps_its_form(name, shape):
     image = scene(shape[0], 3, shape[2], shape[1])
@@ -72,7 +78,14 @@ def test_any_shape_keeps_its_form(name, shape):
         assert np.any(out != image)
 
 
-RANDOM = set(CORRUPTIONS) - {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}
+RANDOM = set(CORRUPTIONS) - {
+    "defocus_blur",
+    "zoom_blur",
+    "brightness",
+    "contrast",
+    "pixelate",
+    "jpeg_compression",
+}
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -112,10 +125,14 @@ def test_impulse_noise_hits_the_published_fraction_evenly():
     for severity, amount in enumerate((0.03, 0.06, 0.09, 0.17, 0.27), 1):
         out = corrupt(image, "impulse_noise", severity, 0)
         assert set(np.unique(out)) == {0, 100, 255}
-        assert abs(np.mean(out != 100) - amount) < 0.005 and abs(np.mean(out == 0) - np.mean(out == 255)) < 0.005
+        assert (
+            abs(np.mean(out != 100) - amount) < 0.005 and abs(np.mean(out == 0) - np.mean(out == 255)) < 0.005
+        )
 
 
-@pytest.mark.parametrize("name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform", "pixelate"])
+@pytest.mark.parametrize(
+    "name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform", "pixelate"]
+)
 @pytest.mark.parametrize("size", [224, 32])
 def test_blurs_and_moves_keep_a_flat_image(name, size):
     image = np.full((size, size, 3), (200, 90, 30), np.uint8)
@@ -138,7 +155,9 @@ def test_smear_is_one_sided_along_its_angle():
     point = np.zeros((41, 41, 1))
     point[20, 20] = 1
     level = smear(point, 10, 3, 0.0)[..., 0]
-    assert np.nonzero(level.sum(1))[0].tolist() == [20] and np.nonzero(level[20])[0].tolist() == list(range(0, 21))
+    assert np.nonzero(level.sum(1))[0].tolist() == [20] and np.nonzero(level[20])[0].tolist() == list(
+        range(0, 21)
+    )
     weights = np.exp(-0.5 * (np.arange(21) / 3) ** 2)
     assert np.allclose(level[20, 20::-1], weights / weights.sum())
     upright = smear(point, 10, 3, -90.0)[..., 0]
@@ -192,7 +211,9 @@ def test_jpeg_is_pillows(severity, quality, channels):
     image = scene(60, 5, channels, 44)
     out = io.BytesIO()
     Image.fromarray(image[..., 0] if channels == 1 else image).save(out, "JPEG", quality=quality)
-    assert np.array_equal(corrupt(image, "jpeg_compression", severity, 0), np.asarray(Image.open(out)).reshape(image.shape))
+    assert np.array_equal(
+        corrupt(image, "jpeg_compression", severity, 0), np.asarray(Image.open(out)).reshape(image.shape)
+    )
 
 
 def test_pixelate_sizes():
@@ -202,7 +223,9 @@ def test_pixelate_sizes():
         assert sizes == sorted(set(sizes), reverse=True) and sizes[-1] >= 1
     image = scene(224, 6)
     small = Image.fromarray(image).resize((56, 56), Image.Resampling.BOX)
-    assert np.array_equal(corrupt(image, "pixelate", 5, 0), np.asarray(small.resize((224, 224), Image.Resampling.BOX)))
+    assert np.array_equal(
+        corrupt(image, "pixelate", 5, 0), np.asarray(small.resize((224, 224), Image.Resampling.BOX))
+    )
 
 
 def test_plasma_is_a_rougher_field_for_a_smaller_decay():
@@ -258,7 +281,10 @@ def test_official_frost_textures(tmp_path):
         out = corrupt(image, "frost", 3, 0, textures=str(tmp_path))
         # 0.7 x + 0.7 texture
         assert np.abs(out.reshape(-1, 3).mean(0) - [77, 84, 245]).max() < 3
-    assert corruption_label("frost", str(tmp_path)) == "frost" and corruption_label("frost") == "frost(procedural)"
+    assert (
+        corruption_label("frost", str(tmp_path)) == "frost"
+        and corruption_label("frost") == "frost(procedural)"
+    )
     assert corruption_label("fog") == "fog"
 
 

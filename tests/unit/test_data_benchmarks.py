@@ -44,7 +44,13 @@ def test_imagenet_layouts(tmp_path):
         open_imagenet_w(DataConfig(str(tmp_path / "plain")), partial=True),
         open_imagenet_val(DataConfig(str(tmp_path / "plain")), partial=True),
     ]
-    assert [s.name for s in sources] == ["imagenet-c-fog-5", "imagenet-c-fog-5", "imagenet-w", "imagenet-w", "imagenet-val"]
+    assert [s.name for s in sources] == [
+        "imagenet-c-fog-5",
+        "imagenet-c-fog-5",
+        "imagenet-w",
+        "imagenet-w",
+        "imagenet-val",
+    ]
     for source in sources:
         assert source.class_names == WNIDS and [i.label for i in source.items] == [0, 0, 1, 1, 2, 2]
         assert source.items[0].key == f"{WNIDS[0]}/ILSVRC2012_val_00000000.JPEG"
@@ -81,7 +87,9 @@ def test_pairs_are_made_by_path_not_by_position(tmp_path):
     imagenet(tmp_path / "projected", suffix=".png")
     original, projected = (open_source(DataConfig(str(tmp_path / n))) for n in ("original", "projected"))
     shuffled = replace(projected, items=projected.items[::-1])
-    assert pair_by_path(original, shuffled) == [(i.key, i.key.replace(".JPEG", ".png")) for i in original.items]
+    assert pair_by_path(original, shuffled) == [
+        (i.key, i.key.replace(".JPEG", ".png")) for i in original.items
+    ]
     fewer = replace(projected, items=projected.items[1:])
     for a, b, lacking in ((original, fewer, "projected lacks"), (fewer, original, "projected lacks")):
         with pytest.raises(DataError, match=f"{lacking}.*{WNIDS[0]}/ILSVRC2012_val_00000000"):
@@ -92,13 +100,21 @@ def test_pairs_are_made_by_path_not_by_position(tmp_path):
 
 
 def rows() -> list[tuple[str, int | None, bytes]]:
-    return [("cat/a.png", 0, encode_png(picture(0))), ("dog/b.png", 1, encode_jpeg(picture(1))), ("more/c", 1, encode_png(picture(2)))]
+    return [
+        ("cat/a.png", 0, encode_png(picture(0))),
+        ("dog/b.png", 1, encode_jpeg(picture(1))),
+        ("more/c", 1, encode_png(picture(2))),
+    ]
 
 
 def test_imagefolder_tree_reads_back(tmp_path):
     assert write_tree(rows(), str(tmp_path / "out"), class_names=("cat", "dog")) == 3
     source = open_source(DataConfig(str(tmp_path / "out")))
-    assert [(i.key, i.label) for i in source.items] == [("cat/a.png", 0), ("dog/b.jpg", 1), ("dog/more__c.png", 1)]
+    assert [(i.key, i.label) for i in source.items] == [
+        ("cat/a.png", 0),
+        ("dog/b.jpg", 1),
+        ("dog/more__c.png", 1),
+    ]
     assert np.array_equal(source.image("cat/a.png", 3, None), picture(0))
     torchvision = pytest.importorskip("torchvision")
     folder = torchvision.datasets.ImageFolder(str(tmp_path / "out"))
@@ -109,7 +125,12 @@ def test_flat_tree_has_a_table_and_works_on_object_stores():
     write_tree(rows(), "memory://flat-out", layout="flat", class_names=("cat", "dog"))
     fs = fsspec.filesystem("memory")
     table = list(csv.reader(fs.cat_file("/flat-out/labels.csv").decode().splitlines()))
-    assert table == [["file", "label", "class"], ["cat__a.png", "0", "cat"], ["dog__b.jpg", "1", "dog"], ["more__c.png", "1", "dog"]]
+    assert table == [
+        ["file", "label", "class"],
+        ["cat__a.png", "0", "cat"],
+        ["dog__b.jpg", "1", "dog"],
+        ["more__c.png", "1", "dog"],
+    ]
     assert np.array_equal(decode(fs.cat_file("/flat-out/cat__a.png"), 3, "k"), picture(0))
     fs.rm("/flat-out", recursive=True)
     write_tree([("x.png", None, encode_png(picture(0)))], "memory://flat-out", layout="flat")
@@ -128,12 +149,28 @@ def test_imagenet_c_syn_keeps_relative_paths(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key", ["../a.png", "a/../../b.png", "/etc/a.png", "C:/a.png", "c:a.png", "a\\b.png", "a\0.png", "", "a//b.png", "./a.png", "a\n.png", ".."]
+    "key",
+    [
+        "../a.png",
+        "a/../../b.png",
+        "/etc/a.png",
+        "C:/a.png",
+        "c:a.png",
+        "a\\b.png",
+        "a\0.png",
+        "",
+        "a//b.png",
+        "./a.png",
+        "a\n.png",
+        "..",
+    ],
 )
 @pytest.mark.parametrize("layout", ["imagefolder", "imagenet-c-syn", "flat"])
 def test_keys_cannot_leave_the_folder(tmp_path, key, layout):
     with pytest.raises(DataError):
-        write_tree([(key, 0, encode_png(picture(0)))], str(tmp_path / "out"), layout=layout, class_names=("cat",))
+        write_tree(
+            [(key, 0, encode_png(picture(0)))], str(tmp_path / "out"), layout=layout, class_names=("cat",)
+        )
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
@@ -145,7 +182,9 @@ def test_ordinary_keys_are_safe():
 def test_other_refusals_of_export(tmp_path):
     one = ("a.png", 0, encode_png(picture(0)))
     with pytest.raises(DataError, match="both"):
-        write_tree([("x/y.png", 0, one[2]), ("x__y.png", 0, one[2])], str(tmp_path / "a"), class_names=("cat",))
+        write_tree(
+            [("x/y.png", 0, one[2]), ("x__y.png", 0, one[2])], str(tmp_path / "a"), class_names=("cat",)
+        )
     with pytest.raises(DataError, match="class names"):
         write_tree([("a.png", None, one[2])], str(tmp_path / "b"), class_names=("cat",))
     with pytest.raises(DataError):
@@ -172,7 +211,10 @@ def test_load_arrays_sets_unreadable_images_apart(tmp_path):
     source = open_source(damaged(tmp_path))
     loaded = load_arrays(source, 3, 8)
     assert loaded.images.shape == (11, 8, 8, 3) and loaded.images.dtype == np.uint8
-    assert [f.key for f in loaded.failures] == [f"{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG", f"{WNIDS[2]}/zero.png"]
+    assert [f.key for f in loaded.failures] == [
+        f"{WNIDS[0]}/ILSVRC2012_val_00000001.JPEG",
+        f"{WNIDS[2]}/zero.png",
+    ]
     assert "truncated" in loaded.failures[0].reason.lower() and "empty" in loaded.failures[1].reason
     assert loaded.labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
     for key, image, label in zip(loaded.keys, loaded.images, loaded.labels, strict=True):
@@ -190,7 +232,9 @@ def test_dataset_and_readable(tmp_path):
         dataset[1]
     good, failures = readable(source)
     assert len(good.items) == 11 and len(failures) == 2
-    loader = torch.utils.data.DataLoader(ImageDataset(good, 3, 4, lambda a: torch.tensor(a.mean())), batch_size=11, num_workers=2)
+    loader = torch.utils.data.DataLoader(
+        ImageDataset(good, 3, 4, lambda a: torch.tensor(a.mean())), batch_size=11, num_workers=2
+    )
     means, labels = next(iter(loader))
     assert means.shape == (11,) and labels.tolist() == [i.label for i in good.items]
 

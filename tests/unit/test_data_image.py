@@ -25,7 +25,11 @@ def saved(picture: Image.Image, form: str, **options) -> bytes:
 
 def smooth() -> Image.Image:
     ramp = np.linspace(0, 255, 64)
-    return Image.fromarray(np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 90)], -1).astype(np.uint8))
+    return Image.fromarray(
+        np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 90)], -1).astype(
+            np.uint8
+        )
+    )
 
 
 @pytest.mark.parametrize("array", [COLOUR, GREY, GREY[:, :, 0]])
@@ -73,7 +77,9 @@ def test_exif_orientation_is_not_applied():
 
 
 def test_grey_is_luma():
-    assert np.array_equal(decode(encode_png(COLOUR), 1, "k")[:, :, 0], np.asarray(Image.fromarray(COLOUR).convert("L")))
+    assert np.array_equal(
+        decode(encode_png(COLOUR), 1, "k")[:, :, 0], np.asarray(Image.fromarray(COLOUR).convert("L"))
+    )
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60, 0.5, 0.9])

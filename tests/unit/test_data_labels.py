@@ -49,7 +49,11 @@ def test_folder_names_are_bound_by_meaning(office, tmp_path):
         with pytest.raises(DataError, match="lacks 'lamp'"):
             open_source(config)
         source = open_source(config, subset=True)
-        assert source.class_names == tuple(listed.split("\n")[:3]) and [i.label for i in source.items] == [1, 1, 0]
+        assert source.class_names == tuple(listed.split("\n")[:3]) and [i.label for i in source.items] == [
+            1,
+            1,
+            0,
+        ]
     with pytest.raises(DataError, match=r"the list lacks 'mug' \(data.labels none"):
         open_source(replace(office, classes=text(tmp_path / "classes.txt", "back pack\nlamp\n")), subset=True)
     tree(tmp_path / "set", "back-pack/c.png")
@@ -58,7 +62,9 @@ def test_folder_names_are_bound_by_meaning(office, tmp_path):
 
 
 def test_a_class_list_may_have_comments_and_a_byte_order_mark(office, tmp_path):
-    config = replace(office, classes=text(tmp_path / "classes.txt", "\ufeff# of the office\nmug\r\nback_pack\r\n\n"))
+    config = replace(
+        office, classes=text(tmp_path / "classes.txt", "\ufeff# of the office\nmug\r\nback_pack\r\n\n")
+    )
     assert open_source(config).class_names == ("mug", "back_pack")
 
 
@@ -71,9 +77,13 @@ def test_a_class_list_beside_unlabelled_images_names_the_classes(tmp_path):
 def test_without_labels_folders_do_not_matter(office, tmp_path):
     tree(tmp_path / "set", "top.png", "mug/deep/er.png")
     source = open_source(replace(office, labels="none"))
-    assert labels(source) == dict.fromkeys(["back_pack/a.png", "back_pack/b.png", "mug/a.png", "mug/deep/er.png", "top.png"])
+    assert labels(source) == dict.fromkeys(
+        ["back_pack/a.png", "back_pack/b.png", "mug/a.png", "mug/deep/er.png", "top.png"]
+    )
     assert source.class_names == () and source.read("top.png") == png(0)
-    named = open_source(replace(office, labels="none", classes=text(tmp_path / "classes.txt", "other\nthings\n")))
+    named = open_source(
+        replace(office, labels="none", classes=text(tmp_path / "classes.txt", "other\nthings\n"))
+    )
     assert named.class_names == ("other", "things") and set(labels(named).values()) == {None}
     assert open_source(office).fingerprint != source.fingerprint
 
@@ -81,7 +91,9 @@ def test_without_labels_folders_do_not_matter(office, tmp_path):
 def test_parquet_and_embedded_sets_without_labels(tmp_path):
     image = [{"bytes": png(i), "path": f"{i}.png"} for i in range(3)]
     pq.write_table(pa.table({"image": image, "label": [0, 1, 0]}), tmp_path / "set.parquet")
-    assert set(labels(open_source(DataConfig(str(tmp_path / "set.parquet"), labels="none"))).values()) == {None}
+    assert set(labels(open_source(DataConfig(str(tmp_path / "set.parquet"), labels="none"))).values()) == {
+        None
+    }
     digits = DataConfig("embedded:digits", split="test")
     bare = open_source(replace(digits, labels="none"))
     assert len(bare.items) == 600 and bare.class_names == () and bare.items[0].label is None
@@ -101,7 +113,9 @@ def test_labels_from_a_csv_file(office, tmp_path):
     listed = text(tmp_path / "classes.txt", "mug\nlamp\nchair\n")
     source = open_source(replace(office, labels=text(tmp_path / "labels.csv", rows), classes=listed))
     assert source.class_names == ("mug", "lamp", "chair") and [i.label for i in source.items] == [1, 0, 0]
-    assert len(open_source(replace(office, labels=str(tmp_path / "labels.csv"), limit_per_class=1)).items) == 2
+    assert (
+        len(open_source(replace(office, labels=str(tmp_path / "labels.csv"), limit_per_class=1)).items) == 2
+    )
 
 
 def test_csv_files_that_do_not_fit_are_refused(office, tmp_path):
@@ -123,7 +137,13 @@ def test_csv_files_that_do_not_fit_are_refused(office, tmp_path):
     with pytest.raises(DataError, match="label file .* cannot be read"):
         open_source(replace(office, labels=str(tmp_path / "absent.csv")))
     with pytest.raises(DataError, match="the list lacks 'mug'"):
-        open_source(replace(office, labels=text(tmp_path / "labels.csv", good), classes=text(tmp_path / "classes.txt", "lamp\nchair\n")))
+        open_source(
+            replace(
+                office,
+                labels=text(tmp_path / "labels.csv", good),
+                classes=text(tmp_path / "classes.txt", "lamp\nchair\n"),
+            )
+        )
 
 
 def test_empty_and_absent_targets_say_so(tmp_path):
@@ -141,8 +161,13 @@ def test_a_target_stage_may_lack_classes_and_keeps_labels_out_of_the_way(office,
         Images(data, (("target/0", ""),)).plan({})
     stage = Images(data, (("target/0", ""),), subset=True)
     (shard,) = stage.plan({})
-    assert stage.class_names == ("lamp", "mug", "back pack") and stage.identity() == Images(data, (("target/0", ""),), subset=True).identity()
+    assert (
+        stage.class_names == ("lamp", "mug", "back pack")
+        and stage.identity() == Images(data, (("target/0", ""),), subset=True).identity()
+    )
     rows = stage.open(WorkContext("cpu")).run(shard, [])
-    assert rows.column("key") == [f"target/0/{k}" for k in ("back_pack/a.png", "back_pack/b.png", "mug/a.png")] and rows.column("label") == [2, 2, 1]
+    assert rows.column("key") == [
+        f"target/0/{k}" for k in ("back_pack/a.png", "back_pack/b.png", "mug/a.png")
+    ] and rows.column("label") == [2, 2, 1]
     bare = replace(stage, data=replace(data, labels="none"))
     assert bare.open(WorkContext("cpu")).run(*bare.plan({}), []).column("label") == [None] * 3

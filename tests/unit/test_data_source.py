@@ -49,7 +49,14 @@ def test_class_folders(tmp_path):
     (root / "cat" / "more" / "DEEP.PNG").write_bytes(png(9))
     source = open_source(DataConfig(str(root)))
     assert source.name == "pets" and source.class_names == ("cat", "dog")
-    assert [i.key for i in source.items] == ["cat/00.png", "cat/01.png", "cat/02.png", "cat/more/DEEP.PNG", "dog/00.png", "dog/01.png"]
+    assert [i.key for i in source.items] == [
+        "cat/00.png",
+        "cat/01.png",
+        "cat/02.png",
+        "cat/more/DEEP.PNG",
+        "dog/00.png",
+        "dog/01.png",
+    ]
     assert [i.label for i in source.items] == [0, 0, 0, 0, 1, 1]
     assert source.read("dog/01.png") == (root / "dog" / "01.png").read_bytes()
     assert source.image("dog/01.png", 1, None).shape == (6, 6, 1)
@@ -104,7 +111,11 @@ def test_links_and_keys_cannot_leave_the_folder(tmp_path):
     (root / "b" / "out").unlink()
     os.symlink(root / "a" / "00.png", root / "b" / "inside.png")
     os.symlink(root / "b", root / "b" / "loop")
-    assert [i.key for i in open_source(DataConfig(str(root))).items] == ["a/00.png", "b/00.png", "b/inside.png"]
+    assert [i.key for i in open_source(DataConfig(str(root))).items] == [
+        "a/00.png",
+        "b/00.png",
+        "b/inside.png",
+    ]
 
 
 def test_class_list_orders_labels_and_must_match(tmp_path):
@@ -133,7 +144,9 @@ def test_parts_are_disjoint_complete_and_stratified():
 
 
 def test_a_larger_limit_only_adds():
-    few, more = (open_source(DataConfig("embedded:digits", part=(0.2, 0.8), limit_per_class=n)) for n in (3, 7))
+    few, more = (
+        open_source(DataConfig("embedded:digits", part=(0.2, 0.8), limit_per_class=n)) for n in (3, 7)
+    )
     assert len(few.items) == 30 and len(more.items) == 70 and set(few.items) < set(more.items)
 
 
@@ -146,7 +159,10 @@ def test_bad_slices(part):
 
 
 def test_fingerprint_follows_content_not_place(tmp_path):
-    one, two = tree(tmp_path / "one" / "set", {"a": 2, "b": 1}), tree(tmp_path / "two" / "set", {"a": 2, "b": 1})
+    one, two = (
+        tree(tmp_path / "one" / "set", {"a": 2, "b": 1}),
+        tree(tmp_path / "two" / "set", {"a": 2, "b": 1}),
+    )
     first = open_source(DataConfig(str(one)))
     assert first.fingerprint == open_source(DataConfig(str(two))).fingerprint
     changed = bytearray((two / "a" / "00.png").read_bytes())
@@ -169,7 +185,9 @@ def test_hashes_are_remembered_for_unchanged_files_only(tmp_path, monkeypatch):
     monkeypatch.setattr(hashes, "_hash", lambda fs, path: read.append(path) or original(fs, path))
     assert open_source(DataConfig(str(root))).fingerprint == first and read == []
     (root / "a" / "01.png").write_bytes(png(77))
-    assert open_source(DataConfig(str(root))).fingerprint != first and [Path(p).name for p in read] == ["01.png"]
+    assert open_source(DataConfig(str(root))).fingerprint != first and [Path(p).name for p in read] == [
+        "01.png"
+    ]
     open_source(DataConfig(str(root))).fingerprint  # noqa: B018
     assert len(read) == 2, "a file changed a moment ago must not be remembered"
     for damaged in hashes.cache_folder().iterdir():
@@ -204,7 +222,11 @@ def rows(n: int, **columns) -> pa.Table:
 def test_parquet_file_with_labels_and_names(tmp_path):
     path = tmp_path / "birds" / "test.parquet"
     path.parent.mkdir()
-    pq.write_table(rows(6, label=[1, 0, 1, 0, 2, 2], class_name=["wren", "owl", "wren", "owl", "emu", "emu"]), path, row_group_size=2)
+    pq.write_table(
+        rows(6, label=[1, 0, 1, 0, 2, 2], class_name=["wren", "owl", "wren", "owl", "emu", "emu"]),
+        path,
+        row_group_size=2,
+    )
     source = open_source(DataConfig(str(path)))
     assert source.name == "birds-test" and source.class_names == ("owl", "wren", "emu")
     assert [i.label for i in source.items] == [1, 0, 1, 0, 2, 2] and source.items[3].key == "set/03.png"
@@ -249,7 +271,10 @@ def test_damaged_parquet_and_missing_bytes(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(DataError, match="Parquet"):
         open_source(DataConfig(str(tmp_path / "x.parquet")))
-    pq.write_table(pa.table({"image": [{"bytes": None, "path": "a.png"}, {"bytes": b"x", "path": "b.png"}]}), tmp_path / "y.parquet")
+    pq.write_table(
+        pa.table({"image": [{"bytes": None, "path": "a.png"}, {"bytes": b"x", "path": "b.png"}]}),
+        tmp_path / "y.parquet",
+    )
     source = open_source(DataConfig(str(tmp_path / "y.parquet")))
     for key in ("a.png", "b.png"):
         with pytest.raises(ItemError, match=key):
@@ -286,16 +311,18 @@ def test_digits_are_upsampled_bilinearly_and_split_evenly():
 def test_upsample2_is_torchs_bilinear():
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).random((2, 5, 7))
-    theirs = torch.nn.functional.interpolate(torch.tensor(x)[:, None], scale_factor=2, mode="bilinear", align_corners=False)
+    theirs = torch.nn.functional.interpolate(
+        torch.tensor(x)[:, None], scale_factor=2, mode="bilinear", align_corners=False
+    )
     assert np.allclose(embedded.upsample2(x), theirs[:, 0].numpy(), atol=1e-12)
 
 
 def test_sources_need_no_torch():
     code = (
-        "import sys\nfrom diffadapt.data.source import open_source\nfrom diffadapt.data.config import DataConfig\n"
-        "s = open_source(DataConfig('embedded:digits'))\ns.fingerprint\ns.image(s.items[0].key, 3, 16)\n"
-        "import diffadapt.data.corruptions, diffadapt.data.watermark, diffadapt.data.imagenet, diffadapt.data.export\n"
-        "assert 'torch' not in sys.modules and 'ray' not in sys.modules"
+        "import sys\nfrom diffadapt.data.source import open_source\nfrom diffadapt.data.config import"
+        " DataConfig\ns = open_source(DataConfig('embedded:digits'))\ns.fingerprint\ns.image(s.items[0].key,"
+        " 3, 16)\nimport diffadapt.data.corruptions, diffadapt.data.watermark, diffadapt.data.imagenet,"
+        " diffadapt.data.export\nassert 'torch' not in sys.modules and 'ray' not in sys.modules"
     )
     platform = str(Path(folder.__file__).resolve().parents[2])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": platform})
@@ -304,6 +331,8 @@ def test_sources_need_no_torch():
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
 def test_real_parquet_sets():
     office = open_source(DataConfig(str(SHARED / "office31")))
-    assert len(office.items) == 4110 and len(office.class_names) == 31 and office.class_names[0] == "back_pack"
+    assert (
+        len(office.items) == 4110 and len(office.class_names) == 31 and office.class_names[0] == "back_pack"
+    )
     webcam = open_source(DataConfig(str(SHARED / "office31" / "webcam.parquet"), limit_per_class=2))
     assert len(webcam.items) == 62 and webcam.image(webcam.items[0].key, 3, 224).shape == (224, 224, 3)

@@ -1,4 +1,5 @@
-"""Average precision: by hand, against a second implementation, with crowds, unknown truth and absent classes."""
+"""Average precision: by hand, against a second implementation, with crowds, unknown truth and absent
+classes."""
 
 from __future__ import annotations
 
@@ -40,7 +41,11 @@ def test_values_by_hand():
     half = [row([true(0, A)], [found(0, A, 0.9)]), row([true(0, A)], [])]  # recall up to .5: 51 of 101 points
     assert mean_ap(half)["map"] == pytest.approx(51 / 101)
     wrong_first = [row([true(0, A)], [found(0, B, 0.9), found(0, A, 0.5)])]  # precision 1/2 at full recall
-    assert mean_ap(wrong_first) == {"map": pytest.approx(0.5), "map50": pytest.approx(0.5), "ap.0": pytest.approx(0.5)}
+    assert mean_ap(wrong_first) == {
+        "map": pytest.approx(0.5),
+        "map50": pytest.approx(0.5),
+        "ap.0": pytest.approx(0.5),
+    }
 
 
 def test_a_class_that_never_occurs_counts_nowhere():
@@ -72,13 +77,28 @@ def test_objectless_images_punish_false_alarms():
 
 def test_scores_of_tables_in_percent():
     def table(rows):
-        columns = {"key": ["k"] * len(rows), "label": [None] * len(rows), "objects": [r["objects"] for r in rows], "boxes": [r["boxes"] for r in rows], "width": [64] * len(rows), "height": [64] * len(rows)}
-        return pa.table({f.name: pa.array(columns[f.name], f.type) for f in BOXES_SCHEMA}, schema=BOXES_SCHEMA)
+        columns = {
+            "key": ["k"] * len(rows),
+            "label": [None] * len(rows),
+            "objects": [r["objects"] for r in rows],
+            "boxes": [r["boxes"] for r in rows],
+            "width": [64] * len(rows),
+            "height": [64] * len(rows),
+        }
+        return pa.table(
+            {f.name: pa.array(columns[f.name], f.type) for f in BOXES_SCHEMA}, schema=BOXES_SCHEMA
+        )
 
     first, second = [row([true(0, A)], [found(0, A, 0.9)])], [row([true(0, A)], []), row(None, [])]
     got = scores([table(first), table(second)], NAMES)
-    assert got == {"map": pytest.approx(100 * 51 / 101), "map50": pytest.approx(100 * 51 / 101), "ap.car": pytest.approx(100 * 51 / 101)}
-    assert scores([table([row([], [found(0, A, 0.9)]), row(None, [])])], NAMES) == {} and scores([], NAMES) == {}
+    assert got == {
+        "map": pytest.approx(100 * 51 / 101),
+        "map50": pytest.approx(100 * 51 / 101),
+        "ap.car": pytest.approx(100 * 51 / 101),
+    }
+    assert (
+        scores([table([row([], [found(0, A, 0.9)]), row(None, [])])], NAMES) == {} and scores([], NAMES) == {}
+    )
 
 
 def test_against_a_second_implementation():
@@ -91,13 +111,31 @@ def test_against_a_second_implementation():
     rows = []
     for _ in range(25):
         objects = [true(int(rng.integers(3)), box()) for _ in range(rng.integers(0, 5))]
-        near = [found(o["category"], [v + float(rng.integers(-3, 4)) for v in o["bbox"]], float(rng.random())) for o in objects if rng.random() < 0.8]
-        rows.append(row(objects, [*near, *(found(int(rng.integers(3)), box(), float(rng.random())) for _ in range(rng.integers(0, 4)))]))
+        near = [
+            found(o["category"], [v + float(rng.integers(-3, 4)) for v in o["bbox"]], float(rng.random()))
+            for o in objects
+            if rng.random() < 0.8
+        ]
+        rows.append(
+            row(
+                objects,
+                [
+                    *near,
+                    *(
+                        found(int(rng.integers(3)), box(), float(rng.random()))
+                        for _ in range(rng.integers(0, 4))
+                    ),
+                ],
+            )
+        )
     thresholds = np.linspace(0.5, 0.95, 10)
     wanted = {NAMES[c]: np.mean([plain_ap(rows, c, t) for t in thresholds]) for c in range(3)}
     got = mean_ap(rows, NAMES)
     assert {n: got[f"ap.{n}"] for n in NAMES} == {n: pytest.approx(v, abs=1e-9) for n, v in wanted.items()}
-    assert got["map50"] == pytest.approx(np.mean([plain_ap(rows, c, 0.5) for c in range(3)])) and 0.1 < got["map"] < got["map50"] < 0.95
+    assert (
+        got["map50"] == pytest.approx(np.mean([plain_ap(rows, c, 0.5) for c in range(3)]))
+        and 0.1 < got["map"] < got["map50"] < 0.95
+    )
 
 
 def plain_ap(rows, category: int, threshold: float) -> float:

@@ -1,4 +1,5 @@
-"""Training of detectors: boxes that move with their images, exact resume, several workers, learning, the stages, bad input."""
+"""Training of detectors: boxes that move with their images, exact resume, several workers, learning, the
+stages, bad input."""
 
 from __future__ import annotations
 
@@ -30,7 +31,18 @@ from tests.workers import in_two_workers
 def fit(net=None, method="both", training=QUICK, checkpoints=None, reporter=None, **more):
     source, transferred = ToyBoxes(12), ToyBoxes(12, inverted=True)
     net = net or toy_net()
-    found = fit_detector(source, None if method == "source_only" else transferred, source.boxes(), net, TINY, training, method, reporter or LocalReporter(), checkpoints, **more)
+    found = fit_detector(
+        source,
+        None if method == "source_only" else transferred,
+        source.boxes(),
+        net,
+        TINY,
+        training,
+        method,
+        reporter or LocalReporter(),
+        checkpoints,
+        **more,
+    )
     return net, found
 
 
@@ -39,19 +51,29 @@ def test_each_method_trains_on_its_images(method):
     net, found = fit(method=method, training=replace(QUICK, epochs=1))
     assert not net.training and found["steps"] == 3 and found["images"] == 12 and found["objects"] == 20
     tasks = {k for k in found if k.startswith("task_")}
-    assert tasks == {"source_only": {"task_source"}, "transferred_only": {"task_transferred"}, "both": {"task_source", "task_transferred"}}[method]
+    assert (
+        tasks
+        == {
+            "source_only": {"task_source"},
+            "transferred_only": {"task_transferred"},
+            "both": {"task_source", "task_transferred"},
+        }[method]
+    )
     assert found["loss"] == pytest.approx(sum(found[k] for k in tasks), rel=1e-5)
 
 
 def test_similarity_is_the_mean_cosine_with_its_weight():
     _, found = fit(training=replace(QUICK, epochs=1, similarity=0.5))
-    assert -0.5 <= found["similarity"] < 0 and found["loss"] == pytest.approx(found["task_source"] + found["task_transferred"] + found["similarity"], rel=1e-5)
+    assert -0.5 <= found["similarity"] < 0 and found["loss"] == pytest.approx(
+        found["task_source"] + found["task_transferred"] + found["similarity"], rel=1e-5
+    )
     _, other = fit(training=replace(QUICK, epochs=1))
     assert "similarity" not in other and other["task_source"] != found["task_source"]
 
 
 def test_boxes_move_with_their_images():
-    """Every trained box frames its rectangle: inside it is as the class is coloured, in both images, mirrored or not."""
+    """Every trained box frames its rectangle: inside it is as the class is coloured, in both images, mirrored
+    or not."""
     source, other = ToyBoxes(12), ToyBoxes(12, inverted=True)
     training = replace(QUICK, jitter=(0.0, 0.0, 0.0, 0.0))
     batches = DetectionBatches(source, other, source.boxes(), pair(source, other), training, (True, True))
@@ -61,7 +83,9 @@ def test_boxes_move_with_their_images():
         for x, y, target in zip(batch.source, batch.transferred, batch.targets, strict=True):
             assert torch.equal(255 - x, y)
             mirrored += not any(np.array_equal(x.permute(1, 2, 0).numpy(), image) for image in source.images)
-            for (x1, y1, x2, y2), label in zip(target.boxes.int().tolist(), target.labels.tolist(), strict=True):
+            for (x1, y1, x2, y2), label in zip(
+                target.boxes.int().tolist(), target.labels.tolist(), strict=True
+            ):
                 inside = x[:, y1:y2, x1:x2].float().mean((1, 2))
                 assert inside.argmax() == (0 if label == 0 else 2) and inside.max() > 180
                 seen += 1
@@ -70,11 +94,18 @@ def test_boxes_move_with_their_images():
 
 def test_batches_are_slices_of_the_global_batch():
     source, other = ToyBoxes(10), ToyBoxes(10, inverted=True)
-    make = lambda rank, world: DetectionBatches(source, other, source.boxes(), pair(source, other), QUICK, (True, True), rank, world)  # noqa: E731
+    make = lambda rank, world: DetectionBatches(
+        source, other, source.boxes(), pair(source, other), QUICK, (True, True), rank, world
+    )  # noqa: E731
     for step in (3, 0):
         whole, parts = make(0, 1).make(step), [make(r, 2).make(step) for r in range(2)]
-        assert torch.equal(whole.source, torch.cat([p.source for p in parts])) and torch.equal(whole.transferred, torch.cat([p.transferred for p in parts]))
-        assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(whole.targets, [t for p in parts for t in p.targets], strict=True))
+        assert torch.equal(whole.source, torch.cat([p.source for p in parts])) and torch.equal(
+            whole.transferred, torch.cat([p.transferred for p in parts])
+        )
+        assert all(
+            torch.equal(a.boxes, b.boxes)
+            for a, b in zip(whole.targets, [t for p in parts for t in p.targets], strict=True)
+        )
 
 
 def test_a_paused_training_goes_on_exactly(tmp_path):
@@ -90,7 +121,9 @@ def test_two_workers_end_with_one_model(tmp_path):
     first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2))
     assert same(first, second) and not same(first, toy_net().state_dict())
     with pytest.raises(RecipeError, match="which 2 workers cannot share evenly"):
-        fit(training=replace(QUICK, batch_size=3), reporter=type("Two", (LocalReporter,), {"world_size": 2})())
+        fit(
+            training=replace(QUICK, batch_size=3), reporter=type("Two", (LocalReporter,), {"world_size": 2})()
+        )
 
 
 def _worker(rank: int, folder: str) -> None:
@@ -101,7 +134,17 @@ def _worker(rank: int, folder: str) -> None:
 def test_sets_that_cannot_be_trained_on():
     source = ToyBoxes(4)
     with pytest.raises(DataError, match="None of the 4 training images has an object"):
-        fit_detector(source, None, [b._replace(boxes=b.boxes[:0], labels=b.labels[:0]) for b in source.boxes()], toy_net(), TINY, QUICK, "source_only", LocalReporter(), None)
+        fit_detector(
+            source,
+            None,
+            [b._replace(boxes=b.boxes[:0], labels=b.labels[:0]) for b in source.boxes()],
+            toy_net(),
+            TINY,
+            QUICK,
+            "source_only",
+            LocalReporter(),
+            None,
+        )
     with pytest.raises(DataError, match="no readable source scenes"):
         fit_detector(ToyBoxes(0), None, [], toy_net(), TINY, QUICK, "source_only", LocalReporter(), None)
     with pytest.raises(RecipeError, match="no detection method 'bth'. Did you mean 'both'"):
@@ -128,7 +171,10 @@ def test_objects_that_cannot_be_used(one, said):
 
 
 def test_boxes_are_scaled_and_clipped_and_crowds_left_out():
-    objects = [{"category": 1, "bbox": [-5.0, 2.0, 11.0, 40.0], "crowd": False}, {"category": 0, "bbox": [0.0, 0.0, 0.0, 0.0], "crowd": True}]
+    objects = [
+        {"category": 1, "bbox": [-5.0, 2.0, 11.0, 40.0], "crowd": False},
+        {"category": 0, "bbox": [0.0, 0.0, 0.0, 0.0], "crowd": True},
+    ]
     boxes, labels = training_boxes(objects, (32, 64), (64, 32), 2)
     assert boxes.tolist() == [[0.0, 4.0, 5.5, 64.0]] and labels.tolist() == [1]
     assert training_boxes([], (32, 64), SIZE, 2).boxes.shape == (0, 4)
@@ -149,17 +195,29 @@ def kept_folder(path, keys, kept) -> str:
 
 def test_fit_and_predict(tmp_path):
     source, other = ToyBoxes(12), ToyBoxes(12, inverted=True)
-    other.images = [np.ascontiguousarray(i.repeat(2, 0).repeat(2, 1)) for i in other.images]  # generated at another size
+    other.images = [
+        np.ascontiguousarray(i.repeat(2, 0).repeat(2, 1)) for i in other.images
+    ]  # generated at another size
     kept = kept_folder(tmp_path / "kept", source.keys, [i != 3 for i in range(12)])
-    metrics = stage().fit(job(tmp_path, {"source": source.rows(), "transferred": other.rows()}, {"quality": kept}))
+    metrics = stage().fit(
+        job(tmp_path, {"source": source.rows(), "transferred": other.rows()}, {"quality": kept})
+    )
     assert metrics["images"] == 11 and metrics["quarantined"] == [] and metrics["warnings"] == []
     json.dumps(metrics)
-    worker = PredictBoxes(replace(TINY, score=0.0, detections=7), TABLE).open(WorkContext("cpu", {"both": str(tmp_path / "out")}))
+    worker = PredictBoxes(replace(TINY, score=0.0, detections=7), TABLE).open(
+        WorkContext("cpu", {"both": str(tmp_path / "out")})
+    )
     rows = worker.run(Shard("all", {}), [other.rows(accepted=[i != 2 for i in range(12)])])
-    assert rows.column("key") == [k for i, k in enumerate(other.keys) if i != 2] and set(rows.column("width")) == {128} and set(rows.column("height")) == {64}
+    assert (
+        rows.column("key") == [k for i, k in enumerate(other.keys) if i != 2]
+        and set(rows.column("width")) == {128}
+        and set(rows.column("height")) == {64}
+    )
     boxes = rows.column("boxes")
     assert all(len(b) == 7 for b in boxes)
-    assert max(o["bbox"][2] for b in boxes for o in b) > 64 and all(0 <= v <= 128 for b in boxes for o in b for v in o["bbox"])
+    assert max(o["bbox"][2] for b in boxes for o in b) > 64 and all(
+        0 <= v <= 128 for b in boxes for o in b for v in o["bbox"]
+    )
     assert rows.column("objects")[0] == [{**o, "bbox": o["bbox"]} for o in source.objects[0]]
     alone = worker.run(Shard("all", {}), [ToyBoxes(1, inverted=True).rows()])
     assert alone.column("key") == source.keys[:1]
@@ -168,7 +226,9 @@ def test_fit_and_predict(tmp_path):
 @pytest.mark.slow
 def test_a_detector_learns(tmp_path):
     source = ToyBoxes(40)
-    stage("source_only", training=replace(QUICK, epochs=40, checkpoint_every=1000)).fit(job(tmp_path, {"source": source.rows()}))
+    stage("source_only", training=replace(QUICK, epochs=40, checkpoint_every=1000)).fit(
+        job(tmp_path, {"source": source.rows()})
+    )
     worker = PredictBoxes(TINY, TABLE).open(WorkContext("cpu", {"m": str(tmp_path / "out")}))
     found = scores([worker.run(Shard("all", {}), [source.rows()]).table], TABLE.names)
     assert found["map50"] > 80 and found["map"] > 45
@@ -181,30 +241,61 @@ def test_bad_boxes_are_set_apart(tmp_path):
     metrics = stage("source_only").fit(job(tmp_path, {"source": source.rows()}))
     assert metrics["images"] == 6
     reasons = dict(metrics["quarantined"])
-    assert "no area" in reasons[source.keys[0]] and "it has no boxes" in reasons[source.keys[1]] and len(reasons) == 2
+    assert (
+        "no area" in reasons[source.keys[0]]
+        and "it has no boxes" in reasons[source.keys[1]]
+        and len(reasons) == 2
+    )
     source.objects = [None] * 8
-    with pytest.raises(DataError, match="no source scenes with boxes .*; the first: source/0/000: it has no boxes"):
+    with pytest.raises(
+        DataError, match="no source scenes with boxes .*; the first: source/0/000: it has no boxes"
+    ):
         stage("source_only").fit(job(tmp_path / "b", {"source": source.rows()}))
     refused = kept_folder(tmp_path / "kept", source.keys, [False] * 8)
     with pytest.raises(DataError, match="no transferred scenes .*quality control refused them all"):
-        stage().fit(job(tmp_path / "c", {"source": ToyBoxes(8).rows(), "transferred": ToyBoxes(8, True).rows()}, {"quality": refused}))
+        stage().fit(
+            job(
+                tmp_path / "c",
+                {"source": ToyBoxes(8).rows(), "transferred": ToyBoxes(8, True).rows()},
+                {"quality": refused},
+            )
+        )
 
 
 def test_few_images_are_warned_of(tmp_path):
-    metrics = stage("source_only", training=replace(QUICK, epochs=1)).fit(job(tmp_path, {"source": ToyBoxes(3).rows()}))
+    metrics = stage("source_only", training=replace(QUICK, epochs=1)).fit(
+        job(tmp_path, {"source": ToyBoxes(3).rows()})
+    )
     assert metrics["images"] == 3 and "fewer than a batch of 4" in metrics["warnings"][0]
 
 
 def test_identity_and_plan():
-    inputs = {"source": NodePlan("source", stage(), "f", (), (PlannedShard(Shard("all", {}, (), 3), "d", None),))}
+    inputs = {
+        "source": NodePlan("source", stage(), "f", (), (PlannedShard(Shard("all", {}, (), 3), "d", None),))
+    }
     assert stage("source_only").plan(inputs)[0].key == "all"
     base = stage().identity()
     assert stage(config=replace(TINY, score=0.5, batch_size=9, precision="bf16")).identity() == base
-    assert stage("source_only", training=replace(QUICK, similarity=0.2)).identity() == stage("source_only").identity()
-    for other in (stage(training=replace(QUICK, similarity=0.2)), stage(training=replace(QUICK, seed=1)), stage(config=replace(TINY, size=(64, 64))), stage("source_only")):
+    assert (
+        stage("source_only", training=replace(QUICK, similarity=0.2)).identity()
+        == stage("source_only").identity()
+    )
+    for other in (
+        stage(training=replace(QUICK, similarity=0.2)),
+        stage(training=replace(QUICK, seed=1)),
+        stage(config=replace(TINY, size=(64, 64))),
+        stage("source_only"),
+    ):
         assert other.identity() != base
     predict = PredictBoxes(TINY, TABLE)
-    assert PredictBoxes(replace(TINY, score=0.5), TABLE).identity() != predict.identity() == PredictBoxes(replace(TINY, batch_size=9), TABLE).identity()
-    for wrong, said in ((stage(training=replace(QUICK, jitter=(0, 0, 0, 0.6))), "circle of hues"), (FitDetector(TINY, QUICK), "at least one class")):
+    assert (
+        PredictBoxes(replace(TINY, score=0.5), TABLE).identity()
+        != predict.identity()
+        == PredictBoxes(replace(TINY, batch_size=9), TABLE).identity()
+    )
+    for wrong, said in (
+        (stage(training=replace(QUICK, jitter=(0, 0, 0, 0.6))), "circle of hues"),
+        (FitDetector(TINY, QUICK), "at least one class"),
+    ):
         with pytest.raises(RecipeError, match=said):
             wrong.plan(inputs)

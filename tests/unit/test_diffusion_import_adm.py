@@ -17,7 +17,12 @@ from diffusers import UNet2DModel  # noqa: E402
 from diffadapt.core.errors import WeightsError  # noqa: E402
 from diffadapt.diffusion.network import load_unconditional  # noqa: E402
 from diffadapt.models.adm import ADMConfig, infer_config, key_map  # noqa: E402
-from diffadapt.models.importers.adm import adm_from_original, import_adm, read_checkpoint, self_check  # noqa: E402
+from diffadapt.models.importers.adm import (
+    adm_from_original,
+    import_adm,
+    read_checkpoint,
+    self_check,
+)  # noqa: E402
 from diffadapt.models.importers.adm_reference import adm_forward  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "golden" / "sda" / "adm_tiny_weights.safetensors"
@@ -49,7 +54,11 @@ def test_the_published_network_has_its_published_size():
     with torch.device("meta"):
         unet = UNet2DModel(**ADMConfig().unet_config())
     assert sum(p.numel() for p in unet.parameters()) == 552_814_086
-    names = {f"{new}.{t}" if kind == "qkv" else new for _, new, kind in key_map(ADMConfig()) for t in ("to_q", "to_k", "to_v")}
+    names = {
+        f"{new}.{t}" if kind == "qkv" else new
+        for _, new, kind in key_map(ADMConfig())
+        for t in ("to_q", "to_k", "to_v")
+    }
     assert {k.rpartition(".")[0] for k in unet.state_dict()} == names
 
 
@@ -76,7 +85,9 @@ def test_other_shapes_import_exactly_too(tiny, change):
     config = dataclasses.replace(tiny[1], **change)
     state = random_state(config)
     assert self_check(adm_from_original(state, config), state, config) < 2e-5
-    found = infer_config({k: tuple(v.shape) for k, v in state.items()}, config.image_size, config.num_head_channels)
+    found = infer_config(
+        {k: tuple(v.shape) for k, v in state.items()}, config.image_size, config.num_head_channels
+    )
     assert dataclasses.replace(found, legacy_qkv=config.legacy_qkv) == config
 
 

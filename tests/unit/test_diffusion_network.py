@@ -21,10 +21,17 @@ from diffadapt.diffusion.schedule import Schedule  # noqa: E402
 def small_unet(channels: int = 1, out: int | None = None, size: int = 16) -> UNet2DModel:
     torch.manual_seed(0)
     return UNet2DModel(
-        sample_size=size, in_channels=channels, out_channels=out or channels, block_out_channels=(8, 16), layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), norm_num_groups=4,
-        attention_head_dim=8, resnet_time_scale_shift="scale_shift",
-    )  # fmt: skip
+        sample_size=size,
+        in_channels=channels,
+        out_channels=out or channels,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=8,
+        resnet_time_scale_shift="scale_shift",
+    )
 
 
 def test_a_network_at_the_root_with_its_scheduler_beside_it(tmp_path):
@@ -47,7 +54,9 @@ def test_a_network_under_unet_without_a_scheduler_is_linear(tmp_path):
 
 def test_space_to_depth_is_a_change_of_basis(tmp_path):
     small_unet(4, 8, 8).save_pretrained(tmp_path / "unet")
-    (tmp_path / "diffadapt.json").write_text(json.dumps({"space_to_depth": 2, "image_size": 16, "channels": 1}))
+    (tmp_path / "diffadapt.json").write_text(
+        json.dumps({"space_to_depth": 2, "image_size": 16, "channels": 1})
+    )
     network = load_unconditional(str(tmp_path))
     assert (network.channels, network.image_size, network.multiple) == (1, 16, 4)
     x, t = torch.randn(2, 1, 16, 16), torch.tensor([3, 400])

@@ -1,4 +1,5 @@
-"""The samplers on data whose score is known: normally distributed pixels, where every loop has an exact answer."""
+"""The samplers on data whose score is known: normally distributed pixels, where every loop has an exact
+answer."""
 
 from __future__ import annotations
 
@@ -89,10 +90,14 @@ def test_the_network_is_called_once_a_step_with_training_times():
 
 
 def test_a_zero_terminal_snr_schedule_samples_finite_images():
-    schedule = Schedule.from_scheduler_config({"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"})
+    schedule = Schedule.from_scheduler_config(
+        {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    )
     for sampler in ("ddim", "dpmsolver++", "ddpm"):
         x = torch.randn(1, 1, 8, 8)
-        out = sample(lambda x, t: torch.zeros_like(x), x, schedule, sampler, 10, noise=lambda: torch.zeros(1, 1, 8, 8))
+        out = sample(
+            lambda x, t: torch.zeros_like(x), x, schedule, sampler, 10, noise=lambda: torch.zeros(1, 1, 8, 8)
+        )
         assert torch.isfinite(out).all()
 
 

@@ -51,7 +51,9 @@ def test_scheduler_configs_agree_with_diffusers(config):
     assert ours.prediction_type == theirs.config.prediction_type
 
 
-@pytest.mark.parametrize("config", [{"beta_schedule": "sigmoid"}, {"prediction_type": "flow"}, {"trained_betas": [0.0]}])
+@pytest.mark.parametrize(
+    "config", [{"beta_schedule": "sigmoid"}, {"prediction_type": "flow"}, {"trained_betas": [0.0]}]
+)
 def test_unknown_scheduler_configs_are_refused(config):
     with pytest.raises(WeightsError):
         Schedule.from_scheduler_config(config)
@@ -81,9 +83,15 @@ def test_fixed_variances_bracket_the_learned_range():
     schedule = Schedule.linear().respace(20)
     x, eps = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
     small = ancestral_step(schedule, 7, x, eps, torch.zeros_like(x)).log_variance
-    low = ancestral_step(schedule, 7, x, torch.cat([eps, -torch.ones_like(eps)], 1), torch.zeros_like(x)).log_variance
-    high = ancestral_step(schedule, 7, x, torch.cat([eps, torch.ones_like(eps)], 1), torch.zeros_like(x)).log_variance
-    assert torch.allclose(small, low) and torch.allclose(high, torch.full_like(x, float(np.log(schedule.betas[7]))))
+    low = ancestral_step(
+        schedule, 7, x, torch.cat([eps, -torch.ones_like(eps)], 1), torch.zeros_like(x)
+    ).log_variance
+    high = ancestral_step(
+        schedule, 7, x, torch.cat([eps, torch.ones_like(eps)], 1), torch.zeros_like(x)
+    ).log_variance
+    assert torch.allclose(small, low) and torch.allclose(
+        high, torch.full_like(x, float(np.log(schedule.betas[7])))
+    )
 
 
 def test_wrong_channel_counts_are_noticed():

@@ -38,7 +38,9 @@ def test_native_leaves_fitting_images_alone():
     assert np.array_equal(prepare_image(image, ClassifierConfig(eval_resize="native")), image)
     assert not np.array_equal(prepare_image(image, ClassifierConfig()), image)
     other = noise(300, 300, 3)
-    native, reference = (prepare_image(other, ClassifierConfig(eval_resize=m)) for m in ("native", "reference"))
+    native, reference = (
+        prepare_image(other, ClassifierConfig(eval_resize=m)) for m in ("native", "reference")
+    )
     assert np.array_equal(native, reference)
 
 
@@ -83,9 +85,13 @@ def test_nan_logits_are_an_error():
 
 
 ARCHS = [
-    ("cifar_resnet8", 32, {}), ("resnet10t", 160, {}), ("convnext_atto", 64, {}), ("swin_tiny_patch4_window7_224", 64, dict(img_size=64, depths=(1, 1, 1, 1))),
-    ("vit_tiny_patch16_224", 64, dict(img_size=64, depth=2)), ("vit_tiny_patch16_224", 64, dict(img_size=64, depth=2, global_pool="avg", class_token=False)),
-]  # fmt: skip
+    ("cifar_resnet8", 32, {}),
+    ("resnet10t", 160, {}),
+    ("convnext_atto", 64, {}),
+    ("swin_tiny_patch4_window7_224", 64, dict(img_size=64, depths=(1, 1, 1, 1))),
+    ("vit_tiny_patch16_224", 64, dict(img_size=64, depth=2)),
+    ("vit_tiny_patch16_224", 64, dict(img_size=64, depth=2, global_pool="avg", class_token=False)),
+]
 
 
 @pytest.mark.parametrize("arch,size,kwargs", ARCHS)
@@ -114,7 +120,8 @@ def test_gradcam_equals_captum():
 
 
 def test_gradcam_points_at_the_evidence_of_each_class():
-    """A network with one detector for bright and one for dark, and an image with a bright and a dark corner."""
+    """A network with one detector for bright and one for dark, and an image with a bright and a dark
+    corner."""
 
     class BrightOrDark(torch.nn.Module):
         num_features = 2

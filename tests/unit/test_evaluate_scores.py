@@ -71,5 +71,10 @@ def test_accuracies_by_hand():
 
 
 def test_scores_need_no_torch():
-    code = "import sys, diffadapt.metrics.ensemble, diffadapt.metrics.classification as c; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(Path(c.__file__).parents[2])})
+    code = (
+        "import sys, diffadapt.metrics.ensemble, diffadapt.metrics.classification as c; assert 'torch' not in"
+        " sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(Path(c.__file__).parents[2])}
+    )

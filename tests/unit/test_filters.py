@@ -1,4 +1,5 @@
-"""Filters of synthetic images: blank ones, near-duplicates, and CLIP's judgement; what is left out is counted by class and reason."""
+"""Filters of synthetic images: blank ones, near-duplicates, and CLIP's judgement; what is left out is counted
+by class and reason."""
 
 from __future__ import annotations
 
@@ -80,7 +81,10 @@ class Given(Stage):
 
     def plan(self, inputs: Mapping) -> list[Shard]:
         half = len(self.spec) // 2
-        return [Shard("a", {"from": 0, "to": half}, (), half), Shard("b", {"from": half, "to": len(self.spec)}, (), len(self.spec) - half)]
+        return [
+            Shard("a", {"from": 0, "to": half}, (), half),
+            Shard("b", {"from": half, "to": len(self.spec)}, (), len(self.spec) - half),
+        ]
 
     def open(self, context) -> _Given:
         return _Given(self)
@@ -99,7 +103,13 @@ class _Given:
                 failures.append(Failure(key, "blocked"))
                 continue
             keys.append(key), labels.append(label)
-            array = np.full((32, 32, 3), 40, np.uint8) if what == "blank" else picture(int(what)) if what.isdigit() else None
+            array = (
+                np.full((32, 32, 3), 40, np.uint8)
+                if what == "blank"
+                else picture(int(what))
+                if what.isdigit()
+                else None
+            )
             images.append(b"no image" if array is None else encode_png(array))
         return Rows(image_table(keys, labels, images, [0] * len(keys)), failures)
 
@@ -115,7 +125,12 @@ def filtered(tmp_path: Path, spec, names=NAMES, channels: int = 3, **config):
     import json
 
     store, runner = Store(str(tmp_path)), Runner()
-    pipeline = Pipeline((Node("synth", Given(tuple(spec))), Node("filtered", FilterImages(FilterConfig(**config), names, channels), ("synth",))))
+    pipeline = Pipeline(
+        (
+            Node("synth", Given(tuple(spec))),
+            Node("filtered", FilterImages(FilterConfig(**config), names, channels), ("synth",)),
+        )
+    )
     plans = pipeline.plan(store)
     stages = {name: plan.stage for name, plan in plans.items()}
     while wave := next_wave(plans, finished(plans, store)):
@@ -139,12 +154,20 @@ def test_counts_by_class_and_reason(tmp_path):
     assert (metrics["images"], metrics["kept"], metrics["warnings"]) == (7, 4, [])
     assert {f.key for f in receipt.failures} == {"synthetic/0/c0001/i000005", "synthetic/0/c0001/i000006"}
     table = pq.read_table(folder / KEPT)
-    assert {f.name: str(f.type) for f in table.schema} == {"key": "string", "label": "int64", "kept": "bool", "reason": "string", "clip_probability": "float"}
+    assert {f.name: str(f.type) for f in table.schema} == {
+        "key": "string",
+        "label": "int64",
+        "kept": "bool",
+        "reason": "string",
+        "clip_probability": "float",
+    }
     reasons = dict(zip(table.column("key").to_pylist(), table.column("reason").to_pylist(), strict=True))
     assert list(reasons) == sorted(reasons) and reasons["synthetic/0/c0000/i000003"] == "near_duplicate"
     assert reasons["synthetic/0/c0000/i000000"] == ""  # the first by key stays
     assert kept_keys([str(folder)]) == {k for k, r in reasons.items() if not r}
-    assert "synthetic/0/c0001/i000007" in kept_keys([str(folder)])  # the same picture in another class is no duplicate
+    assert "synthetic/0/c0001/i000007" in kept_keys(
+        [str(folder)]
+    )  # the same picture in another class is no duplicate
 
 
 def test_everything_off_keeps_all(tmp_path):
@@ -154,13 +177,22 @@ def test_everything_off_keeps_all(tmp_path):
 
 def test_a_class_that_loses_more_than_half_is_said(tmp_path):
     receipt, _, metrics = filtered(tmp_path, [(0, "1"), (0, "blank"), (0, "blank"), (1, "1"), (1, "blank")])
-    assert len(metrics["warnings"]) == 1 and "1 of 3 images of 'dog'" in metrics["warnings"][0] and "2 blank" in metrics["warnings"][0]
+    assert (
+        len(metrics["warnings"]) == 1
+        and "1 of 3 images of 'dog'" in metrics["warnings"][0]
+        and "2 blank" in metrics["warnings"][0]
+    )
     assert receipt.warnings == tuple(metrics["warnings"])
 
 
 def test_a_class_with_nothing_left_is_an_error_that_names_it(tmp_path):
     receipt, *_ = filtered(tmp_path, [(0, "1"), (1, "blank"), (1, "failed"), (1, "blank")])
-    assert receipt.status == "failed" and receipt.error.startswith("DataError") and "'cat'" in receipt.error and "2 blank" in receipt.error
+    assert (
+        receipt.status == "failed"
+        and receipt.error.startswith("DataError")
+        and "'cat'" in receipt.error
+        and "2 blank" in receipt.error
+    )
     receipt, *_ = filtered(tmp_path, [(0, "1"), (0, "2")])
     assert "'cat'" in receipt.error and "none was made" in receipt.error
 
@@ -172,7 +204,9 @@ def test_clip_keeps_what_it_recognises(tmp_path):
     weights = tiny.clip(tmp_path / "clip", sharp=True)
     spec = [(i % 2, str(i)) for i in range(12)] + [(0, "blank")]
     clip = load_clip(weights)
-    expected = clip.probabilities([picture(int(w)) for _, w in spec[:12]], [["a photo of a dog"], ["a photo of a cat"]])
+    expected = clip.probabilities(
+        [picture(int(w)) for _, w in spec[:12]], [["a photo of a dog"], ["a photo of a cat"]]
+    )
     own = [float(p[label]) for p, (label, _) in zip(expected, spec[:12], strict=True)]
     assert 0 < sum(p > 0.5 for p in own) < 12
     receipt, folder, metrics = filtered(tmp_path / "store", spec, clip=weights)
@@ -180,7 +214,11 @@ def test_clip_keeps_what_it_recognises(tmp_path):
     found = {row["key"]: row for row in table}
     for i, p in enumerate(own):
         row = found[f"synthetic/0/c{spec[i][0]:04d}/i{i:06d}"]
-        assert row["clip_probability"] == pytest.approx(p, abs=1e-5) and row["kept"] == (p > 0.5) and row["reason"] == ("" if p > 0.5 else "clip")
+        assert (
+            row["clip_probability"] == pytest.approx(p, abs=1e-5)
+            and row["kept"] == (p > 0.5)
+            and row["reason"] == ("" if p > 0.5 else "clip")
+        )
     assert found["synthetic/0/c0000/i000012"]["clip_probability"] is None  # blank: never asked
     assert sum(c["clip"] for c in metrics["classes"].values()) == sum(p <= 0.5 for p in own)
     strict = filtered(tmp_path / "store", spec, clip=weights, clip_threshold=min(own) / 2)[2]
@@ -188,7 +226,14 @@ def test_clip_keeps_what_it_recognises(tmp_path):
 
 
 def test_settings(tmp_path):
-    for change, words in (({"clip": "x/y", "clip_template": "a photo"}, "names no class"), ({"clip_threshold": 1.0}, "probability"), ({"near_duplicates": 65}, "64")):
+    for change, words in (
+        ({"clip": "x/y", "clip_template": "a photo"}, "names no class"),
+        ({"clip_threshold": 1.0}, "probability"),
+        ({"near_duplicates": 65}, "64"),
+    ):
         with pytest.raises(RecipeError, match=words):
             FilterImages(FilterConfig(**change), NAMES).plan({})
-    assert FilterImages(FilterConfig()).resources() == "cpu" and FilterImages(FilterConfig(clip="x/y")).resources() == "gpu"
+    assert (
+        FilterImages(FilterConfig()).resources() == "cpu"
+        and FilterImages(FilterConfig(clip="x/y")).resources() == "gpu"
+    )

@@ -1,4 +1,5 @@
-"""Drawn glyphs and their captions, the tokenizer of whole words, and the shipped model that learned from them."""
+"""Drawn glyphs and their captions, the tokenizer of whole words, and the shipped model that learned from
+them."""
 
 import json
 import stat
@@ -88,8 +89,16 @@ def test_styles_are_seen_in_the_pictures():
         assert ink(["thick"], draw) > 1.3 * ink(["thin"], draw)
         assert ink(["large"], draw) > 1.2 * ink(["small"], draw)
     mask = hand([], np.random.default_rng(0))
-    assert _finish(mask, ["inverted"], np.random.default_rng(0)).mean() > 128 > _finish(mask, [], np.random.default_rng(0)).mean()
-    assert _finish(mask, ["faint"], np.random.default_rng(0)).max() < 180 < _finish(mask, ["bright"], np.random.default_rng(0)).max()
+    assert (
+        _finish(mask, ["inverted"], np.random.default_rng(0)).mean()
+        > 128
+        > _finish(mask, [], np.random.default_rng(0)).mean()
+    )
+    assert (
+        _finish(mask, ["faint"], np.random.default_rng(0)).max()
+        < 180
+        < _finish(mask, ["bright"], np.random.default_rng(0)).max()
+    )
 
 
 def test_no_word_means_two_things():
@@ -131,7 +140,11 @@ def test_one_token_a_word(tmp_path):
     assert tokenizer.convert_ids_to_tokens(ids) == ["a", "hand", "drawn", "<unk>", "7", "photo"]
     full = token_ids(tokenizer, ["seven " * 99, ""])
     assert full.shape == (2, 40) and full[0, -1] == tokenizer.eos_token_id
-    assert full[1].tolist() == [tokenizer.bos_token_id, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * 38]
+    assert full[1].tolist() == [
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        *[tokenizer.pad_token_id] * 38,
+    ]
     save_tokenizer(tokenizer, tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert (token_ids(again, ["a photo of a seven"]) == token_ids(tokenizer, ["a photo of a seven"])).all()
@@ -149,7 +162,9 @@ def pipe():
 
 def draw(pipe, prompts, seed=0):
     generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
-    images = pipe(prompts, num_inference_steps=10, guidance_scale=4.0, generator=generators, output_type="np").images
+    images = pipe(
+        prompts, num_inference_steps=10, guidance_scale=4.0, generator=generators, output_type="np"
+    ).images
     return list((images * 255).round().astype(np.uint8))
 
 
@@ -175,7 +190,10 @@ def test_shipped_files_are_small_readable_and_explained(name, limit):
             json.loads(file.read_text())
 
 
-LONG = "an impressionist painting of a {} in a crowded room filled with unusual furniture, seen from slightly above, in cold morning light"
+LONG = (
+    "an impressionist painting of a {} in a crowded room filled with unusual furniture, seen from slightly"
+    " above, in cold morning light"
+)
 
 
 @pytest.mark.parametrize("template, least", [("photo of a {}", 0.8), (LONG, 0.7)])

@@ -38,11 +38,19 @@ def test_configuration_is_read_from_the_shapes(state):
 def test_import_writes_a_pipeline_folder_that_samples(tmp_path):
     torch.manual_seed(0)
     vae = AutoencoderKL(
-        in_channels=3, out_channels=3, block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=16,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
     save_component(vae, tmp_path / "vae")
-    report = import_dit(TINY, tmp_path / "out", str(tmp_path / "vae"), class_names=[f"class {i}" for i in range(20)])
+    report = import_dit(
+        TINY, tmp_path / "out", str(tmp_path / "vae"), class_names=[f"class {i}" for i in range(20)]
+    )
     assert report.max_relative_error < 1e-5
     assert report.config["num_attention_heads"] == 2 and len(report.source_sha256) == 64
     index = json.loads((tmp_path / "out" / "model_index.json").read_text())

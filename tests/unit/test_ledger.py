@@ -1,4 +1,5 @@
-"""The ledger: entries arrive in time, damage and concurrency cost entries and never a run, many files become one."""
+"""The ledger: entries arrive in time, damage and concurrency cost entries and never a run, many files become
+one."""
 
 from __future__ import annotations
 
@@ -145,7 +146,17 @@ def test_damage_costs_the_damaged_lines_alone(tmp_path):
     place = Store(str(tmp_path / "ledger"))
     good = json.dumps(asdict(entry("good")))
     later = json.dumps({**asdict(entry("later")), "a_field_of_tomorrow": 1})
-    bad = ["{", "[]", "null", '"x"', '{"digest": "d"}', json.dumps({**asdict(entry()), "seconds": "long"}), json.dumps({**asdict(entry()), "seconds": -1}), '{"digest": "d", "seconds": NaN}', good[:40]]
+    bad = [
+        "{",
+        "[]",
+        "null",
+        '"x"',
+        '{"digest": "d"}',
+        json.dumps({**asdict(entry()), "seconds": "long"}),
+        json.dumps({**asdict(entry()), "seconds": -1}),
+        '{"digest": "d", "seconds": NaN}',
+        good[:40],
+    ]
     place.write_bytes(f"{time.time_ns()}-1-aa.jsonl", "\n".join([bad[0], good, *bad, later]).encode())
     place.write_bytes(f"{time.time_ns()}-1-bb.jsonl", b"\xff\xfe\x00")
     place.write_bytes("notes.jsonl", good.encode())
@@ -193,13 +204,19 @@ def test_an_interrupt_leaves_what_was_measured(tmp_path):
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
 def test_many_old_files_become_one(tmp_path, request, kind):
-    place = Store(f"{request.getfixturevalue('s3')}/{tmp_path.name} merge" if kind == "s3" else str(tmp_path / "ledger"))
+    place = Store(
+        f"{request.getfixturevalue('s3')}/{tmp_path.name} merge" if kind == "s3" else str(tmp_path / "ledger")
+    )
     for i in range(30):
         put(place, entry(f"d{i}", when=i), entry("again", when=i, seconds=float(i)), age=7200)
     put(place, entry("young", when=99), entry("d3", when=50, seconds=5.0))
     before = {m.digest: m for m in read(place)}
     assert merge(place) == 30 and len(place.list("")) == 2
-    assert {m.digest: m for m in read(place)} == before and before["again"].seconds == 29 and before["d3"].seconds == 5
+    assert (
+        {m.digest: m for m in read(place)} == before
+        and before["again"].seconds == 29
+        and before["d3"].seconds == 5
+    )
     assert merge(place) == 0
 
 

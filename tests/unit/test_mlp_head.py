@@ -25,20 +25,41 @@ NAMES = list("abcdefg")
 
 
 def deep(width: int) -> nn.Module:
-    """A head as methods have it: bottleneck, dropout, a nested Sequential, an Identity, statistics that are not the initial ones."""
+    """A head as methods have it: bottleneck, dropout, a nested Sequential, an Identity, statistics that are
+    not the initial ones."""
     torch.manual_seed(1)
-    head = nn.Sequential(nn.Sequential(nn.Linear(width, 12, bias=False), nn.BatchNorm1d(12), nn.ReLU()), nn.Identity(), nn.Dropout(0.5), nn.Linear(12, 7))
+    head = nn.Sequential(
+        nn.Sequential(nn.Linear(width, 12, bias=False), nn.BatchNorm1d(12), nn.ReLU()),
+        nn.Identity(),
+        nn.Dropout(0.5),
+        nn.Linear(12, 7),
+    )
     head[0][1].running_mean.normal_()
     head[0][1].running_var.uniform_(0.5, 2)
     return head.eval()
 
 
 def settings(arch: str, crop: int, channels: int) -> BackboneConfig:
-    return BackboneConfig(name="train", arch=arch, resize=0, crop=crop, in_channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
+    return BackboneConfig(
+        name="train",
+        arch=arch,
+        resize=0,
+        crop=crop,
+        in_channels=channels,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+    )
 
 
 def plain(folder: Path, config: BackboneConfig) -> ClassifierConfig:
-    return ClassifierConfig(name=str(folder), resize=0, crop=config.crop, in_channels=config.in_channels, mean=config.mean, std=config.std)
+    return ClassifierConfig(
+        name=str(folder),
+        resize=0,
+        crop=config.crop,
+        in_channels=config.in_channels,
+        mean=config.mean,
+        std=config.std,
+    )
 
 
 def test_a_head_comes_back_as_it_was(tmp_path):
@@ -50,7 +71,12 @@ def test_a_head_comes_back_as_it_was(tmp_path):
     again, info = load_head(tmp_path)
     x = torch.randn(9, 5)
     assert torch.equal(again(x), head(x)) and not again.training
-    assert info["label_names"] == NAMES and info["width"] == 5 and info["num_classes"] == 7 and info["diffadapt"] == {"selection": "oracle"}
+    assert (
+        info["label_names"] == NAMES
+        and info["width"] == 5
+        and info["num_classes"] == 7
+        and info["diffadapt"] == {"selection": "oracle"}
+    )
     assert (tmp_path / "head.safetensors").stat().st_mode & 0o044 == 0o044
     save_head(tmp_path / "numbers", nn.Linear(3, 2), 3, 2)
     assert load_head(tmp_path / "numbers")[1]["label_names"] == ["0", "1"]
@@ -65,7 +91,11 @@ def test_what_cannot_be_a_head(tmp_path):
         load_head(tmp_path)
     save_head(tmp_path, nn.Linear(3, 7), 3, NAMES)
     info = json.loads((tmp_path / "head.json").read_text())
-    for change, sentence in (({"format": 99}, "format 99"), ({"layers": [{"kind": "rnn"}]}, "damaged"), ({"layers": [{**info["layers"][0], "out": 6}]}, "of another shape")):
+    for change, sentence in (
+        ({"format": 99}, "format 99"),
+        ({"layers": [{"kind": "rnn"}]}, "damaged"),
+        ({"layers": [{**info["layers"][0], "out": 6}]}, "of another shape"),
+    ):
         (tmp_path / "head.json").write_text(json.dumps({**info, **change}))
         with pytest.raises(WeightsError, match=sentence):
             load_head(tmp_path)
@@ -73,7 +103,14 @@ def test_what_cannot_be_a_head(tmp_path):
 
 @pytest.mark.parametrize(
     ("arch", "crop", "channels"),
-    [("cifar_resnet8", 16, 1), ("resnet10t", 64, 3), ("mobilenetv3_small_050", 64, 3), ("vit_tiny_patch16_224", 48, 3), ("deit_tiny_distilled_patch16_224", 32, 3), ("convnext_atto", 64, 3)],
+    [
+        ("cifar_resnet8", 16, 1),
+        ("resnet10t", 64, 3),
+        ("mobilenetv3_small_050", 64, 3),
+        ("vit_tiny_patch16_224", 48, 3),
+        ("deit_tiny_distilled_patch16_224", 32, 3),
+        ("convnext_atto", 64, 3),
+    ],
 )
 @pytest.mark.parametrize("kind", ["linear", "deep"])
 def test_joined_folders_give_what_backbone_and_head_give(tmp_path, arch, crop, channels, kind):
@@ -87,10 +124,17 @@ def test_joined_folders_give_what_backbone_and_head_give(tmp_path, arch, crop, c
     x = torch.randn(2, channels, crop, crop)
     with torch.inference_mode():
         wanted = head(body.module(x))
-        for other in (model, load_classifier(plain(tmp_path, config)), timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()):
+        for other in (
+            model,
+            load_classifier(plain(tmp_path, config)),
+            timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval(),
+        ):
             assert torch.allclose(other(x), wanted, atol=1e-5), type(other)
         again = load_backbone(config, folder=str(tmp_path))
-        assert (again.arch, again.width) == (body.arch, body.width) and body.model_args.items() <= again.model_args.items()
+        assert (again.arch, again.width) == (
+            body.arch,
+            body.width,
+        ) and body.model_args.items() <= again.model_args.items()
         assert torch.equal(again.module(x), body.module(x))
 
 
@@ -108,7 +152,12 @@ assert load("plain").num_classes == 7 and "diffadapt" not in sys.modules
 import diffadapt.models.mlp_head
 assert load("deep")(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env={"PYTHONPATH": str(PLATFORM), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(PLATFORM), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -119,7 +168,9 @@ def test_an_mlp_head_has_the_methods_of_a_timm_model():
     assert isinstance(model, MlpHead) and args["img_size"] == 32
     x = torch.randn(2, 3, 32, 32)
     features = model.forward_head(model.forward_features(x), pre_logits=True)
-    assert features.shape == (2, model.num_features) and torch.allclose(model.get_classifier()(features), model(x), atol=1e-5)
+    assert features.shape == (2, model.num_features) and torch.allclose(
+        model.get_classifier()(features), model(x), atol=1e-5
+    )
     heat = gradcam(model, x)  # reads blocks and num_prefix_tokens of the body
     assert heat.shape == (2, 32, 32) and torch.isfinite(heat).all()
     model.reset_classifier(3)
@@ -129,11 +180,25 @@ def test_an_mlp_head_has_the_methods_of_a_timm_model():
 
 
 def test_the_card_of_an_oracle_says_so(tmp_path):
-    model, arch, args = join(load_backbone(settings("cifar_resnet8", 16, 1)).module, "cifar_resnet8", deep(64), 7, 1)
+    model, arch, args = join(
+        load_backbone(settings("cifar_resnet8", 16, 1)).module, "cifar_resnet8", deep(64), 7, 1
+    )
     config = settings("cifar_resnet8", 16, 1)
-    export_classifier(model, tmp_path, arch, config, NAMES, {"selection": "oracle", "generator": "stable-diffusion-v1-5"}, args)
+    export_classifier(
+        model,
+        tmp_path,
+        arch,
+        config,
+        NAMES,
+        {"selection": "oracle", "generator": "stable-diffusion-v1-5"},
+        args,
+    )
     card = (tmp_path / "README.md").read_text()
-    assert "**Oracle" in card and "Synthetic training images were made by stable" in card and "import diffadapt.models.mlp" in card
+    assert (
+        "**Oracle" in card
+        and "Synthetic training images were made by stable" in card
+        and "import diffadapt.models.mlp" in card
+    )
     assert json.loads((tmp_path / "config.json").read_text())["diffadapt"]["selection"] == "oracle"
     export_classifier(model, tmp_path, arch, config, NAMES, {"selection": "ensv"}, args)
     card = (tmp_path / "README.md").read_text()

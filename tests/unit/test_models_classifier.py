@@ -62,7 +62,9 @@ def test_drop_path_acts_in_training_only():
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.backbone."])
-@pytest.mark.parametrize("wrap", [None, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": {"state_dict": s}}])
+@pytest.mark.parametrize(
+    "wrap", [None, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": {"state_dict": s}}]
+)
 def test_bare_checkpoints_are_recognised(tmp_path, prefix, wrap):
     model = create_model("cifar_resnet20", 7).eval()
     classifier = load_classifier(save(model, tmp_path / "w.pth", wrap, prefix), num_classes=7)
@@ -88,7 +90,9 @@ def test_wrong_weights_name_keys_and_shapes(tmp_path):
         load_classifier(ClassifierConfig(name=config.name, arch="cifar_resnet32"))
     with pytest.raises(WeightsError, match=r"unexpected \(layer1.1.conv1.weight"):
         load_classifier(ClassifierConfig(name=config.name, arch="cifar_resnet8"))
-    with pytest.raises(WeightsError, match=r"1 of another shape \(conv1.weight is \(16, 3, 3, 3\), wanted \(16, 1, 3, 3\)\)"):
+    with pytest.raises(
+        WeightsError, match=r"1 of another shape \(conv1.weight is \(16, 3, 3, 3\), wanted \(16, 1, 3, 3\)\)"
+    ):
         load_classifier(ClassifierConfig(name=config.name, in_channels=1))
     with pytest.raises(DataError, match="7 classes but the data have 10"):
         load_classifier(config, num_classes=10)
@@ -135,13 +139,21 @@ def test_export_loads_in_timm_and_here(tmp_path):
     model = create_model("cifar_resnet8", 3, in_channels=1).eval()
     config = ClassifierConfig(name="train", in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.25,))
     extra = {"metrics": {"top-1 %": 43.6}, "recipe_digest": "3f9c1a2b", "data": "a|b <script>", "epochs": 6}
-    folder = export_classifier(model, tmp_path / "out", "cifar_resnet8", config, ["zero", "one", "two"], extra)
+    folder = export_classifier(
+        model, tmp_path / "out", "cifar_resnet8", config, ["zero", "one", "two"], extra
+    )
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     x = torch.randn(2, 1, 16, 16)
     assert torch.equal(loaded(x), model(x))
-    assert tuple(loaded.pretrained_cfg["mean"]) == (0.5,) and loaded.pretrained_cfg["label_names"] == ["zero", "one", "two"]
+    assert tuple(loaded.pretrained_cfg["mean"]) == (0.5,) and loaded.pretrained_cfg["label_names"] == [
+        "zero",
+        "one",
+        "two",
+    ]
     assert timm.data.resolve_model_data_config(loaded)["input_size"] == (1, 16, 16)
-    ours = load_classifier(ClassifierConfig(name=str(folder), in_channels=1, mean=(0.5,), std=(0.25,)), num_classes=3)
+    ours = load_classifier(
+        ClassifierConfig(name=str(folder), in_channels=1, mean=(0.5,), std=(0.25,)), num_classes=3
+    )
     assert torch.equal(ours(x), model(x)) and ours.arch == "cifar_resnet8"
     values = json.loads((folder / "config.json").read_text())
     assert values["num_classes"] == 3 and values["diffadapt"]["epochs"] == 6
@@ -185,7 +197,9 @@ def test_source_of_a_name(tmp_path):
 def test_card_escapes_and_shortens():
     assert escape("a*b\n| <x>") == r"a\*b \| \<x\>"
     names = [f"class_{i}" for i in range(30)]
-    card = classifier_card(arch="resnet50", config=ClassifierConfig(), class_names=names, recipe="r", recipe_digest="ab`c")
+    card = classifier_card(
+        arch="resnet50", config=ClassifierConfig(), class_names=names, recipe="r", recipe_digest="ab`c"
+    )
     assert "and 10 more" in card and "`abc`" in card and "No score was recorded" in card
 
 

@@ -1,4 +1,5 @@
-"""OpenMMLab checkpoints under timm's names: every key used, and the same logits as an independent forward pass."""
+"""OpenMMLab checkpoints under timm's names: every key used, and the same logits as an independent forward
+pass."""
 
 import re
 
@@ -41,7 +42,11 @@ def random_state(arch):
     state = model.state_dict()
     for key, value in state.items():
         if value.is_floating_point():
-            scale = 0.5 if "bias" in key or "norm" in key or "bn" in key else 1.0 / max(1, value[0].numel()) ** 0.5
+            scale = (
+                0.5
+                if "bias" in key or "norm" in key or "bn" in key
+                else 1.0 / max(1, value[0].numel()) ** 0.5
+            )
             value.copy_(torch.randn_like(value) * scale)
             if key.endswith("running_var") or (key.endswith("weight") and value.ndim == 1):
                 value.abs_().add_(0.5)
@@ -93,6 +98,14 @@ def test_the_merging_order_matters_and_the_check_sees_it():
 
 def test_other_networks_are_refused():
     with pytest.raises(WeightsError, match="another network"):
-        convert_openmmlab({"backbone.conv1.weight": torch.zeros(1), "head.fc.weight": torch.zeros(1), "head.fc.bias": torch.zeros(1)})
+        convert_openmmlab(
+            {
+                "backbone.conv1.weight": torch.zeros(1),
+                "head.fc.weight": torch.zeros(1),
+                "head.fc.bias": torch.zeros(1),
+            }
+        )
     with pytest.raises(WeightsError, match="neck.x"):
-        convert_openmmlab({"neck.x": torch.zeros(1), "head.fc.weight": torch.zeros(1), "head.fc.bias": torch.zeros(1)})
+        convert_openmmlab(
+            {"neck.x": torch.zeros(1), "head.fc.weight": torch.zeros(1), "head.fc.bias": torch.zeros(1)}
+        )

@@ -1,4 +1,5 @@
-"""Plans of very many shards: digests and redaction are what they were before they were made fast, and the work grows as the shards do."""
+"""Plans of very many shards: digests and redaction are what they were before they were made fast, and the
+work grows as the shards do."""
 
 from __future__ import annotations
 
@@ -29,11 +30,36 @@ from diffadapt.stages.synthesize import Synthesize
 from tests.unit.corekit import Double, Numbers, Total, Toy, allowing, run_toy
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([-0.0, 2.0**53, 1e300]) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([-0.0, 2.0**53, 1e300])
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner, max_size=4)
+    ),
     max_leaves=20,
 )
-PIECES = st.sampled_from(["s3://", "user:pass@", "host/", "?token=", "secret_key=", "abc", "=", "@", " ", "hf_" + "a" * 20, "ghp_" + "b" * 24, "AKIA" + "C" * 16, "ASIA" + "D" * 16, "AIza" + "e" * 35, "synth/digits-dit-01/i0.parquet"])
+PIECES = st.sampled_from(
+    [
+        "s3://",
+        "user:pass@",
+        "host/",
+        "?token=",
+        "secret_key=",
+        "abc",
+        "=",
+        "@",
+        " ",
+        "hf_" + "a" * 20,
+        "ghp_" + "b" * 24,
+        "AKIA" + "C" * 16,
+        "ASIA" + "D" * 16,
+        "AIza" + "e" * 35,
+        "synth/digits-dit-01/i0.parquet",
+    ]
+)
 
 
 def slow_plain(value: Any) -> Any:
@@ -49,18 +75,31 @@ def slow_plain(value: Any) -> Any:
 
 @given(VALUES)
 def test_canonical_json_is_what_it_was(value):
-    assert canonical_json(value) == json.dumps(slow_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    assert canonical_json(value) == json.dumps(
+        slow_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 @given(st.lists(PIECES | st.text(max_size=5), max_size=8))
 def test_redaction_skips_only_what_holds_no_secret(pieces):
     text = "".join(pieces)
-    assert redact(text) == stores._TOKEN.sub("***", stores._PARAMETER.sub(r"\1***", stores._LOGIN.sub(r"\1***@", text)))
+    assert redact(text) == stores._TOKEN.sub(
+        "***", stores._PARAMETER.sub(r"\1***", stores._LOGIN.sub(r"\1***@", text))
+    )
 
 
 def grid(images_per_class: int, store: Store) -> dict[str, NodePlan]:
-    config = SynthConfig(weights="embedded:digits-dit", images_per_class=images_per_class, images_per_shard=1, classes_per_shard=64)
-    nodes = (Node("synth", Synthesize(config, 1000)), Node("aligned", Double(), ("synth",)), Node("tuned", Total(), ("aligned",)))
+    config = SynthConfig(
+        weights="embedded:digits-dit",
+        images_per_class=images_per_class,
+        images_per_shard=1,
+        classes_per_shard=64,
+    )
+    nodes = (
+        Node("synth", Synthesize(config, 1000)),
+        Node("aligned", Double(), ("synth",)),
+        Node("tuned", Total(), ("aligned",)),
+    )
     return Pipeline(nodes).plan(store)
 
 
@@ -69,7 +108,11 @@ def work(images_per_class: int, store: Store) -> None:
     plans = grid(images_per_class, store)
     done = finished(plans, store)
     wave = next_wave(plans, done)
-    assert len(wave.chains) == 16 * images_per_class and all(len(c.tasks) == 2 for c in wave.chains) and not wave.fits
+    assert (
+        len(wave.chains) == 16 * images_per_class
+        and all(len(c.tasks) == 2 for c in wave.chains)
+        and not wave.fits
+    )
 
 
 def calls(images: int, store: Store) -> int:
@@ -100,9 +143,15 @@ def test_a_full_store_leaves_only_the_fit(tmp_path):
 
 
 def test_inputs_keep_the_names_of_their_own_plan(tmp_path):
-    """Plans worked on together give a node another key; its shards' inputs go by the names that the stage knows."""
-    plans = Pipeline((Node("numbers", Numbers(shards=2)), Node("double", Double(), ("numbers",)))).plan(Store(str(tmp_path)))
-    renamed = {"numbers@1": replace(plans["numbers"], name="numbers@1"), "double@1": replace(plans["double"], name="double@1")}
+    """Plans worked on together give a node another key; its shards' inputs go by the names that the stage
+    knows."""
+    plans = Pipeline((Node("numbers", Numbers(shards=2)), Node("double", Double(), ("numbers",)))).plan(
+        Store(str(tmp_path))
+    )
+    renamed = {
+        "numbers@1": replace(plans["numbers"], name="numbers@1"),
+        "double@1": replace(plans["double"], name="double@1"),
+    }
     wave = next_wave(renamed, set())
     files = [f for c in wave.chains for t in c.tasks for f in t.inputs]
     assert [(f.node, f.plan) for f in files] == [("numbers", "numbers@1")] * 2
@@ -110,10 +159,18 @@ def test_inputs_keep_the_names_of_their_own_plan(tmp_path):
 
 @pytest.mark.parametrize("fans", [1, 2])
 def test_a_shard_that_waits_for_two_is_left_for_the_next_wave(tmp_path, fans):
-    plans = Pipeline((Node("a", Numbers(shards=1)), Node("b", Numbers(shards=1, offset=1.0)))).plan(Store(str(tmp_path)))
+    plans = Pipeline((Node("a", Numbers(shards=1)), Node("b", Numbers(shards=1, offset=1.0)))).plan(
+        Store(str(tmp_path))
+    )
     parents = [plans[n].shards[0] for n in ("a", "b")]
     shard = Shard("both", {}, tuple(Input(n, p.digest) for n, p in zip("ab", parents, strict=True))[:fans], 4)
-    joined = replace(plans["a"], name="c", stage=Double(), inputs=("a", "b"), shards=(PlannedShard(shard, "d" * 16, "double/x.parquet"),))
+    joined = replace(
+        plans["a"],
+        name="c",
+        stage=Double(),
+        inputs=("a", "b"),
+        shards=(PlannedShard(shard, "d" * 16, "double/x.parquet"),),
+    )
     wave = next_wave({**plans, "c": joined}, set())
     assert [len(c.tasks) for c in wave.chains] == ([2, 1] if fans == 1 else [1, 1])
 
@@ -126,7 +183,8 @@ def test_the_number_of_items_is_summed_once(tmp_path):
 
 @pytest.fixture
 def with_failures(tmp_path) -> tuple[Path, dict[str, NodePlan], set[str]]:
-    """A finished run of six shards in which one item of the second was set apart: its root, plans and digests."""
+    """A finished run of six shards in which one item of the second was set apart: its root, plans and
+    digests."""
     (tmp_path / "broken").write_text("n/0/s001-2")
     recipe = allowing(Toy(numbers=Numbers(shards=6, broken=str(tmp_path / "broken"))), 0.5)
     run_toy(tmp_path / "root", recipe)
@@ -135,7 +193,9 @@ def with_failures(tmp_path) -> tuple[Path, dict[str, NodePlan], set[str]]:
     return tmp_path / "root", plans, finished(plans, store)
 
 
-def recalled(root: Path, plans: Mapping[str, NodePlan], done: set[str], monkeypatch: pytest.MonkeyPatch) -> tuple[dict, list[str]]:
+def recalled(
+    root: Path, plans: Mapping[str, NodePlan], done: set[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict, list[str]]:
     """What a resumed run knows to be set apart, and the shards whose footers it read for that."""
     read: list[str] = []
     store, header = Store(str(root / "store")), Store.header
@@ -147,7 +207,9 @@ def recalled(root: Path, plans: Mapping[str, NodePlan], done: set[str], monkeypa
 
 def test_of_very_many_finished_shards_only_those_with_failures_are_opened(with_failures, monkeypatch):
     every, read = recalled(*with_failures, monkeypatch)
-    assert len(read) == 12 and [f.key for f in every["numbers"]] == [f.key for f in every["double"]] == ["n/0/s001-2"]
+    assert len(read) == 12 and [f.key for f in every["numbers"]] == [f.key for f in every["double"]] == [
+        "n/0/s001-2"
+    ]
     monkeypatch.setattr(quarantine, "MANY", 12)
     known, read = recalled(*with_failures, monkeypatch)
     assert known == every and len(read) == 2 and all("s001" in name for name in read)
@@ -156,9 +218,13 @@ def test_of_very_many_finished_shards_only_those_with_failures_are_opened(with_f
 def test_without_a_ledger_all_are_opened(with_failures, monkeypatch):
     monkeypatch.setattr(quarantine, "MANY", 12)
     root, plans, done = with_failures
-    for file in (root / "ledger").iterdir():  # one entry of an earlier version, which did not say; the others lost
+    for file in (
+        root / "ledger"
+    ).iterdir():  # one entry of an earlier version, which did not say; the others lost
         lines = [json.loads(line) for line in file.read_text().splitlines()]
-        file.write_text("".join(json.dumps({k: v for k, v in m.items() if k != "failures"}) + "\n" for m in lines[:3]))
+        file.write_text(
+            "".join(json.dumps({k: v for k, v in m.items() if k != "failures"}) + "\n" for m in lines[:3])
+        )
     known, read = recalled(root, plans, done, monkeypatch)
     assert len(read) == 12 and [f.key for f in known["numbers"]] == ["n/0/s001-2"]
 

@@ -56,13 +56,24 @@ def test_rounds_without_an_exchange_are_one_training(place, interval):
     folder = search.sweep.trial(member.work.trial)
     result = outcome(member, state)
     policy = json.loads(folder.read("policy.json"))
-    assert [row[0] for row in policy] == ([3, 4] if interval == 3 else [1, 2, 3, 4]) and {row[2] for row in policy[1:]} == {member.work.trial.id}
+    assert [row[0] for row in policy] == ([3, 4] if interval == 3 else [1, 2, 3, 4]) and {
+        row[2] for row in policy[1:]
+    } == {member.work.trial.id}
     model, scores = folder.read("model/head.safetensors"), folder.read("scores.parquet")
     alone = run_trial(member.work, lambda e: LocalRunner(ExecutionConfig(device="cpu", threads=1)))
     (trained,) = search.root.store.list("ssl")
     assert model == search.root.store.read_bytes(f"ssl/{trained}/head.safetensors") and scores
-    assert (result.status, result.objective, result.accuracy, result.values) == ("finished", alone.objective, alone.accuracy, values)
-    assert len(result.epochs) == EPOCHS and result.epochs[-1] == pytest.approx(result.objective, abs=1e-6) and result.device_hours > 0
+    assert (result.status, result.objective, result.accuracy, result.values) == (
+        "finished",
+        alone.objective,
+        alone.accuracy,
+        values,
+    )
+    assert (
+        len(result.epochs) == EPOCHS
+        and result.epochs[-1] == pytest.approx(result.objective, abs=1e-6)
+        and result.device_hours > 0
+    )
 
 
 def test_a_round_is_not_trained_twice_and_old_checkpoints_go(place, tmp_path):
@@ -71,14 +82,20 @@ def test_a_round_is_not_trained_twice_and_old_checkpoints_go(place, tmp_path):
     trained = len(lines(tmp_path / "log"))
     assert rounds(member, {"ssl.lr": 0.05}, count=3) == first and len(lines(tmp_path / "log")) == trained == 6
     folder = search.sweep.trial(member.work.trial)
-    kept = [n[:5] for n in sorted(folder.place.list(f"{folder.name}/population")) if folder.has(f"population/{n}/checkpoints")]
+    kept = [
+        n[:5]
+        for n in sorted(folder.place.list(f"{folder.name}/population"))
+        if folder.has(f"population/{n}/checkpoints")
+    ]
     assert kept == ["00002", "00003"]
     clear(search.sweep, member.work.trial.id)
     assert not folder.has("population") and folder.has("policy.json")
 
 
 def test_a_member_goes_on_from_anothers_weights_with_its_own_settings(place):
-    varied = Space({"ssl.fixmatch.weight_decay": Uniform(1e-5, 1e-1, log=True)}, SearchConfig("random", 2, "pbt"))
+    varied = Space(
+        {"ssl.fixmatch.weight_decay": Uniform(1e-5, 1e-1, log=True)}, SearchConfig("random", 2, "pbt")
+    )
     (a, search), (b, _) = (place({"ssl.fixmatch.weight_decay": v}, varied=varied) for v in (1e-3, 2e-2))
     donor = advance(a, None, {"ssl.fixmatch.weight_decay": 1e-3})
     advance(b, None, {"ssl.fixmatch.weight_decay": 2e-2})
@@ -88,10 +105,15 @@ def test_a_member_goes_on_from_anothers_weights_with_its_own_settings(place):
     assert {g["weight_decay"] for g in states[1]["optimizer"]["param_groups"]} == {5e-3}
     assert taken.scores[:1] == donor.scores and taken.seconds > donor.seconds
     policy = json.loads(search.sweep.trial(b.work.trial).read("policy.json"))
-    assert policy == [[1, {"ssl.fixmatch.weight_decay": 2e-2}, None], [2, {"ssl.fixmatch.weight_decay": 5e-3}, a.work.trial.id]]
+    assert policy == [
+        [1, {"ssl.fixmatch.weight_decay": 2e-2}, None],
+        [2, {"ssl.fixmatch.weight_decay": 5e-3}, a.work.trial.id],
+    ]
 
 
-@pytest.mark.parametrize("torn", [pytest.param("state.json", marks=pytest.mark.slow), "scores.parquet", "checkpoint"])
+@pytest.mark.parametrize(
+    "torn", [pytest.param("state.json", marks=pytest.mark.slow), "scores.parquet", "checkpoint"]
+)
 def test_a_round_that_was_killed_goes_on_to_the_same_end(place, monkeypatch, torn):
     values = {"ssl.lr": 0.01}
     member, search = place(values)
@@ -115,12 +137,23 @@ def test_a_round_that_was_killed_goes_on_to_the_same_end(place, monkeypatch, tor
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         if torn == "checkpoint":  # in the middle of the round
             patched.setattr(Checkpoints, "save", dies_late)
-            member = replace(member, work=replace(member.work, recipe=replace(member.work.recipe, ssl=replace(member.work.recipe.ssl, checkpoint_every=34))))
+            member = replace(
+                member,
+                work=replace(
+                    member.work,
+                    recipe=replace(
+                        member.work.recipe, ssl=replace(member.work.recipe.ssl, checkpoint_every=34)
+                    ),
+                ),
+            )
         else:
             patched.setattr(Run, "write", dies)
         advance(member, start, values)
     again = advance(member, start, values)
-    assert again.scores == undisturbed.scores and search.sweep.trial(member.work.trial).read("model/head.safetensors") == expected
+    assert (
+        again.scores == undisturbed.scores
+        and search.sweep.trial(member.work.trial).read("model/head.safetensors") == expected
+    )
 
 
 def test_a_diverged_member_is_judged_last_and_may_take_over(place):
@@ -131,7 +164,11 @@ def test_a_diverged_member_is_judged_last_and_may_take_over(place):
     for _ in range(3):  # alone it is tried again, and fails in a sentence
         broken = advance(bad, broken, {"ssl.lr": 1e9})
     result = outcome(bad, broken)
-    assert (result.status, result.id, result.objective) == ("failed", bad.work.trial.id, None) and "lower the learning rate" in result.error
+    assert (result.status, result.id, result.objective) == (
+        "failed",
+        bad.work.trial.id,
+        None,
+    ) and "lower the learning rate" in result.error
     assert search.sweep.results()[0].error == result.error
 
 
@@ -139,7 +176,9 @@ def test_exchanges_by_target_labels_are_stamped(place):
     values = {"ssl.lr": 0.05}
     member, search = place(values, interval=4, objective="oracle")
     result = outcome(member, rounds(member, values, count=1))
-    assert result.selection == "oracle" and result.objective == result.accuracy == pytest.approx(result.epochs[-1])
+    assert result.selection == "oracle" and result.objective == result.accuracy == pytest.approx(
+        result.epochs[-1]
+    )
     assert {s.selection for s in search.sweep.trial(member.work.trial).scores()} == {"oracle"}
 
 
@@ -155,7 +194,19 @@ def axis(name, *values, **search):
     return Space({name: Choice(*(values or (0.1, 0.2)))}, SearchConfig("random", 8, "pbt", **search))
 
 
-@pytest.mark.parametrize("name", ["ssl.method", "ssl.batch_size", "ssl.epochs", "ssl.seed", "ssl.fixmatch.mu", "ssl.flexmatch.threshold", "ssl.fixmatch.nesterov", "select.candidates"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ssl.method",
+        "ssl.batch_size",
+        "ssl.epochs",
+        "ssl.seed",
+        "ssl.fixmatch.mu",
+        "ssl.flexmatch.threshold",
+        "ssl.fixmatch.nesterov",
+        "select.candidates",
+    ],
+)
 def test_what_cannot_change_in_the_middle_is_refused(name):
     with pytest.raises(RecipeError, match=f"{name}' does not allow: vary real numbers of it, such as ssl.lr"):
         check_population(axis(name), {"clusters": kit.Clusters()})

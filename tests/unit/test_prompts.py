@@ -39,7 +39,13 @@ def test_the_kth_prompt_does_not_depend_on_how_many_are_asked_for():
 
 @pytest.mark.parametrize("domain", ["", DOMAIN])
 def test_the_bank_never_repeats_itself_until_it_is_used_up(domain):
-    small = replace(BANK, styles=("a photo", "a photo", "an icon", "{category}, drawn"), backgrounds=("", "on a table"), viewpoints=("from above", "from below", "askew"), lights=("",))
+    small = replace(
+        BANK,
+        styles=("a photo", "a photo", "an icon", "{category}, drawn"),
+        backgrounds=("", "on a table"),
+        viewpoints=("from above", "from below", "askew"),
+        lights=("",),
+    )
     phrases = bank(small, domain)
     assert phrases.size == (3 + (4 if domain else 0)) * 2 * 3
     prompts = make_prompts(small, "mug", domain, 0, phrases.size, 0)
@@ -84,7 +90,9 @@ def test_articles(name, said):
 
 def test_template_is_taken_as_it_is():
     config = PromptConfig(source="template", template="photo of a {category}, {domain} {x}")
-    assert make_prompts(config, "apple_pie", " my  domain", 0, 1, 0) == ["photo of a apple pie, my domain {x}"]
+    assert make_prompts(config, "apple_pie", " my  domain", 0, 1, 0) == [
+        "photo of a apple pie, my domain {x}"
+    ]
     assert prompt_count(config) == 1 and prompt_count(BANK) == 200
     assert fill("{category}", "a_b", "") == "a b"
     assert [prompt_index(i, 3) for i in range(5)] == [0, 1, 2, 0, 1]
@@ -97,14 +105,22 @@ def file_config(tmp_path, name, text, **more):
 
 
 def test_files_of_three_forms(tmp_path):
-    csv = file_config(tmp_path, "p.csv", 'category,prompt\r\nMug,"a mug, red"\r\nmug,a {category} on {domain}\r\npen,a pen\r\n')
+    csv = file_config(
+        tmp_path,
+        "p.csv",
+        'category,prompt\r\nMug,"a mug, red"\r\nmug,a {category} on {domain}\r\npen,a pen\r\n',
+    )
     assert make_prompts(csv, "mug", "d", 0, 3, 0) == ["a mug, red", "a mug on d", "a mug, red"]
     by_name = file_config(tmp_path, "p.json", json.dumps({"mug": ["m1", "m2"], "pen": ["p1"]}))
     assert make_prompts(by_name, "mug", "", 1, 3, 0) == ["m2", "m1"]
     objects = file_config(tmp_path, "q.json", json.dumps([{"category": "pen", "prompt": "p"}]))
     assert make_prompts(objects, "pen", "", 0, 1, 0) == ["p"]
     lines = file_config(tmp_path, "p.txt", "# mine\n\na {category}\nold {category}, {domain}\n")
-    assert make_prompts(lines, "desk_lamp", "x", 0, 3, 0) == ["a desk lamp", "old desk lamp, x", "a desk lamp"]
+    assert make_prompts(lines, "desk_lamp", "x", 0, 3, 0) == [
+        "a desk lamp",
+        "old desk lamp, x",
+        "a desk lamp",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -134,11 +150,22 @@ def test_a_missing_file_is_refused_when_planning(tmp_path):
     [
         (PromptConfig(source="template", template="a photo"), "names no class"),
         (PromptConfig(source="file"), "prompts.file is empty"),
-        (replace(BANK, styles=("a photo",), backgrounds=("",), viewpoints=("",), lights=("",)), "make 1 different"),
+        (
+            replace(BANK, styles=("a photo",), backgrounds=("",), viewpoints=("",), lights=("",)),
+            "make 1 different",
+        ),
         (replace(BANK, prompts_per_class=0), "at least 1"),
         (replace(BANK, source="llm", llm=replace(BANK.llm, backend="openai")), "endpoint is empty"),
-        (replace(BANK, source="llm", llm=replace(BANK.llm, backend="openai", endpoint="localhost:80")), "not a URL"),
-        (replace(BANK, source="llm", llm=replace(BANK.llm, backend="openai", endpoint="http://h/v1", ask=0)), "ask"),
+        (
+            replace(BANK, source="llm", llm=replace(BANK.llm, backend="openai", endpoint="localhost:80")),
+            "not a URL",
+        ),
+        (
+            replace(
+                BANK, source="llm", llm=replace(BANK.llm, backend="openai", endpoint="http://h/v1", ask=0)
+            ),
+            "ask",
+        ),
     ],
 )
 def test_bad_settings_are_refused_when_planning(config, said):
@@ -147,7 +174,9 @@ def test_bad_settings_are_refused_when_planning(config, said):
 
 
 def planned(tmp_path, stage):
-    return {p.shard.key: p.digest for p in plan_node("prompts", stage, {}, Store(str(tmp_path / "store"))).shards}
+    return {
+        p.shard.key: p.digest for p in plan_node("prompts", stage, {}, Store(str(tmp_path / "store"))).shards
+    }
 
 
 def test_more_prompts_or_classes_make_missing_shards_only(tmp_path):
@@ -174,7 +203,9 @@ def test_only_what_matters_enters_the_identity(tmp_path):
     with_llm = Prompts(replace(BANK, source="llm", llm=llm), NAMES, DOMAIN)
     assert "secret" not in json.dumps(with_llm.identity())
     slower = replace(llm, timeout=1.0, retries=9, endpoint="http://host/v1")
-    assert planned(tmp_path, with_llm) == planned(tmp_path, replace(with_llm, config=replace(with_llm.config, llm=slower)))
+    assert planned(tmp_path, with_llm) == planned(
+        tmp_path, replace(with_llm, config=replace(with_llm.config, llm=slower))
+    )
 
 
 def test_rows_of_a_shard():
@@ -188,7 +219,12 @@ def test_rows_of_a_shard():
     assert rows.column("category") == ["back_pack"] * 2 + ["mug"] * 2
     assert rows.column("prompt")[2:] == make_prompts(BANK, "mug", DOMAIN, 3, 5, 0)
     table = prompt_table(reversed(rows.table.to_pylist()))
-    assert table[0] == ("back_pack", 3, rows.column("prompt")[0], "bank") and [t[1] for t in table] == [3, 4, 3, 4]
+    assert table[0] == ("back_pack", 3, rows.column("prompt")[0], "bank") and [t[1] for t in table] == [
+        3,
+        4,
+        3,
+        4,
+    ]
 
 
 def test_a_file_that_changes_after_planning_is_noticed(tmp_path):
@@ -204,5 +240,7 @@ def test_a_file_that_changes_after_planning_is_noticed(tmp_path):
 def test_warnings_name_the_reason_once():
     rows = [{"label": i % 3, "source": f"{FALLBACK}no answer)" if i < 4 else "llm (m)"} for i in range(10)]
     (sentence,) = prompt_warnings(rows)
-    assert sentence.startswith("4 of 10 prompts (3 classes) are the bank's, because the language model failed: no answer;")
+    assert sentence.startswith(
+        "4 of 10 prompts (3 classes) are the bank's, because the language model failed: no answer;"
+    )
     assert prompt_warnings(rows[4:]) == []

@@ -1,4 +1,5 @@
-"""The three backends of language models: an endpoint, transformers, ray.data.llm; what fails ends with the bank, said so."""
+"""The three backends of language models: an endpoint, transformers, ray.data.llm; what fails ends with the
+bank, said so."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ LLM = PromptConfig(source="llm", llm=LlmConfig(backend="openai", model="scribe",
 
 def asked(text):
     """What a request asks for: (count, category)."""
-    return int(re.search(r"Write (\d+) different", text).group(1)), re.search(r'contains the words "(.*?)"', text).group(1)
+    return int(re.search(r"Write (\d+) different", text).group(1)), re.search(
+        r'contains the words "(.*?)"', text
+    ).group(1)
 
 
 def good(count, category, seed):
@@ -74,7 +77,11 @@ def send(handler, status, body, headers=()):
 
 
 def answers(write=good):
-    return lambda handler, body: send(handler, 200, {"choices": [{"message": {"content": write(*asked(body["messages"][0]["content"]), body["seed"])}}]})
+    return lambda handler, body: send(
+        handler,
+        200,
+        {"choices": [{"message": {"content": write(*asked(body["messages"][0]["content"]), body["seed"])}}]},
+    )
 
 
 def http_stage(server, **more):
@@ -92,7 +99,9 @@ def test_http_good(server):
     assert set(rows.column("source")) == {"llm (scribe)"} and len(server.seen) == 2
     path, headers, body = server.seen[0]
     assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer sk-very-secret"
-    assert body["model"] == "scribe" and body["temperature"] == LLM.llm.temperature and 0 <= body["seed"] < 2**31
+    assert (
+        body["model"] == "scribe" and body["temperature"] == LLM.llm.temperature and 0 <= body["seed"] < 2**31
+    )
     run(http_stage(server))
     assert len(server.seen) == 2, "the second time comes from the cache"
 
@@ -124,7 +133,9 @@ def test_http_failures_end_with_the_bank(server, reply, reason, caplog):
     server.reply = reply
     with caplog.at_level(logging.DEBUG):
         rows = run(http_stage(server))
-    assert all(s.startswith(FALLBACK) and reason in s for s in rows.column("source")) and len(server.seen) == 4
+    assert (
+        all(s.startswith(FALLBACK) and reason in s for s in rows.column("source")) and len(server.seen) == 4
+    )
     assert rows.column("prompt")[:4] == make_prompts(PromptConfig(), "mug", DOMAIN, 0, 4, 0)
     assert "secret" not in caplog.text
 
@@ -134,7 +145,9 @@ def test_http_hangs_end_at_the_time_limit(server, reply):
     server.reply = reply
     started = time.monotonic()
     rows = run(http_stage(server, timeout=0.4, retries=0))
-    assert time.monotonic() - started < 3 and all("no answer within 0.4 s" in s for s in rows.column("source"))
+    assert time.monotonic() - started < 3 and all(
+        "no answer within 0.4 s" in s for s in rows.column("source")
+    )
 
 
 def test_http_recovers_on_the_second_attempt(server):
@@ -148,7 +161,10 @@ def test_http_recovers_on_the_second_attempt(server):
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (lambda h, b: send(h, 401, {"error": "sk-very-secret is wrong"}), "status 401.*key in OPENAI_API_KEY is not accepted"),
+        (
+            lambda h, b: send(h, 401, {"error": "sk-very-secret is wrong"}),
+            "status 401.*key in OPENAI_API_KEY is not accepted",
+        ),
         (lambda h, b: send(h, 404, b"no model"), "status 404.*prompts.llm.model"),
         (lambda h, b: send(h, 400, b"bad seed for sk-very-secret"), r"it says: bad seed for \*\*\*"),
         (lambda h, b: send(h, 307, b"", [("Location", "http://127.0.0.1:9/")]), "redirects"),
@@ -164,13 +180,18 @@ def test_http_refusals_are_the_users_to_mend(server, reply, said):
 def test_http_down_and_password_in_the_url(server):
     url = server.url.replace("http://", "http://me:pass%21@")
     backend = HttpBackend(replace(LLM.llm, endpoint=url, timeout=5.0))
-    request = Request("Write 1 different x\ncontains the words \"mug\"", 1, 50)
+    request = Request('Write 1 different x\ncontains the words "mug"', 1, 50)
     assert "mug" in backend.complete([request])[0]
     assert server.seen[0][1]["Authorization"] == "Basic bWU6cGFzcyE="
     server.shutdown()
     server.server_close()
     (failed,) = backend.complete([request])
-    assert isinstance(failed, Failed) and "cannot be reached" in failed.reason and "pass" not in failed.reason and "pass" not in json.dumps(backend.identity)
+    assert (
+        isinstance(failed, Failed)
+        and "cannot be reached" in failed.reason
+        and "pass" not in failed.reason
+        and "pass" not in json.dumps(backend.identity)
+    )
 
 
 # -- transformers --
@@ -191,15 +212,31 @@ def tiny_model(tmp_path_factory):
     tokenizer.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=1536, eos_token_id=vocabulary["</s>"])
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=1536,
+        eos_token_id=vocabulary["</s>"],
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 
 def test_transformers_rubbish_ends_with_the_bank(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    stage = Prompts(replace(LLM, prompts_per_class=2, llm=LlmConfig(model=str(tiny_model), ask=1, retries=0)), ("mug", "pen"), DOMAIN)
-    assert stage.resources() == "gpu" and stage.label() == tiny_model.name and stage.revisions()["llm"].startswith("sha256:")
+    stage = Prompts(
+        replace(LLM, prompts_per_class=2, llm=LlmConfig(model=str(tiny_model), ask=1, retries=0)),
+        ("mug", "pen"),
+        DOMAIN,
+    )
+    assert (
+        stage.resources() == "gpu"
+        and stage.label() == tiny_model.name
+        and stage.revisions()["llm"].startswith("sha256:")
+    )
     assert str(tiny_model) not in json.dumps(stage.identity())
     rows = run(stage)
     assert len(rows) == 4 and all(s.startswith(f"{FALLBACK}its answers") for s in rows.column("source"))
@@ -212,9 +249,15 @@ def test_transformers_answers_depend_on_their_own_seed_alone(tiny_model):
     backend = TransformersBackend(LlmConfig(model=str(tiny_model)), "cpu")
     one, two = Request("Write some prompts.", 1, 24), Request("Write.", 2, 24)
     both = backend.complete([one, two])
-    assert both == [*backend.complete([one]), *backend.complete([two])] and both[0].startswith("[") and both[0] != both[1]
+    assert (
+        both == [*backend.complete([one]), *backend.complete([two])]
+        and both[0].startswith("[")
+        and both[0] != both[1]
+    )
     assert backend.complete([replace(one, seed=3)]) != both[:1]
-    assert backend.complete([Request("x" * 2000, 1, 24)]) == [Failed("its context of 1536 tokens is too short for the request")]
+    assert backend.complete([Request("x" * 2000, 1, 24)]) == [
+        Failed("its context of 1536 tokens is too short for the request")
+    ]
     backend.tokenizer.chat_template = "{% for m in messages %}U:{{ m['content'] }}{% endfor %}A:"
     assert backend._prompt("hello") == "U:helloA:"
 
@@ -261,7 +304,10 @@ def test_ray_asks_an_endpoint(server):
     config = replace(LLM.llm, backend="ray", endpoint=server.url, timeout=5.0)
     backend = RayBackend(config)
     try:
-        requests = [Request(f'Write 2 different x\ncontains the words "{c}"', i, 50) for i, c in enumerate(("mug", "pen"))]
+        requests = [
+            Request(f'Write 2 different x\ncontains the words "{c}"', i, 50)
+            for i, c in enumerate(("mug", "pen"))
+        ]
         assert backend.complete(requests) == [good(2, "mug", 0), good(2, "pen", 1)]
         assert server.seen[0][1]["Authorization"] == "Bearer sk-very-secret"
         server.reply = lambda h, b: send(h, 500, b"oops")

@@ -19,7 +19,9 @@ LLM = PromptConfig(source="llm", llm=LlmConfig(backend="openai", model="scribe",
 
 def asked(text):
     """What a request asks for: (count, category)."""
-    return int(re.search(r"Write (\d+) different", text).group(1)), re.search(r'contains the words "(.*?)"', text).group(1)
+    return int(re.search(r"Write (\d+) different", text).group(1)), re.search(
+        r'contains the words "(.*?)"', text
+    ).group(1)
 
 
 class Scripted:
@@ -70,22 +72,47 @@ def test_answers_are_read_leniently(text, found):
 
 def test_what_names_the_class():
     named = [
-        ("a red Back Pack", "back pack"), ("two backpacks", "back pack"), ("a back-pack's strap", "back pack"), ("batteries", "battery"),
-        ("a headphone", "headphones"), ("three mice", "mouse"), ("shelves", "shelf"), ("eine Tasse grüner Tee", "grüner Tee"), ("一只猫在桌上", "猫"), ("digit 7!", "7"), ("boxes", "box"),
-    ]  # fmt: skip
+        ("a red Back Pack", "back pack"),
+        ("two backpacks", "back pack"),
+        ("a back-pack's strap", "back pack"),
+        ("batteries", "battery"),
+        ("a headphone", "headphones"),
+        ("three mice", "mouse"),
+        ("shelves", "shelf"),
+        ("eine Tasse grüner Tee", "grüner Tee"),
+        ("一只猫在桌上", "猫"),
+        ("digit 7!", "7"),
+        ("boxes", "box"),
+    ]
     assert [pair for pair in named if not names_category(*pair)] == []
-    unnamed = [("a smuggler", "mug"), ("a penguin", "pen"), ("digit 77", "7"), ("a pack", "back pack"), ("bookcase", "book"), ("犬", "猫")]
+    unnamed = [
+        ("a smuggler", "mug"),
+        ("a penguin", "pen"),
+        ("digit 77", "7"),
+        ("a pack", "back pack"),
+        ("bookcase", "book"),
+        ("犬", "猫"),
+    ]
     assert [pair for pair in unnamed if names_category(*pair)] == []
 
 
 def test_usable_drops_doubles_and_what_is_no_prompt():
-    answers = ["A red mug.", "a  red mug", "mug", "a red car", "x" * 400 + " mug", 'a "mug"\u0007', "the blue mug", "an old mug"]
+    answers = [
+        "A red mug.",
+        "a  red mug",
+        "mug",
+        "a red car",
+        "x" * 400 + " mug",
+        'a "mug"\u0007',
+        "the blue mug",
+        "an old mug",
+    ]
     assert usable(answers, "mug", ["An old MUG!"]) == ["A red mug.", "the blue mug"]
 
 
 def test_a_good_model(tmp_path):
     llm = writer(tmp_path, good)
-    (bags, mugs) = llm.write(["back_pack", "mug"], DOMAIN, 0, 6, 0)
+    bags, mugs = llm.write(["back_pack", "mug"], DOMAIN, 0, 6, 0)
     assert all("back pack" in p for p, _ in bags) and len({p for p, _ in bags + mugs}) == 12
     assert {s for _, s in bags + mugs} == {"llm (scribe)"}
     texts = [r.text for r in llm.backend.requests]
@@ -106,7 +133,9 @@ def test_prefix_stable_and_cached(tmp_path):
 
 def test_what_is_missing_is_asked_for_again(tmp_path):
     def half(count, category, seed):
-        return json.dumps([f"a {category} {i} {seed}" for i in range(max(1, count // 2))] + ["a lorry", "same mug"])
+        return json.dumps(
+            [f"a {category} {i} {seed}" for i in range(max(1, count // 2))] + ["a lorry", "same mug"]
+        )
 
     llm = writer(tmp_path, half)
     prompts = llm.write(["mug"], DOMAIN, 0, 4, 0)[0]
@@ -126,9 +155,13 @@ def test_the_bank_fills_in_for_rubbish_and_says_so(tmp_path, caplog):
 
 
 def test_one_class_may_fail_alone(tmp_path):
-    llm = writer(tmp_path, lambda n, c, s: good(n, c, s) if c == "pen" else json.dumps(["a mug", "a red mug", "a van"]))
+    llm = writer(
+        tmp_path, lambda n, c, s: good(n, c, s) if c == "pen" else json.dumps(["a mug", "a red mug", "a van"])
+    )
     mugs, pens = llm.write(["mug", "pen"], DOMAIN, 0, 4, 0)
-    assert [s.startswith(FALLBACK) for _, s in mugs] == [False, False, True, True] and {s for _, s in pens} == {"llm (scribe)"}
+    assert [s.startswith(FALLBACK) for _, s in mugs] == [False, False, True, True] and {
+        s for _, s in pens
+    } == {"llm (scribe)"}
 
 
 def test_a_dead_model_is_not_asked_for_ever(tmp_path):

@@ -41,7 +41,9 @@ def checkout(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(code)
     for package, folder in ((diffadapt.stages, "stages"), (diffadapt.systems, "systems")):
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / "platform" / "diffadapt" / folder)])
+        monkeypatch.setattr(
+            package, "__path__", [*package.__path__, str(tmp_path / "platform" / "diffadapt" / folder)]
+        )
     monkeypatch.setenv("DIFFADAPT_PIPELINES", str(tmp_path / "pipelines"))
     yield tmp_path
     for name in MODULES:
@@ -60,12 +62,19 @@ def run(recipe, root: Root):
 
 def test_the_example_is_short():
     mine = {p: c for p, c in blocks().items() if not p.startswith("uda/")}
-    assert set(mine) == {"platform/diffadapt/stages/sharpen.py", "platform/diffadapt/systems/sharpened.py", "pipelines/sharpened.py"}
+    assert set(mine) == {
+        "platform/diffadapt/stages/sharpen.py",
+        "platform/diffadapt/systems/sharpened.py",
+        "pipelines/sharpened.py",
+    }
     assert sum(bool(line.strip()) for code in mine.values() for line in code.splitlines()) < 60
 
 
 def test_the_example_runs_as_it_is_written(checkout):
-    assert recipes.recipes()["sharpened"].summary == "The quickstart with its aligned images sharpened before fine-tuning."
+    assert (
+        recipes.recipes()["sharpened"].summary
+        == "The quickstart with its aligned images sharpened before fine-tuning."
+    )
     recipe = small(recipes.load("sharpened"))
     root = Root(str(checkout / "data"))
     finished = run(recipe, root)
@@ -74,8 +83,13 @@ def test_the_example_runs_as_it_is_written(checkout):
     assert plans["finetuned"].inputs[0] == "sharpened"
     for before, after in zip(plans["aligned"].shards, plans["sharpened"].shards, strict=True):
         aligned, sharpened = root.store.load(before.path), root.store.load(after.path)
-        assert aligned.column("key") == sharpened.column("key") and aligned.column("label") == sharpened.column("label")
-        a, b = (np.stack([decode(i["bytes"], 1, "k").astype(float) for i in rows.column("image")]) for rows in (aligned, sharpened))
+        assert aligned.column("key") == sharpened.column("key") and aligned.column(
+            "label"
+        ) == sharpened.column("label")
+        a, b = (
+            np.stack([decode(i["bytes"], 1, "k").astype(float) for i in rows.column("image")])
+            for rows in (aligned, sharpened)
+        )
         assert gradient(b) > 1.1 * gradient(a)
 
 

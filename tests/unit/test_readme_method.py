@@ -1,4 +1,5 @@
-"""The example method of platform/README.md is taken from the page, found in a folder of one's own, and trained."""
+"""The example method of platform/README.md is taken from the page, found in a folder of one's own, and
+trained."""
 
 from __future__ import annotations
 
@@ -47,7 +48,12 @@ def test_a_method_is_one_file(tmp_path):
     file = tmp_path / "uda" / "coral.py"
     file.parent.mkdir()
     file.write_text(found["uda/coral.py"])
-    environment = {**os.environ, "DIFFADAPT_METHODS": str(tmp_path), "PYTHONPATH": str(ROOT / "platform"), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "DIFFADAPT_METHODS": str(tmp_path),
+        "PYTHONPATH": str(ROOT / "platform"),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     methods, without, with_coral = json.loads(done.stdout.splitlines()[-1])

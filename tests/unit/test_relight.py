@@ -1,4 +1,5 @@
-"""Relighting of day images by their label maps: what darkens, what stays bright, what is drawn anew for each evening."""
+"""Relighting of day images by their label maps: what darkens, what stays bright, what is drawn anew for each
+evening."""
 
 import numpy as np
 import pytest
@@ -47,7 +48,10 @@ def test_night_is_darker_than_dusk_and_its_sky_is_dark(scene):
 
 def test_lamps_are_on_cars_alone(scene):
     cars, bare = ("Sky", "Thing", "Road", "Car"), ("Sky", "Thing", "Road", "Thing")
-    lit = [np.abs(found(scene, "night", s, cars).astype(int) - found(scene, "night", s, bare)).max(-1) > 90 for s in range(6)]
+    lit = [
+        np.abs(found(scene, "night", s, cars).astype(int) - found(scene, "night", s, bare)).max(-1) > 90
+        for s in range(6)
+    ]
     assert any(mask.any() for mask in lit)
     for mask in lit:
         near = np.zeros_like(mask)
@@ -58,7 +62,10 @@ def test_lamps_are_on_cars_alone(scene):
 def test_fog_takes_contrast(scene):
     image, annotation = scene
     fog = found(scene, "fog")
-    assert fog.std() < 0.7 * image.std() and np.abs(fog[annotation == 0].astype(int) - fog[40].astype(int).mean()).mean() < 60
+    assert (
+        fog.std() < 0.7 * image.std()
+        and np.abs(fog[annotation == 0].astype(int) - fog[40].astype(int).mean()).mean() < 60
+    )
 
 
 def test_an_evening_is_its_seed(scene):
@@ -69,7 +76,9 @@ def test_an_evening_is_its_seed(scene):
 
 def test_any_classes_will_do(scene):
     """Names as other data sets write them; without a sky or a car there is just less to do."""
-    assert np.array_equal(found(scene, "dusk", 1), found(scene, "dusk", 1, ("sky", "building", "road", "car")))
+    assert np.array_equal(
+        found(scene, "dusk", 1), found(scene, "dusk", 1, ("sky", "building", "road", "car"))
+    )
     image, annotation = scene
     for appearance in CAPTIONS:
         plain = relight(image, np.full_like(annotation, 255), (), appearance, np.random.default_rng(0))

@@ -1,4 +1,5 @@
-"""Reports of Adapt Anything: the steps, their honest reading, seeds and transfers, targets without labels. All numbers are invented."""
+"""Reports of Adapt Anything: the steps, their honest reading, seeds and transfers, targets without labels.
+All numbers are invented."""
 
 from __future__ import annotations
 
@@ -23,43 +24,111 @@ DIRECT = "Synthetic only + FixMatch"
 
 
 def node(kind: str, inputs=(), identity=None, shards=1, items=600, revisions=None, name="x") -> dict:
-    return {"kind": kind, "version": 1, "identity": identity or {}, "revisions": revisions or {}, "inputs": list(inputs), "family": "0123456789abcdef",
-            "shards": [[f"s{i}", f"{name}{i}", items, f"{kind}/{name}-{i}"] for i in range(shards)], "quarantined": []}  # fmt: skip
+    return {
+        "kind": kind,
+        "version": 1,
+        "identity": identity or {},
+        "revisions": revisions or {},
+        "inputs": list(inputs),
+        "family": "0123456789abcdef",
+        "shards": [[f"s{i}", f"{name}{i}", items, f"{kind}/{name}-{i}"] for i in range(shards)],
+        "quarantined": [],
+    }
 
 
 def fit(kind: str, method: str, *inputs: str, name: str) -> dict:
     return node(kind, inputs, {"config": {"method": method, "lr": 0.01}}, name=name)
 
 
-def manifest(generator: str = "embedded:glyphs", select: str = "last", frozen: bool = False, zero_shot: bool = True, **more) -> dict:
+def manifest(
+    generator: str = "embedded:glyphs",
+    select: str = "last",
+    frozen: bool = False,
+    zero_shot: bool = True,
+    **more,
+) -> dict:
     nodes = {
-        "target": node("images"), "prompts": node("prompts"), "synth": node("synth", ["prompts"], revisions={"generator": "sha256:feed"}, items=500),
-        "filter": node("filter", ["synth"], name="filter"), "zero_shot": node("zero-shot", ["target"]),
-        "source_only": fit("uda", "source_only", "synth", "target", "filter", name="source_only"), "source_only_on_target": node("logits", ["target", "source_only"]),
-        "dann": fit("uda", "dann", "synth", "target", "filter", name="dann"), "dann_on_target": node("logits", ["target", "dann"]),
+        "target": node("images"),
+        "prompts": node("prompts"),
+        "synth": node("synth", ["prompts"], revisions={"generator": "sha256:feed"}, items=500),
+        "filter": node("filter", ["synth"], name="filter"),
+        "zero_shot": node("zero-shot", ["target"]),
+        "source_only": fit("uda", "source_only", "synth", "target", "filter", name="source_only"),
+        "source_only_on_target": node("logits", ["target", "source_only"]),
+        "dann": fit("uda", "dann", "synth", "target", "filter", name="dann"),
+        "dann_on_target": node("logits", ["target", "dann"]),
         "split_dann": node("split", ["dann_on_target"], name="split"),
-        "dann_fixmatch": fit("ssl", "fixmatch", "target", "split_dann", "dann", name="fixmatch"), "dann_fixmatch_on_target": node("logits", ["target", "dann_fixmatch"]),
-        "source_only_fixmatch": fit("ssl", "fixmatch", "target", "split_dann", "source_only", name="direct"), "direct_on_target": node("logits", ["target", "source_only_fixmatch"]),
-        "plain": fit("uda", "dann", "synth", "target", name="plain"), "plain_on_target": node("logits", ["target", "plain"]),
-    }  # fmt: skip
-    members = {"CLIP zero-shot": "zero_shot", "Synthetic only": "source_only_on_target", "DANN": "dann_on_target", "DANN + FixMatch": "dann_fixmatch_on_target"}
+        "dann_fixmatch": fit("ssl", "fixmatch", "target", "split_dann", "dann", name="fixmatch"),
+        "dann_fixmatch_on_target": node("logits", ["target", "dann_fixmatch"]),
+        "source_only_fixmatch": fit("ssl", "fixmatch", "target", "split_dann", "source_only", name="direct"),
+        "direct_on_target": node("logits", ["target", "source_only_fixmatch"]),
+        "plain": fit("uda", "dann", "synth", "target", name="plain"),
+        "plain_on_target": node("logits", ["target", "plain"]),
+    }
+    members = {
+        "CLIP zero-shot": "zero_shot",
+        "Synthetic only": "source_only_on_target",
+        "DANN": "dann_on_target",
+        "DANN + FixMatch": "dann_fixmatch_on_target",
+    }
     controls = {DIRECT: "direct_on_target", "DANN, unfiltered": "plain_on_target"}
     if not zero_shot:
         members.pop("CLIP zero-shot")
-    rows = [{"name": n, "members": [m], "control": n in controls, "selection": select, "seed": 0, "group": ""} for n, m in {**members, **controls}.items()]
-    config = {"seed": 0, "uda": {"method": "dann"}, "ssl": {"method": "fixmatch"}, "generator": {"weights": generator, "images_per_class": 50, "guidance": 4.0},
-              "backbone": {"name": "train", "arch": "cifar_resnet8", "frozen": frozen}, "select": {"rule": select}, "split": {"threshold": 0.9}, "domain": "handwritten digits"}  # fmt: skip
-    return {**fake_manifest("adapt_anything", config=config), "nodes": nodes, "rows": rows, "outputs": {"target": "target", "model": "dann_fixmatch"}, **more}
+    rows = [
+        {"name": n, "members": [m], "control": n in controls, "selection": select, "seed": 0, "group": ""}
+        for n, m in {**members, **controls}.items()
+    ]
+    config = {
+        "seed": 0,
+        "uda": {"method": "dann"},
+        "ssl": {"method": "fixmatch"},
+        "generator": {"weights": generator, "images_per_class": 50, "guidance": 4.0},
+        "backbone": {"name": "train", "arch": "cifar_resnet8", "frozen": frozen},
+        "select": {"rule": select},
+        "split": {"threshold": 0.9},
+        "domain": "handwritten digits",
+    }
+    return {
+        **fake_manifest("adapt_anything", config=config),
+        "nodes": nodes,
+        "rows": rows,
+        "outputs": {"target": "target", "model": "dann_fixmatch"},
+        **more,
+    }
 
 
-def scores(main=MAIN, controls=None, seeds=(0,), groups=("target/0",), selection="last", metric="top1", images=50000, wobble=0.4) -> list[Score]:
+def scores(
+    main=MAIN,
+    controls=None,
+    seeds=(0,),
+    groups=("target/0",),
+    selection="last",
+    metric="top1",
+    images=50000,
+    wobble=0.4,
+) -> list[Score]:
     controls = {DIRECT: 79.0, "DANN, unfiltered": 66.0} if controls is None else controls
     out = []
     for name, mean in {**main, **controls}.items():
         for s in seeds if name != "CLIP zero-shot" else seeds[:1]:
             for i, g in enumerate(groups):
                 value = mean + wobble * (s - 1) * (len(seeds) > 1) + 2 * i
-                out.append(Score("r", name, name in controls, g, g.split("/")[0], 0, metric, value, images, images, s, selection))
+                out.append(
+                    Score(
+                        "r",
+                        name,
+                        name in controls,
+                        g,
+                        g.split("/")[0],
+                        0,
+                        metric,
+                        value,
+                        images,
+                        images,
+                        s,
+                        selection,
+                    )
+                )
     return out
 
 
@@ -72,17 +141,28 @@ def test_the_rows_places_are_read_off_the_graph_not_off_their_names():
     for row in made["rows"]:
         row["name"] = {"Synthetic only": "Erste", "DANN": "Zweite"}.get(row["name"], row["name"])
     steps = ladder(made)
-    assert (steps.base, steps.stage1, steps.stage2, steps.zero_shot) == ("Erste", ("Zweite",), ("DANN + FixMatch",), "CLIP zero-shot")
+    assert (steps.base, steps.stage1, steps.stage2, steps.zero_shot) == (
+        "Erste",
+        ("Zweite",),
+        ("DANN + FixMatch",),
+        "CLIP zero-shot",
+    )
     assert steps.starts == {"DANN + FixMatch": "Zweite", DIRECT: "Erste"} and steps.direct == (DIRECT,)
     assert steps.unfiltered == {"DANN, unfiltered": "Zweite"} and steps.result == "DANN + FixMatch"
 
 
 def test_every_step_has_its_sentence_and_the_control_its_share():
     text = text_of(scores())
-    assert "DANN is 8.0 points above Synthetic only" in text and "DANN + FixMatch is 12.0 points above DANN" in text
+    assert (
+        "DANN is 8.0 points above Synthetic only" in text
+        and "DANN + FixMatch is 12.0 points above DANN" in text
+    )
     assert "DANN + FixMatch is 1.0 points above the control Synthetic only + FixMatch" in text
     assert "Of the +20.0 points over Synthetic only, the control has +19.0." in text
-    assert "DANN is 2.0 points above the control DANN, unfiltered" in text and "DANN + FixMatch is 40.0 points above CLIP zero-shot" in text
+    assert (
+        "DANN is 2.0 points above the control DANN, unfiltered" in text
+        and "DANN + FixMatch is 40.0 points above CLIP zero-shot" in text
+    )
     assert "Remark" not in text
 
 
@@ -90,10 +170,29 @@ def test_every_step_has_its_sentence_and_the_control_its_share():
     ("main", "controls", "means"),
     [
         ({"DANN": 55.0}, {}, "DANN is 5.0 points below Synthetic only .*: stage 1 did harm here"),
-        ({"DANN + FixMatch": 4.0}, {}, "DANN \\+ FixMatch is 64.0 points below DANN .*: stage 2 did harm here"),
-        ({}, {DIRECT: 82.0}, "2.0 points below the control Synthetic only \\+ FixMatch .*: this run does not show that stage 1 adds anything to stage 2"),
-        ({}, {"DANN, unfiltered": 69.0}, "1.0 points below the control DANN, unfiltered .*: this run does not show that the filters help"),
-        ({"CLIP zero-shot": 90.0}, {}, "CLIP zero-shot, which was trained on nothing here, is 10.0 points above DANN \\+ FixMatch"),
+        (
+            {"DANN + FixMatch": 4.0},
+            {},
+            "DANN \\+ FixMatch is 64.0 points below DANN .*: stage 2 did harm here",
+        ),
+        (
+            {},
+            {DIRECT: 82.0},
+            (
+                "2.0 points below the control Synthetic only \\+ FixMatch .*: this run does not show that"
+                " stage 1 adds anything to stage 2"
+            ),
+        ),
+        (
+            {},
+            {"DANN, unfiltered": 69.0},
+            "1.0 points below the control DANN, unfiltered .*: this run does not show that the filters help",
+        ),
+        (
+            {"CLIP zero-shot": 90.0},
+            {},
+            "CLIP zero-shot, which was trained on nothing here, is 10.0 points above DANN \\+ FixMatch",
+        ),
     ],
 )
 def test_what_did_not_help_is_remarked(main, controls, means):
@@ -103,13 +202,19 @@ def test_what_did_not_help_is_remarked(main, controls, means):
 
 def test_no_harm_is_claimed_where_the_rows_do_not_tell():
     text = text_of(scores({**MAIN, "DANN": 59.0}, {}, images=600))
-    assert "Remark: DANN is 1.0 points below Synthetic only" in text and "do not tell the two apart" in text and "did harm" not in text
+    assert (
+        "Remark: DANN is 1.0 points below Synthetic only" in text
+        and "do not tell the two apart" in text
+        and "did harm" not in text
+    )
 
 
 def test_many_methods_are_told_in_one_sentence():
     made = manifest()
     values = {"Source only": 60.0, "DANN": 65.0, "CDAN": 66.0, "MCD": 58.0, "MCC": 70.0}
-    made["nodes"] |= {m.lower(): fit("uda", m.lower(), name=m) for m in values} | {f"{m.lower()}_on": node("logits", ["target", m.lower()]) for m in values}
+    made["nodes"] |= {m.lower(): fit("uda", m.lower(), name=m) for m in values} | {
+        f"{m.lower()}_on": node("logits", ["target", m.lower()]) for m in values
+    }
     made["nodes"]["source only"] = fit("uda", "source_only", name="s")
     made["rows"] = [{"name": m, "members": [f"{m.lower()}_on"], "control": False} for m in values]
     text = text_of(scores(values, {}, groups=("amazon-webcam", "webcam-amazon"), seeds=(0, 1, 2)), made)
@@ -121,17 +226,32 @@ def test_seeds_give_a_deviation_and_paired_differences():
     rows = scores(seeds=(0, 1, 2), groups=("amazon-webcam", "dslr-webcam"))
     table = summarise(rows)
     base, dann = table.role("synthetic only") or table.reference, table.role("dann")
-    assert base.deviation == pytest.approx(0.4) and base.standard_error is None and base.mean == pytest.approx(61.0) and table.group_noun == "transfers"
+    assert (
+        base.deviation == pytest.approx(0.4)
+        and base.standard_error is None
+        and base.mean == pytest.approx(61.0)
+        and table.group_noun == "transfers"
+    )
     d = difference(dann, base)
     assert (d.seeds, d.seeds_higher, d.standard_error) == (3, 3, pytest.approx(0.0, abs=1e-9)) and d.separated
     text = score_table(rows, width=120, colour=False)
-    assert "s.d." in text and "3 seeds (0, 1, 2)" in text and "-Synthetic" in text and "A-W" in text and "D-W" in text
+    assert (
+        "s.d." in text
+        and "3 seeds (0, 1, 2)" in text
+        and "-Synthetic" in text
+        and "A-W" in text
+        and "D-W" in text
+    )
     assert "Means are over 3 seeds" in text_of(rows) and "higher with 3 of 3 seeds" in text_of(rows)
     assert "1 seed" in text  # CLIP was run once
 
 
 def test_seeds_that_do_not_agree_are_said():
-    rows = [Score("r", n, False, "target/0", "target", 0, "top1", v, 600, 600, s) for n, vs in (("Synthetic only", (60, 60, 60)), ("DANN", (66, 59, 61))) for s, v in enumerate(vs)]
+    rows = [
+        Score("r", n, False, "target/0", "target", 0, "top1", v, 600, 600, s)
+        for n, vs in (("Synthetic only", (60, 60, 60)), ("DANN", (66, 59, 61)))
+        for s, v in enumerate(vs)
+    ]
     text = text_of(rows)
     assert "higher with 2 of 3 seeds" in text and "The seeds do not agree" in text
 
@@ -151,16 +271,49 @@ def test_initials_that_clash_are_written_longer():
 def run_folder(tmp_path, made, rows, **more):
     run = fake_run(tmp_path, "adapt_anything-0123abcd", scores=rows, manifest=made, **more)
     store = run.root.store
-    split = {"images": 600, "confident": 300, "confident_fraction": 0.5, "above_threshold": 0.42, "mean_confidence": 0.8, "coverage": 0.9, "per_class": {str(c): [60, 30] for c in range(9)} | {"9": [0, 0]},
-             "never_predicted": ["9"], "warnings": []}  # fmt: skip
+    split = {
+        "images": 600,
+        "confident": 300,
+        "confident_fraction": 0.5,
+        "above_threshold": 0.42,
+        "mean_confidence": 0.8,
+        "coverage": 0.9,
+        "per_class": {str(c): [60, 30] for c in range(9)} | {"9": [0, 0]},
+        "never_predicted": ["9"],
+        "warnings": [],
+    }
     store.write_bytes("split/split-0/metrics.json", json.dumps(split).encode())
-    classes = {"zero": {"made": 50, "kept": 20, "blank": 30, "clip": 0}, EVIL: {"made": 50, "kept": 50, "blank": 0, "clip": 0}}
-    store.write_bytes("filter/filter-0/metrics.json", json.dumps({"images": 100, "kept": 70, "classes": classes}).encode())
-    store.write_bytes("uda/dann-0/metrics.json", json.dumps({"selection": {"rule": "im", "chosen_step": 150, "scores": {"100": 1.0, "150": 2.0}, "note": "said so"}}).encode())
-    run.write("warnings.json", json.dumps([{"node": "split_dann", "sentence": f"Only 4 % is confident {EVIL}"}]).encode())
+    classes = {
+        "zero": {"made": 50, "kept": 20, "blank": 30, "clip": 0},
+        EVIL: {"made": 50, "kept": 50, "blank": 0, "clip": 0},
+    }
+    store.write_bytes(
+        "filter/filter-0/metrics.json", json.dumps({"images": 100, "kept": 70, "classes": classes}).encode()
+    )
+    store.write_bytes(
+        "uda/dann-0/metrics.json",
+        json.dumps(
+            {
+                "selection": {
+                    "rule": "im",
+                    "chosen_step": 150,
+                    "scores": {"100": 1.0, "150": 2.0},
+                    "note": "said so",
+                }
+            }
+        ).encode(),
+    )
+    run.write(
+        "warnings.json",
+        json.dumps([{"node": "split_dann", "sentence": f"Only 4 % is confident {EVIL}"}]).encode(),
+    )
     nodes = {"source_only_on_target": {"im": 0.5, "ensv": 0.7}, "dann_on_target": {"im": 0.9, "ensv": 0.6}}
     run.write("validators.json", json.dumps({"nodes": nodes, "notes": {"ensv": "of 2"}}).encode())
-    prompts = {"prompts": [{"class": "zero", "prompt": f"a zero {EVIL}", "source": "bank"}], "sources": ["bank"], "classes": 10}
+    prompts = {
+        "prompts": [{"class": "zero", "prompt": f"a zero {EVIL}", "source": "bank"}],
+        "sources": ["bank"],
+        "classes": 10,
+    }
     run.write("figures/prompts.json", json.dumps(prompts).encode())
     return run
 
@@ -175,21 +328,42 @@ def test_the_page_says_what_made_the_images_and_shows_every_step(tmp_path):
 
 
 def test_other_generators_are_no_toys_and_a_missing_baseline_is_explained(tmp_path):
-    text = render(run_folder(tmp_path, manifest("stabilityai/sd-turbo", zero_shot=False), scores({n: v for n, v in MAIN.items() if "CLIP" not in n})))
-    assert "toy" not in text and "stabilityai/sd-turbo" in text and "CLIP zero-shot, the baseline that needs no training, was not run" in text
+    text = render(
+        run_folder(
+            tmp_path,
+            manifest("stabilityai/sd-turbo", zero_shot=False),
+            scores({n: v for n, v in MAIN.items() if "CLIP" not in n}),
+        )
+    )
+    assert (
+        "toy" not in text
+        and "stabilityai/sd-turbo" in text
+        and "CLIP zero-shot, the baseline that needs no training, was not run" in text
+    )
     assert "Frozen-feature mode" in render(run_folder(tmp_path, manifest(frozen=True), scores()))
 
 
 def test_an_oracle_is_stamped_and_a_validator_named(tmp_path):
     oracle = render(run_folder(tmp_path, manifest(select="oracle"), scores(selection="oracle")))
-    assert "DANN + FixMatch [oracle]" in oracle and "target labels chose the epoch" in oracle.lower() and "upper bound" in oracle
-    assert "by the validator <b>im</b>" in render(run_folder(tmp_path, manifest(select="im"), scores(selection="im")))
+    assert (
+        "DANN + FixMatch [oracle]" in oracle
+        and "target labels chose the epoch" in oracle.lower()
+        and "upper bound" in oracle
+    )
+    assert "by the validator <b>im</b>" in render(
+        run_folder(tmp_path, manifest(select="im"), scores(selection="im"))
+    )
 
 
 def test_without_labels_validators_take_the_place_of_accuracy(tmp_path, capsys):
     run = run_folder(tmp_path, manifest(), [])
     text = render(run)
-    assert "no accuracy is known" in text and "<h2>Without labels</h2>" in text and "classes predicted" in text and "<h2>Scores" not in text
+    assert (
+        "no accuracy is known" in text
+        and "<h2>Without labels</h2>" in text
+        and "classes predicted" in text
+        and "<h2>Scores" not in text
+    )
     shown = unlabelled_text(run, manifest(), width=100, colour=False)
     assert "DANN" in shown and "0.9000" in shown and "9 of 10 classes are predicted" in shown
     run.write("predictions.parquet", b"x")
@@ -197,15 +371,24 @@ def test_without_labels_validators_take_the_place_of_accuracy(tmp_path, capsys):
     capsys.readouterr()
     show_result(run)
     out = capsys.readouterr().out
-    assert "Warning: Only 4 % is confident" in out and re.search(r"model +\S+/model\n", out) and "predictions.parquet" in out and "No scores" not in out
+    assert (
+        "Warning: Only 4 % is confident" in out
+        and re.search(r"model +\S+/model\n", out)
+        and "predictions.parquet" in out
+        and "No scores" not in out
+    )
 
 
 def test_published_figures_stand_beside_a_benchmarks_rows(tmp_path):
     made = manifest()
     made["config"]["benchmark"] = "office31"
-    text = render(run_folder(tmp_path, made, scores(groups=("amazon-webcam", "webcam-dslr"), seeds=(0, 1, 2))))
+    text = render(
+        run_folder(tmp_path, made, scores(groups=("amazon-webcam", "webcam-dslr"), seeds=(0, 1, 2)))
+    )
     block = text[text.index("Published figures") :]
-    assert re.search(r'scope="row">DANN</th><td>86.1</td>.*?<td class="best">69.0</td><td>± 0.4</td>', block, re.S)
+    assert re.search(
+        r'scope="row">DANN</th><td>86.1</td>.*?<td class="best">69.0</td><td>± 0.4</td>', block, re.S
+    )
     assert "not run" in block and "The source here is synthetic" in block and "mean over 2 transfers" in block
     made["config"]["benchmark"] = "domainnet"
     assert "Published figures" not in render(run_folder(tmp_path, made, scores()))
@@ -222,11 +405,22 @@ def test_a_lost_store_or_damaged_files_leave_gaps_not_errors(tmp_path):
 def test_the_models_card_tells_its_own_steps_and_stamps_an_oracle(tmp_path):
     from diffadapt.run.outputs import model_card
 
-    config = {"architecture": "cifar_resnet8", "label_names": ["zero", "one"], "diffadapt": {"selection": "last", "stage1": {"method": "dann"}}}
+    config = {
+        "architecture": "cifar_resnet8",
+        "label_names": ["zero", "one"],
+        "diffadapt": {"selection": "last", "stage1": {"method": "dann"}},
+    }
     rows = scores(seeds=(0, 1, 2))
     run = run_folder(tmp_path, manifest(), rows)
     card = model_card(run, manifest(), "dann_fixmatch", config)
-    for words in ("DANN \\+ FixMatch: top-1 accuracy on the target, % | 79.6", "CLIP zero-shot: top-1", "embedded:glyphs", "toy", "served for scores alone", "stage1: method | dann"):
+    for words in (
+        "DANN \\+ FixMatch: top-1 accuracy on the target, % | 79.6",
+        "CLIP zero-shot: top-1",
+        "embedded:glyphs",
+        "toy",
+        "served for scores alone",
+        "stage1: method | dann",
+    ):
         assert words in card, words
     assert "Oracle" not in card and "FixMatch" not in model_card(run, manifest(), "dann", config)
     oracle = model_card(run, manifest(select="oracle"), "dann_fixmatch", config)

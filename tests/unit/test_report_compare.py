@@ -14,11 +14,23 @@ from diffadapt.systems.sda.published import benchmarks, match, models, published
 @pytest.fixture
 def two(tmp_path):
     a = fake_run(tmp_path, "a-1")
-    manifest = fake_manifest(config={"seed": 0, "target": {"kind": "corruptions", "severities": [3, 5]}, "synth": {"guidance": 1.5}, "classifier": {"name": "train", "arch": "cifar_resnet8"}})
+    manifest = fake_manifest(
+        config={
+            "seed": 0,
+            "target": {"kind": "corruptions", "severities": [3, 5]},
+            "synth": {"guidance": 1.5},
+            "classifier": {"name": "train", "arch": "cifar_resnet8"},
+        }
+    )
     manifest["versions"]["torch"] = "2.6.0"
     manifest["nodes"]["aligned"]["revisions"]["embedded:digits-unet"] = "sha256:ffff"
     manifest["nodes"]["extra"] = manifest["nodes"]["synthetic"]
-    b = fake_run(tmp_path, "b-2", scores=fake_scores("b-2", main={"Source": 43.6, "SDA": 70.0}, controls={}), manifest=manifest)
+    b = fake_run(
+        tmp_path,
+        "b-2",
+        scores=fake_scores("b-2", main={"Source": 43.6, "SDA": 70.0}, controls={}),
+        manifest=manifest,
+    )
     return a, b
 
 
@@ -53,13 +65,27 @@ def test_different_images_are_marked(tmp_path):
     b = fake_run(tmp_path, "b-2", scores=fake_scores("b-2", images=100))
     c = fake_run(tmp_path, "c-3", scores=fake_scores("c-3", corruptions=("fog", "snow")))
     text = compare([a, b, c], colour=False)
-    assert "+0.0*" in text and "it is over what both have" in " ".join(text.split()) and "* at a mean: not all images" in text
+    assert (
+        "+0.0*" in text
+        and "it is over what both have" in " ".join(text.split())
+        and "* at a mean: not all images" in text
+    )
 
 
 def test_runs_that_differ_in_seed_only_get_a_spread(tmp_path):
-    runs = [fake_run(tmp_path, f"s-{i}", scores=fake_scores(f"s-{i}", i, shift=float(i)), manifest=fake_manifest(seed=i)) for i in range(3)]
+    runs = [
+        fake_run(
+            tmp_path,
+            f"s-{i}",
+            scores=fake_scores(f"s-{i}", i, shift=float(i)),
+            manifest=fake_manifest(seed=i),
+        )
+        for i in range(3)
+    ]
     found = comparison(runs)
-    assert {r.method: r.spread for r in found.rows}["SDA"] == "1.00" and any("over these 3 seeds" in r for r in found.remarks)
+    assert {r.method: r.spread for r in found.rows}["SDA"] == "1.00" and any(
+        "over these 3 seeds" in r for r in found.remarks
+    )
 
 
 def test_equal_runs_are_called_equal(tmp_path):
@@ -68,7 +94,10 @@ def test_equal_runs_are_called_equal(tmp_path):
 
 
 def test_secrets_and_names_are_safe(tmp_path):
-    runs = [fake_run(tmp_path, n, manifest=fake_manifest(config={"hub_token": t, "name": f"<script>{n}\x1b[31m"})) for n, t in (("a-1", "hunter2"), ("b-2", "hunter3"))]
+    runs = [
+        fake_run(tmp_path, n, manifest=fake_manifest(config={"hub_token": t, "name": f"<script>{n}\x1b[31m"}))
+        for n, t in (("a-1", "hunter2"), ("b-2", "hunter3"))
+    ]
     text, page = compare(runs, colour=False), compare_html(runs)
     assert "hunter" not in text + page and "<script" not in page and "\x1b" not in text
 
@@ -82,7 +111,8 @@ def test_one_run_or_an_unfinished_run_is_a_user_error(tmp_path):
 
 
 def test_the_main_tables_hold_the_paper_s_gains():
-    """SDA minus DDA as the paper prints it in parentheses (Tables 1 and 2): an independent check of the copied digits."""
+    """SDA minus DDA as the paper prints it in parentheses (Tables 1 and 2): an independent check of the
+    copied digits."""
     printed = {
         "imagenet-c": {"ResNet-50": 2.8, "Swin-T": 2.5, "ConvNeXt-T": 2.8, "Swin-B": 2.9, "ConvNeXt-B": 2.5},
         "imagenet-w": {"ResNet-50": 1.9, "Swin-T": 1.4, "ConvNeXt-T": 1.5, "Swin-B": 2.3, "ConvNeXt-B": 2.0},
@@ -99,8 +129,13 @@ def test_the_ablations_agree_with_the_main_tables():
         main = "1" if benchmark == "imagenet-c" else "2"
         for model in ("ResNet-50", "Swin-T", "ConvNeXt-T"):
             value = {r.method: r.value for r in published(benchmark, model, main)}
-            components, counts, guidance = ([r.value for r in published(benchmark, model, t)] for t in ("4", "5", "6"))
-            assert components[0] == counts[0] == value["DDA"] and components[2] == counts[3] == guidance[0] == value["SDA"]
+            components, counts, guidance = (
+                [r.value for r in published(benchmark, model, t)] for t in ("4", "5", "6")
+            )
+            assert (
+                components[0] == counts[0] == value["DDA"]
+                and components[2] == counts[3] == guidance[0] == value["SDA"]
+            )
 
 
 def test_tent_and_gaps():
@@ -120,11 +155,27 @@ def test_unknown_benchmarks_and_models_are_user_errors():
 @pytest.mark.parametrize(
     ("recipe", "config", "expected"),
     [
-        ("sda/imagenet_c", {"target": {"kind": "imagenet-c"}, "classifier": {"name": "resnet50.tv_in1k"}}, ("imagenet-c", "ResNet-50")),
-        ("mine", {"target": {"kind": "imagenet-w"}, "classifier": {"name": "/w/swin_base_patch4_window7_224"}}, ("imagenet-w", "Swin-B")),
+        (
+            "sda/imagenet_c",
+            {"target": {"kind": "imagenet-c"}, "classifier": {"name": "resnet50.tv_in1k"}},
+            ("imagenet-c", "ResNet-50"),
+        ),
+        (
+            "mine",
+            {"target": {"kind": "imagenet-w"}, "classifier": {"name": "/w/swin_base_patch4_window7_224"}},
+            ("imagenet-w", "Swin-B"),
+        ),
         ("sda/imagenet_c_convnext_tiny", {}, ("imagenet-c", "ConvNeXt-T")),
-        ("sda/imagenet_c", {"target": {"kind": "imagenet-c"}, "classifier": {"name": "wide_resnet50_2"}}, ("imagenet-c", None)),
-        ("sda/imagenet_c", {"target": {"kind": "imagenet-c"}, "classifier": {"name": "convnextv2_tiny"}}, ("imagenet-c", None)),
+        (
+            "sda/imagenet_c",
+            {"target": {"kind": "imagenet-c"}, "classifier": {"name": "wide_resnet50_2"}},
+            ("imagenet-c", None),
+        ),
+        (
+            "sda/imagenet_c",
+            {"target": {"kind": "imagenet-c"}, "classifier": {"name": "convnextv2_tiny"}},
+            ("imagenet-c", None),
+        ),
         ("quickstart", {"target": {"kind": "corruptions"}, "classifier": {"name": "resnet50"}}, None),
     ],
 )

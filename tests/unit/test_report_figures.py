@@ -56,11 +56,19 @@ def test_only_images_are_taken():
 def test_the_grid_holds_its_images_in_order():
     grid = image_grid([[flat(10), flat(60)], [flat(110), None]])
     assert grid.dtype == np.uint8 and grid.shape == (2 * 48 + 3 * 6, 2 * 48 + 3 * 6, 3)
-    assert (grid[6:54, 6:54] == 10).all() and (grid[6:54, 60:108] == 60).all() and (grid[60:108, 6:54] == 110).all() and (grid[60:108, 60:108] == 255).all()
+    assert (
+        (grid[6:54, 6:54] == 10).all()
+        and (grid[6:54, 60:108] == 60).all()
+        and (grid[60:108, 6:54] == 110).all()
+        and (grid[60:108, 60:108] == 255).all()
+    )
 
 
 def test_labels_take_room_and_leave_ink_but_never_cover_an_image():
-    bare, labelled = image_grid([[flat(10)]]), image_grid([[flat(10)]], ["a row"], ["a very long column name indeed, much too long"])
+    bare, labelled = (
+        image_grid([[flat(10)]]),
+        image_grid([[flat(10)]], ["a row"], ["a very long column name indeed, much too long"]),
+    )
     assert labelled.shape[0] > bare.shape[0] and labelled.shape[1] > bare.shape[1]
     outside = labelled.copy()
     outside[-54:-6, -54:-6] = 255
@@ -68,7 +76,12 @@ def test_labels_take_room_and_leave_ink_but_never_cover_an_image():
 
 
 def test_before_stands_left_and_after_right_paired_by_key():
-    data = opened(before_after_grid({"b": [flat(10), flat(20)], "alone": [flat(5)], "a": [flat(30)]}, {"a": [flat(130)], "b": [flat(110), flat(120)]}))
+    data = opened(
+        before_after_grid(
+            {"b": [flat(10), flat(20)], "alone": [flat(5)], "a": [flat(30)]},
+            {"a": [flat(130)], "b": [flat(110), flat(120)]},
+        )
+    )
 
     def values(line):
         return [v for i, v in enumerate(line) if v != 255 and i >= 20 and line[i - 1] != v]
@@ -81,7 +94,11 @@ def test_before_stands_left_and_after_right_paired_by_key():
 
 def test_the_panel_shows_right_in_green_and_wrong_in_red():
     def panel(right):
-        return opened(gradcam_panel([GradCamRow("fog/5", [GradCamCell(flat(128), np.zeros((4, 4)), "seven", right), None])]))
+        return opened(
+            gradcam_panel(
+                [GradCamRow("fog/5", [GradCamCell(flat(128), np.zeros((4, 4)), "seven", right), None])]
+            )
+        )
 
     assert has_colour(panel(True), RIGHT) and not has_colour(panel(True), WRONG)
     assert has_colour(panel(False), WRONG) and not has_colour(panel(False), RIGHT)

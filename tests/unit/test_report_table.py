@@ -13,8 +13,33 @@ from diffadapt.report.summary import difference, metrics, summarise
 from diffadapt.report.table import rows_for_html, score_table
 
 
-def score(method, value, corruption="fog", control=False, images=100, of_images=100, seed=0, note="", selection="last", metric="top1"):
-    return Score("r", method, control, f"{corruption}/{0 if corruption == 'clean' else 5}", corruption, 5, metric, value, images, of_images, seed, selection, note)
+def score(
+    method,
+    value,
+    corruption="fog",
+    control=False,
+    images=100,
+    of_images=100,
+    seed=0,
+    note="",
+    selection="last",
+    metric="top1",
+):
+    return Score(
+        "r",
+        method,
+        control,
+        f"{corruption}/{0 if corruption == 'clean' else 5}",
+        corruption,
+        5,
+        metric,
+        value,
+        images,
+        of_images,
+        seed,
+        selection,
+        note,
+    )
 
 
 def joined(scores):
@@ -22,7 +47,11 @@ def joined(scores):
 
 
 def test_every_group_counts_once_and_clean_stands_apart():
-    rows = [score("Source", 40, "fog", images=100), score("Source", 60, "snow", images=900, of_images=900), score("Source", 98, "clean")]
+    rows = [
+        score("Source", 40, "fog", images=100),
+        score("Source", 60, "snow", images=900, of_images=900),
+        score("Source", 98, "clean"),
+    ]
     table = summarise(rows)
     assert table.rows[0].mean == pytest.approx(50)
     assert table.rows[0].clean.value == 98
@@ -36,7 +65,9 @@ def test_a_target_that_is_clean_only_has_a_mean():
 
 
 def test_a_difference_uses_the_groups_that_both_rows_have():
-    rows = summarise([score("Source", 20, "fog"), score("Source", 80, "snow"), score("MEMO", 30, "fog", images=20)]).rows
+    rows = summarise(
+        [score("Source", 20, "fog"), score("Source", 80, "snow"), score("MEMO", 30, "fog", images=20)]
+    ).rows
     d = difference(rows[1], rows[0])
     assert d.value == pytest.approx(10) and d.groups == 1 and not d.same_images
     assert rows[1].coverage == "20 of 200" and not rows[1].whole
@@ -44,7 +75,13 @@ def test_a_difference_uses_the_groups_that_both_rows_have():
 
 def test_rows_keep_the_run_order_with_controls_after_a_rule():
     text = score_table(fake_scores(), width=100, colour=False)
-    assert text.index("Source") < text.index("DiffPure") < text.index("DDA") < text.index("controls") < text.index("Real-image fine-tuning")
+    assert (
+        text.index("Source")
+        < text.index("DiffPure")
+        < text.index("DDA")
+        < text.index("controls")
+        < text.index("Real-image fine-tuning")
+    )
     assert "300 of 9000" in text and "MEMO: invented, 20 images a corruption; 300 of 9000 images" in text
     assert "in a terminal of" in text and "gauss" not in text
 
@@ -94,20 +131,38 @@ def test_a_small_difference_is_not_told_apart_and_a_large_one_is():
 def test_a_control_above_sda_is_remarked(control, means):
     rows = [score("Source", 40), score("DDA", 64), score("SDA", 65)]
     above = findings([*rows, score(control, 67, control=True)])
-    assert [s for s in above if s.startswith("Remark:") and means in s and "2.0 points below the control" in s]
+    assert [
+        s for s in above if s.startswith("Remark:") and means in s and "2.0 points below the control" in s
+    ]
     below = findings([*rows, score(control, 60, control=True)])
-    assert not [s for s in below if s.startswith("Remark:")] and any("5.0 points above the control" in s for s in below)
+    assert not [s for s in below if s.startswith("Remark:")] and any(
+        "5.0 points above the control" in s for s in below
+    )
 
 
 def test_projection_alone_is_also_held_against_dda():
-    rows = [score("Source", 40), score("DDA", 64), score("SDA", 68), score("Projection only", 66, control=True, note="source model, no ensemble")]
+    rows = [
+        score("Source", 40),
+        score("DDA", 64),
+        score("SDA", 68),
+        score("Projection only", 66, control=True, note="source model, no ensemble"),
+    ]
     assert "DDA is 2.0 points below Projection only" in joined(rows)
 
 
 def test_the_batch_statistics_are_a_control_of_tent():
-    rows = [score("Source", 40), score("Tent", 64), score("DDA", 50), score("SDA", 68), score("Batch statistics only", 65, control=True)]
+    rows = [
+        score("Source", 40),
+        score("Tent", 64),
+        score("DDA", 50),
+        score("SDA", 68),
+        score("Batch statistics only", 65, control=True),
+    ]
     text = joined(rows)
-    assert "Remark: Tent is 1.0 points below the control Batch statistics only" in text and "SDA is 3.0 points above the control" not in text
+    assert (
+        "Remark: Tent is 1.0 points below the control Batch statistics only" in text
+        and "SDA is 3.0 points above the control" not in text
+    )
 
 
 def test_a_variant_keeps_its_place_and_its_name():
@@ -117,8 +172,12 @@ def test_a_variant_keeps_its_place_and_its_name():
 
 
 def test_sda_leads_wherever_it_stands_and_wins_are_counted():
-    rows = [score("Source", 40, c) for c in ("fog", "snow")] + [score("DDA", v, c) for v, c in ((64, "fog"), (64, "snow"))]
-    rows += [score("SDA", v, c) for v, c in ((70, "fog"), (62, "snow"))] + [score("Tent", 50, c) for c in ("fog", "snow")]
+    rows = [score("Source", 40, c) for c in ("fog", "snow")] + [
+        score("DDA", v, c) for v, c in ((64, "fog"), (64, "snow"))
+    ]
+    rows += [score("SDA", v, c) for v, c in ((70, "fog"), (62, "snow"))] + [
+        score("Tent", 50, c) for c in ("fog", "snow")
+    ]
     rows += [score("SDA without alignment", 60, c, control=True) for c in ("fog", "snow")]
     text = joined(rows)
     assert "SDA is 2.0 points above DDA (66.0 against 64.0 %; higher on 1 of 2 corruptions" in text
@@ -126,12 +185,16 @@ def test_sda_leads_wherever_it_stands_and_wins_are_counted():
 
 
 def test_the_control_share_of_the_gain_is_stated():
-    text = joined([score("Source", 40), score("DDA", 64), score("SDA", 66), score("real images", 65.5, control=True)])
+    text = joined(
+        [score("Source", 40), score("DDA", 64), score("SDA", 66), score("real images", 65.5, control=True)]
+    )
     assert "Of the +2.0 points over DDA, the control has +1.5." in text
 
 
 def test_a_higher_main_row_and_a_row_below_source_are_not_hidden():
-    text = joined([score("Source", 40), score("DiffPure", 30), score("Tent", 75), score("DDA", 64), score("SDA", 66)])
+    text = joined(
+        [score("Source", 40), score("DiffPure", 30), score("Tent", 75), score("DDA", 64), score("SDA", 66)]
+    )
     assert "Tent is 9.0 points above SDA" in text and "DiffPure is 10.0 points below Source" in text
 
 
@@ -142,7 +205,11 @@ def test_a_fall_is_called_a_fall():
 
 def test_partial_rows_seeds_and_oracles_are_stated():
     one = joined([score("Source", 40), score("MEMO", 50, images=10)])
-    assert "MEMO was measured on 10 of 100 images" in one and "One seed (0)" in one and "not the same images" in one
+    assert (
+        "MEMO was measured on 10 of 100 images" in one
+        and "One seed (0)" in one
+        and "not the same images" in one
+    )
     two = [score("Source", 40, seed=0), score("Source", 50, seed=1), score("X", 60, selection="oracle")]
     assert "2 seeds (0, 1)" in joined(two) and "oracle" in joined(two)
     assert summarise(two).rows[0].mean == 45
@@ -150,8 +217,13 @@ def test_partial_rows_seeds_and_oracles_are_stated():
 
 
 def test_without_sda_the_last_main_row_leads():
-    text = joined([score("Source", 40), score("+UDA", 50), score("+SSL", 60), score("SSL alone", 61, control=True)])
-    assert "+SSL is 20.0 points above Source" in text and "Remark: +SSL is 1.0 points below the control SSL alone" in text
+    text = joined(
+        [score("Source", 40), score("+UDA", 50), score("+SSL", 60), score("SSL alone", 61, control=True)]
+    )
+    assert (
+        "+SSL is 20.0 points above Source" in text
+        and "Remark: +SSL is 1.0 points below the control SSL alone" in text
+    )
 
 
 def test_no_binomial_error_for_other_metrics():
@@ -161,6 +233,15 @@ def test_no_binomial_error_for_other_metrics():
 
 
 def test_html_rows_mark_the_best_whole_row_only():
-    rows = rows_for_html(summarise([score("Source", 40), score("MEMO", 90, images=5), score("SDA", 66), score("control", 95, control=True)]))
+    rows = rows_for_html(
+        summarise(
+            [
+                score("Source", 40),
+                score("MEMO", 90, images=5),
+                score("SDA", 66),
+                score("control", 95, control=True),
+            ]
+        )
+    )
     assert [r.method for r in rows if r.best] == ["SDA"]
     assert rows[1].delta.endswith("*") and rows[2].delta == "+26.0"

@@ -1,4 +1,5 @@
-"""Class tables, label files of every kind, painting, and a folder of one's own with all that can be wrong in it."""
+"""Class tables, label files of every kind, painting, and a folder of one's own with all that can be wrong in
+it."""
 
 from __future__ import annotations
 
@@ -27,7 +28,15 @@ from diffadapt.data.scenes.rows import decode_colours, decode_scenes
 from diffadapt.stages.scenes import Scenes
 from tests.scenekit import save
 
-TABLE = ClassTable("mine", ("road", "car"), ((128, 64, 128), (0, 0, 142)), (1, 7, 9), (0, 1, IGNORED), (), ((128, 64, 128), (0, 0, 142), (9, 9, 9)))
+TABLE = ClassTable(
+    "mine",
+    ("road", "car"),
+    ((128, 64, 128), (0, 0, 142)),
+    (1, 7, 9),
+    (0, 1, IGNORED),
+    (),
+    ((128, 64, 128), (0, 0, 142), (9, 9, 9)),
+)
 CSV = "value,name,red,green,blue\n1,road,128,64,128\n7,car,0,0,142\n9,ignore,9,9,9\n"
 IDS = np.array([[1, 7, 9], [7, 1, 255]], np.uint8)
 CLASSES = [[0, 1, IGNORED], [1, 0, IGNORED]]
@@ -49,15 +58,25 @@ class TestClassTables:
     @pytest.mark.parametrize("name", BUILT_IN)
     def test_built_in_tables_hold_together(self, name):
         table = builtin(name)
-        assert table.name == name and len(table) == len(table.names) == len(table.colours) == len(set(table.names))
+        assert table.name == name and len(table) == len(table.names) == len(table.colours) == len(
+            set(table.names)
+        )
         assert len(table.values) == len(set(table.values)) == len(table.classes) == len(table.codes)
         assert set(table.classes) - {IGNORED} == set(range(len(table))) and len(table.ade) == len(table)
-        assert from_dict(ClassTable, json.loads(json.dumps(to_dict(table)))) == table and pickle.loads(pickle.dumps(table)) == table and hash(table)
+        assert (
+            from_dict(ClassTable, json.loads(json.dumps(to_dict(table)))) == table
+            and pickle.loads(pickle.dumps(table)) == table
+            and hash(table)
+        )
         for palette in ("own", "cityscapes", "ade20k"):
             check_palette(table, palette)
 
     def test_a_name_is_no_part_of_an_identity(self):
-        assert to_dict(replace(TABLE, name="x"), identity_only=True) == to_dict(TABLE, identity_only=True) != to_dict(builtin("camvid"), identity_only=True)
+        assert (
+            to_dict(replace(TABLE, name="x"), identity_only=True)
+            == to_dict(TABLE, identity_only=True)
+            != to_dict(builtin("camvid"), identity_only=True)
+        )
 
     def test_unknown_names_are_refused_with_the_nearest(self):
         with pytest.raises(DataError, match="Did you mean 'camvid'"):
@@ -67,7 +86,12 @@ class TestClassTables:
         sentence(error.value)
 
     def test_a_file_is_read_with_and_without_a_header(self, tmp_path):
-        for text in (CSV, CSV.split("\n", 1)[1], "# mine\n" + CSV, "name,blue,green,red,value\nroad,128,64,128,1\ncar,142,0,0,7\nIgnore,9,9,9,9\n"):
+        for text in (
+            CSV,
+            CSV.split("\n", 1)[1],
+            "# mine\n" + CSV,
+            "name,blue,green,red,value\nroad,128,64,128,1\ncar,142,0,0,7\nIgnore,9,9,9,9\n",
+        ):
             (tmp_path / "mine.csv").write_text(text)
             assert read_class_table(str(tmp_path / "mine.csv")) == TABLE
 
@@ -75,7 +99,12 @@ class TestClassTables:
         file = tmp_path / "merged.csv"
         file.write_text("3,car,0,0,142,20\n4,road,128,64,128,6\n5,car,0,0,70,20\n")
         table = read_class_table(str(file))
-        assert table.names == ("car", "road") and table.values == (3, 4, 5) and table.classes == (0, 1, 0) and table.ade == (20, 6)
+        assert (
+            table.names == ("car", "road")
+            and table.values == (3, 4, 5)
+            and table.classes == (0, 1, 0)
+            and table.ade == (20, 6)
+        )
         truck = encode_png(np.array([[[0, 0, 70], [0, 0, 142]]], np.uint8))
         assert read_label_map(truck, table, "x").classes.tolist() == [[0, 0]]
 
@@ -120,7 +149,14 @@ class TestLabelMaps:
             encoded(Image.merge("LA", [Image.fromarray(IDS), Image.new("L", (3, 2), 255)])),
             encoded(Image.merge("RGBA", [*[Image.fromarray(IDS)] * 3, Image.new("L", (3, 2), 255)])),
         ],
-        ids=["grey", "16 bits", "tiff", "RGB with equal channels", "grey and alpha", "RGBA with equal channels"],
+        ids=[
+            "grey",
+            "16 bits",
+            "tiff",
+            "RGB with equal channels",
+            "grey and alpha",
+            "RGBA with equal channels",
+        ],
     )
     def test_values(self, data):
         found = read_label_map(data, TABLE, "x")
@@ -144,26 +180,39 @@ class TestLabelMaps:
         assert read_label_map(grey_png(values, bits), table, "x").classes.tolist() == values.tolist()
 
     def test_colours(self):
-        pixels = np.array([[[128, 64, 128], [0, 0, 142], [9, 9, 9]], [[0, 0, 0], [1, 2, 3], [255, 255, 255]]], np.uint8)
+        pixels = np.array(
+            [[[128, 64, 128], [0, 0, 142], [9, 9, 9]], [[0, 0, 0], [1, 2, 3], [255, 255, 255]]], np.uint8
+        )
         found = read_label_map(encode_png(pixels), TABLE, "x")
         assert found.classes.tolist() == [[0, 1, IGNORED], [IGNORED] * 3] and found.unknown == ((1, 2, 3),)
         assert "the colour (1, 2, 3), which" in sentence(DataError(warn_unknown("x", found.unknown, TABLE)))
         alpha = np.dstack([pixels, np.array([[255, 0, 255], [255, 255, 255]], np.uint8)])
-        assert read_label_map(encoded(Image.fromarray(alpha)), TABLE, "x").classes.tolist() == [[0, IGNORED, IGNORED], [IGNORED] * 3]
+        assert read_label_map(encoded(Image.fromarray(alpha)), TABLE, "x").classes.tolist() == [
+            [0, IGNORED, IGNORED],
+            [IGNORED] * 3,
+        ]
         grey = np.full((2, 2, 3), 70, np.uint8)
-        assert read_label_map(encode_png(grey), builtin("cityscapes"), "x").classes.tolist() == [[2, 2], [2, 2]], "buildings, not the value 70"
+        assert read_label_map(encode_png(grey), builtin("cityscapes"), "x").classes.tolist() == [
+            [2, 2],
+            [2, 2],
+        ], "buildings, not the value 70"
 
     def test_unknown_values_are_ignored_and_named(self):
         found = read_label_map(encode_png(np.array([[1, 3, 200, 255]], np.uint8)), TABLE, "a.png")
         assert found.classes.tolist() == [[0, IGNORED, IGNORED, IGNORED]] and found.unknown == (3, 200)
-        assert sentence(DataError(warn_unknown("a.png", found.unknown, TABLE))).startswith("The label map a.png holds the values 3, 200,")
+        assert sentence(DataError(warn_unknown("a.png", found.unknown, TABLE))).startswith(
+            "The label map a.png holds the values 3, 200,"
+        )
 
     @pytest.mark.parametrize(
         ("data", "said"),
         [
             (b"", "is empty"),
             (b"no picture", "no image format"),
-            (encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)))[:900], "not readable"),
+            (
+                encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)))[:900],
+                "not readable",
+            ),
             (encode_jpeg(np.zeros((8, 8), np.uint8)), "is a JPEG"),
             (encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "the kind F"),
             (encoded(Image.fromarray(np.full((4, 4), -3, np.int32)), "TIFF"), "outside 0..65535"),
@@ -190,7 +239,12 @@ def grey_png(values: np.ndarray, bits: int) -> bytes:
         text += "0" * (-len(text) % 8)
         rows += b"\0" + bytes(int(text[i : i + 8], 2) for i in range(0, len(text), 8))
     header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 class TestPainting:
@@ -208,24 +262,37 @@ class TestPainting:
         sentence(error.value)
 
     def test_camvid_in_the_colours_of_cityscapes(self):
-        camvid, city = builtin("camvid"), dict(zip(builtin("cityscapes").names, builtin("cityscapes").colours, strict=True))
+        camvid, city = (
+            builtin("camvid"),
+            dict(zip(builtin("cityscapes").names, builtin("cityscapes").colours, strict=True)),
+        )
         painted = paint(np.arange(11, dtype=np.uint8)[None], camvid, "cityscapes")[0]
-        assert tuple(painted[camvid.names.index("Pavement")]) == city["sidewalk"] and tuple(painted[camvid.names.index("Sky")]) == city["sky"]
+        assert (
+            tuple(painted[camvid.names.index("Pavement")]) == city["sidewalk"]
+            and tuple(painted[camvid.names.index("Sky")]) == city["sky"]
+        )
 
 
 class TestSizes:
     def test_images_are_averaged_and_labels_are_not_mixed(self):
         rng = np.random.default_rng(0)
-        image, labels = rng.integers(0, 256, (6, 8, 3), np.uint8), rng.choice(np.array([0, 9, 255], np.uint8), (6, 8))
+        image, labels = (
+            rng.integers(0, 256, (6, 8, 3), np.uint8),
+            rng.choice(np.array([0, 9, 255], np.uint8), (6, 8)),
+        )
         half = image.reshape(3, 2, 4, 2, 3).mean((1, 3))
         assert np.abs(resize_image(image, (3, 4)) - half).max() <= 1, "rounded once a side"
         assert resize_image(image, (6, 8)) is image and resize_image(image, (13, 5)).shape == (13, 5, 3)
         for size in ((3, 4), (7, 5), (12, 16), (1, 1)):
-            expected = np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+            expected = np.asarray(
+                Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST)
+            )
             assert np.array_equal(resize_nearest(labels, size), expected)
 
     def test_boxes_follow(self):
-        found = scale_objects([{"category": 1, "bbox": [2.0, 3.0, 4.0, 6.0], "crowd": False}], (6, 8), (12, 4))
+        found = scale_objects(
+            [{"category": 1, "bbox": [2.0, 3.0, 4.0, 6.0], "crowd": False}], (6, 8), (12, 4)
+        )
         assert found == [{"category": 1, "bbox": [1.0, 6.0, 2.0, 12.0], "crowd": False}]
         assert scale_objects(None, (6, 8), (3, 4)) is None
 
@@ -249,7 +316,11 @@ def read(config: SceneConfig) -> Rows:
 class TestFolder:
     def test_rows(self, tmp_path):
         rows = read(folder(tmp_path))
-        assert rows.column("key") == ["source/0/a/one", "source/0/a/two", "source/0/b/three"] and not rows.failures and not rows.warnings
+        assert (
+            rows.column("key") == ["source/0/a/one", "source/0/a/two", "source/0/b/three"]
+            and not rows.failures
+            and not rows.warnings
+        )
         assert rows.table.schema == scene_table([], [], []).schema
         scenes, failures = decode_scenes(rows, colours=True)
         assert failures == [] and scenes[0].colours is None and scenes[0].objects is None
@@ -259,7 +330,9 @@ class TestFolder:
             assert np.array_equal(scene.image, np.asarray(Image.open(tmp_path / f"images/{name}.png")))
             assert np.array_equal(scene.annotation, np.select([values == 1, values == 7], [0, 1], IGNORED))
         assert decode_scenes(rows, annotation=False)[0][0].annotation is None
-        assert rows.column("image")[0]["bytes"] == (tmp_path / "images/a/one.png").read_bytes(), "images as they lie on disk"
+        assert rows.column("image")[0]["bytes"] == (tmp_path / "images/a/one.png").read_bytes(), (
+            "images as they lie on disk"
+        )
 
     def test_shards_limits_and_sizes(self, tmp_path):
         config = folder(tmp_path, [f"{i:02d}" for i in range(10)])
@@ -281,7 +354,10 @@ class TestFolder:
     def test_the_place_does_not_count_but_the_content_does(self, tmp_path):
         here, there = folder(tmp_path / "here_"), folder(tmp_path / "there")
         for mode in ("content", "size"):
-            assert Scenes(replace(here, fingerprint=mode)).identity() == Scenes(replace(there, fingerprint=mode)).identity()
+            assert (
+                Scenes(replace(here, fingerprint=mode)).identity()
+                == Scenes(replace(there, fingerprint=mode)).identity()
+            )
         assert str(tmp_path) not in json.dumps(Scenes(here).identity())
         before = Scenes(there).identity()
         changed = [replace(there, size=(2, 2)), replace(there, limit=2), replace(there, labels="")]
@@ -290,14 +366,27 @@ class TestFolder:
         (tmp_path / "there").rename(tmp_path / "moved")
         assert Scenes(SceneConfig(str(tmp_path / "moved"), fingerprint="content")).identity() != before
 
-    @pytest.mark.parametrize("endings", [("_leftImg8bit", "_gtFine_labelIds"), ("", "_mask"), ("_rgb", "_labelTrainIds"), ("_L_img", "_L_img_label")])
+    @pytest.mark.parametrize(
+        "endings",
+        [
+            ("_leftImg8bit", "_gtFine_labelIds"),
+            ("", "_mask"),
+            ("_rgb", "_labelTrainIds"),
+            ("_L_img", "_L_img_label"),
+        ],
+    )
     def test_the_usual_endings_of_names(self, tmp_path, endings):
         config = folder(tmp_path)
         for kind, ending in zip(("images", "labels"), endings, strict=True):
             for file in sorted((tmp_path / kind).rglob("*.png")):
                 file.rename(file.with_name(file.stem + ending + ".png"))
         rows = read(config)
-        assert len(rows) == 3 and not rows.failures and [k.removeprefix("source/0/").split("_")[0] for k in rows.column("key")] == ["a/one", "a/two", "b/three"]
+        assert (
+            len(rows) == 3
+            and not rows.failures
+            and [k.removeprefix("source/0/").split("_")[0] for k in rows.column("key")]
+            == ["a/one", "a/two", "b/three"]
+        )
 
     def test_images_without_labels_and_labels_without_images(self, tmp_path):
         config = folder(tmp_path)
@@ -306,7 +395,11 @@ class TestFolder:
             Scenes(config).plan({})
         sentence(error.value)
         rows = read(replace(config, partial=True))
-        assert len(rows) == 2 and [f.key for f in rows.failures] == ["source/0/a/two"] and "has no label map" in sentence(ItemError(rows.failures[0].reason))
+        assert (
+            len(rows) == 2
+            and [f.key for f in rows.failures] == ["source/0/a/two"]
+            and "has no label map" in sentence(ItemError(rows.failures[0].reason))
+        )
         rows = read(replace(config, labels=""))
         assert len(rows) == 3 and rows.column("annotation") == [None] * 3
         (tmp_path / "images/a/two.png").unlink()
@@ -316,7 +409,20 @@ class TestFolder:
         assert len(read(replace(config, partial=True, block=7))) == 1
 
     def test_bad_files_are_set_apart_one_by_one(self, tmp_path):
-        config = folder(tmp_path, ["good", "other_size", "broken_image", "broken_label", "unknown", "grey", "deep", "jpeg", "palette"])
+        config = folder(
+            tmp_path,
+            [
+                "good",
+                "other_size",
+                "broken_image",
+                "broken_label",
+                "unknown",
+                "grey",
+                "deep",
+                "jpeg",
+                "palette",
+            ],
+        )
         save(tmp_path / "labels/other_size.png", np.ones((5, 6), np.uint8))
         (tmp_path / "images/broken_image.png").write_bytes((tmp_path / "images/good.png").read_bytes()[:50])
         (tmp_path / "labels/broken_label.png").write_bytes(b"x")
@@ -331,13 +437,26 @@ class TestFolder:
         scenes, failures = decode_scenes(rows)
         for f in failures:
             assert f.key.rpartition("/")[2] in sentence(ItemError(f.reason))
-        assert sorted(f.key.rpartition("/")[2] for f in failures) == ["broken_image", "broken_label", "other_size"]
+        assert sorted(f.key.rpartition("/")[2] for f in failures) == [
+            "broken_image",
+            "broken_label",
+            "other_size",
+        ]
         reasons = {f.key.rpartition("/")[2]: f.reason for f in failures}
         assert "5 x 6 pixels but its image 5 x 7" in reasons["other_size"]
         found = {s.key.rpartition("/")[2]: s for s in scenes}
-        assert sorted(found) == ["deep", "good", "grey", "jpeg", "palette", "unknown"] and found["grey"].image.shape == (5, 7, 3)
-        assert (found["deep"].annotation == 1).all() and (found["palette"].annotation == 1).all() and (found["unknown"].annotation == IGNORED).all()
-        assert rows.warnings == ["The label map labels/unknown.png holds the value 42, which the class table classes does not list: such pixels are ignored, here and in other files."]
+        assert sorted(found) == ["deep", "good", "grey", "jpeg", "palette", "unknown"] and found[
+            "grey"
+        ].image.shape == (5, 7, 3)
+        assert (
+            (found["deep"].annotation == 1).all()
+            and (found["palette"].annotation == 1).all()
+            and (found["unknown"].annotation == IGNORED).all()
+        )
+        assert rows.warnings == [
+            "The label map labels/unknown.png holds the value 42, which the class table classes does not"
+            " list: such pixels are ignored, here and in other files."
+        ]
 
     @pytest.mark.parametrize(
         ("change", "said"),
@@ -374,7 +493,11 @@ class TestFolder:
     def test_planning_without_the_data(self):
         with lenient() as notes:
             stage = Scenes(SceneConfig("/nowhere", "cityscapes", split="val", limit=100, block=32))
-            assert [s.items for s in stage.plan({})] == [32, 32, 32, 4] and json.dumps(stage.identity()) and len(stage.classes) == 19
+            assert (
+                [s.items for s in stage.plan({})] == [32, 32, 32, 4]
+                and json.dumps(stage.identity())
+                and len(stage.classes) == 19
+            )
             with pytest.raises(DataError, match="nowhere does not exist"):
                 Scenes(SceneConfig("/nowhere")).plan({})
         assert len(notes) == 1 and "does not exist" in notes[0]
@@ -384,18 +507,29 @@ class TestRows:
     def test_failures_of_earlier_stages_are_passed_on_and_maps_are_checked(self):
         image = encode_png(np.zeros((4, 6, 3), np.uint8))
         small = encode_png(np.zeros((2, 3), np.uint8))
-        table = scene_table(["a", "b", "c"], [image] * 3, [small, None, None], colours=[None, small, None], objects=[None, None, [{"category": 0, "bbox": [0, 0, 1, 1], "crowd": False}]])
+        table = scene_table(
+            ["a", "b", "c"],
+            [image] * 3,
+            [small, None, None],
+            colours=[None, small, None],
+            objects=[None, None, [{"category": 0, "bbox": [0, 0, 1, 1], "crowd": False}]],
+        )
         from diffadapt.core.artifact import Failure
 
         scenes, failures = decode_scenes(Rows(table, [Failure("lost", "earlier")]), colours=True)
         assert [f.key for f in failures] == ["lost", "a", "b"] and [s.key for s in scenes] == ["c"]
-        assert "label map of a is 2 x 3 pixels but its image 4 x 6" in failures[1].reason and "colour map of b" in failures[2].reason
+        assert (
+            "label map of a is 2 x 3 pixels but its image 4 x 6" in failures[1].reason
+            and "colour map of b" in failures[2].reason
+        )
         assert scenes[0].objects == [{"category": 0, "bbox": [0.0, 0.0, 1.0, 1.0], "crowd": False}]
         assert [s.key for s in decode_scenes(Rows(table), annotation=False)[0]] == ["a", "b", "c"]
 
     def test_colour_maps_are_composited_on_white(self):
         pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 128]]], np.uint8)
-        assert decode_colours(encoded(Image.fromarray(pixels)), "x").tolist() == [[[10, 20, 30], [255, 255, 255], [127, 127, 127]]]
+        assert decode_colours(encoded(Image.fromarray(pixels)), "x").tolist() == [
+            [[10, 20, 30], [255, 255, 255], [127, 127, 127]]
+        ]
         with pytest.raises(ItemError, match="colour map of x"):
             decode_colours(b"nothing", "x")
 
@@ -404,4 +538,7 @@ class TestRows:
         again = pickle.loads(pickle.dumps(stage))
         assert again == stage and pickle.loads(pickle.dumps(stage.source())).items == stage.source().items
         shard = Shard("k", {"group": "source/0", "start": 1, "stop": 3})
-        assert again.open(WorkContext("cpu")).run(shard, ()).column("key") == ["source/0/a/two", "source/0/b/three"]
+        assert again.open(WorkContext("cpu")).run(shard, ()).column("key") == [
+            "source/0/a/two",
+            "source/0/b/three",
+        ]

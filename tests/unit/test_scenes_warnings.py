@@ -24,7 +24,10 @@ def test_unknown_values_reach_the_stored_predictions(tmp_path):
     scenes = Scenes(SceneConfig(str(tmp_path)))
     (shard,) = scenes.plan({})
     rows = scenes.open(WorkContext("cpu")).run(shard, ())
-    said = "The label map labels/b.png holds the value 77, which the class table classes does not list: such pixels are ignored, here and in other files."
+    said = (
+        "The label map labels/b.png holds the value 77, which the class table classes does not list: such"
+        " pixels are ignored, here and in other files."
+    )
     assert rows.warnings == [said], "one sentence a shard"
     torch.manual_seed(0)
     save_segmenter(build_segmenter(SMALL, 2), str(tmp_path / "model"), SMALL, scenes.classes, {})

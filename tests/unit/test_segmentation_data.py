@@ -1,4 +1,5 @@
-"""What segmenters are trained on: sizes, shared crops and flips, jitter, pairs by key, sets in memory and on the disk; scores of label maps."""
+"""What segmenters are trained on: sizes, shared crops and flips, jitter, pairs by key, sets in memory and on
+the disk; scores of label maps."""
 
 from __future__ import annotations
 
@@ -29,16 +30,22 @@ ZODI = method_of("zodi")
 
 def test_images_are_resized_by_lanczos_and_labels_by_the_nearest_pixel():
     image, labels = scene(0, size=(65, 97))
-    assert np.array_equal(fit_image(image, (32, 48)), np.asarray(Image.fromarray(image).resize((48, 32), Image.Resampling.LANCZOS)))
+    assert np.array_equal(
+        fit_image(image, (32, 48)),
+        np.asarray(Image.fromarray(image).resize((48, 32), Image.Resampling.LANCZOS)),
+    )
     small = fit_labels(labels, (32, 48))
     assert small.shape == (32, 48) and set(np.unique(small)) <= {0, 1, 2, IGNORED}
-    rows, columns = (np.floor((np.arange(n) + 0.5) * full / n).astype(int) for n, full in ((32, 65), (48, 97)))
+    rows, columns = (
+        np.floor((np.arange(n) + 0.5) * full / n).astype(int) for n, full in ((32, 65), (48, 97))
+    )
     assert np.array_equal(small, labels[rows][:, columns])
     assert fit_image(image, (65, 97)) is image
 
 
 def test_a_pair_shares_its_crop_and_flip():
-    """The label map itself as both images: wherever it is cut and however it is turned, all three stay one."""
+    """The label map itself as both images: wherever it is cut and however it is turned, all three stay
+    one."""
     _, labels = scene(3)
     image = np.repeat(labels[..., None], 3, 2)
     augment = PairAugment(replace(QUICK, jitter=NO_JITTER, crop=(20, 30)))
@@ -70,19 +77,32 @@ def test_jitter_is_torchvisions_and_independent_in_a_pair():
     assert not np.array_equal(x, other)
     wanted = Image.fromarray(image)
     draws = draw(7).jitter
-    for change, d, width in zip((TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation), draws[4:], (0.5, 0.5, 0.5), strict=False):
+    for change, d, width in zip(
+        (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation),
+        draws[4:],
+        (0.5, 0.5, 0.5),
+        strict=False,
+    ):
         wanted = change(wanted, 1 + d * width)
     assert np.array_equal(other, np.asarray(TF.adjust_hue(wanted, 0.3 * draws[7])))
     alone = augment([None, image], labels, 7)[0]
-    assert alone[0] is None and np.array_equal(alone[1], other), "an ablation sees the same x' as the whole method"
+    assert alone[0] is None and np.array_equal(alone[1], other), (
+        "an ablation sees the same x' as the whole method"
+    )
     factors = np.array([draw(seed).jitter for seed in range(500)])
-    assert factors.min() < -0.98 and factors.max() > 0.98 and abs(np.corrcoef(factors[:, 0], factors[:, 4])[0, 1]) < 0.15
+    assert (
+        factors.min() < -0.98
+        and factors.max() > 0.98
+        and abs(np.corrcoef(factors[:, 0], factors[:, 4])[0, 1]) < 0.15
+    )
 
 
 def test_normalisation():
     x = normalise(stacked([np.full((2, 2, 3), 255, np.uint8)]), INPUTS)
     assert x.shape == (1, 3, 2, 2)
-    assert x[0, :, 0, 0].tolist() == pytest.approx([(1 - m) / s for m, s in zip(INPUTS.mean, INPUTS.std, strict=True)])
+    assert x[0, :, 0, 0].tolist() == pytest.approx(
+        [(1 - m) / s for m, s in zip(INPUTS.mean, INPUTS.std, strict=True)]
+    )
 
 
 def batches(source, other, training=QUICK, method=ZODI, **more) -> SegmentBatches:
@@ -128,8 +148,14 @@ def test_ablations_see_the_same_crops():
         method = method_of(name)
         made = batches(source, other, method=method).make(2)
         assert torch.equal(made.labels, whole.labels)
-        assert torch.equal(made.source, whole.source) if method.source else made.source.shape == (0, 3, 32, 32)
-        assert torch.equal(made.transferred, whole.transferred) if method.transferred else made.transferred.shape == (0, 3, 32, 32)
+        assert (
+            torch.equal(made.source, whole.source) if method.source else made.source.shape == (0, 3, 32, 32)
+        )
+        assert (
+            torch.equal(made.transferred, whole.transferred)
+            if method.transferred
+            else made.transferred.shape == (0, 3, 32, 32)
+        )
 
 
 def test_the_last_batch_is_dropped_and_a_small_set_repeated():
@@ -139,19 +165,31 @@ def test_the_last_batch_is_dropped_and_a_small_set_repeated():
 
 
 def files(rows: dict[str, Rows]) -> tuple[list[InputFile], object]:
-    return [InputFile("scenes", f"{name}-{id(rows)}", None, Shard(name, {}, (), len(r))) for name, r in rows.items()], lambda f: rows[f.shard.key]
+    return [
+        InputFile("scenes", f"{name}-{id(rows)}", None, Shard(name, {}, (), len(r)))
+        for name, r in rows.items()
+    ], lambda f: rows[f.shard.key]
 
 
 def test_a_set_on_the_disk_is_the_set_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(scene_sets.tempfile, "gettempdir", lambda: str(tmp_path))
-    listed, read = files({"a": scene_rows(Toy(4, size=(33, 70))), "b": Rows(scene_rows(Toy(3, first=4)).table, [Failure("source/0/bad", "broken")])})
+    listed, read = files(
+        {
+            "a": scene_rows(Toy(4, size=(33, 70))),
+            "b": Rows(scene_rows(Toy(3, first=4)).table, [Failure("source/0/bad", "broken")]),
+        }
+    )
     memory = load_scenes(listed, read, SIZE, 3)
     disk = load_scenes(listed, read, SIZE, 3, in_memory=20_000)
     again = load_scenes(listed, lambda f: pytest.fail("it lies on the disk"), SIZE, 3, in_memory=20_000)
     assert isinstance(memory.items, list) and not isinstance(disk.items, list)
     for other in (disk, again):
-        assert other.keys == memory.keys and other.failures == memory.failures == [Failure("source/0/bad", "broken")]
-        assert all(np.array_equal(a, b) for i in range(7) for a, b in zip(memory.get(i), other.get(i), strict=True))
+        assert other.keys == memory.keys and other.failures == memory.failures == [
+            Failure("source/0/bad", "broken")
+        ]
+        assert all(
+            np.array_equal(a, b) for i in range(7) for a, b in zip(memory.get(i), other.get(i), strict=True)
+        )
     assert sorted(p.suffix for p in Path(tmp_path, "diffadapt-cache").iterdir()) == [".arrow", ".json"]
 
 
@@ -166,7 +204,10 @@ def test_scenes_that_cannot_be_trained_on_are_set_apart():
     listed, read = files({"a": rows})
     found = load_scenes(listed, read, SIZE, 3)
     assert [k[-1] for k in found.keys] == ["0", "3", "4"] and found.left_out == {"unlabelled": 1}
-    assert found.failures[0].key == "source/0/001" and "class number 3, but there are 3 classes" in found.failures[0].reason
+    assert (
+        found.failures[0].key == "source/0/001"
+        and "class number 3, but there are 3 classes" in found.failures[0].reason
+    )
     images = load_scenes(listed, read, SIZE, 3, annotated=False)
     assert len(images) == 5 and images.get(0)[1] is None and images.left_out == {}
 
@@ -175,7 +216,9 @@ def test_refused_scenes_are_not_trained_on():
     listed, read = files({"a": scene_rows(Toy(4), accepted=[True, False, True, True])})
     assert load_scenes(listed, read, SIZE, 3).left_out == {"refused": 1}
     kept = load_scenes(listed, read, SIZE, 3, keep={"source/0/001"})
-    assert kept.keys == ["source/0/001"] and kept.left_out == {"refused": 3}, "quality control decides where there is any"
+    assert kept.keys == ["source/0/001"] and kept.left_out == {"refused": 3}, (
+        "quality control decides where there is any"
+    )
 
 
 def test_void_counts_as_the_authors_count_it():
@@ -190,12 +233,21 @@ def test_void_counts_as_the_authors_count_it():
 
 def test_scores_are_of_one_matrix_and_not_of_images():
     rng = np.random.default_rng(0)
-    maps = [(rng.integers(0, 4, (5, 7)).astype(np.uint8), rng.integers(0, 5, (5, 7)).astype(np.uint8)) for _ in range(3)]
+    maps = [
+        (rng.integers(0, 4, (5, 7)).astype(np.uint8), rng.integers(0, 5, (5, 7)).astype(np.uint8))
+        for _ in range(3)
+    ]
     parts = [confusion(t, p, 4) for t, p in maps]
     whole = confusion(np.stack([t for t, _ in maps]), np.stack([p for _, p in maps]), 4)
-    assert np.array_equal(total([parts[0].ravel().tolist(), None, *parts[1:]], 4), whole) and whole.sum() == 105
+    assert (
+        np.array_equal(total([parts[0].ravel().tolist(), None, *parts[1:]], 4), whole) and whole.sum() == 105
+    )
     assert np.isnan(mean_iou(np.zeros((5, 5), int))) and np.isnan(pixel_accuracy(np.zeros((5, 5), int)))
     valid = whole[:4]
-    slow = [np.sum([((t == c) & (p == c)).sum() for t, p in maps]) / np.sum([((t < 4) & ((t == c) | (p == c))).sum() for t, p in maps]) for c in range(4)]
+    slow = [
+        np.sum([((t == c) & (p == c)).sum() for t, p in maps])
+        / np.sum([((t < 4) & ((t == c) | (p == c))).sum() for t, p in maps])
+        for c in range(4)
+    ]
     np.testing.assert_allclose(iou(whole), slow)
     assert pixel_accuracy(whole) == pytest.approx(np.trace(valid[:, :4]) / valid.sum())

@@ -1,4 +1,5 @@
-"""Training of segmenters: what each method learns, batches by key, resume, workers, the rate, and which epoch is kept."""
+"""Training of segmenters: what each method learns, batches by key, resume, workers, the rate, and which epoch
+is kept."""
 
 from __future__ import annotations
 
@@ -26,9 +27,17 @@ def fit(method="zodi", training=QUICK, folder=None, count=10, net=None, **more):
     transferred = Toy(count, inverted=True).shuffled(3)
     checkpoints = Checkpoints(str(folder)) if folder else None
     found = fit_segmenter(
-        more.pop("source", None) or Toy(count), more.pop("transferred", transferred), net, training, method, more.pop("reporter", None) or LocalReporter(), checkpoints,
-        inputs=INPUTS, classes=3, **more,
-    )  # fmt: skip
+        more.pop("source", None) or Toy(count),
+        more.pop("transferred", transferred),
+        net,
+        training,
+        method,
+        more.pop("reporter", None) or LocalReporter(),
+        checkpoints,
+        inputs=INPUTS,
+        classes=3,
+        **more,
+    )
     return net, found
 
 
@@ -42,7 +51,10 @@ def score(net, scenes: Toy) -> float:
 @torch.no_grad()
 def alike(net, count=8) -> float:
     """The mean cosine of the features of new scenes in both domains."""
-    f, g = (net(normalise(stacked([scene(i, inverted)[0] for i in range(100, 100 + count)]), INPUTS))[1] for inverted in (False, True))
+    f, g = (
+        net(normalise(stacked([scene(i, inverted)[0] for i in range(100, 100 + count)]), INPUTS))[1]
+        for inverted in (False, True)
+    )
     return float(cosine(f, g).mean())
 
 
@@ -68,7 +80,11 @@ def test_the_similarity_term_brings_features_together(learnt):
 @pytest.mark.parametrize(("method", "names"), [("source_only", {"task_source"}), ("transferred_only", {"task_transferred"}), ("both", {"task_source", "task_transferred", "cosine"}), ("zodi", {"task_source", "task_transferred", "cosine", "similarity"})])  # fmt: skip
 def test_every_step_reports_its_losses(method, names):
     seen = []
-    fit(method, replace(QUICK, epochs=1), reporter=LocalReporter(on_report=lambda step, total, scalars: seen.append(scalars)))
+    fit(
+        method,
+        replace(QUICK, epochs=1),
+        reporter=LocalReporter(on_report=lambda step, total, scalars: seen.append(scalars)),
+    )
     assert len(seen) == 2 and all(names | {"loss", "lr", "grad_norm", "step_seconds"} == set(s) for s in seen)
     parts = {"task_source", "task_transferred", "similarity"} & names
     assert seen[0]["loss"] == pytest.approx(sum(seen[0][p] for p in parts), abs=1e-6)
@@ -76,7 +92,13 @@ def test_every_step_reports_its_losses(method, names):
 
 def test_what_a_fit_says():
     _, found = fit()
-    assert found["steps"] == 8 and found["images"] == 10 and found["pairs"] == 10 and found["left_out"] == {} and found["epochs"] == 4
+    assert (
+        found["steps"] == 8
+        and found["images"] == 10
+        and found["pairs"] == 10
+        and found["left_out"] == {}
+        and found["epochs"] == 4
+    )
     _, alone = fit("source_only", transferred=None)
     assert alone["images"] == 10 and alone["pairs"] == 0
 
@@ -107,12 +129,23 @@ def test_seeds_decide_and_neither_order_nor_the_callers_generator_does():
 
 def _worker(rank, folder):
     for name, plain, training in _shared():
-        net, found = fit(training=training, net=toy_net(plain=plain), folder=f"{folder}/{name}", reporter=DistributedReporter(), chooser=_chooser(f"{folder}/{name}"))
-        torch.save({"net": net.state_dict(), "loss": found["loss"], "step": found["selection"]["chosen_step"]}, f"{folder}/{name}-{rank}.pt")
+        net, found = fit(
+            training=training,
+            net=toy_net(plain=plain),
+            folder=f"{folder}/{name}",
+            reporter=DistributedReporter(),
+            chooser=_chooser(f"{folder}/{name}"),
+        )
+        torch.save(
+            {"net": net.state_dict(), "loss": found["loss"], "step": found["selection"]["chosen_step"]},
+            f"{folder}/{name}-{rank}.pt",
+        )
 
 
 def _chooser(folder):
-    return SegmentChooser("best_source", str(folder), candidate_steps(4, 2, 2), Toy(7, first=50), 3, "cpu", batch_size=2)
+    return SegmentChooser(
+        "best_source", str(folder), candidate_steps(4, 2, 2), Toy(7, first=50), 3, "cpu", batch_size=2
+    )
 
 
 def _shared():
@@ -128,7 +161,8 @@ def two_workers(tmp_path_factory):
 
 @pytest.mark.parametrize(("name", "plain", "training"), _shared())
 def test_two_workers_equal_one_on_the_same_global_batch(two_workers, tmp_path, name, plain, training):
-    """Void pixels lie unevenly over the workers, so that this holds only for a mean over the pixels of the global batch."""
+    """Void pixels lie unevenly over the workers, so that this holds only for a mean over the pixels of the
+    global batch."""
     net, found = fit(training=training, net=toy_net(plain=plain), chooser=_chooser(tmp_path))
     ranks = two_workers(name)
     for key, value in net.state_dict().items():
@@ -152,7 +186,9 @@ def test_the_head_has_its_own_rate_and_frozen_weights_none():
     assert [(g["name"], g["lr_scale"]) for g in optimizer.param_groups] == [("backbone", 1.0), ("head", 10.0)]
     assert all(g["momentum"] == 0.9 and g["weight_decay"] == 1e-4 for g in optimizer.param_groups)
     net.backbone.requires_grad_(False)
-    assert [g["name"] for g in make_optimizer(net, replace(QUICK, optimizer="adamw")).param_groups] == ["head"]
+    assert [g["name"] for g in make_optimizer(net, replace(QUICK, optimizer="adamw")).param_groups] == [
+        "head"
+    ]
     before = [p.clone() for p in net.backbone.parameters()]
     fit(net=net)
     assert all(torch.equal(a, b) for a, b in zip(before, net.backbone.parameters(), strict=True))
@@ -160,11 +196,16 @@ def test_the_head_has_its_own_rate_and_frozen_weights_none():
 
 def test_the_best_epoch_on_the_source_is_kept_and_a_killed_choice_goes_on(tmp_path):
     steps = candidate_steps(4, 2, 4)
-    whole, result = fit(folder=tmp_path / "a", chooser=SegmentChooser("best_source", str(tmp_path / "a"), steps, Toy(6, first=50), 3, "cpu"))
+    whole, result = fit(
+        folder=tmp_path / "a",
+        chooser=SegmentChooser("best_source", str(tmp_path / "a"), steps, Toy(6, first=50), 3, "cpu"),
+    )
     chosen = result["selection"]
     assert chosen["rule"] == "best_source" and list(chosen["scores"]) == ["2", "4", "6", "8"]
     best = max(chosen["scores"].values())
-    assert chosen["scores"][str(chosen["chosen_step"])] == best and score(whole, Toy(6, first=50)) == pytest.approx(best, abs=1e-9)
+    assert chosen["scores"][str(chosen["chosen_step"])] == best and score(
+        whole, Toy(6, first=50)
+    ) == pytest.approx(best, abs=1e-9)
 
     class Once(SegmentChooser):
         made: list[int] = []
@@ -179,14 +220,25 @@ def test_the_best_epoch_on_the_source_is_kept_and_a_killed_choice_goes_on(tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(folder=tmp_path / "b", on_step=kill, chooser=Once("best_source", str(tmp_path / "b"), steps, Toy(6, first=50), 3, "cpu"))
-    resumed, again = fit(folder=tmp_path / "b", chooser=Once("best_source", str(tmp_path / "b"), steps, Toy(6, first=50), 3, "cpu"))
+        fit(
+            folder=tmp_path / "b",
+            on_step=kill,
+            chooser=Once("best_source", str(tmp_path / "b"), steps, Toy(6, first=50), 3, "cpu"),
+        )
+    resumed, again = fit(
+        folder=tmp_path / "b",
+        chooser=Once("best_source", str(tmp_path / "b"), steps, Toy(6, first=50), 3, "cpu"),
+    )
     assert again["selection"] == chosen and same(whole.state_dict(), resumed.state_dict())
     assert sorted(Once.made) == [2, 4, 6, 8], "no candidate is scored twice"
 
 
 def test_the_oracle_says_what_it_is(tmp_path):
-    _, result = fit(chooser=SegmentChooser("oracle", str(tmp_path), candidate_steps(4, 2, 2), Toy(4, inverted=True, first=50), 3, "cpu"))
+    _, result = fit(
+        chooser=SegmentChooser(
+            "oracle", str(tmp_path), candidate_steps(4, 2, 2), Toy(4, inverted=True, first=50), 3, "cpu"
+        )
+    )
     assert result["selection"]["rule"] == "oracle" and "upper bound" in result["selection"]["note"]
     with pytest.raises(RecipeError, match="no selection rule 'best'"):
         SegmentChooser("best", str(tmp_path), [1], Toy(1), 3, "cpu")
@@ -213,7 +265,9 @@ def test_sets_and_settings_that_do_not_fit():
         fit("both", transferred=None)
     with pytest.raises(DataError, match="no readable transferred scenes"):
         fit(transferred=Toy(0))
-    with pytest.raises(DataError, match="None of the 10 source scenes and 4 transferred scenes have a key in common"):
+    with pytest.raises(
+        DataError, match="None of the 10 source scenes and 4 transferred scenes have a key in common"
+    ):
         fit(transferred=Toy(4, name="elsewhere/0"))
     with pytest.raises(RecipeError, match=r"no segmentation method 'zodia'\. Did you mean 'zodi'"):
         method_of("zodia")

@@ -43,14 +43,21 @@ def segformer_folder(tmp_path):
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     torch.manual_seed(0)
-    model = SegformerForSemanticSegmentation(SegformerConfig(**MIT, decoder_hidden_size=16, num_labels=7)).eval()
+    model = SegformerForSemanticSegmentation(
+        SegformerConfig(**MIT, decoder_hidden_size=16, num_labels=7)
+    ).eval()
     model.save_pretrained(tmp_path / "mit")
     return tmp_path / "mit", model
 
 
 @pytest.mark.parametrize(
     ("arch", "backbone", "millions"),
-    [("deeplabv3plus", "resnet50", 40.35), ("refinenet", "resnet50", 90.81), ("segformer", "nvidia/mit-b0", 3.72), ("segformer", "nvidia/mit-b2", 27.36)],
+    [
+        ("deeplabv3plus", "resnet50", 40.35),
+        ("refinenet", "resnet50", 90.81),
+        ("segformer", "nvidia/mit-b0", 3.72),
+        ("segformer", "nvidia/mit-b2", 27.36),
+    ],
 )
 def test_parameters_at_published_size(arch, backbone, millions):
     with torch.device("meta"):
@@ -61,7 +68,9 @@ def test_parameters_at_published_size(arch, backbone, millions):
 def test_resnet_gives_torchvisions_maps_from_torchvisions_file(tmp_path, monkeypatch):
     torch.manual_seed(0)
     reference = torchvision.models.resnet50(num_classes=3).eval()
-    torch.save({"state_dict": {f"module.{k}": v for k, v in reference.state_dict().items()}}, tmp_path / "net.pth")
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in reference.state_dict().items()}}, tmp_path / "net.pth"
+    )
     config = SegmenterConfig(weights=str(tmp_path / "net.pth"), size=(64, 64), width=16)
     with pytest.warns(UserWarning, match="no statistics"):
         net = build_segmenter(config, 19).eval()
@@ -73,7 +82,9 @@ def test_resnet_gives_torchvisions_maps_from_torchvisions_file(tmp_path, monkeyp
         ours = net.backbone(x)
     assert all(torch.equal(a, b) for a, b in zip(ours, maps.values(), strict=True))
     assert [m.shape[1] for m in ours] == list(ResNet.channels) and ours[-1].shape[-2:] == (3, 4)
-    assert segmenter_identity(config) == segmenter_identity(replace(config, weights=str(tmp_path / "other.pth")))
+    assert segmenter_identity(config) == segmenter_identity(
+        replace(config, weights=str(tmp_path / "other.pth"))
+    )
     # the published file is the same kind of file in torch.hub's cache
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     published = replace(config, weights="imagenet")
@@ -132,7 +143,10 @@ def test_segformer_equals_transformers(segformer_folder):
     folder, reference = segformer_folder
     backbone, facts = mix_transformer(str(folder), "imagenet")
     head = MlpHead(backbone.channels, 7, facts["decoder_hidden_size"])
-    state = [v.view(w.shape) for v, w in zip(reference.decode_head.state_dict().values(), head.state_dict().values(), strict=True)]
+    state = [
+        v.view(w.shape)
+        for v, w in zip(reference.decode_head.state_dict().values(), head.state_dict().values(), strict=True)
+    ]
     head.load_state_dict(dict(zip(head.state_dict(), state, strict=True)))
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
@@ -146,7 +160,11 @@ def test_segformers_are_stored_under_published_names(segformer_folder, tmp_path)
     net = build_segmenter(config, 3)
     table = ClassTable("t", ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), (0, 1, 2), (0, 1, 2))
     save_segmenter(net, tmp_path / "fit", config, table)
-    published = {f"backbone.{k.removeprefix('segformer.')}" for k in load_file(folder / "model.safetensors") if not k.startswith("decode_head")}
+    published = {
+        f"backbone.{k.removeprefix('segformer.')}"
+        for k in load_file(folder / "model.safetensors")
+        if not k.startswith("decode_head")
+    }
     assert published <= set(load_file(tmp_path / "fit" / "model.safetensors"))
     loaded, known, _, _ = load_segmenter(tmp_path / "fit")
     assert known.backbone == "mit" and list(loaded.backbone_parameters()) == []
@@ -156,10 +174,18 @@ def test_segformer_weights_of_another_network_are_refused(segformer_folder, tmp_
     folder, _ = segformer_folder
     config = SegmenterConfig(arch="segformer", backbone=str(folder), size=(32, 64))
     state = load_file(folder / "model.safetensors")
-    save_file({k: v for k, v in state.items() if "block.3" not in k}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k: v for k, v in state.items() if "block.3" not in k},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(WeightsError, match="lacks .* of the encoder's parameters"):
         build_segmenter(config, 3)
-    save_file({k: v * torch.nan if v.is_floating_point() else v for k, v in state.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k: v * torch.nan if v.is_floating_point() else v for k, v in state.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(WeightsError, match="NaN"):
         build_segmenter(config, 3)
     (folder / "model.safetensors").write_bytes(b"damaged")
@@ -176,7 +202,9 @@ def test_timm_folders_and_files_give_the_backbone(tmp_path):
     torch.manual_seed(0)
     model = create_model("cifar_resnet8", 5).eval()
     torch.save(model.state_dict(), tmp_path / "net.pt")
-    export_classifier(model, tmp_path / "folder", "cifar_resnet8", ClassifierConfig(name="train"), list("abcde"))
+    export_classifier(
+        model, tmp_path / "folder", "cifar_resnet8", ClassifierConfig(name="train"), list("abcde")
+    )
     x = torch.randn(1, 3, 33, 65)
     for name in ("net.pt", "folder"):
         config = replace(TINY, weights=str(tmp_path / name), frozen=True)
@@ -188,7 +216,9 @@ def test_timm_folders_and_files_give_the_backbone(tmp_path):
     (tmp_path / "net.pt").rename(tmp_path / "elsewhere.pt")
     moved = replace(TINY, weights=str(tmp_path / "elsewhere.pt"))
     assert segmenter_identity(moved) == segmenter_identity(replace(TINY, weights="gone.pt"))
-    with pytest.raises(WeightsError, match=r"holds a cifar_resnet8, .* give segmenter\.backbone timm:cifar_resnet8"):
+    with pytest.raises(
+        WeightsError, match=r"holds a cifar_resnet8, .* give segmenter\.backbone timm:cifar_resnet8"
+    ):
         check_segmenter(replace(TINY, backbone="timm:resnet18", weights=str(tmp_path / "folder")))
     with pytest.raises(WeightsError, match="do not fit"):
         build_segmenter(replace(TINY, backbone="timm:cifar_resnet20", weights=moved.weights), 3)
@@ -214,7 +244,12 @@ def test_imagenet_mobilenet_from_integers_is_a_backbone(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         net = build_segmenter(replace(config, weights=str(tmp_path / "calibrated")), 11)
-    assert net.facts["args"]["pad_type"] == "same" and net(torch.randn(2, 3, 65, 97))[1].shape == (2, 320, 3, 4)
+    assert net.facts["args"]["pad_type"] == "same" and net(torch.randn(2, 3, 65, 97))[1].shape == (
+        2,
+        320,
+        3,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
@@ -276,9 +311,21 @@ def test_position_embeddings_follow_the_image_and_padding_is_cropped():
 def test_damaged_folders_are_refused(tmp_path):
     table = builtin("camvid")
     net = build_segmenter(TINY, len(table.names))
-    folder = save_segmenter(net, tmp_path / "fit", TINY, table, {"method": "zodi", "selection": "oracle", "metrics": {"mean IoU": 41.25}, "note": "a|b"})
+    folder = save_segmenter(
+        net,
+        tmp_path / "fit",
+        TINY,
+        table,
+        {"method": "zodi", "selection": "oracle", "metrics": {"mean IoU": 41.25}, "note": "a|b"},
+    )
     card = (folder / "README.md").read_text()
-    assert "**Oracle" in card and "41.25" in card and "a\\|b" in card and "Pavement" in card and "load_segmenter" in card
+    assert (
+        "**Oracle" in card
+        and "41.25" in card
+        and "a\\|b" in card
+        and "Pavement" in card
+        and "load_segmenter" in card
+    )
     marker = json.loads((folder / "segmenter.json").read_text())
     with pytest.raises(WeightsError, match="holds no segmenter"):
         load_segmenter(tmp_path)
@@ -300,7 +347,9 @@ def test_label_maps_come_back_at_the_images_size():
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((40, 50), (33, 65), (32, 64))]
     labels = segment(net, TINY, images)
-    assert [a.shape for a in labels] == [(40, 50), (33, 65), (32, 64)] and all(a.dtype == np.uint8 and a.max() <= 3 for a in labels)
+    assert [a.shape for a in labels] == [(40, 50), (33, 65), (32, 64)] and all(
+        a.dtype == np.uint8 and a.max() <= 3 for a in labels
+    )
     x = to_input(images[2:], TINY)
     assert torch.allclose(x[0, 0, 5, 6], torch.tensor((images[2][5, 6, 0] / 255 - 0.485) / 0.229).float())
     with torch.no_grad():

@@ -25,7 +25,12 @@ from diffadapt.train.reporter import DistributedReporter, LocalReporter
 from tests.unit import sslkit
 from tests.workers import in_two_workers
 
-LEAN = {"fixmatch": {"threshold": 0.9}, "flexmatch": {"threshold": 0.9}, "freematch": {"momentum": 0.9}, "softmatch": {"momentum": 0.9}}
+LEAN = {
+    "fixmatch": {"threshold": 0.9},
+    "flexmatch": {"threshold": 0.9},
+    "freematch": {"momentum": 0.9},
+    "softmatch": {"momentum": 0.9},
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,19 @@ def train(views, head, method, reporter=None, folder=None, chooser=None, on_step
     confident, labels, unconfident = parts or sslkit.split(head, views)
     config = sslkit.config(method, **{**LEAN.get(method, {}), **changes})
     checkpoints = Checkpoints(str(folder)) if folder else None
-    metrics = fit_ssl(views, confident, labels, unconfident, head, sslkit.CLASSES, config, reporter or LocalReporter(), checkpoints, chooser, on_step)
+    metrics = fit_ssl(
+        views,
+        confident,
+        labels,
+        unconfident,
+        head,
+        sslkit.CLASSES,
+        config,
+        reporter or LocalReporter(),
+        checkpoints,
+        chooser,
+        on_step,
+    )
     return head, metrics
 
 
@@ -52,10 +69,19 @@ def test_every_method_improves_on_the_pseudo_labels(target, method):
     start = sslkit.biased_head(target, seed=2)
     before = sslkit.accuracy(start, target)
     seen = []
-    head, metrics = train(target, start, method, on_step=lambda step, scalars: seen.append(scalars.get("labelled", scalars["loss"])))
+    head, metrics = train(
+        target,
+        start,
+        method,
+        on_step=lambda step, scalars: seen.append(scalars.get("labelled", scalars["loss"])),
+    )
     assert sslkit.accuracy(head, target) > before + 0.03
     assert len(seen) == 160 and (method == "mixmatch" or np.mean(seen[-20:]) < 0.9 * np.mean(seen[:20]))
-    assert metrics["confident"] + metrics["unconfident"] == len(target) and metrics["warnings"] == [] and not head.training
+    assert (
+        metrics["confident"] + metrics["unconfident"] == len(target)
+        and metrics["warnings"] == []
+        and not head.training
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -64,7 +90,10 @@ def test_target_labels_change_nothing(target, method):
     parts = sslkit.split(start, target)
     permuted = copy.copy(target)
     permuted.labels = np.roll(target.labels, 1)
-    heads = [train(views, start, method, parts=parts, epochs=1, steps_per_epoch=5)[0] for views in (target, permuted)]
+    heads = [
+        train(views, start, method, parts=parts, epochs=1, steps_per_epoch=5)[0]
+        for views in (target, permuted)
+    ]
     assert same(heads[0].state_dict(), heads[1].state_dict())
 
 
@@ -109,7 +138,9 @@ def test_head_and_body_have_their_rates(target):
     start = Body(sslkit.biased_head(target))
     parts = sslkit.split(start, target)
     still, _ = train(target, start, "pseudo_label", parts=parts, epochs=1, steps_per_epoch=3, backbone_lr=0.0)
-    assert same(start.body.state_dict(), still.body.state_dict()) and not same(start.fc.state_dict(), still.fc.state_dict())
+    assert same(start.body.state_dict(), still.body.state_dict()) and not same(
+        start.fc.state_dict(), still.fc.state_dict()
+    )
     x = torch.randn(3, sslkit.WIDTH)
     logits, features = with_features(start, x)
     assert torch.equal(features, start.body(x)) and torch.equal(logits, start(x))
@@ -133,8 +164,18 @@ def test_no_confident_image_is_an_error_and_no_unconfident_a_warning(target):
 def test_sets_smaller_than_a_batch(target, method):
     head = sslkit.biased_head(target)
     confident, labels, unconfident = sslkit.split(head, target)
-    _, metrics = train(target, head, method, parts=(confident[:3], labels[:3], unconfident[:2]), epochs=1, steps_per_epoch=3, mu=2)
-    assert np.isfinite(metrics["loss"]) and metrics["warnings"][0].startswith("The target has 3 confident images, fewer than a batch of 24")
+    _, metrics = train(
+        target,
+        head,
+        method,
+        parts=(confident[:3], labels[:3], unconfident[:2]),
+        epochs=1,
+        steps_per_epoch=3,
+        mu=2,
+    )
+    assert np.isfinite(metrics["loss"]) and metrics["warnings"][0].startswith(
+        "The target has 3 confident images, fewer than a batch of 24"
+    )
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(target):
@@ -149,7 +190,9 @@ def test_batches_depend_on_seed_and_step_alone_and_workers_part_them(target):
     confident, labels, unconfident = np.arange(50), np.arange(50) % 4, np.arange(50, 240)
 
     def batches(rank=0, world=1, seed=0, readers=0):
-        return SslBatches(target, confident, labels, unconfident, MixMatch(mu=2), 8, seed, rank, world, readers)
+        return SslBatches(
+            target, confident, labels, unconfident, MixMatch(mu=2), 8, seed, rank, world, readers
+        )
 
     one = batches()
     late = one(7, 0)
@@ -159,14 +202,21 @@ def test_batches_depend_on_seed_and_step_alone_and_workers_part_them(target):
     with batches(readers=2) as ahead:
         for step in range(8):
             read = ahead(step, 0)
-    assert torch.equal(read.x, late.x) and all(torch.equal(a, b) for a, b in zip(read.weak, late.weak, strict=True))
+    assert torch.equal(read.x, late.x) and all(
+        torch.equal(a, b) for a, b in zip(read.weak, late.weak, strict=True)
+    )
     halves = [batches(rank, 2)(7, 0) for rank in range(2)]
     for name in ("x", "y", "index"):
         assert torch.equal(torch.cat([getattr(h, name) for h in halves]), getattr(late, name))
     for i in range(2):
         assert torch.equal(torch.cat([h.weak[i] for h in halves]), late.weak[i])
     assert len(late.x) == 8 and len(late.weak) == 2 and len(late.weak[0]) == 16 and late.strong == ()
-    assert torch.equal(late.y, torch.from_numpy(labels)[[int(np.argmin(np.abs(target.cached["weak"][:50] - x.numpy()).sum(2).min(1))) for x in late.x]])
+    assert torch.equal(
+        late.y,
+        torch.from_numpy(labels)[
+            [int(np.argmin(np.abs(target.cached["weak"][:50] - x.numpy()).sum(2).min(1))) for x in late.x]
+        ],
+    )
 
 
 def test_epochs_show_every_unconfident_image(target):
@@ -184,7 +234,16 @@ def test_the_epoch_is_chosen_without_labels(target, tmp_path):
         if step in steps:
             states[step] = scalars["loss"]
 
-    head, metrics = train(target, start, "fixmatch", chooser=chooser, folder=tmp_path / "c", on_step=keep, epochs=4, steps_per_epoch=10)
+    head, metrics = train(
+        target,
+        start,
+        "fixmatch",
+        chooser=chooser,
+        folder=tmp_path / "c",
+        on_step=keep,
+        epochs=4,
+        steps_per_epoch=10,
+    )
     chosen = metrics["selection"]
     assert chosen["rule"] == "im" and set(chosen["scores"]) == {str(s) for s in steps}
     plain, _ = train(target, start, "fixmatch", epochs=4, steps_per_epoch=10)
@@ -196,7 +255,8 @@ UNCOUPLED = [m for m, cls in METHODS.items() if not cls.batch_coupled]
 
 
 def _hidden(method):
-    """Without batch norm where labelled and unlabelled images pass apart, with it (synchronised) where they pass together."""
+    """Without batch norm where labelled and unlabelled images pass apart, with it (synchronised) where they
+    pass together."""
     return 0 if method in ("fixmatch", "pseudo_label") else 8
 
 
@@ -204,7 +264,9 @@ def _worker(rank, folder):
     views, found = sslkit.clusters(seed=2), {}
     for method in UNCOUPLED:
         start = sslkit.biased_head(views, hidden=_hidden(method))
-        head, metrics = train(views, start, method, DistributedReporter(), epochs=1, steps_per_epoch=12, sync_batch_norm=True)
+        head, metrics = train(
+            views, start, method, DistributedReporter(), epochs=1, steps_per_epoch=12, sync_batch_norm=True
+        )
         found[method] = (head.state_dict(), metrics["loss"])
     torch.save(found, f"{folder}/{rank}.pt")
 
@@ -213,10 +275,14 @@ def test_two_workers_equal_one(target, tmp_path):
     in_two_workers(_worker, tmp_path)
     both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for method in UNCOUPLED:
-        one, metrics = train(target, sslkit.biased_head(target, hidden=_hidden(method)), method, epochs=1, steps_per_epoch=12)
+        one, metrics = train(
+            target, sslkit.biased_head(target, hidden=_hidden(method)), method, epochs=1, steps_per_epoch=12
+        )
         for found in both:
             state, loss = found[method]
-            assert same(state, one.state_dict(), 2e-5) and loss == pytest.approx(metrics["loss"], abs=2e-5), method
+            assert same(state, one.state_dict(), 2e-5) and loss == pytest.approx(metrics["loss"], abs=2e-5), (
+                method
+            )
 
 
 def test_mixmatch_says_why_workers_differ():
@@ -226,7 +292,9 @@ def test_mixmatch_says_why_workers_differ():
 @pytest.mark.parametrize(("size", "parts"), [(6, 3), (5, 3), (2, 3), (1, 4), (8, 5)])
 def test_interleaving_undoes_itself_and_spreads_the_labelled(size, parts):
     order = interleave_order(size, parts)
-    assert sorted(order) == list(range(size * parts)) and [order[i] for i in order] == list(range(size * parts))
+    assert sorted(order) == list(range(size * parts)) and [order[i] for i in order] == list(
+        range(size * parts)
+    )
     if size >= parts:
         assert all(any(i < size for i in order[p * size : (p + 1) * size]) for p in range(parts))
     rows = torch.arange(size * parts)[:, None].float().split(size)
@@ -238,13 +306,19 @@ def test_mixing_keeps_the_larger_share_of_the_first():
     order = torch.tensor([1, 2, 3, 0])
     for coefficient in (0.1, 0.9):
         mixed, targets = mix(x, y, torch.tensor(coefficient), order)
-        assert torch.allclose(mixed, 0.9 * x + 0.1 * x[order]) and torch.allclose(targets, 0.9 * y + 0.1 * y[order])
+        assert torch.allclose(mixed, 0.9 * x + 0.1 * x[order]) and torch.allclose(
+            targets, 0.9 * y + 0.1 * y[order]
+        )
 
 
 def test_mixmatch_turns_its_unlabelled_loss_up():
     net = nn.Sequential(nn.Linear(6, 4))
-    batch = SslBatch(torch.randn(6, 6), torch.arange(6) % 4, (torch.randn(6, 6), torch.randn(6, 6)), (), torch.arange(6))
-    weights = [float(MixMatch().losses(net, batch, Progress(step, 100, 10))["weight"]) for step in (0, 50, 100)]
+    batch = SslBatch(
+        torch.randn(6, 6), torch.arange(6) % 4, (torch.randn(6, 6), torch.randn(6, 6)), (), torch.arange(6)
+    )
+    weights = [
+        float(MixMatch().losses(net, batch, Progress(step, 100, 10))["weight"]) for step in (0, 50, 100)
+    ]
     assert weights == [0.0, 5.0, 10.0]
 
 

@@ -28,7 +28,9 @@ from tests.unit import sslkit
 
 NAMES = ("back pack", "Stühle", "mug", "pen")
 FROZEN = BackboneConfig(name="train", arch="cifar_resnet8", frozen=True)
-SMALL = BackboneConfig(name="train", arch="cifar_resnet8", in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.5,))
+SMALL = BackboneConfig(
+    name="train", arch="cifar_resnet8", in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.5,)
+)
 
 
 def feature_rows(views, start, stop, labels=True) -> Rows:
@@ -52,7 +54,11 @@ def image_rows(count=48, broken=()) -> Rows:
         else:
             picture[:, 4 * (label - 2) + 2 : 4 * (label - 2) + 5] = 220
         images.append(b"no picture" if i in broken else encode_png(picture))
-    return Rows(image_table([f"t/0/{i:03d}.png" for i in range(count)], [i % 4 for i in range(count)], images, [0] * count))
+    return Rows(
+        image_table(
+            [f"t/0/{i:03d}.png" for i in range(count)], [i % 4 for i in range(count)], images, [0] * count
+        )
+    )
 
 
 def job(tmp_path: Path, name: str, parts: list[Rows], fitted: dict[str, str], node="target") -> FitJob:
@@ -62,11 +68,32 @@ def job(tmp_path: Path, name: str, parts: list[Rows], fitted: dict[str, str], no
     output = tmp_path / name
     output.mkdir()
     context = WorkContext("cpu", fitted)
-    return FitJob("ssl", lambda n: files, None, str(tmp_path / f"{name}-checkpoints"), str(output), context, LocalReporter(), lambda f: rows[f.digest], files=[*files, *also])
+    return FitJob(
+        "ssl",
+        lambda n: files,
+        None,
+        str(tmp_path / f"{name}-checkpoints"),
+        str(output),
+        context,
+        LocalReporter(),
+        lambda f: rows[f.digest],
+        files=[*files, *also],
+    )
 
 
 def stage(backbone, **changes) -> FitSsl:
-    config = sslkit.config("fixmatch", threshold=0.9, **{"epochs": 2, "steps_per_epoch": 20, "batch_size": 16, "augment": "shift", "flip": False, **changes})
+    config = sslkit.config(
+        "fixmatch",
+        threshold=0.9,
+        **{
+            "epochs": 2,
+            "steps_per_epoch": 20,
+            "batch_size": 16,
+            "augment": "shift",
+            "flip": False,
+            **changes,
+        },
+    )
     return FitSsl(config, backbone, 4, NAMES)
 
 
@@ -76,10 +103,14 @@ def frozen(tmp_path_factory):
     folder = tmp_path_factory.mktemp("frozen")
     views = sslkit.clusters(seed=2)
     head = sslkit.biased_head(views, seed=2, hidden=8)
-    save_head(folder / "stage1", head, sslkit.WIDTH, NAMES, {"stage1": {"method": "dann"}, "selection": "last"})
+    save_head(
+        folder / "stage1", head, sslkit.WIDTH, NAMES, {"stage1": {"method": "dann"}, "selection": "last"}
+    )
     with torch.no_grad():
         logits = head(torch.from_numpy(views.cached["test"][:, 0])).numpy()
-    Split(SplitConfig(), 4, NAMES).fit(job(folder, "split", [logits_rows(views.keys, [None] * len(views), logits, [])], {}))
+    Split(SplitConfig(), 4, NAMES).fit(
+        job(folder, "split", [logits_rows(views.keys, [None] * len(views), logits, [])], {})
+    )
     return views, str(folder / "stage1"), str(folder / "split")
 
 
@@ -88,11 +119,17 @@ def test_cached_features_give_a_head_of_the_same_layers(frozen, tmp_path):
     parts = [feature_rows(views, 0, 100), feature_rows(views, 100, 240)]
     metrics = stage(FROZEN).fit(job(tmp_path, "out", parts, {"split": split, "stage1": start}))
     before, after = load_head(start)[0], load_head(tmp_path / "out")[0]
-    assert [type(m) for m in before] == [type(m) for m in after] and sslkit.accuracy(after, views) > sslkit.accuracy(before, views)
+    assert [type(m) for m in before] == [type(m) for m in after] and sslkit.accuracy(
+        after, views
+    ) > sslkit.accuracy(before, views)
     info = json.loads((tmp_path / "out" / "head.json").read_text())
     assert info["label_names"] == list(NAMES) and info["diffadapt"]["stage1"] == {"method": "dann"}
     assert info["diffadapt"]["stage2"]["method"] == "fixmatch" and info["diffadapt"]["selection"] == "last"
-    assert metrics["images"] == 240 and metrics["confident"] + metrics["unconfident"] == 240 and json.dumps(metrics)
+    assert (
+        metrics["images"] == 240
+        and metrics["confident"] + metrics["unconfident"] == 240
+        and json.dumps(metrics)
+    )
 
 
 def test_labels_and_the_order_of_shards_change_nothing(frozen, tmp_path):
@@ -107,12 +144,16 @@ def test_labels_and_the_order_of_shards_change_nothing(frozen, tmp_path):
 
 def test_images_missing_from_either_side_are_left_out(frozen, tmp_path):
     views, start, split = frozen
-    metrics = stage(FROZEN, epochs=1).fit(job(tmp_path, "out", [feature_rows(views, 0, 90)], {"stage1": start, "split": split}))
+    metrics = stage(FROZEN, epochs=1).fit(
+        job(tmp_path, "out", [feature_rows(views, 0, 90)], {"stage1": start, "split": split})
+    )
     assert metrics["images"] == 90
     renamed = sslkit.clusters(40)
     renamed.keys = [f"other/{k}" for k in renamed.keys]
     with pytest.raises(DataError, match="No image of the target has a prediction of stage 1"):
-        stage(FROZEN).fit(job(tmp_path, "none", [feature_rows(renamed, 0, 40)], {"stage1": start, "split": split}))
+        stage(FROZEN).fit(
+            job(tmp_path, "none", [feature_rows(renamed, 0, 40)], {"stage1": start, "split": split})
+        )
 
 
 def test_the_oracle_is_stamped(frozen, tmp_path):
@@ -121,7 +162,14 @@ def test_the_oracle_is_stamped(frozen, tmp_path):
     metrics = made.fit(job(tmp_path, "out", [feature_rows(views, 0, 240)], {"stage1": start, "split": split}))
     info = load_head(tmp_path / "out")[1]["diffadapt"]
     assert info["selection"] == "oracle" and info["chosen_step"] == metrics["selection"]["chosen_step"]
-    again = stage(FROZEN).fit(job(tmp_path, "later", [feature_rows(views, 0, 240)], {"stage1": str(tmp_path / "out"), "split": split}))
+    again = stage(FROZEN).fit(
+        job(
+            tmp_path,
+            "later",
+            [feature_rows(views, 0, 240)],
+            {"stage1": str(tmp_path / "out"), "split": split},
+        )
+    )
     assert "selection" not in again and load_head(tmp_path / "later")[1]["diffadapt"]["selection"] == "oracle"
 
 
@@ -129,15 +177,24 @@ def test_images_give_a_classifier_of_the_same_architecture(tmp_path):
     rows = image_rows(broken=(7,))
     torch.manual_seed(0)
     model = create_model("cifar_resnet8", 4, in_channels=1)
-    start = export_classifier(model, tmp_path / "stage1", "cifar_resnet8", SMALL, NAMES, {"stage1": {"method": "mcc"}})
+    start = export_classifier(
+        model, tmp_path / "stage1", "cifar_resnet8", SMALL, NAMES, {"stage1": {"method": "mcc"}}
+    )
     pseudo = np.eye(4)[np.arange(48) % 4] * np.linspace(2, 6, 48)[:, None]
     keys = rows.column("key")
-    Split(SplitConfig(), 4, NAMES).fit(job(tmp_path, "split", [logits_rows(keys, [None] * 48, pseudo, [])], {}))
-    metrics = stage(SMALL, lr=0.1, backbone_lr=1.0).fit(job(tmp_path, "out", [rows], {"split": str(tmp_path / "split"), "stage1": str(start)}))
+    Split(SplitConfig(), 4, NAMES).fit(
+        job(tmp_path, "split", [logits_rows(keys, [None] * 48, pseudo, [])], {})
+    )
+    metrics = stage(SMALL, lr=0.1, backbone_lr=1.0).fit(
+        job(tmp_path, "out", [rows], {"split": str(tmp_path / "split"), "stage1": str(start)})
+    )
     assert [q[0] for q in metrics["quarantined"]] == ["t/0/007.png"] and metrics["images"] == 47
     loaded = load_classifier(replace(SMALL, name=str(tmp_path / "out"), arch=None), 4)
     assert loaded.arch.startswith("cifar_resnet8")
-    before, after = load_file(tmp_path / "stage1" / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    before, after = (
+        load_file(tmp_path / "stage1" / "model.safetensors"),
+        load_file(tmp_path / "out" / "model.safetensors"),
+    )
     assert before.keys() == after.keys() and any(not torch.equal(before[k], after[k]) for k in before)
     values = json.loads((tmp_path / "out" / "config.json").read_text())
     assert values["label_names"] == list(NAMES) and values["diffadapt"]["stage1"] == {"method": "mcc"}
@@ -155,6 +212,9 @@ def test_planning_finds_settings_that_do_not_fit():
 def test_only_what_is_used_enters_the_identity():
     made = stage(FROZEN)
     assert replace(made, select=SelectConfig("last", 3)).identity() == made.identity()
-    assert replace(made, select=SelectConfig("im", 3)).identity() != replace(made, select=SelectConfig("im", 4)).identity()
+    assert (
+        replace(made, select=SelectConfig("im", 3)).identity()
+        != replace(made, select=SelectConfig("im", 4)).identity()
+    )
     assert replace(made, backbone=replace(FROZEN, name="elsewhere")).identity() == made.identity()
     assert replace(made, config=replace(made.config, seed=1)).identity() != made.identity()

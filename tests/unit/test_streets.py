@@ -1,4 +1,5 @@
-"""Procedural streets: deterministic, one geometry for all conditions, other worlds apart, light that changes what is seen."""
+"""Procedural streets: deterministic, one geometry for all conditions, other worlds apart, light that changes
+what is seen."""
 
 import hashlib
 
@@ -28,13 +29,20 @@ def test_a_scene_is_a_function_of_its_name():
 def test_geometry_is_that_of_no_condition():
     for index in range(3):
         scenes = [StreetScene(c, "test", index) for c in CONDITIONS]
-        assert all(np.array_equal(s.annotation, scenes[0].annotation) and s.objects == scenes[0].objects for s in scenes)
+        assert all(
+            np.array_equal(s.annotation, scenes[0].annotation) and s.objects == scenes[0].objects
+            for s in scenes
+        )
         images = [s.image for s in scenes]
         assert all(np.abs(a.astype(int) - b).mean() > 5 for i, a in enumerate(images) for b in images[:i])
 
 
 def test_splits_share_no_scene():
-    seen = {hashlib.sha256(StreetScene("day", split, i).annotation.tobytes()).hexdigest() for split in COUNTS for i in range(8)}
+    seen = {
+        hashlib.sha256(StreetScene("day", split, i).annotation.tobytes()).hexdigest()
+        for split in COUNTS
+        for i in range(8)
+    }
     assert len(seen) == 8 * len(COUNTS)
 
 
@@ -58,7 +66,10 @@ def test_light_is_what_the_condition_says():
     assert mean("fog", contrast) < 0.8 * mean("day", contrast)
     assert mean("snow") > mean("rain")
     # The generator's world is darker and lighter than the one it is used in, not the same.
-    spread = {split: np.std([luma(StreetScene("night", split, i).image) for i in range(24)]) for split in ("test", "pretrain")}
+    spread = {
+        split: np.std([luma(StreetScene("night", split, i).image) for i in range(24)])
+        for split in ("test", "pretrain")
+    }
     assert spread["pretrain"] > spread["test"]
 
 
@@ -68,14 +79,27 @@ def test_objects_lie_on_their_pixels():
         scene = StreetScene("day", "val", i)
         for thing in scene.objects:
             x1, y1, x2, y2 = thing["bbox"]
-            assert 0 <= x1 < x2 <= SIZE and 0 <= y1 < y2 <= SIZE and NAMES[thing["category"]] in OBJECT_CLASSES and thing["crowd"] is False
+            assert (
+                0 <= x1 < x2 <= SIZE
+                and 0 <= y1 < y2 <= SIZE
+                and NAMES[thing["category"]] in OBJECT_CLASSES
+                and thing["crowd"] is False
+            )
             inside = scene.annotation[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))]
             assert (inside == thing["category"]).any()
             found += 1
     assert found > 60
 
 
-@pytest.mark.parametrize("wrong, words", [(("nigth", "train", 0), "'nigth'.*night"), (("day", "trian", 0), "'trian'.*train"), (("day", "val", 64), "0 to 63, not 64"), (("day", "val", -1), "not -1")])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (("nigth", "train", 0), "'nigth'.*night"),
+        (("day", "trian", 0), "'trian'.*train"),
+        (("day", "val", 64), "0 to 63, not 64"),
+        (("day", "val", -1), "not -1"),
+    ],
+)
 def test_a_wrong_name_is_said(wrong, words):
     with pytest.raises(DataError, match=words):
         StreetScene(*wrong)

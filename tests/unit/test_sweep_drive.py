@@ -1,4 +1,5 @@
-"""A sweep without Ray: what trials share is made once, interruptions lose nothing, memory that runs out halves one stage's batch, TPE goes on."""
+"""A sweep without Ray: what trials share is made once, interruptions lose nothing, memory that runs out
+halves one stage's batch, TPE goes on."""
 
 from __future__ import annotations
 
@@ -54,7 +55,17 @@ def toy(folder: Path, **learn: Any) -> SweepToy:
 
 
 def sweep(root: Path, space: Space, recipe: SweepToy, runner: type = ToyRunner) -> Sweep:
-    return run_sweep("toy", space, {"toy": recipe}, {}, Root(str(root)), CONFIG, runner, lambda e: LocalFan(runner), lambda line: None)
+    return run_sweep(
+        "toy",
+        space,
+        {"toy": recipe},
+        {},
+        Root(str(root)),
+        CONFIG,
+        runner,
+        lambda e: LocalFan(runner),
+        lambda line: None,
+    )
 
 
 def counts(folder: Path) -> Counter:
@@ -63,18 +74,32 @@ def counts(folder: Path) -> Counter:
 
 def table(made: Sweep) -> list[dict]:
     rows = pq.read_table(io.BytesIO(made.read("sweep.parquet"))).to_pylist()
-    return [{k: v for k, v in row.items() if k not in ("seconds", "device_hours", "made", "found")} for row in rows]
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "device_hours", "made", "found")}
+        for row in rows
+    ]
 
 
 def test_what_is_made_is_what_the_plan_says_is_needed_together(tmp_path):
-    space = Space({"draw.guidance": Choice(1.0, 2.0), "draw.images": Choice(50, 100, 200), "learn.threshold": Choice(0.1, 0.2)})
+    space = Space(
+        {
+            "draw.guidance": Choice(1.0, 2.0),
+            "draw.images": Choice(50, 100, 200),
+            "learn.threshold": Choice(0.1, 0.2),
+        }
+    )
     recipe = toy(tmp_path / "notes")
     plan = {e.kind: e for e in plan_sweep(space, {"toy": recipe}, Root(str(tmp_path / "root"))).economy}
-    assert (plan["draw"].apart_items, plan["draw"].together_items) == (2 * 2 * (50 + 100 + 200), 2 * 200), "50, 100 and 200 images cost 200"
+    assert (plan["draw"].apart_items, plan["draw"].together_items) == (
+        2 * 2 * (50 + 100 + 200),
+        2 * 200,
+    ), "50, 100 and 200 images cost 200"
     sweep(tmp_path / "root", space, recipe)
     made = counts(tmp_path / "notes")
     assert made["draw"] == plan["draw"].together == 40 and made["fit"] == plan["learn"].together == 12
-    assert {e.kind: e.at_hand for e in plan_sweep(space, {"toy": recipe}, Root(str(tmp_path / "root"))).economy} == {k: e.together for k, e in plan.items()}
+    assert {
+        e.kind: e.at_hand for e in plan_sweep(space, {"toy": recipe}, Root(str(tmp_path / "root"))).economy
+    } == {k: e.together for k, e in plan.items()}
 
 
 def test_more_thresholds_call_the_generator_no_more(tmp_path):
@@ -114,7 +139,7 @@ def test_a_setting_that_cannot_be_planned_any_more_keeps_its_result(tmp_path, mo
 
 
 def work(root: Path, recipe: Any, space: Space | None = None) -> TrialWork:
-    (trial, *_) = enumerate_trials(space or Space({"learn.threshold": Choice(0.1)}), ["toy"])
+    trial, *_ = enumerate_trials(space or Space({"learn.threshold": Choice(0.1)}), ["toy"])
     Root(str(root)).store.prepare()
     return TrialWork(str(root), "toy-sweep", trial, recipe, "im")
 
@@ -125,19 +150,29 @@ def test_memory_that_runs_out_halves_the_batch_of_that_training(tmp_path):
     assert done.status == "finished" and done.adjusted == {"learn.batch_size": 16} and done.error == ""
     assert [line[3] for line in lines(tmp_path / "notes" / "log") if line[0] == "fit"] == ["64", "32", "16"]
     tight = run_trial(work(tmp_path / "tight", toy(tmp_path / "more", memory=1)), ToyRunner)
-    assert tight.status == "failed" and "out of memory" in tight.error and tight.adjusted == {"learn.batch_size": 8}
+    assert (
+        tight.status == "failed"
+        and "out of memory" in tight.error
+        and tight.adjusted == {"learn.batch_size": 8}
+    )
     (kept,) = Sweep(Root(str(tmp_path / "tight")), "toy-sweep").results()
     assert (kept.id, kept.status, kept.adjusted) == (tight.id, "failed", tight.adjusted)
 
 
 def test_other_errors_end_a_trial_at_once_and_nothing_else(tmp_path):
     failing = run_trial(work(tmp_path / "root", toy(tmp_path / "notes", lr=-1.0)), ToyRunner)
-    assert failing.status == "failed" and "told to fail" in failing.error and counts(tmp_path / "notes")["fit"] == 1
+    assert (
+        failing.status == "failed"
+        and "told to fail" in failing.error
+        and counts(tmp_path / "notes")["fit"] == 1
+    )
 
     def broken(execution):
         raise ZeroDivisionError("a bug")
 
-    assert "ZeroDivisionError: a bug" in run_trial(work(tmp_path / "bug", toy(tmp_path / "notes")), broken).error
+    assert (
+        "ZeroDivisionError: a bug" in run_trial(work(tmp_path / "bug", toy(tmp_path / "notes")), broken).error
+    )
     nothing = replace(work(tmp_path / "field", toy(tmp_path / "notes")), adjusted={"learn.batch": 1})
     assert "no field" in run_trial(nothing, ToyRunner).error
 
@@ -145,12 +180,22 @@ def test_other_errors_end_a_trial_at_once_and_nothing_else(tmp_path):
 def test_which_batches_are_halved():
     recipe = SweepToy(learn=LearnConfig(batch_size=10))
     stage = Learn(recipe.learn)
-    assert halved(recipe, {}, stage) == {"learn.batch_size": 5} and halved(recipe, {"a.b": 1}) == {"a.b": 1, "learn.batch_size": 5}
+    assert halved(recipe, {}, stage) == {"learn.batch_size": 5} and halved(recipe, {"a.b": 1}) == {
+        "a.b": 1,
+        "learn.batch_size": 5,
+    }
     assert halved(recipe, {}, recipe.draw) == {}, "the generator's memory is not the training's"
     assert halved(SweepToy(learn=LearnConfig(batch_size=3)), {}, stage) == {}
     two = replace(recipe, execution=ExecutionConfig(train_workers=2))
-    assert halved(two, {}) == {} and halved(replace(two, learn=LearnConfig(batch_size=16)), {}) == {"learn.batch_size": 8}
-    for text in ("OutOfMemoryError: CUDA out of memory.", "OSError: [Errno 12] Cannot allocate memory", "MemoryError: ", "The device ran out of memory in a training step"):
+    assert halved(two, {}) == {} and halved(replace(two, learn=LearnConfig(batch_size=16)), {}) == {
+        "learn.batch_size": 8
+    }
+    for text in (
+        "OutOfMemoryError: CUDA out of memory.",
+        "OSError: [Errno 12] Cannot allocate memory",
+        "MemoryError: ",
+        "The device ran out of memory in a training step",
+    ):
         assert out_of_memory(text)
     assert not out_of_memory("The stage quarantined 3 of 4 items")
 
@@ -169,8 +214,13 @@ def test_epochs_are_those_of_the_whole_trial(tmp_path):
     again.add("learn", 2, 0.7, found)
     again.add("learn", 3, 0.8, found)
     assert seen == [(4, 0.5), (5, 0.6), (6, 0.7)], "nothing is to be decided after the last epoch"
-    assert again.values() == [0.5, 0.6, 0.7, 0.8] and read_epochs(place) == ({}, {4: 0.5, 5: 0.6, 6: 0.7, 7: 0.8})
-    assert Epochs(place, recipe.pipeline(), {"learn.batch_size": 2}, seen.append).values() == [], "another batch size begins anew"
+    assert again.values() == [0.5, 0.6, 0.7, 0.8] and read_epochs(place) == (
+        {},
+        {4: 0.5, 5: 0.6, 6: 0.7, 7: 0.8},
+    )
+    assert Epochs(place, recipe.pipeline(), {"learn.batch_size": 2}, seen.append).values() == [], (
+        "another batch size begins anew"
+    )
 
 
 AXES = {"learn.lr": Uniform(0.1, 0.9), "learn.epochs": Integers(1, 9, 2), "seeds": Choice((0,), (0, 1))}
@@ -178,10 +228,22 @@ AXES = {"learn.lr": Uniform(0.1, 0.9), "learn.epochs": Integers(1, 9, 2), "seeds
 
 def judge(trial: Any) -> TrialResult:
     value = 1 - abs(trial.values["learn.lr"] - 0.5) + 0.01 * trial.values["learn.epochs"]
-    return TrialResult(trial.id, trial.number, trial.recipe, trial.values, trial.changes, "finished", "im", objective=value, device_hours=trial.values["learn.epochs"] / 10)
+    return TrialResult(
+        trial.id,
+        trial.number,
+        trial.recipe,
+        trial.values,
+        trial.changes,
+        "finished",
+        "im",
+        objective=value,
+        device_hours=trial.values["learn.epochs"] / 10,
+    )
 
 
-def search(place: Sweep, space: Space, known: list[TrialResult], stop: int = 99, recipes: tuple[str, ...] = ("toy",)) -> list[TrialResult]:
+def search(
+    place: Sweep, space: Space, known: list[TrialResult], stop: int = 99, recipes: tuple[str, ...] = ("toy",)
+) -> list[TrialResult]:
     source, results = Optuna(space, recipes, known, place), list(known)
     while len(results) - len(known) < stop and (trial := source.next()) is not None:
         results.append(judge(trial))
@@ -196,7 +258,9 @@ def test_tpe_goes_on_as_if_it_had_not_been_interrupted(tmp_path, cost):
     whole = search(places[0], space, [])
     half = search(places[1], space, [], stop=9)
     open_trial = Optuna(space, ["toy"], half, places[1]).next()
-    assert search(places[1], space, half) == whole and whole[9].id == open_trial.id, "what was under way comes first"
+    assert search(places[1], space, half) == whole and whole[9].id == open_trial.id, (
+        "what was under way comes first"
+    )
     assert [r.number for r in whole] == list(range(24)) and len({r.id for r in whole}) == 24
     late = [r.objective for r in whole[16:]]
     assert cost != "none" or sum(late) / len(late) > sum(r.objective for r in whole[:8]) / 8, "it learns"
@@ -204,11 +268,19 @@ def test_tpe_goes_on_as_if_it_had_not_been_interrupted(tmp_path, cost):
 
 def test_tpe_ends_with_the_space_and_takes_recipes_in_turn(tmp_path):
     place = Sweep(Root(str(tmp_path)), "s")
-    space = Space({"learn.lr": Choice(0.2, 0.5), "learn.epochs": Choice(1, 3)}, SearchConfig(searcher="optuna", trials=9))
+    space = Space(
+        {"learn.lr": Choice(0.2, 0.5), "learn.epochs": Choice(1, 3)},
+        SearchConfig(searcher="optuna", trials=9),
+    )
     results = search(place, space, [], recipes=("a", "b"))
-    assert [r.recipe for r in results[:4]] == ["a", "b", "a", "b"] and Counter(r.recipe for r in results) == {"a": 4, "b": 4}
+    assert [r.recipe for r in results[:4]] == ["a", "b", "a", "b"] and Counter(r.recipe for r in results) == {
+        "a": 4,
+        "b": 4,
+    }
     failed = replace(results[0], status="failed", objective=None)
-    assert Optuna(space, ["a", "b"], [failed, *results[1:]], place).next().id == failed.id, "what failed is tried again"
+    assert Optuna(space, ["a", "b"], [failed, *results[1:]], place).next().id == failed.id, (
+        "what failed is tried again"
+    )
     place.write("suggested.json", b"{damaged")
     assert Optuna(space, ["a", "b"], results, place).next() is None
 
@@ -225,11 +297,25 @@ def test_what_no_axis_changes_is_made_before_a_search_that_decides_as_it_goes(tm
         def close(self) -> None: ...
 
     space = Space({"learn.lr": Uniform(0.2, 0.5)}, SearchConfig(searcher="optuna", trials=3))
-    run_sweep("toy", space, {"toy": recipe}, {}, Root(str(tmp_path / "root")), CONFIG, ToyRunner, lambda e: Looks(), lambda line: None)
-    assert found["trials"] == [] and found["made"] == {"draw": 2}, "both shards of images are there before the first trial, and no training"
+    run_sweep(
+        "toy",
+        space,
+        {"toy": recipe},
+        {},
+        Root(str(tmp_path / "root")),
+        CONFIG,
+        ToyRunner,
+        lambda e: Looks(),
+        lambda line: None,
+    )
+    assert found["trials"] == [] and found["made"] == {"draw": 2}, (
+        "both shards of images are there before the first trial, and no training"
+    )
 
 
 def test_a_result_that_cannot_be_recorded_is_an_error_of_the_store(tmp_path, monkeypatch):
-    monkeypatch.setattr(Sweep, "record", lambda self, result: (_ for _ in ()).throw(StoreError("The disk is full.")))
+    monkeypatch.setattr(
+        Sweep, "record", lambda self, result: (_ for _ in ()).throw(StoreError("The disk is full."))
+    )
     with pytest.raises(StoreError, match="full"):
         run_trial(work(tmp_path / "root", toy(tmp_path / "notes")), ToyRunner)

@@ -1,4 +1,5 @@
-"""Runs and sweeps on shared storage: an S3 server, odd characters in paths, resuming there, and no secret in any file."""
+"""Runs and sweeps on shared storage: an S3 server, odd characters in paths, resuming there, and no secret in
+any file."""
 
 from __future__ import annotations
 
@@ -26,9 +27,12 @@ from tests.unit.sweepkit import SPACE, Guess, Guesses, run_toy_sweep
 PART = "a b/Größe 図/50% off+more#1 [x] {y}"
 """Of a path: blanks, letters beyond ASCII, and what a URL, a glob or a template would take for its own."""
 SECRETS = {
-    "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENGbPxRfiCYEXAMPLEKEY", "AWS_SESSION_TOKEN": "FwoGZXIvYXdzEXAMPLEsession",
-    "HF_TOKEN": "hf_abcdefghijklmnopqrstuvwxyz123456", "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
-}  # fmt: skip
+    "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENGbPxRfiCYEXAMPLEKEY",
+    "AWS_SESSION_TOKEN": "FwoGZXIvYXdzEXAMPLEsession",
+    "HF_TOKEN": "hf_abcdefghijklmnopqrstuvwxyz123456",
+    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+}
 URL_SECRETS = ("pa55word-of-the-url", "s1gnature-of-the-url")
 FEW = Space({"guess.spread": Choice(0.5, 2.0)})
 
@@ -56,7 +60,10 @@ def bucket(request, tmp_path) -> str:
 def rows(sweep: Sweep) -> list[dict]:
     """The sweep's table without what depends on the hour."""
     table = pq.read_table(io.BytesIO(sweep.read("sweep.parquet"))).to_pylist()
-    return [{k: v for k, v in row.items() if k not in ("seconds", "device_hours", "made", "found")} for row in table]
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "device_hours", "made", "found")}
+        for row in table
+    ]
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
@@ -66,7 +73,9 @@ def test_a_run_under_any_name(tmp_path, request, kind):
         run_toy(place, Shifted(), PlainRunner(stop_after=4))
     run, runner = run_toy(place, Shifted())
     plain, _ = run_toy(tmp_path / "plain", Shifted())
-    assert sum(r.status == "made" for r in runner.receipts) == 10 - 4 and run.read("manifest.json") == plain.read("manifest.json")
+    assert sum(r.status == "made" for r in runner.receipts) == 10 - 4 and run.read(
+        "manifest.json"
+    ) == plain.read("manifest.json")
     here, there = Files(str(tmp_path / "plain" / "store")), Files(posixpath.join(place, "store"))
     assert here.contents() == there.contents()
     assert Root(place).run("last").name == run.name and len(ledger.read(run.root.ledger)) == 10
@@ -74,7 +83,8 @@ def test_a_run_under_any_name(tmp_path, request, kind):
 
 
 def check_sweep(place: str, local: str, space: Space, stop: int, together: int) -> Sweep:
-    """Carry ``space`` out under ``place``, killed after ``stop`` shards and resumed; compare with a sweep under ``local``."""
+    """Carry ``space`` out under ``place``, killed after ``stop`` shards and resumed; compare with a sweep
+    under ``local``."""
 
     class Dies(PlainRunner):
         made = 0
@@ -102,8 +112,12 @@ def check_sweep(place: str, local: str, space: Space, stop: int, together: int) 
     assert rows(sweep) == rows(whole) and len(rows(sweep)) == len(sweep.results()) and whole.name == name
     assert json.loads(sweep.read("recommended.json")) == json.loads(whole.read("recommended.json"))
     assert b"<html" in sweep.read("report.html").lower()
-    assert Files(f"{local}/store").contents() == Files(f"{place}/store").contents(), "a sweep elsewhere makes the same bytes"
-    mine, theirs = ({n.partition("/tensorboard")[0] for n in Files(f"{p}/sweeps").names()} for p in (place, local))
+    assert Files(f"{local}/store").contents() == Files(f"{place}/store").contents(), (
+        "a sweep elsewhere makes the same bytes"
+    )
+    mine, theirs = (
+        {n.partition("/tensorboard")[0] for n in Files(f"{p}/sweeps").names()} for p in (place, local)
+    )
     assert mine == theirs
     made.clear()
     run_toy_sweep(place, space, runner=runner)
@@ -132,7 +146,8 @@ def test_a_sweep_under_any_local_name(tmp_path):
     check_sweep(str(tmp_path / PART), str(tmp_path / "plain"), FEW, 5, 3 + 1 + 2 * 3)
 
 
-# -- secrets -------------------------------------------------------------------------------------------------------
+# -- secrets
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -160,10 +175,13 @@ def found_in(files: dict[str, bytes], *more: str) -> list[tuple[str, str]]:
 
 
 def test_no_credential_of_a_url_is_written(tmp_path, capsys):
-    """A path that a trial varies may carry a login or a signature: the trials differ by it, and nobody sees it."""
+    """A path that a trial varies may carry a login or a signature: the trials differ by it, and nobody sees
+    it."""
     urls = [f"https://user:{URL_SECRETS[0]}@host/{n}?X-Amz-Signature={URL_SECRETS[1]}&n={n}" for n in "ab"]
     space = Space({"guess.mode": Choice(*urls)}, base={"guess.spread": 2.0})
-    sweep = run_toy_sweep(tmp_path, space, {"guesses": Guesses(guess=Guess(mode=f"hub {SECRETS['HF_TOKEN']}"))}, say=print)
+    sweep = run_toy_sweep(
+        tmp_path, space, {"guesses": Guesses(guess=Guess(mode=f"hub {SECRETS['HF_TOKEN']}"))}, say=print
+    )
     assert len(sweep.results()) == 2 and [r.status for r in sweep.results()] == ["finished"] * 2
     assert found_in(Files(str(tmp_path)).contents(), *URL_SECRETS) == []
     out = capsys.readouterr()
@@ -173,7 +191,9 @@ def test_no_credential_of_a_url_is_written(tmp_path, capsys):
 def test_no_credential_of_an_error_is_written(tmp_path, capsys):
     class Refused(PlainRunner):
         def run_chains(self, chains, stages, store, on_receipt):
-            raise StoreError(f"The host https://user:{URL_SECRETS[0]}@host refused the token {SECRETS['HF_TOKEN']}.")
+            raise StoreError(
+                f"The host https://user:{URL_SECRETS[0]}@host refused the token {SECRETS['HF_TOKEN']}."
+            )
 
     with pytest.raises(StoreError):
         run_toy_sweep(tmp_path, FEW, runner=lambda execution: Refused(), say=print)
@@ -183,12 +203,18 @@ def test_no_credential_of_an_error_is_written(tmp_path, capsys):
     assert not [s for s in (*SECRETS.values(), *URL_SECRETS) if s in out.out + out.err]
 
 
-# -- places that cannot be opened ------------------------------------------------------------------------------------
+# -- places that cannot be opened
+# ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "url, package",
-    [("az://container/a b", "adlfs"), ("abfs://user:pa55word-of-the-url@account.dfs.core.windows.net/x", "adlfs"), ("gs://bucket/x", "gcsfs"), ("nope://x", "nope")],
+    [
+        ("az://container/a b", "adlfs"),
+        ("abfs://user:pa55word-of-the-url@account.dfs.core.windows.net/x", "adlfs"),
+        ("gs://bucket/x", "gcsfs"),
+        ("nope://x", "nope"),
+    ],
 )
 def test_a_missing_package_is_named(url, package):
     import importlib.util
@@ -205,7 +231,8 @@ def test_a_bucket_that_is_not_there_is_one_sentence(bucket):
         run_toy_sweep("s3://no-such-bucket-of-ours/x", FEW)
 
 
-# -- garbage -------------------------------------------------------------------------------------------------------
+# -- garbage
+# -------------------------------------------------------------------------------------------------------
 
 
 def gc(root: str, *words: str) -> str:
@@ -228,10 +255,14 @@ def test_gc_spares_what_sweeps_refer_to(tmp_path, request, kind):
     assert "would free" in gc(place, "--dry-run") and len(Files(f"{place}/store").names()) > len(kept)
     gc(place)
     left = Files(f"{place}/store").contents()
-    assert {n for n in left if not n.endswith("family.json")} == {n for n in kept if not n.endswith("family.json")}
+    assert {n for n in left if not n.endswith("family.json")} == {
+        n for n in kept if not n.endswith("family.json")
+    }
     sweep.remove("planned.json")
     gc(place)
-    assert set(Files(f"{place}/store").names()) >= {n for n in kept if n.endswith(".parquet")}, "the trials refer to them too"
+    assert set(Files(f"{place}/store").names()) >= {n for n in kept if n.endswith(".parquet")}, (
+        "the trials refer to them too"
+    )
     Root(place).sweeps.remove(sweep.name)
     gc(place)
     assert not [n for n in Files(f"{place}/store").names() if n.endswith(".parquet")]
@@ -242,7 +273,12 @@ def test_gc_waits_for_a_sweep(tmp_path, capsys):
     import time
 
     sweep = run_toy_sweep(tmp_path, FEW)
-    sweep.write("status.json", json.dumps({"state": "running", "updated": time.time(), "pid": os.getpid(), "host": os.uname().nodename}).encode())
+    sweep.write(
+        "status.json",
+        json.dumps(
+            {"state": "running", "updated": time.time(), "pid": os.getpid(), "host": os.uname().nodename}
+        ).encode(),
+    )
     assert main(["cache", "gc", "--root", str(tmp_path)]) == 2
     assert f"The sweep {sweep.name} is in progress" in capsys.readouterr().err
     sweep.write("status.json", b"{}")
@@ -259,7 +295,9 @@ def test_gc_merges_the_ledger(tmp_path):
     for i in range(30):
         put(root.ledger, entry(f"d{i}"), age=7200)
     before = ledger.by_digest(root.ledger)
-    assert "30 files of the ledger are one now" in gc(str(tmp_path)) and ledger.by_digest(root.ledger) == before
+    assert (
+        "30 files of the ledger are one now" in gc(str(tmp_path)) and ledger.by_digest(root.ledger) == before
+    )
     assert len(root.ledger.list("")) <= 8
 
 

@@ -23,9 +23,15 @@ SDA = Path(__file__).resolve().parents[1] / "golden" / "sda"
 def tiny_dit(channels=1, size=4, classes=3, sigma=True, seed=0):
     torch.manual_seed(seed)
     model = build_dit(
-        num_attention_heads=2, attention_head_dim=8, num_layers=2, in_channels=channels, sample_size=size, patch_size=2,
-        out_channels=channels * (2 if sigma else 1), num_embeds_ada_norm=classes,
-    )  # fmt: skip
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        in_channels=channels,
+        sample_size=size,
+        patch_size=2,
+        out_channels=channels * (2 if sigma else 1),
+        num_embeds_ada_norm=classes,
+    )
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.2)
     return model.requires_grad_(False).eval()
@@ -34,9 +40,16 @@ def tiny_dit(channels=1, size=4, classes=3, sigma=True, seed=0):
 def tiny_vae():
     torch.manual_seed(1)
     vae = AutoencoderKL(
-        in_channels=3, out_channels=3, block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=8,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=0.18215,
-    )  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=8,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        scaling_factor=0.18215,
+    )
     return vae.requires_grad_(False).eval()
 
 
@@ -46,7 +59,11 @@ CONFIG = SynthConfig(steps=4, batch_size=8)
 def test_ancestral_loop_equals_the_reference():
     state, metadata = read_checkpoint(SDA / "dit_tiny_weights.safetensors")
     model = dit_from_original(state, json.loads(metadata["config"]))
-    loop = {k.removeprefix("loop."): v for k, v in load_file(SDA / "dit_loop.safetensors").items() if k.startswith("loop.")}
+    loop = {
+        k.removeprefix("loop."): v
+        for k, v in load_file(SDA / "dit_loop.safetensors").items()
+        if k.startswith("loop.")
+    }
     network = guided(lambda x, t, y: model(x, t, y).sample, loop["y"], 1.0, 20, 3)
     steps = len(loop["timestep_map"])
     found = sample(network, loop["z"], Schedule.linear(), "ddpm", steps, iter(loop["step_noise"]), clip=False)
@@ -72,9 +89,15 @@ def test_stock_diffusers_differs_so_the_mending_matters():
 def test_published_dit_xl_has_675_million_parameters():
     with torch.device("meta"):
         stock = DiTTransformer2DModel(
-            num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, num_layers=28, sample_size=32,
-            patch_size=2, num_embeds_ada_norm=1000,
-        )  # fmt: skip
+            num_attention_heads=16,
+            attention_head_dim=72,
+            in_channels=4,
+            out_channels=8,
+            num_layers=28,
+            sample_size=32,
+            patch_size=2,
+            num_embeds_ada_norm=1000,
+        )
         before = sum(p.numel() for p in stock.parameters())
         after = sum(p.numel() for p in make_exact(stock).parameters())
     # The authors count 675,129,632, of which 256 x 1152 are the fixed position table, a buffer here.
@@ -177,7 +200,10 @@ def test_quantisation():
     x = torch.tensor([-3.0, -1.0, -0.5, 0.0, 1.0, 3.0])
     assert to_uint8(x, "truncate").tolist() == [0, 0, 64, 128, 255, 255]
     assert to_uint8(x, "round").tolist() == [0, 0, 64, 128, 255, 255]
-    assert (to_uint8(torch.tensor([-1 + 1 / 255]), "truncate").item(), to_uint8(torch.tensor([-1 + 1 / 255]), "round").item()) == (1, 0)
+    assert (
+        to_uint8(torch.tensor([-1 + 1 / 255]), "truncate").item(),
+        to_uint8(torch.tensor([-1 + 1 / 255]), "round").item(),
+    ) == (1, 0)
 
 
 def folder(path, model, details=None, vae=None, names=None):
@@ -196,9 +222,14 @@ def test_a_saved_folder_gives_the_same_images(tmp_path):
     generator = load_generator(folder(tmp_path, model, names=["a", "b", "c"]))
     assert (generator.num_classes, generator.image_size, generator.channels) == (3, 4, 1)
     assert generator.class_names == ["a", "b", "c"] and generator.revision.startswith("sha256:")
-    assert torch.equal(generator.sample([0, 2], [3, 4], CONFIG), Generator(model, Schedule.linear()).sample([0, 2], [3, 4], CONFIG))
+    assert torch.equal(
+        generator.sample([0, 2], [3, 4], CONFIG),
+        Generator(model, Schedule.linear()).sample([0, 2], [3, 4], CONFIG),
+    )
     stock = DiTTransformer2DModel.from_pretrained(str(tmp_path / "transformer"), low_cpu_mem_usage=False)
-    assert len({p.data_ptr() for p in stock.parameters()}) > len(list(model.parameters()))  # readable, unshared, by diffusers alone
+    assert len({p.data_ptr() for p in stock.parameters()}) > len(
+        list(model.parameters())
+    )  # readable, unshared, by diffusers alone
 
 
 def test_native_size_is_upsampled(tmp_path):
@@ -244,7 +275,9 @@ def test_guidance_without_a_null_class_is_refused():
 
 def test_a_compiled_network_keeps_one_shape_and_the_same_images(monkeypatch):
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda m, **kwargs: compile_(m, backend="eager", fullgraph=True, **kwargs))
+    monkeypatch.setattr(
+        torch, "compile", lambda m, **kwargs: compile_(m, backend="eager", fullgraph=True, **kwargs)
+    )
     config = SynthConfig(steps=3, batch_size=2)
     expected = Generator(tiny_dit(), Schedule.linear()).sample([0, 1, 2], [1, 2, 3], config)
     generator = Generator(tiny_dit(), Schedule.linear(), compile=True)

@@ -13,7 +13,9 @@ def test_bilinear_equals_the_embedded_digits_enlargement():
     np.testing.assert_allclose(ours.numpy(), upsample2(images), atol=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "pil"), [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)])
+@pytest.mark.parametrize(
+    ("kind", "pil"), [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)]
+)
 @pytest.mark.parametrize("factor", [2, 3])
 def test_upsampling_equals_pil_on_non_square_images(kind, pil, factor):
     image = np.random.default_rng(1).uniform(-1, 1, (5, 7)).astype(np.float32)

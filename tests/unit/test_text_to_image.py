@@ -1,4 +1,5 @@
-"""Text-to-image pipelines: an image is its prompt's and seed's alone; settings that cannot work are refused in one sentence."""
+"""Text-to-image pipelines: an image is its prompt's and seed's alone; settings that cannot work are refused
+in one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ from diffadapt.diffusion.generators.config import TextToImageConfig
 from diffadapt.diffusion.generators.pipeline_index import check_settings, pipeline_index
 from diffadapt.diffusion.generators.text_to_image import load_text_to_image
 
-KINDS = {"sd": tiny.stable_diffusion, "sdxl": tiny.stable_diffusion_xl, "sd3": tiny.stable_diffusion_3, "flux": tiny.flux, "if": tiny.deepfloyd_if}
+KINDS = {
+    "sd": tiny.stable_diffusion,
+    "sdxl": tiny.stable_diffusion_xl,
+    "sd3": tiny.stable_diffusion_3,
+    "flux": tiny.flux,
+    "if": tiny.deepfloyd_if,
+}
 PROMPTS = ["a photo of a dog", "a cat", "red car in the tree"]
 SEEDS = [11, 12, 13]
 
@@ -57,7 +64,9 @@ def test_every_pipeline_makes_images_that_depend_on_their_own_prompt_and_seed(fo
     assert difference(generator.generate(["the tree"], [12])[0], together[1]) > 1
 
 
-@pytest.mark.parametrize("scheduler", ["pipeline", "ddim", "ddpm", "euler", "euler_ancestral", "dpmsolver++", "unipc", "lcm"])
+@pytest.mark.parametrize(
+    "scheduler", ["pipeline", "ddim", "ddpm", "euler", "euler_ancestral", "dpmsolver++", "unipc", "lcm"]
+)
 def test_every_scheduler_draws_the_noise_of_its_own_images(folder, scheduler):
     generator = load_text_to_image(config(folder("sd"), scheduler=scheduler, steps=4))
     torch.manual_seed(1)
@@ -70,14 +79,22 @@ def test_schedulers_differ_and_keep_the_pipelines_noise_schedule(folder):
     made = {}
     for name in ("ddim", "ddpm", "euler", "euler_ancestral"):
         generator = load_text_to_image(config(folder("sd"), scheduler=name, steps=4))
-        assert generator.pipe.scheduler.config.beta_schedule == "scaled_linear" and generator.pipe.scheduler.config.beta_end == 0.012
+        assert (
+            generator.pipe.scheduler.config.beta_schedule == "scaled_linear"
+            and generator.pipe.scheduler.config.beta_end == 0.012
+        )
         made[name] = generator.generate(["a cat"], [1])[0]
-    assert difference(made["ddim"], made["ddpm"]) > 1 and difference(made["euler"], made["euler_ancestral"]) > 1
-    assert difference(made["ddpm"], made["euler_ancestral"]) <= 1  # the same reverse process in two parametrisations, with the same noise
+    assert (
+        difference(made["ddim"], made["ddpm"]) > 1 and difference(made["euler"], made["euler_ancestral"]) > 1
+    )
+    assert (
+        difference(made["ddpm"], made["euler_ancestral"]) <= 1
+    )  # the same reverse process in two parametrisations, with the same noise
 
 
 def test_step_noise_belongs_to_the_image_even_where_the_pipeline_forgets_its_generators(folder, tmp_path):
-    """SD3's loop does not pass generators to the scheduler; a stochastic flow sampler would draw from the global one."""
+    """SD3's loop does not pass generators to the scheduler; a stochastic flow sampler would draw from the
+    global one."""
     shutil.copytree(folder("sd3"), tmp_path / "sd3")
     file = tmp_path / "sd3" / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "stochastic_sampling": True}))
@@ -96,7 +113,9 @@ def test_guidance_of_at_most_one_is_off_and_more_is_on(folder):
 
     def images(guidance: float) -> np.ndarray:
         generator = load_text_to_image(config(folder("sd"), guidance=guidance))
-        hook = generator.pipe.unet.register_forward_pre_hook(lambda module, args: calls.append(args[0].shape[0]))
+        hook = generator.pipe.unet.register_forward_pre_hook(
+            lambda module, args: calls.append(args[0].shape[0])
+        )
         result = generator.generate(["a cat"], [1])[0]
         hook.remove()
         return result
@@ -109,7 +128,9 @@ def test_guidance_of_at_most_one_is_off_and_more_is_on(folder):
 
 def test_negative_prompt_changes_the_image_and_flux_has_no_use_for_one(folder):
     plain = load_text_to_image(config(folder("sd"), guidance=6.0)).generate(["a cat"], [1])[0]
-    other = load_text_to_image(config(folder("sd"), guidance=6.0, negative_prompt="painting")).generate(["a cat"], [1])[0]
+    other = load_text_to_image(config(folder("sd"), guidance=6.0, negative_prompt="painting")).generate(
+        ["a cat"], [1]
+    )[0]
     assert difference(plain, other) > 0
     with pytest.raises(RecipeError, match="negative_prompt"):
         load_text_to_image(config(folder("flux"), negative_prompt="painting"))
@@ -185,7 +206,9 @@ def test_safety_checker_is_off_by_default_and_blocks_without_black_images(tmp_pa
     good, bad = on.generate(["a cat", "a dog"], [1, 2])
     assert blocks == [2] and isinstance(bad, ItemError) and "safety checker" in str(bad)
     assert difference(good, image) <= 1
-    shutil.rmtree(Path(weights) / "safety_checker")  # named in the index but not there, as in trimmed downloads
+    shutil.rmtree(
+        Path(weights) / "safety_checker"
+    )  # named in the index but not there, as in trimmed downloads
     shutil.rmtree(Path(weights) / "feature_extractor")
     assert difference(load_text_to_image(config(weights)).generate(["a cat"], [1])[0], image) == 0
 
@@ -207,7 +230,12 @@ def test_nan_is_an_item_error_that_names_the_precision(folder):
 
     generator.pipe.vae.decode = poisoned
     good, bad = generator.generate(["a cat", "a dog"], [1, 2])
-    assert isinstance(good, np.ndarray) and isinstance(bad, ItemError) and "NaN" in str(bad) and "fp32" in str(bad)
+    assert (
+        isinstance(good, np.ndarray)
+        and isinstance(bad, ItemError)
+        and "NaN" in str(bad)
+        and "fp32" in str(bad)
+    )
 
 
 def test_weights_that_are_missing_or_of_another_kind(folder, tmp_path):
@@ -235,7 +263,10 @@ def test_a_prompt_that_is_cut_is_said_once(folder, caplog):
     with caplog.at_level(logging.WARNING):
         generator.generate(["a cat"], [1])
         assert not caplog.records
-        generator.generate(["a photo of the red dog in the tree a cat car painting of the cat in a style", "a cat " * 20], [1, 2])
+        generator.generate(
+            ["a photo of the red dog in the tree a cat car painting of the cat in a style", "a cat " * 20],
+            [1, 2],
+        )
         generator.generate(["a cat " * 20], [1])
     assert len(caplog.records) == 1 and "the pipeline reads 16" in caplog.text
 
@@ -261,5 +292,8 @@ def test_compiled_or_not_is_no_part_of_what_is_made():
     from diffadapt.stages.text_to_image import TextToImage
 
     base = TextToImageConfig()
-    assert TextToImage(base, 3).identity() == TextToImage(replace(base, batch_size=2, compile=True), 3).identity()
+    assert (
+        TextToImage(base, 3).identity()
+        == TextToImage(replace(base, batch_size=2, compile=True), 3).identity()
+    )
     assert TextToImage(base, 3).identity() != TextToImage(replace(base, guidance=3.0), 3).identity()

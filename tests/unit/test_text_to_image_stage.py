@@ -1,4 +1,5 @@
-"""The text-to-image stage: what it plans, that more prompts or images fork nothing, and what becomes of bad items."""
+"""The text-to-image stage: what it plans, that more prompts or images fork nothing, and what becomes of bad
+items."""
 
 from __future__ import annotations
 
@@ -53,8 +54,23 @@ class Copied(Stage):
 
 def pipeline(weights: str, prompts: dict | None = None, names=NAMES, **config) -> Pipeline:
     wanted = PromptConfig(**{"source": "bank", "prompts_per_class": 6, "block": 2, **(prompts or {})})
-    settings = TextToImageConfig(**{"weights": weights, "steps": 2, "precision": "fp32", "images_per_class": 6, "images_per_shard": 2, "classes_per_shard": 2, **config})
-    return Pipeline((Node("prompts", Prompts(wanted, names, classes_per_shard=2)), Node("synth", TextToImage(settings, len(names)), ("prompts",))))
+    settings = TextToImageConfig(
+        **{
+            "weights": weights,
+            "steps": 2,
+            "precision": "fp32",
+            "images_per_class": 6,
+            "images_per_shard": 2,
+            "classes_per_shard": 2,
+            **config,
+        }
+    )
+    return Pipeline(
+        (
+            Node("prompts", Prompts(wanted, names, classes_per_shard=2)),
+            Node("synth", TextToImage(settings, len(names)), ("prompts",)),
+        )
+    )
 
 
 def digests(p: Pipeline, store: Store) -> dict[str, str]:
@@ -86,12 +102,20 @@ def test_as_many_images_of_every_class_each_from_its_own_prompt(weights, tmp_pat
         for i in range(6):
             row = rows[f"synthetic/0/c{c:04d}/i{i:06d}"]
             assert (row["label"], row["prompt"]) == (c, wanted[i])
-            assert Image.open(io.BytesIO(row["image"]["bytes"])).size == (16, 16) and row["image"]["path"].endswith(".png")
-    assert len({row["image"]["bytes"] for row in rows.values()}) == 18 and len({row["seed"] for row in rows.values()}) == 18
+            assert Image.open(io.BytesIO(row["image"]["bytes"])).size == (16, 16) and row["image"][
+                "path"
+            ].endswith(".png")
+    assert (
+        len({row["image"]["bytes"] for row in rows.values()}) == 18
+        and len({row["seed"] for row in rows.values()}) == 18
+    )
 
 
 def test_images_beyond_the_prompts_use_them_again_with_other_seeds(weights, tmp_path):
-    store, p = Store(str(tmp_path)), pipeline(weights, {"source": "template"}, images_per_class=3, images_per_shard=3)
+    store, p = (
+        Store(str(tmp_path)),
+        pipeline(weights, {"source": "template"}, images_per_class=3, images_per_shard=3),
+    )
     receipts_of(p, store)
     rows = rows_of(p, store)
     assert {row["prompt"] for row in rows.values() if row["label"] == 0} == {"photo of a dog"}
@@ -119,7 +143,13 @@ def test_more_images_or_prompts_fork_nothing_and_other_settings_fork_everything(
     assert digests(pipeline(weights, batch_size=1, compile=True), store) == base
     fewer = digests(pipeline(weights, {"prompts_per_class": 4}), store)  # images 4 and 5 have another prompt
     assert {k for k in base if fewer[k] == base[k]} == {k for k in base if not k.startswith("i000004")}
-    for change in ({"guidance": 3.0}, {"steps": 3}, {"negative_prompt": "painting"}, {"scheduler": "ddpm"}, {"store_size": 8}):
+    for change in (
+        {"guidance": 3.0},
+        {"steps": 3},
+        {"negative_prompt": "painting"},
+        {"scheduler": "ddpm"},
+        {"store_size": 8},
+    ):
         assert not set(digests(pipeline(weights, **change), store).values()) & set(base.values()), change
 
 
@@ -143,23 +173,41 @@ def test_stored_size_is_antialiased_and_metadata_knows_the_prompt(weights, tmp_p
     assert Image.open(io.BytesIO(rows.column("image")[0]["bytes"])).size == (8, 8)
     data = to_parquet(rows, {})
     assert from_parquet(data).table.equals(rows.table)
-    assert list(json.loads(pq.read_metadata(io.BytesIO(data)).metadata[b"huggingface"])["info"]["features"]) == ["key", "label", "image", "seed", "prompt"]
+    assert list(
+        json.loads(pq.read_metadata(io.BytesIO(data)).metadata[b"huggingface"])["info"]["features"]
+    ) == ["key", "label", "image", "seed", "prompt"]
     stripes = np.zeros((16, 16, 3), np.uint8)
     stripes[:, ::2] = 255
     small = _resized(stripes, 8)
-    assert small.shape == (8, 8, 3) and np.abs(small[:, 2:-2].astype(int) - 127).max() < 25  # nearest would give 0 or 255
+    assert (
+        small.shape == (8, 8, 3) and np.abs(small[:, 2:-2].astype(int) - 127).max() < 25
+    )  # nearest would give 0 or 255
 
 
 def test_blocked_and_promptless_images_are_quarantined_with_their_reason(weights):
     stage = pipeline(weights).nodes[1].stage
     worker = stage.open(WorkContext("cpu"))
-    prompts = pa.table({"key": ["c0000/p000000"], "label": [0], "index": [0], "category": ["dog"], "prompt": ["a dog"], "source": ["bank"]}, schema=PROMPT_SCHEMA)
+    prompts = pa.table(
+        {
+            "key": ["c0000/p000000"],
+            "label": [0],
+            "index": [0],
+            "category": ["dog"],
+            "prompt": ["a dog"],
+            "source": ["bank"],
+        },
+        schema=PROMPT_SCHEMA,
+    )
     inputs = [Rows(prompts, [Failure("c0001/p000000", "the endpoint said nothing")])]
     decode, shard = worker.generator.pipe.vae.decode, _shard(0, 2, 0, 2)
     rows = worker.run(shard, inputs)
     assert rows.column("key") == ["synthetic/0/c0000/i000000"]
     reasons = {f.key: f.reason for f in rows.failures}
-    assert set(reasons) == {"synthetic/0/c0001/i000000", "synthetic/0/c0000/i000001", "synthetic/0/c0001/i000001"}
+    assert set(reasons) == {
+        "synthetic/0/c0001/i000000",
+        "synthetic/0/c0000/i000001",
+        "synthetic/0/c0001/i000001",
+    }
     assert "the endpoint said nothing" in reasons["synthetic/0/c0001/i000000"]
 
     worker.generator.pipe.vae.decode = lambda z, **kw: (decode(z, **kw)[0] * float("nan"),)
@@ -168,14 +216,31 @@ def test_blocked_and_promptless_images_are_quarantined_with_their_reason(weights
 
 
 def _shard(start: int, stop: int, first: int, last: int):
-    return Shard("x", {"start": start, "stop": stop, "first_class": first, "last_class": last}, (), (stop - start) * (last - first))
+    return Shard(
+        "x",
+        {"start": start, "stop": stop, "first_class": first, "last_class": last},
+        (),
+        (stop - start) * (last - first),
+    )
 
 
 def test_out_of_memory_halves_the_batch_and_makes_the_same_images(weights):
     stage = pipeline(weights, batch_size=8).nodes[1].stage
     worker, small = stage.open(WorkContext("cpu")), stage.open(WorkContext("cpu", batch_size=2))
     keys = [f"c0000/p{i:06d}" for i in range(6)]
-    prompts = Rows(pa.table({"key": keys, "label": [0] * 6, "index": list(range(6)), "category": ["dog"] * 6, "prompt": ["a dog"] * 6, "source": ["bank"] * 6}, schema=PROMPT_SCHEMA))
+    prompts = Rows(
+        pa.table(
+            {
+                "key": keys,
+                "label": [0] * 6,
+                "index": list(range(6)),
+                "category": ["dog"] * 6,
+                "prompt": ["a dog"] * 6,
+                "source": ["bank"] * 6,
+            },
+            schema=PROMPT_SCHEMA,
+        )
+    )
     generate = worker.generator.generate
 
     def greedy(texts, seeds):
@@ -218,8 +283,16 @@ def test_planning_leniently_without_the_weights(tmp_path):
 def test_a_fitted_generator_is_used(weights, tmp_path):
     store, direct = Store(str(tmp_path)), pipeline(weights, images_per_class=1)
     trained = replace(direct.nodes[1].stage, config=replace(direct.nodes[1].stage.config, weights="train"))
-    p = Pipeline((direct.nodes[0], Node("generator", Copied(weights)), Node("synth", trained, ("prompts", "generator"))))
+    p = Pipeline(
+        (
+            direct.nodes[0],
+            Node("generator", Copied(weights)),
+            Node("synth", trained, ("prompts", "generator")),
+        )
+    )
     receipts_of(p, store)
     receipts_of(direct, store)
-    assert {k: r["image"] for k, r in rows_of(p, store).items()} == {k: r["image"] for k, r in rows_of(direct, store).items()}
+    assert {k: r["image"] for k, r in rows_of(p, store).items()} == {
+        k: r["image"] for k, r in rows_of(direct, store).items()
+    }
     assert trained.label() == "trained"

@@ -21,7 +21,14 @@ from tests.workers import in_two_workers
 
 GREY = ClassifierConfig(in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.25,))
 QUICK = FitConfig(
-    epochs=4, batch_size=16, lr=0.05, schedule="constant", augment="shift", flip=False, weight_decay=0.0, checkpoint_every=5
+    epochs=4,
+    batch_size=16,
+    lr=0.05,
+    schedule="constant",
+    augment="shift",
+    flip=False,
+    weight_decay=0.0,
+    checkpoint_every=5,
 )
 
 
@@ -46,9 +53,19 @@ def fit(config=QUICK, n=72, checkpoints=None, reporter=None, model=None, **kwarg
 def test_digits_are_learned():
     images, labels = digits(1500)
     config = FitConfig(
-        epochs=6, batch_size=64, optimizer="adamw", lr=4e-3, schedule="cosine", warmup_epochs=1, augment="shift", flip=False,
-        label_smoothing=0.1, clip_norm=5.0, decay_norm_and_bias=False, drop_path=0.05,
-    )  # fmt: skip
+        epochs=6,
+        batch_size=64,
+        optimizer="adamw",
+        lr=4e-3,
+        schedule="cosine",
+        warmup_epochs=1,
+        augment="shift",
+        flip=False,
+        label_smoothing=0.1,
+        clip_norm=5.0,
+        decay_norm_and_bias=False,
+        drop_path=0.05,
+    )
     seen = []
     reporter = LocalReporter(on_report=lambda step, total, scalars: seen.append(scalars))
     torch.manual_seed(0)
@@ -130,7 +147,14 @@ def test_every_image_comes_once_an_epoch(world, accumulate):
     images, labels = digits(53)
     config = FitConfig(augment="none")
     made = [
-        Batches(Labelled(images, labels), make_augment(config, GREY), batch_size=20, rank=r, world_size=world, accumulate=accumulate)
+        Batches(
+            Labelled(images, labels),
+            make_augment(config, GREY),
+            batch_size=20,
+            rank=r,
+            world_size=world,
+            accumulate=accumulate,
+        )
         for r in range(world)
     ]
     assert made[0].steps_per_epoch == 3
@@ -144,7 +168,9 @@ def test_every_image_comes_once_an_epoch(world, accumulate):
                 seen.extend(made[0].indices(step, part))
             total += made[0].size(step)
         assert sorted(seen) == list(range(53)) and total == 53
-    orders = [[int(i) for part in range(world * accumulate) for i in made[0].indices(step, part)] for step in (0, 3)]
+    orders = [
+        [int(i) for part in range(world * accumulate) for i in made[0].indices(step, part)] for step in (0, 3)
+    ]
     assert orders[0] != orders[1]
 
 
@@ -205,7 +231,9 @@ def test_decay_spares_norms_biases_and_position_biases():
         free = parameter.ndim == 1 or "relative_position_bias_table" in name
         assert (id(parameter) in spared) == free and (id(parameter) in decayed) != free, name
     optimizer = make_optimizer(swin, CONVNEXT_B_CODE)
-    assert isinstance(optimizer, torch.optim.AdamW) and [g["weight_decay"] for g in optimizer.param_groups] == [1e-8, 0.0]
+    assert isinstance(optimizer, torch.optim.AdamW) and [
+        g["weight_decay"] for g in optimizer.param_groups
+    ] == [1e-8, 0.0]
     sgd = make_optimizer(create_model("cifar_resnet8", 2), RESNET_PAPER)
     assert len(sgd.param_groups) == 1 and sgd.param_groups[0]["momentum"] == 0.9
 

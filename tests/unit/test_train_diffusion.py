@@ -26,9 +26,18 @@ from diffadapt.train.reporter import LocalReporter
 from tests.workers import in_two_workers
 
 UNET = DiffusionFitConfig(
-    architecture="unet", steps=6, batch_size=8, lr=2e-3, warmup_steps=2, ema_decay=0.9, channels=(8, 16), layers_per_block=1,
-    attention_levels=(1,), checkpoint_every=3, sample_every=3,
-)  # fmt: skip
+    architecture="unet",
+    steps=6,
+    batch_size=8,
+    lr=2e-3,
+    warmup_steps=2,
+    ema_decay=0.9,
+    channels=(8, 16),
+    layers_per_block=1,
+    attention_levels=(1,),
+    checkpoint_every=3,
+    sample_every=3,
+)
 DIT = replace(UNET, architecture="dit", channels=(2, 8, 2), patch_size=2)
 CPU = torch.device("cpu")
 
@@ -57,7 +66,14 @@ class ListImages:
 
 def batches(source, micro=8, rank=0, world=1, **kwargs):
     plan = BatchPlan(seed=3, batch_size=8, rank=rank, world=world, micro=micro)
-    kwargs = {"device": CPU, "timesteps": 1000, "num_classes": 2, "label_dropout": 0.3, "flip": True, **kwargs}
+    kwargs = {
+        "device": CPU,
+        "timesteps": 1000,
+        "num_classes": 2,
+        "label_dropout": 0.3,
+        "flip": True,
+        **kwargs,
+    }
     return DiffusionBatches(source, plan, **kwargs)
 
 
@@ -87,7 +103,9 @@ def test_every_epoch_visits_every_image_once_in_another_order():
 
 def test_labels_are_dropped_to_the_null_class_at_the_rate_asked_for():
     plan = BatchPlan(seed=0, batch_size=2000, rank=0, world=1, micro=2000)
-    batch = DiffusionBatches(stripes(size=2), plan, device=CPU, timesteps=1000, num_classes=2, label_dropout=0.1)(0)
+    batch = DiffusionBatches(
+        stripes(size=2), plan, device=CPU, timesteps=1000, num_classes=2, label_dropout=0.1
+    )(0)
     assert abs((batch.y == 2).float().mean().item() - 0.1) < 0.03
     assert abs(batch.t.float().mean().item() - 499.5) < 25 and abs(batch.noise.std().item() - 1) < 0.05
 
@@ -105,7 +123,9 @@ def test_dropout_is_drawn_once_per_image_and_no_block_draws_its_own():
 @pytest.mark.parametrize(("config", "classes"), [(UNET, None), (DIT, 2)])
 def test_networks_start_by_predicting_zero(config, classes):
     model = build_denoiser(config, 1, 8, classes)
-    out = model(torch.randn(2, 1, 8, 8), torch.tensor([5, 900]), None if classes is None else torch.tensor([0, 2]))
+    out = model(
+        torch.randn(2, 1, 8, 8), torch.tensor([5, 900]), None if classes is None else torch.tensor([0, 2])
+    )
     assert out.shape == (2, 1, 8, 8) and float(out.detach().abs().max()) == 0.0
 
 
@@ -123,7 +143,9 @@ def test_resume_is_exact(tmp_path, config, classes, part):
 
     checkpoints = Checkpoints(str(tmp_path / "ckpt"))
     with pytest.raises(Stop):
-        train_diffusion(source, config, classes, LocalReporter(on_report=stop), checkpoints, tmp_path / "broken")
+        train_diffusion(
+            source, config, classes, LocalReporter(on_report=stop), checkpoints, tmp_path / "broken"
+        )
     assert checkpoints.steps() == [3]
     metrics = train_diffusion(source, config, classes, LocalReporter(), checkpoints, tmp_path / "broken")
     assert metrics["resumed_from"] == 3
@@ -133,18 +155,27 @@ def test_resume_is_exact(tmp_path, config, classes, part):
 
 def test_accumulation_gives_the_same_training(tmp_path):
     train_diffusion(stripes(), DIT, 2, LocalReporter(), None, tmp_path / "a")
-    train_diffusion(stripes(), replace(DIT, micro_batch=3), 2, LocalReporter(), None, tmp_path / "b")  # parts of 2
+    train_diffusion(
+        stripes(), replace(DIT, micro_batch=3), 2, LocalReporter(), None, tmp_path / "b"
+    )  # parts of 2
     a, b = weights(tmp_path / "a", "transformer"), weights(tmp_path / "b", "transformer")
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4
 
 
 def test_a_conditional_network_learns_its_classes(tmp_path):
-    config = replace(DIT, steps=250, batch_size=32, channels=(2, 16, 2), lr=4e-3, ema_decay=0.98, save_precision="fp16")
+    config = replace(
+        DIT, steps=250, batch_size=32, channels=(2, 16, 2), lr=4e-3, ema_decay=0.98, save_precision="fp16"
+    )
     seen = []
     train_diffusion(
-        stripes(size=4), config, 2, LocalReporter(on_report=lambda s, n, v: seen.append(v["loss"])), None, tmp_path,
+        stripes(size=4),
+        config,
+        2,
+        LocalReporter(on_report=lambda s, n, v: seen.append(v["loss"])),
+        None,
+        tmp_path,
         class_names=["rows", "columns"],
-    )  # fmt: skip
+    )
     assert np.mean(seen[-20:]) < 0.35 * np.mean(seen[:5])
     generator = load_generator(str(tmp_path))
     assert generator.class_names == ["rows", "columns"]
@@ -160,12 +191,20 @@ def test_an_unconditional_folder_is_read_by_alignment_and_by_diffusers(tmp_path)
     network = load_unconditional(str(tmp_path))
     assert (network.channels, network.image_size) == (1, 16)
     assert network(torch.randn(2, 1, 16, 16), torch.tensor([3, 3])).shape == (2, 2, 16, 16)
-    assert UNet2DModel.from_pretrained(str(tmp_path), subfolder="unet", low_cpu_mem_usage=False).config.in_channels == 4
+    assert (
+        UNet2DModel.from_pretrained(
+            str(tmp_path), subfolder="unet", low_cpu_mem_usage=False
+        ).config.in_channels
+        == 4
+    )
     details = json.loads((tmp_path / "diffadapt.json").read_text())
     assert details["space_to_depth"] == 2 and details["training"]["steps"] == 6
     assert "checkpoint_every" not in details["training"]
     assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"
-    assert json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())["variance_type"] == "learned_range"
+    assert (
+        json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())["variance_type"]
+        == "learned_range"
+    )
 
 
 def test_native_size_trains_small_and_samples_large(tmp_path):
@@ -177,21 +216,37 @@ def test_native_size_trains_small_and_samples_large(tmp_path):
     assert float((batch.x0 - batches(small, flip=False)(0).x0).abs().max()) < 0.02
     train_diffusion(large, replace(DIT, native_size=8), 2, LocalReporter(), None, tmp_path)
     generator = load_generator(str(tmp_path))
-    assert generator.image_size == 16 and generator.sample([1], [1], SynthConfig(steps=2)).shape == (1, 1, 16, 16)
+    assert generator.image_size == 16 and generator.sample([1], [1], SynthConfig(steps=2)).shape == (
+        1,
+        1,
+        16,
+        16,
+    )
 
 
 def test_latent_training(tmp_path):
     torch.manual_seed(0)
     vae = AutoencoderKL(
-        in_channels=3, out_channels=3, block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=8,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=0.5,
-    )  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=8,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        scaling_factor=0.5,
+    )
     save_component(vae, tmp_path / "vae")
     config = replace(DIT, latent=str(tmp_path / "vae"), learn_sigma=True)
     source = stripes(channels=3)
     b = batches(source, vae=vae.requires_grad_(False), flip=False)
     batch = b(0)
-    pixels = torch.stack([torch.from_numpy(source[i][0]) for i in b.indices(0, 0)]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = (
+        torch.stack([torch.from_numpy(source[i][0]) for i in b.indices(0, 0)]).permute(0, 3, 1, 2).float()
+        / 127.5
+        - 1
+    )
     posterior = vae.encode(pixels).latent_dist
     z = (batch.x0 / 0.5 - posterior.mean) / posterior.std
     assert batch.x0.shape == (8, 4, 4, 4) and 0.8 < float(z.std()) < 1.2
@@ -243,7 +298,9 @@ def test_the_bound_is_zero_for_the_true_posterior_and_grows_with_a_wrong_varianc
     perfect = torch.cat([noise, -torch.ones_like(noise)], dim=1)  # v = -1: the posterior variance itself
     assert float(vlb_bits(schedule, t, x0, x_t, perfect).abs().max()) < 1e-2
     wrong = torch.cat([noise, -3 * torch.ones_like(noise)], dim=1)
-    assert (vlb_bits(schedule, t, x0, x_t, wrong)[:1] > vlb_bits(schedule, t, x0, x_t, perfect)[:1] + 1e-4).all()
+    assert (
+        vlb_bits(schedule, t, x0, x_t, wrong)[:1] > vlb_bits(schedule, t, x0, x_t, perfect)[:1] + 1e-4
+    ).all()
 
 
 def test_the_first_step_is_a_likelihood_of_8_bit_values():

@@ -1,6 +1,5 @@
 """The training loop: exact resume, accumulation, workers, divergence, checkpoints and the moving average."""
 
-
 import pytest
 import torch
 from torch import nn
@@ -30,7 +29,10 @@ def data(n=96):
 def loss_fn(module, batch, step):
     x, y = batch
     logits = module(x)
-    return {"loss": nn.functional.cross_entropy(logits, y), "accuracy": (logits.argmax(1) == y).float().mean()}
+    return {
+        "loss": nn.functional.cross_entropy(logits, y),
+        "accuracy": (logits.argmax(1) == y).float().mean(),
+    }
 
 
 def train(
@@ -127,7 +129,9 @@ def test_accumulated_parts_equal_the_whole_batch(tmp_path):
 def _worker(rank, folder):
     seen = []
     reporter = DistributedReporter(on_report=lambda s, t, v: seen.append(v["loss"]))
-    net, _, result = train(f"{folder}/c", 10, reporter=reporter, rank=rank, world=2, accumulate=2, dropout=0.0)
+    net, _, result = train(
+        f"{folder}/c", 10, reporter=reporter, rank=rank, world=2, accumulate=2, dropout=0.0
+    )
     torch.save({"net": net.state_dict(), "seen": seen, "loss": result["loss"]}, f"{folder}/rank{rank}.pt")
 
 
@@ -172,9 +176,15 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     net = nn.Linear(6, 3)
     with pytest.raises(TrainingError, match="another model"):
         run_loop(
-            module=net, loss_fn=loss_fn, batch_fn=lambda s, m: data(8), lr_at=lambda s: 0.1, total_steps=6,
-            optimizer=torch.optim.SGD(net.parameters()), reporter=LocalReporter(), checkpoints=Checkpoints(str(tmp_path)),
-        )  # fmt: skip
+            module=net,
+            loss_fn=loss_fn,
+            batch_fn=lambda s, m: data(8),
+            lr_at=lambda s: 0.1,
+            total_steps=6,
+            optimizer=torch.optim.SGD(net.parameters()),
+            reporter=LocalReporter(),
+            checkpoints=Checkpoints(str(tmp_path)),
+        )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])

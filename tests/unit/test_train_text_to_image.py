@@ -80,7 +80,9 @@ def test_the_recipe_makes_a_pipeline_folder(tmp_path):
     assert "Pillow's default" in card and "diffadapt export last --what generator" in card
     texts = [p.read_text() for p in Path(folder).rglob("*.json")]
     assert len(texts) > 5 and not any(str(tmp_path) in text for text in texts)
-    again = drive("glyphs", recipe, recipe.pipeline(), root, lambda: pytest.fail("everything is there already"))
+    again = drive(
+        "glyphs", recipe, recipe.pipeline(), root, lambda: pytest.fail("everything is there already")
+    )
     assert again.manifest()["nodes"] == run.manifest()["nodes"]
 
 
@@ -122,7 +124,9 @@ def test_scaled_latents_have_unit_spread(data, parts):
 
     vae = AutoencoderKL.from_pretrained(parts[1])
     mean, std = encode(vae, data.images, torch.device("cpu"))
-    z = (mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))) * vae.config.scaling_factor
+    z = (
+        mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
+    ) * vae.config.scaling_factor
     assert float(z.std(dim=(0, 2, 3)).pow(2).mean()) == pytest.approx(1.0, abs=0.1)
 
 
@@ -162,6 +166,8 @@ def test_settings_that_do_not_fit(data, parts, tmp_path):
         train_autoencoder(data, replace(VAE, channels=(8,) * 6), LocalReporter(), None, tmp_path)
     for channels in ((8,), (8, 12), (8, 8, 8, 8, 8)):
         with pytest.raises(RecipeError, match="channels"):
-            train_text_to_image(data, *parts, replace(UNET, channels=channels), LocalReporter(), None, tmp_path)
+            train_text_to_image(
+                data, *parts, replace(UNET, channels=channels), LocalReporter(), None, tmp_path
+            )
     with pytest.raises(RecipeError, match="even"):
         Glyphs(replace(GLYPHS, size=9)).pipeline().plan(Root(str(tmp_path)).store)

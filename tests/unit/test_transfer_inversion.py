@@ -17,7 +17,9 @@ from diffadapt.diffusion.translation.lcm import consistency_decode
 from diffadapt.diffusion.translation.levels import ddim_timesteps, steps_and_guidance, transfer_levels
 from diffadapt.diffusion.translation.sizes import generated_size
 
-ABAR = Schedule.from_scheduler_config({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}).alphas_cumprod
+ABAR = Schedule.from_scheduler_config(
+    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+).alphas_cumprod
 LEVELS = transfer_levels(TransferConfig(), 0.9)
 
 
@@ -36,7 +38,10 @@ def network(condition: float):
 
 
 def test_the_authors_domains_take_the_published_numbers_of_steps():
-    found = {name: len(transfer_levels(TransferConfig(), domain.strength).decode) for name, domain in DOMAINS.items()}
+    found = {
+        name: len(transfer_levels(TransferConfig(), domain.strength).decode)
+        for name, domain in DOMAINS.items()
+    }
     assert found == {"night": 18, "snow": 13, "rain": 13, "fog": 12, "game": 12}
     assert ddim_timesteps(20) == tuple(range(1, 1000, 50))
     assert LEVELS.encode == 900 and LEVELS.decode[0] == 851 and LEVELS.decode[-1] == 1
@@ -46,7 +51,12 @@ def test_the_authors_domains_take_the_published_numbers_of_steps():
 
 @pytest.mark.parametrize("strength", [0.05, 0.5, 1.0])
 def test_extremes_of_strength_stay_on_the_schedule(strength):
-    for config in (TransferConfig(), TransferConfig(aligned=True), TransferConfig(steps=1000), TransferConfig(steps=30)):
+    for config in (
+        TransferConfig(),
+        TransferConfig(aligned=True),
+        TransferConfig(steps=1000),
+        TransferConfig(steps=30),
+    ):
         levels = transfer_levels(config, strength)
         assert levels.decode[0] <= levels.encode <= 999 and min(levels.decode) >= 0
         assert list(levels.decode) == sorted(set(levels.decode), reverse=True)
@@ -56,7 +66,9 @@ def test_binary_fractions_lose_no_step():
     for steps in (10, 20, 50, 100):
         for whole in range(1, steps + 1):
             assert len(transfer_levels(TransferConfig(steps=steps), whole / steps).decode) == whole
-            assert len(transfer_levels(TransferConfig(steps=steps), 1 - (steps - whole) / steps).decode) == whole
+            assert (
+                len(transfer_levels(TransferConfig(steps=steps), 1 - (steps - whole) / steps).decode) == whole
+            )
 
 
 def test_what_leaves_no_step_is_said():
@@ -67,7 +79,9 @@ def test_what_leaves_no_step_is_said():
             transfer_levels(TransferConfig(), strength)
     with pytest.raises(RecipeError, match="1 to 1000"):
         transfer_levels(TransferConfig(steps=1001), 0.5)
-    assert len(transfer_levels(TransferConfig(method="layout"), 0.04).decode) == 20, "from noise, whatever the strength"
+    assert len(transfer_levels(TransferConfig(method="layout"), 0.04).decode) == 20, (
+        "from noise, whatever the strength"
+    )
 
 
 def test_the_fast_profile_takes_four_steps_with_little_guidance_unless_told_otherwise():
@@ -83,7 +97,13 @@ def test_the_fast_profile_takes_four_steps_with_little_guidance_unless_told_othe
 def test_the_consistency_sampler_is_that_of_diffusers(strength, steps):
     from diffusers import LCMScheduler
 
-    scheduler = LCMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False)
+    scheduler = LCMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )
     scheduler.set_timesteps(steps, strength=strength)
     levels = transfer_levels(TransferConfig(profile="lcm", steps=steps), strength)
     assert list(levels.decode) == scheduler.timesteps.tolist() and levels.encode == levels.decode[0]
@@ -112,7 +132,8 @@ def test_edit_friendly_inversion_reconstructs(strength, dtype):
 
 
 def test_edit_friendly_levels_are_drawn_on_their_own():
-    """Noise maps of independently noised levels have more variance than the sampler's own noise, which is what holds the layout."""
+    """Noise maps of independently noised levels have more variance than the sampler's own noise, which is
+    what holds the layout."""
     generator = torch.Generator().manual_seed(0)
     z0 = torch.randn(1, 4, 32, 32, generator=generator, dtype=torch.float64)
     draws = [torch.randn(z0.shape, generator=generator, dtype=z0.dtype) for _ in LEVELS.decode]
@@ -123,7 +144,9 @@ def test_edit_friendly_levels_are_drawn_on_their_own():
     start, maps = edit_friendly.invert(z0, draws, LEVELS.decode, ABAR, true_noise)
     assert torch.equal(start, add_noise(z0, draws[0], ABAR[LEVELS.decode[0]]))
     for t, before, found in zip(LEVELS.decode, LEVELS.decode[1:], maps, strict=False):
-        share = (1 - ABAR[t] / ABAR[before]) / (1 - ABAR[t])  # of the level's noise, what the sampler draws anew
+        share = (1 - ABAR[t] / ABAR[before]) / (
+            1 - ABAR[t]
+        )  # of the level's noise, what the sampler draws anew
         assert float(found.std()) == pytest.approx(math.sqrt(2 / share - 1), rel=0.05)
     assert float(maps[0].std()) > 1.5
 
@@ -134,7 +157,8 @@ def test_without_noise_there_are_no_maps():
 
 
 def test_stochastic_inversion_does_not_reconstruct():
-    """What the method's description says of it: relative errors of a few tenths, where the edit-friendly one has none."""
+    """What the method's description says of it: relative errors of a few tenths, where the edit-friendly one
+    has none."""
     z0, noise, *draws = noises(20)
     z = encode(z0, noise, LEVELS.encode, ABAR, network(0.0))
     error = (decode(z, draws, LEVELS.decode, ABAR, network(0.0)) - z0).norm() / z0.norm()
@@ -149,7 +173,15 @@ def test_deterministic_steps_draw_nothing():
 
 @pytest.mark.parametrize(
     ("before", "size", "after"),
-    [((1024, 2048), 512, (512, 1024)), ((1080, 1920), 512, (512, 896)), ((1052, 1914), 512, (512, 960)), ((720, 1280), 512, (512, 896)), ((360, 480), 512, (512, 704)), ((10, 1000), 512, (512, 51200)), ((31, 33), 20, (64, 64))],
+    [
+        ((1024, 2048), 512, (512, 1024)),
+        ((1080, 1920), 512, (512, 896)),
+        ((1052, 1914), 512, (512, 960)),
+        ((720, 1280), 512, (512, 896)),
+        ((360, 480), 512, (512, 704)),
+        ((10, 1000), 512, (512, 51200)),
+        ((31, 33), 20, (64, 64)),
+    ],
 )
 def test_sizes_are_rounded_as_the_authors_do(before, size, after):
     config = TransferConfig(size=size)

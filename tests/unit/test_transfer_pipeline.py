@@ -1,4 +1,5 @@
-"""The transfer on a tiny random Stable Diffusion with a ControlNet: equality with diffusers, seeds, sizes, and what is refused."""
+"""The transfer on a tiny random Stable Diffusion with a ControlNet: equality with diffusers, seeds, sizes,
+and what is refused."""
 
 from __future__ import annotations
 
@@ -24,7 +25,14 @@ from tests.diffusionkit import tiny_scene_pipeline
 from tests.unit.tinypipelines import stable_diffusion, stable_diffusion_xl
 
 CLASSES = builtin("cityscapes")
-METHODS = [{}, {"aligned": True}, {"method": "edit_friendly"}, {"method": "img2img"}, {"method": "layout"}, {"profile": "lcm", "steps": 4}]
+METHODS = [
+    {},
+    {"aligned": True},
+    {"method": "edit_friendly"},
+    {"method": "img2img"},
+    {"method": "layout"},
+    {"profile": "lcm", "steps": 4},
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +63,49 @@ def levels_apart(a: np.ndarray, b: np.ndarray) -> int:
 
 @pytest.mark.parametrize(("strength", "guidance"), [(0.6, 9.0), (0.9, 9.0), (1.0, 9.0), (0.65, 1.0)])
 def test_the_loop_equals_the_pipeline_of_diffusers(config, transfer, strength, guidance):
-    """Given latents go through StableDiffusionControlNetImg2ImgPipeline and through the loop with the same noise."""
+    """Given latents go through StableDiffusionControlNetImg2ImgPipeline and through the loop with the same
+    noise."""
     from diffusers import DDIMScheduler, StableDiffusionControlNetImg2ImgPipeline
 
-    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, set_alpha_to_one=False, clip_sample=False)
-    parts = {name: getattr(transfer.pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "controlnet")}
-    reference = StableDiffusionControlNetImg2ImgPipeline(**parts, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        steps_offset=1,
+        set_alpha_to_one=False,
+        clip_sample=False,
+    )
+    parts = {
+        name: getattr(transfer.pipe, name)
+        for name in ("vae", "text_encoder", "tokenizer", "unet", "controlnet")
+    }
+    reference = StableDiffusionControlNetImg2ImgPipeline(
+        **parts,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     reference.set_progress_bar_config(disable=True)
     latents = torch.randn(2, 4, 4, 8, generator=torch.Generator().manual_seed(0))
     layouts = np.stack([conditioning(scene(i), CLASSES, "own", (32, 64)) for i in range(2)])
     control = torch.from_numpy(layouts).permute(0, 3, 1, 2)
     wanted = reference(
-        prompt=[transfer.prompt] * 2, negative_prompt=[config.negative_prompt] * 2, image=torch.zeros(2, 3, 32, 64), control_image=control,
-        latents=latents, height=32, width=64, strength=strength, num_inference_steps=20, guidance_scale=guidance, eta=1.0, controlnet_conditioning_scale=1.0,
-        generator=[torch.Generator().manual_seed(s) for s in (7, 8)], output_type="latent",
-    ).images  # fmt: skip
+        prompt=[transfer.prompt] * 2,
+        negative_prompt=[config.negative_prompt] * 2,
+        image=torch.zeros(2, 3, 32, 64),
+        control_image=control,
+        latents=latents,
+        height=32,
+        width=64,
+        strength=strength,
+        num_inference_steps=20,
+        guidance_scale=guidance,
+        eta=1.0,
+        controlnet_conditioning_scale=1.0,
+        generator=[torch.Generator().manual_seed(s) for s in (7, 8)],
+        output_type="latent",
+    ).images
     generators = [torch.Generator().manual_seed(s) for s in (7, 8)]
 
     def draw() -> torch.Tensor:
@@ -79,7 +115,13 @@ def test_the_loop_equals_the_pipeline_of_diffusers(config, transfer, strength, g
     timesteps = transfer_levels(replace(config, steps=20), strength).decode
     before, net.guidance = net.guidance, guidance
     with torch.inference_mode():
-        got = decode(latents, draw, timesteps, transfer.schedule.alphas_cumprod, net.on(control).guided(transfer.prompt))
+        got = decode(
+            latents,
+            draw,
+            timesteps,
+            transfer.schedule.alphas_cumprod,
+            net.on(control).guided(transfer.prompt),
+        )
     net.guidance = before
     assert (got - wanted).abs().max() / wanted.abs().max() < 1e-5
 
@@ -111,8 +153,20 @@ def test_layout_prompt_strength_and_source_count(config, transfer):
     other.annotation = scene(1).annotation
     assert levels_apart(transfer.transfer([other], [1])[0], base) > 1
     assert levels_apart(transfer.transfer([scene(0)], [1], 0.3)[0], base) > 1
-    for changes in ({"domain": "fog", "strength": 0.9}, {"negative_prompt": "night"}, {"control_scale": 0.0}, {"guidance": 1.0}, {"eta": 0.0}, {"suffix": ""}):
-        assert levels_apart(load_scene_transfer(replace(config, **changes), CLASSES).transfer([scene(0)], [1])[0], base) > 0, changes
+    for changes in (
+        {"domain": "fog", "strength": 0.9},
+        {"negative_prompt": "night"},
+        {"control_scale": 0.0},
+        {"guidance": 1.0},
+        {"eta": 0.0},
+        {"suffix": ""},
+    ):
+        assert (
+            levels_apart(
+                load_scene_transfer(replace(config, **changes), CLASSES).transfer([scene(0)], [1])[0], base
+            )
+            > 0
+        ), changes
 
 
 def test_from_the_layout_alone_the_source_image_does_not_count(config):
@@ -124,11 +178,16 @@ def test_from_the_layout_alone_the_source_image_does_not_count(config):
 
 
 def test_edit_friendly_replayed_under_the_source_prompt_is_the_autoencoder_alone(config):
-    made = load_scene_transfer(replace(config, method="edit_friendly", prompt="driving in the daytime", strength=0.9, guidance=1.0), CLASSES)
+    made = load_scene_transfer(
+        replace(config, method="edit_friendly", prompt="driving in the daytime", strength=0.9, guidance=1.0),
+        CLASSES,
+    )
     pixels = torch.from_numpy(scene(0).image).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.inference_mode():
         posterior = made.pipe.vae.encode(pixels).latent_dist
-        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(1))
+        latents = posterior.mean + posterior.std * torch.randn(
+            posterior.mean.shape, generator=torch.Generator().manual_seed(1)
+        )
         wanted = made._image(latents[0] * made.pipe.vae.config.scaling_factor)
     assert levels_apart(made.transfer([scene(0)], [1])[0], wanted) <= 1
 
@@ -170,7 +229,14 @@ def test_other_predictions_are_turned_into_noise(config, transfer, weights, tmp_
     with torch.inference_mode():
         raw = transfer.denoiser.on(control).plain(transfer.prompt)(x, 451)
         noise = made.denoiser.on(control).plain(transfer.prompt)(x, 451)
-        ours = decode(x, [], [451, 401], made.schedule.alphas_cumprod, lambda a, t: noise if t == 451 else torch.zeros_like(a), eta=0.0)
+        ours = decode(
+            x,
+            [],
+            [451, 401],
+            made.schedule.alphas_cumprod,
+            lambda a, t: noise if t == 451 else torch.zeros_like(a),
+            eta=0.0,
+        )
         step = scheduler.step(raw, 451, x, eta=0.0).prev_sample
     abar = made.schedule.alphas_cumprod
     assert torch.allclose(ours, step * float(np.sqrt(abar[0] / abar[401])), atol=1e-5)
@@ -186,11 +252,26 @@ def test_a_network_with_guidance_as_an_input_takes_one_branch(config, weights, t
     base = replace(config, weights=str(folder), profile="lcm")
     seen: list[int] = []
     made = load_scene_transfer(base, CLASSES)
-    monkeypatch.setattr(made.pipe.unet, "forward", lambda x, *args, _forward=made.pipe.unet.forward, **kwargs: (seen.append(len(x)), _forward(x, *args, **kwargs))[1])
+    monkeypatch.setattr(
+        made.pipe.unet,
+        "forward",
+        lambda x, *args, _forward=made.pipe.unet.forward, **kwargs: (
+            seen.append(len(x)),
+            _forward(x, *args, **kwargs),
+        )[1],
+    )
     first = made.transfer([scene(0)], [1])[0]
     assert seen and set(seen) == {1}
-    assert np.array_equal(load_scene_transfer(replace(base, negative_prompt="snow"), CLASSES).transfer([scene(0)], [1])[0], first)
-    assert levels_apart(load_scene_transfer(replace(base, guidance=7.0), CLASSES).transfer([scene(0)], [1])[0], first) > 0
+    assert np.array_equal(
+        load_scene_transfer(replace(base, negative_prompt="snow"), CLASSES).transfer([scene(0)], [1])[0],
+        first,
+    )
+    assert (
+        levels_apart(
+            load_scene_transfer(replace(base, guidance=7.0), CLASSES).transfer([scene(0)], [1])[0], first
+        )
+        > 0
+    )
 
 
 def test_half_precision_on_a_cpu(config, caplog):
@@ -212,7 +293,9 @@ def test_a_controlnet_of_its_own_folder(config, weights, tmp_path):
     """Weights and ControlNet as published: two places."""
     apart = shutil.copytree(Path(weights) / "controlnet", tmp_path / "net")
     made = load_scene_transfer(replace(config, controlnet=str(apart)), CLASSES)
-    assert np.array_equal(made.transfer([scene(0)], [1])[0], load_scene_transfer(config, CLASSES).transfer([scene(0)], [1])[0])
+    assert np.array_equal(
+        made.transfer([scene(0)], [1])[0], load_scene_transfer(config, CLASSES).transfer([scene(0)], [1])[0]
+    )
 
 
 def test_another_file_of_the_weights_by_its_variant(config, transfer, weights, tmp_path):
@@ -250,7 +333,10 @@ def test_weights_that_cannot_serve_are_refused_in_one_sentence(config, weights, 
         ({"weights": sd, "controlnet": "nothing here"}, "neither a file or folder"),
         ({"weights": sd, "controlnet": weights + "/controlnet"}, "does not reduce pictures 2 times"),
         ({"weights": sd, "controlnet": str(empty)}, "No ControlNet could be loaded"),
-        ({"weights": stable_diffusion_xl(tmp_path / "xl"), "controlnet": weights + "/controlnet"}, "StableDiffusionXLPipeline, which the transfer cannot use"),
+        (
+            {"weights": stable_diffusion_xl(tmp_path / "xl"), "controlnet": weights + "/controlnet"},
+            "StableDiffusionXLPipeline, which the transfer cannot use",
+        ),
         ({"weights": str(broken)}, "No ControlNet could be loaded"),
         ({"weights": grey}, "No ControlNet could be loaded|made for another network"),
         ({"controlnet": "nobody/no-such-net"}, "hf download nobody/no-such-net"),
@@ -283,13 +369,20 @@ def test_a_lora_needs_its_package(config, tmp_path, monkeypatch):
 def test_palettes():
     one = scene(0)
     raw = np.random.default_rng(1).integers(0, 256, (32, 64, 3), dtype=np.uint8)
-    assert np.array_equal(conditioning(one, CLASSES, "own", (32, 64)), paint(one.annotation, CLASSES, "own") / np.float32(255))
+    assert np.array_equal(
+        conditioning(one, CLASSES, "own", (32, 64)), paint(one.annotation, CLASSES, "own") / np.float32(255)
+    )
     sky = Scene("k", one.image, np.full((32, 64), CLASSES.names.index("sky"), np.uint8))
     assert tuple(conditioning(sky, CLASSES, "ade20k", (16, 32))[0, 0] * 255) == pytest.approx(ADE20K[2])
     one.colours = raw
     assert np.array_equal(conditioning(one, CLASSES, "cityscapes", (32, 64)), raw / np.float32(255))
-    assert np.array_equal(conditioning(Scene("k", one.image, None, raw), CLASSES, "cityscapes", (16, 32)), resize_area(raw, (16, 32)) / np.float32(255))
-    assert np.array_equal(conditioning(one, CLASSES, "own", (32, 64)), paint(one.annotation, CLASSES, "own") / np.float32(255)), "the raw map is Cityscapes' palette"
+    assert np.array_equal(
+        conditioning(Scene("k", one.image, None, raw), CLASSES, "cityscapes", (16, 32)),
+        resize_area(raw, (16, 32)) / np.float32(255),
+    )
+    assert np.array_equal(
+        conditioning(one, CLASSES, "own", (32, 64)), paint(one.annotation, CLASSES, "own") / np.float32(255)
+    ), "the raw map is Cityscapes' palette"
 
 
 def test_areas_are_averaged_and_small_pictures_grow():
@@ -301,4 +394,6 @@ def test_areas_are_averaged_and_small_pictures_grow():
     assert abs(ragged.mean() - image.mean()) < 0.2, "a mean of areas keeps the mean"
     flat = np.full((30, 42, 3), 201, np.uint8)
     assert (resize_area(flat, (17, 23)) == 201).all() and (picture(flat, (64, 64)) == 201).all()
-    assert set(np.unique(resize_area(image, (64, 64)))) <= set(np.unique(image)), "colours of a layout that grows stay what they are"
+    assert set(np.unique(resize_area(image, (64, 64)))) <= set(np.unique(image)), (
+        "colours of a layout that grows stay what they are"
+    )

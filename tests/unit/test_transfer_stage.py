@@ -1,4 +1,5 @@
-"""The transfer stage: keys, sizes, seeds and attempts; bad items; what is refused while planning; and once with real networks."""
+"""The transfer stage: keys, sizes, seeds and attempts; bad items; what is refused while planning; and once
+with real networks."""
 
 from __future__ import annotations
 
@@ -43,10 +44,26 @@ def segmenter(tmp_path_factory):
 
 
 def config(where: str, **changes) -> TransferConfig:
-    return TransferConfig(**{"weights": where, "controlnet": "", "size": 32, "multiple": 16, "steps": 4, "batch_size": 4, **changes})
+    return TransferConfig(
+        **{
+            "weights": where,
+            "controlnet": "",
+            "size": 32,
+            "multiple": 16,
+            "steps": 4,
+            "batch_size": 4,
+            **changes,
+        }
+    )
 
 
-def pipeline(scenes: ToyScenes, transfer: TransferConfig, quality: QualityConfig = QualityConfig(), segmenter: str = "", **more) -> Pipeline:
+def pipeline(
+    scenes: ToyScenes,
+    transfer: TransferConfig,
+    quality: QualityConfig = QualityConfig(),
+    segmenter: str = "",
+    **more,
+) -> Pipeline:
     stage = TransferScenes(transfer, quality, TABLE, SMALL, **more)
     nodes = [Node("source", scenes)]
     if segmenter:
@@ -59,7 +76,10 @@ def scripted(monkeypatch):
     """Puts a scripted generator in the place of the real one."""
 
     def put(generator: Scripted) -> Scripted:
-        monkeypatch.setattr("diffadapt.diffusion.translation.pipeline.load_scene_transfer", lambda config, classes, device: generator)
+        monkeypatch.setattr(
+            "diffadapt.diffusion.translation.pipeline.load_scene_transfer",
+            lambda config, classes, device: generator,
+        )
         return generator
 
     return put
@@ -72,7 +92,9 @@ def made(p: Pipeline, folder) -> tuple[dict[str, dict], dict[str, str]]:
     parts = [store.load(s.path) for s in p.plan(store)["transferred"].shards]
     failures = [f for rows in parts for f in rows.failures]
     assert len({f.key for f in failures}) == len(failures)
-    return {row["key"]: row for rows in parts for row in rows.table.to_pylist()}, {f.key: f.reason for f in failures}
+    return {row["key"]: row for rows in parts for row in rows.table.to_pylist()}, {
+        f.key: f.reason for f in failures
+    }
 
 
 def name(i: int) -> str:
@@ -113,7 +135,10 @@ def test_refused_scenes_are_tried_again_with_another_seed(weights, scripted, tmp
     assert [row["attempts"] for row in rows.values()] == [1, 2, 1, 1]
     (_, first, _), (again, second, strength) = generator.asked
     assert again == [name(1)] and second[0] not in first and strength == 0.9
-    assert rows[name(1)]["seed"] == second[0] and json.loads(rows[name(1)]["scores"])["tried"] == [["edges"], []]
+    assert rows[name(1)]["seed"] == second[0] and json.loads(rows[name(1)]["scores"])["tried"] == [
+        ["edges"],
+        [],
+    ]
 
 
 def test_retries_may_take_strength_off(weights, scripted, tmp_path):
@@ -125,13 +150,19 @@ def test_retries_may_take_strength_off(weights, scripted, tmp_path):
 
 
 def test_of_refused_attempts_the_best_is_kept_and_marked(weights, scripted, tmp_path):
-    generator = scripted(Scripted(lambda key, attempt: attempt == 1))  # dark in the second attempt, as bright as noise in the others
+    generator = scripted(
+        Scripted(lambda key, attempt: attempt == 1)
+    )  # dark in the second attempt, as bright as noise in the others
     quality = QualityConfig(edges=0.5, luminance=(100.0, 120.0), retries=2)
     rows, _ = made(pipeline(ToyScenes(2), config(weights), quality), tmp_path)
     for row in rows.values():
         scores = json.loads(row["scores"])
         assert not row["accepted"] and row["attempts"] == 3
-        assert scores["reasons"] == ["luminance"] and scores["tried"][1] == ["luminance"] and "edges" in scores["tried"][0]
+        assert (
+            scores["reasons"] == ["luminance"]
+            and scores["tried"][1] == ["luminance"]
+            and "edges" in scores["tried"][0]
+        )
         assert decode(row["image"]["bytes"], 3, "x").max() < 100
     assert len(generator.asked) == 3
 
@@ -142,7 +173,12 @@ def test_bad_items_are_set_apart_and_the_rest_goes_on(weights, scripted, tmp_pat
     rows, failures = made(pipeline(scenes, config(weights, images_per_shard=3)), tmp_path)
     assert set(rows) == {name(i) for i in (0, 1, 4, 6, 7)}
     assert set(failures) == {name(i) for i in (2, 3, 5)}
-    assert "broken" in failures[name(2)] and "NaN" in failures[name(3)] and "no label map" in failures[name(5)] and "img2img" in failures[name(5)]
+    assert (
+        "broken" in failures[name(2)]
+        and "NaN" in failures[name(3)]
+        and "no label map" in failures[name(5)]
+        and "img2img" in failures[name(5)]
+    )
 
 
 def test_unlabelled_scenes_can_be_transferred_without_a_layout(weights, scripted, tmp_path):
@@ -159,7 +195,11 @@ def test_a_failed_attempt_is_repeated_too(weights, scripted, tmp_path):
 
     scripted(Sometimes())
     rows, failures = made(pipeline(ToyScenes(2), config(weights), QualityConfig(retries=1)), tmp_path)
-    assert not failures and rows[name(0)]["attempts"] == 2 and json.loads(rows[name(0)]["scores"])["tried"] == [["failed"], []]
+    assert (
+        not failures
+        and rows[name(0)]["attempts"] == 2
+        and json.loads(rows[name(0)]["scores"])["tried"] == [["failed"], []]
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,7 +219,9 @@ def test_a_failed_attempt_is_repeated_too(weights, scripted, tmp_path):
 )
 def test_settings_that_cannot_work_are_named_while_planning(weights, tmp_path, changes, quality, said):
     with pytest.raises(RecipeError, match=said):
-        pipeline(ToyScenes(2), config(weights, **changes), QualityConfig(**quality)).plan(Store(str(tmp_path)))
+        pipeline(ToyScenes(2), config(weights, **changes), QualityConfig(**quality)).plan(
+            Store(str(tmp_path))
+        )
 
 
 def test_weights_that_cannot_serve_are_named_while_planning(weights, tmp_path):
@@ -192,33 +234,71 @@ def test_weights_that_cannot_serve_are_named_while_planning(weights, tmp_path):
     with pytest.raises(WeightsError, match="is no ControlNet"):
         pipeline(ToyScenes(2), config(plain, controlnet=f"{plain}/unet")).plan(store)
     with pytest.raises(WeightsError, match="XL"):
-        pipeline(ToyScenes(2), config(stable_diffusion_xl(tmp_path / "xl"), controlnet=f"{weights}/controlnet")).plan(store)
+        pipeline(
+            ToyScenes(2), config(stable_diffusion_xl(tmp_path / "xl"), controlnet=f"{weights}/controlnet")
+        ).plan(store)
     pipeline(ToyScenes(2), config(plain, controlnet=f"{weights}/controlnet")).plan(store)
     foreign = plain_table("kitchen", [("pan", (1, 2, 3)), ("pot", (3, 2, 1))])
     with pytest.raises(RecipeError, match="kitchen"):
-        Pipeline((Node("source", ToyScenes(2)), Node("t", TransferScenes(config(weights, palette="ade20k"), classes=foreign), ("source",)))).plan(store)
+        Pipeline(
+            (
+                Node("source", ToyScenes(2)),
+                Node("t", TransferScenes(config(weights, palette="ade20k"), classes=foreign), ("source",)),
+            )
+        ).plan(store)
 
 
 def test_identity_is_what_acts(weights, tmp_path):
     import shutil
 
     def family(quality: QualityConfig = QualityConfig(), **changes) -> str:
-        return pipeline(ToyScenes(2), config(weights, **changes), quality).plan(Store(str(tmp_path)))["transferred"].family
+        return (
+            pipeline(ToyScenes(2), config(weights, **changes), quality)
+            .plan(Store(str(tmp_path)))["transferred"]
+            .family
+        )
 
     moved = shutil.copytree(weights, tmp_path / "moved")
     base = family()
-    same = ({"weights": str(moved)}, {"batch_size": 1}, {"images_per_shard": 1}, {"domain": "mine", "prompt": "driving at night", "strength": 0.9}, {"source_prompt": "by day"})
-    other = ({"strength": 0.5}, {"prompt": "at dusk"}, {"guidance": 2.0}, {"aligned": True}, {"palette": "own"}, {"method": "layout"}, {"size": 48})
-    assert all(family(**c) == base for c in same) and len({base, *(family(**c) for c in other)}) == 1 + len(other)
+    same = (
+        {"weights": str(moved)},
+        {"batch_size": 1},
+        {"images_per_shard": 1},
+        {"domain": "mine", "prompt": "driving at night", "strength": 0.9},
+        {"source_prompt": "by day"},
+    )
+    other = (
+        {"strength": 0.5},
+        {"prompt": "at dusk"},
+        {"guidance": 2.0},
+        {"aligned": True},
+        {"palette": "own"},
+        {"method": "layout"},
+        {"size": 48},
+    )
+    assert all(family(**c) == base for c in same) and len({base, *(family(**c) for c in other)}) == 1 + len(
+        other
+    )
     assert family(QualityConfig(strength_step=0.3)) == base != family(QualityConfig(edges=0.3))
-    assert family(method="img2img") == family(method="img2img", palette="own", control_scale=0.5, aligned=True)
+    assert family(method="img2img") == family(
+        method="img2img", palette="own", control_scale=0.5, aligned=True
+    )
     assert family(method="layout") == family(method="layout", strength=0.4)
 
 
 def test_with_real_networks(weights, segmenter, tmp_path):
     quality = QualityConfig(consistency=0.01, retries=1)
     parts = [
-        made(pipeline(ToyScenes(4), config(weights, palette="own", strength=0.5, batch_size=size), quality, segmenter), tmp_path / str(size))[0] for size in (1, 3)
+        made(
+            pipeline(
+                ToyScenes(4),
+                config(weights, palette="own", strength=0.5, batch_size=size),
+                quality,
+                segmenter,
+            ),
+            tmp_path / str(size),
+        )[0]
+        for size in (1, 3)
     ]
     for key, row in parts[0].items():
         images = [decode(p[key]["image"]["bytes"], 3, key).astype(int) for p in parts]
@@ -232,7 +312,13 @@ def test_with_real_networks(weights, segmenter, tmp_path):
 
 def test_a_trained_generator_takes_the_place_of_weights(weights, tmp_path):
     stage = TransferScenes(config("train", palette="own", strength=0.5), QualityConfig(), TABLE, SMALL)
-    p = Pipeline((Node("source", ToyScenes(1)), Node("generator", kit.Folder(weights), ("source",)), Node("transferred", stage, ("source", "generator"))))
+    p = Pipeline(
+        (
+            Node("source", ToyScenes(1)),
+            Node("generator", kit.Folder(weights), ("source",)),
+            Node("transferred", stage, ("source", "generator")),
+        )
+    )
     rows, failures = made(p, tmp_path)
     assert list(rows) == [name(0)] and not failures
     assert p.plan(Store(str(tmp_path)))["transferred"].revisions == {}

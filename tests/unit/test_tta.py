@@ -160,9 +160,13 @@ def test_augmix_views(shape, size):
 
 def test_augmix_flip_can_be_switched_off():
     image = np.tile(np.arange(0, 256, 8, dtype=np.uint8)[None, :, None], (32, 1, 1))
-    tilt = [np.polyfit(np.arange(32), v[..., 0].mean(0), 1)[0] for v in augmix_views(image, 40, 32, 0, flip=False)]
+    tilt = [
+        np.polyfit(np.arange(32), v[..., 0].mean(0), 1)[0] for v in augmix_views(image, 40, 32, 0, flip=False)
+    ]
     assert min(tilt) > 0
-    tilt = [np.polyfit(np.arange(32), v[..., 0].mean(0), 1)[0] for v in augmix_views(image, 40, 32, 0, flip=True)]
+    tilt = [
+        np.polyfit(np.arange(32), v[..., 0].mean(0), 1)[0] for v in augmix_views(image, 40, 32, 0, flip=True)
+    ]
     assert min(tilt) < 0 < max(tilt)
 
 
@@ -214,7 +218,8 @@ def test_chunks_do_not_change_memo_without_batch_norm():
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 10))
     image = shifted(1)[0][0]
     whole, parts = (
-        Memo(model, MemoConfig(views=10, optimizer="sgd", lr=0.1, chunk=c), GREY).predict(image, 0) for c in (64, 3)
+        Memo(model, MemoConfig(views=10, optimizer="sgd", lr=0.1, chunk=c), GREY).predict(image, 0)
+        for c in (64, 3)
     )
     plain = model(to_input([image], GREY))[0].detach().numpy()
     np.testing.assert_allclose(whole, parts, atol=1e-5)

@@ -1,4 +1,5 @@
-"""Stage 1 as a fit: folders that load, classes and labels that do not fit, filters, and what planning finds."""
+"""Stage 1 as a fit: folders that load, classes and labels that do not fit, filters, and what planning
+finds."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ from diffadapt.tasks.classification.fit_uda import FitUda
 
 FROZEN = BackboneConfig(frozen=True)
 SMALL = BackboneConfig(name="train", arch="cifar_resnet8", crop=12, resize=12)
-QUICK = UdaConfig(batch_size=12, epochs=2, steps_per_epoch=4, augment="none", dann=METHODS["dann"](hidden=16, bottleneck=8))
+QUICK = UdaConfig(
+    batch_size=12, epochs=2, steps_per_epoch=4, augment="none", dann=METHODS["dann"](hidden=16, bottleneck=8)
+)
 LABELS = [i % 3 for i in range(30)]
 
 
@@ -34,7 +37,12 @@ def stage(config=QUICK, backbone=FROZEN, **more) -> FitUda:
 
 def frozen_job(tmp_path: Path, labelled_target: bool = True, **more):
     (xs, ys), (xt, yt) = vectors(60)
-    return job(tmp_path, feature_rows(views(xs, ys, "s")), feature_rows(views(xt, yt if labelled_target else np.full(60, -1), "t")), **more)
+    return job(
+        tmp_path,
+        feature_rows(views(xs, ys, "s")),
+        feature_rows(views(xt, yt if labelled_target else np.full(60, -1), "t")),
+        **more,
+    )
 
 
 def test_a_frozen_fit_writes_a_head(tmp_path):
@@ -42,7 +50,11 @@ def test_a_frozen_fit_writes_a_head(tmp_path):
     head, info = load_head(tmp_path / "out")
     assert info["label_names"] == list(NAMES) and info["diffadapt"]["selection"] == "last"
     assert head(torch.zeros(2, 8)).shape == (2, CLASSES)
-    assert metrics["images"] == 60 and metrics["source_per_class"] == dict.fromkeys(NAMES, 20) and metrics["warnings"] == []
+    assert (
+        metrics["images"] == 60
+        and metrics["source_per_class"] == dict.fromkeys(NAMES, 20)
+        and metrics["warnings"] == []
+    )
     assert {"loss", "task", "domain"} <= set(metrics) and "step_seconds" not in metrics
     json.dumps(metrics)
 
@@ -54,7 +66,9 @@ def test_an_image_fit_writes_a_classifier_that_timm_loads(tmp_path, method):
     source, target = image_rows(LABELS, "s"), image_rows([None] * 20, "t", dark=True, seed=1)
     stage(config, SMALL).fit(job(tmp_path, source, target))
     values = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert values["label_names"] == list(NAMES) and values["architecture"] == ("cifar_resnet8" if method in ("source_only", "symnets") else "mlp_head")
+    assert values["label_names"] == list(NAMES) and values["architecture"] == (
+        "cifar_resnet8" if method in ("source_only", "symnets") else "mlp_head"
+    )
     plain = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     loaded = load_classifier(BackboneConfig(name=str(tmp_path / "out")), CLASSES, "cpu")
     x = torch.rand(2, 3, 12, 12)
@@ -66,7 +80,9 @@ def test_target_labels_change_nothing(tmp_path):
     with_labels = stage().fit(frozen_job(tmp_path / "a"))
     without = stage().fit(frozen_job(tmp_path / "b", labelled_target=False))
     assert with_labels == without
-    assert (tmp_path / "a/out/head.safetensors").read_bytes() == (tmp_path / "b/out/head.safetensors").read_bytes()
+    assert (tmp_path / "a/out/head.safetensors").read_bytes() == (
+        tmp_path / "b/out/head.safetensors"
+    ).read_bytes()
 
 
 def test_what_a_filter_rejected_is_not_trained_on(tmp_path):
@@ -85,14 +101,20 @@ def test_what_a_filter_rejected_is_not_trained_on(tmp_path):
 def test_labels_that_do_not_fit(tmp_path):
     (xs, ys), (xt, yt) = vectors(30)
     target = feature_rows(views(xt, yt, "t"))
-    for labels, said in ((np.where(np.arange(30) < 4, -1, ys), "4 of 30 source images have no label"), (ys + 1, "labels run to 3, but there are 3"), (ys * 0, "no image of 'green ball', 'blue ball'")):
+    for labels, said in (
+        (np.where(np.arange(30) < 4, -1, ys), "4 of 30 source images have no label"),
+        (ys + 1, "labels run to 3, but there are 3"),
+        (ys * 0, "no image of 'green ball', 'blue ball'"),
+    ):
         with pytest.raises(DataError, match=said):
             stage().fit(job(tmp_path, feature_rows(views(xs, labels, "s")), target))
 
 
 def test_fewer_target_images_than_a_batch(tmp_path):
     (xs, ys), (xt, yt) = vectors(30)
-    metrics = stage().fit(job(tmp_path, feature_rows(views(xs, ys, "s")), feature_rows(views(xt[:5], yt[:5], "t"))))
+    metrics = stage().fit(
+        job(tmp_path, feature_rows(views(xs, ys, "s")), feature_rows(views(xt[:5], yt[:5], "t")))
+    )
     assert metrics["target_images"] == 5 and "fewer than a batch of 12" in metrics["warnings"][0]
 
 
@@ -128,4 +150,14 @@ def test_identity_knows_the_method_and_not_the_machine():
 
     assert name(QUICK) == name(replace(QUICK, checkpoint_every=7))
     assert name(QUICK) == name(replace(QUICK, mcd=METHODS["mcd"](hidden=5)))
-    assert len({name(QUICK), name(replace(QUICK, seed=1)), name(replace(QUICK, dann=METHODS["dann"](hidden=5))), name(replace(QUICK, method="cdan"))}) == 4
+    assert (
+        len(
+            {
+                name(QUICK),
+                name(replace(QUICK, seed=1)),
+                name(replace(QUICK, dann=METHODS["dann"](hidden=5))),
+                name(replace(QUICK, method="cdan")),
+            }
+        )
+        == 4
+    )

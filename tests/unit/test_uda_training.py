@@ -41,7 +41,17 @@ def fit(config=QUICK, source=None, target=None, folder=None, **more):
     if source is None:
         source, target = domains()
     checkpoints = Checkpoints(str(folder)) if folder else None
-    return fit_uda(source, target, nn.Identity(), 8, CLASSES, config, more.pop("reporter", None) or LocalReporter(), checkpoints, **more)
+    return fit_uda(
+        source,
+        target,
+        nn.Identity(),
+        8,
+        CLASSES,
+        config,
+        more.pop("reporter", None) or LocalReporter(),
+        checkpoints,
+        **more,
+    )
 
 
 @pytest.mark.parametrize("method", ["dann", "cdan", "mcd", "symnets", "mcc"])
@@ -80,12 +90,19 @@ def test_target_labels_are_never_read():
     for method in METHODS:
         if METHODS[method].backbone_kind == "any":
             fit(replace(QUICK, method=method), source, Sealed(target))
-    fit(QUICK, source, Sealed(target), chooser=Chooser("im", "memory://sealed", steps, Sealed(target), None, CLASSES, "cpu"))
+    fit(
+        QUICK,
+        source,
+        Sealed(target),
+        chooser=Chooser("im", "memory://sealed", steps, Sealed(target), None, CLASSES, "cpu"),
+    )
 
 
 def test_batches_are_epochs_of_permutations():
     seen = np.concatenate([cycled(25, 6, step, 3, "source") for step in range(4)])
-    assert len(set(seen)) == 24 and set(seen) < set(range(25)), "an epoch holds no item twice; its incomplete batch is dropped"
+    assert len(set(seen)) == 24 and set(seen) < set(range(25)), (
+        "an epoch holds no item twice; its incomplete batch is dropped"
+    )
     assert not np.array_equal(cycled(25, 6, 0, 3, "source"), cycled(25, 6, 4, 3, "source"))
     assert not np.array_equal(cycled(25, 6, 0, 3, "source"), cycled(25, 6, 0, 3, "target"))
     few = cycled(5, 12, 7, 3, "target")
@@ -103,7 +120,9 @@ def test_batches_do_not_depend_on_order_workers_or_readers():
     parts = [PairBatches(source, target, QUICK, net, rank, 3)(1) for rank in range(3)]
     assert all(torch.equal(torch.cat(p), w) for p, w in zip(zip(*parts, strict=True), wanted[1], strict=True))
     assert torch.equal(wanted[1].y_s, torch.from_numpy(source.labels)[wanted[1].i_s])
-    alone = PairBatches(source, target, QUICK, AdaptationNetwork(nn.Identity(), 8, CLASSES, METHODS["source_only"]()))(0)
+    alone = PairBatches(
+        source, target, QUICK, AdaptationNetwork(nn.Identity(), 8, CLASSES, METHODS["source_only"]())
+    )(0)
     assert len(alone.x_s) == 12 and len(alone.x_t) == 0
 
 
@@ -133,12 +152,25 @@ def test_seeds_decide_and_the_callers_generator_does_not():
 
 
 def _methods_of_workers() -> list[tuple[str, dict]]:
-    return [("dann", {}), ("cdan", {"entropy": True}), ("mcd", {"dropout": 0.0}), ("symnets", {"bottleneck": 16}), ("mcc", {})]
+    return [
+        ("dann", {}),
+        ("cdan", {"entropy": True}),
+        ("mcd", {"dropout": 0.0}),
+        ("symnets", {"bottleneck": 16}),
+        ("mcc", {}),
+    ]
 
 
 def _configs(double: bool = False):
     for name, changes in _methods_of_workers():
-        config = replace(QUICK, method=name, epochs=1, steps_per_epoch=4, sync_batch_norm=True, sdat=0.0 if name == "mcd" else 0.05)
+        config = replace(
+            QUICK,
+            method=name,
+            epochs=1,
+            steps_per_epoch=4,
+            sync_batch_norm=True,
+            sdat=0.0 if name == "mcd" else 0.05,
+        )
         yield name, replace(config, **{name: replace(getattr(config, name), **changes)})
 
 
@@ -153,7 +185,10 @@ def _worker(rank, folder):
     net = AdaptationNetwork(nn.Identity(), 8, CLASSES, SMALL["dann"]).eval()
     source, target = domains(count=27)
     torch.nn.init.eye_(net.bottleneck[0].weight)
-    torch.save(torch.from_numpy(Reader(source, target, net, QUICK, torch.device("cpu"), batch=4).features("target")), f"{folder}/features-{rank}.pt")
+    torch.save(
+        torch.from_numpy(Reader(source, target, net, QUICK, torch.device("cpu"), batch=4).features("target")),
+        f"{folder}/features-{rank}.pt",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +233,9 @@ def test_synchronised_layers_change_back():
     wanted = model.eval()(x)
     synchronise(model)
     assert list(model.state_dict()) == keys and torch.equal(model(x), wanted)
-    assert [type(m) for m in model.modules()] != kinds and [type(m) for m in separate(model).modules()] == kinds
+    assert [type(m) for m in model.modules()] != kinds and [
+        type(m) for m in separate(model).modules()
+    ] == kinds
 
 
 def test_sdat_climbs_with_the_task_loss_alone():
@@ -228,8 +265,12 @@ def test_mcd_moves_only_the_named_groups():
     fit(config)
     assert list(moved) == ["task", "diverge", "agree"] and len(moved["agree"]) == 4
     diverge, agree = moved["diverge"][0], moved["agree"]
-    assert torch.equal(diverge[1], agree[0][1]) and not torch.equal(diverge[0], agree[0][0]), "B moves the heads alone"
-    assert torch.equal(agree[0][0], agree[3][0]) and not torch.equal(agree[0][1], agree[3][1]), "C moves the features alone"
+    assert torch.equal(diverge[1], agree[0][1]) and not torch.equal(diverge[0], agree[0][0]), (
+        "B moves the heads alone"
+    )
+    assert torch.equal(agree[0][0], agree[3][0]) and not torch.equal(agree[0][1], agree[3][1]), (
+        "C moves the features alone"
+    )
 
 
 def test_symnets_gradients_are_split():
@@ -240,7 +281,12 @@ def test_symnets_gradients_are_split():
     from diffadapt.compute.progress import Progress
 
     losses = method.losses(net, batch, Progress(1, 2, 1))
-    assert torch.autograd.grad(losses["classifiers"], net.bottleneck[0].weight, retain_graph=True, allow_unused=True)[0] is None
+    assert (
+        torch.autograd.grad(
+            losses["classifiers"], net.bottleneck[0].weight, retain_graph=True, allow_unused=True
+        )[0]
+        is None
+    )
     assert torch.autograd.grad(losses["features"], net.head.weight, allow_unused=True)[0] is None
 
 
@@ -251,7 +297,9 @@ def test_the_chosen_weights_are_kept(tmp_path, rule):
     chooser = Chooser(rule, str(tmp_path), steps, target, None, CLASSES, "cpu")
     at = {}
     config = replace(QUICK, checkpoint_every=100)
-    net, result = fit(config, source, target, chooser=chooser, on_step=lambda step, s: at.update({step: None}))
+    net, result = fit(
+        config, source, target, chooser=chooser, on_step=lambda step, s: at.update({step: None})
+    )
     chosen = result["selection"]["chosen_step"]
     assert chosen in ([5, 10] if rule == "im" else [None]) and not net.training
     expected, _ = fit(replace(config, epochs=2), source, target)
@@ -272,7 +320,11 @@ def test_frozen_features_get_a_bottleneck_where_they_must_move():
 def test_other_precisions_train(precision, apart):
     """fp16 may skip first steps, until its loss scale fits."""
     for method in ("dann", "mcd", "symnets", "mcc"):
-        _, result = fit(replace(QUICK, method=method, precision=precision, epochs=1, sdat=0.0 if method == "mcd" else 0.05))
+        _, result = fit(
+            replace(
+                QUICK, method=method, precision=precision, epochs=1, sdat=0.0 if method == "mcd" else 0.05
+            )
+        )
         _, exact = fit(replace(QUICK, method=method, epochs=1, sdat=0.0 if method == "mcd" else 0.05))
         assert result["loss"] == pytest.approx(exact["loss"], rel=apart)
 
@@ -286,7 +338,14 @@ def test_refresh_reads_both_sets_before_each_epoch():
 
         def refresh(self, net, data, progress):
             assert not net.training
-            seen.append((progress.step, data.features("source").shape, data.logits("target").shape, data.source_labels[:3].tolist()))
+            seen.append(
+                (
+                    progress.step,
+                    data.features("source").shape,
+                    data.logits("target").shape,
+                    data.source_labels[:3].tolist(),
+                )
+            )
 
     fit(replace(QUICK, dann=Reading(bottleneck=4)))
     assert seen == [(step, (180, 4), (180, CLASSES), [0, 1, 2]) for step in (0, 5)]

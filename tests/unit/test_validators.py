@@ -1,4 +1,5 @@
-"""Label-free validators: closed forms, directions, errors; the stage that applies them to stored predictions."""
+"""Label-free validators: closed forms, directions, errors; the stage that applies them to stored
+predictions."""
 
 import json
 
@@ -56,7 +57,9 @@ def test_snd_is_the_same_in_blocks_and_grows_with_density():
     q = np.exp(similar - similar.max(1, keepdims=True))
     q /= q.sum(1, keepdims=True)
     assert v.snd(points) == pytest.approx(-(q * np.log(q + 1e-5)).sum(1).mean(), rel=1e-12)
-    assert v.snd(np.repeat(np.eye(4), 10, 0)) == pytest.approx(np.log(9), abs=1e-3)  # nine neighbours at the same place
+    assert v.snd(np.repeat(np.eye(4), 10, 0)) == pytest.approx(
+        np.log(9), abs=1e-3
+    )  # nine neighbours at the same place
     with pytest.raises(DataError, match="two images"):
         v.snd(np.ones((1, 3)))
 
@@ -87,7 +90,9 @@ def test_dev_weighs_errors_by_the_density_ratio():
     near, far = labels.copy(), labels.copy()
     near[order[-60:]] ^= 1
     far[order[:60]] ^= 1
-    assert v.dev_of(one_hot(near, 2), labels, source, target) < v.dev_of(one_hot(far, 2), labels, source, target)
+    assert v.dev_of(one_hot(near, 2), labels, source, target) < v.dev_of(
+        one_hot(far, 2), labels, source, target
+    )
 
 
 def test_ensv_is_agreement_with_the_mean_prediction():
@@ -104,7 +109,9 @@ def test_mixval_is_the_mean_over_pairs_of_one_class_and_of_two():
     partner = np.array([1, 2, 3, 0])  # same, different, same, different
     mixed = np.array([0, 1, 1, 1])  # right, wrong, right, right
     assert v.mixval(one_hot(labels), one_hot(mixed), partner) == pytest.approx((1.0 + 0.5) / 2)
-    assert v.mixval(one_hot(labels), one_hot(mixed), np.array([1, 0, 3, 2])) == pytest.approx(0.75)  # no pair of two classes
+    assert v.mixval(one_hot(labels), one_hot(mixed), np.array([1, 0, 3, 2])) == pytest.approx(
+        0.75
+    )  # no pair of two classes
 
 
 def test_values_without_meaning_are_refused():
@@ -116,18 +123,44 @@ def test_values_without_meaning_are_refused():
 
 class TestStage:
     def job(self, tmp_path, nodes):
-        files = [InputFile(node, f"{node}-{i}", None, Shard(str(i), {})) for node, shards in nodes.items() for i in range(len(shards))]
+        files = [
+            InputFile(node, f"{node}-{i}", None, Shard(str(i), {}))
+            for node, shards in nodes.items()
+            for i in range(len(shards))
+        ]
 
         def read(file):
             keys, logits, label = nodes[file.node][int(file.shard.key)]
-            return Rows(pa.table({"key": keys, "label": [label] * len(keys), "logits": [list(map(float, row)) for row in logits]}, schema=LOGITS_SCHEMA))
+            return Rows(
+                pa.table(
+                    {
+                        "key": keys,
+                        "label": [label] * len(keys),
+                        "logits": [list(map(float, row)) for row in logits],
+                    },
+                    schema=LOGITS_SCHEMA,
+                )
+            )
 
-        return FitJob("validators", lambda n: [], None, "", str(tmp_path), WorkContext("cpu"), LocalReporter(), read, files=files)
+        return FitJob(
+            "validators",
+            lambda n: [],
+            None,
+            "",
+            str(tmp_path),
+            WorkContext("cpu"),
+            LocalReporter(),
+            read,
+            files=files,
+        )
 
     def nodes(self, label=0):
         keys = [f"t/{i}" for i in range(40)]
         noisy = BALANCED + RNG.normal(size=BALANCED.shape)
-        return {"dann_on_target": [(keys[:25], BALANCED[:25], label), (keys[25:], BALANCED[25:], label)], "mcc_on_target": [(keys[1:][::-1], noisy[1:][::-1], label)]}
+        return {
+            "dann_on_target": [(keys[:25], BALANCED[:25], label), (keys[25:], BALANCED[25:], label)],
+            "mcc_on_target": [(keys[1:][::-1], noisy[1:][::-1], label)],
+        }
 
     def test_scores_every_node_and_their_agreement(self, tmp_path):
         found = Validate(classes=4).fit(self.job(tmp_path, self.nodes()))
@@ -136,7 +169,10 @@ class TestStage:
         assert set(found["nodes"]["dann_on_target"]) == set(NAMES)
         assert found["nodes"]["dann_on_target"]["im"] == pytest.approx(v.im(BALANCED))
         assert found["images"] == {"dann_on_target": 40, "mcc_on_target": 39}
-        assert found["ensv"] == {"dann_on_target": 1.0, "mcc_on_target": 1.0}  # paired by key, whatever the order
+        assert found["ensv"] == {
+            "dann_on_target": 1.0,
+            "mcc_on_target": 1.0,
+        }  # paired by key, whatever the order
         assert "39 images" in found["notes"]["ensv"] and "logits" in found["notes"]["classami"]
         assert set(found["directions"].values()) == {"higher"}
 

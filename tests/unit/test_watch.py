@@ -30,14 +30,36 @@ SOURCE, TARGET = udakit.views(SX, SY, "s"), udakit.views(TX, TY, "t")
 STEPS = 7
 
 
-def uda(watch="", method="dann", backbone=None, reporter=None, checkpoints=None, labels=None, until=None, **changes):
+def uda(
+    watch="",
+    method="dann",
+    backbone=None,
+    reporter=None,
+    checkpoints=None,
+    labels=None,
+    until=None,
+    **changes,
+):
     """(network, scalars, [(step, scalars) of steps that were watched])."""
     found: list[tuple[int, dict]] = []
     config = replace(UdaConfig(method=method, batch_size=12, epochs=3, steps_per_epoch=STEPS), **changes)
     watcher = Watcher(watch, TARGET, STEPS, "cpu", labels) if watch else None
-    reporter = reporter or LocalReporter(on_report=lambda step, total, s: found.append((step, s)) if OBJECTIVE in s else None)
+    reporter = reporter or LocalReporter(
+        on_report=lambda step, total, s: found.append((step, s)) if OBJECTIVE in s else None
+    )
     torch.manual_seed(0)
-    net, scalars = fit_uda(SOURCE, TARGET, backbone or torch.nn.Identity(), SX.shape[1], udakit.CLASSES, config, reporter, checkpoints, watcher=watcher, until=until)
+    net, scalars = fit_uda(
+        SOURCE,
+        TARGET,
+        backbone or torch.nn.Identity(),
+        SX.shape[1],
+        udakit.CLASSES,
+        config,
+        reporter,
+        checkpoints,
+        watcher=watcher,
+        until=until,
+    )
     return net, scalars, found
 
 
@@ -48,7 +70,9 @@ def plain(scalars):
 def body():
     """A backbone with everything that looking on could disturb: batch norm and dropout."""
     torch.manual_seed(1)
-    return torch.nn.Sequential(torch.nn.Linear(SX.shape[1], SX.shape[1]), torch.nn.BatchNorm1d(SX.shape[1]), torch.nn.Dropout(0.3))
+    return torch.nn.Sequential(
+        torch.nn.Linear(SX.shape[1], SX.shape[1]), torch.nn.BatchNorm1d(SX.shape[1]), torch.nn.Dropout(0.3)
+    )
 
 
 @pytest.mark.parametrize("method", ["dann", "mcd"])
@@ -56,7 +80,11 @@ def test_a_watched_adaptation_is_the_same_to_the_bit(method):
     before, scalars, nothing = uda(method=method, backbone=body())
     watched, same, found = uda("im", method=method, backbone=body())
     assert udakit.same(before.state_dict(), watched.state_dict()) and plain(scalars) == plain(same)
-    assert not nothing and [(step, s[EPOCH]) for step, s in found] == [(STEPS, 1.0), (2 * STEPS, 2.0), (3 * STEPS, 3.0)]
+    assert not nothing and [(step, s[EPOCH]) for step, s in found] == [
+        (STEPS, 1.0),
+        (2 * STEPS, 2.0),
+        (3 * STEPS, 3.0),
+    ]
     with torch.no_grad():
         logits = watched.logits(torch.from_numpy(TX)).numpy()
     assert found[-1][1][OBJECTIVE] == pytest.approx(validators.of_logits("im", logits), abs=1e-5)
@@ -68,9 +96,21 @@ def ssl(watch="", checkpoints=None, until=None, **changes):
     found: list[tuple[int, dict]] = []
     config = sslkit.config("freematch", **{"ema": 0.9, "epochs": 3, "steps_per_epoch": STEPS, **changes})
     watcher = Watcher(watch, views, STEPS, "cpu") if watch else None
-    reporter = LocalReporter(on_report=lambda step, total, s: found.append((step, s)) if OBJECTIVE in s else None)
+    reporter = LocalReporter(
+        on_report=lambda step, total, s: found.append((step, s)) if OBJECTIVE in s else None
+    )
     torch.manual_seed(0)
-    scalars = fit_ssl(views, *sslkit.split(head, views), head, sslkit.CLASSES, config, reporter, checkpoints, watcher=watcher, until=until)
+    scalars = fit_ssl(
+        views,
+        *sslkit.split(head, views),
+        head,
+        sslkit.CLASSES,
+        config,
+        reporter,
+        checkpoints,
+        watcher=watcher,
+        until=until,
+    )
     return views, head, scalars, found
 
 
@@ -87,11 +127,21 @@ def test_watched_semi_supervised_learning_is_the_same_to_the_bit():
 @pytest.mark.parametrize("kind", ["uda", "ssl"])
 def test_a_paused_and_resumed_fit_reports_the_epochs_it_trains_and_ends_alike(kind, tmp_path):
     fit = uda if kind == "uda" else ssl
-    whole, early, late = fit("im"), fit("im", checkpoints=Checkpoints(tmp_path), until=STEPS), fit("im", checkpoints=Checkpoints(tmp_path))
+    whole, early, late = (
+        fit("im"),
+        fit("im", checkpoints=Checkpoints(tmp_path), until=STEPS),
+        fit("im", checkpoints=Checkpoints(tmp_path)),
+    )
     index = 0 if kind == "uda" else 1
-    assert [s[EPOCH] for _, s in early[-1]] == [1.0] and early[-2]["steps"] == STEPS and late[-2]["resumed_from"] == STEPS
+    assert (
+        [s[EPOCH] for _, s in early[-1]] == [1.0]
+        and early[-2]["steps"] == STEPS
+        and late[-2]["resumed_from"] == STEPS
+    )
     assert [s[OBJECTIVE] for _, s in early[-1] + late[-1]] == [s[OBJECTIVE] for _, s in whole[-1]]
-    assert udakit.same(whole[index].state_dict(), late[index].state_dict()) and plain(whole[-2]) == plain(late[-2])
+    assert udakit.same(whole[index].state_dict(), late[index].state_dict()) and plain(whole[-2]) == plain(
+        late[-2]
+    )
 
 
 @pytest.mark.parametrize("name", [*VALIDATORS, ORACLE])
@@ -117,7 +167,13 @@ NAMES = ("a", "b", "c")
 
 
 def stage_uda(watch=""):
-    return FitUda(UdaConfig(method="dann", batch_size=12, epochs=2, steps_per_epoch=STEPS), BACKBONE, 3, NAMES, SelectConfig(watch=watch))
+    return FitUda(
+        UdaConfig(method="dann", batch_size=12, epochs=2, steps_per_epoch=STEPS),
+        BACKBONE,
+        3,
+        NAMES,
+        SelectConfig(watch=watch),
+    )
 
 
 def test_the_digest_does_not_know_who_looks_on_and_the_folder_neither(tmp_path):
@@ -134,7 +190,10 @@ def test_the_digest_does_not_know_who_looks_on_and_the_folder_neither(tmp_path):
 
 
 def test_a_paused_stage_goes_on_to_the_same_folder(tmp_path):
-    folders, rows = [tmp_path / "whole", tmp_path / "paused"], (udakit.feature_rows(SOURCE), udakit.feature_rows(TARGET))
+    folders, rows = (
+        [tmp_path / "whole", tmp_path / "paused"],
+        (udakit.feature_rows(SOURCE), udakit.feature_rows(TARGET)),
+    )
     for folder in folders:
         job = udakit.job(folder, *rows)
         if folder.name == "paused":
@@ -155,7 +214,11 @@ def test_scalars_reach_tensorboard(tmp_path):
 def _one_of_two(rank, folder):
     found = []
     for watch in ("", "im"):
-        net, _, _ = uda(watch, backbone=body(), reporter=DistributedReporter(on_report=lambda step, total, s: found.append(s.get(OBJECTIVE))))
+        net, _, _ = uda(
+            watch,
+            backbone=body(),
+            reporter=DistributedReporter(on_report=lambda step, total, s: found.append(s.get(OBJECTIVE))),
+        )
         torch.save(net.state_dict(), f"{folder}/{watch or 'none'}-{rank}.pt")
     if rank == 0:
         torch.save([v for v in found if v is not None], f"{folder}/found.pt")

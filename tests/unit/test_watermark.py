@@ -17,7 +17,9 @@ def no_official_font(monkeypatch):
     monkeypatch.setattr(module, "official_font", lambda: None)
 
 
-@pytest.mark.parametrize(("side", "size"), [(224, 36), (384, 62), (512, 82), (518, 84), (256, 41), (16, 2), (4, 1)])
+@pytest.mark.parametrize(
+    ("side", "size"), [(224, 36), (384, 62), (512, 82), (518, 84), (256, 41), (16, 2), (4, 1)]
+)
 def test_sizes_of_the_official_package(side, size):
     assert font_size(side) == size
 
@@ -30,7 +32,10 @@ def test_any_shape_is_brightened_in_the_texts_band_only(no_official_font, shape)
     assert out.shape == shape and out.dtype == np.uint8 and np.array_equal(image, before)
     changed = np.nonzero((out != image).any((1, 2)))[0]
     assert np.all(out >= image) and changed.size
-    assert changed.min() >= 0.4 * shape[0] - 1 and changed.max() <= 0.4 * shape[0] + 1.5 * font_size(min(shape[:2])) + 1
+    assert (
+        changed.min() >= 0.4 * shape[0] - 1
+        and changed.max() <= 0.4 * shape[0] + 1.5 * font_size(min(shape[:2])) + 1
+    )
     assert np.array_equal(out, watermark(image))
 
 
@@ -40,7 +45,9 @@ def test_half_opacity_and_six_characters(no_official_font):
     ink = out[..., 0].sum(0)
     columns = [ink[2 + 36 * k : 2 + 36 * (k + 1)] for k in range(6)]
     assert all(c.sum() > 0 for c in columns) and ink[2 + 36 * 6 + 2 :].sum() == 0
-    assert np.allclose(columns[0], columns[2], atol=0.2 * columns[0].max()) and not np.allclose(columns[0], columns[1], atol=100)
+    assert np.allclose(columns[0], columns[2], atol=0.2 * columns[0].max()) and not np.allclose(
+        columns[0], columns[1], atol=100
+    )
 
 
 def test_white_stays_white(no_official_font):

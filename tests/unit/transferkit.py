@@ -1,4 +1,5 @@
-"""A few labelled toy scenes as a stage, a fitted-folder stage, and a scripted generator: for tests of the transfer, its quality and pictures."""
+"""A few labelled toy scenes as a stage, a fitted-folder stage, and a scripted generator: for tests of the
+transfer, its quality and pictures."""
 
 from __future__ import annotations
 
@@ -17,8 +18,12 @@ from diffadapt.data.image import encode_png
 from diffadapt.data.scenes.classes import ClassTable, plain_table
 from diffadapt.models.segmentation.config import SegmenterConfig
 
-TABLE: ClassTable = plain_table("toy", [("sky", (70, 130, 180)), ("road", (128, 64, 128)), ("car", (0, 0, 142))], (2, 6, -1))
-SMALL = SegmenterConfig(backbone="timm:resnet10t", weights="none", width=8, dropout=0.0, size=(32, 64), batch_size=4)
+TABLE: ClassTable = plain_table(
+    "toy", [("sky", (70, 130, 180)), ("road", (128, 64, 128)), ("car", (0, 0, 142))], (2, 6, -1)
+)
+SMALL = SegmenterConfig(
+    backbone="timm:resnet10t", weights="none", width=8, dropout=0.0, size=(32, 64), batch_size=4
+)
 INK = np.array([[120, 170, 220], [110, 110, 110], [200, 60, 40]])
 
 
@@ -38,7 +43,8 @@ def toy_scene(index: int, size: tuple[int, int] = (32, 64)) -> tuple[np.ndarray,
 
 @dataclass(frozen=True)
 class ToyScenes(Stage):
-    """``count`` scenes in blocks; those of ``bare`` have no label map, those of ``broken`` no readable image."""
+    """``count`` scenes in blocks; those of ``bare`` have no label map, those of ``broken`` no readable
+    image."""
 
     count: int = 6
     block: int = 4
@@ -54,7 +60,12 @@ class ToyScenes(Stage):
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         return [
-            Shard(f"{self.group}-{a:03d}", {"group": f"{self.group}/0", "start": a, "stop": min(a + self.block, self.count)}, (), min(self.block, self.count - a))
+            Shard(
+                f"{self.group}-{a:03d}",
+                {"group": f"{self.group}/0", "start": a, "stop": min(a + self.block, self.count)},
+                (),
+                min(self.block, self.count - a),
+            )
             for a in range(0, self.count, self.block)
         ]
 
@@ -73,10 +84,14 @@ class _Toys:
         good = [i for i in where if i not in s.broken]
         made = [toy_scene(i, s.size) for i in good]
         table = scene_table(
-            [key[i] for i in good], [encode_png(image // 4 if s.dark else image) for image, _ in made],
+            [key[i] for i in good],
+            [encode_png(image // 4 if s.dark else image) for image, _ in made],
             [None if i in s.bare else encode_png(labels) for i, (_, labels) in zip(good, made, strict=True)],
-            objects=[[{"category": 2, "bbox": [8.0, 16.0, 20.0, 24.0], "crowd": False}] if s.boxes else None for _ in good],
-        )  # fmt: skip
+            objects=[
+                [{"category": 2, "bbox": [8.0, 16.0, 20.0, 24.0], "crowd": False}] if s.boxes else None
+                for _ in good
+            ],
+        )
         return Rows(table, [Failure(key[i], "it is broken.") for i in where if i in s.broken])
 
 
@@ -97,17 +112,27 @@ class Folder(Stage):
 
 
 class Scripted:
-    """In the place of SceneTransfer: darkens to a third; ``good(key, attempt)`` says whether the picture keeps its scene, else it is noise.
+    """In the place of SceneTransfer: darkens to a third; ``good(key, attempt)`` says whether the picture
+    keeps its scene, else it is noise.
 
-    ``asked``: (keys, seeds, strength) of every call; keys in ``poisonous`` give an ItemError, more than ``fits`` at once run out of memory.
+    ``asked``: (keys, seeds, strength) of every call; keys in ``poisonous`` give an ItemError, more than
+    ``fits`` at once run out of memory.
     """
 
-    def __init__(self, good=lambda key, attempt: True, poisonous: Sequence[str] = (), fits: int = 100, size: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        good=lambda key, attempt: True,
+        poisonous: Sequence[str] = (),
+        fits: int = 100,
+        size: tuple[int, int] | None = None,
+    ):
         self.good, self.poisonous, self.fits, self.size = good, poisonous, fits, size
         self.asked: list[tuple[list[str], list[int], float | None]] = []
         self.made: dict[str, int] = {}
 
-    def transfer(self, scenes: Sequence[Any], seeds: Sequence[int], strength: float | None = None) -> list[Any]:
+    def transfer(
+        self, scenes: Sequence[Any], seeds: Sequence[int], strength: float | None = None
+    ) -> list[Any]:
         if len(scenes) > self.fits:
             raise MemoryError("out of memory")
         self.asked.append(([s.key for s in scenes], list(seeds), strength))

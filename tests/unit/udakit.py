@@ -1,4 +1,5 @@
-"""Toy domains for tests of adaptation: clusters of vectors or tiny pictures, rotated or recoloured in the target, and fits on them."""
+"""Toy domains for tests of adaptation: clusters of vectors or tiny pictures, rotated or recoloured in the
+target, and fits on them."""
 
 from __future__ import annotations
 
@@ -21,8 +22,11 @@ CLASSES = 3
 NAMES = ("red ball", "green ball", "blue ball")
 
 
-def vectors(count: int = 180, width: int = 8, seed: int = 0) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """((x, y) of the source, (x, y) of the target): three clusters in a plane, in the target turned and moved in and out of it."""
+def vectors(
+    count: int = 180, width: int = 8, seed: int = 0
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """((x, y) of the source, (x, y) of the target): three clusters in a plane, in the target turned and moved
+    in and out of it."""
     rng = np.random.default_rng(seed)
     angles = 2 * np.pi * np.arange(CLASSES) / CLASSES
     centres = np.zeros((CLASSES, width))
@@ -45,7 +49,13 @@ def vectors(count: int = 180, width: int = 8, seed: int = 0) -> tuple[tuple[np.n
 def views(x: np.ndarray, y: np.ndarray, name: str = "t", weak: int = 2, seed: int = 0) -> FeatureViews:
     rng = np.random.default_rng(seed)
     noisy = x[:, None] + 0.05 * rng.normal(size=(len(x), weak, x.shape[1]))
-    return FeatureViews(np.asarray(y, np.int64), [f"{name}/{i}" for i in range(len(x))], x, noisy.astype(np.float32), noisy.astype(np.float32))
+    return FeatureViews(
+        np.asarray(y, np.int64),
+        [f"{name}/{i}" for i in range(len(x))],
+        x,
+        noisy.astype(np.float32),
+        noisy.astype(np.float32),
+    )
 
 
 def accuracy(net: Any, x: np.ndarray, y: np.ndarray) -> float:
@@ -60,10 +70,14 @@ def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
 def feature_rows(found: FeatureViews) -> Rows:
     flat = {kind: [v.ravel() for v in values] for kind, values in found.cached.items()}
     columns = {"key": found.keys, "label": [None if y < 0 else int(y) for y in found.labels], **flat}
-    return Rows(pa.table({f.name: pa.array(columns[f.name], f.type) for f in FEATURES_SCHEMA}, schema=FEATURES_SCHEMA))
+    return Rows(
+        pa.table({f.name: pa.array(columns[f.name], f.type) for f in FEATURES_SCHEMA}, schema=FEATURES_SCHEMA)
+    )
 
 
-def image_rows(labels: Sequence[int | None], name: str, side: int = 12, dark: bool = False, seed: int = 0) -> Rows:
+def image_rows(
+    labels: Sequence[int | None], name: str, side: int = 12, dark: bool = False, seed: int = 0
+) -> Rows:
     """Noisy pictures whose brightest channel is their class; those of the target are dark."""
     rng = np.random.default_rng(seed)
     images = []
@@ -75,7 +89,9 @@ def image_rows(labels: Sequence[int | None], name: str, side: int = 12, dark: bo
     return Rows(image_table(keys, list(labels), images, [0] * len(labels)))
 
 
-def job(folder: Path, source: Rows, target: Rows, fitted: Mapping[str, str] | None = None, reporter: Any = None) -> FitJob:
+def job(
+    folder: Path, source: Rows, target: Rows, fitted: Mapping[str, str] | None = None, reporter: Any = None
+) -> FitJob:
     """A fit whose inputs are one shard of the source and one of the target."""
     rows = {"source": source, "target": target}
     files = [InputFile(name, name, None, Shard("all", {}, (), len(r))) for name, r in rows.items()]
@@ -83,9 +99,16 @@ def job(folder: Path, source: Rows, target: Rows, fitted: Mapping[str, str] | No
     output = folder / "out"
     output.mkdir(parents=True, exist_ok=True)
     return FitJob(
-        "uda", lambda node: [f for f in files if f.node == node], Store(str(folder)), str(folder / "checkpoints"), str(output),
-        WorkContext("cpu", dict(fitted or {})), reporter or LocalReporter(), lambda f: rows[f.node], files=files,
-    )  # fmt: skip
+        "uda",
+        lambda node: [f for f in files if f.node == node],
+        Store(str(folder)),
+        str(folder / "checkpoints"),
+        str(output),
+        WorkContext("cpu", dict(fitted or {})),
+        reporter or LocalReporter(),
+        lambda f: rows[f.node],
+        files=files,
+    )
 
 
 def planned(name: str, stage: Stage) -> NodePlan:

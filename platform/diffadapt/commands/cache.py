@@ -1,4 +1,5 @@
-"""``diffadapt cache``: what the store holds (ls), what makes two entries different (why), what can go (gc)."""
+"""``diffadapt cache``: what the store holds (ls), what makes two entries different (why), what can go
+(gc)."""
 
 from __future__ import annotations
 
@@ -48,7 +49,10 @@ def cache(argv: Sequence[str]) -> int:
     from diffadapt.cli import example
 
     options = tyro.extras.subcommand_cli_from_dict(
-        {"ls": Ls, "why": Why, "gc": Gc}, prog="diffadapt cache", args=list(argv), description=f"The store.\n\n{example('cache')}"
+        {"ls": Ls, "why": Why, "gc": Gc},
+        prog="diffadapt cache",
+        args=list(argv),
+        description=f"The store.\n\n{example('cache')}",
     )
     root = options.open()
     return {Ls: _ls, Why: _why, Gc: _gc}[type(options)](root, options)
@@ -82,7 +86,9 @@ def _gc(root: Root, options: Gc) -> int:
         if state_of(run.status()) == "running":
             raise StoreError(f"The {kind} {run.name} is in progress: run gc when it has finished.")
         keep |= _referred(run)
-    gone = root.store.collect_garbage(keep, older_than=options.older_than_hours * 3600, dry_run=options.dry_run)
+    gone = root.store.collect_garbage(
+        keep, older_than=options.older_than_hours * 3600, dry_run=options.dry_run
+    )
     verb = "would free" if options.dry_run else "freed"
     for path, _ in gone[:20]:
         print(path)
@@ -107,7 +113,11 @@ def _folders(root: Root) -> Iterator[Run]:
 
 def trials(sweep: Sweep) -> list[str]:
     """Names of the trials that a sweep's folder holds."""
-    return sorted(n for n in Store(posixpath.join(sweep.url, "trials")).list("") if not n.startswith((".", "store.json")))
+    return sorted(
+        n
+        for n in Store(posixpath.join(sweep.url, "trials")).list("")
+        if not n.startswith((".", "store.json"))
+    )
 
 
 def _referred(run: Run) -> set[str]:
@@ -115,7 +125,10 @@ def _referred(run: Run) -> set[str]:
     try:
         keep = run.planned()
     except (ValueError, TypeError):
-        raise StoreError(f"planned.json of {run.name} is damaged, so that what it refers to is not known: run its recipe or sweep again to rewrite it, or delete its folder.") from None
+        raise StoreError(
+            f"planned.json of {run.name} is damaged, so that what it refers to is not known: run its recipe"
+            " or sweep again to rewrite it, or delete its folder."
+        ) from None
     if run.has("manifest.json"):
         keep |= {path for node in run.manifest()["nodes"].values() for *_, path in node["shards"] if path}
     return keep
@@ -123,7 +136,9 @@ def _referred(run: Run) -> set[str]:
 
 def _identity(root: Root, name: str) -> dict[str, Any]:
     entries = {e["path"]: e for e in root.store.entries()}
-    matches = [p for p in entries if p == name.rstrip("/")] or [p for p in entries if p.startswith(name) or posixpath.basename(p).startswith(name)]
+    matches = [p for p in entries if p == name.rstrip("/")] or [
+        p for p in entries if p.startswith(name) or posixpath.basename(p).startswith(name)
+    ]
     if len(matches) == 1:
         return json.loads(root.store.read_bytes(posixpath.join(matches[0], "family.json")))
     if len(matches) > 1:
@@ -133,12 +148,19 @@ def _identity(root: Root, name: str) -> dict[str, Any]:
     if sweep and not runs and [n for n in sweeps(root) if n == sweep]:
         runs = [t for t in trials(Sweep(root, sweep)) if t.startswith(trial)]
         if len(runs) > 1:
-            raise StoreError(f"{trial!r} fits several trials of {sweep}: {', '.join(runs[:4])}; give more of the name.")
+            raise StoreError(
+                f"{trial!r} fits several trials of {sweep}: {', '.join(runs[:4])}; give more of the name."
+            )
     if len(runs) == 1:
         manifest = (Sweep(root, sweep).trial(runs[0]) if sweep else Run(root, runs[0])).manifest()
-        known = {n: {"identity": v["identity"], "revisions": v["revisions"]} for n, v in manifest["nodes"].items()}
+        known = {
+            n: {"identity": v["identity"], "revisions": v["revisions"]} for n, v in manifest["nodes"].items()
+        }
         return {"config": manifest["config"], "nodes": known}
-    raise StoreError(f"The store has no entry {name!r}.{suggest(name, [*entries, *root.names()])} `diffadapt cache ls` lists them.")
+    raise StoreError(
+        f"The store has no entry {name!r}.{suggest(name, [*entries, *root.names()])} `diffadapt cache ls`"
+        " lists them."
+    )
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, str, str]]:
@@ -146,7 +168,9 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, str, str]]:
     if isinstance(a, dict) and isinstance(b, dict):
         rows = []
         for key in sorted({*a, *b}):
-            rows += differences(a.get(key, "(absent)"), b.get(key, "(absent)"), f"{prefix}.{key}" if prefix else key)
+            rows += differences(
+                a.get(key, "(absent)"), b.get(key, "(absent)"), f"{prefix}.{key}" if prefix else key
+            )
         return rows
     return [] if a == b else [(prefix, _short(a), _short(b))]
 

@@ -1,4 +1,5 @@
-"""``diffadapt doctor``: is this installation sound? With ``--parity`` also: does it compute the reference's numbers?"""
+"""``diffadapt doctor``: is this installation sound? With ``--parity`` also: does it compute the reference's
+numbers?"""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from diffadapt.core.store import redact
 @dataclass(frozen=True)
 class DoctorOptions(RootOption):
     parity: str | None = None
-    """A folder of reference numbers: every file's largest deviation is printed, and the command fails above the gate."""
+    """A folder of reference numbers: every file's largest deviation is printed, and the command fails above
+    the gate."""
 
 
 def doctor(argv: Sequence[str]) -> int:
@@ -49,7 +51,10 @@ def _parity(folder: str) -> int:
     if not rows:
         raise DataError(f"The folder {folder!r} holds no reference numbers (.npz or .safetensors files).")
     for row in rows:
-        print(f"{'ok  ' if row.ok else 'FAIL'}  {row.file:<32} {row.check:<40} {row.max_deviation:10.2e}  gate {row.gate:.0e}  {row.note}")
+        print(
+            f"{'ok  ' if row.ok else 'FAIL'}  {row.file:<32} {row.check:<40} {row.max_deviation:10.2e}  gate"
+            f" {row.gate:.0e}  {row.note}"
+        )
     worst: dict[str, float] = {}
     for row in rows:
         worst[row.file] = max(worst.get(row.file, 0.0), row.max_deviation / row.gate)
@@ -78,7 +83,10 @@ def _platform() -> str:
     import platform
 
     if not hasattr(platform, "machine"):
-        raise ImportError("the standard library's `platform` module is shadowed by a folder with an __init__.py: remove that file")
+        raise ImportError(
+            "the standard library's `platform` module is shadowed by a folder with an __init__.py: remove"
+            " that file"
+        )
     return f"{platform.system()} {platform.machine()}"
 
 

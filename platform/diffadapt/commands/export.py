@@ -1,4 +1,5 @@
-"""``diffadapt export``: a run's images as folder trees that other tools read, its trained models as folders."""
+"""``diffadapt export``: a run's images as folder trees that other tools read, its trained models as
+folders."""
 
 from __future__ import annotations
 
@@ -22,12 +23,14 @@ class ExportOptions(RootOption):
     run: tyro.conf.Positional[str] = "last"
     """A run's name or prefix, or 'last'."""
     what: str = "model"
-    """model: the adapted (SDA: fine-tuned) classifier or segmenter; or a stage of the run: synth, aligned, target, projected, ...
-    (images), transferred (images, label maps, boxes, class table), prompts (CSV), or finetuned, generator, unconditional, source_only, ... (models)."""
+    """model: the adapted (SDA: fine-tuned) classifier or segmenter; or a stage of the run: synth, aligned,
+    target, projected, ... (images), transferred (images, label maps, boxes, class table), prompts (CSV), or
+    finetuned, generator, unconditional, source_only, ... (models)."""
     out: str = ""
     """Folder to write; must be new or empty."""
     layout: Literal["imagefolder", "imagenet-c-syn", "flat"] = "imagefolder"
-    """imagefolder: class folders; imagenet-c-syn: corruption/severity/class/name; flat: one folder and labels.csv."""
+    """imagefolder: class folders; imagenet-c-syn: corruption/severity/class/name; flat: one folder and
+    labels.csv."""
 
 
 def export(argv: Sequence[str]) -> int:
@@ -35,10 +38,14 @@ def export(argv: Sequence[str]) -> int:
     run = options.open().run(options.run)
     manifest = run.manifest()
     nodes, roles = manifest["nodes"], manifest["outputs"]
-    what = roles.get("model", roles.get("finetuned", options.what)) if options.what == "model" else options.what
+    what = (
+        roles.get("model", roles.get("finetuned", options.what)) if options.what == "model" else options.what
+    )
     if what not in nodes:
         near = suggest(options.what, [*nodes, "model"])
-        raise StoreError(f"The run {run.name} has no stage {options.what!r}.{near} It has: {', '.join(nodes)}.")
+        raise StoreError(
+            f"The run {run.name} has no stage {options.what!r}.{near} It has: {', '.join(nodes)}."
+        )
     if not options.out:
         raise StoreError("Give --out, the folder to write.")
     out = Path(options.out)
@@ -47,7 +54,9 @@ def export(argv: Sequence[str]) -> int:
     node = nodes[what]
     paths = [path for _, _, _, path in node["shards"]]
     if any(p is None for p in paths):
-        raise StoreError(f"{options.what!r} are your own files, read where they are; there is nothing to export.")
+        raise StoreError(
+            f"{options.what!r} are your own files, read where they are; there is nothing to export."
+        )
     if node["kind"] in ("synth", "aligned", "corrupted"):
         return _images(run, manifest, paths, options)
     if node["kind"] == "transferred":
@@ -55,7 +64,10 @@ def export(argv: Sequence[str]) -> int:
     if node["kind"] == "prompts":
         return _prompts(run, paths, out)
     if not paths or not run.root.store.exists(f"{paths[0]}/_SUCCESS"):
-        raise StoreError(f"{options.what!r} holds {KINDS.get(node['kind'], 'predictions')}, not images or a model: read its Parquet files under {run.root.store.root}.")
+        raise StoreError(
+            f"{options.what!r} holds {KINDS.get(node['kind'], 'predictions')}, not images or a model: read"
+            f" its Parquet files under {run.root.store.root}."
+        )
     return _model(run, options.what, what, options.out)
 
 
@@ -65,7 +77,9 @@ def _images(run: Run, manifest: dict[str, Any], paths: Sequence[str], options: E
     def rows():
         for path in paths:
             rows = run.root.store.load(path)
-            for key, label, image in zip(rows.column("key"), rows.column("label"), rows.column("image"), strict=True):
+            for key, label, image in zip(
+                rows.column("key"), rows.column("label"), rows.column("image"), strict=True
+            ):
                 yield (_key(key, options.layout), label, image["bytes"])
 
     names = manifest["class_names"] or None
@@ -75,7 +89,8 @@ def _images(run: Run, manifest: dict[str, Any], paths: Sequence[str], options: E
 
 
 def _scenes(run: Run, nodes: dict[str, Any], paths: Sequence[str], out: str) -> int:
-    """images, labels and classes.csv: what `--source.path` of a layout 'folder' reads again. Refused images are left out."""
+    """images, labels and classes.csv: what `--source.path` of a layout 'folder' reads again. Refused images
+    are left out."""
     from diffadapt.core.config import from_dict
     from diffadapt.data.scenes.classes import ClassTable
     from diffadapt.data.scenes.write import write_scenes
@@ -84,7 +99,12 @@ def _scenes(run: Run, nodes: dict[str, Any], paths: Sequence[str], out: str) -> 
         for path in paths:
             yield from run.root.store.load(path).table.to_pylist()
 
-    known = (n["identity"].get("classes") for kind in ("segmenter", "detector", "scenes") for n in nodes.values() if n["kind"] == kind)
+    known = (
+        n["identity"].get("classes")
+        for kind in ("segmenter", "detector", "scenes")
+        for n in nodes.values()
+        if n["kind"] == kind
+    )
     count = write_scenes(rows, out, from_dict(ClassTable, next(c for c in known if c)))
     print(f"{count} transferred scenes in {out}")
     return 0

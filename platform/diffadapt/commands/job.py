@@ -33,7 +33,10 @@ class JobOptions:
 def job(argv: Sequence[str]) -> int:
     options = parse(JobOptions, argv, "job")
     if options.what != "ls" and not options.name:
-        raise RecipeError(f"Which job? Give its name, or 'last': diffadapt job {options.what} <name>; `diffadapt job ls` lists them.")
+        raise RecipeError(
+            f"Which job? Give its name, or 'last': diffadapt job {options.what} <name>; `diffadapt job ls`"
+            " lists them."
+        )
 
     from diffadapt.orchestrate.jobs import STOP_SECONDS, JobServer
 
@@ -51,7 +54,10 @@ def job(argv: Sequence[str]) -> int:
         if not ended.status.is_terminal():
             print(f"{name} has not ended yet; `diffadapt job ls` shows when it has.", file=sys.stderr)
             return 1
-        print(f"{name}: {str(ended.status).lower()}. Everything finished is kept; submit the same line to go on.")
+        print(
+            f"{name}: {str(ended.status).lower()}. Everything finished is kept; submit the same line to"
+            " go on."
+        )
         return 0
     if options.follow:
         from diffadapt.commands.submit import follow
@@ -64,7 +70,11 @@ def job(argv: Sequence[str]) -> int:
 def lines(server: JobServer) -> list[str]:
     """A line a job, newest first."""
     jobs = server.jobs()
-    return [line(j) for j in jobs] if jobs else [f"No jobs at {redact(server.address)}. `diffadapt submit <recipe>` sends one."]
+    return (
+        [line(j) for j in jobs]
+        if jobs
+        else [f"No jobs at {redact(server.address)}. `diffadapt submit <recipe>` sends one."]
+    )
 
 
 def line(found: Any) -> str:

@@ -26,7 +26,8 @@ class RootOption:
     """Where the store and the run folders are."""
 
     root: str = ""
-    """Folder or URL (s3://..., gs://...) with the store and the runs; default: DIFFADAPT_ROOT or ./diffadapt-data."""
+    """Folder or URL (s3://..., gs://...) with the store and the runs; default: DIFFADAPT_ROOT or
+    ./diffadapt-data."""
 
     def open(self) -> Root:
         """The root that was given; StoreError when it holds a store of another format."""
@@ -39,7 +40,12 @@ def parse(options: type[T], argv: Sequence[str], command: str) -> T:
     """Parse ``argv`` into ``options``; a mistyped option exits with tyro's message and its nearest name."""
     from diffadapt.cli import COMMANDS, example
 
-    return tyro.cli(options, prog=f"diffadapt {command}", args=list(argv), description=f"{COMMANDS[command][1].capitalize()}.\n\n{example(command)}")
+    return tyro.cli(
+        options,
+        prog=f"diffadapt {command}",
+        args=list(argv),
+        description=f"{COMMANDS[command][1].capitalize()}.\n\n{example(command)}",
+    )
 
 
 def parse_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[str, Any, T]:
@@ -51,10 +57,19 @@ def parse_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[s
     name = next((a for a in arguments[:1] if not a.startswith("-")), None)
     if name is None:
         if {"-h", "--help"} & set(arguments) or not arguments:
-            print(f"usage: diffadapt {command} <recipe> [options]\n\n{COMMANDS[command][1].capitalize()}.\n\n{example(command)}\n")
-            print("`diffadapt ls` lists the recipes; `diffadapt " + command + " <recipe> --help` shows the recipe's fields.")
+            print(
+                f"usage: diffadapt {command} <recipe>"
+                f" [options]\n\n{COMMANDS[command][1].capitalize()}.\n\n{example(command)}\n"
+            )
+            print(
+                "`diffadapt ls` lists the recipes; `diffadapt "
+                + command
+                + " <recipe> --help` shows the recipe's fields."
+            )
             sys.exit(0 if arguments else 2)
-        raise RecipeError(f"The recipe comes first: diffadapt {command} <recipe> [options]. `diffadapt ls` lists them.")
+        raise RecipeError(
+            f"The recipe comes first: diffadapt {command} <recipe> [options]. `diffadapt ls` lists them."
+        )
     recipe = recipes.load(name)
     parsed = parse_fields(options, recipe, arguments[1:], command, f"{command} {name}")
     if name.endswith(".json"):
@@ -62,10 +77,14 @@ def parse_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[s
     return name, parsed.recipe, parsed.options
 
 
-def parse_fields(options: type, recipe: Any, argv: Sequence[str], command: str, prog: str, **more: Any) -> Any:
-    """``options`` and the fields of ``recipe`` (and of ``more``: name -> default value, under their names) from options of one command line.
+def parse_fields(
+    options: type, recipe: Any, argv: Sequence[str], command: str, prog: str, **more: Any
+) -> Any:
+    """``options`` and the fields of ``recipe`` (and of ``more``: name -> default value, under their names)
+    from options of one command line.
 
-    Returns a value with the attributes ``options``, ``recipe`` and those of ``more``. Raises RecipeError for a number out of its range.
+    Returns a value with the attributes ``options``, ``recipe`` and those of ``more``. Raises RecipeError for
+    a number out of its range.
     """
     from diffadapt.cli import COMMANDS, example
     from diffadapt.systems.limits import check_limits
@@ -93,7 +112,8 @@ def parse_fields(options: type, recipe: Any, argv: Sequence[str], command: str, 
 
 
 def _truths(arguments: list[str], recipe: Any) -> list[str]:
-    """true and false in any case for the fields that are one or the other; the parser wants True and False."""
+    """true and false in any case for the fields that are one or the other; the parser wants True and
+    False."""
     switches = {f"--{name.replace('_', '-')}" for name, hint in field_types(recipe).items() if hint is bool}
     out = list(arguments)
     for i, word in enumerate(arguments):

@@ -1,4 +1,5 @@
-"""``diffadapt plan``: shards to make, shards at hand, hours and cost of what is missing; the same validation as ``run``, nothing written."""
+"""``diffadapt plan``: shards to make, shards at hand, hours and cost of what is missing; the same validation
+as ``run``, nothing written."""
 
 from __future__ import annotations
 
@@ -43,12 +44,19 @@ class CostOptions(RootOption):
 
     def machine(self) -> Instance | None:
         """The machine that --on names; RecipeError for one that is not known and for numbers out of range."""
-        for name, value, low in (("nodes", self.nodes, "at least 1"), ("speed", self.speed, "above 0"), ("spot-price", self.spot_price, "at least 0")):
+        for name, value, low in (
+            ("nodes", self.nodes, "at least 1"),
+            ("speed", self.speed, "above 0"),
+            ("spot-price", self.spot_price, "at least 0"),
+        ):
             if not math.isfinite(value) or value < 0 or (value == 0 and name != "spot-price"):
                 raise RecipeError(f"--{name} is {value:g} but must be {low}.")
         if not self.on:
             if self.nodes != 1 or self.spot_price or self.prices:
-                raise RecipeError("--nodes, --spot-price and --prices are about a machine: name it with --on, such as --on aws.g5.xlarge.")
+                raise RecipeError(
+                    "--nodes, --spot-price and --prices are about a machine: name it with --on, such as --on"
+                    " aws.g5.xlarge."
+                )
             return None
         return find(self.on, self.prices)
 
@@ -56,7 +64,8 @@ class CostOptions(RootOption):
 @dataclass(frozen=True)
 class PlanOptions(CostOptions):
     calibrate: bool = False
-    """Make one shard of each stage that nothing was measured of, on this machine or the named cluster; it stays in the store."""
+    """Make one shard of each stage that nothing was measured of, on this machine or the named cluster; it
+    stays in the store."""
 
 
 def plan(argv: Sequence[str]) -> int:
@@ -87,13 +96,18 @@ def plan(argv: Sequence[str]) -> int:
 
 
 def missing_time(plans: Mapping[str, NodePlan], root: Root, machine: Instance | None = None) -> Estimate:
-    """How long what ``plans`` lack will take by the root's ledger, measured on the machine's device where it was; writes nothing."""
-    return estimate(plans, finished(plans, root.store), ledger.read(root.ledger), machine.device if machine else "")
+    """How long what ``plans`` lack will take by the root's ledger, measured on the machine's device where it
+    was; writes nothing."""
+    return estimate(
+        plans, finished(plans, root.store), ledger.read(root.ledger), machine.device if machine else ""
+    )
 
 
-def sweep_time(plans: Sequence[Mapping[str, NodePlan]], root: Root, options: CostOptions, execution: ExecutionConfig) -> str:
-    """What the trials of a sweep lack together, against one by one in a store of each one's own: hours, and cost where --on
-    names a machine. ``plans``: those of the trials. Empty when nothing is missing."""
+def sweep_time(
+    plans: Sequence[Mapping[str, NodePlan]], root: Root, options: CostOptions, execution: ExecutionConfig
+) -> str:
+    """What the trials of a sweep lack together, against one by one in a store of each one's own: hours, and
+    cost where --on names a machine. ``plans``: those of the trials. Empty when nothing is missing."""
     machine = options.machine()
     measured = ledger.read(root.ledger)
     together = missing_time(merge(plans), root, machine)
@@ -122,13 +136,19 @@ def _calibrate(name: str, recipe: Any, plans: Mapping[str, NodePlan], root: Root
     if not digests:
         print("Nothing to calibrate: what is not measured is training, or waits for it.\n")
         return False
-    made = calibrate(run_name(name, "calibration"), plans, root, digests, lambda: make_runner(recipe.execution))
-    print(f"Calibration made {made} shard{'s' * (made != 1)}; {'it stays' if made == 1 else 'they stay'} in the store, and a run will find {'it' if made == 1 else 'them'} there.\n")
+    made = calibrate(
+        run_name(name, "calibration"), plans, root, digests, lambda: make_runner(recipe.execution)
+    )
+    print(
+        f"Calibration made {made} shard{'s' * (made != 1)}; {'it stays' if made == 1 else 'they stay'} in the"
+        f" store, and a run will find {'it' if made == 1 else 'them'} there.\n"
+    )
     return True
 
 
 def cluster_layout(config: ExecutionConfig) -> tuple[Any, list[dict[str, float]]] | None:
-    """(layout, nodes) of ``config`` on the cluster that --execution.address or RAY_ADDRESS names; None where none is named.
+    """(layout, nodes) of ``config`` on the cluster that --execution.address or RAY_ADDRESS names; None where
+    none is named.
 
     ResourceError, within seconds, for one that does not answer or cannot host what is asked for.
     """
@@ -139,25 +159,39 @@ def cluster_layout(config: ExecutionConfig) -> tuple[Any, list[dict[str, float]]
         from diffadapt.orchestrate.capacity import cluster_nodes
         from diffadapt.orchestrate.resources import plan_layout
     except ImportError:
-        raise ResourceError(f"A cluster is named ({address}), but Ray is not installed: install ray[default,data,train,tune], or leave the address out.") from None
+        raise ResourceError(
+            f"A cluster is named ({address}), but Ray is not installed: install ray[default,data,train,tune],"
+            " or leave the address out."
+        ) from None
     nodes = cluster_nodes(address)
     return plan_layout(config, nodes), nodes
 
 
 def format_plan(name: str, summary: PlanSummary, guess: Estimate | None = None) -> str:
-    """The plan as a table; stages that differ by transfer or seed alone (their names from the first dot on) share a line."""
+    """The plan as a table; stages that differ by transfer or seed alone (their names from the first dot on)
+    share a line."""
     groups: dict[str, list[NodeSummary]] = {}
     for n in summary.nodes:
         groups.setdefault(n.name.partition(".")[0], []).append(n)
     times = {s.name: s for s in guess.stages} if guess else {}
     more = f" {'device time':>15}  known from" if times else ""
-    titles = {stem: f"{stem} (x{len(nodes)})" if len(nodes) > 1 else nodes[0].name for stem, nodes in groups.items()}
+    titles = {
+        stem: f"{stem} (x{len(nodes)})" if len(nodes) > 1 else nodes[0].name for stem, nodes in groups.items()
+    }
     width = max([34, *map(len, titles.values())])
-    lines = [f"{name}: {summary.missing} of {summary.shards} shards to make", "", f"  {'stage':<{width}} {'shards':>8} {'to make':>8} {'images':>10} {'to make':>10}{more}"]
+    lines = [
+        f"{name}: {summary.missing} of {summary.shards} shards to make",
+        "",
+        f"  {'stage':<{width}} {'shards':>8} {'to make':>8} {'images':>10} {'to make':>10}{more}",
+    ]
     for stem, nodes in groups.items():
-        sums = [sum(getattr(n, field) for n in nodes) for field in ("shards", "missing", "items", "missing_items")]
+        sums = [
+            sum(getattr(n, field) for n in nodes) for field in ("shards", "missing", "items", "missing_items")
+        ]
         known = _time([times[n.name] for n in nodes if n.name in times])
-        lines.append(f"  {titles[stem]:<{width}} {sums[0]:>8} {sums[1]:>8} {sums[2]:>10} {sums[3]:>10}{known}")
+        lines.append(
+            f"  {titles[stem]:<{width}} {sums[0]:>8} {sums[1]:>8} {sums[2]:>10} {sums[3]:>10}{known}"
+        )
     return "\n".join(lines)
 
 
@@ -170,51 +204,88 @@ def _time(stages: Sequence[StageEstimate]) -> str:
     known = [s for s in stages if s.seconds is not None]
     spent = sum(s.seconds or 0.0 for s in known)
     amount = "" if not known else format_seconds(spent) if spent >= 10 else f"{spent:.1f} s"
-    return f" {('>= ' if known and len(known) < len(stages) else '') + amount:>15}  {'; '.join(sources[:2])}{'; ...' if len(sources) > 2 else ''}"
+    return (
+        f" {('>= ' if known and len(known) < len(stages) else '') + amount:>15} "
+        f" {'; '.join(sources[:2])}{'; ...' if len(sources) > 2 else ''}"
+    )
 
 
 def format_time(
-    guess: Estimate, options: CostOptions, execution: ExecutionConfig, machine: Instance | None, layout: tuple[Any, list[dict[str, float]]] | None = None
+    guess: Estimate,
+    options: CostOptions,
+    execution: ExecutionConfig,
+    machine: Instance | None,
+    layout: tuple[Any, list[dict[str, float]]] | None = None,
 ) -> str:
-    """The sum, and what it means on the named machines and on the connected cluster; empty when nothing is missing."""
+    """The sum, and what it means on the named machines and on the connected cluster; empty when nothing is
+    missing."""
     from diffadapt.core.units import format_seconds
 
     if not guess.stages:
         return _layout_text(layout) if layout else ""
     least = "" if guess.complete else "at least "
-    parts = [f"{format_seconds(seconds)} of {device or 'a device not noted'} ({seconds / 3600:.3g} {_unit(device)}-hours)" for device, seconds in guess.by_device().items()]
-    lines = [f"In all {least}{' and '.join(parts)}." if parts else "Nothing like it was measured yet under this root, so no time is known."]
+    parts = [
+        f"{format_seconds(seconds)} of {device or 'a device not noted'} ({seconds / 3600:.3g}"
+        f" {_unit(device)}-hours)"
+        for device, seconds in guess.by_device().items()
+    ]
+    lines = [
+        (
+            f"In all {least}{' and '.join(parts)}."
+            if parts
+            else "Nothing like it was measured yet under this root, so no time is known."
+        )
+    ]
     if parts and (names := list(dict.fromkeys(re.split("[.@]", s.name)[0] for s in guess.unmeasured))):
-        lines.append(f"Not measured: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}.")
+        lines.append(
+            f"Not measured: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}."
+        )
     if layout:
         lines.append(_layout_text(layout))
     if not parts:
         return "\n".join(lines)
     if layout:
         devices = layout[0].actors
-        lines.append(f"About {least}{format_seconds(guess.wall(devices, train_workers=execution.train_workers))} on {devices} actors like those measured.")
+        lines.append(
+            f"About {least}{format_seconds(guess.wall(devices, train_workers=execution.train_workers))} on"
+            f" {devices} actors like those measured."
+        )
     if machine:
         lines += _cost(guess, options, execution, machine, least)
     return "\n".join(lines)
 
 
-def _cost(guess: Estimate, options: CostOptions, execution: ExecutionConfig, machine: Instance, least: str) -> list[str]:
+def _cost(
+    guess: Estimate, options: CostOptions, execution: ExecutionConfig, machine: Instance, least: str
+) -> list[str]:
     from diffadapt.core.units import format_seconds
 
     each, nodes = machine.devices(execution.threads or 1), options.nodes
     wall = guess.wall(nodes * each, train_workers=execution.train_workers, speed=options.speed)
     spot = options.spot_price or machine.spot
-    prices = [f"{least}{_usd(wall / 3600 * nodes * machine.on_demand)} on demand", f"{least}{_usd(wall / 3600 * nodes * spot)} spot" if spot else "no spot price listed (--spot-price)"]
+    prices = [
+        f"{least}{_usd(wall / 3600 * nodes * machine.on_demand)} on demand",
+        f"{least}{_usd(wall / 3600 * nodes * spot)} spot" if spot else "no spot price listed (--spot-price)",
+    ]
     what = f"{machine.gpus} x {machine.gpu}" if machine.gpus else f"{machine.vcpus} vCPUs"
     lines = [
         f"On {nodes} x {machine.name} ({what} each): {least}{format_seconds(wall)}, {', '.join(prices)}.",
-        f"  Prices of {machine.region or 'its region'}, {machine.date}: {machine.source}. Start-up of machines, a head node, storage and traffic come on top.",
+        (
+            f"  Prices of {machine.region or 'its region'}, {machine.date}: {machine.source}. Start-up of"
+            " machines, a head node, storage and traffic come on top."
+        ),
     ]
     others = [d for d in guess.by_device() if not same_device(d, machine.device)]
     if others and options.speed == 1.0:
-        lines.append(f"  Measured on {', '.join(d or 'a device not noted' for d in others)}, counted as if {machine.device} were as fast: --speed says how many times as fast it is, or calibrate there.")
+        lines.append(
+            f"  Measured on {', '.join(d or 'a device not noted' for d in others)}, counted as if"
+            f" {machine.device} were as fast: --speed says how many times as fast it is, or calibrate there."
+        )
     elif options.speed != 1.0:
-        lines.append(f"  Counted {options.speed:g} times as fast as {', '.join(d or 'a device not noted' for d in guess.by_device())}, as --speed says.")
+        lines.append(
+            f"  Counted {options.speed:g} times as fast as"
+            f" {', '.join(d or 'a device not noted' for d in guess.by_device())}, as --speed says."
+        )
     return lines
 
 
@@ -222,8 +293,13 @@ def _layout_text(layout: tuple[Any, list[dict[str, float]]]) -> str:
     plan, nodes = layout
     here, coming = [n for n in nodes if "possible" not in n], [n for n in nodes if "possible" in n]
     gpus = sum(n.get("GPU", 0.0) for n in nodes)
-    what = f"{len(here)} node{'s' * (len(here) != 1)}" + (f" and {len(coming)} that the autoscaler can add" if coming else "")
-    return f"The cluster: {what}, {sum(n.get('CPU', 0.0) for n in nodes):g} CPUs, {gpus:g} GPUs; {plan.actors} actors on {plan.device}, {plan.train_workers} worker{'s' * (plan.train_workers != 1)} a fit."
+    what = f"{len(here)} node{'s' * (len(here) != 1)}" + (
+        f" and {len(coming)} that the autoscaler can add" if coming else ""
+    )
+    return (
+        f"The cluster: {what}, {sum(n.get('CPU', 0.0) for n in nodes):g} CPUs, {gpus:g} GPUs; {plan.actors}"
+        f" actors on {plan.device}, {plan.train_workers} worker{'s' * (plan.train_workers != 1)} a fit."
+    )
 
 
 def _unit(device: str) -> str:
@@ -232,5 +308,3 @@ def _unit(device: str) -> str:
 
 def _usd(value: float) -> str:
     return f"{value:.2f} USD" if value >= 0.1 else f"{value:.2g} USD"
-
-

@@ -20,8 +20,9 @@ class PredictOptions(RootOption):
     run: str = "last"
     """The finished run whose models to use: a name, a prefix, or 'last'."""
     out: str = ""
-    """What to write. Classifiers: a Parquet file (default predictions.parquet) of path, label, class and confidence, of SDA those of the
-    source, projected and ensemble predictions too. Segmenters: a new folder (default predictions) of label maps and overlays."""
+    """What to write. Classifiers: a Parquet file (default predictions.parquet) of path, label, class and
+    confidence, of SDA those of the source, projected and ensemble predictions too. Segmenters: a new folder
+    (default predictions) of label maps and overlays."""
     block: int = 256
     """Images a shard."""
     execution: ExecutionConfig = ExecutionConfig()
@@ -54,7 +55,11 @@ def predict(argv: Sequence[str]) -> int:
     pipeline = recipe.pipeline()
     run = drive("predict", recipe, pipeline, root, lambda: make_runner(options.execution))
     nodes = run.manifest()["nodes"]
-    found = {n: predictions_by_key([root.store.load(path) for _, _, _, path in nodes[n]["shards"]]) for n in (MODEL, SOURCE, PROJECTED) if n in nodes}
+    found = {
+        n: predictions_by_key([root.store.load(path) for _, _, _, path in nodes[n]["shards"]])
+        for n in (MODEL, SOURCE, PROJECTED)
+        if n in nodes
+    }
     if MODEL in found:
         count, data = len(found[MODEL]), predictions_parquet(found[MODEL], recipe.class_names)
     else:
@@ -64,7 +69,10 @@ def predict(argv: Sequence[str]) -> int:
     failed = sum(1 for n in nodes.values() for _ in n["quarantined"])
     print(f"{count} predictions by {model.name} in {out}")
     if failed:
-        print(f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.", file=sys.stderr)
+        print(
+            f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -82,7 +90,9 @@ def _check_out(out: str) -> None:
         if folder:
             fs.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"The folder of --out {out!r} cannot be made ({error.strerror or error}): give another place.") from None
+        raise StoreError(
+            f"The folder of --out {out!r} cannot be made ({error.strerror or error}): give another place."
+        ) from None
 
 
 def _of_ensemble(source: dict, projected: dict, names: Sequence[str]) -> tuple[int, bytes]:

@@ -10,7 +10,8 @@ HEADER = ("path", "label_map", "overlay", "confidence")
 
 
 def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> int:
-    """Run ``recipe`` and write ``labels/``, ``overlays/``, classes.csv and predictions.csv under ``out``; ``said`` names the model's run."""
+    """Run ``recipe`` and write ``labels/``, ``overlays/``, classes.csv and predictions.csv under ``out``;
+    ``said`` names the model's run."""
     import csv
     import io
     import sys
@@ -24,7 +25,9 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
 
     out = out or DEFAULT
     if out.endswith(".parquet"):
-        raise StoreError(f"--out {out!r} must be a folder: {said} holds a segmenter, whose predictions are label maps.")
+        raise StoreError(
+            f"--out {out!r} must be a folder: {said} holds a segmenter, whose predictions are label maps."
+        )
     tree = Tree(out)
     run = drive("predict", recipe, recipe.pipeline(), root, lambda: make_runner(recipe.execution))
     nodes = run.manifest()["nodes"]
@@ -35,7 +38,9 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
     table = []
     for path in paths:
         rows = root.store.load(path)
-        for key, prediction, confidence in zip(rows.column("key"), rows.column("prediction"), rows.column("confidence"), strict=True):
+        for key, prediction, confidence in zip(
+            rows.column("key"), rows.column("prediction"), rows.column("confidence"), strict=True
+        ):
             name = image_path(key)
             image, labels = _at_its_size(photos.read(name), prediction["bytes"], key)
             place = places(name)
@@ -50,7 +55,10 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
     tree.put(TABLE, class_csv(recipe.classes))
     print(f"{len(table)} label maps by {said} in {out} (labels, overlays, {TABLE}, predictions.csv)")
     if sum(len(n["quarantined"]) for n in nodes.values()):
-        print(f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.", file=sys.stderr)
+        print(
+            f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -34,7 +34,11 @@ def ls(argv: Sequence[str]) -> int:
     chosen = {n: e for n, e in entries.items() if n.startswith(options.prefix)}
     if not chosen:
         raise RecipeError(f"No recipe begins with {options.prefix!r}.{suggest(options.prefix, entries)}")
-    lines = {n: e.summary for n, e in chosen.items()} if options.prefix else _folded({n: e.summary for n, e in chosen.items()})
+    lines = (
+        {n: e.summary for n, e in chosen.items()}
+        if options.prefix
+        else _folded({n: e.summary for n, e in chosen.items()})
+    )
     _print(lines)
     return 0
 

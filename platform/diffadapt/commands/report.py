@@ -38,8 +38,9 @@ def report(argv: Sequence[str]) -> int:
 
 
 def find_sweep(root: Root, name: str) -> Sweep | None:
-    """The sweep ``name`` (a name, its unique prefix, or a path ending in it); None where a run has the better claim: 'last', a run's whole name,
-    or when no sweep fits. StoreError when several sweeps fit, or runs and sweeps alike."""
+    """The sweep ``name`` (a name, its unique prefix, or a path ending in it); None where a run has the better
+    claim: 'last', a run's whole name, or when no sweep fits. StoreError when several sweeps fit, or runs and
+    sweeps alike."""
     from diffadapt.core.errors import StoreError
     from diffadapt.sweeps.folder import Sweep, sweeps
 
@@ -54,7 +55,9 @@ def find_sweep(root: Root, name: str) -> Sweep | None:
     if short in runs:
         return None
     if fitting and (others := fitting[1:] + [n for n in runs if n.startswith(short)]):
-        raise StoreError(f"{name!r} fits several: {', '.join([fitting[0], *others][:5])}; give more of the name.")
+        raise StoreError(
+            f"{name!r} fits several: {', '.join([fitting[0], *others][:5])}; give more of the name."
+        )
     return Sweep(root, fitting[0])
 
 
@@ -68,8 +71,14 @@ def _run(root: Root, name: str) -> Run:
     except StoreError as error:
         short = name.rstrip("/").split("/")[-1]
         known = {n.rpartition("-")[0]: n for n in sweeps(root)}
-        near = suggest(short, known.values()) or suggest(short, known) or suggest(short, {n.split("-")[0] for n in known})
-        raise StoreError(f"{error}{near.replace('Did you mean', 'Or is the sweep meant') if near else ''}") from None
+        near = (
+            suggest(short, known.values())
+            or suggest(short, known)
+            or suggest(short, {n.split("-")[0] for n in known})
+        )
+        raise StoreError(
+            f"{error}{near.replace('Did you mean', 'Or is the sweep meant') if near else ''}"
+        ) from None
 
 
 def _sweep(sweep: Sweep) -> int:
@@ -77,7 +86,9 @@ def _sweep(sweep: Sweep) -> int:
     from diffadapt.run.sweep import finish_sweep
 
     description = sweep.description()
-    finish_sweep(sweep, list(description.get("axes") or ()), description.get("overrides") or {}, sweep.results())
+    finish_sweep(
+        sweep, list(description.get("axes") or ()), description.get("overrides") or {}, sweep.results()
+    )
     show_sweep(sweep)
     return 0
 
@@ -90,9 +101,16 @@ def show_sweep(sweep: Sweep) -> None:
     print("\n" + sweep_text(sweep))
     place = redact(sweep.url)
     print(f"\nsweep       {sweep.name}")
-    for label, file in (("report", "report.html"), ("table", "sweep.parquet"), ("recommended", "recommended.json")):
+    for label, file in (
+        ("report", "report.html"),
+        ("table", "sweep.parquet"),
+        ("recommended", "recommended.json"),
+    ):
         if sweep.has(file):
-            print(f"{label:<11} {place}/{file}" + (f"   (diffadapt run {shlex.quote(f'{place}/{file}')})" if label == "recommended" else ""))
+            print(
+                f"{label:<11} {place}/{file}"
+                + (f"   (diffadapt run {shlex.quote(f'{place}/{file}')})" if label == "recommended" else "")
+            )
 
 
 @dataclass(frozen=True)

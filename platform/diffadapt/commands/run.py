@@ -31,8 +31,17 @@ def run(argv: Sequence[str]) -> int:
     root = options.open()
     pipeline = recipe.pipeline()
     summary = summarise(pipeline.plan(root.store), root.store)
-    print(format_plan(name, summary) if summary.missing else f"{name}: everything is in the store", flush=True)
-    finished = drive(name, recipe, pipeline, root, lambda: make_runner(recipe.execution), overrides=changes(load(name), recipe))
+    print(
+        format_plan(name, summary) if summary.missing else f"{name}: everything is in the store", flush=True
+    )
+    finished = drive(
+        name,
+        recipe,
+        pipeline,
+        root,
+        lambda: make_runner(recipe.execution),
+        overrides=changes(load(name), recipe),
+    )
     show_result(finished)
     print(f"\n{format_seconds(time.monotonic() - started)}")
     return 0
@@ -55,9 +64,13 @@ def make_runner(config: ExecutionConfig) -> Runner:
 
 
 PLACES = (
-    ("report", "report.html"), ("model", "model/config.json"), ("predicted", "predictions.parquet"), ("scores", "scores.parquet"), ("logs", "tensorboard"),
+    ("report", "report.html"),
+    ("model", "model/config.json"),
+    ("predicted", "predictions.parquet"),
+    ("scores", "scores.parquet"),
+    ("logs", "tensorboard"),
     ("failed", "quarantine.jsonl"),
-)  # fmt: skip
+)
 """What a run folder may hold: a label and a file that is there when it does."""
 WARNINGS_SHOWN = 8
 
@@ -88,4 +101,7 @@ def show_result(run: Run) -> None:
     for label, file in PLACES:
         if run.has(file):
             shown = file.partition("/")[0] if label == "model" else file
-            print(f"{label:<9} {place}/{shown}" + (f"   (tensorboard --logdir {place}/tensorboard)" if label == "logs" else ""))
+            print(
+                f"{label:<9} {place}/{shown}"
+                + (f"   (tensorboard --logdir {place}/tensorboard)" if label == "logs" else "")
+            )

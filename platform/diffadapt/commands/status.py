@@ -26,7 +26,8 @@ class StatusOptions(RootOption):
     run: tyro.conf.Positional[str] = ""
     """A run's, sweep's or job's name or prefix, or 'last' (the newest run); default: everything."""
     address: str = ""
-    """The job server of a cluster, http://head:8265: its jobs too; default: DIFFADAPT_ADDRESS or RAY_ADDRESS, else no jobs."""
+    """The job server of a cluster, http://head:8265: its jobs too; default: DIFFADAPT_ADDRESS or RAY_ADDRESS,
+    else no jobs."""
 
 
 def status(argv: Sequence[str]) -> int:
@@ -74,7 +75,8 @@ def _all(root: Root) -> Iterator[str]:
 
 
 def _jobs(address: str) -> Iterator[str]:
-    """The jobs of a cluster that was named; one that the environment names and that does not answer is a remark only."""
+    """The jobs of a cluster that was named; one that the environment names and that does not answer is a
+    remark only."""
     if not address and not (os.environ.get("DIFFADAPT_ADDRESS") or os.environ.get("RAY_ADDRESS")):
         return
     from diffadapt.commands.job import lines
@@ -97,13 +99,25 @@ def _named(root: Root, options: StatusOptions) -> list[str]:
     if short == "last" and not options.address:
         return _describe(root.run("last"))
     matches = [n for n in known if n == short] or [n for n in known if n.startswith(short)]
-    if not matches and (options.address or os.environ.get("DIFFADAPT_ADDRESS") or os.environ.get("RAY_ADDRESS")):
+    if not matches and (
+        options.address or os.environ.get("DIFFADAPT_ADDRESS") or os.environ.get("RAY_ADDRESS")
+    ):
         return _job(options.run, options.address)
     if len(matches) > 1:
-        raise StoreError(f"{options.run!r} fits several runs: {', '.join(matches[:5])}; give more of the name.")
+        raise StoreError(
+            f"{options.run!r} fits several runs: {', '.join(matches[:5])}; give more of the name."
+        )
     if not matches:
-        raise StoreError(f"There is no run, sweep or job {options.run!r} under {redact(root.location)}.{near(short, known)} `diffadapt status` lists them; --root gives another place, --address a cluster's jobs.")
-    return _describe_sweep(Sweep(root, matches[0])) if known[matches[0]] == "sweep" else _describe(Run(root, matches[0]))
+        raise StoreError(
+            f"There is no run, sweep or job {options.run!r} under"
+            f" {redact(root.location)}.{near(short, known)} `diffadapt status` lists them; --root gives"
+            " another place, --address a cluster's jobs."
+        )
+    return (
+        _describe_sweep(Sweep(root, matches[0]))
+        if known[matches[0]] == "sweep"
+        else _describe(Run(root, matches[0]))
+    )
 
 
 def _job(name: str, address: str) -> list[str]:
@@ -114,18 +128,43 @@ def _job(name: str, address: str) -> list[str]:
     out = [line(found)]
     place = (found.metadata or {}).get("diffadapt_root")
     if not place:
-        return [*out, "", "It was not sent by `diffadapt submit`, so that its root is not known: `diffadapt status --root ...` shows its runs."]
+        return [
+            *out,
+            "",
+            (
+                "It was not sent by `diffadapt submit`, so that its root is not known: `diffadapt status"
+                " --root ...` shows its runs."
+            ),
+        ]
     out += ["", f"root {redact(place)}"]
     try:
         root = Root(place)
         root.store.check()
-        runs = [_describe(r) for r in (Run(root, n) for n in root.names()) if r.status().get("job") == found.submission_id]
-        swept = [_describe_sweep(s) for s in (Sweep(root, n) for n in sweeps(root)) if s.status().get("job") == found.submission_id]
+        runs = [
+            _describe(r)
+            for r in (Run(root, n) for n in root.names())
+            if r.status().get("job") == found.submission_id
+        ]
+        swept = [
+            _describe_sweep(s)
+            for s in (Sweep(root, n) for n in sweeps(root))
+            if s.status().get("job") == found.submission_id
+        ]
     except (DiffadaptError, OSError, ImportError) as error:
         return [*out, f"Its runs cannot be read from here ({str(error).splitlines()[0]})."]
     for text in (*runs, *swept):
         out += ["", *text]
-    return out if runs or swept else [*out, "No run of it can be seen there from here: it has not begun yet, or the root is not shared with this machine."]
+    return (
+        out
+        if runs or swept
+        else [
+            *out,
+            (
+                "No run of it can be seen there from here: it has not begun yet, or the root is not shared"
+                " with this machine."
+            ),
+        ]
+    )
 
 
 def _line(run: Run, what: str = "shards") -> str:
@@ -156,7 +195,13 @@ def _describe_sweep(sweep: Sweep) -> list[str]:
     lines = [_line(sweep, "trials"), *([f"  job {status['job']}"] if status.get("job") else []), ""]
     ended = {r.id: r for r in sweep.results()}
     for r in list(ended.values())[:TRIALS_SHOWN]:
-        came = f"  {r.error}" if r.status == "failed" else "" if r.objective is None else f"  {r.objective_name} {r.objective:.4f}"
+        came = (
+            f"  {r.error}"
+            if r.status == "failed"
+            else ""
+            if r.objective is None
+            else f"  {r.objective_name} {r.objective:.4f}"
+        )
         accuracy = f"  accuracy {r.accuracy:.1f}" if r.accuracy is not None else ""
         lines.append(f"  {r.id:<28} {r.status:<9} {values_text(r.values)}{came}{accuracy}")
     if len(ended) > TRIALS_SHOWN:

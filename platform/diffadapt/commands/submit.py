@@ -1,4 +1,5 @@
-"""``diffadapt submit``: the words of ``run`` or ``sweep``, carried out as a job of a cluster; its log here until it ends."""
+"""``diffadapt submit``: the words of ``run`` or ``sweep``, carried out as a job of a cluster; its log here
+until it ends."""
 
 from __future__ import annotations
 
@@ -59,7 +60,11 @@ class SubmitOptions:
 
 def submit(argv: Sequence[str]) -> int:
     options, words = split(argv)
-    if not words or words[0] in ("-h", "--help") or (words[0] in ("run", "sweep") and words[1:2] in ([], ["-h"], ["--help"])):
+    if (
+        not words
+        or words[0] in ("-h", "--help")
+        or (words[0] in ("run", "sweep") and words[1:2] in ([], ["-h"], ["--help"]))
+    ):
         print(HELP)
         return 0 if words[-1:] in (["-h"], ["--help"]) else 2
 
@@ -74,19 +79,41 @@ def submit(argv: Sequence[str]) -> int:
     cluster = server.cluster()
     check(cluster)
     task, notes = resolve_places(task, cluster.here)
-    _say(f"cluster  {redact(server.address)}: {cluster.nodes} {'node' if cluster.nodes == 1 else 'nodes'}, Ray {cluster.ray}, Python {cluster.python}")
+    _say(
+        f"cluster  {redact(server.address)}: {cluster.nodes} {'node' if cluster.nodes == 1 else 'nodes'}, Ray"
+        f" {cluster.ray}, Python {cluster.python}"
+    )
     _say(f"root     {task.root}")
     for note in notes:
         _say(f"note     {note}")
     line = digest({"words": list(task.words), "root": task.root}, 16)
-    running = next((j for j in server.jobs() if not j.status.is_terminal() and (j.metadata or {}).get("diffadapt_line") == line), None)
+    running = next(
+        (
+            j
+            for j in server.jobs()
+            if not j.status.is_terminal() and (j.metadata or {}).get("diffadapt_line") == line
+        ),
+        None,
+    )
     if running is not None and not options.job:
         name = str(running.submission_id)
-        _say(f"job      {name} runs this line already; nothing was sent. `diffadapt job stop {name} --address {redact(server.address)}` ends it.")
+        _say(
+            f"job      {name} runs this line already; nothing was sent. `diffadapt job stop {name} --address"
+            f" {redact(server.address)}` ends it."
+        )
     else:
-        name = options.job or f"{safe_name(task.title.replace('/', '-')).strip('._-')[:60]}-{secrets.token_hex(3)}"
+        name = (
+            options.job
+            or f"{safe_name(task.title.replace('/', '-')).strip('._-')[:60]}-{secrets.token_hex(3)}"
+        )
         with bundle(task.files) as parcel:
-            server.send([*task.words, "--root", task.root], parcel, options.env, name, {"diffadapt_line": line, "diffadapt_root": task.root})
+            server.send(
+                [*task.words, "--root", task.root],
+                parcel,
+                options.env,
+                name,
+                {"diffadapt_line": line, "diffadapt_root": task.root},
+            )
             _say(f"job      {name} ({parcel.size / MIB:.1f} MiB of code and recipes)")
     if not options.wait:
         _say(_where(server, name))
@@ -96,7 +123,8 @@ def submit(argv: Sequence[str]) -> int:
 
 
 def follow(server: JobServer, name: str) -> int:
-    """Print a job's log until it ends; its exit status (130 for a job that was stopped, and for Ctrl-C here, which leaves the job running)."""
+    """Print a job's log until it ends; its exit status (130 for a job that was stopped, and for Ctrl-C here,
+    which leaves the job running)."""
     from diffadapt.core.units import format_seconds
 
     started = time.monotonic()
@@ -106,24 +134,33 @@ def follow(server: JobServer, name: str) -> int:
         _say(f"\nThe job {name} goes on without this terminal. {_where(server, name)}")
         return 130
     status = str(job.status)
-    took = ((job.end_time or 0) - (job.start_time or 0)) / 1000 if job.end_time else time.monotonic() - started
+    took = (
+        ((job.end_time or 0) - (job.start_time or 0)) / 1000 if job.end_time else time.monotonic() - started
+    )
     if status == "SUCCEEDED":
         _say(f"\njob      {name} succeeded ({format_seconds(took)})")
         return 0
     if status == "STOPPED":
-        _say(f"\njob      {name} was stopped after {format_seconds(took)}. Everything finished is kept; submit the same line to go on.")
+        _say(
+            f"\njob      {name} was stopped after {format_seconds(took)}. Everything finished is kept; submit"
+            " the same line to go on."
+        )
         return 130
     code = job.driver_exit_code
     reason = redact((job.message or "no reason given").strip().splitlines()[-1])
     if code is None:
         _say(f"\njob      {name} did not come to run: {reason} Submit the same line again.")
         return 1
-    _say(f"\njob      {name} failed with exit status {code} after {format_seconds(took)}. Everything finished is kept; submit the same line to go on.")
+    _say(
+        f"\njob      {name} failed with exit status {code} after {format_seconds(took)}. Everything finished"
+        " is kept; submit the same line to go on."
+    )
     return code or 1
 
 
 def split(argv: Sequence[str]) -> tuple[SubmitOptions, list[str]]:
-    """The options of ``submit``, wherever they stand, and the words of the task. RecipeError for one without a usable value."""
+    """The options of ``submit``, wherever they stand, and the words of the task. RecipeError for one without
+    a usable value."""
     options, words, arguments = SubmitOptions(), [], list(argv)
     while arguments:
         word = arguments.pop(0)
@@ -141,7 +178,10 @@ def split(argv: Sequence[str]) -> tuple[SubmitOptions, list[str]]:
             elif name == "--env":
                 options.env.update(_variable(value))
             elif not NAME.fullmatch(value):
-                raise RecipeError(f"--submission-id {value!r} is no name for a job: use letters, digits, dots, dashes and underscores.")
+                raise RecipeError(
+                    f"--submission-id {value!r} is no name for a job: use letters, digits, dots, dashes and"
+                    " underscores."
+                )
             else:
                 options.job = value
         else:
@@ -154,15 +194,23 @@ def _variable(text: str) -> dict[str, str]:
     if not VARIABLE.fullmatch(name):
         raise RecipeError("--env wants NAME or NAME=value; what was given starts with no name of a variable.")
     if name.startswith("RAY_AUTH_"):
-        raise RecipeError(f"--env {name}: the cluster's token is no part of a job, whose processes have the cluster's own; leave it out.")
+        raise RecipeError(
+            f"--env {name}: the cluster's token is no part of a job, whose processes have the cluster's own;"
+            " leave it out."
+        )
     if not equals and name not in os.environ:
-        raise RecipeError(f"--env {name}: there is no such variable here; export it, or give --env {name}=value.")
+        raise RecipeError(
+            f"--env {name}: there is no such variable here; export it, or give --env {name}=value."
+        )
     return {name: value if equals else os.environ[name]}
 
 
 def _where(server: JobServer, name: str) -> str:
     said = f" --address {redact(server.address)}"
-    return f"`diffadapt job logs {name} --follow{said}` shows its log, `diffadapt status {name}{said}` how far it is, `diffadapt job stop {name}{said}` ends it."
+    return (
+        f"`diffadapt job logs {name} --follow{said}` shows its log, `diffadapt status {name}{said}` how far"
+        f" it is, `diffadapt job stop {name}{said}` ends it."
+    )
 
 
 def _say(line: str) -> None:

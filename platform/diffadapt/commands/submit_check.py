@@ -1,5 +1,5 @@
-"""What ``diffadapt submit`` makes sure of before anything is sent: the words of ``run`` or ``sweep`` as those commands read them, the root, and
-what the recipe names on this machine's disk."""
+"""What ``diffadapt submit`` makes sure of before anything is sent: the words of ``run`` or ``sweep`` as those
+commands read them, the root, and what the recipe names on this machine's disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from diffadapt.core.leniency import lenient
 from diffadapt.core.store import redact
 
 PLACES = {"path", "labels", "classes", "file", "frost_textures"}
-"""Fields, by their last name, that hold a path where they hold neither a URL nor a name of the package's own."""
+"""Fields, by their last name, that hold a path where they hold neither a URL nor a name of the package's own.
+"""
 PLACES_OR_NAMES = {"weights", "name", "clip", "latent", "model"}
 """Fields that hold a hub id, a timm name or a path: a path where there is such a file or folder."""
 
@@ -35,12 +36,15 @@ class Task:
     files: Mapping[str, Path] = field(default_factory=dict)
     """Files that travel along: a recipe as JSON, a space of one's own."""
     lacking: DiffadaptError | None = None
-    """What a run on this machine would stop at: data, weights or a store that are not here, and may be there."""
+    """What a run on this machine would stop at: data, weights or a store that are not here, and may be there.
+    """
 
 
 def read(arguments: Sequence[str]) -> Task:
-    """The task of ``[run] <recipe> [fields]`` or ``[sweep] <space> [...]``. Raises what ``run`` and ``sweep`` raise for words that cannot be meant,
-    and RecipeError for a root that the nodes of a cluster cannot share and for credentials among the words."""
+    """The task of ``[run] <recipe> [fields]`` or ``[sweep] <space> [...]``. Raises what ``run`` and ``sweep``
+    raise for words that cannot be meant, and RecipeError for a root that the nodes of a cluster cannot share
+    and for credentials among the words.
+    """
     words = list(arguments)
     command = words.pop(0) if words[:1] in (["run"], ["sweep"]) else ("sweep" if _is_sweep(words) else "run")
     for word in words:
@@ -50,9 +54,11 @@ def read(arguments: Sequence[str]) -> Task:
 
 
 def resolve_places(task: Task, here: bool) -> tuple[Task, list[str]]:
-    """The task with relative paths made absolute when the cluster is this machine (``here``), and what to be warned of.
+    """The task with relative paths made absolute when the cluster is this machine (``here``), and what to be
+    warned of.
 
-    Raises RecipeError for a relative path on another machine, and what a run would stop at when the cluster is this machine.
+    Raises RecipeError for a relative path on another machine, and what a run would stop at when the cluster
+    is this machine.
     """
     if here and task.lacking is not None:
         raise task.lacking
@@ -62,18 +68,26 @@ def resolve_places(task: Task, here: bool) -> tuple[Task, list[str]]:
         if not os.path.isabs(value):
             if not here:
                 raise RecipeError(
-                    f"{option} {value} is a path relative to this folder, and a job runs in a folder of its own on another machine: put it where all nodes of the cluster see it, and give the absolute path or a URL."
+                    f"{option} {value} is a path relative to this folder, and a job runs in a folder of its"
+                    " own on another machine: put it where all nodes of the cluster see it, and give the"
+                    " absolute path or a URL."
                 )
             words = _absolute(words, option, value)
         elif not here:
-            notes.append(f"{option} {value} is a path: all nodes of the cluster must see the same files under it.")
+            notes.append(
+                f"{option} {value} is a path: all nodes of the cluster must see the same files under it."
+            )
     if not here and "://" not in task.root:
-        notes.append(f"--root {task.root} is a path: all nodes of the cluster must share it (NFS or the like); a URL such as s3://bucket/folder needs no sharing.")
+        notes.append(
+            f"--root {task.root} is a path: all nodes of the cluster must share it (NFS or the like); a URL"
+            " such as s3://bucket/folder needs no sharing."
+        )
     return replace(task, words=tuple(words)), notes
 
 
 def _is_sweep(words: Sequence[str]) -> bool:
-    """Whether words without ``run`` or ``sweep`` before them are a sweep's: by a space's name that is no recipe's, or by options of sweeps alone."""
+    """Whether words without ``run`` or ``sweep`` before them are a sweep's: by a space's name that is no
+    recipe's, or by options of sweeps alone."""
     from diffadapt.core.recipes import recipes
     from diffadapt.sweeps.spaces import spaces
 
@@ -133,7 +147,8 @@ def _places(recipe: Any) -> Iterator[tuple[str, str]]:
 
 
 def _absolute(words: Sequence[str], option: str, value: str) -> list[str]:
-    """``words`` with the absolute path in place of ``value``, as an option of its own where no word says it."""
+    """``words`` with the absolute path in place of ``value``, as an option of its own where no word says
+    it."""
     absolute, found, out = os.path.abspath(value), False, list(words)
     for i, word in enumerate(out[1:], 1):
         name, equals, said = word.partition("=")
@@ -159,13 +174,22 @@ def _without_root(words: Sequence[str]) -> list[str]:
 def _demand_root(root: str) -> str:
     root = root or os.environ.get("DIFFADAPT_ROOT", "")
     if not root:
-        raise RecipeError("A job needs to know where results go, for it runs in a folder of its own: give --root (or DIFFADAPT_ROOT), an absolute path or a URL such as s3://bucket/folder.")
+        raise RecipeError(
+            "A job needs to know where results go, for it runs in a folder of its own: give --root (or"
+            " DIFFADAPT_ROOT), an absolute path or a URL such as s3://bucket/folder."
+        )
     if "://" not in root and not os.path.isabs(root):
-        raise RecipeError(f"--root {root} is relative, and a job runs in a folder of its own: give an absolute path, such as {os.path.abspath(root)}, or a URL such as s3://bucket/folder.")
+        raise RecipeError(
+            f"--root {root} is relative, and a job runs in a folder of its own: give an absolute path, such"
+            f" as {os.path.abspath(root)}, or a URL such as s3://bucket/folder."
+        )
     _demand_no_secret(root)
     return root
 
 
 def _demand_no_secret(word: str) -> None:
     if redact(word) != word:
-        raise RecipeError(f"{redact(word)} holds a password, key or token, and a job's command is kept in its log: leave it out, and pass credentials with --env NAME.")
+        raise RecipeError(
+            f"{redact(word)} holds a password, key or token, and a job's command is kept in its log: leave it"
+            " out, and pass credentials with --env NAME."
+        )

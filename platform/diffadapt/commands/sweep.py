@@ -55,18 +55,24 @@ def sweep(argv: Sequence[str]) -> int:
         print("\n".join(f"  {line}" for line in time_text.splitlines()), flush=True)
     if told.words.plan:
         return 0
-    done = run_sweep(name, space, recipes, told.overrides, root, execution, make_runner, lambda e: make_fan(e), _say, plan)
+    done = run_sweep(
+        name, space, recipes, told.overrides, root, execution, make_runner, lambda e: make_fan(e), _say, plan
+    )
     show_sweep(done)
     print(f"\n{format_seconds(time.monotonic() - started)}")
     ended = done.results()
     if ended and all(r.status == "failed" for r in ended):
-        raise TrainingError(f"No trial of the sweep finished; the first one failed with: {ended[0].error} Mend that and run the same command again.")
+        raise TrainingError(
+            f"No trial of the sweep finished; the first one failed with: {ended[0].error} Mend that and run"
+            " the same command again."
+        )
     return 0
 
 
 @dataclass(frozen=True)
 class Told:
-    """A whole command line, read: ``recipes`` by name, the first with its own options; ``overrides``: what these changed, execution apart."""
+    """A whole command line, read: ``recipes`` by name, the first with its own options; ``overrides``: what
+    these changed, execution apart."""
 
     words: Words
     name: str
@@ -82,7 +88,10 @@ def read_words(argv: Sequence[str], command: str, prog: str) -> Told:
     name, space, recipe_name, base = resolve(words, rest)
     parsed = parse_fields(SweepOptions, base, rest, command, f"{prog} {name}", search=space.search)
     changed = changes(base, parsed.recipe)
-    recipes = {recipe_name: parsed.recipe, **{n: override(_load(n), changed) for n in words.benchmarks if n != recipe_name}}
+    recipes = {
+        recipe_name: parsed.recipe,
+        **{n: override(_load(n), changed) for n in words.benchmarks if n != recipe_name},
+    }
     overrides = {k: v for k, v in changed.items() if not k.startswith("execution.")}
     return Told(words, name, replace(space, search=parsed.search), recipes, overrides, parsed.options)
 
@@ -123,7 +132,10 @@ def resolve(words: Words, rest: Sequence[str]) -> tuple[str, Space, str, Any]:
     from diffadapt.sweeps.spaces import load_space, spaces
 
     if not words.space and not words.axes:
-        print(f"usage: diffadapt sweep <space> --recipe <recipe> [--benchmarks a,b,c] [--axis field=1,2,4] [--plan] [options]\n\n{COMMANDS['sweep'][1].capitalize()}.\n\n{example('sweep')}\n")
+        print(
+            "usage: diffadapt sweep <space> --recipe <recipe> [--benchmarks a,b,c] [--axis field=1,2,4]"
+            f" [--plan] [options]\n\n{COMMANDS['sweep'][1].capitalize()}.\n\n{example('sweep')}\n"
+        )
         for name, entry in spaces().items():
             print(f"  {name:<24} {entry.summary}")
         sys.exit(0 if {"-h", "--help"} & set(rest) else 2)
@@ -132,9 +144,15 @@ def resolve(words: Words, rest: Sequence[str]) -> tuple[str, Space, str, Any]:
     if not recipe:
         raise RecipeError(f"The space {name} names no recipe: give --recipe; `diffadapt ls` lists them.")
     if recipe.endswith(".json"):
-        raise RecipeError("A sweep starts from a recipe by its name: give --recipe with a name that `diffadapt ls` lists, and fields as options.")
+        raise RecipeError(
+            "A sweep starts from a recipe by its name: give --recipe with a name that `diffadapt ls` lists,"
+            " and fields as options."
+        )
     base = _load(recipe)
-    axes: dict[str, Axis] = {**space.axes, **{field: _axis(base, field, values) for field, values in words.axes}}
+    axes: dict[str, Axis] = {
+        **space.axes,
+        **{field: _axis(base, field, values) for field, values in words.axes},
+    }
     return name, replace(space, axes=axes), recipe, base
 
 
@@ -172,17 +190,30 @@ def format_sweep(name: str, space: Space, recipes: Mapping[str, Any], plan: Swee
     """What a sweep needs, and what it saves against trials that share nothing."""
     search = space.search
     trials = len(plan.trials) or search.trials * len(recipes)
-    lines = [f"{name}: {trials} trials ({search.searcher}{'' if search.scheduler == 'none' else ', ' + search.scheduler}), objective {_objective(search.objective)}"]
+    lines = [
+        f"{name}: {trials} trials"
+        f" ({search.searcher}{'' if search.scheduler == 'none' else ', ' + search.scheduler}), objective"
+        f" {_objective(search.objective)}"
+    ]
     lines += [f"  {axis}: {_values(space.axes[axis])}" for axis in space.axes]
     if len(recipes) > 1:
         lines.append(f"  benchmarks: {', '.join(recipes)}")
     for trial, error in plan.broken.items():
         lines.append(f"  {trial} cannot be planned: {error}")
     if not plan.economy:
-        return "\n".join([*lines, "", "  The trials are decided as the search goes; what two of them share is made once."])
-    lines += ["", f"  {'':<14} {'one by one':>22} {'together':>22} {'in the store':>14}", f"  {'stage':<14} {'shards':>8} {'images':>13} {'shards':>8} {'images':>13} {'shards':>14}"]
+        return "\n".join(
+            [*lines, "", "  The trials are decided as the search goes; what two of them share is made once."]
+        )
+    lines += [
+        "",
+        f"  {'':<14} {'one by one':>22} {'together':>22} {'in the store':>14}",
+        f"  {'stage':<14} {'shards':>8} {'images':>13} {'shards':>8} {'images':>13} {'shards':>14}",
+    ]
     for e in plan.economy:
-        lines.append(f"  {e.kind:<14} {e.apart:>8} {e.apart_items:>13} {e.together:>8} {e.together_items:>13} {e.at_hand:>14}")
+        lines.append(
+            f"  {e.kind:<14} {e.apart:>8} {e.apart_items:>13} {e.together:>8} {e.together_items:>13}"
+            f" {e.at_hand:>14}"
+        )
     apart, together = sum(e.apart for e in plan.economy), sum(e.together for e in plan.economy)
     lines.append(f"\n  {_saving(plan.economy)}{together} shards and fits instead of {apart} one by one.")
     return "\n".join(lines)
@@ -190,11 +221,17 @@ def format_sweep(name: str, space: Space, recipes: Mapping[str, Any], plan: Swee
 
 def _saving(rows: Sequence[Economy]) -> str:
     made = next((e for e in rows if e.kind == "synth"), None)
-    return f"{made.together_items} images are generated instead of {made.apart_items}; " if made and made.together_items < made.apart_items else ""
+    return (
+        f"{made.together_items} images are generated instead of {made.apart_items}; "
+        if made and made.together_items < made.apart_items
+        else ""
+    )
 
 
 def _objective(name: str) -> str:
-    return "accuracy on target labels (oracle: an upper bound)" if name == "oracle" else f"{name} (label-free)"
+    return (
+        "accuracy on target labels (oracle: an upper bound)" if name == "oracle" else f"{name} (label-free)"
+    )
 
 
 def _values(axis: Axis) -> str:

@@ -1,4 +1,5 @@
-"""``diffadapt weights``: the original authors' checkpoints -> diffusers and timm folders, each with a numeric self-check."""
+"""``diffadapt weights``: the original authors' checkpoints -> diffusers and timm folders, each with a numeric
+self-check."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from diffadapt.core.errors import WeightsError
 
 @dataclass(frozen=True)
 class ImportAdm:
-    """guided-diffusion's unconditional ADM (256x256_diffusion_uncond.pt) -> a diffusers UNet2DModel folder."""
+    """guided-diffusion's unconditional ADM (256x256_diffusion_uncond.pt) -> a diffusers UNet2DModel
+    folder."""
 
     checkpoint: tyro.conf.Positional[str] = ""
     out: str = "adm-256-uncond"
@@ -43,13 +45,14 @@ class ImportOpenmmlab:
 
 @dataclass(frozen=True)
 class ImportMobilenetV2:
-    """TensorFlow Lite's MobileNetV2 in integers (.npz, or the folder that holds it) -> a timm folder: a small ImageNet backbone."""
+    """TensorFlow Lite's MobileNetV2 in integers (.npz, or the folder that holds it) -> a timm folder: a small
+    ImageNet backbone."""
 
     checkpoint: tyro.conf.Positional[str] = ""
     out: str = "weights/mobilenetv2_100"
     images: str = ""
-    """A folder or Parquet file of images (up to 512 are read) that give batch norm its statistics; needed to train the network,
-    not to use it frozen."""
+    """A folder or Parquet file of images (up to 512 are read) that give batch norm its statistics; needed to
+    train the network, not to use it frozen."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,33 @@ def weights(argv: Sequence[str]) -> int:
     from diffadapt.cli import example
 
     options = tyro.extras.subcommand_cli_from_dict(
-        {"import-adm": ImportAdm, "import-dit": ImportDit, "import-openmmlab": ImportOpenmmlab, "import-mobilenet-v2": ImportMobilenetV2, "ls": Ls},
-        prog="diffadapt weights", args=list(argv), description=f"Weights.\n\n{example('weights')}",
-    )  # fmt: skip
+        {
+            "import-adm": ImportAdm,
+            "import-dit": ImportDit,
+            "import-openmmlab": ImportOpenmmlab,
+            "import-mobilenet-v2": ImportMobilenetV2,
+            "ls": Ls,
+        },
+        prog="diffadapt weights",
+        args=list(argv),
+        description=f"Weights.\n\n{example('weights')}",
+    )
     if not isinstance(options, Ls):
         if not options.checkpoint:
             raise WeightsError("Give the checkpoint file to import, as its authors published it.")
-        if not Path(options.checkpoint).is_file() and not (isinstance(options, ImportMobilenetV2) and Path(options.checkpoint).is_dir()):
-            raise WeightsError(f"There is no file {options.checkpoint!r}: download the checkpoint from its authors first.")
-    handlers = {ImportAdm: _adm, ImportDit: _dit, ImportOpenmmlab: _openmmlab, ImportMobilenetV2: _mobilenet, Ls: _ls}
+        if not Path(options.checkpoint).is_file() and not (
+            isinstance(options, ImportMobilenetV2) and Path(options.checkpoint).is_dir()
+        ):
+            raise WeightsError(
+                f"There is no file {options.checkpoint!r}: download the checkpoint from its authors first."
+            )
+    handlers = {
+        ImportAdm: _adm,
+        ImportDit: _dit,
+        ImportOpenmmlab: _openmmlab,
+        ImportMobilenetV2: _mobilenet,
+        Ls: _ls,
+    }
     return handlers[type(options)](options)
 
 
@@ -89,8 +110,9 @@ def _dit(options: ImportDit) -> int:
     heads = {"num_heads": options.num_heads} if options.num_heads else None
     report = import_dit(options.checkpoint, options.out, options.vae, config=heads)
     print(
-        f"{report.folder}: {report.parameters:,} parameters; output within {report.max_relative_error:.1e} (relative) of the original "
-        f"graph, gate {SELF_CHECK_GATE:.0e}; source sha256 {report.source_sha256[:16]}"
+        f"{report.folder}: {report.parameters:,} parameters; output within {report.max_relative_error:.1e}"
+        f" (relative) of the original graph, gate {SELF_CHECK_GATE:.0e}; source sha256"
+        f" {report.source_sha256[:16]}"
     )
     return 0
 
@@ -101,9 +123,13 @@ def _openmmlab(options: ImportOpenmmlab) -> int:
     names = None
     if options.classes:
         try:
-            names = [n.strip() for n in Path(options.classes).read_text(encoding="utf-8").splitlines() if n.strip()]
+            names = [
+                n.strip() for n in Path(options.classes).read_text(encoding="utf-8").splitlines() if n.strip()
+            ]
         except (OSError, UnicodeDecodeError) as error:
-            raise WeightsError(f"The class list {options.classes!r} cannot be read ({type(error).__name__}).") from None
+            raise WeightsError(
+                f"The class list {options.classes!r} cannot be read ({type(error).__name__})."
+            ) from None
     print(import_openmmlab(options.checkpoint, options.out, names))
     return 0
 
@@ -122,12 +148,21 @@ def _mobilenet(options: ImportMobilenetV2) -> int:
 
         source = open_source(DataConfig(options.images, labels="none"))
         chosen = set(hash_order([item.key for item in source.items])[:512])
-        images = list(load_arrays(replace(source, items=tuple(i for i in source.items if i.key in chosen)), 3, 224).images)
+        images = list(
+            load_arrays(
+                replace(source, items=tuple(i for i in source.items if i.key in chosen)), 3, 224
+            ).images
+        )
     report = import_mobilenet(options.checkpoint, options.out, images)
-    norm = f"batch norm has the statistics of {report.calibrated} images" if images else "batch norm is the identity: use it frozen, or give --images to train it"
+    norm = (
+        f"batch norm has the statistics of {report.calibrated} images"
+        if images
+        else "batch norm is the identity: use it frozen, or give --images to train it"
+    )
     print(
-        f"{report.folder}: {report.parameters:,} parameters, {report.classes} classes; logits within {report.max_relative_error:.1e} "
-        f"(relative) of the original layers, gate {SELF_CHECK_GATE:.0e}; {norm}"
+        f"{report.folder}: {report.parameters:,} parameters, {report.classes} classes; logits within"
+        f" {report.max_relative_error:.1e} (relative) of the original layers, gate {SELF_CHECK_GATE:.0e};"
+        f" {norm}"
     )
     return 0
 

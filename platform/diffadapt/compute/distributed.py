@@ -14,10 +14,12 @@ def world_size() -> int:
 
 
 def gather(x: torch.Tensor) -> torch.Tensor:
-    """The rows (B, ...) of all workers in rank order, (world B, ...), with gradients; every worker must bring as many rows.
+    """The rows (B, ...) of all workers in rank order, (world B, ...), with gradients; every worker must bring
+    as many rows.
 
-    A loss of gathered rows has the same value on every worker, and after DistributedDataParallel's mean its gradient equals
-    that of one worker on the whole batch: the backward pass sums over the workers' copies of the loss.
+    A loss of gathered rows has the same value on every worker, and after DistributedDataParallel's mean its
+    gradient equals that of one worker on the whole batch: the backward pass sums over the workers' copies of
+    the loss.
     """
     return _Gather.apply(x) if world_size() > 1 else x
 
@@ -34,7 +36,8 @@ def share(count: int) -> range:
 
 
 def gather_shares(part: torch.Tensor, count: int) -> torch.Tensor:
-    """The rows (count, ...) of all workers' :func:`share` of ``count`` items, in order, on every worker (no gradient)."""
+    """The rows (count, ...) of all workers' :func:`share` of ``count`` items, in order, on every worker (no
+    gradient)."""
     size = world_size()
     if size == 1:
         return part
@@ -48,7 +51,8 @@ def gather_shares(part: torch.Tensor, count: int) -> torch.Tensor:
 
 @torch.no_grad()
 def same_buffers(module: torch.nn.Module) -> None:
-    """Give every worker rank 0's buffers (running averages), which otherwise drift apart between forward passes."""
+    """Give every worker rank 0's buffers (running averages), which otherwise drift apart between forward
+    passes."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)

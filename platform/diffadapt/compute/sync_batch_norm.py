@@ -17,7 +17,8 @@ from diffadapt.compute.distributed import world_size
 
 
 def synchronise(module: nn.Module) -> nn.Module:
-    """Every batch norm of ``module`` (timm's with a built-in activation too) takes the global batch's statistics, in place."""
+    """Every batch norm of ``module`` (timm's with a built-in activation too) takes the global batch's
+    statistics, in place."""
     for layer in module.modules():
         if isinstance(layer, _BatchNorm) and not isinstance(layer, _Synchronised):
             layer.__class__ = _synchronised(type(layer))
@@ -50,7 +51,8 @@ def _synchronised(plain: type) -> type:
 
 
 def _normalise(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """``x`` (B, C, ...) normalised over the batch and positions of all workers, with updated running averages."""
+    """``x`` (B, C, ...) normalised over the batch and positions of all workers, with updated running
+    averages."""
     y = x if x.dtype == torch.float64 else x.float()
     dims = [0, *range(2, x.dim())]
     shape = [1, -1, *[1] * (x.dim() - 2)]
@@ -63,7 +65,9 @@ def _normalise(layer: Any, x: torch.Tensor) -> torch.Tensor:
             layer.num_batches_tracked.add_(1)
             share = layer.momentum if layer.momentum is not None else 1.0 / float(layer.num_batches_tracked)
             layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), share)
-            layer.running_var.lerp_((variance * count / (count - 1).clamp(min=1)).to(layer.running_var.dtype), share)
+            layer.running_var.lerp_(
+                (variance * count / (count - 1).clamp(min=1)).to(layer.running_var.dtype), share
+            )
     y = centred * torch.rsqrt(variance + layer.eps).view(shape)
     if layer.affine:
         y = torch.addcmul(layer.bias.view(shape), y, layer.weight.view(shape))
@@ -71,7 +75,8 @@ def _normalise(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over workers; its gradient is the sum of the workers' gradients, as each worker's loss depends on it."""
+    """The sum over workers; its gradient is the sum of the workers' gradients, as each worker's loss depends
+    on it."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:

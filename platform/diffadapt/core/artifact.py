@@ -1,7 +1,8 @@
 """What is stored: shards of rows, their keys and digests, the Parquet schema of images, and receipts of work.
 
-A shard is the unit of work, of storage and of resumption. Its digest covers everything that decides its content: the
-stage with its version and identity fields, the shard's own parameters, the digests of its inputs, and weight revisions.
+A shard is the unit of work, of storage and of resumption. Its digest covers everything that decides its
+content: the stage with its version and identity fields, the shard's own parameters, the digests of its
+inputs, and weight revisions.
 """
 
 from __future__ import annotations
@@ -18,35 +19,68 @@ import pyarrow.parquet as pq
 from diffadapt.core.identity import digest
 
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-IMAGE_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("image", IMAGE_TYPE), ("seed", pa.int64())])
-PROMPT_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("index", pa.int64()), ("category", pa.string()), ("prompt", pa.string()), ("source", pa.string())])
+IMAGE_SCHEMA = pa.schema(
+    [("key", pa.string()), ("label", pa.int64()), ("image", IMAGE_TYPE), ("seed", pa.int64())]
+)
+PROMPT_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("label", pa.int64()),
+        ("index", pa.int64()),
+        ("category", pa.string()),
+        ("prompt", pa.string()),
+        ("source", pa.string()),
+    ]
+)
 FEATURES_SCHEMA = pa.schema(
-    [("key", pa.string()), ("label", pa.int64()), ("test", pa.list_(pa.float32())), ("weak", pa.list_(pa.float32())), ("strong", pa.list_(pa.float32()))]
+    [
+        ("key", pa.string()),
+        ("label", pa.int64()),
+        ("test", pa.list_(pa.float32())),
+        ("weak", pa.list_(pa.float32())),
+        ("strong", pa.list_(pa.float32())),
+    ]
 )
 """``weak`` and ``strong`` are the views' features one after another."""
 OBJECT_TYPE = pa.struct([("category", pa.int64()), ("bbox", pa.list_(pa.float32())), ("crowd", pa.bool_())])
-"""One object of a detection set: class number, (x1, y1, x2, y2) in pixels of the stored image, and COCO's iscrowd."""
-DETECTION_TYPE = pa.struct([("category", pa.int64()), ("bbox", pa.list_(pa.float32())), ("score", pa.float32())])
+"""One object of a detection set: class number, (x1, y1, x2, y2) in pixels of the stored image, and COCO's
+iscrowd."""
+DETECTION_TYPE = pa.struct(
+    [("category", pa.int64()), ("bbox", pa.list_(pa.float32())), ("score", pa.float32())]
+)
 SCENE_SCHEMA = pa.schema(
     [
         ("key", pa.string()), ("label", pa.int64()), ("image", IMAGE_TYPE), ("seed", pa.int64()),
         ("annotation", IMAGE_TYPE), ("colours", IMAGE_TYPE), ("objects", pa.list_(OBJECT_TYPE)),
     ]
 )  # fmt: skip
-"""Scenes: ``label`` is always null. ``annotation``: 8-bit grey PNG of class numbers 0..K-1 with IGNORED elsewhere, null where there is no
-truth; ``colours``: the data set's own colour map where it has one (Cityscapes' raw map, void colours included), else null;
-``objects``: null where no boxes are known."""
+"""Scenes: ``label`` is always null. ``annotation``: 8-bit grey PNG of class numbers 0..K-1 with IGNORED
+elsewhere, null where there is no truth; ``colours``: the data set's own colour map where it has one
+(Cityscapes' raw map, void colours included), else null; ``objects``: null where no boxes are known."""
 IGNORED = 255
 """The class number of pixels that count nowhere (void, unlabelled), in annotations."""
-SEGMENTS_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("prediction", IMAGE_TYPE), ("confusion", pa.list_(pa.int64())), ("confidence", pa.float32())])
-"""``prediction``: 8-bit grey PNG of class numbers (K: the void channel won); ``confusion``: (K+1) x (K+1) pixel counts, row-major, rows the
-truth, the last row and column void; null without truth; ``confidence``: the mean over pixels of the largest softmax probability."""
+SEGMENTS_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("label", pa.int64()),
+        ("prediction", IMAGE_TYPE),
+        ("confusion", pa.list_(pa.int64())),
+        ("confidence", pa.float32()),
+    ]
+)
+"""``prediction``: 8-bit grey PNG of class numbers (K: the void channel won); ``confusion``: (K+1) x (K+1)
+pixel counts, row-major, rows the truth, the last row and column void; null without truth; ``confidence``: the
+mean over pixels of the largest softmax probability."""
 BOXES_SCHEMA = pa.schema(
     [
-        ("key", pa.string()), ("label", pa.int64()), ("objects", pa.list_(OBJECT_TYPE)), ("boxes", pa.list_(DETECTION_TYPE)),
-        ("width", pa.int64()), ("height", pa.int64()),
+        ("key", pa.string()),
+        ("label", pa.int64()),
+        ("objects", pa.list_(OBJECT_TYPE)),
+        ("boxes", pa.list_(DETECTION_TYPE)),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
     ]
-)  # fmt: skip
+)
 """Detections ``boxes`` beside the true ``objects`` (null: unknown), both in pixels of the stored image."""
 LOGITS_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("logits", pa.list_(pa.float32()))])
 
@@ -61,7 +95,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Shard:
-    """One unit of work. ``key`` is readable and unique in its node; ``params`` say what to make; ``items`` how many rows."""
+    """One unit of work. ``key`` is readable and unique in its node; ``params`` say what to make; ``items``
+    how many rows."""
 
     key: str
     params: Mapping[str, Any]
@@ -79,7 +114,8 @@ class Failure:
 
 @dataclass
 class Rows:
-    """The content of a shard: a table, the items that could not be made, and what its maker has to say aloud."""
+    """The content of a shard: a table, the items that could not be made, and what its maker has to say
+    aloud."""
 
     table: pa.Table
     failures: list[Failure] = field(default_factory=list)
@@ -125,7 +161,13 @@ def shard_digest(family: str, shard: Shard) -> str:
     return digest({"family": family, "params": shard.params, "inputs": [i.digest for i in shard.inputs]})
 
 
-def image_table(keys: Sequence[str], labels: Sequence[int | None], images: Sequence[bytes], seeds: Sequence[int], suffix: str = ".png") -> pa.Table:
+def image_table(
+    keys: Sequence[str],
+    labels: Sequence[int | None],
+    images: Sequence[bytes],
+    seeds: Sequence[int],
+    suffix: str = ".png",
+) -> pa.Table:
     """Rows of encoded images in :data:`IMAGE_SCHEMA`; ``path`` is the key with the stored format's suffix."""
     structs = [{"bytes": b, "path": _stem(k) + suffix} for k, b in zip(keys, images, strict=True)]
     return pa.table(
@@ -153,7 +195,13 @@ def scene_table(
     count = len(keys)
 
     def images_of(values: Sequence[bytes | None], end: str) -> pa.Array:
-        return pa.array([None if b is None else {"bytes": b, "path": _stem(k) + end} for k, b in zip(keys, values, strict=True)], IMAGE_TYPE)
+        return pa.array(
+            [
+                None if b is None else {"bytes": b, "path": _stem(k) + end}
+                for k, b in zip(keys, values, strict=True)
+            ],
+            IMAGE_TYPE,
+        )
 
     return pa.table(
         {
@@ -181,15 +229,28 @@ def to_parquet(rows: Rows, provenance: Mapping[str, Any]) -> bytes:
     """
     table = rows.table
     metadata = {
-        b"diffadapt": json.dumps(
-            {**provenance, "failures": [[f.key, f.reason] for f in rows.failures], **({"warnings": rows.warnings} if rows.warnings else {})}, sort_keys=True
-        ).encode()
+        b"diffadapt": (
+            json.dumps(
+                {
+                    **provenance,
+                    "failures": [[f.key, f.reason] for f in rows.failures],
+                    **({"warnings": rows.warnings} if rows.warnings else {}),
+                },
+                sort_keys=True,
+            ).encode()
+        )
     }
     if "image" in table.schema.names:
         features = {field.name: _feature(field.type) for field in table.schema}
         metadata[b"huggingface"] = json.dumps({"info": {"features": features}}).encode()
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd", store_schema=True, write_page_checksum=True)
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        buffer,
+        compression="zstd",
+        store_schema=True,
+        write_page_checksum=True,
+    )
     return buffer.getvalue()
 
 
@@ -206,9 +267,15 @@ def _feature(kind: pa.DataType) -> Any:
 
 def from_parquet(data: bytes) -> Rows:
     """Rows and failures from :func:`to_parquet` bytes."""
-    table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)  # read_table would import pandas
+    table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(
+        use_threads=False
+    )  # read_table would import pandas
     meta = json.loads((table.schema.metadata or {}).get(b"diffadapt", b"{}"))
-    return Rows(table.replace_schema_metadata(None), [Failure(k, r) for k, r in meta.get("failures", [])], list(meta.get("warnings", [])))
+    return Rows(
+        table.replace_schema_metadata(None),
+        [Failure(k, r) for k, r in meta.get("failures", [])],
+        list(meta.get("warnings", [])),
+    )
 
 
 class Header(NamedTuple):
@@ -223,4 +290,6 @@ def read_header(data_file: Any) -> Header:
     """Row count, failures and warnings from a Parquet file's footer alone."""
     meta = pq.read_metadata(data_file)
     info = json.loads((meta.metadata or {}).get(b"diffadapt", b"{}"))
-    return Header(meta.num_rows, [Failure(k, r) for k, r in info.get("failures", [])], list(info.get("warnings", [])))
+    return Header(
+        meta.num_rows, [Failure(k, r) for k, r in info.get("failures", [])], list(info.get("warnings", []))
+    )

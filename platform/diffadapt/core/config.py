@@ -1,7 +1,7 @@
 """Frozen configuration values: identity apart from execution, overrides by dotted name, JSON both ways.
 
-A recipe is a tree of frozen dataclasses. A field made by :func:`execution` (batch size, device, workers) may change
-how fast or where the work is done, never what is made, so it stays outside every digest.
+A recipe is a tree of frozen dataclasses. A field made by :func:`execution` (batch size, device, workers) may
+change how fast or where the work is done, never what is made, so it stays outside every digest.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from diffadapt.core.errors import RecipeError, suggest
 T = TypeVar("T")
 
 
-def execution(default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING, doc: str = "") -> Any:
-    """A dataclass field that does not change what is made (batch size, device, workers): outside every digest."""
+def execution(
+    default: Any = dataclasses.MISSING, *, factory: Any = dataclasses.MISSING, doc: str = ""
+) -> Any:
+    """A dataclass field that does not change what is made (batch size, device, workers): outside every
+    digest."""
     metadata = {"execution": True, "doc": doc}
     if factory is not dataclasses.MISSING:
         return field(default_factory=factory, metadata=metadata)
@@ -75,13 +78,17 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
     known = field_types(config)
     for dotted, value in changes.items():
         if dotted not in known:
-            raise RecipeError(f"The recipe has no field {dotted!r}.{suggest(dotted, known)} `diffadapt show` lists all fields.")
+            raise RecipeError(
+                f"The recipe has no field {dotted!r}.{suggest(dotted, known)} `diffadapt show` lists all"
+                " fields."
+            )
         config = _replace(config, dotted.split("."), value, dotted)
     return config
 
 
 def changes(base: Any, other: Any) -> dict[str, Any]:
-    """Dotted name -> value of ``other`` for every leaf in which it differs from ``base`` (of the same type)."""
+    """Dotted name -> value of ``other`` for every leaf in which it differs from ``base`` (of the same
+    type)."""
     found: dict[str, Any] = {}
     for dotted in field_types(other):
         a, b = base, other
@@ -94,7 +101,11 @@ def changes(base: Any, other: Any) -> dict[str, Any]:
 
 def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
     head, rest = path[0], path[1:]
-    new = _replace(getattr(config, head), rest, value, dotted) if rest else coerce(_hints(type(config))[head], value, dotted)
+    new = (
+        _replace(getattr(config, head), rest, value, dotted)
+        if rest
+        else coerce(_hints(type(config))[head], value, dotted)
+    )
     return dataclasses.replace(config, **{head: new})
 
 
@@ -107,7 +118,9 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
     """``value`` as ``hint`` wants it (a string from the command line, a list from JSON), or RecipeError."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value in ("None", "none") and type(None) in get_args(hint)):
+        if value is None or (
+            isinstance(value, str) and value in ("None", "none") and type(None) in get_args(hint)
+        ):
             if type(None) in get_args(hint):
                 return None
         for option in get_args(hint):
@@ -119,8 +132,12 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
                 continue
         raise _mismatch(hint, value, name)
     if origin is Literal:
-        for known in get_args(hint):  # by type too: True is not 1; a string from a command line may mean a number
-            if (type(value), value) == (type(known), known) or (isinstance(value, str) and value == str(known)):
+        for known in get_args(
+            hint
+        ):  # by type too: True is not 1; a string from a command line may mean a number
+            if (type(value), value) == (type(known), known) or (
+                isinstance(value, str) and value == str(known)
+            ):
                 return known
         raise RecipeError(
             f"{name} is {value!r} but must be one of {', '.join(map(str, get_args(hint)))}."

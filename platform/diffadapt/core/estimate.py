@@ -18,11 +18,13 @@ RECENT = 500
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """What one node lacks: ``shards`` (or fits) and their ``items``, and the device seconds that they will take.
+    """What one node lacks: ``shards`` (or fits) and their ``items``, and the device seconds that they will
+    take.
 
-    ``basis``: work of the same family; of the same kind and label; of the same kind; or none, and then ``seconds`` is None.
-    ``entries``: how many were measured, on ``device``. ``longest``: seconds of the longest one. ``wave``: how many
-    unfinished fits must come before it, one after the other; ``after``: the nodes that it reads.
+    ``basis``: work of the same family; of the same kind and label; of the same kind; or none, and then
+    ``seconds`` is None. ``entries``: how many were measured, on ``device``. ``longest``: seconds of the
+    longest one. ``wave``: how many unfinished fits must come before it, one after the other; ``after``: the
+    nodes that it reads.
     """
 
     name: str
@@ -78,8 +80,9 @@ class Estimate:
         return dict(total)
 
     def wall(self, devices: int, *, train_workers: int = 1, speed: float = 1.0) -> float:
-        """Seconds on ``devices`` equal devices, each ``speed`` times as fast as those measured: shards spread over them, every
-        fit takes ``train_workers`` of them, and what needs a fit waits for it. Starting machines is not counted.
+        """Seconds on ``devices`` equal devices, each ``speed`` times as fast as those measured: shards spread
+        over them, every fit takes ``train_workers`` of them, and what needs a fit waits for it. Starting
+        machines is not counted.
 
         For each wave Graham's bound of list scheduling: total / devices + (1 - 1 / devices) * longest chain.
         """
@@ -92,19 +95,26 @@ class Estimate:
         return total / speed
 
 
-def estimate(plans: Mapping[str, NodePlan], done: Collection[str], measured: Iterable[Measured], device: str = "") -> Estimate:
-    """What ``plans`` lack beyond the digests ``done``, with times from ``measured``. What two nodes ask for counts once.
+def estimate(
+    plans: Mapping[str, NodePlan], done: Collection[str], measured: Iterable[Measured], device: str = ""
+) -> Estimate:
+    """What ``plans`` lack beyond the digests ``done``, with times from ``measured``. What two nodes ask for
+    counts once.
 
-    The same family counts first, else the same kind and label, else the same kind; entries of a device that is called
-    ``device`` (or as :func:`same_device` says) first, else those of the device that was used last. Shards scale by their items,
-    fits by the images that they see.
+    The same family counts first, else the same kind and label, else the same kind; entries of a device that
+    is called ``device`` (or as :func:`same_device` says) first, else those of the device that was used last.
+    Shards scale by their items, fits by the images that they see.
     """
     rates, counted, found = _Rates(measured, device), set(done), []
     owner = {p.digest: name for name, plan in plans.items() for p in plan.shards}
     behind: dict[str, int] = {}
     for name, plan in plans.items():
         parents = {owner[i.digest] for p in plan.shards for i in p.shard.inputs}
-        open_fits = {o for o in parents if plans[o].stage.fit_stage and any(p.digest not in done for p in plans[o].shards)}
+        open_fits = {
+            o
+            for o in parents
+            if plans[o].stage.fit_stage and any(p.digest not in done for p in plans[o].shards)
+        }
         behind[name] = max((behind[o] + (o in open_fits) for o in parents), default=0)
         left = [p for p in plan.shards if p.digest not in counted] if plan.stage.stored else []
         counted.update(p.digest for p in left)
@@ -116,15 +126,27 @@ def estimate(plans: Mapping[str, NodePlan], done: Collection[str], measured: Ite
         seconds = _scaled(sizes, passes, entries)
         found.append(
             StageEstimate(
-                name, plan.stage.kind, plan.stage.fit_stage, len(left), sum(sizes), None if not entries else sum(seconds), max(seconds, default=0.0),
-                basis, len(entries), entries[0].device if entries else "", entries[0].label if entries else plan.stage.label(), behind[name], tuple(sorted(parents)),
+                name,
+                plan.stage.kind,
+                plan.stage.fit_stage,
+                len(left),
+                sum(sizes),
+                None if not entries else sum(seconds),
+                max(seconds, default=0.0),
+                basis,
+                len(entries),
+                entries[0].device if entries else "",
+                entries[0].label if entries else plan.stage.label(),
+                behind[name],
+                tuple(sorted(parents)),
             )
-        )  # fmt: skip
+        )
     return Estimate(tuple(found))
 
 
 def same_device(measured: str, wanted: str) -> bool:
-    """Whether a device's own name ('NVIDIA A100-SXM4-40GB') is what is ``wanted`` (all its words occur: 'A100 40GB')."""
+    """Whether a device's own name ('NVIDIA A100-SXM4-40GB') is what is ``wanted`` (all its words occur: 'A100
+    40GB')."""
     words = set(re.split(r"[^a-z0-9]+", measured.lower()))
     return bool(wanted) and set(wanted.lower().split()) <= words
 
@@ -144,8 +166,10 @@ class _Rates:
     def of(self, plan: NodePlan) -> tuple[Basis, list[Measured]]:
         kind, label = plan.stage.kind, plan.stage.label()
         keys: tuple[tuple[Basis, tuple[str, ...]], ...] = (
-            ("family", ("family", kind, plan.family)), ("label", ("label", kind, label)), ("kind", ("kind", kind)),
-        )  # fmt: skip
+            ("family", ("family", kind, plan.family)),
+            ("label", ("label", kind, label)),
+            ("kind", ("kind", kind)),
+        )
         for basis, key in keys:
             if key in self.groups:
                 return basis, self._of_one_device(key)
@@ -157,7 +181,9 @@ class _Rates:
             entries = self.groups[key]
             wanted = [m for m in entries if same_device(m.device, self.device)] or entries
             last = max(wanted, key=lambda m: m.when)
-            same = [m for m in wanted if m.device == last.device and (key[0] != "kind" or m.label == last.label)]
+            same = [
+                m for m in wanted if m.device == last.device and (key[0] != "kind" or m.label == last.label)
+            ]
             self.chosen[key] = sorted(same, key=lambda m: m.when)[-RECENT:]
         return self.chosen[key]
 

@@ -1,7 +1,9 @@
-"""Functions in folders of Python files, found by their place: recipes under pipelines/, search spaces under tune_spaces/.
+"""Functions in folders of Python files, found by their place: recipes under pipelines/, search spaces under
+tune_spaces/.
 
-``folder/a/b.py`` with a function ``c`` gives ``a/b/c``; a function called after what is looked for (``recipe``, ``space``) gives the file's
-own name, and in a file of that name the folder's. Files and functions whose names begin with ``_`` are passed over.
+``folder/a/b.py`` with a function ``c`` gives ``a/b/c``; a function called after what is looked for
+(``recipe``, ``space``) gives the file's own name, and in a file of that name the folder's. Files and
+functions whose names begin with ``_`` are passed over.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ MODULE = "diffadapt_own_"
 
 @dataclass(frozen=True)
 class Entry:
-    """One function: its name, the first line of its docstring (or the file's), itself, and its file."""
+    """One function: its name, the first paragraph of its docstring (or the file's), itself, and its file."""
 
     name: str
     summary: str
@@ -34,7 +36,8 @@ class Entry:
 
 
 def folders(variable: str, name: str) -> list[Path]:
-    """Folders to look in, best first: those that the environment's ``variable`` names, the checkout's ``name``, the installed one."""
+    """Folders to look in, best first: those that the environment's ``variable`` names, the checkout's
+    ``name``, the installed one."""
     package = Path(__file__).resolve().parent.parent
     found = [Path(p) for p in os.environ.get(variable, "").split(os.pathsep) if p]
     found += [package.parent.parent / name, package / f"_{name}"]
@@ -42,12 +45,15 @@ def folders(variable: str, name: str) -> list[Path]:
 
 
 def find(roots: Iterable[Path], what: str) -> dict[str, Entry]:
-    """Every function of every file under ``roots`` by name; the first root that has a name counts. ``what``: recipe or space."""
+    """Every function of every file under ``roots`` by name; the first root that has a name counts. ``what``:
+    recipe or space."""
     entries: dict[str, Entry] = {}
     for root in roots:
         for file in sorted(root.rglob("*.py")):
             if not file.name.startswith("_"):
-                for name, entry in of_file(file, file.relative_to(root).with_suffix("").as_posix(), what).items():
+                for name, entry in of_file(
+                    file, file.relative_to(root).with_suffix("").as_posix(), what
+                ).items():
                     entries.setdefault(name, entry)
     return dict(sorted(entries.items()))
 
@@ -59,8 +65,17 @@ def of_file(file: Path, stem: str, what: str) -> dict[str, Entry]:
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if function.__module__ == module.__name__ and not name.startswith("_"):
             full = stem if name == what else f"{stem}/{name}"
-            found[full] = Entry(full, (inspect.getdoc(function) or inspect.getdoc(module) or "").split("\n")[0], function, file)
+            found[full] = Entry(
+                full,
+                _summary(inspect.getdoc(function) or inspect.getdoc(module) or ""),
+                function,
+                file,
+            )
     return found
+
+
+def _summary(doc: str) -> str:
+    return " ".join(doc.split("\n\n")[0].split("\n"))
 
 
 def build(entry: Entry, what: str) -> Any:
@@ -70,7 +85,10 @@ def build(entry: Entry, what: str) -> Any:
     except DiffadaptError:
         raise
     except Exception as error:
-        raise RecipeError(f"The {what} {entry.name!r} in {entry.file} cannot be built ({type(error).__name__}: {error}): mend that file.") from error
+        raise RecipeError(
+            f"The {what} {entry.name!r} in {entry.file} cannot be built ({type(error).__name__}: {error}):"
+            " mend that file."
+        ) from error
 
 
 def _import(file: Path, stem: str, what: str) -> ModuleType:
@@ -84,5 +102,8 @@ def _import(file: Path, stem: str, what: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         sys.modules.pop(name, None)
-        raise RecipeError(f"The {what} file {file.name} cannot be loaded ({type(error).__name__}: {error}): mend it or move it out of {file.parent.name}/.") from error
+        raise RecipeError(
+            f"The {what} file {file.name} cannot be loaded ({type(error).__name__}: {error}): mend it or move"
+            f" it out of {file.parent.name}/."
+        ) from error
     return module

@@ -1,7 +1,7 @@
 """Stable names for values: canonical JSON, digests, and one seed per item.
 
-A digest depends on content only, never on dictionary order, machine, time or path. A seed depends on what an item is,
-never on which worker makes it, in which batch, or in which order.
+A digest depends on content only, never on dictionary order, machine, time or path. A seed depends on what an
+item is, never on which worker makes it, in which batch, or in which order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ _PLAIN = frozenset((str, int, bool, type(None)))
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces; 2.0 is written as 2, so that equal numbers have one name. ValueError for NaN and infinity."""
+    """JSON with sorted keys and no spaces; 2.0 is written as 2, so that equal numbers have one name.
+    ValueError for NaN and infinity."""
     return _encode(_plain_numbers(value))
 
 

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM that cannot get lost: both raise KeyboardInterrupt, and are remembered.
 
-A library written in C or Rust may turn the KeyboardInterrupt that reaches it into an error of its own; :func:`check` then
-tells an interruption from bad input before anything is concluded from that error.
+A library written in C or Rust may turn the KeyboardInterrupt that reaches it into an error of its own;
+:func:`check` then tells an interruption from bad input before anything is concluded from that error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ _seen = False
 
 
 class Interrupts:
-    """Within this context (main thread) SIGINT and SIGTERM raise KeyboardInterrupt; an ignored SIGINT stays ignored."""
+    """Within this context (main thread) SIGINT and SIGTERM raise KeyboardInterrupt; an ignored SIGINT stays
+    ignored."""
 
     def __enter__(self) -> Interrupts:
         global _seen

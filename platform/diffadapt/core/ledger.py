@@ -1,8 +1,9 @@
-"""What work took: one entry for every shard and fit that was made, beside the store's content and outside every digest.
+"""What work took: one entry for every shard and fit that was made, beside the store's content and outside
+every digest.
 
-Plans estimate hours from it, sweeps weigh accuracy against it. Entries lie in ``<root>/ledger/*.jsonl`` (:attr:`Root.ledger`); a
-file is written once and never changed, so that any number of drivers on any file system can add to it. What is lost or damaged
-counts as not measured.
+Plans estimate hours from it, sweeps weigh accuracy against it. Entries lie in ``<root>/ledger/*.jsonl``
+(:attr:`Root.ledger`); a file is written once and never changed, so that any number of drivers on any file
+system can add to it. What is lost or damaged counts as not measured.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ MERGE_AGE = 3600.0
 
 @dataclass(frozen=True)
 class Measured:
-    """One shard or fit: ``seconds`` of wall time on each of ``devices`` devices called ``device`` ('cpu', 'NVIDIA H200').
+    """One shard or fit: ``seconds`` of wall time on each of ``devices`` devices called ``device`` ('cpu',
+    'NVIDIA H200').
 
-    ``samples``: images that a fit saw, passes counted (0: not known). ``resumed``: a fit that went on from a checkpoint, whose
-    seconds are those of its last part. ``failures``: items set apart (-1: not known).
+    ``samples``: images that a fit saw, passes counted (0: not known). ``resumed``: a fit that went on from a
+    checkpoint, whose seconds are those of its last part. ``failures``: items set apart (-1: not known).
     """
 
     digest: str
@@ -58,7 +60,8 @@ class Measured:
 
 
 def samples(stage: Stage, items: int) -> int:
-    """Images that a fit of ``stage`` on ``items`` images sees in all, by its settings; 0 where they do not say."""
+    """Images that a fit of ``stage`` on ``items`` images sees in all, by its settings; 0 where they do not
+    say."""
     config = getattr(stage, "config", None)
     epochs, steps, batch = (getattr(config, name, 0) or 0 for name in ("epochs", "steps", "batch_size"))
     if not stage.fit_stage:
@@ -87,9 +90,19 @@ class Ledger:
         if receipt.status != "made":
             return
         entry = Measured(
-            receipt.digest, plan.stage.kind, plan.stage.label(), plan.family, receipt.items, receipt.seconds, receipt.device, receipt.devices, time.time(),
-            samples(plan.stage, receipt.items), receipt.resumed, len(receipt.failures),
-        )  # fmt: skip
+            receipt.digest,
+            plan.stage.kind,
+            plan.stage.label(),
+            plan.family,
+            receipt.items,
+            receipt.seconds,
+            receipt.device,
+            receipt.devices,
+            time.time(),
+            samples(plan.stage, receipt.items),
+            receipt.resumed,
+            len(receipt.failures),
+        )
         with self._lock:
             self._waiting.append(entry)
             full = len(self._waiting) >= FLUSH_ENTRIES
@@ -128,7 +141,8 @@ def by_digest(place: Store) -> dict[str, Measured]:
 
 
 def merge(place: Store, *, older_than: float = MERGE_AGE) -> int:
-    """Make one file of many older than ``older_than`` seconds, without what newer entries replace; returns how many it replaced.
+    """Make one file of many older than ``older_than`` seconds, without what newer entries replace; returns
+    how many it replaced.
 
     The whole is written before its parts go, so that a reader finds an entry twice rather than not at all.
     """
@@ -171,7 +185,9 @@ def _entry(value: dict[str, Any]) -> Measured:
     """Raises ValueError or TypeError for what is no entry; fields of later versions are left out."""
     m = Measured(**{f.name: value[f.name] for f in fields(Measured) if f.name in value})
     numbers = (m.items, m.seconds, m.devices, m.when, m.samples)
-    if not all(isinstance(n, (int, float)) and math.isfinite(n) and n >= 0 for n in numbers) or not isinstance(m.digest, str):
+    if not all(
+        isinstance(n, (int, float)) and math.isfinite(n) and n >= 0 for n in numbers
+    ) or not isinstance(m.digest, str):
         raise ValueError(value)
     return m
 

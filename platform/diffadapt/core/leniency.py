@@ -1,4 +1,5 @@
-"""Planning without weights or data at hand: what is missing is noted, and counts come from what is published."""
+"""Planning without weights or data at hand: what is missing is noted, and counts come from what is
+published."""
 
 from __future__ import annotations
 

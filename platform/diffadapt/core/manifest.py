@@ -18,7 +18,19 @@ from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import redact
 
 FORMAT = 1
-LIBRARIES = ("torch", "torchvision", "ray", "diffusers", "timm", "transformers", "numpy", "scipy", "pillow", "pyarrow", "scikit-learn")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "ray",
+    "diffusers",
+    "timm",
+    "transformers",
+    "numpy",
+    "scipy",
+    "pillow",
+    "pyarrow",
+    "scikit-learn",
+)
 
 
 def versions() -> dict[str, str]:
@@ -32,7 +44,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def build(recipe: str, config: Mapping[str, Any], seed: int, pipeline: Pipeline, plans: Mapping[str, NodePlan], quarantined: Mapping[str, Sequence[Failure]]) -> dict[str, Any]:
+def build(
+    recipe: str,
+    config: Mapping[str, Any],
+    seed: int,
+    pipeline: Pipeline,
+    plans: Mapping[str, NodePlan],
+    quarantined: Mapping[str, Sequence[Failure]],
+) -> dict[str, Any]:
     """The manifest as a JSON value; equal for equal work on any runner, worker count and location."""
     nodes = {
         name: {
@@ -43,7 +62,9 @@ def build(recipe: str, config: Mapping[str, Any], seed: int, pipeline: Pipeline,
             "inputs": list(plan.inputs),
             "family": plan.family,
             "shards": [[p.shard.key, p.digest, p.shard.items, p.path] for p in plan.shards],
-            "quarantined": [[f.key, f.reason] for f in sorted(quarantined.get(name, ()), key=lambda f: f.key)],
+            "quarantined": [
+                [f.key, f.reason] for f in sorted(quarantined.get(name, ()), key=lambda f: f.key)
+            ],
         }
         for name, plan in plans.items()
     }
@@ -62,7 +83,9 @@ def build(recipe: str, config: Mapping[str, Any], seed: int, pipeline: Pipeline,
 
 def run_digest(config: Mapping[str, Any], plans: Mapping[str, NodePlan]) -> str:
     """The digest in a run folder's name: the recipe's identity and the digests of all that it makes."""
-    return digest({"config": config, "nodes": {n: [p.digest for p in plan.shards] for n, plan in plans.items()}}, 8)
+    return digest(
+        {"config": config, "nodes": {n: [p.digest for p in plan.shards] for n, plan in plans.items()}}, 8
+    )
 
 
 def scrub(value: Any) -> Any:
@@ -86,8 +109,9 @@ def load(data: bytes, where: str) -> dict[str, Any]:
         raise StoreError(damaged) from None
     if found != FORMAT:
         raise StoreError(
-            f"The run {where} was written in format {found}, this version reads format {FORMAT}: run its recipe again here "
-            "(finished shards of the same store format are reused), or open it with the version that wrote it."
+            f"The run {where} was written in format {found}, this version reads format {FORMAT}: run its"
+            " recipe again here (finished shards of the same store format are reused), or open it with the"
+            " version that wrote it."
         )
     if not {"recipe", "config", "nodes", "outputs"} <= set(manifest):
         raise StoreError(damaged)

@@ -22,7 +22,8 @@ class Node:
 class MethodRow:
     """One row of the score table: the sum of the probabilities of its members' predictions.
 
-    ``members`` name prediction nodes whose rows pair by key (SDA equation 5); one member is a single-model row.
+    ``members`` name prediction nodes whose rows pair by key (SDA equation 5); one member is a single-model
+    row.
     """
 
     name: str
@@ -30,7 +31,8 @@ class MethodRow:
     note: str = ""
     control: bool = False
     images_of: str = ""
-    """Count only the images that this prediction node has too (a like-for-like row beside a method run on fewer images)."""
+    """Count only the images that this prediction node has too (a like-for-like row beside a method run on
+    fewer images)."""
     group: str = ""
     """The group of all its scores, e.g. a transfer such as 'amazon-webcam'; empty: as the keys say."""
     seed: int | None = None
@@ -38,8 +40,8 @@ class MethodRow:
     selection: str = "last"
     """How the epoch was chosen: 'last', a label-free validator, or 'oracle' (on target labels)."""
     metric: str = "top1"
-    """top1, or class_mean (mean of the classes' accuracies, as VisDA is scored); of label maps miou, miou_source, miou_estimated; of boxes
-    map, map50."""
+    """top1, or class_mean (mean of the classes' accuracies, as VisDA is scored); of label maps miou,
+    miou_source, miou_estimated; of boxes map, map50."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,23 @@ class Pipeline:
     rows: tuple[MethodRow, ...] = ()
     class_names: tuple[str, ...] = ()
     outputs: Mapping[str, str] = field(default_factory=dict)
-    """What later commands need by role -> node name: 'target', 'figures', 'model' (the adapted classifier), 'predictions' (its
-    logits on the target), 'validators'; for SDA also 'classifier', 'finetuned', 'projected', ..."""
+    """What later commands need by role -> node name: 'target', 'figures', 'model' (the adapted classifier),
+    'predictions' (its logits on the target), 'validators'; for SDA also 'classifier', 'finetuned',
+    'projected', ..."""
 
     def result(self) -> tuple[MethodRow, ...]:
-        """The rows of the recipe's own result, one a seed and transfer: those called as the last one that is no control, in the
-        first row's metric."""
+        """The rows of the recipe's own result, one a seed and transfer: those called as the last one that is
+        no control, in the first row's metric."""
         names = [r.name for r in self.rows if not r.control]
-        return tuple(r for r in self.rows if r.name == names[-1] and not r.control and r.metric == self.rows[0].metric) if names else ()
+        return (
+            tuple(
+                r
+                for r in self.rows
+                if r.name == names[-1] and not r.control and r.metric == self.rows[0].metric
+            )
+            if names
+            else ()
+        )
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -68,7 +79,8 @@ class Pipeline:
             seen.add(node.name)
 
     def plan(self, store: Store) -> dict[str, NodePlan]:
-        """Every node's shards with digests and store names; reads data listings and weight revisions, writes nothing."""
+        """Every node's shards with digests and store names; reads data listings and weight revisions, writes
+        nothing."""
         plans: dict[str, NodePlan] = {}
         for node in self.nodes:
             plans[node.name] = plan_node(node.name, node.stage, {i: plans[i] for i in node.inputs}, store)

@@ -46,7 +46,13 @@ def summarise(plans: Mapping[str, NodePlan], store: Store) -> PlanSummary:
         counted.update(p.digest for p in plan.shards)  # what two nodes ask for is made once
         nodes.append(
             NodeSummary(
-                name, plan.stage.kind, plan.stage.fit_stage, len(plan.shards), len(left), plan.items, sum(p.shard.items for p in left)
+                name,
+                plan.stage.kind,
+                plan.stage.fit_stage,
+                len(plan.shards),
+                len(left),
+                plan.items,
+                sum(p.shard.items for p in left),
             )
         )
     return PlanSummary(tuple(nodes))

@@ -11,17 +11,24 @@ import pyarrow.parquet as pq
 
 from diffadapt.core.record import softmax
 
-PREDICTIONS_SCHEMA = pa.schema([("path", pa.string()), ("label", pa.int64()), ("class", pa.string()), ("confidence", pa.float64())])
-"""``path`` relative to the target's folder; ``label`` the predicted class's number; ``confidence`` the largest softmax probability."""
+PREDICTIONS_SCHEMA = pa.schema(
+    [("path", pa.string()), ("label", pa.int64()), ("class", pa.string()), ("confidence", pa.float64())]
+)
+"""``path`` relative to the target's folder; ``label`` the predicted class's number; ``confidence`` the
+largest softmax probability."""
 
 
 def image_path(key: str) -> str:
-    """The image's path as its owner knows it: a key without its group, ``target/0/a/b.jpg`` -> ``a/b.jpg``."""
+    """The image's path as its owner knows it: a key without its group, ``target/0/a/b.jpg`` ->
+    ``a/b.jpg``."""
     return key.split("/", 2)[-1]
 
 
-def predictions_parquet(predictions: Mapping[str, tuple[int | None, np.ndarray]], class_names: Sequence[str] = ()) -> bytes:
-    """Parquet bytes in :data:`PREDICTIONS_SCHEMA`, sorted by path, of key -> (true label, unused; logits (K,)).
+def predictions_parquet(
+    predictions: Mapping[str, tuple[int | None, np.ndarray]], class_names: Sequence[str] = ()
+) -> bytes:
+    """Parquet bytes in :data:`PREDICTIONS_SCHEMA`, sorted by path, of key -> (true label, unused; logits
+    (K,)).
 
     ``class``: the predicted class's name, or its number when there are no names.
     """

@@ -14,8 +14,8 @@ CLOUDS = ("aws", "gcp", "azure")
 
 @dataclass(frozen=True)
 class Instance:
-    """One instance type. ``gpu``: words of the device's own name ('A100 40GB'), empty without one; prices in USD per hour of the
-    whole instance, ``spot`` None where none is listed; ``date``: when they were read."""
+    """One instance type. ``gpu``: words of the device's own name ('A100 40GB'), empty without one; prices in
+    USD per hour of the whole instance, ``spot`` None where none is listed; ``date``: when they were read."""
 
     name: str
     gpu: str
@@ -37,21 +37,28 @@ class Instance:
 
 
 def find(name: str, place: str = "") -> Instance:
-    """The instance type ``name`` ('aws.g5.xlarge') of the price list; RecipeError with the nearest name otherwise."""
+    """The instance type ``name`` ('aws.g5.xlarge') of the price list; RecipeError with the nearest name
+    otherwise."""
     known = load(place)
     if name not in known:
         near = suggest(name, known) or suggest(name, {n.partition(".")[2] for n in known})
-        raise RecipeError(f"The price list has no machine {name!r}.{near} Known are: {', '.join(known)}; --prices gives a list of your own.")
+        raise RecipeError(
+            f"The price list has no machine {name!r}.{near} Known are: {', '.join(known)}; --prices gives a"
+            " list of your own."
+        )
     return known[name]
 
 
 def load(place: str = "") -> dict[str, Instance]:
-    """Every instance type by name; ``place``: a file of one's own. RecipeError when it cannot be read or says something else."""
+    """Every instance type by name; ``place``: a file of one's own. RecipeError when it cannot be read or says
+    something else."""
     file = Path(place) if place else default_file()
     try:
         value = _parse(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(f"The price list {file} cannot be read ({type(error).__name__}): mend the path.") from None
+        raise RecipeError(
+            f"The price list {file} cannot be read ({type(error).__name__}): mend the path."
+        ) from None
     except ValueError as error:
         raise RecipeError(f"The price list {file} is no TOML ({error}): mend it.") from None
     about = value.pop("about", {})
@@ -76,13 +83,35 @@ def _instance(name: str, fields: dict[str, Any], file: Path) -> Instance:
     try:
         gpus, vcpus = fields["gpus"], fields["vcpus"]
         on_demand, spot = float(fields["on_demand"]), float(fields["spot"]) if "spot" in fields else None
-        date = fields["date"].isoformat() if isinstance(fields["date"], datetime.date) else str(fields["date"])
-        good = isinstance(gpus, int) and isinstance(vcpus, int) and gpus >= 0 and vcpus >= 1 and on_demand > 0 and (spot is None or spot > 0)
+        date = (
+            fields["date"].isoformat() if isinstance(fields["date"], datetime.date) else str(fields["date"])
+        )
+        good = (
+            isinstance(gpus, int)
+            and isinstance(vcpus, int)
+            and gpus >= 0
+            and vcpus >= 1
+            and on_demand > 0
+            and (spot is None or spot > 0)
+        )
         if not good or bool(gpus) != bool(fields.get("gpu", "")):
             raise ValueError
-        return Instance(name, str(fields.get("gpu", "")), gpus, vcpus, on_demand, spot, str(fields.get("region", "")), date, str(fields.get("source", "")))
+        return Instance(
+            name,
+            str(fields.get("gpu", "")),
+            gpus,
+            vcpus,
+            on_demand,
+            spot,
+            str(fields.get("region", "")),
+            date,
+            str(fields.get("source", "")),
+        )
     except (KeyError, TypeError, ValueError):
-        raise RecipeError(f"The entry {name} of the price list {file} is not whole: it needs gpu, gpus, vcpus, on_demand (USD per hour) and date; spot, region and source may follow.") from None
+        raise RecipeError(
+            f"The entry {name} of the price list {file} is not whole: it needs gpu, gpus, vcpus, on_demand"
+            " (USD per hour) and date; spot, region and source may follow."
+        ) from None
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Find and load recipes: Python functions under pipelines/ that return a recipe value.
 
-``pipelines/sda/imagenet_c.py`` with functions ``resnet50`` and ``swin_t`` gives the recipes ``sda/imagenet_c/resnet50`` and
-``sda/imagenet_c/swin_t``; a function called ``recipe`` gives the file's own name. The checkout's folder is preferred to
-the one installed with the package; DIFFADAPT_PIPELINES names another.
+``pipelines/sda/imagenet_c.py`` with functions ``resnet50`` and ``swin_t`` gives the recipes
+``sda/imagenet_c/resnet50`` and ``sda/imagenet_c/swin_t``; a function called ``recipe`` gives the file's own
+name. The checkout's folder is preferred to the one installed with the package; DIFFADAPT_PIPELINES names
+another.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def recipes() -> dict[str, Entry]:
 
 
 def load(name: str) -> Any:
-    """The recipe value called ``name``, or that of a JSON file with a recipe's name and overrides, such as a sweep's
-    recommended.json or a run's recipe.json (a path or URL); RecipeError with the nearest name otherwise."""
+    """The recipe value called ``name``, or that of a JSON file with a recipe's name and overrides, such as a
+    sweep's recommended.json or a run's recipe.json (a path or URL); RecipeError with the nearest name
+    otherwise."""
     if name.endswith(".json"):
         base, overrides = read_file(name)
         return override(load(base), overrides)
@@ -43,7 +45,10 @@ def load(name: str) -> Any:
         raise RecipeError(f"There is no recipe {name!r}.{suggest(name, entries)} `diffadapt ls` lists them.")
     recipe = functions.build(entries[name], "recipe")
     if not hasattr(recipe, "pipeline") or not is_dataclass(recipe):
-        raise RecipeError(f"The recipe {name!r} returns a {type(recipe).__name__}: it must return a recipe value such as SDA(...).")
+        raise RecipeError(
+            f"The recipe {name!r} returns a {type(recipe).__name__}: it must return a recipe value such as"
+            " SDA(...)."
+        )
     return recipe
 
 
@@ -58,7 +63,12 @@ def read_file(place: str) -> tuple[str, dict[str, Any]]:
         if not isinstance(name, str) or name.endswith(".json") or not isinstance(overrides, dict):
             raise ValueError
     except (OSError, ImportError) as error:
-        raise RecipeError(f"The recipe file {redact(place)} cannot be read ({type(error).__name__}): mend the path.") from None
+        raise RecipeError(
+            f"The recipe file {redact(place)} cannot be read ({type(error).__name__}): mend the path."
+        ) from None
     except (ValueError, KeyError, TypeError):
-        raise RecipeError(f'The file {redact(place)} is no recipe: it must hold {{"recipe": "name", "overrides": {{"field": value}}}}, as recommended.json of a sweep does.') from None
+        raise RecipeError(
+            f'The file {redact(place)} is no recipe: it must hold {{"recipe": "name", "overrides": {{"field":'
+            " value}}, as recommended.json of a sweep does."
+        ) from None
     return name, overrides

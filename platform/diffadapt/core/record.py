@@ -16,16 +16,27 @@ from diffadapt.core.pipeline import MethodRow
 
 SCORES_SCHEMA = pa.schema(
     [
-        ("run", pa.string()), ("method", pa.string()), ("control", pa.bool_()), ("group", pa.string()),
-        ("corruption", pa.string()), ("severity", pa.int64()), ("metric", pa.string()), ("value", pa.float64()),
-        ("images", pa.int64()), ("of_images", pa.int64()), ("seed", pa.int64()), ("selection", pa.string()), ("note", pa.string()),
+        ("run", pa.string()),
+        ("method", pa.string()),
+        ("control", pa.bool_()),
+        ("group", pa.string()),
+        ("corruption", pa.string()),
+        ("severity", pa.int64()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("images", pa.int64()),
+        ("of_images", pa.int64()),
+        ("seed", pa.int64()),
+        ("selection", pa.string()),
+        ("note", pa.string()),
     ]
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number. ``value`` in percent for top1 and class_mean; ``images`` counted, of ``of_images`` that the target has."""
+    """One number. ``value`` in percent for top1 and class_mean; ``images`` counted, of ``of_images`` that the
+    target has."""
 
     run: str
     method: str
@@ -53,19 +64,26 @@ def predictions_by_key(parts: Sequence[Rows]) -> dict[str, tuple[int | None, np.
     """key -> (label, logits) over the shards of one prediction node."""
     out: dict[str, tuple[int | None, np.ndarray]] = {}
     for rows in parts:
-        for key, label, logits in zip(rows.column("key"), rows.column("label"), rows.column("logits"), strict=True):
+        for key, label, logits in zip(
+            rows.column("key"), rows.column("label"), rows.column("logits"), strict=True
+        ):
             out[key] = (label, np.asarray(logits, np.float32))
     return out
 
 
 def score_rows(
-    run: str, seed: int, rows: Sequence[MethodRow], predictions: Mapping[str, Mapping[str, tuple[int | None, np.ndarray]]], totals: Mapping[str, int]
+    run: str,
+    seed: int,
+    rows: Sequence[MethodRow],
+    predictions: Mapping[str, Mapping[str, tuple[int | None, np.ndarray]]],
+    totals: Mapping[str, int],
 ) -> list[Score]:
     """The accuracy (percent) of each method row in every group, on the keys that all its members predicted.
 
-    A method's prediction is the argmax of the sum of its members' softmax probabilities (SDA equation 5). The group is
-    ``row.group``, else the key's corruption/severity; the seed ``row.seed``, else ``seed``. ``totals``: images of each
-    group. Images without a label count nowhere, so unlabelled targets give no scores.
+    A method's prediction is the argmax of the sum of its members' softmax probabilities (SDA equation 5). The
+    group is ``row.group``, else the key's corruption/severity; the seed ``row.seed``, else ``seed``.
+    ``totals``: images of each group. Images without a label count nowhere, so unlabelled targets give no
+    scores.
     """
     out: list[Score] = []
     for row in rows:
@@ -84,15 +102,27 @@ def score_rows(
             mine = seed if row.seed is None else row.seed
             out.append(
                 Score(
-                    run, row.name, row.control, group, corruption, int(severity) if severity.isdigit() else 0, row.metric, value,
-                    len(names), totals.get(group, len(names)), mine, row.selection, row.note,
+                    run,
+                    row.name,
+                    row.control,
+                    group,
+                    corruption,
+                    int(severity) if severity.isdigit() else 0,
+                    row.metric,
+                    value,
+                    len(names),
+                    totals.get(group, len(names)),
+                    mine,
+                    row.selection,
+                    row.note,
                 )  # fmt: skip
             )
     return out
 
 
 def accuracy(predicted: np.ndarray, labels: np.ndarray, metric: str = "top1") -> float:
-    """The share of right predictions: of all images (top1), or the mean of the shares of each class that occurs (class_mean)."""
+    """The share of right predictions: of all images (top1), or the mean of the shares of each class that
+    occurs (class_mean)."""
     right = predicted == labels
     if metric == "top1":
         return float(right.mean())

@@ -31,11 +31,16 @@ class Root:
 
     def names(self) -> list[str]:
         """Run folders, newest first."""
-        found = [(self._stamp(n), n) for n in self.runs.list("") if not n.startswith(".") and not n.startswith("store.json")]
+        found = [
+            (self._stamp(n), n)
+            for n in self.runs.list("")
+            if not n.startswith(".") and not n.startswith("store.json")
+        ]
         return [n for _, n in sorted(found, reverse=True)]
 
     def run(self, name: str) -> Run:
-        """The run folder ``name`` (a name, its unique prefix, a path ending in it, or ``last``: the newest that is not a prediction); StoreError if there is none."""
+        """The run folder ``name`` (a name, its unique prefix, a path ending in it, or ``last``: the newest
+        that is not a prediction); StoreError if there is none."""
         names = self.names()
         short = name.rstrip("/").split("/")[-1]
         if short == "last":
@@ -47,7 +52,10 @@ class Root:
             return Run(self, matches[0])
         if len(matches) > 1:
             raise StoreError(f"{name!r} fits several runs: {', '.join(matches[:5])}; give more of the name.")
-        raise StoreError(f"There is no run {name!r} under {redact(self.location)}.{near(short, names)} `diffadapt status` lists them; --root gives another place.")
+        raise StoreError(
+            f"There is no run {name!r} under {redact(self.location)}.{near(short, names)} `diffadapt status`"
+            " lists them; --root gives another place."
+        )
 
     def _stamp(self, name: str) -> float:
         updated = Run(self, name).status().get("updated")
@@ -56,7 +64,9 @@ class Root:
 
 def near(name: str, names: Iterable[str]) -> str:
     """The nearest of ``names``, or without their digests, as :func:`suggest` words it."""
-    return suggest(name, names) or suggest(name.rpartition("-")[0] or name, {n.rpartition("-")[0] for n in names})
+    return suggest(name, names) or suggest(
+        name.rpartition("-")[0] or name, {n.rpartition("-")[0] for n in names}
+    )
 
 
 def run_name(recipe: str, digest: str) -> str:
@@ -64,7 +74,8 @@ def run_name(recipe: str, digest: str) -> str:
 
 
 def current_job() -> str:
-    """Name of the submitted job that this process is the driver of (Ray says so in its environment), or an empty string."""
+    """Name of the submitted job that this process is the driver of (Ray says so in its environment), or an
+    empty string."""
     try:
         return str(json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["metadata"]["job_submission_id"])
     except (KeyError, ValueError, TypeError):
@@ -95,11 +106,15 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         if not self.has("manifest.json"):
-            raise StoreError(f"The run {self.name} has no manifest yet: it did not come to its end; run its recipe again to go on.")
+            raise StoreError(
+                f"The run {self.name} has no manifest yet: it did not come to its end; run its recipe again"
+                " to go on."
+            )
         return manifest.load(self.read("manifest.json"), self.name)
 
     def planned(self) -> set[str]:
-        """Store names of the shards and fits that this run refers to, finished or not; empty when nothing is known."""
+        """Store names of the shards and fits that this run refers to, finished or not; empty when nothing is
+        known."""
         if self.has(PLANNED):
             return set(json.loads(self.read(PLANNED)))
         return set()
@@ -112,7 +127,9 @@ class Run:
         except StoreError:
             raise
         except Exception:
-            raise StoreError(f"The scores of {self.name} are damaged: run its recipe again; it is served from the store.") from None
+            raise StoreError(
+                f"The scores of {self.name} are damaged: run its recipe again; it is served from the store."
+            ) from None
 
     def status(self) -> dict[str, Any]:
         try:
@@ -123,4 +140,7 @@ class Run:
 
     def write_status(self, state: str, nodes: dict[str, Any], **more: Any) -> None:
         more = {"job": job, **more} if (job := current_job()) else more
-        self.write("status.json", json.dumps({"state": state, "updated": time.time(), "nodes": nodes, **more}).encode())
+        self.write(
+            "status.json",
+            json.dumps({"state": state, "updated": time.time(), "nodes": nodes, **more}).encode(),
+        )

@@ -1,9 +1,10 @@
 """What is left to do, and in which order: waves of shard chains and fits.
 
-A chain is a piece of work that one actor carries through without waiting for anybody: a shard and, as soon as it is
-committed, the shards that depend on nothing else unfinished (synthesised -> aligned; corrupted -> projected). So a
-shard is aligned the moment its synthesis is committed, and no accelerator waits for another stage to finish. A shard that
-fans out into several shards of one stage ends its chain, so that these spread over the actors.
+A chain is a piece of work that one actor carries through without waiting for anybody: a shard and, as soon as
+it is committed, the shards that depend on nothing else unfinished (synthesised -> aligned; corrupted ->
+projected). So a shard is aligned the moment its synthesis is committed, and no accelerator waits for another
+stage to finish. A shard that fans out into several shards of one stage ends its chain, so that these spread
+over the actors.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def locate(plans: Mapping[str, NodePlan]) -> dict[str, InputFile]:
 
 
 def next_wave(plans: Mapping[str, NodePlan], done: set[str], given_up: Collection[str] = ()) -> Wave:
-    """Chains and fits whose inputs are finished or come earlier in the same chain. Empty when nothing is left that can be made.
+    """Chains and fits whose inputs are finished or come earlier in the same chain. Empty when nothing is left
+    that can be made.
 
     What is ``given_up`` is not tried, and so nothing that needs it.
     """
@@ -88,7 +90,9 @@ def next_wave(plans: Mapping[str, NodePlan], done: set[str], given_up: Collectio
     seen: set[str] = set()
     for name, plan in plans.items():
         for p in plan.shards:
-            if p.digest in done or p.digest in seen or p.digest in given_up:  # two nodes may ask for the same thing; it is made once
+            if (
+                p.digest in done or p.digest in seen or p.digest in given_up
+            ):  # two nodes may ask for the same thing; it is made once
                 continue
             seen.add(p.digest)
             missing = list(dict.fromkeys(i.digest for i in p.shard.inputs if i.digest not in done))
@@ -120,7 +124,8 @@ def _task(name: str, planned: PlannedShard, where: Mapping[str, InputFile]) -> T
 
 
 def _alone(children: Sequence[str], tasks: Mapping[str, Task]) -> Sequence[str]:
-    """The children that are their stage's only one here; several (images of one prompt table) are for several actors, a wave later."""
+    """The children that are their stage's only one here; several (images of one prompt table) are for several
+    actors, a wave later."""
     if len(children) < 2:
         return children
     by_node: dict[str, list[str]] = defaultdict(list)

@@ -1,10 +1,12 @@
-"""Stages: what can be done to data. A stage is a frozen value; the work itself is in the worker that it opens.
+"""Stages: what can be done to data. A stage is a frozen value; the work itself is in the worker that it
+opens.
 
 Three forms, told apart by class attributes:
 
 - map stages make shards from shards or from nothing; one worker (models loaded once) makes many shards;
 - virtual stages (``stored = False``) are read, not made: labelled folders, benchmark files;
-- fit stages (``fit_stage = True``) read all shards of their inputs and make one folder (a trained model, pictures).
+- fit stages (``fit_stage = True``) read all shards of their inputs and make one folder (a trained model,
+  pictures).
 
 Nothing here imports torch; ``open`` and ``fit`` do, in the process that works.
 """
@@ -27,15 +29,17 @@ class Worker(Protocol):
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         """The rows of ``shard``. ``inputs`` are those of ``shard.inputs`` that are shards, in order.
 
-        Raises DiffadaptError for what the user can mend; item failures are returned in ``Rows.failures``, those of the
-        inputs included, so that an item which an earlier stage could not make is not silently absent.
+        Raises DiffadaptError for what the user can mend; item failures are returned in ``Rows.failures``,
+        those of the inputs included, so that an item which an earlier stage could not make is not silently
+        absent.
         """
         ...
 
 
 @dataclass
 class WorkContext:
-    """What a worker or a fit is given: the device, the folders of fitted inputs by node name, and settings."""
+    """What a worker or a fit is given: the device, the folders of fitted inputs by node name, and
+    settings."""
 
     device: str
     fitted: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +97,8 @@ class Stage:
     fit_stage: ClassVar[bool] = False
     stored: ClassVar[bool] = True
     trains: ClassVar[bool] = True
-    """Whether a fit stage trains, so that several workers can share it; False: one worker makes it however many are allowed."""
+    """Whether a fit stage trains, so that several workers can share it; False: one worker makes it however
+    many are allowed."""
     may_warn: ClassVar[bool] = False
     """Whether its shards may carry warnings, which the driver then reads back at the end of a run."""
 
@@ -110,7 +115,8 @@ class Stage:
         return {}
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
-        """The shards this stage makes, given the plans of its inputs. Validates everything that can be known beforehand."""
+        """The shards this stage makes, given the plans of its inputs. Validates everything that can be known
+        beforehand."""
         raise NotImplementedError
 
     def open(self, context: WorkContext) -> Worker:

@@ -1,8 +1,9 @@
 """The store: shards and fitted artefacts under readable, content-addressed names, on any fsspec location.
 
-Layout: ``<root>/store.json``; ``<root>/<kind>/<label>-<family>/<key>-<digest>.parquet`` for shards with ``family.json``
-beside them; ``<root>/<kind>/<label>-<digest>/`` with ``_SUCCESS`` for fitted artefacts. A name appears only when its
-content is complete: local files are written beside and renamed, object stores put whole objects.
+Layout: ``<root>/store.json``; ``<root>/<kind>/<label>-<family>/<key>-<digest>.parquet`` for shards with
+``family.json`` beside them; ``<root>/<kind>/<label>-<digest>/`` with ``_SUCCESS`` for fitted artefacts. A
+name appears only when its content is complete: local files are written beside and renamed, object stores put
+whole objects.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ from diffadapt.core.errors import StoreError
 
 FORMAT = 1
 REMOTE_LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "adlfs", "azure")
-"""Libraries whose exceptions mean that the location could not be reached or refused; they do not all derive from OSError."""
+"""Libraries whose exceptions mean that the location could not be reached or refused; they do not all derive
+from OSError."""
 _LOGIN = re.compile(r"(\w+://)(?:[^/@\s:]*:[^@\s]+|[^/@\s]+)@")
 """Raw secret keys hold slashes, so the part after the colon may."""
 _PARAMETER = re.compile(r"(?i)((?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s]+")
-_TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,})\b")
+_TOKEN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,})\b"
+)
 _SAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
@@ -41,14 +45,20 @@ def safe_name(text: str) -> str:
 
 
 class Store:
-    """Reads and writes under one root. Cheap to pickle: only the location travels, absolute when it is local."""
+    """Reads and writes under one root. Cheap to pickle: only the location travels, absolute when it is
+    local."""
 
     def __init__(self, root: str):
         self.root = str(root).rstrip("/") or "/"
         try:
-            self.fs, self.path = fsspec.core.url_to_fs(self.root, use_listings_cache=False)  # others write here too
+            self.fs, self.path = fsspec.core.url_to_fs(
+                self.root, use_listings_cache=False
+            )  # others write here too
         except (ImportError, ValueError) as error:
-            raise StoreError(f"The store {redact(self.root)!r} cannot be opened: {error}. Install the file system's package or mend the URL.") from None
+            raise StoreError(
+                f"The store {redact(self.root)!r} cannot be opened: {error}. Install the file system's"
+                " package or mend the URL."
+            ) from None
         self.local = is_local(self.fs)
         if self.local:
             self.root = self.path
@@ -56,19 +66,24 @@ class Store:
     def __reduce__(self):
         return (Store, (self.root,))
 
-    # -- paths ---------------------------------------------------------------------------------------------------
+    # -- paths
+    # ---------------------------------------------------------------------------------------------------
     def join(self, *parts: str) -> str:
         return posixpath.join(self.path, *parts)
 
     def shard_path(self, kind: str, label: str, family: str, key: str, digest: str) -> str:
-        return posixpath.join(kind, f"{safe_name(label)}-{family[:12]}", f"{safe_name(key)}-{digest[:12]}.parquet")
+        return posixpath.join(
+            kind, f"{safe_name(label)}-{family[:12]}", f"{safe_name(key)}-{digest[:12]}.parquet"
+        )
 
     def fit_path(self, kind: str, label: str, digest: str) -> str:
         return posixpath.join(kind, f"{safe_name(label)}-{digest[:12]}")
 
-    # -- bytes ---------------------------------------------------------------------------------------------------
+    # -- bytes
+    # ---------------------------------------------------------------------------------------------------
     def prepare(self) -> None:
-        """Create the root and its format marker; StoreError when it cannot be written or has another format."""
+        """Create the root and its format marker; StoreError when it cannot be written or has another
+        format."""
         if not self.check():
             self.write_bytes("store.json", json.dumps({"format": FORMAT}).encode())
 
@@ -121,7 +136,9 @@ class Store:
             try:
                 if self.local:
                     return set(os.listdir(self.join(folder)))
-                return {posixpath.basename(p.rstrip("/")) for p in self.fs.ls(self.join(folder), detail=False)}
+                return {
+                    posixpath.basename(p.rstrip("/")) for p in self.fs.ls(self.join(folder), detail=False)
+                }
             except (FileNotFoundError, NotADirectoryError):
                 return set()
 
@@ -146,13 +163,15 @@ class Store:
             if self.fs.exists(self.join(name)):
                 self.fs.rm(self.join(name), recursive=True)
 
-    # -- shards --------------------------------------------------------------------------------------------------
+    # -- shards
+    # --------------------------------------------------------------------------------------------------
     def commit(self, name: str, rows: Rows, provenance: Mapping[str, Any]) -> None:
         """Store a shard atomically; committing the same digest twice leaves the same bytes."""
         self.write_bytes(name, to_parquet(rows, provenance))
 
     def load(self, name: str) -> Rows:
-        """The rows of a shard. StoreError when it is missing or damaged (a damaged file is named, so it can be removed)."""
+        """The rows of a shard. StoreError when it is missing or damaged (a damaged file is named, so it can
+        be removed)."""
         data = self.read_bytes(name)
         try:
             return from_parquet(data)
@@ -171,7 +190,8 @@ class Store:
         """:meth:`header` of many shards; requests to a remote store overlap."""
         return self._each(self.header, names)
 
-    # -- maintenance ---------------------------------------------------------------------------------------------
+    # -- maintenance
+    # ---------------------------------------------------------------------------------------------
     def entries(self) -> Iterable[dict[str, Any]]:
         """Families and fitted artefacts: kind, name, files, bytes and newest modification time."""
         kinds = [k for k in sorted(self.list("")) if k != "store.json" and not k.startswith(".")]
@@ -193,18 +213,26 @@ class Store:
         }
 
     def collect_garbage(self, keep: set[str], *, older_than: float, dry_run: bool) -> list[tuple[str, int]]:
-        """Delete stored files and checkpoints that are not in ``keep`` and are older than ``older_than`` seconds.
+        """Delete stored files and checkpoints that are not in ``keep`` and are older than ``older_than``
+        seconds.
 
-        ``keep`` holds names of shards and of fitted artefacts' folders. Returns (name, bytes) of what went, or would go.
+        ``keep`` holds names of shards and of fitted artefacts' folders. Returns (name, bytes) of what went,
+        or would go.
         """
         gone: list[tuple[str, int]] = []
         limit = time.time() - older_than
         prefix = self.path.rstrip("/") + "/"
-        folders = [e["path"] for e in self.entries()] + [f".checkpoints/{n}" for n in sorted(self.list(".checkpoints"))]
+        folders = [e["path"] for e in self.entries()] + [
+            f".checkpoints/{n}" for n in sorted(self.list(".checkpoints"))
+        ]
         for folder in folders:
             infos = self.fs.find(self.join(folder), detail=True)
             whole = folder in keep  # a fitted artefact is kept or dropped as one
-            unreferred = {p: i for p, i in infos.items() if not whole and p.removeprefix(prefix) not in keep and _mtime(i) <= limit}
+            unreferred = {
+                p: i
+                for p, i in infos.items()
+                if not whole and p.removeprefix(prefix) not in keep and _mtime(i) <= limit
+            }
             if len(unreferred) < len(infos):
                 unreferred = {p: i for p, i in unreferred.items() if posixpath.basename(p) != "family.json"}
             for path, info in unreferred.items():
@@ -222,7 +250,9 @@ class Store:
             yield
         except Exception as error:
             if reading and isinstance(error, FileNotFoundError):
-                raise StoreError(f"The store {redact(self.root)} has no {name}; run the recipe again to make it.") from None
+                raise StoreError(
+                    f"The store {redact(self.root)} has no {name}; run the recipe again to make it."
+                ) from None
             if isinstance(error, OSError) or type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
                 raise self._explain(error, name) from None
             raise
@@ -231,18 +261,32 @@ class Store:
         where = redact(self.root)
         number = getattr(error, "errno", None)
         if number == errno.ENOSPC:
-            return StoreError(f"The disk of the store {where} is full: free space or give another --root, then run the same command; finished shards are kept.")
+            return StoreError(
+                f"The disk of the store {where} is full: free space or give another --root, then run the same"
+                " command; finished shards are kept."
+            )
         if isinstance(error, PermissionError) or number in (errno.EACCES, errno.EROFS, errno.EPERM):
-            return StoreError(f"The store {where} cannot be written (permission denied for {name}): give a --root that you may write.")
+            return StoreError(
+                f"The store {where} cannot be written (permission denied for {name}): give a --root that you"
+                " may write."
+            )
         if self.local and number == errno.ENOENT:
-            return StoreError(f"The store {where} cannot be made ({name}: {os.strerror(errno.ENOENT)}): give another --root.")
+            return StoreError(
+                f"The store {where} cannot be made ({name}: {os.strerror(errno.ENOENT)}): give another"
+                " --root."
+            )
         if number in (errno.ENOTDIR, errno.EEXIST):
             return StoreError(f"The store {where} is not a folder: give another --root.")
-        return StoreError(f"The store {where} failed at {name}: {redact(str(error)) or type(error).__name__}. Run the same command again; finished shards are kept.")
+        return StoreError(
+            f"The store {where} failed at {name}: {redact(str(error)) or type(error).__name__}. Run the same"
+            " command again; finished shards are kept."
+        )
 
 
 def _damaged(name: str, error: BaseException) -> StoreError:
-    return StoreError(f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it.")
+    return StoreError(
+        f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it."
+    )
 
 
 def redact(text: str) -> str:
@@ -262,5 +306,7 @@ def is_local(fs: Any) -> bool:
 
 
 def _mtime(info: Mapping[str, Any]) -> float:
-    value = info.get("mtime") or info.get("LastModified") or info.get("created") or time.time()  # unknown counts as new
+    value = (
+        info.get("mtime") or info.get("LastModified") or info.get("created") or time.time()
+    )  # unknown counts as new
     return value.timestamp() if hasattr(value, "timestamp") else float(value)

@@ -19,7 +19,8 @@ from diffadapt.data.source import Item, Source, scan
 
 
 def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool) -> Source:
-    """All images of ``domain`` (or of its ``_test`` part), labels bound to the benchmark's class names. Raises DataError."""
+    """All images of ``domain`` (or of its ``_test`` part), labels bound to the benchmark's class names.
+    Raises DataError."""
     name = domain.removesuffix(TEST)
     split = "test" if domain != name else ("train" if known.test_split(name) else "")
     try:
@@ -28,55 +29,93 @@ def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool
             raise DataError(f"{config.path} is not a folder: give the root folder of {known.title}.")
         if known.name == "digits" and name == "mnist":
             return replace(open_idx(config.path, split, domain, config.fingerprint), name=f"digits-{domain}")
-        source = _parquet(config, known, fs, root, name, split) or _listed(config, known, fs, root, name, split, partial)
+        source = _parquet(config, known, fs, root, name, split) or _listed(
+            config, known, fs, root, name, split, partial
+        )
         source = source or _folder(config, known, fs, root, name, split, partial)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{config.path} cannot be read ({error}): check data.path.") from None
     if source is None:
-        what = f"{name}_{split}.txt (the official list)" if split and known.name == "domainnet" else f"folder {known.folders(name)[0]!r}"
+        what = (
+            f"{name}_{split}.txt (the official list)"
+            if split and known.name == "domainnet"
+            else f"folder {known.folders(name)[0]!r}"
+        )
         raise DataError(f"{config.path} has no {what}: unpack {known.title} there, or correct data.path.")
     return replace(source, name=f"{known.name}-{domain}", fingerprint_mode=config.fingerprint)
 
 
-def _parquet(config: DataConfig, known: Benchmark, fs: Any, root: str, name: str, split: str) -> Source | None:
+def _parquet(
+    config: DataConfig, known: Benchmark, fs: Any, root: str, name: str, split: str
+) -> Source | None:
     """<domain>.parquet, or <domain>/<split>.parquet."""
     for spelling in known.folders(name):
-        place = posixpath.join(root, spelling, f"{split}.parquet") if split else posixpath.join(root, f"{spelling}.parquet")
+        place = (
+            posixpath.join(root, spelling, f"{split}.parquet")
+            if split
+            else posixpath.join(root, f"{spelling}.parquet")
+        )
         if not fs.isfile(place):
             continue
         source = scan(replace(config, path=fs.unstrip_protocol(place), classes=None, labels="auto"))
         names, label = bind_names(source.class_names, _names(config, known), place, subset=True)
-        items = tuple(Item(i.key, None if i.label is None else label[source.class_names[i.label]]) for i in source.items)
+        items = tuple(
+            Item(i.key, None if i.label is None else label[source.class_names[i.label]]) for i in source.items
+        )
         if any(i.label is None for i in items):
             raise DataError(f"{place} has no labels: a benchmark needs a column label or class_name.")
         return replace(source, class_names=names, items=items)
     return None
 
 
-def _listed(config: DataConfig, known: Benchmark, fs: Any, root: str, name: str, split: str, partial: bool) -> Source | None:
+def _listed(
+    config: DataConfig, known: Benchmark, fs: Any, root: str, name: str, split: str, partial: bool
+) -> Source | None:
     """The images of a list. With ``partial``, files that do not exist are left out."""
-    place = next((p for p in (posixpath.join(root, p) for p in list_places(known.folders(name), split)) if fs.isfile(p)), None)
+    place = next(
+        (
+            p
+            for p in (posixpath.join(root, p) for p in list_places(known.folders(name), split))
+            if fs.isfile(p)
+        ),
+        None,
+    )
     if place is None:
         return None
     rows = read_image_list(fs, place)
     below = [f for f in known.folders(name) if fs.isdir(posixpath.join(root, f))]
-    files = {f"{folder}/{key}": path for folder in below for key, path in list_tree(fs, posixpath.join(root, folder))[1].items()}
+    files = {
+        f"{folder}/{key}": path
+        for folder in below
+        for key, path in list_tree(fs, posixpath.join(root, folder))[1].items()
+    }
     names = _names(config, known)
     keys = find_files(rows, files, below)
     absent = [image for (image, _), key in zip(rows, keys, strict=True) if key is None]
     if absent and (not partial or len(absent) == len(rows)):
-        raise DataError(f"{place} names {len(absent):,} images that do not exist under {config.path}, such as {some(absent, 3)}: unpack {known.title} fully.")
-    named = [(key, name) for key, name in zip(keys, name_labels(rows, names, place), strict=True) if key is not None]
+        raise DataError(
+            f"{place} names {len(absent):,} images that do not exist under {config.path}, such as"
+            f" {some(absent, 3)}: unpack {known.title} fully."
+        )
+    named = [
+        (key, name)
+        for key, name in zip(keys, name_labels(rows, names, place), strict=True)
+        if key is not None
+    ]
     if len({key for key, _ in named}) != len(named):
         raise DataError(f"The image list {place} names an image twice: it is damaged.")
     if names is None:
         names = _folder_names(known, fs, root)
     names, label = bind_names(sorted({c for _, c in named}), names, place, subset=True)
     items = tuple(Item(key, label[c]) for key, c in sorted(named))
-    return Source(name, names, items, FileReader(fs, root, {k: files[k] for k, _ in named}), config.fingerprint)
+    return Source(
+        name, names, items, FileReader(fs, root, {k: files[k] for k, _ in named}), config.fingerprint
+    )
 
 
-def _folder(config: DataConfig, known: Benchmark, fs: Any, root: str, name: str, split: str, partial: bool) -> Source | None:
+def _folder(
+    config: DataConfig, known: Benchmark, fs: Any, root: str, name: str, split: str, partial: bool
+) -> Source | None:
     """<domain>/<class>, <domain>/images/<class>, or <domain>/<split>/<class>."""
     if split and known.name == "domainnet":
         return None  # its folders hold both splits
@@ -98,7 +137,8 @@ def _folder(config: DataConfig, known: Benchmark, fs: Any, root: str, name: str,
 
 
 def _names(config: DataConfig, known: Benchmark) -> tuple[str, ...] | None:
-    """The class names in label order: the recipe's list, else the published ones; None: as the folders say."""
+    """The class names in label order: the recipe's list, else the published ones; None: as the folders
+    say."""
     if config.classes:
         return read_class_list(config.classes)
     return known.class_names or None
@@ -111,5 +151,7 @@ def _folder_names(known: Benchmark, fs: Any, root: str) -> tuple[str, ...]:
         for spelling in known.folders(domain):
             place = posixpath.join(root, spelling)
             if fs.isdir(place):
-                found |= {posixpath.basename(p.rstrip("/")) for p in fs.ls(place, detail=False) if fs.isdir(p)}
+                found |= {
+                    posixpath.basename(p.rstrip("/")) for p in fs.ls(place, detail=False) if fs.isdir(p)
+                }
     return tuple(sorted(found))

@@ -1,7 +1,9 @@
-"""Benchmarks of unsupervised domain adaptation: their domains, classes, published counts, and where their files lie.
+"""Benchmarks of unsupervised domain adaptation: their domains, classes, published counts, and where their
+files lie.
 
-Labels are positions in the class names, and names come from class folders (or a class_name column), never from the numbers in
-image lists, whose order differs between public tools. Counts are checked against the published ones.
+Labels are positions in the class names, and names come from class folders (or a class_name column), never
+from the numbers in image lists, whose order differs between public tools. Counts are checked against the
+published ones.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ TEST = "_test"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """``counts`` are the published numbers of images by domain; ``<domain>_test`` names images that are held apart for scores."""
+    """``counts`` are the published numbers of images by domain; ``<domain>_test`` names images that are held
+    apart for scores."""
 
     name: str
     title: str
@@ -47,8 +50,8 @@ class Benchmark:
         return self.descriptions.get(domain, "photos")
 
     def test_split(self, domain: str) -> str:
-        """The domain's images that scores count and training never sees, as a name for :func:`open_domain`; '' where the
-        benchmark scores the images that it adapts to."""
+        """The domain's images that scores count and training never sees, as a name for :func:`open_domain`;
+        '' where the benchmark scores the images that it adapts to."""
         return domain + TEST if domain + TEST in self.counts else ""
 
     def folders(self, domain: str) -> tuple[str, ...]:
@@ -57,23 +60,133 @@ class Benchmark:
 
 
 _OFFICE31 = (
-    "back_pack", "bike", "bike_helmet", "bookcase", "bottle", "calculator", "desk_chair", "desk_lamp", "desktop_computer",
-    "file_cabinet", "headphones", "keyboard", "laptop_computer", "letter_tray", "mobile_phone", "monitor", "mouse", "mug",
-    "paper_notebook", "pen", "phone", "printer", "projector", "punchers", "ring_binder", "ruler", "scissors", "speaker",
-    "stapler", "tape_dispenser", "trash_can",
-)  # fmt: skip
+    "back_pack",
+    "bike",
+    "bike_helmet",
+    "bookcase",
+    "bottle",
+    "calculator",
+    "desk_chair",
+    "desk_lamp",
+    "desktop_computer",
+    "file_cabinet",
+    "headphones",
+    "keyboard",
+    "laptop_computer",
+    "letter_tray",
+    "mobile_phone",
+    "monitor",
+    "mouse",
+    "mug",
+    "paper_notebook",
+    "pen",
+    "phone",
+    "printer",
+    "projector",
+    "punchers",
+    "ring_binder",
+    "ruler",
+    "scissors",
+    "speaker",
+    "stapler",
+    "tape_dispenser",
+    "trash_can",
+)
 _OFFICE_HOME = (
-    "Alarm_Clock", "Backpack", "Batteries", "Bed", "Bike", "Bottle", "Bucket", "Calculator", "Calendar", "Candles", "Chair",
-    "Clipboards", "Computer", "Couch", "Curtains", "Desk_Lamp", "Drill", "Eraser", "Exit_Sign", "Fan", "File_Cabinet",
-    "Flipflops", "Flowers", "Folder", "Fork", "Glasses", "Hammer", "Helmet", "Kettle", "Keyboard", "Knives", "Lamp_Shade",
-    "Laptop", "Marker", "Monitor", "Mop", "Mouse", "Mug", "Notebook", "Oven", "Pan", "Paper_Clip", "Pen", "Pencil",
-    "Postit_Notes", "Printer", "Push_Pin", "Radio", "Refrigerator", "Ruler", "Scissors", "Screwdriver", "Shelf", "Sink",
-    "Sneakers", "Soda", "Speaker", "Spoon", "TV", "Table", "Telephone", "ToothBrush", "Toys", "Trash_Can", "Webcam",
-)  # fmt: skip
-_IMAGECLEF = ("aeroplane", "bike", "bird", "boat", "bottle", "bus", "car", "dog", "horse", "monitor", "motorbike", "people")
+    "Alarm_Clock",
+    "Backpack",
+    "Batteries",
+    "Bed",
+    "Bike",
+    "Bottle",
+    "Bucket",
+    "Calculator",
+    "Calendar",
+    "Candles",
+    "Chair",
+    "Clipboards",
+    "Computer",
+    "Couch",
+    "Curtains",
+    "Desk_Lamp",
+    "Drill",
+    "Eraser",
+    "Exit_Sign",
+    "Fan",
+    "File_Cabinet",
+    "Flipflops",
+    "Flowers",
+    "Folder",
+    "Fork",
+    "Glasses",
+    "Hammer",
+    "Helmet",
+    "Kettle",
+    "Keyboard",
+    "Knives",
+    "Lamp_Shade",
+    "Laptop",
+    "Marker",
+    "Monitor",
+    "Mop",
+    "Mouse",
+    "Mug",
+    "Notebook",
+    "Oven",
+    "Pan",
+    "Paper_Clip",
+    "Pen",
+    "Pencil",
+    "Postit_Notes",
+    "Printer",
+    "Push_Pin",
+    "Radio",
+    "Refrigerator",
+    "Ruler",
+    "Scissors",
+    "Screwdriver",
+    "Shelf",
+    "Sink",
+    "Sneakers",
+    "Soda",
+    "Speaker",
+    "Spoon",
+    "TV",
+    "Table",
+    "Telephone",
+    "ToothBrush",
+    "Toys",
+    "Trash_Can",
+    "Webcam",
+)
+_IMAGECLEF = (
+    "aeroplane",
+    "bike",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "dog",
+    "horse",
+    "monitor",
+    "motorbike",
+    "people",
+)
 _VISDA = (
-    "aeroplane", "bicycle", "bus", "car", "horse", "knife", "motorcycle", "person", "plant", "skateboard", "train", "truck",
-)  # fmt: skip
+    "aeroplane",
+    "bicycle",
+    "bus",
+    "car",
+    "horse",
+    "knife",
+    "motorcycle",
+    "person",
+    "plant",
+    "skateboard",
+    "train",
+    "truck",
+)
 _DOMAINNET = {
     "clipart": (33_525, 14_604), "infograph": (36_023, 15_582), "painting": (50_416, 21_850),
     "quickdraw": (120_750, 51_750), "real": (120_906, 52_041), "sketch": (48_212, 20_916),
@@ -83,7 +196,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     b.name: b
     for b in (
         Benchmark(
-            "office31", "Office-31", ("amazon", "dslr", "webcam"), {"amazon": 2817, "dslr": 498, "webcam": 795}, 31, _OFFICE31,
+            "office31",
+            "Office-31",
+            ("amazon", "dslr", "webcam"),
+            {"amazon": 2817, "dslr": 498, "webcam": 795},
+            31,
+            _OFFICE31,
             descriptions={
                 "amazon": "product photos of office objects on a white background",
                 "dslr": "sharp photos of objects on an office desk, taken with a reflex camera",
@@ -91,52 +209,98 @@ BENCHMARKS: dict[str, Benchmark] = {
             },
         ),
         Benchmark(
-            "officehome", "Office-Home", ("art", "clipart", "product", "real_world"),
-            {"art": 2427, "clipart": 4365, "product": 4439, "real_world": 4357}, 65, _OFFICE_HOME,
+            "officehome",
+            "Office-Home",
+            ("art", "clipart", "product", "real_world"),
+            {"art": 2427, "clipart": 4365, "product": 4439, "real_world": 4357},
+            65,
+            _OFFICE_HOME,
             spellings={
-                "art": ("Art", "art"), "clipart": ("Clipart", "clipart"), "product": ("Product", "product"),
+                "art": ("Art", "art"),
+                "clipart": ("Clipart", "clipart"),
+                "product": ("Product", "product"),
                 "real_world": ("Real World", "Real_World", "RealWorld", "real_world", "Real"),
             },
             descriptions={
-                "art": "sketches, paintings and artistic depictions of everyday objects", "clipart": "clip art of everyday objects",
-                "product": "product photos of everyday objects without background", "real_world": "photos of everyday objects",
+                "art": "sketches, paintings and artistic depictions of everyday objects",
+                "clipart": "clip art of everyday objects",
+                "product": "product photos of everyday objects without background",
+                "real_world": "photos of everyday objects",
             },
         ),
         Benchmark(
-            "imageclef", "ImageCLEF-DA", ("c", "i", "p"), {"c": 600, "i": 600, "p": 600}, 12, _IMAGECLEF,
+            "imageclef",
+            "ImageCLEF-DA",
+            ("c", "i", "p"),
+            {"c": 600, "i": 600, "p": 600},
+            12,
+            _IMAGECLEF,
             spellings={"c": ("c", "C", "caltech"), "i": ("i", "I", "imagenet"), "p": ("p", "P", "pascal")},
-            descriptions={"c": "photos of objects", "i": "photos of objects from the web", "p": "photos of scenes with objects"},
+            descriptions={
+                "c": "photos of objects",
+                "i": "photos of objects from the web",
+                "p": "photos of scenes with objects",
+            },
         ),
         Benchmark(
-            "visda2017", "VisDA-2017", ("train", "validation"), {"train": 152_397, "validation": 55_388}, 12, _VISDA, metric="class_mean",
+            "visda2017",
+            "VisDA-2017",
+            ("train", "validation"),
+            {"train": 152_397, "validation": 55_388},
+            12,
+            _VISDA,
+            metric="class_mean",
             only=(("train", "validation"),),
-            descriptions={"train": "rendered 3D models", "validation": "photos of vehicles, animals, people and things, cut out of larger scenes"},
+            descriptions={
+                "train": "rendered 3D models",
+                "validation": "photos of vehicles, animals, people and things, cut out of larger scenes",
+            },
             note="Results are on the validation images, as published ones are; the score is the mean of the classes' accuracies.",
         ),
         Benchmark(
-            "domainnet", "DomainNet", tuple(_DOMAINNET),
-            {name + suffix: counts[i] for name, counts in _DOMAINNET.items() for i, suffix in enumerate(("", TEST))}, 345,
+            "domainnet",
+            "DomainNet",
+            tuple(_DOMAINNET),
+            {
+                name + suffix: counts[i]
+                for name, counts in _DOMAINNET.items()
+                for i, suffix in enumerate(("", TEST))
+            },
+            345,
             descriptions={
-                "clipart": "clip art", "infograph": "infographics", "painting": "paintings", "quickdraw": "quick line drawings",
-                "real": "photos", "sketch": "pencil sketches",
+                "clipart": "clip art",
+                "infograph": "infographics",
+                "painting": "paintings",
+                "quickdraw": "quick line drawings",
+                "real": "photos",
+                "sketch": "pencil sketches",
             },
             note="Trained on the official training split of both domains, scored on the target's test split.",
         ),
         Benchmark(
-            "digits", "MNIST and USPS", ("mnist", "usps"), {"mnist": 60_000, "mnist_test": 10_000, "usps": 7291, "usps_test": 2007}, 10,
+            "digits",
+            "MNIST and USPS",
+            ("mnist", "usps"),
+            {"mnist": 60_000, "mnist_test": 10_000, "usps": 7291, "usps_test": 2007},
+            10,
             tuple("0123456789"),
-            descriptions={"mnist": "handwritten digits, white on black", "usps": "scanned handwritten digits from envelopes, white on black"},
+            descriptions={
+                "mnist": "handwritten digits, white on black",
+                "usps": "scanned handwritten digits from envelopes, white on black",
+            },
             note="Trained on the whole training split of both domains, scored on the target's test split (not the protocol of 2000 and 1800 images).",
         ),
     )
-}  # fmt: skip
+}
 """Name -> benchmark."""
 
 
 def benchmark(name: str) -> Benchmark:
     """Raises RecipeError for an unknown name."""
     if name not in BENCHMARKS:
-        raise RecipeError(f"There is no benchmark {name!r}.{suggest(name, BENCHMARKS)} Known are: {', '.join(BENCHMARKS)}.")
+        raise RecipeError(
+            f"There is no benchmark {name!r}.{suggest(name, BENCHMARKS)} Known are: {', '.join(BENCHMARKS)}."
+        )
     return BENCHMARKS[name]
 
 
@@ -146,18 +310,23 @@ def published_count(name: str, domain: str) -> int:
 
 
 def open_domain(config: DataConfig, name: str, domain: str, partial: bool = False) -> Source:
-    """The images of one domain under the benchmark's root ``config.path``, cut to ``config.part`` and ``limit_per_class``.
+    """The images of one domain under the benchmark's root ``config.path``, cut to ``config.part`` and
+    ``limit_per_class``.
 
-    Read are, in this order: ``<domain>.parquet``, an image list (data/image_list.py), a folder ``<domain>/<class>`` or
-    ``<domain>/images/<class>``; for digits idx files and Parquet. ``partial`` accepts other counts and absent classes.
-    Raises DataError for files that are missing or, unless ``partial``, fewer or more than published; RecipeError for an
-    unknown benchmark or domain.
+    Read are, in this order: ``<domain>.parquet``, an image list (data/image_list.py), a folder
+    ``<domain>/<class>`` or ``<domain>/images/<class>``; for digits idx files and Parquet. ``partial`` accepts
+    other counts and absent classes.
+    Raises DataError for files that are missing or, unless ``partial``, fewer or more than published;
+    RecipeError for an unknown benchmark or domain.
     """
     from diffadapt.data.benchmark_files import find_domain
 
     known = benchmark(name)
     if domain not in known.counts:
-        raise RecipeError(f"{known.title} has no domain {domain!r}.{suggest(domain, known.counts)} It has: {', '.join(known.domains)}.")
+        raise RecipeError(
+            f"{known.title} has no domain {domain!r}.{suggest(domain, known.counts)} It has:"
+            f" {', '.join(known.domains)}."
+        )
     if not config.path:
         raise DataError(f"data.path is empty: give the root folder of {known.title}.")
     source = find_domain(config, known, domain, partial)
@@ -165,7 +334,7 @@ def open_domain(config: DataConfig, name: str, domain: str, partial: bool = Fals
     wanted = (known.counts[domain], known.classes)
     if not partial and found != wanted:
         raise DataError(
-            f"{known.title}'s {domain} under {config.path} holds {found[0]:,} images in {found[1]:,} classes, but {wanted[0]:,} in "
-            f"{wanted[1]:,} are published: complete it, or accept it with partial true."
+            f"{known.title}'s {domain} under {config.path} holds {found[0]:,} images in {found[1]:,} classes,"
+            f" but {wanted[0]:,} in {wanted[1]:,} are published: complete it, or accept it with partial true."
         )
     return source.select(config.part, config.limit_per_class)

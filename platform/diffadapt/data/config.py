@@ -1,4 +1,5 @@
-"""What to read: labelled source images, and the target domain as corruptions, benchmark folders or a user's own folder."""
+"""What to read: labelled source images, and the target domain as corruptions, benchmark folders or a user's
+own folder."""
 
 from __future__ import annotations
 
@@ -18,26 +19,31 @@ CORRUPTIONS = (
 class DataConfig:
     """A labelled image set.
 
-    ``path``: ``embedded:digits`` (scikit-learn's handwritten digits), a folder with one sub-folder per class, or a Parquet
-    file or folder with columns ``image`` (struct<bytes, path>) and ``label``; any fsspec location.
+    ``path``: ``embedded:digits`` (scikit-learn's handwritten digits), a folder with one sub-folder per class,
+    or a Parquet file or folder with columns ``image`` (struct<bytes, path>) and ``label``; any fsspec
+    location.
     """
 
     path: str = ""
     split: str = "all"
     """For embedded sets: train, test or all."""
     part: tuple[float, float] = (0.0, 1.0)
-    """The slice of every class's images (in the order of a hash of their names) that this set holds, as fractions."""
+    """The slice of every class's images (in the order of a hash of their names) that this set holds, as
+    fractions."""
     image_size: int = 256
     """Side of the square RGB or grey image that the diffusion models see, in pixels."""
     channels: Literal[1, 3] = 3
     classes: str | None = None
-    """A text file with one class-folder name a line, in the classifier's label order; default: sorted folder names."""
+    """A text file with one class-folder name a line, in the classifier's label order; default: sorted folder
+    names."""
     labels: str = "auto"
-    """auto: class folders or the label column, if there are any; none: every image counts as unlabelled, whatever folders there
-    are; or a CSV file with lines ``path,class name`` (a header is allowed), which serves for scores alone on a target."""
+    """auto: class folders or the label column, if there are any; none: every image counts as unlabelled,
+    whatever folders there are; or a CSV file with lines ``path,class name`` (a header is allowed), which
+    serves for scores alone on a target."""
     limit_per_class: int | None = None
     fingerprint: Literal["auto", "content", "size"] = "auto"
-    """How a folder is identified: by the bytes of its files, or by their names and sizes; auto: bytes up to 1 GiB."""
+    """How a folder is identified: by the bytes of its files, or by their names and sizes; auto: bytes up to 1
+    GiB."""
     block: int = 256
     """Images a shard."""
 
@@ -47,7 +53,8 @@ class TargetConfig:
     """The domain to adapt to."""
 
     kind: Literal["corruptions", "imagenet-c", "imagenet-w", "watermark", "folder"] = "corruptions"
-    """corruptions/watermark: ours, made from ``data``; imagenet-c/imagenet-w: official files under ``data.path``;
+    """corruptions/watermark: ours, made from ``data``; imagenet-c/imagenet-w: official files under
+    ``data.path``;
     folder: ``data.path`` as it is."""
     data: DataConfig = DataConfig()
     corruptions: tuple[str, ...] = CORRUPTIONS
@@ -61,4 +68,5 @@ class TargetConfig:
     jpeg_quality: int = 85
     """Corrupted images are stored as JPEG of this quality, as ImageNet-C's are; 0: PNG."""
     frost_textures: str | None = None
-    """Folder with ImageNet-C's frost1.png ... frost6.jpg; default: a procedural texture, named so in the scores."""
+    """Folder with ImageNet-C's frost1.png ... frost6.jpg; default: a procedural texture, named so in the
+    scores."""

@@ -25,7 +25,8 @@ class Failure(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """``images`` uint8 (N, H, W, C); ``labels`` int64 (N), -1 where there is none; both in the order of ``keys``."""
+    """``images`` uint8 (N, H, W, C); ``labels`` int64 (N), -1 where there is none; both in the order of
+    ``keys``."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -36,13 +37,17 @@ class Loaded(NamedTuple):
 class ImageDataset(Dataset):
     """Images of a source one at a time, in key order.
 
-    An item is (image, label): the image is what ``transform`` makes of the uint8 (H, W, C) array, or without one a uint8
-    tensor (C, H, W); the label is an int, -1 where there is none. Unreadable images raise ItemError on access;
-    :func:`readable` takes them out beforehand.
+    An item is (image, label): the image is what ``transform`` makes of the uint8 (H, W, C) array, or without
+    one a uint8 tensor (C, H, W); the label is an int, -1 where there is none. Unreadable images raise
+    ItemError on access; :func:`readable` takes them out beforehand.
     """
 
     def __init__(
-        self, source: Source, channels: int, size: int | None, transform: Callable[[np.ndarray], Any] | None = None
+        self,
+        source: Source,
+        channels: int,
+        size: int | None,
+        transform: Callable[[np.ndarray], Any] | None = None,
     ) -> None:
         self.source, self.channels, self.size, self.transform = source, channels, size, transform
 
@@ -61,15 +66,17 @@ class ImageDataset(Dataset):
 def load_arrays(source: Source, channels: int, size: int | None, readers: int = 4) -> Loaded:
     """Read every image with ``readers`` threads; the result does not depend on their number.
 
-    Unreadable images are left out and named in ``failures``. Raises DataError when nothing is readable, or when, without
-    ``size``, the images differ in size.
+    Unreadable images are left out and named in ``failures``. Raises DataError when nothing is readable, or
+    when, without ``size``, the images differ in size.
     """
     good, failures = _read_all(source, readers, lambda item: source.image(item.key, channels, size))
     if not good:
         raise DataError(f"No image of {source.name} can be read; the first failure: {failures[0].reason}")
     shapes = {image.shape for _, image in good}
     if len(shapes) > 1:
-        raise DataError(f"The images of {source.name} differ in size ({len(shapes)} sizes): give one image size.")
+        raise DataError(
+            f"The images of {source.name} differ in size ({len(shapes)} sizes): give one image size."
+        )
     labels = [UNLABELLED if item.label is None else item.label for item, _ in good]
     return Loaded(
         np.stack([image for _, image in good]),
@@ -80,7 +87,8 @@ def load_arrays(source: Source, channels: int, size: int | None, readers: int = 
 
 
 def readable(source: Source, readers: int = 4) -> tuple[Source, tuple[Failure, ...]]:
-    """The source without the images that cannot be decoded, and those with the reason. Decodes every image once."""
+    """The source without the images that cannot be decoded, and those with the reason. Decodes every image
+    once."""
 
     def check(item: Item) -> None:
         source.image(item.key, 3, None)

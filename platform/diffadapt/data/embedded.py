@@ -1,9 +1,11 @@
-"""The image sets that need no download: scikit-learn's handwritten digits (UCI optdigits, its 1797-image test part).
+"""The image sets that need no download: scikit-learn's handwritten digits (UCI optdigits, its 1797-image test
+part).
 
-The 8x8 images of values 0..16 become 16x16 uint8 grey images by bilinear upsampling by two (half-pixel centres, edges
-clamped: weights 3/4 and 1/4, what ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`` does).
-The split is drawn by a hash of each image's name within its class, so it is the same everywhere; writers are not
-separated, because the bundled file does not name them.
+The 8x8 images of values 0..16 become 16x16 uint8 grey images by bilinear upsampling by two (half-pixel
+centres, edges
+clamped: weights 3/4 and 1/4, what ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``
+does). The split is drawn by a hash of each image's name within its class, so it is the same everywhere;
+writers are not separated, because the bundled file does not name them.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ DIGITS_TRAIN = 1197
 
 
 def hash_order(keys: list[str]) -> list[str]:
-    """``keys`` in the order of the SHA-256 of their text: fixed, unrelated to names, stable under moves of the folder."""
+    """``keys`` in the order of the SHA-256 of their text: fixed, unrelated to names, stable under moves of
+    the folder."""
     return sorted(keys, key=lambda k: (hashlib.sha256(k.encode()).digest(), k))
 
 
@@ -46,9 +49,11 @@ def upsample2(images: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=3)
 def digits(split: str = "all") -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Keys, uint8 images (N, 16, 16, 1) and int64 labels of ``split``: train (1197), test (600) or all, sorted by key.
+    """Keys, uint8 images (N, 16, 16, 1) and int64 labels of ``split``: train (1197), test (600) or all,
+    sorted by key.
 
-    A key is ``{label}/{index in scikit-learn's order}.png``. The arrays are read-only. Raises DataError for another split.
+    A key is ``{label}/{index in scikit-learn's order}.png``. The arrays are read-only. Raises DataError for
+    another split.
     """
     if split not in ("train", "test", "all"):
         raise DataError(f"embedded:digits has no split {split!r}; it has train, test and all.")

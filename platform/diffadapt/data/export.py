@@ -28,15 +28,15 @@ def write_tree(
 ) -> int:
     """Write encoded images under the folder ``out`` (any fsspec location) and return how many.
 
-    - imagefolder: ``{class}/{key without its own class folder}``, for torchvision, timm and others; needs labels and
-      ``class_names``.
-    - imagenet-c-syn: ``{corruption}/{severity}/{wnid}/{name}``, the key as it is: the SDA authors' layout of projected
-      ImageNet-C, and of ImageNet-C itself.
+    - imagefolder: ``{class}/{key without its own class folder}``, for torchvision, timm and others; needs
+      labels and ``class_names``.
+    - imagenet-c-syn: ``{corruption}/{severity}/{wnid}/{name}``, the key as it is: the SDA authors' layout of
+      projected ImageNet-C, and of ImageNet-C itself.
     - flat: ``{key with / as __}`` and ``labels.csv`` (file, label, class).
 
-    The suffix follows the bytes' real format. Raises DataError for keys that would leave the folder, two images at one
-    place, missing labels or names, keys that do not fit the layout, bytes that are no image (ItemError), or a folder
-    that already holds files unless ``overwrite``.
+    The suffix follows the bytes' real format. Raises DataError for keys that would leave the folder, two
+    images at one place, missing labels or names, keys that do not fit the layout, bytes that are no image
+    (ItemError), or a folder that already holds files unless ``overwrite``.
     """
     if layout not in ("imagefolder", "imagenet-c-syn", "flat"):
         raise DataError(f"There is no layout {layout!r}; known are imagefolder, imagenet-c-syn and flat.")
@@ -50,7 +50,9 @@ def write_tree(
     for key, label, data in rows:
         place = _with_suffix(_place(safe_key(key), label, layout, class_names), data, key)
         if place in written:
-            raise DataError(f"{key} and {written[place][0]} would both be written to {place}: make their names differ.")
+            raise DataError(
+                f"{key} and {written[place][0]} would both be written to {place}: make their names differ."
+            )
         written[place] = (key, label)
         _put(fs, posixpath.join(root, place), data)
     if layout == "flat":
@@ -69,7 +71,10 @@ def safe_key(key: str) -> str:
         or any(ord(c) < 32 or ord(c) == 127 for c in key)
     )
     if bad:
-        raise DataError(f"{key!r} is not a relative path inside the output folder, so it is not written: rename the image.")
+        raise DataError(
+            f"{key!r} is not a relative path inside the output folder, so it is not written: rename the"
+            " image."
+        )
     return key
 
 
@@ -77,21 +82,39 @@ def _place(key: str, label: int | None, layout: str, class_names: Sequence[str] 
     if layout == "imagenet-c-syn":
         parts = key.split("/")
         if len(parts) != 4 or parts[0] not in CORRUPTIONS or parts[1] not in ("1", "2", "3", "4", "5"):
-            raise DataError(f"{key} does not fit the layout: imagenet-c-syn needs corruption/severity/wnid/name.")
+            raise DataError(
+                f"{key} does not fit the layout: imagenet-c-syn needs corruption/severity/wnid/name."
+            )
         return key
     if layout == "flat":
         return key.replace("/", "__")
     if label is None or class_names is None or not 0 <= label < len(class_names):
-        raise DataError(f"{key} has the label {label}, which names no class folder: imagefolder needs labels and class names.")
+        raise DataError(
+            f"{key} has the label {label}, which names no class folder: imagefolder needs labels and class"
+            " names."
+        )
     name = _class_folder(class_names[label])
     return posixpath.join(name, key.removeprefix(f"{name}/").replace("/", "__"))
 
 
 def _class_folder(name: str) -> str:
     """``name`` if a folder can have it and programs that read class folders will see it, else DataError."""
-    what = "holds a slash" if "/" in name else "begins with a dot" if name.startswith(".") else "is longer than 255 bytes" if len(name.encode()) > 255 else ""
+    what = (
+        "holds a slash"
+        if "/" in name
+        else (
+            "begins with a dot"
+            if name.startswith(".")
+            else "is longer than 255 bytes"
+            if len(name.encode()) > 255
+            else ""
+        )
+    )
     if what:
-        raise DataError(f"The class name {name if len(name) < 60 else name[:60] + '...'!r} {what}, so it cannot be one folder: export with --layout flat, or rename the class.")
+        raise DataError(
+            f"The class name {name if len(name) < 60 else name[:60] + '...'!r} {what}, so it cannot be one"
+            " folder: export with --layout flat, or rename the class."
+        )
     return safe_key(name)
 
 
@@ -100,7 +123,18 @@ def _with_suffix(place: str, data: bytes, key: str) -> str:
     stem, suffix = posixpath.splitext(place)
     if suffix.lower() in suffixes:
         return place
-    known = suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+    known = suffix.lower() in (
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+    )
     return (stem if known else place) + suffixes[0]
 
 

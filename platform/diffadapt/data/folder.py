@@ -1,4 +1,5 @@
-"""Image sets on disk or in an object store: class folders, flat folders, globs; Parquet is handed to parquet.py."""
+"""Image sets on disk or in an object store: class folders, flat folders, globs; Parquet is handed to
+parquet.py."""
 
 from __future__ import annotations
 
@@ -23,14 +24,16 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 def scan_location(config: DataConfig, subset: bool = False) -> Source:
     """The images at an fsspec location.
 
-    A folder with sub-folders is read as ImageFolder does: the first path component is the class, files beside the
-    class folders are ignored. A folder without them, a glob, and any folder unless ``config.labels`` is 'auto', hold
-    unlabelled images. ``subset``: folders may lack classes of the class list. Raises DataError.
+    A folder with sub-folders is read as ImageFolder does: the first path component is the class, files beside
+    the class folders are ignored. A folder without them, a glob, and any folder unless ``config.labels`` is
+    'auto', hold unlabelled images. ``subset``: folders may lack classes of the class list. Raises DataError.
     """
     try:
         fs, root = fsspec.core.url_to_fs(config.path)
     except (ValueError, ImportError, OSError) as error:
-        raise DataError(f"{config.path} cannot be opened ({error}): check the location and its protocol.") from None
+        raise DataError(
+            f"{config.path} cannot be opened ({error}): check the location and its protocol."
+        ) from None
     root = root.rstrip("/") or "/"
     try:
         if _is_local(fs):
@@ -81,7 +84,9 @@ def _file(config: DataConfig, fs: Any, path: str, subset: bool) -> Source:
         from diffadapt.data.parquet import scan_parquet
 
         return scan_parquet(config, fs, path, {posixpath.basename(path): path}, subset)
-    raise DataError(f"{config.path} is a file but not Parquet: give a folder of images, a Parquet file or a glob.")
+    raise DataError(
+        f"{config.path} is a file but not Parquet: give a folder of images, a Parquet file or a glob."
+    )
 
 
 def _folder(config: DataConfig, fs: Any, root: str, subset: bool) -> Source:
@@ -100,7 +105,9 @@ def _folder(config: DataConfig, fs: Any, root: str, subset: bool) -> Source:
     filled = {k.split("/", 1)[0] for k in in_classes}
     empty = sorted(set(folders) - filled)
     if empty:
-        raise DataError(f"The class folder {posixpath.join(config.path, empty[0])} holds no images: fill or remove it.")
+        raise DataError(
+            f"The class folder {posixpath.join(config.path, empty[0])} holds no images: fill or remove it."
+        )
     listed = read_class_list(config.classes) if config.classes else None
     names, label = bind_names(folders, listed, config.path, subset)
     items = tuple(Item(k, label[k.split("/", 1)[0]]) for k in sorted(in_classes))
@@ -130,7 +137,13 @@ def _unlabelled(config: DataConfig, fs: Any, root: str, images: dict[str, str]) 
     if not images:
         raise DataError(f"{config.path} holds no images ({', '.join(SUFFIXES)}).")
     names = read_class_list(config.classes) if config.classes else ()
-    return Source(_name(root), names, tuple(Item(k, None) for k in sorted(images)), FileReader(fs, root, images), config.fingerprint)
+    return Source(
+        _name(root),
+        names,
+        tuple(Item(k, None) for k in sorted(images)),
+        FileReader(fs, root, images),
+        config.fingerprint,
+    )
 
 
 def list_tree(fs: Any, root: str) -> tuple[list[str], dict[str, str]]:

@@ -1,7 +1,8 @@
 """SHA-256 of many files, remembered per user so that an unchanged file is read once.
 
-The memory is a JSON file per data root under ``$XDG_CACHE_HOME/diffadapt/hashes`` (default ``~/.cache``), keyed by path,
-size and modification time. It only saves time: without it, or with a damaged one, the hashes are computed again.
+The memory is a JSON file per data root under ``$XDG_CACHE_HOME/diffadapt/hashes`` (default ``~/.cache``),
+keyed by path, size and modification time. It only saves time: without it, or with a damaged one, the hashes
+are computed again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 FRESH_NS = 2_000_000_000
-"""A file changed less than this long ago is not remembered: a second change could leave size and time as they are."""
+"""A file changed less than this long ago is not remembered: a second change could leave size and time as they
+are."""
 
 
 def cache_folder() -> Path:
@@ -27,8 +29,11 @@ def cache_folder() -> Path:
 
 
 def hash_files(fs: Any, root: str, paths: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 of each of ``paths`` on the fsspec file system ``fs``; ``root`` names the memory that they share."""
-    memory_file = cache_folder() / f"{hashlib.sha256(f'{_protocol(fs)}:{root}'.encode()).hexdigest()[:24]}.json"
+    """The SHA-256 of each of ``paths`` on the fsspec file system ``fs``; ``root`` names the memory that they
+    share."""
+    memory_file = (
+        cache_folder() / f"{hashlib.sha256(f'{_protocol(fs)}:{root}'.encode()).hexdigest()[:24]}.json"
+    )
     known = _read(memory_file)
     found: dict[str, str] = {}
     learned = False
@@ -48,7 +53,8 @@ def hash_files(fs: Any, root: str, paths: Iterable[str]) -> dict[str, str]:
 
 
 def file_stamp(fs: Any, path: str) -> list[Any] | None:
-    """[size, modification time in ns or the store's version tag] of a file; None where the store tells neither."""
+    """[size, modification time in ns or the store's version tag] of a file; None where the store tells
+    neither."""
     if _protocol(fs) == "file":
         status = os.stat(path)
         return [status.st_size, status.st_mtime_ns]

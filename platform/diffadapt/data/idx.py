@@ -25,7 +25,10 @@ def open_idx(root: str, split: str, name: str, fingerprint: str = "auto") -> Sou
 
     Raises DataError when the four files are missing or damaged.
     """
-    images, labels = (_find(root, f"{'train' if split == 'train' else 't10k'}-{what}") for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+    images, labels = (
+        _find(root, f"{'train' if split == 'train' else 't10k'}-{what}")
+        for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    )
     digits = read_idx(labels)
     keys = [f"{digit}/{i:05d}.png" for i, digit in enumerate(digits)]
     if len(digits) != len(read_idx(images)):
@@ -55,7 +58,11 @@ class IdxReader:
 
     def identities(self, keys: Sequence[str], content: bool) -> list[Any]:
         images = read_idx(self.path)
-        return [list(images.shape), hashlib.sha256(images.tobytes()).hexdigest()] if content else list(images.shape)
+        return (
+            [list(images.shape), hashlib.sha256(images.tobytes()).hexdigest()]
+            if content
+            else list(images.shape)
+        )
 
 
 @functools.lru_cache(maxsize=8)
@@ -82,4 +89,7 @@ def _find(root: str, name: str) -> str:
             path = "/".join(p for p in (base.rstrip("/"), place, name + suffix) if p)
             if fs.isfile(path):
                 return fs.unstrip_protocol(path)
-    raise DataError(f"{root} has no {name} or {name}.gz (looked in {', '.join(p or '.' for p in PLACES)}): unpack MNIST there, as torchvision does.")
+    raise DataError(
+        f"{root} has no {name} or {name}.gz (looked in {', '.join(p or '.' for p in PLACES)}): unpack MNIST"
+        " there, as torchvision does."
+    )

@@ -1,4 +1,5 @@
-"""Which label an image has: class lists, names found in the data bound to them, and labels from a CSV file."""
+"""Which label an image has: class lists, names found in the data bound to them, and labels from a CSV
+file."""
 
 from __future__ import annotations
 
@@ -20,12 +21,16 @@ LABEL_HEADERS = ("class", "class_name", "class name", "classname", "label", "cat
 
 
 def read_class_list(location: str) -> tuple[str, ...]:
-    """The class names of a text file, one a line in label order; blank lines and lines that begin with # do not count.
+    """The class names of a text file, one a line in label order; blank lines and lines that begin with # do
+    not count.
 
-    Unlike class_names.read_class_names it allows names that differ in case alone, as folders may, and a single class.
+    Unlike class_names.read_class_names it allows names that differ in case alone, as folders may, and a
+    single class.
     Raises DataError for doubles or an empty file.
     """
-    lines = (unicodedata.normalize("NFC", line.strip()) for line in _text(location, "class list").splitlines())
+    lines = (
+        unicodedata.normalize("NFC", line.strip()) for line in _text(location, "class list").splitlines()
+    )
     names = tuple(line for line in lines if line and not line.startswith("#"))
     if not names:
         raise DataError(f"The class list {location} is empty: it needs one class-folder name a line.")
@@ -39,13 +44,18 @@ FOLDERS_IGNORED = "data.labels none ignores the folders of a target"
 
 
 def bind_names(
-    found: Sequence[str], listed: tuple[str, ...] | None, where: str, subset: bool = False, hint: str = FOLDERS_IGNORED
+    found: Sequence[str],
+    listed: tuple[str, ...] | None,
+    where: str,
+    subset: bool = False,
+    hint: str = FOLDERS_IGNORED,
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """(class names in label order, label of each name of ``found``): ``listed`` if given, else ``found`` sorted.
+    """(class names in label order, label of each name of ``found``): ``listed`` if given, else ``found``
+    sorted.
 
-    A name that is not listed exactly so is bound by class_names.match_names ('back pack' to back_pack). Raises DataError
-    naming the difference when the list and what was found do not match (``subset``: classes of the list may be absent), with
-    ``hint`` where a name is not listed.
+    A name that is not listed exactly so is bound by class_names.match_names ('back pack' to back_pack).
+    Raises DataError naming the difference when the list and what was found do not match (``subset``: classes
+    of the list may be absent), with ``hint`` where a name is not listed.
     """
     if listed is None:
         names = tuple(sorted(found))
@@ -61,34 +71,52 @@ def bind_names(
     by_label: dict[int, str] = {}
     for name, label in labels.items():
         if label in by_label:
-            raise DataError(f"{where} has both {by_label[label]!r} and {name!r} for the class {listed[label]!r}: merge or rename one of them.")
+            raise DataError(
+                f"{where} has both {by_label[label]!r} and {name!r} for the class {listed[label]!r}: merge or"
+                " rename one of them."
+            )
         by_label[label] = name
     missing = [] if subset else sorted(set(listed) - {listed[i] for i in by_label})
     if missing or extra:
         parts = [f"{where} lacks {some(missing)}"] if missing else []
         parts += [f"the list lacks {some(sorted(extra))}"] if extra else []
-        raise DataError(f"The class list does not match {'the images' if hint is FOLDERS_IGNORED else where}: {' and '.join(parts)}{f' ({hint})' if extra else ''}.")
+        raise DataError(
+            f"The class list does not match {'the images' if hint is FOLDERS_IGNORED else where}:"
+            f" {' and '.join(parts)}{f' ({hint})' if extra else ''}."
+        )
     return listed, labels
 
 
 def label_from_csv(source: Source, location: str, listed: tuple[str, ...] | None) -> Source:
     """``source`` with the labels of a CSV file of lines ``path,class name``; paths are keys of the source.
 
-    A first line such as ``path,class`` is a header; with one, further columns are allowed. Names are bound to ``listed`` (see
-    :func:`bind_names`; classes may be absent), else sorted. Raises DataError for lines that cannot be understood, for images
-    named twice differently, and when the file names absent images or lacks some.
+    A first line such as ``path,class`` is a header; with one, further columns are allowed. Names are bound to
+    ``listed`` (see :func:`bind_names`; classes may be absent), else sorted. Raises DataError for lines that
+    cannot be understood, for images named twice differently, and when the file names absent images or lacks
+    some.
     """
     names = _read_rows(location)
     keys = {item.key for item in source.items}
     absent = [path for path in names if path not in keys]
     if len(absent) == 1 and absent[0] == next(iter(names)) and "." not in absent[0]:
-        raise DataError(f"The label file {location} begins with {absent[0]!r}, which is no image: if that line is a header, write path,class name; else mend the path.")
+        raise DataError(
+            f"The label file {location} begins with {absent[0]!r}, which is no image: if that line is a"
+            " header, write path,class name; else mend the path."
+        )
     if absent:
-        raise DataError(f"The label file {location} names {len(absent):,} images that {source.name} has not, such as {some(absent, 3)}: write paths relative to data.path.")
+        raise DataError(
+            f"The label file {location} names {len(absent):,} images that {source.name} has not, such as"
+            f" {some(absent, 3)}: write paths relative to data.path."
+        )
     lacking = [item.key for item in source.items if item.key not in names]
     if lacking:
-        raise DataError(f"The label file {location} lacks {len(lacking):,} of {len(keys):,} images, such as {some(lacking, 3)}: add them, or set data.labels to none.")
-    class_names, labels = bind_names(sorted(set(names.values())), listed, f"the label file {location}", True, "mend its names, or the list")
+        raise DataError(
+            f"The label file {location} lacks {len(lacking):,} of {len(keys):,} images, such as"
+            f" {some(lacking, 3)}: add them, or set data.labels to none."
+        )
+    class_names, labels = bind_names(
+        sorted(set(names.values())), listed, f"the label file {location}", True, "mend its names, or the list"
+    )
     items = tuple(Item(item.key, labels[names[item.key]]) for item in source.items)
     return replace(source, class_names=class_names, items=items)
 
@@ -100,7 +128,11 @@ def some(names: Sequence[str], limit: int = 5) -> str:
 
 
 def _read_rows(location: str) -> dict[str, str]:
-    rows = [row for row in csv.reader(io.StringIO(_text(location, "label file"))) if any(cell.strip() for cell in row)]
+    rows = [
+        row
+        for row in csv.reader(io.StringIO(_text(location, "label file")))
+        if any(cell.strip() for cell in row)
+    ]
     path_at, class_at, first = 0, 1, 1
     if rows and rows[0][0].strip().lower() in HEADERS:
         head = [cell.strip().lower() for cell in rows.pop(0)]
@@ -108,17 +140,25 @@ def _read_rows(location: str) -> dict[str, str]:
         first = 2
     elif any(len(row) != 2 for row in rows):
         line = next(i for i, row in enumerate(rows) if len(row) != 2) + 1
-        raise DataError(f"Line {line} of the label file {location} has {len(rows[line - 1])} columns: write path,class name, or begin with a header that names both.")
+        raise DataError(
+            f"Line {line} of the label file {location} has {len(rows[line - 1])} columns: write path,class"
+            " name, or begin with a header that names both."
+        )
     if not rows:
         raise DataError(f"The label file {location} is empty: write one line path,class name for each image.")
     found: dict[str, str] = {}
     for i, row in enumerate(rows, first):
         cells = [unicodedata.normalize("NFC", cell.strip()) for cell in row]
         if len(cells) <= class_at or not cells[path_at] or not cells[class_at]:
-            raise DataError(f"Line {i} of the label file {location} has no path or no class name: write path,class name.")
+            raise DataError(
+                f"Line {i} of the label file {location} has no path or no class name: write path,class name."
+            )
         path = posixpath.normpath(row[path_at].strip().replace("\\", "/"))
         if found.setdefault(path, cells[class_at]) != cells[class_at]:
-            raise DataError(f"The label file {location} gives {path!r} both {found[path]!r} and {cells[class_at]!r}: keep one.")
+            raise DataError(
+                f"The label file {location} gives {path!r} both {found[path]!r} and {cells[class_at]!r}: keep"
+                " one."
+            )
     return found
 
 
@@ -127,6 +167,10 @@ def _text(location: str, what: str) -> str:
         with fsspec.open(location, "rb") as stream:
             return stream.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"The {what} {location} cannot be read as UTF-8 text (byte {error.start}): save it as UTF-8.") from None
+        raise DataError(
+            f"The {what} {location} cannot be read as UTF-8 text (byte {error.start}): save it as UTF-8."
+        ) from None
     except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"The {what} {location} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
+        raise DataError(
+            f"The {what} {location} cannot be read ({getattr(error, 'strerror', None) or error})."
+        ) from None

@@ -1,4 +1,5 @@
-"""Image sets in Parquet: a column ``image`` (struct<bytes, path>, or binary), optionally ``label`` and ``class_name``."""
+"""Image sets in Parquet: a column ``image`` (struct<bytes, path>, or binary), optionally ``label`` and
+``class_name``."""
 
 from __future__ import annotations
 
@@ -22,13 +23,15 @@ from diffadapt.data.source import Item, Source
 ROW_GROUPS_HELD = 2
 
 
-def scan_parquet(config: DataConfig, fs: Any, root: str, files: dict[str, str], subset: bool = False) -> Source:
+def scan_parquet(
+    config: DataConfig, fs: Any, root: str, files: dict[str, str], subset: bool = False
+) -> Source:
     """The rows of ``files`` (relative name -> path). Only paths and labels are read here, not the images.
 
     A key is the row's ``image.path`` when all of them are present, distinct and relative, else
-    ``{file}/{row:08d}``. Class names are taken from ``config.classes``, ``class_name``, or the Hugging Face metadata
-    of ``label``, in this order; else they are the labels as text. Rows count as unlabelled unless ``config.labels`` is
-    'auto'. ``subset``: classes of the class list may be absent. Raises DataError.
+    ``{file}/{row:08d}``. Class names are taken from ``config.classes``, ``class_name``, or the Hugging Face
+    metadata of ``label``, in this order; else they are the labels as text. Rows count as unlabelled unless
+    ``config.labels`` is 'auto'. ``subset``: classes of the class list may be absent. Raises DataError.
     """
     rows: list[_Row] = []
     names: tuple[str, ...] | None = None
@@ -41,16 +44,21 @@ def scan_parquet(config: DataConfig, fs: Any, root: str, files: dict[str, str], 
     keys = _keys(rows)
     class_names, labels = _labels(config, rows, names, subset)
     places = {k: (r.file, r.group, r.offset) for k, r in zip(keys, rows, strict=True)}
-    items = tuple(sorted((Item(k, label) for k, label in zip(keys, labels, strict=True)), key=lambda item: item.key))
+    items = tuple(
+        sorted((Item(k, label) for k, label in zip(keys, labels, strict=True)), key=lambda item: item.key)
+    )
     source_name = posixpath.splitext(posixpath.basename(root))[0] or "images"
     if root in files.values():
         source_name = f"{posixpath.basename(posixpath.dirname(root)) or 'images'}-{source_name}"
-    return Source(source_name, class_names, items, ParquetReader(fs, root, dict(files), places), config.fingerprint)
+    return Source(
+        source_name, class_names, items, ParquetReader(fs, root, dict(files), places), config.fingerprint
+    )
 
 
 @dataclass
 class ParquetReader:
-    """Reads images by row; holds the last row groups, so reading in the order of :meth:`locality` decodes each once."""
+    """Reads images by row; holds the last row groups, so reading in the order of :meth:`locality` decodes
+    each once."""
 
     fs: Any
     root: str
@@ -129,16 +137,24 @@ def _read_columns(fs: Any, path: str, name: str) -> tuple[list[_Row], tuple[str,
                 raise DataError(f"{path} has no column 'image' (it has {', '.join(schema.names)}).")
             image = schema.field("image").type
             if not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0 or _is_binary(image)):
-                raise DataError(f"The column 'image' of {path} is {image}, but must be struct<bytes, path> or binary.")
+                raise DataError(
+                    f"The column 'image' of {path} is {image}, but must be struct<bytes, path> or binary."
+                )
             if "label" in schema.names and not pa.types.is_integer(schema.field("label").type):
-                raise DataError(f"The column 'label' of {path} is {schema.field('label').type}, but must be an integer.")
+                raise DataError(
+                    f"The column 'label' of {path} is {schema.field('label').type}, but must be an integer."
+                )
             has_path = pa.types.is_struct(image) and image.get_field_index("path") >= 0
-            wanted = (["image.path"] if has_path else []) + [c for c in ("label", "class_name") if c in schema.names]
+            wanted = (["image.path"] if has_path else []) + [
+                c for c in ("label", "class_name") if c in schema.names
+            ]
             rows: list[_Row] = []
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 table = file.read_row_group(group, columns=wanted) if wanted else None
-                column = {c: table.column(c).to_pylist() for c in table.column_names} if table is not None else {}
+                column = (
+                    {c: table.column(c).to_pylist() for c in table.column_names} if table is not None else {}
+                )
                 paths = [v and v["path"] for v in column.get("image", [None] * count)]
                 labels = column.get("label", [None] * count)
                 names = column.get("class_name", [None] * count)
@@ -173,7 +189,9 @@ def _is_relative(path: str) -> bool:
     return not path.startswith("/") and "\\" not in path and ".." not in path.split("/") and "\0" not in path
 
 
-def _labels(config: DataConfig, rows: list[_Row], hf_names: tuple[str, ...] | None, subset: bool) -> tuple[tuple[str, ...], list[int | None]]:
+def _labels(
+    config: DataConfig, rows: list[_Row], hf_names: tuple[str, ...] | None, subset: bool
+) -> tuple[tuple[str, ...], list[int | None]]:
     listed = read_class_list(config.classes) if config.classes else None
     named = [r.class_name for r in rows]
     numbers = [r.label for r in rows]
@@ -181,14 +199,18 @@ def _labels(config: DataConfig, rows: list[_Row], hf_names: tuple[str, ...] | No
         return listed or (), [None] * len(rows)
     if any(n is not None for n in named):
         if any(n is None for n in named):
-            raise DataError(f"{config.path} has rows without class_name beside rows with one: complete the column.")
+            raise DataError(
+                f"{config.path} has rows without class_name beside rows with one: complete the column."
+            )
         found = sorted(set(named))  # type: ignore[type-var]
         if listed is None and any(n is not None for n in numbers):
             by_number = _number_to_name(config, rows)
             listed = hf_names or tuple(by_number[i] for i in sorted(by_number))
             if any(not 0 <= i < len(listed) or listed[i] != name for i, name in by_number.items()):
                 listed = None  # numbers with gaps: sorted names are the only order left
-        names, index = bind_names(found, listed, config.path, subset=subset or (listed is not None and not config.classes))
+        names, index = bind_names(
+            found, listed, config.path, subset=subset or (listed is not None and not config.classes)
+        )
         return names, [index[n] for n in named]  # type: ignore[index]
     if any(n is None for n in numbers):
         raise DataError(f"{config.path} has rows without a label beside rows with one: complete the column.")
@@ -203,9 +225,12 @@ def _number_to_name(config: DataConfig, rows: list[_Row]) -> dict[int, str]:
     found: dict[int, str] = {}
     for r in rows:
         if r.label is None:
-            raise DataError(f"{config.path} has rows without a label beside rows with one: complete the column.")
+            raise DataError(
+                f"{config.path} has rows without a label beside rows with one: complete the column."
+            )
         if found.setdefault(r.label, r.class_name) != r.class_name:  # type: ignore[arg-type]
             raise DataError(
-                f"{config.path} gives the label {r.label} to both {found[r.label]!r} and {r.class_name!r}: mend the columns."
+                f"{config.path} gives the label {r.label} to both {found[r.label]!r} and {r.class_name!r}:"
+                " mend the columns."
             )
     return found

@@ -1,4 +1,5 @@
-"""ADM's input preprocessing: any image -> the square size that the diffusion network was trained at. Knows no torch."""
+"""ADM's input preprocessing: any image -> the square size that the diffusion network was trained at. Knows no
+torch."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from diffadapt.core.errors import DataError
 def prepare(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
     """``image`` as uint8 (size, size, C), C = 1 or 3.
 
-    While the shorter side is at least twice ``size`` the image is halved with a box filter; then the shorter side is
-    brought to ``size`` (up or down) with a bicubic filter, and the centre is cropped.
+    While the shorter side is at least twice ``size`` the image is halved with a box filter; then the shorter
+    side is brought to ``size`` (up or down) with a bicubic filter, and the centre is cropped.
 
     Args:
         image: a PIL image of mode L or RGB, or a uint8 array (H, W), (H, W, 1) or (H, W, 3).
@@ -22,7 +23,10 @@ def prepare(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
     """
     picture = image if isinstance(image, Image.Image) else _to_pil(image)
     if picture.mode not in ("L", "RGB"):
-        raise DataError(f"An image of mode {picture.mode} cannot be prepared for a diffusion network; convert it to RGB or L first.")
+        raise DataError(
+            f"An image of mode {picture.mode} cannot be prepared for a diffusion network; convert it to RGB"
+            " or L first."
+        )
     if min(picture.size) < 1 or size < 1:
         raise DataError(f"An image of {picture.size} pixels cannot be brought to {size} pixels.")
     while min(picture.size) >= 2 * size:

@@ -1,4 +1,5 @@
-"""One view over every labelled or unlabelled image set: sorted items, bytes by key, a fingerprint of the content."""
+"""One view over every labelled or unlabelled image set: sorted items, bytes by key, a fingerprint of the
+content."""
 
 from __future__ import annotations
 
@@ -96,11 +97,12 @@ class Source:
         return np.asarray(prepare(array, size))
 
     def select(self, part: tuple[float, float] = (0.0, 1.0), limit_per_class: int | None = None) -> Source:
-        """The slice ``part`` of every class in the hash order of its keys, then at most ``limit_per_class`` of it.
+        """The slice ``part`` of every class in the hash order of its keys, then at most ``limit_per_class``
+        of it.
 
-        Slices that share a bound are disjoint and together complete, and a larger limit only adds images. Unlabelled
-        images count as one class. Raises RecipeError for bounds outside 0 <= from < to <= 1 or a limit below 1, and
-        DataError when nothing is left.
+        Slices that share a bound are disjoint and together complete, and a larger limit only adds images.
+        Unlabelled images count as one class. Raises RecipeError for bounds outside 0 <= from < to <= 1 or a
+        limit below 1, and DataError when nothing is left.
         """
         low, high = part
         if not 0.0 <= low < high <= 1.0:
@@ -123,7 +125,8 @@ class Source:
 
 
 def open_source(config: DataConfig, subset: bool = False) -> Source:
-    """The images that ``config`` names, cut to its ``part`` and ``limit_per_class``; ``subset`` as in :func:`scan`.
+    """The images that ``config`` names, cut to its ``part`` and ``limit_per_class``; ``subset`` as in
+    :func:`scan`.
 
     Raises DataError for a place that is missing, empty or inconsistent, RecipeError for values out of range.
     """
@@ -131,8 +134,9 @@ def open_source(config: DataConfig, subset: bool = False) -> Source:
 
 
 def scan(config: DataConfig, subset: bool = False) -> Source:
-    """All images under ``config.path``, before ``part`` and ``limit_per_class``; with ``subset``, classes of the class list may
-    be absent. ``config.labels`` decides whether the labels that lie with the images count, or those of a CSV file, or none.
+    """All images under ``config.path``, before ``part`` and ``limit_per_class``; with ``subset``, classes of
+    the class list may be absent. ``config.labels`` decides whether the labels that lie with the images count,
+    or those of a CSV file, or none.
     """
     if not config.path:
         raise DataError("data.path is empty: give a folder, a Parquet file, a glob or embedded:digits.")
@@ -160,7 +164,9 @@ def _embedded(config: DataConfig, subset: bool) -> Source:
     listed = read_class_list(config.classes) if config.classes else None
     source_name = "digits" if config.split == "all" else f"digits-{config.split}"
     if config.labels != "auto":
-        return Source(source_name, listed or (), tuple(Item(k, None) for k in keys), DigitsReader(), config.fingerprint)
+        return Source(
+            source_name, listed or (), tuple(Item(k, None) for k in keys), DigitsReader(), config.fingerprint
+        )
     names, index = bind_names(tuple("0123456789"), listed, "embedded:digits", subset)
     items = tuple(Item(k, index[str(label)]) for k, label in zip(keys, labels, strict=True))
     return Source(source_name, names, items, DigitsReader(), config.fingerprint)

@@ -1,8 +1,9 @@
-"""The linear low-pass operator phi = U Dn of DDA's structural guidance, as two small matrices (SDA equation 4).
+"""The linear low-pass operator phi = U Dn of DDA's structural guidance, as two small matrices (SDA equation
+4).
 
-Down- and upsampling by D with the cubic kernel (a = -0.5) are linear and separable, so phi(x) = P_h x P_w^T with
-P = U Dn. Weights are normalised before taps outside the image are dropped, so the rows near a border do not sum to 1:
-that is how the published operator treats borders, and it is reproduced here.
+Down- and upsampling by D with the cubic kernel (a = -0.5) are linear and separable, so phi(x) = P_h x P_w^T
+with P = U Dn. Weights are normalised before taps outside the image are dropped, so the rows near a border do
+not sum to 1: that is how the published operator treats borders, and it is reproduced here.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def cubic(x: np.ndarray) -> np.ndarray:
 
 
 def resize_matrix(n_in: int, n_out: int, scale: float) -> np.ndarray:
-    """The (n_out, n_in) float64 matrix that resamples a row of pixels by ``scale`` (> 1: up, < 1: down, antialiased).
+    """The (n_out, n_in) float64 matrix that resamples a row of pixels by ``scale`` (> 1: up, < 1: down,
+    antialiased).
 
     Output o looks at input position o / scale + (n_in - 1) / 2 - (n_out - 1) / (2 scale).
     """
@@ -43,12 +45,15 @@ def resize_matrix(n_in: int, n_out: int, scale: float) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def matrices(size: int, factor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Dn (ceil(size/factor), size), U (size, ceil(size/factor)) and P = U Dn (size, size), float64, for one side.
+    """Dn (ceil(size/factor), size), U (size, ceil(size/factor)) and P = U Dn (size, size), float64, for one
+    side.
 
     Raises RecipeError unless 1 <= factor <= size.
     """
     if not 1 <= factor <= size:
-        raise RecipeError(f"The low-pass factor {factor} does not fit an image side of {size} pixels; use 1 to {size}.")
+        raise RecipeError(
+            f"The low-pass factor {factor} does not fit an image side of {size} pixels; use 1 to {size}."
+        )
     small = -(-size // factor)
     down = resize_matrix(size, small, 1.0 / factor)
     up = resize_matrix(small, size, float(factor))
@@ -56,7 +61,8 @@ def matrices(size: int, factor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 class LowPass:
-    """phi with factor D for float32 images (B, C, H, W) of any H and W >= D; the matrices are cached by size and device."""
+    """phi with factor D for float32 images (B, C, H, W) of any H and W >= D; the matrices are cached by size
+    and device."""
 
     def __init__(self, factor: int) -> None:
         self.factor = factor

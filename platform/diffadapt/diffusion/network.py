@@ -20,12 +20,12 @@ _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16,
 class UnconditionalNetwork:
     """A frozen noise predictor for images in [-1, 1].
 
-    The network's weights and activations have the chosen precision; images, the arithmetic of the schedule and the
-    gradient that comes out are float32. With ``space_to_depth`` s the network works on (B, C s^2, H/s, W/s), an
-    orthonormal change of basis, and callers still see (B, C, H, W).
+    The network's weights and activations have the chosen precision; images, the arithmetic of the schedule
+    and the gradient that comes out are float32. With ``space_to_depth`` s the network works on (B, C s^2,
+    H/s, W/s), an orthonormal change of basis, and callers still see (B, C, H, W).
 
-    Attributes: ``schedule`` (all training steps), ``channels`` C, ``image_size`` (side in pixels), ``revision``,
-    ``precision``, ``device``, ``multiple`` (what H and W must be multiples of).
+    Attributes: ``schedule`` (all training steps), ``channels`` C, ``image_size`` (side in pixels),
+    ``revision``, ``precision``, ``device``, ``multiple`` (what H and W must be multiples of).
     """
 
     def __init__(
@@ -48,8 +48,9 @@ class UnconditionalNetwork:
             2 * unet.config.in_channels,
         ):
             raise WeightsError(
-                f"The network has {unet.config.in_channels} input and {unet.config.out_channels} output channels, which fits no "
-                f"image with space_to_depth {space_to_depth}: the input must be a multiple of {folded}, the output once or twice it."
+                f"The network has {unet.config.in_channels} input and {unet.config.out_channels} output"
+                f" channels, which fits no image with space_to_depth {space_to_depth}: the input must be a"
+                f" multiple of {folded}, the output once or twice it."
             )
         self.channels = unet.config.in_channels // folded
         self.image_size = image_size or _side(unet.config.sample_size) * space_to_depth
@@ -66,7 +67,8 @@ class UnconditionalNetwork:
         self._forward = torch.compile(unet) if compile else unet
 
     def eps_model(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The network's output, float32 (B, C or 2C, H, W), for ``x`` (B, C, H, W) at integer times ``t`` (B,).
+        """The network's output, float32 (B, C or 2C, H, W), for ``x`` (B, C, H, W) at integer times ``t``
+        (B,).
 
         Differentiable in ``x``. What the first C channels are is ``schedule.prediction_type``.
         """
@@ -92,25 +94,29 @@ def load_unconditional(
     """The network at ``weights``: a folder or hub id with a diffusers UNet2DModel at its root or under unet/.
 
     scheduler_config.json (under scheduler/ or beside the network) and diffadapt.json (``space_to_depth``,
-    ``image_size``) are honoured; without a scheduler the schedule is linear over 1000 steps. Raises WeightsError with
-    what to do when weights are missing or of another kind.
+    ``image_size``) are honoured; without a scheduler the schedule is linear over 1000 steps. Raises
+    WeightsError with what to do when weights are missing or of another kind.
     """
     subfolder = "unet" if read_json(weights, "unet/config.json") is not None else None
     config = read_json(weights, "unet/config.json") or read_json(weights, "config.json")
     if config is not None and config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise WeightsError(
-            f"The weights {weights!r} are a {config['_class_name']}, but alignment needs an unconditional UNet2DModel; "
-            "give such a folder, or import the ADM with `diffadapt weights import-adm`."
+            f"The weights {weights!r} are a {config['_class_name']}, but alignment needs an unconditional"
+            " UNet2DModel; give such a folder, or import the ADM with `diffadapt weights import-adm`."
         )
     if config is not None and (config.get("num_class_embeds") or config.get("class_embed_type")):
-        raise WeightsError(f"The network {weights!r} is class-conditional; alignment needs an unconditional one.")
+        raise WeightsError(
+            f"The network {weights!r} is class-conditional; alignment needs an unconditional one."
+        )
     details = read_json(weights, DETAILS) or {}
     if int(details.get("upsample", 1)) != 1:
         raise WeightsError(
-            f"The network {weights!r} samples at a smaller size and upsamples, so it cannot denoise full-size images; "
-            "train one with native_size 0."
+            f"The network {weights!r} samples at a smaller size and upsamples, so it cannot denoise full-size"
+            " images; train one with native_size 0."
         )
-    scheduler = read_json(weights, "scheduler/scheduler_config.json") or read_json(weights, "scheduler_config.json")
+    scheduler = read_json(weights, "scheduler/scheduler_config.json") or read_json(
+        weights, "scheduler_config.json"
+    )
     unet = load_component(UNet2DModel, weights, subfolder)
     return UnconditionalNetwork(
         unet,
@@ -126,5 +132,7 @@ def load_unconditional(
 
 def _side(sample_size: int | tuple[int, int] | list[int] | None) -> int:
     if sample_size is None:
-        raise WeightsError("The network's config.json has no sample_size; add it, or image_size in diffadapt.json.")
+        raise WeightsError(
+            "The network's config.json has no sample_size; add it, or image_size in diffadapt.json."
+        )
     return sample_size if isinstance(sample_size, int) else max(sample_size)

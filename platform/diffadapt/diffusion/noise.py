@@ -11,8 +11,8 @@ import torch
 class ItemNoise:
     """A stream of standard normal draws for a batch of images, each from its own generator on the CPU.
 
-    The first draw is the start noise, the following ones are the step noises. On a CUDA device the next draw is made
-    in a thread into pinned memory while the device works on the present one.
+    The first draw is the start noise, the following ones are the step noises. On a CUDA device the next draw
+    is made in a thread into pinned memory while the device works on the present one.
 
     Args:
         seeds: one integer in [0, 2^63) for each image.

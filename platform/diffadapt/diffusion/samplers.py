@@ -37,7 +37,8 @@ def sample(
         network: called once a step.
         x: the start noise, float32 (B, C, H, W).
         schedule: the training process; it is thinned to ``steps`` first (None: as it is).
-        noise: step noise for ``ddpm``, one draw a step but the last; the others are deterministic and draw none.
+        noise: step noise for ``ddpm``, one draw a step but the last; the others are deterministic and draw
+        none.
         clip: clamp the predicted x0 to [-1, 1] (pixels yes, latents no).
 
     Returns float32 (B, C, H, W). Raises RecipeError for an unknown sampler or an impossible number of steps.
@@ -83,7 +84,8 @@ def _ddpm(network: Network, x: torch.Tensor, schedule: Schedule, noise: Callable
 def ddim_step(
     schedule: Schedule, index: int, x: torch.Tensor, x0: torch.Tensor, to: float | None = None
 ) -> torch.Tensor:
-    """The deterministic DDIM step (eta = 0; Song et al. 2021, equation 12) from ``index``, given the predicted x0.
+    """The deterministic DDIM step (eta = 0; Song et al. 2021, equation 12) from ``index``, given the
+    predicted x0.
 
     ``to`` is the abar that is stepped to, by default abar_{index - 1}.
     """
@@ -102,7 +104,8 @@ def _ddim(network: Network, x: torch.Tensor, schedule: Schedule, clip: bool) -> 
 
 
 def _dpm_solver(network: Network, x: torch.Tensor, schedule: Schedule, clip: bool) -> torch.Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); the first step and the last one (to sigma = 0) are of first order."""
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); the first step and the last one (to sigma = 0) are of
+    first order."""
     abar = schedule.alphas_cumprod
     alpha, sigma = np.sqrt(abar), np.sqrt(1.0 - abar)
     # A zero-terminal-SNR schedule begins at alpha = 0, where lambda is minus infinity.

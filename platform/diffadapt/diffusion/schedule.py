@@ -1,4 +1,5 @@
-"""Noise schedules as float64 tables, and their respacing to fewer steps (SDA supplement; improved DDPM, section 4)."""
+"""Noise schedules as float64 tables, and their respacing to fewer steps (SDA supplement; improved DDPM,
+section 4)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ VarianceType = Literal["learned_range", "fixed_small", "fixed_large"]
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A discrete diffusion process over N (possibly thinned) steps, from clean (index 0) to noisy (index N - 1).
+    """A discrete diffusion process over N (possibly thinned) steps, from clean (index 0) to noisy (index N -
+    1).
 
     All tables are float64 arrays of shape (N,). ``timesteps`` holds what the network receives at each index.
     """
@@ -28,28 +30,37 @@ class Schedule:
     alphas_cumprod: np.ndarray
     """abar_i: the share of signal power left at index i."""
     prediction_type: PredictionType = "epsilon"
-    """What the network's first C output channels are: the noise, v = sqrt(abar) eps - sqrt(1 - abar) x0, or x0."""
+    """What the network's first C output channels are: the noise, v = sqrt(abar) eps - sqrt(1 - abar) x0, or
+    x0."""
     fixed_variance: VarianceType = "fixed_small"
     """Variance of a network without learned variance: the posterior's (small) or beta (large)."""
     num_train_timesteps: int = field(default=1000)
 
     @classmethod
-    def linear(cls, num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **kwargs: Any):
+    def linear(
+        cls, num_train_timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **kwargs: Any
+    ):
         """betas evenly spaced between ``beta_start`` and ``beta_end`` (Ho et al. 2020)."""
-        return cls.from_betas(np.linspace(beta_start, beta_end, num_train_timesteps, dtype=np.float64), **kwargs)
+        return cls.from_betas(
+            np.linspace(beta_start, beta_end, num_train_timesteps, dtype=np.float64), **kwargs
+        )
 
     @classmethod
     def from_betas(cls, betas: np.ndarray, **kwargs: Any) -> Schedule:
         """The schedule of all training steps from their betas, shape (T,), each in (0, 1]."""
         betas = np.asarray(betas, dtype=np.float64)
         if betas.ndim != 1 or len(betas) == 0 or not ((betas > 0) & (betas <= 1)).all():
-            raise WeightsError("The scheduler's betas must be a non-empty list of numbers in (0, 1]; mend scheduler_config.json.")
+            raise WeightsError(
+                "The scheduler's betas must be a non-empty list of numbers in (0, 1]; mend"
+                " scheduler_config.json."
+            )
         steps = np.arange(len(betas), dtype=np.int64)
         return cls(steps, np.cumprod(1.0 - betas), num_train_timesteps=len(betas), **kwargs)
 
     @classmethod
     def from_scheduler_config(cls, config: Mapping[str, Any]) -> Schedule:
-        """The schedule of a diffusers scheduler_config.json (any scheduler class: only the training process is read).
+        """The schedule of a diffusers scheduler_config.json (any scheduler class: only the training process
+        is read).
 
         Raises WeightsError for a beta schedule or prediction type that has no table here.
         """
@@ -68,14 +79,18 @@ class Schedule:
             betas = np.minimum(1.0 - abar[1:] / abar[:-1], 0.999)
         else:
             raise WeightsError(
-                f"The scheduler's beta_schedule {kind!r} is not known; use linear, scaled_linear, squaredcos_cap_v2 or trained_betas."
+                f"The scheduler's beta_schedule {kind!r} is not known; use linear, scaled_linear,"
+                " squaredcos_cap_v2 or trained_betas."
             )
         prediction = config.get("prediction_type", "epsilon")
         if prediction not in ("epsilon", "v_prediction", "sample"):
             raise WeightsError(
-                f"The scheduler's prediction_type {prediction!r} is not known; use epsilon, v_prediction or sample."
+                f"The scheduler's prediction_type {prediction!r} is not known; use epsilon, v_prediction or"
+                " sample."
             )
-        variance = "fixed_large" if str(config.get("variance_type", "")).startswith("fixed_large") else "fixed_small"
+        variance = (
+            "fixed_large" if str(config.get("variance_type", "")).startswith("fixed_large") else "fixed_small"
+        )
         schedule = cls.from_betas(betas, prediction_type=prediction, fixed_variance=variance)
         if config.get("rescale_betas_zero_snr"):
             root = np.sqrt(schedule.alphas_cumprod)
@@ -84,15 +99,19 @@ class Schedule:
         return schedule
 
     def respace(self, steps: int) -> Schedule:
-        """The schedule thinned to ``steps`` steps that keep the first and the last one, as evenly as integers allow.
+        """The schedule thinned to ``steps`` steps that keep the first and the last one, as evenly as integers
+        allow.
 
-        The position advances by (T - 1) / (steps - 1) and each sum is rounded half to even, as the published samplers
-        do; this equals round(i (T - 1) / (steps - 1)) up to floating-point ties. abar is taken at the kept steps.
+        The position advances by (T - 1) / (steps - 1) and each sum is rounded half to even, as the published
+        samplers do; this equals round(i (T - 1) / (steps - 1)) up to floating-point ties. abar is taken at
+        the kept steps.
         Raises RecipeError unless 1 <= steps <= T.
         """
         total = len(self)
         if not 1 <= steps <= total:
-            raise RecipeError(f"A schedule of {total} steps cannot be thinned to {steps}; ask for 1 to {total} steps.")
+            raise RecipeError(
+                f"A schedule of {total} steps cannot be thinned to {steps}; ask for 1 to {total} steps."
+            )
         if steps == total:
             return self
         stride = (total - 1) / (steps - 1) if steps > 1 else 1.0

@@ -1,4 +1,5 @@
-"""One step of the diffusion process: noising, reading x0 off the network's output, and the ancestral reverse step."""
+"""One step of the diffusion process: noising, reading x0 off the network's output, and the ancestral reverse
+step."""
 
 from __future__ import annotations
 
@@ -23,11 +24,14 @@ class Step(NamedTuple):
 
 
 def table(values: np.ndarray, index: Index, like: torch.Tensor) -> torch.Tensor | float:
-    """``values[index]``: a Python float for a shared index, else a float32 tensor (B, 1, 1, 1) on ``like``'s device."""
+    """``values[index]``: a Python float for a shared index, else a float32 tensor (B, 1, 1, 1) on ``like``'s
+    device."""
     if isinstance(index, int):
         return float(values[index])
     # The small table travels to the index, not the index to the host, which would wait for the device.
-    picked = torch.as_tensor(values, dtype=torch.float32).to(like.device, non_blocking=True)[index.to(like.device)]
+    picked = torch.as_tensor(values, dtype=torch.float32).to(like.device, non_blocking=True)[
+        index.to(like.device)
+    ]
     return picked.view(-1, *([1] * (like.ndim - 1)))
 
 
@@ -38,13 +42,17 @@ def q_sample(schedule: Schedule, index: Index, x0: torch.Tensor, noise: torch.Te
 
 
 def split_output(model_out: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A network output (B, C or 2C, H, W) as float32 prediction (B, C, H, W) and learned variance values, or None."""
+    """A network output (B, C or 2C, H, W) as float32 prediction (B, C, H, W) and learned variance values, or
+    None."""
     model_out = model_out.float()
     if model_out.shape[1] == 2 * channels:
         prediction, variance = model_out.split(channels, dim=1)
         return prediction, variance
     if model_out.shape[1] != channels:
-        raise ValueError(f"a network on {channels} channels returned {model_out.shape[1]}, neither {channels} nor {2 * channels}")
+        raise ValueError(
+            f"a network on {channels} channels returned {model_out.shape[1]}, neither {channels} nor"
+            f" {2 * channels}"
+        )
     return model_out, None
 
 
@@ -67,8 +75,10 @@ def predict_xstart(
 def log_variance(schedule: Schedule, index: Index, x: torch.Tensor, model_out: torch.Tensor) -> torch.Tensor:
     """The reverse step's log variance, broadcast to ``x``'s shape.
 
-    With 2C output channels the second half v interpolates, unclamped, between the logs of the posterior variance and of
-    beta: f log beta + (1 - f) log btilde, f = (v + 1) / 2 (improved DDPM, equation 15); else it is the schedule's own.
+    With 2C output channels the second half v interpolates, unclamped, between the logs of the posterior
+    variance and of
+    beta: f log beta + (1 - f) log btilde, f = (v + 1) / 2 (improved DDPM, equation 15); else it is the
+    schedule's own.
     """
     _, values = split_output(model_out, x.shape[1])
     small, large = schedule.posterior_log_variance_clipped, np.log(schedule.betas)
@@ -97,7 +107,10 @@ def ancestral_step(
         clip: clamp the predicted x0 to [-1, 1].
     """
     x0 = predict_xstart(schedule, index, x, model_out, clip)
-    mean = table(schedule.posterior_mean_coef1, index, x) * x0 + table(schedule.posterior_mean_coef2, index, x) * x
+    mean = (
+        table(schedule.posterior_mean_coef1, index, x) * x0
+        + table(schedule.posterior_mean_coef2, index, x) * x
+    )
     log_var = log_variance(schedule, index, x, model_out)
     if isinstance(index, int):
         if index == 0:

@@ -1,7 +1,8 @@
-"""Methods are found, not listed: every file of a methods folder that holds one method class is a method of that name.
+"""Methods are found, not listed: every file of a methods folder that holds one method class is a method of
+that name.
 
-DIFFADAPT_METHODS may name further folders (separated by the system's path separator) with sub-folders ``uda`` and ``ssl``, so
-that a method of one's own needs no change of the package.
+DIFFADAPT_METHODS may name further folders (separated by the system's path separator) with sub-folders ``uda``
+and ``ssl``, so that a method of one's own needs no change of the package.
 """
 
 from __future__ import annotations
@@ -31,16 +32,24 @@ def extend(paths: list[str], kind: str) -> None:
 def discover(package: ModuleType, base: type) -> dict[str, type]:
     """File name -> the subclass of ``base`` in it, sorted. The files import no torch at their top.
 
-    Raises RecipeError for a file without exactly one method class of its own, or whose class is not a frozen dataclass.
+    Raises RecipeError for a file without exactly one method class of its own, or whose class is not a frozen
+    dataclass.
     """
     found: dict[str, type] = {}
     for info in pkgutil.iter_modules(package.__path__):
         if info.name in NOT_METHODS or info.name.startswith("_"):
             continue
         module = importlib.import_module(f"{package.__name__}.{info.name}")
-        classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base) and c.__module__ == module.__name__]
+        classes = [
+            c
+            for c in vars(module).values()
+            if isinstance(c, type) and issubclass(c, base) and c.__module__ == module.__name__
+        ]
         if len(classes) != 1 or not is_dataclass(classes[0]):
-            raise RecipeError(f"The method file {info.name}.py must hold exactly one frozen dataclass that extends {base.__name__}; it holds {len(classes)}.")
+            raise RecipeError(
+                f"The method file {info.name}.py must hold exactly one frozen dataclass that extends"
+                f" {base.__name__}; it holds {len(classes)}."
+            )
         found[info.name] = classes[0]
     return dict(sorted(found.items()))
 
@@ -57,7 +66,10 @@ def chosen(config: Any, what: str) -> Any:
     """The settings of the method that ``config.method`` names. Raises RecipeError with the nearest name."""
     known = method_names(config)
     if config.method not in known:
-        raise RecipeError(f"There is no {what} method {config.method!r}.{suggest(config.method, known)} Known are: {', '.join(known)}.")
+        raise RecipeError(
+            f"There is no {what} method {config.method!r}.{suggest(config.method, known)} Known are:"
+            f" {', '.join(known)}."
+        )
     return getattr(config, config.method)
 
 
@@ -67,7 +79,8 @@ def method_names(config: Any) -> list[str]:
 
 
 def identity(config: Any, what: str) -> dict[str, Any]:
-    """Identity fields: those of training and of the chosen method alone, so that other methods' settings fork nothing."""
+    """Identity fields: those of training and of the chosen method alone, so that other methods' settings fork
+    nothing."""
     mine = chosen(config, what)
     values = to_dict(config, identity_only=True)
     for name in method_names(config):

@@ -1,4 +1,5 @@
-"""Average precision of boxes as COCO defines it (IoU .50:.05:.95, 101 recall points, 100 detections an image), counted by pycocotools."""
+"""Average precision of boxes as COCO defines it (IoU .50:.05:.95, 101 recall points, 100 detections an
+image), counted by pycocotools."""
 
 from __future__ import annotations
 
@@ -17,20 +18,26 @@ MOST = 100
 
 
 def scores(tables: Sequence[Any], class_names: Sequence[str]) -> dict[str, float]:
-    """In percent: ``map``, ``map50`` and ``ap.<class>`` of every class that occurs, over all rows of BOXES_SCHEMA tables.
+    """In percent: ``map``, ``map50`` and ``ap.<class>`` of every class that occurs, over all rows of
+    BOXES_SCHEMA tables.
 
-    Images whose true objects are not known count nowhere. Empty where no object is true: nothing can be measured.
+    Images whose true objects are not known count nowhere. Empty where no object is true: nothing can be
+    measured.
     """
-    found = mean_ap([row for table in tables for row in table.select(["objects", "boxes"]).to_pylist()], class_names)
+    found = mean_ap(
+        [row for table in tables for row in table.select(["objects", "boxes"]).to_pylist()], class_names
+    )
     return {name: 100 * value for name, value in found.items() if math.isfinite(value)}
 
 
 def mean_ap(rows: Iterable[Mapping[str, Any]], class_names: Sequence[str] | None = None) -> dict[str, float]:
-    """``map`` (mean over IoU .50:.05:.95 and classes), ``map50`` (IoU .50) and ``ap.<class>`` in 0..1; NaN where no object is true.
+    """``map`` (mean over IoU .50:.05:.95 and classes), ``map50`` (IoU .50) and ``ap.<class>`` in 0..1; NaN
+    where no object is true.
 
-    A row has ``objects`` ({category, bbox, crowd}; None: not known, the row is skipped) and ``boxes`` ({category, bbox, score}), boxes as
-    (x1, y1, x2, y2). A class without a true object (crowds aside) in any row is left out of the means, whatever was detected. A detection
-    matched to nothing but a crowd counts neither way. Without names, classes are called by their numbers.
+    A row has ``objects`` ({category, bbox, crowd}; None: not known, the row is skipped) and ``boxes``
+    ({category, bbox, score}), boxes as (x1, y1, x2, y2). A class without a true object (crowds aside) in any
+    row is left out of the means, whatever was detected. A detection matched to nothing but a crowd counts
+    neither way. Without names, classes are called by their numbers.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -42,19 +49,32 @@ def mean_ap(rows: Iterable[Mapping[str, Any]], class_names: Sequence[str] | None
         return {"map": math.nan, "map50": math.nan}
     with contextlib.redirect_stdout(io.StringIO()):  # it tells of every step
         data = COCO()
-        data.dataset = {"info": {}, "images": [{"id": i} for i in range(len(known))], "annotations": truth, "categories": [{"id": c} for c in occurring]}
+        data.dataset = {
+            "info": {},
+            "images": [{"id": i} for i in range(len(known))],
+            "annotations": truth,
+            "categories": [{"id": c} for c in occurring],
+        }
         data.createIndex()
         results = COCO()
-        results.dataset = {**data.dataset, "annotations": [d for d in detections if d["category_id"] in occurring]}
+        results.dataset = {
+            **data.dataset,
+            "annotations": [d for d in detections if d["category_id"] in occurring],
+        }
         results.createIndex()
         counted = COCOeval(data, results, "bbox")
         counted.params.maxDets = [MOST]
         counted.params.areaRng, counted.params.areaRngLbl = [[0, math.inf]], ["all"]
         counted.evaluate()
         counted.accumulate()
-    precision = np.asarray(counted.eval["precision"])[:, :, :, 0, 0]  # (IoU thresholds, recall points, classes)
+    precision = np.asarray(counted.eval["precision"])[
+        :, :, :, 0, 0
+    ]  # (IoU thresholds, recall points, classes)
     by_class = {c: float(precision[:, :, i].mean()) for i, c in enumerate(occurring)}
-    named = {BY_CLASS + (class_names[c] if class_names is not None else str(c)): value for c, value in by_class.items()}
+    named = {
+        BY_CLASS + (class_names[c] if class_names is not None else str(c)): value
+        for c, value in by_class.items()
+    }
     return {"map": float(np.mean(list(by_class.values()))), "map50": float(precision[0].mean()), **named}
 
 
@@ -72,4 +92,10 @@ def _annotations(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]
 def _box(value: Mapping[str, Any], image: int, number: int) -> dict[str, Any]:
     """COCO's form; its numbers start at 1, because 0 means 'no match' to pycocotools."""
     x1, y1, x2, y2 = (float(v) for v in value["bbox"])
-    return {"id": number, "image_id": image, "category_id": int(value["category"]), "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": int(value["category"]),
+        "bbox": [x1, y1, x2 - x1, y2 - y1],
+        "area": (x2 - x1) * (y2 - y1),
+    }

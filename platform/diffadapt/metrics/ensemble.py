@@ -1,6 +1,8 @@
-"""Combining the predictions of two models, as SDA does (Eq. 9) and in the other ways of its authors' code. No torch.
+"""Combining the predictions of two models, as SDA does (Eq. 9) and in the other ways of its authors' code. No
+torch.
 
-In every mode ``target`` is the source model on the image as it is, ``synth`` the adapted model on the projected image.
+In every mode ``target`` is the source model on the image as it is, ``synth`` the adapted model on the
+projected image.
 """
 
 from __future__ import annotations
@@ -13,13 +15,23 @@ from diffadapt.core.errors import DataError, RecipeError, suggest
 from diffadapt.core.record import softmax
 
 Mode = Literal[
-    "sda", "sum", "entropy_sum", "confidence_sum", "first", "second", "entropy", "confidence", "var", "raw_logit_sum"
+    "sda",
+    "sum",
+    "entropy_sum",
+    "confidence_sum",
+    "first",
+    "second",
+    "entropy",
+    "confidence",
+    "var",
+    "raw_logit_sum",
 ]
 MODES: tuple[str, ...] = Mode.__args__  # type: ignore[attr-defined]
-"""sda (= sum): equal weights on probabilities, the method's. entropy_sum: each weighted by the other's entropy;
-confidence_sum: each by its own confidence; first, second: one alone; entropy, confidence, var: for each image the one that
-is surer by that measure; raw_logit_sum: logits added, which is not the method. The authors measure entropy and confidence
-on a softmax of the probabilities, which is kept here."""
+"""sda (= sum): equal weights on probabilities, the method's. entropy_sum: each weighted by the other's
+entropy;
+confidence_sum: each by its own confidence; first, second: one alone; entropy, confidence, var: for each image
+the one that is surer by that measure; raw_logit_sum: logits added, which is not the method. The authors
+measure entropy and confidence on a softmax of the probabilities, which is kept here."""
 
 
 def ensemble(target: np.ndarray, synth: np.ndarray, mode: str = "sda") -> np.ndarray:
@@ -28,10 +40,15 @@ def ensemble(target: np.ndarray, synth: np.ndarray, mode: str = "sda") -> np.nda
     Raises RecipeError for an unknown mode, DataError if the shapes differ or a value is not finite.
     """
     if mode not in MODES:
-        raise RecipeError(f"There is no ensemble mode {mode!r}; the modes are {', '.join(MODES)}.{suggest(mode, MODES)}")
+        raise RecipeError(
+            f"There is no ensemble mode {mode!r}; the modes are {', '.join(MODES)}.{suggest(mode, MODES)}"
+        )
     target, synth = np.asarray(target), np.asarray(synth)
     if target.shape != synth.shape or target.ndim != 2:
-        raise DataError(f"The two models' logits have shapes {target.shape} and {synth.shape}; both must be (images, classes).")
+        raise DataError(
+            f"The two models' logits have shapes {target.shape} and {synth.shape}; both must be (images,"
+            " classes)."
+        )
     if not (np.isfinite(target).all() and np.isfinite(synth).all()):
         raise DataError("A model's logits hold NaN or infinity; evaluate it again in fp32.")
     if mode == "raw_logit_sum":
@@ -47,7 +64,8 @@ def ensemble(target: np.ndarray, synth: np.ndarray, mode: str = "sda") -> np.nda
 
 
 def choice(p: np.ndarray, q: np.ndarray, mode: str) -> np.ndarray:
-    """Which model the selecting modes take, from probabilities (N, K): int8 (N,), 0 = target, 1 = synth; ties go to target."""
+    """Which model the selecting modes take, from probabilities (N, K): int8 (N,), 0 = target, 1 = synth; ties
+    go to target."""
     if mode in ("first", "second"):
         return np.full(len(p), int(mode == "second"), dtype=np.int8)
     if mode == "entropy":

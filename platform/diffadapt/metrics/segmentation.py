@@ -1,7 +1,8 @@
-"""Scores of label maps: one confusion matrix over all pixels, intersection over union by class, its mean, pixel accuracy.
+"""Scores of label maps: one confusion matrix over all pixels, intersection over union by class, its mean,
+pixel accuracy.
 
-Void has its own row and column, the last. A void pixel of the truth counts nowhere; void predicted on a labelled pixel is a
-miss of the pixel's class and nobody's false alarm (as the ZoDi authors count).
+Void has its own row and column, the last. A void pixel of the truth counts nowhere; void predicted on a
+labelled pixel is a miss of the pixel's class and nobody's false alarm (as the ZoDi authors count).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import numpy as np
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """int64 (K+1, K+1) pixel counts, K = ``classes``: rows the truth, columns the prediction.
 
-    Both maps hold class numbers 0..K-1 in arrays of one shape and an unsigned or non-negative integer type; every other value
-    is void. Raises ValueError for maps of different shapes.
+    Both maps hold class numbers 0..K-1 in arrays of one shape and an unsigned or non-negative integer type;
+    every other value is void. Raises ValueError for maps of different shapes.
     """
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.shape != predicted.shape:
-        raise ValueError(f"The label maps have the shapes {truth.shape} and {predicted.shape}, which must be equal.")
+        raise ValueError(
+            f"The label maps have the shapes {truth.shape} and {predicted.shape}, which must be equal."
+        )
     side = classes + 1
     rows = np.minimum(truth.ravel().astype(np.int64), classes)
     columns = np.minimum(predicted.ravel().astype(np.int64), classes)
@@ -27,7 +30,8 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
 
 
 def total(matrices: Iterable[np.ndarray | None], classes: int) -> np.ndarray:
-    """The sum of confusion matrices, (K+1, K+1) each or as stored row by row; None among them (no truth) counts nothing."""
+    """The sum of confusion matrices, (K+1, K+1) each or as stored row by row; None among them (no truth)
+    counts nothing."""
     side = classes + 1
     found = np.zeros((side, side), np.int64)
     for matrix in matrices:
@@ -37,7 +41,8 @@ def total(matrices: Iterable[np.ndarray | None], classes: int) -> np.ndarray:
 
 
 def iou(matrix: np.ndarray) -> np.ndarray:
-    """float64 (K,): true positives over the union of truth and prediction on labelled pixels; NaN for a class that neither has anywhere."""
+    """float64 (K,): true positives over the union of truth and prediction on labelled pixels; NaN for a class
+    that neither has anywhere."""
     labelled = np.asarray(matrix, np.float64)[:-1]
     hits = np.diag(labelled)
     union = labelled.sum(1) + labelled[:, :-1].sum(0) - hits

@@ -1,7 +1,7 @@
 """Scores of a model on unlabelled target data, to choose between models without target labels. No torch.
 
-Every score is higher for the better model; where the published quantity is a risk, its sign is turned and the docstring says
-so. All sums are float64. Logits are (N, K), features (N, D).
+Every score is higher for the better model; where the published quantity is a risk, its sign is turned and the
+docstring says so. All sums are float64. Logits are (N, K), features (N, D).
 """
 
 from __future__ import annotations
@@ -23,39 +23,49 @@ MIX = 0.55
 
 
 class Validator(NamedTuple):
-    """``needs``: what a score is computed from. logits; features (and logits); candidates (the logits of every candidate);
-    mixed (logits of the images and of their mixtures); source (labelled source data beside the target). ``title``: for tables."""
+    """``needs``: what a score is computed from. logits; features (and logits); candidates (the logits of
+    every candidate); mixed (logits of the images and of their mixtures); source (labelled source data beside
+    the target). ``title``: for tables.
+    """
 
     needs: str
     title: str
 
 
 def entropy(logits: np.ndarray) -> float:
-    """Minus the mean entropy of the predictions (Morerio et al. 2018, whose criterion is the entropy itself: sign turned)."""
+    """Minus the mean entropy of the predictions (Morerio et al. 2018, whose criterion is the entropy itself:
+    sign turned)."""
     return -float(_entropies(_probabilities(logits)).mean())
 
 
 def im(logits: np.ndarray) -> float:
-    """Mutual information of input and prediction, H(mean p) - mean H(p) (Bridle et al. 1991; Liang et al. 2020, SHOT)."""
+    """Mutual information of input and prediction, H(mean p) - mean H(p) (Bridle et al. 1991; Liang et al.
+    2020, SHOT)."""
     p = _probabilities(logits)
     return float(_entropies(p.mean(0, keepdims=True))[0] - _entropies(p).mean())
 
 
 def corrc(logits: np.ndarray) -> float:
-    """Corr-C (Tu et al. 2022): trace(C) / ||C||_F with the class correlation C = P'P / N; sqrt(K) for sure, balanced predictions."""
+    """Corr-C (Tu et al. 2022): trace(C) / ||C||_F with the class correlation C = P'P / N; sqrt(K) for sure,
+    balanced predictions."""
     p = _probabilities(logits)
     c = p.T @ p / len(p)
     return float(np.trace(c) / np.linalg.norm(c))
 
 
 def snd(points: np.ndarray, temperature: float = TEMPERATURE) -> float:
-    """Soft neighbourhood density (Saito et al. 2021, equations 1-3): the mean entropy of each point's similarities to the others.
+    """Soft neighbourhood density (Saito et al. 2021, equations 1-3): the mean entropy of each point's
+    similarities to the others.
 
-    ``points`` (N, D), N > 1: the authors take softmax outputs; logits and features are variants. Memory is O(N).
+    ``points`` (N, D), N > 1: the authors take softmax outputs; logits and features are variants. Memory is
+    O(N).
     """
     points = _matrix(points)
     if len(points) < 2:
-        raise DataError("The soft neighbourhood density compares each image with the others: at least two images are needed.")
+        raise DataError(
+            "The soft neighbourhood density compares each image with the others: at least two images are"
+            " needed."
+        )
     unit = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
     total, block = 0.0, 512
     for start in range(0, len(unit), block):
@@ -68,14 +78,16 @@ def snd(points: np.ndarray, temperature: float = TEMPERATURE) -> float:
 
 
 def bnm(logits: np.ndarray) -> float:
-    """Batch nuclear norm (Cui et al. 2020): ||P||_* / N, the sum of singular values of the predictions; high for sure and diverse."""
+    """Batch nuclear norm (Cui et al. 2020): ||P||_* / N, the sum of singular values of the predictions; high
+    for sure and diverse."""
     p = _probabilities(logits)
     return float(np.linalg.svd(p, compute_uv=False).sum() / len(p))
 
 
 def mano(logits: np.ndarray) -> float:
-    """MaNo (Xie et al. 2024, equations 3-7): (mean p^4)^(1/4) with softmax, or with the second-order Taylor form of it where
-    the mean cross-entropy to the uniform distribution (:func:`mano_criterion`) is at most 5."""
+    """MaNo (Xie et al. 2024, equations 3-7): (mean p^4)^(1/4) with softmax, or with the second-order Taylor
+    form of it where the mean cross-entropy to the uniform distribution (:func:`mano_criterion`) is at most 5.
+    """
     logits = _matrix(logits)
     if mano_criterion(logits) > 5:
         p = softmax(logits)
@@ -93,8 +105,9 @@ def mano_criterion(logits: np.ndarray) -> float:
 
 
 def classami(logits: np.ndarray, features: np.ndarray) -> float:
-    """Adjusted mutual information of predictions and k-means clusters of the features, each cluster started at the mean of a
-    predicted class (ClassAMI, Robbiano et al. 2022; centroid initialisation, Musgrave et al. 2022)."""
+    """Adjusted mutual information of predictions and k-means clusters of the features, each cluster started
+    at the mean of a predicted class (ClassAMI, Robbiano et al. 2022; centroid initialisation, Musgrave et al.
+    2022)."""
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_mutual_info_score
 
@@ -107,13 +120,17 @@ def classami(logits: np.ndarray, features: np.ndarray) -> float:
 
 
 def dev(weights: np.ndarray, errors: np.ndarray) -> float:
-    """Minus the risk of deep embedded validation (You et al. 2019, section 4.2: importance weighting with a control variate).
+    """Minus the risk of deep embedded validation (You et al. 2019, section 4.2: importance weighting with a
+    control variate).
 
-    ``weights`` (N,) are density ratios target/source of labelled source images, ``errors`` (N,) their losses. Sign turned.
+    ``weights`` (N,) are density ratios target/source of labelled source images, ``errors`` (N,) their losses.
+    Sign turned.
     """
     w, e = np.asarray(weights, np.float64).ravel(), np.asarray(errors, np.float64).ravel()
     if w.shape != e.shape or len(w) < 2:
-        raise DataError(f"{len(w)} importance weights and {len(e)} errors do not pair, or are fewer than two.")
+        raise DataError(
+            f"{len(w)} importance weights and {len(e)} errors do not pair, or are fewer than two."
+        )
     weighted = w * e
     variance = w.var(ddof=1)
     eta = -np.cov(weighted, w)[0, 1] / variance if variance > 0 else 0.0
@@ -121,18 +138,19 @@ def dev(weights: np.ndarray, errors: np.ndarray) -> float:
 
 
 def devn(weights: np.ndarray, errors: np.ndarray, how: str = "max") -> float:
-    """DEV with weights normalised to mean 1 (DEVN, Musgrave et al. 2022): divided by their maximum ('max') or their standard
-    deviation ('standardize'), then shifted. Minus the risk: sign turned."""
+    """DEV with weights normalised to mean 1 (DEVN, Musgrave et al. 2022): divided by their maximum ('max') or
+    their standard deviation ('standardize'), then shifted. Minus the risk: sign turned."""
     w = np.asarray(weights, np.float64)
     scale = w.max() if how == "max" else w.std()
     return dev((w - w.mean()) / (scale if scale > 0 else 1.0) + 1, errors)
 
 
 def importance_weights(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Density ratios target/source at the source features, float64 (N_s,), from a domain classifier (You et al. 2019, equation 7).
+    """Density ratios target/source at the source features, float64 (N_s,), from a domain classifier (You et
+    al. 2019, equation 7).
 
-    The classifier is logistic regression on standardised features, so that it is the same in every run; the authors train
-    a small random network.
+    The classifier is logistic regression on standardised features, so that it is the same in every run; the
+    authors train a small random network.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -145,20 +163,28 @@ def importance_weights(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return len(source) / len(target) * np.exp(np.clip(odds, -50, 50))
 
 
-def dev_of(source_logits: np.ndarray, source_labels: np.ndarray, source_features: np.ndarray, target_features: np.ndarray) -> float:
+def dev_of(
+    source_logits: np.ndarray,
+    source_labels: np.ndarray,
+    source_features: np.ndarray,
+    target_features: np.ndarray,
+) -> float:
     """:func:`dev` of a model's 0/1 errors on labelled source images."""
     wrong = _matrix(source_logits).argmax(1) != np.asarray(source_labels)
     return dev(importance_weights(source_features, target_features), wrong)
 
 
 def ensv(candidates: np.ndarray) -> np.ndarray:
-    """EnsV (Hu et al. 2024): each candidate's agreement with the prediction of the mean of all candidates' probabilities.
+    """EnsV (Hu et al. 2024): each candidate's agreement with the prediction of the mean of all candidates'
+    probabilities.
 
     ``candidates`` (M, N, K) logits -> float64 (M,), fractions in [0, 1].
     """
     candidates = np.asarray(candidates)
     if candidates.ndim != 3 or not candidates.size:
-        raise DataError(f"The candidates' logits have shape {candidates.shape}; (candidates, images, classes) is needed.")
+        raise DataError(
+            f"The candidates' logits have shape {candidates.shape}; (candidates, images, classes) is needed."
+        )
     p = np.stack([_probabilities(logits) for logits in candidates])
     return (p.argmax(2) == p.mean(0).argmax(1)).mean(1)
 
@@ -166,8 +192,9 @@ def ensv(candidates: np.ndarray) -> np.ndarray:
 def mixval(logits: np.ndarray, mixed: np.ndarray, partner: np.ndarray) -> float:
     """MixVal (Hu et al. 2023): how often the mixture .55 x + .45 x_partner is predicted as x is.
 
-    ``mixed`` (N, K) are the mixtures' logits, ``partner`` int (N,) who was mixed in. The mean of two accuracies: over pairs
-    of one predicted class (clusters are dense) and of two (the border runs between them); one alone where the other has no pair.
+    ``mixed`` (N, K) are the mixtures' logits, ``partner`` int (N,) who was mixed in. The mean of two
+    accuracies: over pairs of one predicted class (clusters are dense) and of two (the border runs between
+    them); one alone where the other has no pair.
     """
     own = _probabilities(logits).argmax(1)
     kept = _probabilities(mixed).argmax(1) == own
@@ -190,8 +217,13 @@ VALIDATORS: dict[str, Validator] = {
 """What can choose a model, by name; higher is better for all."""
 
 _OF_LOGITS: dict[str, Callable[[np.ndarray], float]] = {
-    "entropy": entropy, "im": im, "corrc": corrc, "snd": lambda logits: snd(_probabilities(logits)), "bnm": bnm, "mano": mano,
-}  # fmt: skip
+    "entropy": entropy,
+    "im": im,
+    "corrc": corrc,
+    "snd": lambda logits: snd(_probabilities(logits)),
+    "bnm": bnm,
+    "mano": mano,
+}
 
 
 def of_logits(name: str, logits: np.ndarray) -> float:
@@ -210,7 +242,10 @@ def _entropies(p: np.ndarray) -> np.ndarray:
 def _matrix(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or not values.size:
-        raise DataError(f"A validator got values of shape {values.shape}; one row an image, and at least one image, is needed.")
+        raise DataError(
+            f"A validator got values of shape {values.shape}; one row an image, and at least one image, is"
+            " needed."
+        )
     if not np.isfinite(values).all():
         raise DataError("A validator got NaN or infinity from the model; train or evaluate it in fp32.")
     return values

@@ -11,8 +11,10 @@ from diffadapt.compute.progress import SHARPNESS, Progress
 
 
 class PairBatch(NamedTuple):
-    """One step's data on this rank: ``x_s`` (B, ...) source inputs (normalised images or cached features), ``y_s`` int64
-    (B,), ``x_t`` (B, ...) target inputs; ``i_s`` and ``i_t`` int64 (B,): which items of the two sets they are."""
+    """One step's data on this rank: ``x_s`` (B, ...) source inputs (normalised images or cached features),
+    ``y_s`` int64 (B,), ``x_t`` (B, ...) target inputs; ``i_s`` and ``i_t`` int64 (B,): which items of the two
+    sets they are.
+    """
 
     x_s: torch.Tensor
     y_s: torch.Tensor
@@ -38,11 +40,13 @@ class Method(Protocol):
 
 
 class AdaptationNetwork(nn.Module):
-    """``backbone`` maps inputs to (B, width): a timm model without classifier, or Identity for cached features.
+    """``backbone`` maps inputs to (B, width): a timm model without classifier, or Identity for cached
+    features.
 
-    The bottleneck is Linear-BatchNorm-ReLU (Transfer-Learning-Library's ImageClassifier); the modules that the method's
-    ``build`` returns are attributes under their names (``head``, ``discriminator``, ...). ``forward(batch, progress)``
-    computes the method's losses, so that DistributedDataParallel sees every use of a weight; ``logits(x)`` predicts.
+    The bottleneck is Linear-BatchNorm-ReLU (Transfer-Learning-Library's ImageClassifier); the modules that
+    the method's ``build`` returns are attributes under their names (``head``, ``discriminator``, ...).
+    ``forward(batch, progress)`` computes the method's losses, so that DistributedDataParallel sees every use
+    of a weight; ``logits(x)`` predicts.
     """
 
     def __init__(self, backbone: nn.Module, width: int, classes: int, method: Method):
@@ -58,7 +62,8 @@ class AdaptationNetwork(nn.Module):
         return self.bottleneck(self.backbone(x))
 
     def forward_both(self, batch: PairBatch) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """((source features, target features), both): one concatenated forward, so that batch statistics are shared."""
+        """((source features, target features), both): one concatenated forward, so that batch statistics are
+        shared."""
         both = self.features(torch.cat([batch.x_s, batch.x_t]))
         return (both[: len(batch.x_s)], both[len(batch.x_s) :]), both
 

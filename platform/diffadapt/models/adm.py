@@ -1,4 +1,5 @@
-"""The shape of an ADM network (Dhariwal and Nichol 2021) and how its checkpoint's keys name a diffusers UNet2DModel.
+"""The shape of an ADM network (Dhariwal and Nichol 2021) and how its checkpoint's keys name a diffusers
+UNet2DModel.
 
 Torch is not needed here: shapes are tuples, so a checkpoint can be judged before it is read.
 """
@@ -17,7 +18,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class ADMConfig:
-    """An unconditional ADM; the defaults are the published 256x256_diffusion_uncond (552,814,086 parameters)."""
+    """An unconditional ADM; the defaults are the published 256x256_diffusion_uncond (552,814,086
+    parameters)."""
 
     image_size: int = 256
     in_channels: int = 3
@@ -39,7 +41,10 @@ class ADMConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise WeightsError(f"The ADM configuration has an unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}.")
+            raise WeightsError(
+                f"The ADM configuration has an unknown field {unknown[0]!r}; known are"
+                f" {', '.join(sorted(known))}."
+            )
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def widths(self) -> list[int]:
@@ -52,8 +57,9 @@ class ADMConfig:
         """Arguments of the diffusers UNet2DModel that computes the same function."""
         if not self.resblock_updown:
             raise WeightsError(
-                "This ADM resamples with plain convolutions (resblock_updown off), which the import does not cover; "
-                "use a checkpoint with residual up- and downsampling such as 256x256_diffusion_uncond.pt."
+                "This ADM resamples with plain convolutions (resblock_updown off), which the import does not"
+                " cover; use a checkpoint with residual up- and downsampling such as"
+                " 256x256_diffusion_uncond.pt."
             )
         levels = range(len(self.channel_mult))
         down = ["AttnDownBlock2D" if self.has_attention(i) else "ResnetDownsampleBlock2D" for i in levels]
@@ -86,13 +92,13 @@ def infer_config(shapes: Shapes, image_size: int = 256, num_head_channels: int =
     if "input_blocks.0.0.weight" not in shapes or "out.2.weight" not in shapes:
         some = ", ".join(sorted(shapes)[:3])
         raise WeightsError(
-            f"This is not an ADM checkpoint: it lacks input_blocks.0.0.weight or out.2.weight and begins with {some or 'nothing'}; "
-            "give the authors' 256x256_diffusion_uncond.pt."
+            "This is not an ADM checkpoint: it lacks input_blocks.0.0.weight or out.2.weight and begins with"
+            f" {some or 'nothing'}; give the authors' 256x256_diffusion_uncond.pt."
         )
     if "label_emb.weight" in shapes:
         raise WeightsError(
-            "This ADM is class-conditional (it has label_emb.weight), but alignment needs the unconditional one: "
-            "give 256x256_diffusion_uncond.pt."
+            "This ADM is class-conditional (it has label_emb.weight), but alignment needs the unconditional"
+            " one: give 256x256_diffusion_uncond.pt."
         )
     width, in_channels = shapes["input_blocks.0.0.weight"][:2]
     outputs = 1 + max(int(k.split(".")[1]) for k in shapes if k.startswith("output_blocks."))
@@ -111,7 +117,9 @@ def infer_config(shapes: Shapes, image_size: int = 256, num_head_channels: int =
         first = 1 + level * per_level
         conv = shapes.get(f"input_blocks.{first}.0.out_layers.3.weight")
         if conv is None:
-            raise WeightsError(f"This ADM checkpoint lacks input_blocks.{first}.0.out_layers.3.weight; it seems truncated.")
+            raise WeightsError(
+                f"This ADM checkpoint lacks input_blocks.{first}.0.out_layers.3.weight; it seems truncated."
+            )
         mult.append(conv[0] // width)
         if f"input_blocks.{first}.1.qkv.weight" in shapes:
             attention.append(2**level)
@@ -131,8 +139,8 @@ def infer_config(shapes: Shapes, image_size: int = 256, num_head_channels: int =
     for level, channels in enumerate(config.widths()):
         if config.has_attention(level) and channels % num_head_channels:
             raise WeightsError(
-                f"The number of channels a head cannot be read off the checkpoint, and {num_head_channels} does not divide "
-                f"{channels}: give the ADM configuration with its num_head_channels."
+                f"The number of channels a head cannot be read off the checkpoint, and {num_head_channels}"
+                f" does not divide {channels}: give the ADM configuration with its num_head_channels."
             )
     return config
 
@@ -140,8 +148,8 @@ def infer_config(shapes: Shapes, image_size: int = 256, num_head_channels: int =
 def key_map(config: ADMConfig) -> Iterator[tuple[str, str, str]]:
     """(original module, diffusers module, kind) for every module with parameters.
 
-    kind is ``plain`` (same weight and bias), ``linear`` (1x1 convolution -> linear) or ``qkv`` (one projection -> three:
-    to_q, to_k and to_v are appended to the diffusers name).
+    kind is ``plain`` (same weight and bias), ``linear`` (1x1 convolution -> linear) or ``qkv`` (one
+    projection -> three: to_q, to_k and to_v are appended to the diffusers name).
     """
     yield "time_embed.0", "time_embedding.linear_1", "plain"
     yield "time_embed.2", "time_embedding.linear_2", "plain"

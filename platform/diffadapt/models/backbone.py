@@ -17,10 +17,12 @@ from diffadapt.models.mlp_head import MlpHead
 
 @dataclass(frozen=True)
 class Backbone:
-    """``module`` maps normalised images (B, in_channels, crop, crop) to features (B, width); in evaluation mode.
+    """``module`` maps normalised images (B, in_channels, crop, crop) to features (B, width); in evaluation
+    mode.
 
-    ``timm.create_model(arch, num_classes=K, **model_args)`` makes the same network with a classifier; ``revision`` names the
-    weights ('train' for random ones). The module carries ``model_args`` too, where models/mlp_head.py's join finds them.
+    ``timm.create_model(arch, num_classes=K, **model_args)`` makes the same network with a classifier;
+    ``revision`` names the weights ('train' for random ones). The module carries ``model_args`` too, where
+    models/mlp_head.py's join finds them.
     """
 
     module: nn.Module
@@ -30,16 +32,20 @@ class Backbone:
     revision: str
 
 
-def load_backbone(config: BackboneConfig, device: str | torch.device = "cpu", folder: str | None = None) -> Backbone:
+def load_backbone(
+    config: BackboneConfig, device: str | torch.device = "cpu", folder: str | None = None
+) -> Backbone:
     """The network that ``config`` names, without its head.
 
-    ``folder`` is a fitted classifier folder to take the body from instead. 'train' with ``arch`` starts from random weights:
-    seed torch first. Raises RecipeError for 'train' without an architecture, or an input size that the network refuses;
-    WeightsError for weights that are missing or do not fit.
+    ``folder`` is a fitted classifier folder to take the body from instead. 'train' with ``arch`` starts from
+    random weights: seed torch first. Raises RecipeError for 'train' without an architecture, or an input size
+    that the network refuses; WeightsError for weights that are missing or do not fit.
     """
     if folder is None and config.name == "train":
         if not config.arch:
-            raise RecipeError("backbone.name is 'train' but backbone.arch is empty: name the timm architecture to train.")
+            raise RecipeError(
+                "backbone.name is 'train' but backbone.arch is empty: name the timm architecture to train."
+            )
         body = create_model(config.arch, 1, config.in_channels, crop=config.crop)
         arch, args, revision = config.arch, dict(body.model_args), "train"
         body.reset_classifier(0)
@@ -48,7 +54,12 @@ def load_backbone(config: BackboneConfig, device: str | torch.device = "cpu", fo
             config = replace(config, name=folder, arch=None)
         config = replace(config, num_classes=None)
         loaded = load_classifier(config)
-        body, arch, args, revision = loaded.model, loaded.arch, dict(loaded.model_args), classifier_revision(config)
+        body, arch, args, revision = (
+            loaded.model,
+            loaded.arch,
+            dict(loaded.model_args),
+            classifier_revision(config),
+        )
         if isinstance(body, MlpHead):
             arch = args.pop("backbone")
             args.pop("layers")
@@ -67,7 +78,13 @@ def _width(body: nn.Module, config: BackboneConfig) -> int:
     try:
         features = body(torch.zeros(1, config.in_channels, config.crop, config.crop, device=device))
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise RecipeError(f"The backbone {config.name!r} refuses images of {config.crop} pixels ({str(error).splitlines()[0]}): set backbone.crop to its input size.") from error
+        raise RecipeError(
+            f"The backbone {config.name!r} refuses images of {config.crop} pixels"
+            f" ({str(error).splitlines()[0]}): set backbone.crop to its input size."
+        ) from error
     if features.ndim != 2:
-        raise WeightsError(f"The backbone {config.name!r} gives features of shape {tuple(features.shape)}, but (images, width) is needed: use a timm classifier that pools.")
+        raise WeightsError(
+            f"The backbone {config.name!r} gives features of shape {tuple(features.shape)}, but (images,"
+            " width) is needed: use a timm classifier that pools."
+        )
     return features.shape[1]

@@ -1,4 +1,5 @@
-"""The README.md of an exported classifier: what it is, how it was made, what it scored, where it fails. No torch."""
+"""The README.md of an exported classifier: what it is, how it was made, what it scored, where it fails. No
+torch."""
 
 from __future__ import annotations
 
@@ -37,26 +38,53 @@ def classifier_card(
     generator: str = "",
     extra: Mapping[str, Any] | None = None,
 ) -> str:
-    """Markdown with Hugging Face front matter. Every string of the user's is escaped; metrics are in percent or as named.
+    """Markdown with Hugging Face front matter. Every string of the user's is escaped; metrics are in percent
+    or as named.
 
-    ``selection`` is how the epoch was chosen ('oracle': on target labels, which the card says in bold); ``generator`` what
-    made the synthetic training images.
+    ``selection`` is how the epoch was chosen ('oracle': on target labels, which the card says in bold);
+    ``generator`` what made the synthetic training images.
     """
-    lines = ["---", "library_name: timm", "pipeline_tag: image-classification", "tags:", "- image-classification", "- timm", "---"]
+    lines = [
+        "---",
+        "library_name: timm",
+        "pipeline_tag: image-classification",
+        "tags:",
+        "- image-classification",
+        "- timm",
+        "---",
+    ]
     lines += [f"# {escape(arch)}, {len(class_names)} classes", "", "Made with diffadapt.", ""]
     if recipe or recipe_digest:
-        lines += [f"Recipe: {escape(recipe or 'unnamed')} (digest `{re.sub(r'[^0-9A-Za-z:.-]', '', recipe_digest)}`).", ""]
+        lines += [
+            (
+                f"Recipe: {escape(recipe or 'unnamed')} (digest"
+                f" `{re.sub(r'[^0-9A-Za-z:.-]', '', recipe_digest)}`)."
+            ),
+            "",
+        ]
     lines += ["## Input", "", *_table(("", ""), _input_rows(config))]
     if selection == "oracle":
-        lines += ["", "**Oracle: the epoch was chosen on labels of the target. Its scores are an upper bound, not a result.**"]
+        lines += [
+            "",
+            (
+                "**Oracle: the epoch was chosen on labels of the target. Its scores are an upper bound, not a"
+                " result.**"
+            ),
+        ]
     elif selection != "last":
         lines += ["", f"The epoch was chosen without target labels, by {escape(selection)}."]
     if generator:
-        data = " ".join(text for text in (data, f"Synthetic training images were made by {generator}.") if text)
+        data = " ".join(
+            text for text in (data, f"Synthetic training images were made by {generator}.") if text
+        )
     if data:
         lines += ["", "## Data", "", escape(data)]
     lines += ["", "## Results", ""]
-    lines += _table(("Metric", "Value"), [(k, f"{v:.4g}") for k, v in metrics.items()]) if metrics else ["No score was recorded."]
+    lines += (
+        _table(("Metric", "Value"), [(k, f"{v:.4g}") for k, v in metrics.items()])
+        if metrics
+        else ["No score was recorded."]
+    )
     lines += ["", "## Classes", "", ", ".join(escape(name) for name in class_names[:_SHOWN])]
     if len(class_names) > _SHOWN:
         lines[-1] += f", and {len(class_names) - _SHOWN} more (see config.json)"
@@ -70,7 +98,11 @@ def classifier_card(
 
 
 def _input_rows(config: ClassifierConfig) -> list[tuple[str, object]]:
-    resize = f"short edge to {config.resize} (bicubic), centre crop {config.crop}" if config.resize else f"{config.crop} pixels as they are"
+    resize = (
+        f"short edge to {config.resize} (bicubic), centre crop {config.crop}"
+        if config.resize
+        else f"{config.crop} pixels as they are"
+    )
     return [
         ("Channels", config.in_channels),
         ("Size", resize),
@@ -89,4 +121,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ob
 
 
 def _table(header: tuple[str, str], rows: Sequence[tuple[str, object]]) -> list[str]:
-    return [f"| {header[0]} | {header[1]} |", "| --- | --- |", *(f"| {escape(k)} | {escape(v)} |" for k, v in rows)]
+    return [
+        f"| {header[0]} | {header[1]} |",
+        "| --- | --- |",
+        *(f"| {escape(k)} | {escape(v)} |" for k, v in rows),
+    ]

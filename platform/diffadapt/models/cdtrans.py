@@ -1,7 +1,9 @@
-"""CDTrans' three branches over a timm vision transformer, and its pairs of source and target images (Xu et al., ICLR 2022).
+"""CDTrans' three branches over a timm vision transformer, and its pairs of source and target images (Xu et
+al., ICLR 2022).
 
-The branches share every weight: two are the plain network on source and target; the third, the fusion, carries target
-tokens whose attention asks with the source's queries (section 3.2, equation 2). What is trained is an ordinary timm model.
+The branches share every weight: two are the plain network on source and target; the third, the fusion,
+carries target tokens whose attention asks with the source's queries (section 3.2, equation 2). What is
+trained is an ordinary timm model.
 """
 
 from __future__ import annotations
@@ -20,11 +22,14 @@ CAPACITY = 1 << 18
 """Pairs that a PairList can hold; of more, evenly spaced ones are kept."""
 
 
-def three_branches(vit: nn.Module, x_s: torch.Tensor, x_t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def three_branches(
+    vit: nn.Module, x_s: torch.Tensor, x_t: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Features (B, width) of the source, target and fusion branch for images (B, C, H, W) of the same number.
 
-    The fusion starts from the target's embedded patches. Each branch is pooled as the model pools (its class token, the mean
-    of class and distillation token, or the patches' mean). Raises RecipeError for a network other than a plain timm VisionTransformer.
+    The fusion starts from the target's embedded patches. Each branch is pooled as the model pools (its class
+    token, the mean of class and distillation token, or the patches' mean). Raises RecipeError for a network
+    other than a plain timm VisionTransformer.
     """
     demand_vit(vit)
     source, target = (vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x)))) for x in (x_s, x_t))
@@ -35,9 +40,11 @@ def three_branches(vit: nn.Module, x_s: torch.Tensor, x_t: torch.Tensor) -> tupl
     return f_s, f_t, f_st
 
 
-def three_branch_block(block: nn.Module, source: torch.Tensor, target: torch.Tensor, fusion: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """One pre-norm block of timm on three token sequences (B, N, D): self-attention for source and target; for the fusion,
-    attention of the source's queries to the target's keys and values."""
+def three_branch_block(
+    block: nn.Module, source: torch.Tensor, target: torch.Tensor, fusion: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """One pre-norm block of timm on three token sequences (B, N, D): self-attention for source and target;
+    for the fusion, attention of the source's queries to the target's keys and values."""
     normed = block.norm1(torch.cat([source, target]))
     tokens = torch.cat([source, target, fusion])
     tokens = tokens + block.drop_path1(block.ls1(_attend(block.attn, normed)))
@@ -46,9 +53,12 @@ def three_branch_block(block: nn.Module, source: torch.Tensor, target: torch.Ten
 
 
 def _attend(attn: nn.Module, normed: torch.Tensor) -> torch.Tensor:
-    """(2 B, N, D) normalised tokens of source and target -> (3 B, N, D) attention of source, target and fusion."""
+    """(2 B, N, D) normalised tokens of source and target -> (3 B, N, D) attention of source, target and
+    fusion."""
     n, tokens, _ = normed.shape
-    q, k, v = attn.qkv(normed).reshape(n, tokens, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = (
+        attn.qkv(normed).reshape(n, tokens, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+    )
     q, k = attn.q_norm(q), attn.k_norm(k)
     half = n // 2
     asked = torch.cat([q, q[:half]]), torch.cat([k, k[half:]]), torch.cat([v, v[half:]])
@@ -66,13 +76,19 @@ def demand_vit(model: nn.Module) -> None:
     """Raise RecipeError unless ``model`` is a timm VisionTransformer of plain pre-norm blocks."""
     from timm.models.vision_transformer import Attention, Block, VisionTransformer
 
-    plain = isinstance(model, VisionTransformer) and all(isinstance(b, Block) and isinstance(b.attn, Attention) for b in model.blocks)
+    plain = isinstance(model, VisionTransformer) and all(
+        isinstance(b, Block) and isinstance(b.attn, Attention) for b in model.blocks
+    )
     if not plain:
-        raise RecipeError(f"CDTrans attends across images and needs a plain vision transformer, but the backbone is {type(model).__name__}: choose one such as deit_small_patch16_224 or vit_base_patch16_224.")
+        raise RecipeError(
+            "CDTrans attends across images and needs a plain vision transformer, but the backbone is"
+            f" {type(model).__name__}: choose one such as deit_small_patch16_224 or vit_base_patch16_224."
+        )
 
 
 class PairList(nn.Module):
-    """(source, target) indices of the pairs that training draws from, in buffers of a fixed size, so that checkpoints hold them."""
+    """(source, target) indices of the pairs that training draws from, in buffers of a fixed size, so that
+    checkpoints hold them."""
 
     index: torch.Tensor
     count: torch.Tensor
@@ -98,12 +114,15 @@ class PairList(nn.Module):
     def draw(self, rng: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
         """``count`` pairs in random order, none twice unless there are fewer (``rng``: numpy's Generator)."""
         order = np.resize(rng.permutation(len(self)), count)
-        source, target = self.index[:, torch.as_tensor(order, device=self.index.device)].cpu().numpy().astype(np.int64)
+        source, target = (
+            self.index[:, torch.as_tensor(order, device=self.index.device)].cpu().numpy().astype(np.int64)
+        )
         return source, target
 
 
 def nearest(source: torch.Tensor, target: torch.Tensor, block: int = 4096) -> tuple[np.ndarray, np.ndarray]:
-    """The most similar (cosine) target of each source feature and source of each target feature: int64 (N_s,), (N_t,)."""
+    """The most similar (cosine) target of each source feature and source of each target feature: int64
+    (N_s,), (N_t,)."""
     source, target = F.normalize(source, dim=1), F.normalize(target, dim=1)
     of_source: list[torch.Tensor] = []
     best = target.new_full((len(target),), -torch.inf)
@@ -118,10 +137,12 @@ def nearest(source: torch.Tensor, target: torch.Tensor, block: int = 4096) -> tu
 
 
 def pseudo_labels(features: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """int64 (N,): the class whose centre is nearest by cosine (section 3.1, after SHOT, Liang et al. 2020, equations 4 and 5).
+    """int64 (N,): the class whose centre is nearest by cosine (section 3.1, after SHOT, Liang et al. 2020,
+    equations 4 and 5).
 
-    Centres are means of the features, each with a constant 1 appended and scaled to unit length, weighted by softmax(logits);
-    once refined with the labels that they give. Classes that no image is predicted as get no label.
+    Centres are means of the features, each with a constant 1 appended and scaled to unit length, weighted by
+    softmax(logits); once refined with the labels that they give. Classes that no image is predicted as get no
+    label.
     """
     f = np.concatenate([np.asarray(features, np.float64), np.ones((len(features), 1))], 1)
     f /= np.linalg.norm(f, axis=1, keepdims=True)
@@ -136,9 +157,17 @@ def pseudo_labels(features: np.ndarray, logits: np.ndarray) -> np.ndarray:
     return labels
 
 
-def pair_up(of_source: np.ndarray, of_target: np.ndarray, labels: np.ndarray, pseudo: np.ndarray, agreeing: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Two-way pairs (source, target), int64 (P,) each: every target with its nearest source, then every source with its nearest
-    target; with ``agreeing`` those alone whose source label equals the target's pseudo-label (section 3.1, equation 1)."""
+def pair_up(
+    of_source: np.ndarray,
+    of_target: np.ndarray,
+    labels: np.ndarray,
+    pseudo: np.ndarray,
+    agreeing: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two-way pairs (source, target), int64 (P,) each: every target with its nearest source, then every
+    source with its nearest target; with ``agreeing`` those alone whose source label equals the target's
+    pseudo-label (section 3.1, equation 1).
+    """
     source = np.concatenate([of_target, np.arange(len(of_source))])
     target = np.concatenate([np.arange(len(of_target)), of_source])
     kept = labels[source] == pseudo[target] if agreeing else np.ones(len(source), bool)

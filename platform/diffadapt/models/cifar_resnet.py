@@ -1,8 +1,10 @@
-"""Residual networks for small images (He et al. 2016, "Deep Residual Learning", section 4.2), registered with timm.
+"""Residual networks for small images (He et al. 2016, "Deep Residual Learning", section 4.2), registered with
+timm.
 
-Three stages of n blocks with 16, 32 and 64 channels, depth 6n + 2, and parameter-free shortcuts (option A: every second
-pixel, missing channels zero). Any input size of at least 4 pixels and any number of channels. Parameter names are those of
-the public CIFAR-10 checkpoints of this network (conv1, bn1, layer1.0.conv1, ..., linear).
+Three stages of n blocks with 16, 32 and 64 channels, depth 6n + 2, and parameter-free shortcuts (option A:
+every second pixel, missing channels zero). Any input size of at least 4 pixels and any number of channels.
+Parameter names are those of the public CIFAR-10 checkpoints of this network (conv1, bn1, layer1.0.conv1, ...,
+linear).
 """
 
 from __future__ import annotations
@@ -92,7 +94,8 @@ class CifarResNet(nn.Module):
         return self.layer3(self.layer2(self.layer1(x)))
 
     def forward_intermediates(self, x: torch.Tensor, intermediates_only: bool = False) -> Any:
-        """The maps of the three stages, strides 1, 2 and 4; unless ``intermediates_only``, (the last one, all three)."""
+        """The maps of the three stages, strides 1, 2 and 4; unless ``intermediates_only``, (the last one, all
+        three)."""
         x, maps = self.act1(self.bn1(self.conv1(x))), []
         for layer in (self.layer1, self.layer2, self.layer3):
             x = layer(x)
@@ -111,9 +114,17 @@ class CifarResNet(nn.Module):
 
 
 _CFG = dict(
-    input_size=(3, 32, 32), min_input_size=(3, 4, 4), num_classes=10, pool_size=(8, 8), crop_pct=1.0, interpolation="bicubic",
-    mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), first_conv="conv1", classifier="linear",
-)  # fmt: skip
+    input_size=(3, 32, 32),
+    min_input_size=(3, 4, 4),
+    num_classes=10,
+    pool_size=(8, 8),
+    crop_pct=1.0,
+    interpolation="bicubic",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    first_conv="conv1",
+    classifier="linear",
+)
 
 
 def _create(depth: int, pretrained: bool, kwargs: dict[str, Any]) -> CifarResNet:
@@ -121,9 +132,14 @@ def _create(depth: int, pretrained: bool, kwargs: dict[str, Any]) -> CifarResNet
         kwargs.pop(unused, None)
     cfg = kwargs.pop("pretrained_cfg", None) or dict(_CFG, architecture=f"cifar_resnet{depth}")
     return build_model_with_cfg(
-        CifarResNet, f"cifar_resnet{depth}", pretrained, pretrained_cfg=cfg, feature_cfg=dict(out_indices=(0, 1, 2)),
-        depth=depth, **kwargs,
-    )  # fmt: skip
+        CifarResNet,
+        f"cifar_resnet{depth}",
+        pretrained,
+        pretrained_cfg=cfg,
+        feature_cfg=dict(out_indices=(0, 1, 2)),
+        depth=depth,
+        **kwargs,
+    )
 
 
 @register_model

@@ -1,4 +1,5 @@
-"""Classifiers: load from timm, a folder, the hub or a bare checkpoint; create new ones; check that they fit the data."""
+"""Classifiers: load from timm, a folder, the hub or a bare checkpoint; create new ones; check that they fit
+the data."""
 
 from __future__ import annotations
 
@@ -22,12 +23,14 @@ from diffadapt.models.state_dict import load_into, read_state_dict, strip_prefix
 
 
 class Classifier(nn.Module):
-    """A timm model with what is known about it: ``model``, ``config``, ``num_classes``, ``arch``, ``model_args``, ``revision``.
+    """A timm model with what is known about it: ``model``, ``config``, ``num_classes``, ``arch``,
+    ``model_args``, ``revision``.
 
-    ``model_args`` are the arguments that ``arch`` is created with; the model carries them too, so that its export knows them.
+    ``model_args`` are the arguments that ``arch`` is created with; the model carries them too, so that its
+    export knows them.
 
-    ``forward`` takes images already normalised, (B, in_channels, H, W), and returns float32 logits (B, num_classes),
-    computed in ``config.precision``.
+    ``forward`` takes images already normalised, (B, in_channels, H, W), and returns float32 logits (B,
+    num_classes), computed in ``config.precision``.
     """
 
     def __init__(self, model: nn.Module, config: ClassifierConfig, arch: str, revision: str):
@@ -46,12 +49,15 @@ def load_classifier(
 ) -> Classifier:
     """The pre-trained classifier of a recipe, in evaluation mode on ``device``.
 
-    ``num_classes`` is the data's class count; ``drop_path`` is the stochastic depth that fine-tuning wants. Raises WeightsError if the weights are missing, unreadable or of another
-    architecture, DataError if the class counts differ, RecipeError for ``train`` (see :func:`create_model`).
+    ``num_classes`` is the data's class count; ``drop_path`` is the stochastic depth that fine-tuning wants.
+    Raises WeightsError if the weights are missing, unreadable or of another architecture, DataError if the
+    class counts differ, RecipeError for ``train`` (see :func:`create_model`).
     """
     source = locate(config)
     if source.kind == "train":
-        raise RecipeError("The classifier 'train' has no weights yet: train it first, or name existing weights.")
+        raise RecipeError(
+            "The classifier 'train' has no weights yet: train it first, or name existing weights."
+        )
     if source.kind == "folder":
         model, arch = _from_folder(source.place, config, drop_path)
     elif source.kind == "file":
@@ -62,14 +68,18 @@ def load_classifier(
     wanted = num_classes if num_classes is not None else config.num_classes
     if wanted is not None and model.num_classes != wanted:
         raise DataError(
-            f"The classifier {config.name!r} has {model.num_classes} classes but the data have {wanted}: "
-            "use weights trained on these classes, or name the classes in the classifier's order with data.classes."
+            f"The classifier {config.name!r} has {model.num_classes} classes but the data have {wanted}: use"
+            " weights trained on these classes, or name the classes in the classifier's order with"
+            " data.classes."
         )
     return Classifier(model.eval(), config, arch, classifier_revision(config)).to(device)
 
 
-def create_model(arch: str, num_classes: int, in_channels: int = 3, drop_path: float = 0.0, crop: int | None = None) -> nn.Module:
-    """An untrained timm model (ours included), for inputs of ``crop`` pixels where the architecture has to know.
+def create_model(
+    arch: str, num_classes: int, in_channels: int = 3, drop_path: float = 0.0, crop: int | None = None
+) -> nn.Module:
+    """An untrained timm model (ours included), for inputs of ``crop`` pixels where the architecture has to
+    know.
 
     Raises RecipeError for an unknown architecture or unsupported setting.
     """
@@ -78,7 +88,9 @@ def create_model(arch: str, num_classes: int, in_channels: int = 3, drop_path: f
     try:
         return _noted(timm.create_model(arch, num_classes=num_classes, **args, **_drop_path(drop_path)), args)
     except TypeError as error:
-        raise RecipeError(f"The architecture {arch!r} cannot be made with drop path {drop_path} ({error}).") from error
+        raise RecipeError(
+            f"The architecture {arch!r} cannot be made with drop path {drop_path} ({error})."
+        ) from error
 
 
 def recognise(state: Mapping[str, torch.Tensor]) -> str | None:
@@ -96,12 +108,16 @@ def _from_file(path: str, config: ClassifierConfig, drop_path: float) -> tuple[n
     if is_openmmlab(unwrapped):
         arch, state = convert_openmmlab(unwrapped)
         if config.arch not in (None, arch):
-            raise WeightsError(f"The checkpoint {path!r} is a {arch}, but the recipe's arch is {config.arch!r}.")
+            raise WeightsError(
+                f"The checkpoint {path!r} is a {arch}, but the recipe's arch is {config.arch!r}."
+            )
     else:
         state = strip_prefixes(state)
         arch = config.arch or recognise(state)
         if arch is None:
-            raise WeightsError(f"The checkpoint {path!r} does not tell its architecture: set `arch` to a timm model name.")
+            raise WeightsError(
+                f"The checkpoint {path!r} does not tell its architecture: set `arch` to a timm model name."
+            )
     demand_known(arch, WeightsError)
     head = "linear" if arch.startswith("cifar_resnet") else timm.get_pretrained_cfg_value(arch, "classifier")
     weight = state.get(f"{head[0] if isinstance(head, (tuple, list)) else head}.weight")
@@ -122,15 +138,21 @@ def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tup
     if pretrained.get("fixed_input_size") and "input_size" in pretrained:
         args.setdefault("img_size", pretrained["input_size"][-1])
     if args["in_chans"] != config.in_channels:
-        raise WeightsError(f"The classifier in {folder!r} takes {args['in_chans']} channels, but the recipe gives {config.in_channels}.")
+        raise WeightsError(
+            f"The classifier in {folder!r} takes {args['in_chans']} channels, but the recipe gives"
+            f" {config.in_channels}."
+        )
     files = [f for f in ("model.safetensors", "pytorch_model.bin") if (Path(folder) / f).is_file()]
     if not files:
         raise WeightsError(f"The classifier folder {folder!r} has no model.safetensors.")
     for name in ("mean", "std"):
         known = pretrained.get(name)
-        if known is not None and any(abs(a - b) > 1e-3 for a, b in zip(known, getattr(config, name), strict=False)):
+        if known is not None and any(
+            abs(a - b) > 1e-3 for a, b in zip(known, getattr(config, name), strict=False)
+        ):
             warnings.warn(
-                f"The recipe's {name} {getattr(config, name)} is not the {tuple(known)} that {folder} names.", stacklevel=3
+                f"The recipe's {name} {getattr(config, name)} is not the {tuple(known)} that {folder} names.",
+                stacklevel=3,
             )
     classes = int(values.get("num_classes", pretrained.get("num_classes", 1000)))
     model = timm.create_model(arch, num_classes=classes, **args, **_drop_path(drop_path))
@@ -148,31 +170,39 @@ def _from_timm(name: str, config: ClassifierConfig, drop_path: float) -> nn.Modu
         return _noted(timm.create_model(name, pretrained=True, **args, **_drop_path(drop_path)), args)
     except Exception as error:  # the hub client raises many unrelated types when it is offline
         raise WeightsError(
-            f"The weights of {name!r} could not be loaded ({type(error).__name__}): run `hf download {repo}` where there is a "
-            "network and share the hub cache (HF_HOME), or give a local folder or checkpoint file with `arch`."
+            f"The weights of {name!r} could not be loaded ({type(error).__name__}): run `hf download {repo}`"
+            " where there is a network and share the hub cache (HF_HOME), or give a local folder or"
+            " checkpoint file with `arch`."
         ) from error
 
 
 def demand_published(name: str) -> None:
-    """A timm name with a tag of published weights; a bare architecture could change its meaning with timm's version."""
+    """A timm name with a tag of published weights; a bare architecture could change its meaning with timm's
+    version."""
     demand_known(name, WeightsError)
     arch, _, tag = name.partition(".")
     have = [n for n in timm.list_models(f"{arch}.*", pretrained=True) if n.startswith(f"{arch}.")]
     if name in have:
         return
     if not have:
-        raise WeightsError(f"timm publishes no weights for {arch!r}: train it, or give a checkpoint file or folder of it.")
+        raise WeightsError(
+            f"timm publishes no weights for {arch!r}: train it, or give a checkpoint file or folder of it."
+        )
     what = f"no weights {tag!r} for {arch!r}" if tag else f"several possible weights for {arch!r}"
     raise WeightsError(f"timm has {what}: name one of {', '.join(have[:6])}.")
 
 
 def demand_known(arch: str, error: type[Exception]) -> None:
     if not timm.is_model(arch):
-        raise error(f"There is no architecture {arch!r} in timm or diffadapt.{suggest(arch.split('.')[0], timm.list_models())}")
+        raise error(
+            f"There is no architecture {arch!r} in timm or"
+            f" diffadapt.{suggest(arch.split('.')[0], timm.list_models())}"
+        )
 
 
 def _image_size(arch: str, crop: int | None) -> dict[str, int]:
-    """``img_size`` for architectures that are made for one input size, where ``crop`` is another than theirs."""
+    """``img_size`` for architectures that are made for one input size, where ``crop`` is another than
+    theirs."""
     known = timm.get_pretrained_cfg(arch, allow_unregistered=True)
     if crop is None or known is None or not known.fixed_input_size or known.input_size[-1] == crop:
         return {}

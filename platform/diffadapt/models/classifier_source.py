@@ -24,7 +24,8 @@ class ClassifierSource:
 
 
 def locate(config: ClassifierConfig) -> ClassifierSource:
-    """Decide by the form of ``config.name``. Raises WeightsError for files that cannot be a checkpoint or do not exist."""
+    """Decide by the form of ``config.name``. Raises WeightsError for files that cannot be a checkpoint or do
+    not exist."""
     name = config.name
     if name == "train":
         return ClassifierSource("train")
@@ -38,16 +39,19 @@ def locate(config: ClassifierConfig) -> ClassifierSource:
     suffix = path.suffix.lower()
     if suffix in UNREADABLE:
         raise WeightsError(
-            f"The classifier {name!r} is a {suffix} file, which is not read; give a .safetensors, .pt, .pth or .th checkpoint "
-            "or a folder with config.json and model.safetensors."
+            f"The classifier {name!r} is a {suffix} file, which is not read; give a .safetensors, .pt, .pth"
+            " or .th checkpoint or a folder with config.json and model.safetensors."
         )
     if path.is_file():
         if suffix not in SUFFIXES:
-            raise WeightsError(f"The classifier file {name!r} has none of the known endings {', '.join(SUFFIXES)}.")
+            raise WeightsError(
+                f"The classifier file {name!r} has none of the known endings {', '.join(SUFFIXES)}."
+            )
         return ClassifierSource("file", str(path.resolve()))
     if suffix in SUFFIXES or "/" in name:
         raise WeightsError(
-            f"There is no classifier at {name!r}: give a timm model name, an existing folder or checkpoint file, or hf-hub:org/name."
+            f"There is no classifier at {name!r}: give a timm model name, an existing folder or checkpoint"
+            " file, or hf-hub:org/name."
         )
     return ClassifierSource("timm", name)
 
@@ -58,7 +62,9 @@ def folder_config(folder: str) -> dict:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WeightsError(f"The classifier folder {folder!r} has no config.json; export one with timm or diffadapt.") from None
+        raise WeightsError(
+            f"The classifier folder {folder!r} has no config.json; export one with timm or diffadapt."
+        ) from None
     except ValueError as error:
         raise WeightsError(f"The file {str(file)!r} is not JSON ({error}).") from error
     if not isinstance(values, dict) or "architecture" not in values:
@@ -72,7 +78,8 @@ def folder_config(folder: str) -> dict:
 def classifier_revision(config: ClassifierConfig) -> str:
     """``sha256:...`` of local content, ``hub:<commit>``, or ``train`` for a model that the recipe trains.
 
-    A timm name is looked up as the hub repository that timm publishes it in, ``timm/<name>``. Raises WeightsError.
+    A timm name is looked up as the hub repository that timm publishes it in, ``timm/<name>``. Raises
+    WeightsError.
     """
     source = locate(config)
     if source.kind == "train":

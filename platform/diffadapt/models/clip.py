@@ -1,4 +1,5 @@
-"""CLIP as transformers has it: normalised image and text features, and class probabilities (Radford et al. 2021)."""
+"""CLIP as transformers has it: normalised image and text features, and class probabilities (Radford et al.
+2021)."""
 
 from __future__ import annotations
 
@@ -19,10 +20,18 @@ from diffadapt.models.weights import is_hub_id, resolve
 class Clip:
     """Features of images and texts in CLIP's common space. Made by :func:`load_clip`.
 
-    Attributes: ``logit_scale`` (what cosines are multiplied by before the softmax), ``model``, ``tokenizer``, ``processor``.
+    Attributes: ``logit_scale`` (what cosines are multiplied by before the softmax), ``model``, ``tokenizer``,
+    ``processor``.
     """
 
-    def __init__(self, model: transformers.CLIPModel, tokenizer: object, processor: object, device: str | torch.device, precision: str = "fp32"):
+    def __init__(
+        self,
+        model: transformers.CLIPModel,
+        tokenizer: object,
+        processor: object,
+        device: str | torch.device,
+        precision: str = "fp32",
+    ):
         self.device, self.precision = torch.device(device), precision
         self.model = model.to(self.device).requires_grad_(False).eval()
         self.tokenizer, self.processor = tokenizer, processor
@@ -31,34 +40,52 @@ class Clip:
 
     @torch.inference_mode()
     def image_features(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Unit float32 features (N, D) on the CPU of uint8 (H, W, 1 or 3) images, prepared by the folder's own image processor."""
-        rgb = [np.repeat(image, 3 // image.shape[2], axis=2) for image in images]  # copies: decoded arrays may be read-only
-        pixels = self.processor(images=rgb, return_tensors="pt", input_data_format="channels_last")["pixel_values"].to(self.device)
+        """Unit float32 features (N, D) on the CPU of uint8 (H, W, 1 or 3) images, prepared by the folder's
+        own image processor."""
+        rgb = [
+            np.repeat(image, 3 // image.shape[2], axis=2) for image in images
+        ]  # copies: decoded arrays may be read-only
+        pixels = self.processor(images=rgb, return_tensors="pt", input_data_format="channels_last")[
+            "pixel_values"
+        ].to(self.device)
         with self._precision():
             return _unit(self.model.get_image_features(pixel_values=pixels))
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Unit float32 features (N, D) on the CPU. Texts longer than the model's context are cut."""
-        tokens = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt").to(self.device)
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        ).to(self.device)
         with self._precision():
-            return _unit(self.model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]))
+            return _unit(
+                self.model.get_text_features(
+                    input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+                )
+            )
 
     def class_features(self, texts: Sequence[Sequence[str]]) -> Tensor:
-        """Unit features (K, D) of K classes, each the mean of the unit features of its texts (prompt ensembling)."""
-        return torch.stack([torch.nn.functional.normalize(self.text_features(some).mean(0), dim=0) for some in texts])
+        """Unit features (K, D) of K classes, each the mean of the unit features of its texts (prompt
+        ensembling)."""
+        return torch.stack(
+            [torch.nn.functional.normalize(self.text_features(some).mean(0), dim=0) for some in texts]
+        )
 
     def logits(self, images: Sequence[np.ndarray], classes: Tensor) -> Tensor:
         """logit_scale x cosine, float32 (N, K), of images and :meth:`class_features`."""
         return self.logit_scale * self.image_features(images) @ classes.T
 
     def probabilities(self, images: Sequence[np.ndarray], texts: Sequence[Sequence[str]]) -> Tensor:
-        """Softmax over the classes of :meth:`logits`, float32 (N, K); ``texts`` holds each class's prompts."""
+        """Softmax over the classes of :meth:`logits`, float32 (N, K); ``texts`` holds each class's
+        prompts."""
         return self.logits(images, self.class_features(texts)).softmax(1)
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
-        with float32_mode("fp32" if self.precision == "fp32" else "tf32"), autocast(self.device, self.precision):
+        with (
+            float32_mode("fp32" if self.precision == "fp32" else "tf32"),
+            autocast(self.device, self.precision),
+        ):
             yield
 
 
@@ -75,14 +102,22 @@ def load_clip(weights: str, device: str | torch.device = "cpu", precision: str =
         with _quiet():
             kind = transformers.AutoConfig.from_pretrained(name, revision=revision or "main").model_type
             demand_clip(weights, kind)
-            model = transformers.CLIPModel.from_pretrained(name, revision=revision or "main", dtype=torch.float32)
+            model = transformers.CLIPModel.from_pretrained(
+                name, revision=revision or "main", dtype=torch.float32
+            )
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision or "main")
             processor = transformers.AutoImageProcessor.from_pretrained(name, revision=revision or "main")
     except WeightsError:
         raise
     except Exception as error:  # hub, file-format and shape errors share no base class
-        how = f"run `hf download {name}` where there is a network" if is_hub_id(resolved) else "save model, tokenizer and image processor into one folder with save_pretrained"
-        raise WeightsError(f"No CLIP could be loaded from {weights!r} ({_first_line(error)}): {how}.") from error
+        how = (
+            f"run `hf download {name}` where there is a network"
+            if is_hub_id(resolved)
+            else "save model, tokenizer and image processor into one folder with save_pretrained"
+        )
+        raise WeightsError(
+            f"No CLIP could be loaded from {weights!r} ({_first_line(error)}): {how}."
+        ) from error
     return Clip(model, tokenizer, processor, device, precision)
 
 

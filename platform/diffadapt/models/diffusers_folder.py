@@ -1,7 +1,9 @@
-"""Reading and writing diffusers pipeline folders part by part: model_index.json, components, scheduler, diffadapt.json.
+"""Reading and writing diffusers pipeline folders part by part: model_index.json, components, scheduler,
+diffadapt.json.
 
-``diffadapt.json`` beside model_index.json holds what diffusers has no field for: ``image_size``, ``channels``, ``native_size``,
-``upsample``, ``upsample_filter``, ``space_to_depth``, ``class_names``, ``training``.
+``diffadapt.json`` beside model_index.json holds what diffusers has no field for: ``image_size``,
+``channels``, ``native_size``, ``upsample``, ``upsample_filter``, ``space_to_depth``, ``class_names``,
+``training``.
 """
 
 from __future__ import annotations
@@ -23,24 +25,32 @@ DETAILS = "diffadapt.json"
 
 
 def load_component(cls: type[M], weights: str, subfolder: str | None = None) -> M:
-    """``cls.from_pretrained`` in float32, frozen and in eval mode; a failure is a WeightsError that says how to mend it."""
+    """``cls.from_pretrained`` in float32, frozen and in eval mode; a failure is a WeightsError that says how
+    to mend it."""
     name, revision = _split(resolve(weights))
     where = f"{weights}/{subfolder}" if subfolder else weights
     try:
-        model = cls.from_pretrained(name, subfolder=subfolder, revision=revision, torch_dtype=torch.float32, low_cpu_mem_usage=False)
+        model = cls.from_pretrained(
+            name, subfolder=subfolder, revision=revision, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        )
     except Exception as error:  # hub, file-format and shape errors share no base class
         raise WeightsError(
-            f"No {cls.__name__} could be loaded from {where!r} ({_first_line(error)}); give a diffusers folder that has one, or a hub id "
-            "that is reachable or was downloaded with `huggingface-cli download`."
+            f"No {cls.__name__} could be loaded from {where!r} ({_first_line(error)}); give a diffusers"
+            " folder that has one, or a hub id that is reachable or was downloaded with `huggingface-cli"
+            " download`."
         ) from error
     bad = next((name for name, p in model.named_parameters() if not torch.isfinite(p).all()), None)
     if bad is not None:
-        raise WeightsError(f"The weights {where!r} hold NaN or infinity (in {bad}): their training diverged or the file is damaged; give others.")
+        raise WeightsError(
+            f"The weights {where!r} hold NaN or infinity (in {bad}): their training diverged or the file is"
+            " damaged; give others."
+        )
     return model.requires_grad_(False).eval()
 
 
 def read_json(weights: str, name: str) -> dict[str, Any] | None:
-    """The JSON file ``name`` (may be ``sub/file.json``) of a weights folder or hub repository; None if it has none."""
+    """The JSON file ``name`` (may be ``sub/file.json``) of a weights folder or hub repository; None if it has
+    none."""
     resolved = resolve(weights)
     path: Path | None
     if is_hub_id(resolved):
@@ -52,11 +62,14 @@ def read_json(weights: str, name: str) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise WeightsError(f"{path} is not valid JSON ({error}); restore the file from the weights' source.") from error
+        raise WeightsError(
+            f"{path} is not valid JSON ({error}); restore the file from the weights' source."
+        ) from error
 
 
 def save_component(model: diffusers.ModelMixin, folder: str | Path) -> None:
-    """``save_pretrained`` as safetensors that other users may read (safetensors writes them for the owner only)."""
+    """``save_pretrained`` as safetensors that other users may read (safetensors writes them for the owner
+    only)."""
     model.save_pretrained(str(folder), safe_serialization=True)
     for file in Path(folder).glob("*.safetensors"):
         file.chmod(0o644)
@@ -82,10 +95,15 @@ def write_model_index(
 def save_scheduler(folder: str | Path, *, learn_sigma: bool, clip_sample: bool) -> None:
     """scheduler/: the linear 1000-step schedule with the spacing that equals the original's respacing."""
     DDPMScheduler(
-        num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=clip_sample,
-        variance_type="learned_range" if learn_sigma else "fixed_small", timestep_spacing="linspace",
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        clip_sample=clip_sample,
+        variance_type="learned_range" if learn_sigma else "fixed_small",
+        timestep_spacing="linspace",
         prediction_type="epsilon",
-    ).save_pretrained(str(Path(folder) / "scheduler"))  # fmt: skip
+    ).save_pretrained(str(Path(folder) / "scheduler"))
 
 
 def write_details(folder: str | Path, details: dict[str, Any]) -> None:
@@ -113,7 +131,8 @@ def _hub_file(resolved: str, name: str) -> Path | None:
         return None
     except Exception as error:
         raise WeightsError(
-            f"The hub repository {repo!r} could not be read ({_first_line(error)}); check its name and the network, or give a folder."
+            f"The hub repository {repo!r} could not be read ({_first_line(error)}); check its name and the"
+            " network, or give a folder."
         ) from error
 
 

@@ -1,8 +1,10 @@
-"""The diffusion transformer (DiT, Peebles & Xie 2023) on diffusers' DiTTransformer2DModel, made equal to the original.
+"""The diffusion transformer (DiT, Peebles & Xie 2023) on diffusers' DiTTransformer2DModel, made equal to the
+original.
 
-diffusers' class differs from the authors' network in three ways that this module mends: its sinusoidal timestep frequencies are
-shifted (relative output error 0.47 at t = 999), its second layer norm has eps 1e-5 instead of 1e-6, and every block carries its own
-copy of the timestep and class embedders, with label dropout drawn anew in each block while training.
+diffusers' class differs from the authors' network in three ways that this module mends: its sinusoidal
+timestep frequencies are shifted (relative output error 0.47 at t = 999), its second layer norm has eps 1e-5
+instead of 1e-6, and every block carries its own copy of the timestep and class embedders, with label dropout
+drawn anew in each block while training.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ NORM_EPS = 1e-6
 
 
 class _Borrowed(nn.Module):
-    """Stands for block 0's embedder in another block without owning its parameters, so that state dicts name them once."""
+    """Stands for block 0's embedder in another block without owning its parameters, so that state dicts name
+    them once."""
 
     def __init__(self, owner: nn.Module):
         super().__init__()
@@ -32,10 +35,12 @@ class _Borrowed(nn.Module):
 
 
 def make_exact(model: DiTTransformer2DModel) -> DiTTransformer2DModel:
-    """Turn ``model``, in place, into the authors' network: exact frequencies and eps, one embedder shared by all blocks.
+    """Turn ``model``, in place, into the authors' network: exact frequencies and eps, one embedder shared by
+    all blocks.
 
-    The published DiT-XL/2 thereby has 675M parameters instead of 750M, and its state dict names the embedder under block 0 only
-    (:func:`save_dit` writes it out for every block). A label equal to :func:`num_classes` is the null class.
+    The published DiT-XL/2 thereby has 675M parameters instead of 750M, and its state dict names the embedder
+    under block 0 only (:func:`save_dit` writes it out for every block). A label equal to :func:`num_classes`
+    is the null class.
     Raises WeightsError if the blocks' embedders differ, which no original checkpoint can express.
     """
     blocks = model.transformer_blocks
@@ -66,7 +71,9 @@ def num_classes(model: DiTTransformer2DModel) -> int:
 
 
 def has_null_class(model: DiTTransformer2DModel) -> bool:
-    return model.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.num_embeddings > num_classes(model)
+    return model.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.num_embeddings > num_classes(
+        model
+    )
 
 
 def learns_sigma(model: DiTTransformer2DModel) -> bool:
@@ -77,16 +84,21 @@ def learns_sigma(model: DiTTransformer2DModel) -> bool:
 def zero_init(model: DiTTransformer2DModel) -> None:
     """adaLN-Zero (section 3.2): every block starts as the identity and the output as zero.
 
-    The embedders keep torch's unit-variance start: the paper's standard deviation of 0.02 suits its 400,000 steps, but after 1000
-    steps a classifier recognised 55% of a small network's samples with it and 95% without.
+    The embedders keep torch's unit-variance start: the paper's standard deviation of 0.02 suits its 400,000
+    steps, but after 1000 steps a classifier recognised 55% of a small network's samples with it and 95%
+    without.
     """
-    for linear in [block.norm1.linear for block in model.transformer_blocks] + [model.proj_out_1, model.proj_out_2]:
+    for linear in [block.norm1.linear for block in model.transformer_blocks] + [
+        model.proj_out_1,
+        model.proj_out_2,
+    ]:
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
 
 
 def save_dit(model: DiTTransformer2DModel, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write ``config.json`` and safetensors that stock diffusers reads: the shared embedder is written once for each block."""
+    """Write ``config.json`` and safetensors that stock diffusers reads: the shared embedder is written once
+    for each block."""
     state = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
     first = "transformer_blocks.0.norm1.emb."
     for name in [name for name in state if name.startswith(first)]:
@@ -101,10 +113,12 @@ def save_dit(model: DiTTransformer2DModel, folder: str | Path, dtype: torch.dtyp
 def guided(
     model: Callable[..., Tensor], labels: Tensor, guidance: float, null: int, channels: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """``network(x, t)`` for the sampling loop: the model on ``labels`` with classifier-free guidance (Ho & Salimans 2022).
+    """``network(x, t)`` for the sampling loop: the model on ``labels`` with classifier-free guidance (Ho &
+    Salimans 2022).
 
-    ``model(x, t, y)`` returns (B, C or 2C, H, W). Guidance acts on the first ``channels`` output channels; the other noise channels
-    and the learned variance are those of the conditional half, as in the original. At guidance 1.0 the null half is never computed.
+    ``model(x, t, y)`` returns (B, C or 2C, H, W). Guidance acts on the first ``channels`` output channels;
+    the other noise channels and the learned variance are those of the conditional half, as in the original.
+    At guidance 1.0 the null half is never computed.
     """
     if guidance == 1.0:
         return lambda x, t: model(x, t, labels)
@@ -122,6 +136,7 @@ def _demand_equal(first: nn.Module, other: nn.Module) -> None:
     for (name, a), (_, b) in zip(first.named_parameters(), other.named_parameters(), strict=True):
         if not a.is_meta and not torch.equal(a, b):
             raise WeightsError(
-                f"The blocks of this DiT carry different embedders ({name}), so it was trained with stock diffusers rather than "
-                "converted from the original; retrain it with `diffadapt` or use its own pipeline."
+                f"The blocks of this DiT carry different embedders ({name}), so it was trained with stock"
+                " diffusers rather than converted from the original; retrain it with `diffadapt` or use its"
+                " own pipeline."
             )

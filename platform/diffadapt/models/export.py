@@ -27,53 +27,78 @@ def export_classifier(
     extra: Mapping[str, Any] | None = None,
     model_args: Mapping[str, Any] | None = None,
 ) -> Path:
-    """config.json (timm's hub format), model.safetensors and README.md under ``out_folder``; returns the folder.
+    """config.json (timm's hub format), model.safetensors and README.md under ``out_folder``; returns the
+    folder.
 
-    ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads it (after importing ``diffadapt.models.cifar_resnet``
-    or ``diffadapt.models.mlp_head`` for those networks), and so does ``ClassifierConfig(name="<folder>")``. ``extra`` goes to
-    config.json under ``diffadapt`` and fills the card: ``metrics``, ``data``, ``recipe``, ``recipe_digest``, ``limitations``,
-    ``selection`` (how the epoch was chosen), ``generator`` (what made the training images); other names are listed.
-    ``model_args``: what ``arch`` is created with; default: what the loader noted on the model, else its input channels.
+    ``timm.create_model("local-dir:<folder>", pretrained=True)`` loads it (after importing
+    ``diffadapt.models.cifar_resnet`` or ``diffadapt.models.mlp_head`` for those networks), and so does
+    ``ClassifierConfig(name="<folder>")``. ``extra`` goes to config.json under ``diffadapt`` and fills the
+    card: ``metrics``, ``data``, ``recipe``, ``recipe_digest``, ``limitations``, ``selection`` (how the epoch
+    was chosen), ``generator`` (what made the training images); other names are listed. ``model_args``: what
+    ``arch`` is created with; default: what the loader noted on the model, else its input channels.
     Raises DataError if the class names do not match the model's outputs.
     """
     model = model.model if isinstance(model, Classifier) else model
     if len(class_names) != model.num_classes:
-        raise DataError(f"The classifier has {model.num_classes} classes but {len(class_names)} class names were given.")
+        raise DataError(
+            f"The classifier has {model.num_classes} classes but {len(class_names)} class names were given."
+        )
     folder, extra = Path(out_folder), dict(extra or {})
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)
-    given = {k: extra[k] for k in ("metrics", "data", "recipe", "recipe_digest", "limitations", "selection", "generator") if k in extra}
+    given = {
+        k: extra[k]
+        for k in ("metrics", "data", "recipe", "recipe_digest", "limitations", "selection", "generator")
+        if k in extra
+    }
     others = {k: v for k, v in extra.items() if k not in given}
     args = dict(getattr(model, "model_args", {}) if model_args is None else model_args)
     card = classifier_card(arch=arch, config=config, class_names=class_names, **given, extra=others)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    values = json.dumps(_hub_config(model, arch, config, class_names, extra, args), indent=2, ensure_ascii=False)
+    values = json.dumps(
+        _hub_config(model, arch, config, class_names, extra, args), indent=2, ensure_ascii=False
+    )
     (folder / "config.json").write_text(values + "\n", encoding="utf-8")
     return folder
 
 
-def import_openmmlab(checkpoint: str, out_folder: str | Path, class_names: Sequence[str] | None = None) -> float:
+def import_openmmlab(
+    checkpoint: str, out_folder: str | Path, class_names: Sequence[str] | None = None
+) -> float:
     """Export an OpenMMLab ResNet-50 or Swin-T/B checkpoint file as a timm-format folder under timm's names.
 
-    Returns the largest relative logit difference from an independent forward pass over the original's parameters. Class
-    names default to 0, 1, ... Raises WeightsError if the file is of another kind or the outputs differ.
+    Returns the largest relative logit difference from an independent forward pass over the original's
+    parameters. Class names default to 0, 1, ... Raises WeightsError if the file is of another kind or the
+    outputs differ.
     """
     state = {k.removeprefix("module."): v for k, v in read_state_dict(checkpoint).items()}
     if not is_openmmlab(state):
-        raise WeightsError(f"The checkpoint {checkpoint!r} is not an OpenMMLab classifier: it lacks backbone.* or head.fc.* keys.")
+        raise WeightsError(
+            f"The checkpoint {checkpoint!r} is not an OpenMMLab classifier: it lacks backbone.* or head.fc.*"
+            " keys."
+        )
     difference = check_openmmlab(state)
     config = ClassifierConfig(name=checkpoint)
     classifier = load_classifier(config)
     names = class_names if class_names is not None else [str(i) for i in range(classifier.num_classes)]
-    origin = {"data": "ImageNet-1k, as its authors trained it", "origin": "OpenMMLab checkpoint", "revision": classifier.revision}
+    origin = {
+        "data": "ImageNet-1k, as its authors trained it",
+        "origin": "OpenMMLab checkpoint",
+        "revision": classifier.revision,
+    }
     export_classifier(classifier, out_folder, classifier.arch, config, names, origin)
     return difference
 
 
 def _hub_config(
-    model: nn.Module, arch: str, config: ClassifierConfig, class_names: Sequence[str], extra: Mapping[str, Any], args: Mapping[str, Any]
+    model: nn.Module,
+    arch: str,
+    config: ClassifierConfig,
+    class_names: Sequence[str],
+    extra: Mapping[str, Any],
+    args: Mapping[str, Any],
 ) -> dict[str, Any]:
     own = getattr(model, "pretrained_cfg", {})
     pretrained = {

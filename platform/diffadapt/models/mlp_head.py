@@ -1,9 +1,10 @@
-"""Heads of Linear, BatchNorm1d, ReLU and Dropout layers: as files of their own, and as timm's architecture ``mlp_head``.
+"""Heads of Linear, BatchNorm1d, ReLU and Dropout layers: as files of their own, and as timm's architecture
+``mlp_head``.
 
-Domain adaptation trains bottleneck and head behind a backbone. A head for cached features is a folder with head.json and
-head.safetensors. Joined with its backbone it is a plain timm model where the head is one Linear, else an ``mlp_head``:
-importing this module registers that architecture, after which ``timm.create_model("local-dir:<folder>", pretrained=True)``
-loads such a folder.
+Domain adaptation trains bottleneck and head behind a backbone. A head for cached features is a folder with
+head.json and head.safetensors. Joined with its backbone it is a plain timm model where the head is one
+Linear, else an ``mlp_head``: importing this module registers that architecture, after which
+``timm.create_model("local-dir:<folder>", pretrained=True)`` loads such a folder.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ FORMAT = 1
 
 
 def head_spec(module: nn.Module) -> list[dict[str, Any]]:
-    """The layers of ``module`` in order as JSON values; nested Sequentials are flattened, Identity and Dropout 0 left out.
+    """The layers of ``module`` in order as JSON values; nested Sequentials are flattened, Identity and
+    Dropout 0 left out.
 
     Raises RecipeError for any other layer (a method of one's own may have one).
     """
@@ -35,15 +37,19 @@ def head_spec(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def build_head(spec: Sequence[Mapping[str, Any]]) -> nn.Sequential:
-    """The untrained layers of :func:`head_spec`: features (B, width) -> logits (B, classes). Raises WeightsError."""
+    """The untrained layers of :func:`head_spec`: features (B, width) -> logits (B, classes). Raises
+    WeightsError."""
     try:
         return nn.Sequential(*(_layer(values) for values in spec))
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"The head's list of layers is damaged ({type(error).__name__}: {error}): train it again.") from error
+        raise WeightsError(
+            f"The head's list of layers is damaged ({type(error).__name__}: {error}): train it again."
+        ) from error
 
 
 def flat_head(module: nn.Module) -> nn.Sequential:
-    """``module`` as :func:`build_head` would build it, with its own weights (copied, on the CPU, in evaluation mode)."""
+    """``module`` as :func:`build_head` would build it, with its own weights (copied, on the CPU, in
+    evaluation mode)."""
     head = build_head(head_spec(module))
     for own, theirs in zip(head, _leaves(module), strict=True):
         own.load_state_dict({k: v.detach().cpu() for k, v in theirs.state_dict().items()})
@@ -51,12 +57,17 @@ def flat_head(module: nn.Module) -> nn.Sequential:
 
 
 def save_head(
-    folder: str | Path, module: nn.Module, width: int, classes: int | Sequence[str], extra: Mapping[str, Any] | None = None
+    folder: str | Path,
+    module: nn.Module,
+    width: int,
+    classes: int | Sequence[str],
+    extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """head.json and head.safetensors in ``folder``; ``classes`` are the class names (or their count), ``width`` the features'.
+    """head.json and head.safetensors in ``folder``; ``classes`` are the class names (or their count),
+    ``width`` the features'.
 
-    ``extra`` goes to head.json under ``diffadapt``. Raises RecipeError for layers that :func:`head_spec` does not know, and
-    for a module that does not map (B, width) to as many logits as there are classes.
+    ``extra`` goes to head.json under ``diffadapt``. Raises RecipeError for layers that :func:`head_spec` does
+    not know, and for a module that does not map (B, width) to as many logits as there are classes.
     """
     head = flat_head(module)
     names = [str(i) for i in range(classes)] if isinstance(classes, int) else [str(name) for name in classes]
@@ -66,13 +77,23 @@ def save_head(
         raise RecipeError(f"The head gives {found[-1]} logits, but there are {len(names)} classes.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in head.state_dict().items()}, folder / "head.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k: v.contiguous() for k, v in head.state_dict().items()},
+        folder / "head.safetensors",
+        metadata={"format": "pt"},
+    )
     (folder / "head.safetensors").chmod(0o644)
     values = {
-        "format": FORMAT, "width": width, "num_classes": len(names), "label_names": names, "layers": head_spec(head),
+        "format": FORMAT,
+        "width": width,
+        "num_classes": len(names),
+        "label_names": names,
+        "layers": head_spec(head),
         "diffadapt": dict(extra or {}),
-    }  # fmt: skip
-    (folder / "head.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    }
+    (folder / "head.json").write_text(
+        json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return folder
 
 
@@ -86,29 +107,45 @@ def load_head(folder: str | Path, device: str | torch.device = "cpu") -> tuple[n
         info = json.loads((folder / "head.json").read_text(encoding="utf-8"))
         spec, known = info["layers"], info["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"The folder {str(folder)!r} holds no head ({type(error).__name__} in head.json): train it again.") from error
+        raise WeightsError(
+            f"The folder {str(folder)!r} holds no head ({type(error).__name__} in head.json): train it again."
+        ) from error
     if known != FORMAT:
-        raise WeightsError(f"The head in {str(folder)!r} is of format {known}, which this version does not read: train it again.")
+        raise WeightsError(
+            f"The head in {str(folder)!r} is of format {known}, which this version does not read: train it"
+            " again."
+        )
     head = build_head(spec)
     load_into(head, read_state_dict(str(folder / "head.safetensors")), str(folder))
     return head.eval().to(device), info
 
 
 def join(
-    backbone: nn.Module, arch: str, head: nn.Module, classes: int, in_chans: int = 3, model_args: Mapping[str, Any] | None = None
+    backbone: nn.Module,
+    arch: str,
+    head: nn.Module,
+    classes: int,
+    in_chans: int = 3,
+    model_args: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, str, dict[str, Any]]:
-    """(classifier, its architecture, its model_args) of a timm ``backbone`` without classifier and the layers behind it.
+    """(classifier, its architecture, its model_args) of a timm ``backbone`` without classifier and the layers
+    behind it.
 
-    The classifier is a plain timm model of ``arch`` where the head is one Linear layer, else an ``mlp_head``; it has copies
-    of the weights, on the CPU, in evaluation mode. ``model_args`` are what ``arch`` is created with (default: what
-    models/backbone.py noted on the backbone, else ``in_chans`` alone). :func:`export_classifier` writes the three.
+    The classifier is a plain timm model of ``arch`` where the head is one Linear layer, else an ``mlp_head``;
+    it has copies of the weights, on the CPU, in evaluation mode. ``model_args`` are what ``arch`` is created
+    with (default: what models/backbone.py noted on the backbone, else ``in_chans`` alone).
+    :func:`export_classifier` writes the three.
     """
     given = dict(getattr(backbone, "model_args", {}) if model_args is None else model_args)
     args = {"in_chans": in_chans, **given}
     arch = arch.split(".")[0]
     flat = flat_head(head)
     body = {k: v.detach().cpu() for k, v in backbone.state_dict().items()}
-    if len(flat) == 1 and flat[0].bias is not None and (model := _plain(arch, args, body, flat[0], classes)) is not None:
+    if (
+        len(flat) == 1
+        and flat[0].bias is not None
+        and (model := _plain(arch, args, body, flat[0], classes)) is not None
+    ):
         return _noted(model, args), arch, args
     args = {"backbone": arch, "layers": head_spec(flat), **args}
     model = timm.create_model(ARCH, num_classes=classes, **args)
@@ -118,13 +155,19 @@ def join(
 
 
 class MlpHead(nn.Module):
-    """A timm model ``backbone`` without classifier, and ``layers`` (see :func:`head_spec`) behind it, with timm's methods.
+    """A timm model ``backbone`` without classifier, and ``layers`` (see :func:`head_spec`) behind it, with
+    timm's methods.
 
     ``num_classes`` other than the layers' replaces the last Linear. Further arguments go to the backbone.
     """
 
     def __init__(
-        self, backbone: str, layers: Sequence[Mapping[str, Any]], num_classes: int | None = None, in_chans: int = 3, **kwargs: Any
+        self,
+        backbone: str,
+        layers: Sequence[Mapping[str, Any]],
+        num_classes: int | None = None,
+        in_chans: int = 3,
+        **kwargs: Any,
     ):
         super().__init__()
         self.backbone = timm.create_model(backbone, num_classes=0, in_chans=in_chans, **kwargs)
@@ -176,16 +219,27 @@ def mlp_head(pretrained: bool = False, **kwargs: Any) -> MlpHead:
     given = kwargs.pop("pretrained_cfg", None)
     layers = kwargs.get("layers") or ()
     last = max((i for i, values in enumerate(layers) if values["kind"] == "linear"), default=0)
-    cfg = given or dict(architecture=ARCH, input_size=(kwargs.get("in_chans", 3), 224, 224), num_classes=None, classifier=f"head.{last}")
+    cfg = given or dict(
+        architecture=ARCH,
+        input_size=(kwargs.get("in_chans", 3), 224, 224),
+        num_classes=None,
+        classifier=f"head.{last}",
+    )
     return build_model_with_cfg(MlpHead, ARCH, pretrained, pretrained_cfg=cfg, **kwargs)
 
 
-def _plain(arch: str, args: Mapping[str, Any], body: Mapping[str, torch.Tensor], linear: nn.Linear, classes: int) -> nn.Module | None:
-    """A timm classifier with these weights; None where its classifier is no plain Linear behind the pooled features."""
+def _plain(
+    arch: str, args: Mapping[str, Any], body: Mapping[str, torch.Tensor], linear: nn.Linear, classes: int
+) -> nn.Module | None:
+    """A timm classifier with these weights; None where its classifier is no plain Linear behind the pooled
+    features."""
     model = timm.create_model(arch, num_classes=classes, **args)
     found = model.get_classifier()
     heads = found if isinstance(found, (tuple, list)) else (found,)
-    if not all(isinstance(h, nn.Linear) and h.weight.shape == linear.weight.shape and h.bias is not None for h in heads):
+    if not all(
+        isinstance(h, nn.Linear) and h.weight.shape == linear.weight.shape and h.bias is not None
+        for h in heads
+    ):
         return None
     own = {id(p) for h in heads for p in h.parameters()}
     names = {name for name, p in model.named_parameters() if id(p) in own}
@@ -211,14 +265,22 @@ def _leaves(module: nn.Module) -> list[nn.Module]:
 
 def _describe(layer: nn.Module) -> dict[str, Any]:
     if type(layer) is nn.Linear:
-        return {"kind": "linear", "in": layer.in_features, "out": layer.out_features, "bias": layer.bias is not None}
+        return {
+            "kind": "linear",
+            "in": layer.in_features,
+            "out": layer.out_features,
+            "bias": layer.bias is not None,
+        }
     if isinstance(layer, (nn.BatchNorm1d, nn.SyncBatchNorm)):
         return {"kind": "batch_norm", "width": layer.num_features, "eps": layer.eps, "affine": layer.affine}
     if isinstance(layer, nn.ReLU):
         return {"kind": "relu"}
     if isinstance(layer, nn.Dropout):
         return {"kind": "dropout", "p": layer.p}
-    raise RecipeError(f"The head of the method holds a {type(layer).__name__}, but exported heads are made of Linear, BatchNorm1d, ReLU and Dropout.")
+    raise RecipeError(
+        f"The head of the method holds a {type(layer).__name__}, but exported heads are made of Linear,"
+        " BatchNorm1d, ReLU and Dropout."
+    )
 
 
 def _layer(values: Mapping[str, Any]) -> nn.Module:

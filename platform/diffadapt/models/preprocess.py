@@ -1,4 +1,5 @@
-"""From a uint8 image to a classifier's input: bicubic resize, centre crop, channels, normalisation (SDA section 5)."""
+"""From a uint8 image to a classifier's input: bicubic resize, centre crop, channels, normalisation (SDA
+section 5)."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from diffadapt.models.config import ClassifierConfig
 def prepare_image(image: np.ndarray, config: ClassifierConfig) -> np.ndarray:
     """uint8 (H, W, C) of any size -> uint8 (crop, crop, in_channels).
 
-    The short edge goes to ``config.resize`` even where the image already has the crop's size (``reference``, as the authors
-    do); with ``native`` such an image stays as it is. Raises DataError for another type, shape or channel count.
+    The short edge goes to ``config.resize`` even where the image already has the crop's size (``reference``,
+    as the authors do); with ``native`` such an image stays as it is. Raises DataError for another type, shape
+    or channel count.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise DataError(f"An image is {image.dtype} {image.shape}; uint8 (height, width, 1 or 3) is needed.")
@@ -45,15 +47,18 @@ def normalise(images: torch.Tensor, config: ClassifierConfig) -> torch.Tensor:
     channels = images.shape[1]
     if len(config.mean) != channels or len(config.std) != channels:
         raise RecipeError(
-            f"The classifier takes {channels} channel(s), but mean has {len(config.mean)} and std {len(config.std)} values; "
-            "give one a channel."
+            f"The classifier takes {channels} channel(s), but mean has {len(config.mean)} and std"
+            f" {len(config.std)} values; give one a channel."
         )
     mean = torch.tensor(config.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(config.std, device=images.device).view(1, -1, 1, 1)
     return (images.float() / 255 - mean) / std
 
 
-def to_input(images: Sequence[np.ndarray], config: ClassifierConfig, device: str | torch.device = "cpu") -> torch.Tensor:
-    """uint8 (H, W, C) images of any sizes -> normalised float32 (B, in_channels, crop, crop) on ``device``."""
+def to_input(
+    images: Sequence[np.ndarray], config: ClassifierConfig, device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """uint8 (H, W, C) images of any sizes -> normalised float32 (B, in_channels, crop, crop) on
+    ``device``."""
     stacked = np.stack([prepare_image(image, config) for image in images])
     return normalise(torch.from_numpy(stacked).permute(0, 3, 1, 2).to(device), config)

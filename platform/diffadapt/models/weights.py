@@ -1,4 +1,5 @@
-"""Where weights are and which revision they are: embedded, a local folder or file, or a hub id. Knows no torch."""
+"""Where weights are and which revision they are: embedded, a local folder or file, or a hub id. Knows no
+torch."""
 
 from __future__ import annotations
 
@@ -26,24 +27,32 @@ def resolve(weights: str) -> str:
         folder = ASSETS / name
         if not re.fullmatch(r"[\w.-]+", name) or not folder.is_dir():
             have = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
-            raise WeightsError(f"There are no embedded weights {name!r}; shipped are: {', '.join(have) or 'none'}.{suggest(name, have)}")
+            raise WeightsError(
+                f"There are no embedded weights {name!r}; shipped are:"
+                f" {', '.join(have) or 'none'}.{suggest(name, have)}"
+            )
         return str(folder)
     path = Path(weights).expanduser()
     if path.exists():
         return str(path.resolve())
     if weights == "adm-256-uncond":
         raise WeightsError(
-            "The unconditional ADM has no hub repository: download 256x256_diffusion_uncond.pt from its authors, run "
-            "`diffadapt weights import-adm 256x256_diffusion_uncond.pt --out adm-256-uncond`, and run this again beside that folder."
+            "The unconditional ADM has no hub repository: download 256x256_diffusion_uncond.pt from its"
+            " authors, run `diffadapt weights import-adm 256x256_diffusion_uncond.pt --out adm-256-uncond`,"
+            " and run this again beside that folder."
         )
     if re.fullmatch(r"(openai/)?glide([-_][\w-]+)?", weights, re.IGNORECASE):
         raise WeightsError(
-            "GLIDE's checkpoints cannot be read here, because diffusers has no pipeline for them (platform/docs/adr/0018-glide.md): give "
-            "DeepFloyd/IF-I-XL-v1.0, a pixel-space model of the same kind, any other text-to-image pipeline, or a diffusers folder of your own conversion."
+            "GLIDE's checkpoints cannot be read here, because diffusers has no pipeline for them"
+            " (platform/docs/adr/0018-glide.md): give DeepFloyd/IF-I-XL-v1.0, a pixel-space model of the same"
+            " kind, any other text-to-image pipeline, or a diffusers folder of your own conversion."
         )
     if _HUB_ID.match(weights):
         return weights
-    raise WeightsError(f"No weights at {weights!r}: it is neither a file or folder, nor a hub id like 'org/name', nor 'embedded:<name>'.")
+    raise WeightsError(
+        f"No weights at {weights!r}: it is neither a file or folder, nor a hub id like 'org/name', nor"
+        " 'embedded:<name>'."
+    )
 
 
 def is_hub_id(resolved: str) -> bool:
@@ -64,7 +73,11 @@ def revision(weights: str) -> str:
 def content_revision(path: str) -> str:
     """``sha256:`` and 16 hex characters over the names and bytes of a file or of a folder's files."""
     root = Path(path)
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file() and p.name not in _SKIPPED)
+    files = (
+        [root]
+        if root.is_file()
+        else sorted(p for p in root.rglob("*") if p.is_file() and p.name not in _SKIPPED)
+    )
     if not files:
         raise WeightsError(f"The weights folder {path!r} is empty: give a folder with a model in it.")
     total = hashlib.sha256()
@@ -86,7 +99,11 @@ def _file_digest(file: Path) -> str:
     key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     if key not in known:
         with open(file, "rb") as handle:
-            known[key] = hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(handle)
+            known[key] = (
+                hashlib.file_digest(handle, "sha256").hexdigest()
+                if hasattr(hashlib, "file_digest")
+                else _sha256(handle)
+            )
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
             temporary = cache.with_suffix(f".{os.getpid()}")
@@ -121,6 +138,6 @@ def _hub_revision(repo: str) -> str:
         return "hub:" + (HfApi().model_info(name, revision=wanted).sha or "unknown")[:16]
     except Exception as error:
         raise WeightsError(
-            f"The weights {name!r} could not be looked up on the hub ({type(error).__name__}): check the name and the network, "
-            "or give a local folder."
+            f"The weights {name!r} could not be looked up on the hub ({type(error).__name__}): check the name"
+            " and the network, or give a local folder."
         ) from error

@@ -1,1 +1,2 @@
-"""The only folder that imports Ray: starting or joining it, the actor pool, training groups, and the runner over them."""
+"""The only folder that imports Ray: starting or joining it, the actor pool, training groups, and the runner
+over them."""

@@ -1,7 +1,8 @@
-"""What travels with a submitted job: the package, recipes, search spaces and methods of one's own; nothing else.
+"""What travels with a submitted job: the package, recipes, search spaces and methods of one's own; nothing
+else.
 
-The folders are copied to a temporary one under the names that the job knows them by. Files that .gitignore or .rayignore in
-these folders name stay at home, as do environments, caches, tests and stores.
+The folders are copied to a temporary one under the names that the job knows them by. Files that .gitignore or
+.rayignore in these folders name stay at home, as do environments, caches, tests and stores.
 """
 
 from __future__ import annotations
@@ -23,16 +24,27 @@ from diffadapt.core.errors import ResourceError
 from diffadapt.sweeps import spaces
 
 LEFT_OUT = [
-    "__pycache__", "*.py[cod]", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".ipynb_checkpoints", ".git", ".venv", "venv", "tests", "diffadapt-data", ".DS_Store",
-]  # fmt: skip
+    "__pycache__",
+    "*.py[cod]",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".mypy_cache",
+    ".ipynb_checkpoints",
+    ".git",
+    ".venv",
+    "venv",
+    "tests",
+    "diffadapt-data",
+    ".DS_Store",
+]
 LARGEST_SHOWN = 3
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """``package``: the folder of the package; ``working``: that of recipes and spaces, the job's working folder; ``env``: the
-    variables by which the package finds them there; ``size``: bytes of all files."""
+    """``package``: the folder of the package; ``working``: that of recipes and spaces, the job's working
+    folder; ``env``: the variables by which the package finds them there; ``size``: bytes of all files."""
 
     package: Path
     working: Path
@@ -42,16 +54,21 @@ class Bundle:
 
 @contextlib.contextmanager
 def bundle(files: Mapping[str, Path], limit: int = GCS_STORAGE_MAX_SIZE) -> Iterator[Bundle]:
-    """Copy what travels, and ``files`` (name in the working folder -> file), into a folder that ends with the context.
+    """Copy what travels, and ``files`` (name in the working folder -> file), into a folder that ends with the
+    context.
 
-    Raises ResourceError when package or working folder hold ``limit`` bytes or more, which Ray would refuse after the upload.
+    Raises ResourceError when package or working folder hold ``limit`` bytes or more, which Ray would refuse
+    after the upload.
     """
     package = Path(diffadapt.__file__).resolve().parent
     folders, env = _folders(package)
     inside = {f: p for folder, name in folders.items() for f, p in _listed(folder, name).items()}
     inside.update({file.resolve(): Path(name) for name, file in files.items()})
     code = _listed(package, package.name)
-    size = sum(_demand_room(part, what, limit) for part, what in ((code, "The package"), (inside, "What travels beside the package")))
+    size = sum(
+        _demand_room(part, what, limit)
+        for part, what in ((code, "The package"), (inside, "What travels beside the package"))
+    )
     with tempfile.TemporaryDirectory(prefix="diffadapt-job-") as place:
         working = Path(place) / "job"
         working.mkdir()
@@ -61,7 +78,8 @@ def bundle(files: Mapping[str, Path], limit: int = GCS_STORAGE_MAX_SIZE) -> Iter
 
 
 def _folders(package: Path) -> tuple[dict[Path, str], dict[str, str]]:
-    """(folder -> its name in the job, variables), best first as the package itself looks; what lies in the package comes with it."""
+    """(folder -> its name in the job, variables), best first as the package itself looks; what lies in the
+    package comes with it."""
     names: dict[Path, str] = {}
     env: dict[str, str] = {}
     methods = [Path(p) for p in os.environ.get("DIFFADAPT_METHODS", "").split(os.pathsep) if p]
@@ -85,7 +103,12 @@ def _listed(folder: Path, name: str) -> dict[Path, Path]:
         if path.is_file():
             found[path] = Path(name) / path.relative_to(folder)
 
-    _dir_travel(folder, [_get_excludes(folder, [*get_runtime_env_default_excludes(), *LEFT_OUT])], add, include_gitignore=True)
+    _dir_travel(
+        folder,
+        [_get_excludes(folder, [*get_runtime_env_default_excludes(), *LEFT_OUT])],
+        add,
+        include_gitignore=True,
+    )
     return found
 
 
@@ -96,8 +119,9 @@ def _demand_room(files: Mapping[Path, Path], what: str, limit: int) -> int:
         largest = sorted(sizes, key=lambda f: -sizes[f])[:LARGEST_SHOWN]
         shown = ", ".join(f"{f} ({sizes[f] / MIB:.1f} MiB)" for f in largest)
         raise ResourceError(
-            f"{what} is {size / MIB:.1f} MiB, and Ray takes less than {limit / MIB:.0f} MiB: the largest files are {shown}; "
-            "name them in a file .rayignore in their folder (one pattern a line, as in .gitignore), or move data out of the folders of recipes."
+            f"{what} is {size / MIB:.1f} MiB, and Ray takes less than {limit / MIB:.0f} MiB: the largest"
+            f" files are {shown}; name them in a file .rayignore in their folder (one pattern a line, as in"
+            " .gitignore), or move data out of the folders of recipes."
         )
     return size
 

@@ -1,8 +1,9 @@
-"""The nodes that a cluster has, and those that its autoscaler can still add: from zero GPU nodes up, never beyond a limit.
+"""The nodes that a cluster has, and those that its autoscaler can still add: from zero GPU nodes up, never
+beyond a limit.
 
-Ray 2.60 keeps a place in the GCS for a cluster's node types, but neither autoscaler (v1, v2, KubeRay) fills it. So they
-are also read where the autoscaler itself reads them: its configuration file on the head node (`ray up` puts it there), or
-the RayCluster resource, which the head pod may read.
+Ray 2.60 keeps a place in the GCS for a cluster's node types, but neither autoscaler (v1, v2, KubeRay) fills
+it. So they are also read where the autoscaler itself reads them: its configuration file on the head node
+(`ray up` puts it there), or the RayCluster resource, which the head pod may read.
 """
 
 from __future__ import annotations
@@ -50,11 +51,12 @@ class NodeTypes:
 
 
 def cluster_nodes(address: str | None = None) -> list[dict[str, float]]:
-    """Total resources ({"CPU": 8.0, "GPU": 1.0, ...}) of every living node, then of every node that the autoscaler can
-    still add; these carry ``POSSIBLE``.
+    """Total resources ({"CPU": 8.0, "GPU": 1.0, ...}) of every living node, then of every node that the
+    autoscaler can still add; these carry ``POSSIBLE``.
 
-    Of the cluster that this process is connected to; else of the one at ``address`` (or RAY_ADDRESS), which is joined for
-    the moment; else of this machine, without starting Ray. Raises ResourceError when the address does not answer.
+    Of the cluster that this process is connected to; else of the one at ``address`` (or RAY_ADDRESS), which
+    is joined for the moment; else of this machine, without starting Ray. Raises ResourceError when the
+    address does not answer.
     """
     if ray.is_initialized():
         return [*living_nodes(), *possible_nodes()]
@@ -70,27 +72,35 @@ def cluster_nodes(address: str | None = None) -> list[dict[str, float]]:
 
 
 def living_nodes() -> list[dict[str, float]]:
-    """Total resources of every living node of the connected cluster; a head that only drives has no CPU entry."""
+    """Total resources of every living node of the connected cluster; a head that only drives has no CPU
+    entry."""
     return [n["Resources"] for n in ray.nodes() if n["Alive"]]
 
 
 def possible_nodes() -> list[dict[str, float]]:
-    """Resources of the nodes that the autoscaler of the connected cluster can add to the living ones; empty without one."""
+    """Resources of the nodes that the autoscaler of the connected cluster can add to the living ones; empty
+    without one."""
     found = _node_types()
     workers = [n for n in ray.nodes() if n["Alive"] and HEAD not in n["Resources"]]
     return remaining(found, [(n.get("Labels", {}).get(_GROUP_LABEL, ""), n["Resources"]) for n in workers])
 
 
 def remaining(found: NodeTypes, workers: list[tuple[str, Mapping[str, float]]]) -> list[dict[str, float]]:
-    """What may come beside ``workers`` (type or "", resources) under the limits of ``found``; where the common limit is the
-    narrower one, the nodes with most GPUs and CPUs are counted."""
+    """What may come beside ``workers`` (type or "", resources) under the limits of ``found``; where the
+    common limit is the narrower one, the nodes with most GPUs and CPUs are counted."""
     left = {t.name: t.most for t in found.types}
     for name, resources in workers:
         if name not in left:
-            name = next((t.name for t in found.types if left[t.name] > 0 and _same(t.resources, resources)), "")
+            name = next(
+                (t.name for t in found.types if left[t.name] > 0 and _same(t.resources, resources)), ""
+            )
         if name in left:
             left[name] -= 1
-    nodes = [{**t.resources, POSSIBLE: 1.0} for t in found.types for _ in range(max(0, min(left[t.name], MOST_NODES)))]
+    nodes = [
+        {**t.resources, POSSIBLE: 1.0}
+        for t in found.types
+        for _ in range(max(0, min(left[t.name], MOST_NODES)))
+    ]
     nodes.sort(key=lambda n: (-n.get("GPU", 0.0), -n.get("CPU", 0.0)))
     return nodes[: max(0, found.most - len(workers))]
 
@@ -121,7 +131,11 @@ def _reported() -> NodeTypes | None:
 
     config = state.get_cluster_config()
     groups = list(config.node_group_configs) if config else []
-    types = tuple(NodeType(g.name, dict(g.resources), g.max_count if g.max_count >= 0 else MOST_NODES) for g in groups if g.resources)
+    types = tuple(
+        NodeType(g.name, dict(g.resources), g.max_count if g.max_count >= 0 else MOST_NODES)
+        for g in groups
+        if g.resources
+    )
     return NodeTypes(types, sum(t.most for t in types)) if types else None
 
 
@@ -146,8 +160,8 @@ def _ask(address: str) -> NodeTypes | None:
 
 
 def known_on_head(address: str) -> NodeTypes | None:
-    """Node types of the autoscaler that runs for the cluster ``address`` (host:port) on this machine or, in a pod of
-    KubeRay, beside it; None if there is none or it cannot be read."""
+    """Node types of the autoscaler that runs for the cluster ``address`` (host:port) on this machine or, in a
+    pod of KubeRay, beside it; None if there is none or it cannot be read."""
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and os.environ.get("RAY_CLUSTER_NAME"):
             return _of_kuberay(os.environ["RAY_CLUSTER_NAME"])
@@ -174,10 +188,15 @@ def _configuration_file(address: str) -> str | None:
     """The file that the autoscaler's process of this cluster was started with."""
     by_port = set()
     for words in _monitors():
-        path, gcs = (next((w.partition("=")[2] for w in words if w.startswith(f"--{option}=")), "") for option in ("autoscaling-config", "gcs-address"))
+        path, gcs = (
+            next((w.partition("=")[2] for w in words if w.startswith(f"--{option}=")), "")
+            for option in ("autoscaling-config", "gcs-address")
+        )
         if gcs == address:
             return path or None
-        if gcs.rpartition(":")[2] == address.rpartition(":")[2]:  # the same GCS under another name of this machine
+        if (
+            gcs.rpartition(":")[2] == address.rpartition(":")[2]
+        ):  # the same GCS under another name of this machine
             by_port.add(path)
     return by_port.pop() or None if len(by_port) == 1 else None
 
@@ -186,7 +205,11 @@ def _monitors() -> Iterator[list[str]]:
     """Command lines of the autoscaler processes of this machine."""
     for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else ():
         try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0") if entry.name.isdigit() else []
+            words = (
+                (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if entry.name.isdigit()
+                else []
+            )
         except OSError:  # it has just ended
             continue
         if any(w.endswith("monitor.py") for w in words[:4]):

@@ -32,8 +32,8 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
-# Of this process alone: by default Ray leaves a token in the home folder, and with it the next `ray start` of this user
-# would ask for tokens.
+# Of this process alone: by default Ray leaves a token in the home folder, and with it the next `ray start` of
+# this user would ask for tokens.
 _TOKEN = secrets.token_hex(16)
 
 
@@ -48,7 +48,8 @@ class Connection:
         self._environment: dict[str, str | None] = {}
 
     def open(self) -> None:
-        """Use the connection this process has, else join the named cluster, else start one. ResourceError if that fails."""
+        """Use the connection this process has, else join the named cluster, else start one. ResourceError if
+        that fails."""
         _send_recipe_files()
         if ray.is_initialized():
             return
@@ -65,10 +66,19 @@ class Connection:
         except ResourceError:
             raise
         except Exception as error:
-            what = f"Ray at {address} could not be joined" if address else "Ray could not be started on this machine"
-            hint = " (RAY_AUTH_MODE=token and the cluster's token are needed when it asks for one)" if address else ""
+            what = (
+                f"Ray at {address} could not be joined"
+                if address
+                else "Ray could not be started on this machine"
+            )
+            hint = (
+                " (RAY_AUTH_MODE=token and the cluster's token are needed when it asks for one)"
+                if address
+                else ""
+            )
             raise ResourceError(
-                f"{what}: {str(error).strip().splitlines()[0]}{hint}; mend that, or use --execution.runner local."
+                f"{what}: {str(error).strip().splitlines()[0]}{hint}; mend that, or use --execution.runner"
+                " local."
             ) from error
         self._connected = True
         if terminate not in (signal.SIG_DFL, None) and threading.current_thread() is threading.main_thread():
@@ -90,7 +100,8 @@ class Connection:
         if "RAY_AUTH_MODE" not in os.environ:  # ray.init then switches token authentication on
             self._remember("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
             os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)
-        # Ray's processes inherit this one's environment; a runtime_env would make it discard the workers it starts first.
+        # Ray's processes inherit this one's environment; a runtime_env would make it discard the workers it
+        # starts first.
         variables = worker_environment(self.config)
         self._remember(*variables)
         os.environ.update(variables)
@@ -112,7 +123,9 @@ class Connection:
         job = _job_runtime_env()
         # Ray refuses a driver that sets again what its job sets; inside a job the code comes with the job.
         inherited = job.get("env_vars") or {}
-        variables = {k: v for k, v in worker_environment(self.config, roots=not job).items() if k not in inherited}
+        variables = {
+            k: v for k, v in worker_environment(self.config, roots=not job).items() if k not in inherited
+        }
         ray.init(
             address=address,
             logging_level=logging.ERROR,
@@ -130,9 +143,15 @@ def named_address(config: ExecutionConfig) -> str | None:
 
 
 def worker_environment(config: ExecutionConfig, *, roots: bool = True) -> dict[str, str]:
-    """Environment variables of every worker: thread limits, quiet logs and, with ``roots``, where to import from."""
+    """Environment variables of every worker: thread limits, quiet logs and, with ``roots``, where to import
+    from."""
     threads = str(max(1, config.threads))
-    variables = {**_QUIET, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    variables = {
+        **_QUIET,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+    }
     if roots:
         variables["PYTHONPATH"] = os.pathsep.join(import_roots())
     for name in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME"):
@@ -142,7 +161,8 @@ def worker_environment(config: ExecutionConfig, *, roots: bool = True) -> dict[s
 
 
 def import_roots() -> list[str]:
-    """Folders that this process imports from besides its installation: workers find the same modules there."""
+    """Folders that this process imports from besides its installation: workers find the same modules
+    there."""
     installed = {Path(p).resolve() for p in sysconfig.get_paths().values()}
     found = [str(Path(diffadapt.__file__).resolve().parents[1])]
     for entry in sys.path:
@@ -161,7 +181,8 @@ def _send_recipe_files() -> None:
 
 
 def quiet_logs() -> None:
-    """Keep Ray's own reporting off the terminal; call after the library in question was imported, which sets levels anew."""
+    """Keep Ray's own reporting off the terminal; call after the library in question was imported, which sets
+    levels anew."""
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -182,7 +203,8 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _job_runtime_env() -> dict[str, Any]:
-    """The runtime environment of the submitted job that this process is the entrypoint of; empty outside a job."""
+    """The runtime environment of the submitted job that this process is the entrypoint of; empty outside a
+    job."""
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
     return job.get("runtime_env") or {}
 
@@ -192,8 +214,8 @@ def _demand_address(address: str) -> None:
         return
     if "://" in address:
         raise ResourceError(
-            f"{address} is not the address of a cluster's GCS: submit with `ray job submit --address {address}`, or give "
-            "host:port as `ray start --head` prints it."
+            f"{address} is not the address of a cluster's GCS: submit with `ray job submit --address"
+            f" {address}`, or give host:port as `ray start --head` prints it."
         )
     host, _, port = address.rpartition(":")
     try:
@@ -201,6 +223,6 @@ def _demand_address(address: str) -> None:
             return
     except (OSError, ValueError) as error:
         raise ResourceError(
-            f"No Ray cluster answers at {address} ({error}): start one with `ray start --head`, mend the address, or leave "
-            "it out to use this machine."
+            f"No Ray cluster answers at {address} ({error}): start one with `ray start --head`, mend the"
+            " address, or leave it out to use this machine."
         ) from None

@@ -36,20 +36,39 @@ class Job:
     tries: int = 1
     started: float = field(default_factory=time.monotonic)
     needs: dict[str, str] | None = None
-    """Digest -> name in the store (of a fit, of the file that says it is complete) of all that it makes or finds."""
+    """Digest -> name in the store (of a fit, of the file that says it is complete) of all that it makes or
+    finds."""
 
 
 class Desk(Searcher):
     """Gives trials to Tune as long as there is room, and hands every result to ``on_result`` once.
 
-    ``make``: the work of a trial. ``room()``: how many may run side by side now. A trial whose worker was lost is given out again
-    ``retries`` times, after a lack of host memory with halved batches; then it has failed. With ``plans`` a trial is held back while
-    another one is making what both need. An error of ``on_result`` ends the search and is kept in ``error``.
+    ``make``: the work of a trial. ``room()``: how many may run side by side now. A trial whose worker was
+    lost is given out again ``retries`` times, after a lack of host memory with halved batches; then it has
+    failed. With ``plans`` a trial is held back while another one is making what both need. An error of
+    ``on_result`` ends the search and is kept in ``error``.
     """
 
-    def __init__(self, source: Source, make: Callable[[Trial], TrialWork], sweep: Sweep, room: Callable[[], int], retries: int, on_result: OnResult, plans: Plans | None = None):
+    def __init__(
+        self,
+        source: Source,
+        make: Callable[[Trial], TrialWork],
+        sweep: Sweep,
+        room: Callable[[], int],
+        retries: int,
+        on_result: OnResult,
+        plans: Plans | None = None,
+    ):
         super().__init__(metric=OBJECTIVE, mode="max")
-        self.source, self.make, self.sweep, self.room, self.retries, self.on_result, self.plans = source, make, sweep, room, retries, on_result, plans
+        self.source, self.make, self.sweep, self.room, self.retries, self.on_result, self.plans = (
+            source,
+            make,
+            sweep,
+            room,
+            retries,
+            on_result,
+            plans,
+        )
         self.exists = sweep.root.store.exists
         self.held: Job | None = None
         self._looked = -LOOK_SECONDS
@@ -80,7 +99,11 @@ class Desk(Searcher):
             self.error = error
             return Searcher.FINISHED
         if job is None:
-            return Searcher.FINISHED if not (self.live or self.again or self.held) and self.source.exhausted else None
+            return (
+                Searcher.FINISHED
+                if not (self.live or self.again or self.held) and self.source.exhausted
+                else None
+            )
         self.live[trial_id] = job
         return {"work": job.work}
 
@@ -96,7 +119,8 @@ class Desk(Searcher):
         return replace(job, started=time.monotonic())
 
     def _waits(self, job: Job) -> bool:
-        """Whether a trial that runs is about to make something that this one needs: made once, it is waited for."""
+        """Whether a trial that runs is about to make something that this one needs: made once, it is waited
+        for."""
         if self.plans is None:
             return False
         if job.needs is None:
@@ -119,7 +143,8 @@ class Desk(Searcher):
         self._deliver(result)
 
     def lost(self, trial_id: str, reason: str, preempted: bool = False) -> None:
-        """The worker of a trial is gone; ``preempted``: with a machine that was taken back, which says nothing against the trial."""
+        """The worker of a trial is gone; ``preempted``: with a machine that was taken back, which says
+        nothing against the trial."""
         job = self.live.pop(trial_id, None)
         if job is None:
             return
@@ -128,9 +153,13 @@ class Desk(Searcher):
             work = job.work
             if memory and (smaller := halved(work.build(), work.adjusted)):
                 work = replace(work, adjusted=smaller)
-            self.again.append(Job(work, job.tries + (not preempted), needs=job.needs if work is job.work else None))
+            self.again.append(
+                Job(work, job.tries + (not preempted), needs=job.needs if work is job.work else None)
+            )
             return
-        result = failed(job.work, _sentence(reason, memory, job.tries), time.monotonic() - job.started, job.work.adjusted)
+        result = failed(
+            job.work, _sentence(reason, memory, job.tries), time.monotonic() - job.started, job.work.adjusted
+        )
         self.sweep.record(result)
         self._deliver(result)
 
@@ -163,7 +192,9 @@ class News(Callback):
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
         self.desk.check()
 
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: Mapping[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list, trial: Any, result: Mapping[str, Any], **info: Any
+    ) -> None:
         self._guard(self._result, trial, result)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -204,9 +235,15 @@ def _error_of(trial: Any) -> tuple[str, bool]:
 def _sentence(reason: str, memory: bool, tries: int) -> str:
     times = f"{tries} times" if tries > 1 else "once"
     if memory:
-        return f"The trial's worker was ended {times} because the machine ran out of memory: run fewer trials side by side (--search.concurrent), or lower the batch size; the same command tries it again."
+        return (
+            f"The trial's worker was ended {times} because the machine ran out of memory: run fewer trials"
+            " side by side (--search.concurrent), or lower the batch size; the same command tries it again."
+        )
     last = one_line_of(reason)
-    return f"The trial's worker process was lost {times}{f' ({last})' if last else ''}: look at the machine's memory and at Ray's logs; the same command tries it again."
+    return (
+        f"The trial's worker process was lost {times}{f' ({last})' if last else ''}: look at the machine's"
+        " memory and at Ray's logs; the same command tries it again."
+    )
 
 
 def one_line_of(reason: str) -> str:

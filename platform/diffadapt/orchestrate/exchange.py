@@ -1,4 +1,5 @@
-"""The exchange between members of a population: Ray's synchronous population-based training, made repeatable."""
+"""The exchange between members of a population: Ray's synchronous population-based training, made
+repeatable."""
 
 from __future__ import annotations
 
@@ -16,23 +17,34 @@ from diffadapt.run.population import Member
 from diffadapt.sweeps.space import Choice, Space
 
 MEMBER, EPOCH, SCORE = "member", "epoch", "score"
-"""In a Tune trial's configuration: the member's number. In its reports: epochs trained, and the objective (-inf where the round failed)."""
+"""In a Tune trial's configuration: the member's number. In its reports: epochs trained, and the objective
+(-inf where the round failed)."""
 
 
 class Exchange(PopulationBasedTraining):
-    """Ray's synchronous exchange with draws that depend on the seed and the epoch alone, of values that stay within their axes."""
+    """Ray's synchronous exchange with draws that depend on the seed and the epoch alone, of values that stay
+    within their axes."""
 
     def __init__(self, members: Sequence[Member], room: int):
         self._members, self._space, self._room = members, members[0].space, room
         self._gone: list[TuneTrial] = []
         super().__init__(
-            time_attr=EPOCH, metric=SCORE, mode="max", perturbation_interval=members[0].interval, synch=True, log_config=False,
-            hyperparam_mutations={n: list(a.values) if isinstance(a, Choice) else _drawn(a) for n, a in self._space.axes.items()},
+            time_attr=EPOCH,
+            metric=SCORE,
+            mode="max",
+            perturbation_interval=members[0].interval,
+            synch=True,
+            log_config=False,
+            hyperparam_mutations={
+                n: list(a.values) if isinstance(a, Choice) else _drawn(a) for n, a in self._space.axes.items()
+            },
             custom_explore_fn=lambda config: {**config, **within(self._space, config)},
-        )  # fmt: skip
+        )
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        if not self._trial_state:  # else one process is kept over an exchange, and the others start anew, torch and all
+        if (
+            not self._trial_state
+        ):  # else one process is kept over an exchange, and the others start anew, torch and all
             tune_controller._actor_cache.increase_max(trial.placement_group_factory, self._room)
         for axis, value in self._members[trial.config[MEMBER]].work.trial.values.items():
             trial.config.setdefault(axis, value)  # one that is taken up again keeps what it has
@@ -56,7 +68,9 @@ class Exchange(PopulationBasedTraining):
         self._gone.append(trial)
         self._trial_state[trial].last_score = None
         others = [t for t in tune_controller.get_live_trials() if t not in self._gone and not t.is_finished()]
-        if others and all(self._trial_state[t].last_train_time >= self._next_perturbation_sync for t in others):
+        if others and all(
+            self._trial_state[t].last_train_time >= self._next_perturbation_sync for t in others
+        ):
             self.on_trial_result(tune_controller, others[0], self._trial_state[others[0]].last_result)
 
     def _get_new_config(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> tuple[dict, dict]:
@@ -65,7 +79,8 @@ class Exchange(PopulationBasedTraining):
 
 
 class Population(BasicVariantGenerator):
-    """All members, from the start. It has not come to its end before they have: Tune would give up idle processes."""
+    """All members, from the start. It has not come to its end before they have: Tune would give up idle
+    processes."""
 
     def __init__(self, exchange: Exchange):
         super().__init__()
@@ -81,12 +96,16 @@ def _drawn(axis: Any) -> Any:
 
 def within(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of the axes moved back into their ranges."""
-    return {n: values[n] if isinstance(a, Choice) else min(max(values[n], a.low), a.high) for n, a in space.axes.items()}
+    return {
+        n: values[n] if isinstance(a, Choice) else min(max(values[n], a.low), a.high)
+        for n, a in space.axes.items()
+    }
 
 
 @contextlib.contextmanager
 def seeded(seed: int, epoch: int) -> Iterator[None]:
-    """Python's generator, which Ray's exchange draws from, as a function of ``seed`` and ``epoch``; afterwards as it was."""
+    """Python's generator, which Ray's exchange draws from, as a function of ``seed`` and ``epoch``;
+    afterwards as it was."""
     before = random.getstate()
     random.seed(int(digest(["exchange", seed, epoch], 15), 16))
     try:

@@ -1,7 +1,8 @@
-"""Fits on Ray Train, as the driver sees them: groups of workers that follow each other while nodes come and go.
+"""Fits on Ray Train, as the driver sees them: groups of workers that follow each other while nodes come and
+go.
 
-A group that lost a worker or a node is followed by another, as large as the cluster can host then, which goes on from the
-newest checkpoint.
+A group that lost a worker or a node is followed by another, as large as the cluster can host then, which goes
+on from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ PATIENCE_SECONDS = 60.0
 
 
 class FitRunner:
-    """Carries out waves of fits; keeps one process that has Ray Train loaded, because importing it takes seconds."""
+    """Carries out waves of fits; keeps one process that has Ray Train loaded, because importing it takes
+    seconds."""
 
     def __init__(self) -> None:
         self.host: Any = None
@@ -50,14 +52,16 @@ class FitRunner:
     ) -> None:
         """Carry out independent fits: each on ``train_workers`` workers, or side by side when that is one.
 
-        ``layout()`` gives what the cluster can host now, with ``living`` what its present nodes can; both may raise
-        ResourceError. Every fit gets one receipt; progress arrives while it trains. A fit whose workers were lost more
-        than MAX_FAILURES times without having come further gets a ``failed`` receipt. Raises ResourceError when no node
-        can host what is left for PATIENCE_SECONDS.
+        ``layout()`` gives what the cluster can host now, with ``living`` what its present nodes can; both may
+        raise ResourceError. Every fit gets one receipt; progress arrives while it trains. A fit whose workers
+        were lost more than MAX_FAILURES times without having come further gets a ``failed`` receipt. Raises
+        ResourceError when no node can host what is left for PATIENCE_SECONDS.
         """
         first = layout()
         mailbox = Mailbox.options(scheduling_strategy=here()).remote()
-        work = Work(tuple(fits), dict(stages), store, log_dir, mailbox, first.train_workers > 1, first.threads)
+        work = Work(
+            tuple(fits), dict(stages), store, log_dir, mailbox, first.train_workers > 1, first.threads
+        )
         wave = _Wave(fits, mailbox, on_receipt, on_progress)
         trained = [t for t in fits if stages[t.node].trains and stages[t.node].resources() != "cpu"]
         plain = [start_plain(dataclasses.replace(work, fits=(t,)), first) for t in fits if t not in trained]
@@ -114,8 +118,8 @@ class _Wave:
     def fail_rest(self, errors: Sequence[str]) -> None:
         for task in self.waiting.values():
             text = ray.get(self.mailbox.last_error.remote(task.digest)) or (
-                f"ResourceError: the training workers were lost ({'; '.join(errors) or 'no reason given'}): run the same "
-                "command again; it goes on from the last checkpoint."
+                f"ResourceError: the training workers were lost ({'; '.join(errors) or 'no reason given'}):"
+                " run the same command again; it goes on from the last checkpoint."
             )
             self.on_receipt(Receipt(task.node, task.shard.key, task.digest, "failed", 0, error=text))
 
@@ -134,7 +138,8 @@ class _Groups:
         self._looked = 0.0
 
     def running(self) -> bool:
-        """Whether there is a group or will be; waits a moment for its end and starts the next one if that is needed."""
+        """Whether there is a group or will be; waits a moment for its end and starts the next one if that is
+        needed."""
         if self._later:
             time.sleep(POLL_SECONDS)
             self.start(self._present())
@@ -148,7 +153,8 @@ class _Groups:
         return self._later or self._job is not None
 
     def start(self, layout: Layout | None) -> None:
-        """A group of ``layout``'s size for the fits that are left; None: no node can host one, and it is tried again later."""
+        """A group of ``layout``'s size for the fits that are left; None: no node can host one, and it is
+        tried again later."""
         left = self._left()
         self._later = layout is None
         if layout is None:
@@ -158,14 +164,19 @@ class _Groups:
             self.runner.host = TrainHost.options(scheduling_strategy=here()).remote()
         self._workers = layout.train_workers if self.work.data_parallel else min(layout.lanes, len(left))
         self.names.append(f"fits-{digest([len(self.names), *sorted(t.digest for t in left)], 16)}")
-        self._job = self.runner.host.fit.remote(dataclasses.replace(self.work, fits=left), layout, self.names[-1], self._workers)
+        self._job = self.runner.host.fit.remote(
+            dataclasses.replace(self.work, fits=left), layout, self.names[-1], self._workers
+        )
 
     def look(self) -> None:
-        """Give up a group that still waits for workers which no node can host any more; a smaller one may follow."""
+        """Give up a group that still waits for workers which no node can host any more; a smaller one may
+        follow."""
         if time.monotonic() - self._looked < WATCH_SECONDS or self._job is None:
             return
         self._looked = time.monotonic()
-        if self._fitting() < self._workers and not ray.get(self.wave.mailbox.has_begun.remote(self.names[-1])):
+        if self._fitting() < self._workers and not ray.get(
+            self.wave.mailbox.has_begun.remote(self.names[-1])
+        ):
             self.runner.close()
 
     def _left(self) -> tuple[Task, ...]:

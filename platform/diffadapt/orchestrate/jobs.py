@@ -1,7 +1,9 @@
-"""Jobs on a cluster through Ray's job server: connect, send, follow, stop. What a job runs is the caller's business.
+"""Jobs on a cluster through Ray's job server: connect, send, follow, stop. What a job runs is the caller's
+business.
 
-Every question to the server has a time limit, and everything that can go wrong with it is one sentence (ResourceError). The
-token is sent when RAY_AUTH_MODE=token, or when the server asks for one and one is at hand; it is never part of a job.
+Every question to the server has a time limit, and everything that can go wrong with it is one sentence
+(ResourceError). The token is sent when RAY_AUTH_MODE=token, or when the server asks for one and one is at
+hand; it is never part of a job.
 """
 
 from __future__ import annotations
@@ -40,8 +42,11 @@ PATIENCE = 60.0
 HEAD = 4096
 """Characters of a log in which Ray's own first two lines are."""
 STOP_SECONDS = 60
-"""What a job is given to end by itself when it is stopped; Ray's default of 3 s kills a driver that is writing its status."""
-_RAYS_OWN = re.compile(r"^(.*job_manager\.py:\d+ -- Runtime env is setting up\.|Running entrypoint for job .*)\n", re.MULTILINE)
+"""What a job is given to end by itself when it is stopped; Ray's default of 3 s kills a driver that is
+writing its status."""
+_RAYS_OWN = re.compile(
+    r"^(.*job_manager\.py:\d+ -- Runtime env is setting up\.|Running entrypoint for job .*)\n", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,9 @@ class Cluster:
 
 
 def job_server(address: str) -> str:
-    """The URL of the job server: ``address``, else DIFFADAPT_ADDRESS, RAY_ADDRESS, or this machine's. host:port of a cluster's GCS, which
-    RAY_ADDRESS may also hold, means the job server of the same host at its usual port."""
+    """The URL of the job server: ``address``, else DIFFADAPT_ADDRESS, RAY_ADDRESS, or this machine's.
+    host:port of a cluster's GCS, which RAY_ADDRESS may also hold, means the job server of the same host at
+    its usual port."""
     named = address or named_server()
     if "://" in named and not named.startswith("ray://"):
         return named.rstrip("/")
@@ -72,7 +78,8 @@ def named_server() -> str:
 
 
 class JobServer:
-    """A job server that has answered. Raises ResourceError, within seconds, when none does or the token is not accepted."""
+    """A job server that has answered. Raises ResourceError, within seconds, when none does or the token is
+    not accepted."""
 
     def __init__(self, address: str = ""):
         self.address = job_server(address)
@@ -86,32 +93,60 @@ class JobServer:
             nodes = self._get("/nodes?view=summary")["summary"]
         head = next((n for n in nodes if n.get("raylet", {}).get("isHeadNode")), {})
         alive = [n for n in nodes if n.get("raylet", {}).get("state") == "ALIVE"]
-        return Cluster(versions["rayVersion"], versions["pythonVersion"], max(1, len(alive)), head.get("hostname") == platform.node())
+        return Cluster(
+            versions["rayVersion"],
+            versions["pythonVersion"],
+            max(1, len(alive)),
+            head.get("hostname") == platform.node(),
+        )
 
-    def send(self, words: Sequence[str], bundle: Bundle, env: Mapping[str, str], job: str, metadata: Mapping[str, str], wait: float = 30.0) -> None:
-        """Start ``python3 -m diffadapt.cli <words>`` as the job ``job``. A head that is still starting is waited for, ``wait`` seconds.
+    def send(
+        self,
+        words: Sequence[str],
+        bundle: Bundle,
+        env: Mapping[str, str],
+        job: str,
+        metadata: Mapping[str, str],
+        wait: float = 30.0,
+    ) -> None:
+        """Start ``python3 -m diffadapt.cli <words>`` as the job ``job``. A head that is still starting is
+        waited for, ``wait`` seconds.
 
         Raises ResourceError when there is a job of that name already.
         """
         import shlex
 
         variables = {
-            "RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), HOOK: FUNCTION,
-            **bundle.env, **env,
-        }  # fmt: skip
-        runtime_env = {"working_dir": str(bundle.working), "py_modules": [str(bundle.package)], "env_vars": variables}
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+            "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
+            HOOK: FUNCTION,
+            **bundle.env,
+            **env,
+        }
+        runtime_env = {
+            "working_dir": str(bundle.working),
+            "py_modules": [str(bundle.package)],
+            "env_vars": variables,
+        }
         entrypoint = f"exec python3 -m diffadapt.cli {shlex.join(words)}"
         end = time.monotonic() + wait
         with self._plainly():
             while True:
                 try:
-                    self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env, submission_id=job, metadata=dict(metadata))
+                    self._client.submit_job(
+                        entrypoint=entrypoint,
+                        runtime_env=runtime_env,
+                        submission_id=job,
+                        metadata=dict(metadata),
+                    )
                     return
                 except RuntimeError as error:
                     if "already exists" in str(error):
                         raise ResourceError(
-                            f"There is a job {job!r} on this cluster already, and names are given once: choose another --submission-id, such as {_next(job)}; "
-                            "what is finished is found again by the root, not by the job's name."
+                            f"There is a job {job!r} on this cluster already, and names are given once:"
+                            f" choose another --submission-id, such as {_next(job)}; what is finished is"
+                            " found again by the root, not by the job's name."
                         ) from None
                     if "No available agent" not in str(error) or time.monotonic() > end:
                         raise
@@ -124,15 +159,24 @@ class JobServer:
         return sorted(found, key=lambda j: -(j.start_time or 0))
 
     def job(self, name: str) -> JobDetails:
-        """The job of that name, its unique prefix, or ``last``: the newest; ResourceError if there is none."""
+        """The job of that name, its unique prefix, or ``last``: the newest; ResourceError if there is
+        none."""
         jobs = self.jobs()
         ids = [str(j.submission_id) for j in jobs]
-        matches = [j for j in jobs if j.submission_id == name] or ([*jobs[:1]] if name == "last" else [j for j in jobs if str(j.submission_id).startswith(name)])
+        matches = [j for j in jobs if j.submission_id == name] or (
+            [*jobs[:1]] if name == "last" else [j for j in jobs if str(j.submission_id).startswith(name)]
+        )
         if len(matches) == 1:
             return matches[0]
         if len(matches) > 1:
-            raise ResourceError(f"{name!r} fits several jobs: {', '.join(str(j.submission_id) for j in matches[:5])}; give more of the name.")
-        raise ResourceError(f"There is no job {name!r} at {redact(self.address)}.{suggest(name, ids)} `diffadapt job ls` lists them.")
+            raise ResourceError(
+                f"{name!r} fits several jobs: {', '.join(str(j.submission_id) for j in matches[:5])}; give"
+                " more of the name."
+            )
+        raise ResourceError(
+            f"There is no job {name!r} at {redact(self.address)}.{suggest(name, ids)} `diffadapt job ls`"
+            " lists them."
+        )
 
     def logs(self, name: str) -> str:
         """Everything that the job has printed so far."""
@@ -140,7 +184,8 @@ class JobServer:
             return _RAYS_OWN.sub("", self._client.get_job_logs(name), count=2)
 
     def follow(self, name: str, write: Callable[[str], None]) -> JobDetails:
-        """Hand what the job prints to ``write``, from its beginning, until it ends; a connection that breaks is taken up again where it was.
+        """Hand what the job prints to ``write``, from its beginning, until it ends; a connection that breaks
+        is taken up again where it was.
 
         Raises ResourceError when the server stays silent for PATIENCE seconds.
         """
@@ -182,8 +227,9 @@ class JobServer:
                 return
             if time.monotonic() - answered > PATIENCE:
                 raise ResourceError(
-                    f"The job server at {redact(self.address)} has not answered for {PATIENCE:.0f} s: if the cluster still lives so does the job, and `diffadapt job logs {name} --follow` goes on; "
-                    "if its head is gone, start a cluster and submit the same line again."
+                    f"The job server at {redact(self.address)} has not answered for {PATIENCE:.0f} s: if the"
+                    f" cluster still lives so does the job, and `diffadapt job logs {name} --follow` goes on;"
+                    " if its head is gone, start a cluster and submit the same line again."
                 )
             await asyncio.sleep(1.0)
 
@@ -191,7 +237,12 @@ class JobServer:
         client = self._client
         url = f"{client._address}/api/jobs/{name}/logs/tail"
         async with aiohttp.ClientSession(cookies=client._cookies, headers=client._headers) as session:
-            async with session.ws_connect(url, ssl=client._ssl_context if client._ssl_context is not None else True, heartbeat=20.0, max_msg_size=0) as socket:
+            async with session.ws_connect(
+                url,
+                ssl=client._ssl_context if client._ssl_context is not None else True,
+                heartbeat=20.0,
+                max_msg_size=0,
+            ) as socket:
                 async for message in socket:
                     if message.type == aiohttp.WSMsgType.TEXT:
                         yield message.data
@@ -212,16 +263,29 @@ class JobServer:
             if "Authentication failed" in text:
                 why, mend = "does not accept this token", "put the cluster's own token"
             else:
-                why, mend = "asks for a token and none was found", "put the cluster's token (of ~/.ray/auth_token on its head)"
-            raise ResourceError(f"The job server at {place} {why}: {mend} into ~/.ray/auth_token or the variable RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token.") from None
+                why, mend = (
+                    "asks for a token and none was found",
+                    "put the cluster's token (of ~/.ray/auth_token on its head)",
+                )
+            raise ResourceError(
+                f"The job server at {place} {why}: {mend} into ~/.ray/auth_token or the variable"
+                " RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token."
+            ) from None
         except (requests.exceptions.ConnectionError, ConnectionError, requests.exceptions.Timeout):
             raise ResourceError(
-                f"No job server answers at {place}: start a cluster with `ray start --head`, mend --address (http://head:8265, the address of Ray's dashboard), or open a way to it (ssh -L 8265:localhost:8265 head)."
+                f"No job server answers at {place}: start a cluster with `ray start --head`, mend --address"
+                " (http://head:8265, the address of Ray's dashboard), or open a way to it (ssh -L"
+                " 8265:localhost:8265 head)."
             ) from None
         except (requests.exceptions.RequestException, ValueError, KeyError, TypeError) as error:
-            raise ResourceError(f"What answers at {place} is no Ray job server ({type(error).__name__}): give the address of Ray's dashboard, such as http://head:8265.") from None
+            raise ResourceError(
+                f"What answers at {place} is no Ray job server ({type(error).__name__}): give the address of"
+                " Ray's dashboard, such as http://head:8265."
+            ) from None
         except RuntimeError as error:
-            line = next((t for t in reversed(str(error).strip().splitlines()) if t.strip()), "no reason given")
+            line = next(
+                (t for t in reversed(str(error).strip().splitlines()) if t.strip()), "no reason given"
+            )
             raise ResourceError(f"The job server at {place} refused: {redact(line.strip())}") from None
 
 
@@ -229,18 +293,28 @@ def check(cluster: Cluster) -> None:
     """ResourceError for a cluster whose Ray or Python this package does not run on."""
     ours, theirs = Version(ray.__version__), Version(cluster.ray)
     if (ours.major, ours.minor) != (theirs.major, theirs.minor):
-        raise ResourceError(f"The cluster runs Ray {theirs}, and the job needs Ray {ours} as here: start the cluster with ray[default,data,train,tune]=={ours}.")
+        raise ResourceError(
+            f"The cluster runs Ray {theirs}, and the job needs Ray {ours} as here: start the cluster with"
+            f" ray[default,data,train,tune]=={ours}."
+        )
     try:
         wanted = importlib.metadata.metadata("diffadapt").get("Requires-Python") or ""
     except importlib.metadata.PackageNotFoundError:
         return
     if Version(cluster.python) not in SpecifierSet(wanted):
-        raise ResourceError(f"The cluster runs Python {cluster.python}, and diffadapt needs {wanted}: start the cluster with such a Python.")
+        raise ResourceError(
+            f"The cluster runs Python {cluster.python}, and diffadapt needs {wanted}: start the cluster with"
+            " such a Python."
+        )
 
 
 def _connect(address: str) -> JobSubmissionClient:
     """Without a token first, unless RAY_AUTH_MODE=token: a server that asks for none is not shown one."""
-    for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+    for name in (
+        "ray.dashboard.modules.job.sdk",
+        "ray.dashboard.modules.dashboard_sdk",
+        "ray._private.runtime_env.packaging",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     mode = os.environ.get("RAY_AUTH_MODE", "").lower()
     token = "" if mode == "disabled" else _token()
@@ -263,7 +337,8 @@ class _Client(JobSubmissionClient):
 
 @contextlib.contextmanager
 def _nothing_overrides(address: str) -> Iterator[None]:
-    """Ray's client prefers RAY_ADDRESS to the address that it is given, unless this variable says otherwise."""
+    """Ray's client prefers RAY_ADDRESS to the address that it is given, unless this variable says
+    otherwise."""
     kept = os.environ.get("RAY_API_SERVER_ADDRESS")
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:

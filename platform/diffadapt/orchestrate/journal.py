@@ -55,7 +55,8 @@ class Journal:
         return {d: label for d, label in self.unfinished.items() if self.begun[d] >= attempts}
 
     def busy(self, alive: set[str]) -> bool:
-        """Whether any actor on a living node has a shard open. One that died for good leaves a shard that others finish."""
+        """Whether any actor on a living node has a shard open. One that died for good leaves a shard that
+        others finish."""
         return any(work.digest in self.unfinished for work in self.actors.values() if work.node in alive)
 
     def stranded(self, alive: set[str]) -> list[str]:

@@ -1,4 +1,5 @@
-"""A language model through ray.data.llm: vLLM engines on the cluster's GPUs, or many requests to an endpoint."""
+"""A language model through ray.data.llm: vLLM engines on the cluster's GPUs, or many requests to an
+endpoint."""
 
 from __future__ import annotations
 
@@ -29,9 +30,10 @@ log = logging.getLogger(__name__)
 class RayBackend:
     """Answers through a ray.data.llm processor, one Ray Data job for each call of :meth:`complete`.
 
-    With ``config.endpoint`` the processor sends HTTP requests (needs aiohttp); without, it loads ``config.model`` into vLLM
-    (needs ``ray[llm]`` and a free GPU: on a GPU cluster leave one to it with --execution.actors). It works on the Ray that this process
-    belongs to (an actor of the Ray runner), and starts a small one under the local runner. Raises RecipeError or ResourceError.
+    With ``config.endpoint`` the processor sends HTTP requests (needs aiohttp); without, it loads
+    ``config.model`` into vLLM (needs ``ray[llm]`` and a free GPU: on a GPU cluster leave one to it with
+    --execution.actors). It works on the Ray that this process belongs to (an actor of the Ray runner), and
+    starts a small one under the local runner. Raises RecipeError or ResourceError.
     """
 
     def __init__(self, config: LlmConfig):
@@ -42,29 +44,48 @@ class RayBackend:
             self.identity = {"backend": "ray", "model": config.model, "endpoint": self.where}
         else:
             if importlib.util.find_spec("vllm") is None:
-                raise RecipeError(f"prompts.llm.backend 'ray' without an endpoint needs vLLM, which is not installed here: {INSTALL} on every node, or give prompts.llm.endpoint.")
+                raise RecipeError(
+                    "prompts.llm.backend 'ray' without an endpoint needs vLLM, which is not installed here:"
+                    f" {INSTALL} on every node, or give prompts.llm.endpoint."
+                )
             self.where = config.model
             self.identity = {"backend": "ray", "model": revision(config.model)}
         try:
             import ray.data.llm  # noqa: F401
         except ImportError as error:
-            raise RecipeError(f"ray.data.llm cannot be imported ({error}): {INSTALL}, or use prompts.llm.backend openai.") from None
+            raise RecipeError(
+                f"ray.data.llm cannot be imported ({error}): {INSTALL}, or use prompts.llm.backend openai."
+            ) from None
         if not ray.is_initialized():
             self._connection = Connection(ExecutionConfig())
             self._connection.open()
         if not config.endpoint and ray.available_resources().get("GPU", 0.0) < 1:
-            raise ResourceError("vLLM needs a free GPU, and the Ray cluster has none left: keep one free with --execution.actors, or give prompts.llm.endpoint.")
+            raise ResourceError(
+                "vLLM needs a free GPU, and the Ray cluster has none left: keep one free with"
+                " --execution.actors, or give prompts.llm.endpoint."
+            )
 
     def complete(self, requests: Sequence[Request]) -> list[str | Failed]:
         """Answers in order; a request whose job failed has none."""
         quiet_logs()
-        preprocess = functools.partial(_payload, config=self.config) if self.config.endpoint else functools.partial(_messages, config=self.config)
+        preprocess = (
+            functools.partial(_payload, config=self.config)
+            if self.config.endpoint
+            else functools.partial(_messages, config=self.config)
+        )
         processor = self._processor(preprocess)
-        dataset = ray.data.from_items([{"index": i, "text": r.text, "seed": r.seed, "max_tokens": r.max_tokens} for i, r in enumerate(requests)])
+        dataset = ray.data.from_items(
+            [
+                {"index": i, "text": r.text, "seed": r.seed, "max_tokens": r.max_tokens}
+                for i, r in enumerate(requests)
+            ]
+        )
         dataset.context.print_on_execution_start = False
         try:
             rows = processor(dataset).take_all()
-        except Exception as error:  # whatever Ray raises for a failed job; the whole text has the traceback of the worker
+        except (
+            Exception
+        ) as error:  # whatever Ray raises for a failed job; the whole text has the traceback of the worker
             log.debug("The ray.data.llm job failed.", exc_info=True)
             return [self._failed(str(error))] * len(requests)
         found = {row["index"]: row["answer"] for row in rows}
@@ -99,11 +120,19 @@ class RayBackend:
 
         if self.config.endpoint:
             config: Any = llm.HttpRequestProcessorConfig(
-                url=f"{self.where}/chat/completions", concurrency=1, batch_size=16,
-                session_factory=functools.partial(_session, self.config.timeout, authorization(self.config.endpoint)),
-            )  # fmt: skip
-            return llm.build_processor(config, preprocess=preprocess, postprocess=functools.partial(_http_answer, where=self.where))
-        config = llm.vLLMEngineProcessorConfig(model_source=resolve(self.config.model), concurrency=1, batch_size=16)
+                url=f"{self.where}/chat/completions",
+                concurrency=1,
+                batch_size=16,
+                session_factory=functools.partial(
+                    _session, self.config.timeout, authorization(self.config.endpoint)
+                ),
+            )
+            return llm.build_processor(
+                config, preprocess=preprocess, postprocess=functools.partial(_http_answer, where=self.where)
+            )
+        config = llm.vLLMEngineProcessorConfig(
+            model_source=resolve(self.config.model), concurrency=1, batch_size=16
+        )
         return llm.build_processor(config, preprocess=preprocess, postprocess=_engine_answer)
 
 
@@ -126,11 +155,14 @@ def _engine_answer(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _session(timeout: float, headers: dict[str, str]) -> Any:
-    """The processor's HTTP session, made in its worker: with a time limit, the key, and an error for a bad status."""
+    """The processor's HTTP session, made in its worker: with a time limit, the key, and an error for a bad
+    status."""
     import aiohttp
 
     async def check(response: Any) -> None:
         if response.status >= 300:
             raise RuntimeError(f"endpoint status {response.status}")
 
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout), headers=headers, raise_for_status=check)
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=timeout), headers=headers, raise_for_status=check
+    )

@@ -1,8 +1,8 @@
 """What Prometheus is told of a run or a sweep: images, shards, seconds and trials, through Ray's own metrics.
 
-Ray exports each as ``ray_<name>`` at every node's metrics port. The driver (a trial's process, for what the trial makes) records, once
-for each receipt, so a shard that was made again after its worker was lost counts once, and the last ones are not lost with an actor
-that ends. Recording never raises.
+Ray exports each as ``ray_<name>`` at every node's metrics port. The driver (a trial's process, for what the
+trial makes) records, once for each receipt, so a shard that was made again after its worker was lost counts
+once, and the last ones are not lost with an actor that ends. Recording never raises.
 """
 
 from __future__ import annotations
@@ -39,12 +39,30 @@ class Series:
 
 
 IMAGES = Series("diffadapt_images_total", "Images (or other rows) made, by stage.", ("stage",))
-SHARDS = Series("diffadapt_shards_total", "Shards and fits by stage and status: made, hit (served from the store) or failed.", ("stage", "status"))
-QUARANTINED = Series("diffadapt_quarantined_total", "Items that could not be made and were set apart, by stage.", ("stage",))
-SECONDS = Series("diffadapt_shard_seconds", "Wall seconds of making one shard or fit, by stage and device.", ("stage", "device"), "histogram")
-"""For quantiles; Ray adds a bucket's middle to its sum, so that exact sums are those of :data:`DEVICE_SECONDS`."""
-DEVICE_SECONDS = Series("diffadapt_device_seconds_total", "Seconds of work times devices working, by stage and device.", ("stage", "device"))
-TRIALS = Series("diffadapt_trials_total", "Trials of sweeps by status: finished, failed, stopped.", ("status",))
+SHARDS = Series(
+    "diffadapt_shards_total",
+    "Shards and fits by stage and status: made, hit (served from the store) or failed.",
+    ("stage", "status"),
+)
+QUARANTINED = Series(
+    "diffadapt_quarantined_total", "Items that could not be made and were set apart, by stage.", ("stage",)
+)
+SECONDS = Series(
+    "diffadapt_shard_seconds",
+    "Wall seconds of making one shard or fit, by stage and device.",
+    ("stage", "device"),
+    "histogram",
+)
+"""For quantiles; Ray adds a bucket's middle to its sum, so that exact sums are those of
+:data:`DEVICE_SECONDS`."""
+DEVICE_SECONDS = Series(
+    "diffadapt_device_seconds_total",
+    "Seconds of work times devices working, by stage and device.",
+    ("stage", "device"),
+)
+TRIALS = Series(
+    "diffadapt_trials_total", "Trials of sweeps by status: finished, failed, stopped.", ("status",)
+)
 ALL = (IMAGES, SHARDS, QUARANTINED, SECONDS, DEVICE_SECONDS, TRIALS)
 
 BOUNDARIES = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 7200.0]
@@ -106,11 +124,19 @@ class CountedRunner:
     def found(self, shards: Mapping[str, int]) -> None:
         found(shards)
 
-    def run_chains(self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt) -> None:
+    def run_chains(
+        self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt
+    ) -> None:
         self.inner.run_chains(chains, stages, store, counted(on_receipt))
 
     def run_fits(
-        self, fits: Sequence[Task], stages: Mapping[str, Stage], store: Store, log_dir: str, on_receipt: OnReceipt, on_progress: OnFitProgress
+        self,
+        fits: Sequence[Task],
+        stages: Mapping[str, Stage],
+        store: Store,
+        log_dir: str,
+        on_receipt: OnReceipt,
+        on_progress: OnFitProgress,
     ) -> None:
         self.inner.run_fits(fits, stages, store, log_dir, counted(on_receipt), on_progress)
 
@@ -119,7 +145,8 @@ class CountedRunner:
 
 
 def stage_label(node: str) -> str:
-    """A node's name without its transfer, seed or family (all from the first '.' or '@'), so that labels stay few."""
+    """A node's name without its transfer, seed or family (all from the first '.' or '@'), so that labels stay
+    few."""
     return node.partition(".")[0].partition("@")[0]
 
 

@@ -1,7 +1,8 @@
 """A pool of actors on Ray Data that makes chains of shards: bundles of chains in, one receipt a shard out.
 
-Actors write their shards to the store themselves; only names and receipts travel. A bundle that was lost with its
-actor is made again from where the store says it stopped, so that at most the open shard of an actor is done twice.
+Actors write their shards to the store themselves; only names and receipts travel. A bundle that was lost with
+its actor is made again from where the store says it stopped, so that at most the open shard of an actor is
+done twice.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ NO_PROGRESS_SECONDS = 1800.0
 """No receipt at all for so long ends the run: one shard must take less."""
 WATCH_SECONDS = 2.0
 STRANDED_SECONDS = 10.0
-"""How long nobody may have work but actors of lost nodes, before these are given up and their bundles given to others. As long
-as others work they are kept: a node that comes instead is theirs."""
+"""How long nobody may have work but actors of lost nodes, before these are given up and their bundles given
+to others. As long as others work they are kept: a node that comes instead is theirs."""
 SILENT_SECONDS = 30.0
 """How long a pool may have no actor before the driver says what it waits for."""
 
@@ -47,9 +48,18 @@ log = logging.getLogger(__name__)
 
 
 class ShardActor:
-    """One process of the pool: an executor with its loaded models, and the journal that knows what is open."""
+    """One process of the pool: an executor with its loaded models, and the journal that knows what is
+    open."""
 
-    def __init__(self, stages: Mapping[str, Stage], store: Store, device: str, resident: int, threads: int, journal: Any):
+    def __init__(
+        self,
+        stages: Mapping[str, Stage],
+        store: Store,
+        device: str,
+        resident: int,
+        threads: int,
+        journal: Any,
+    ):
         limit_threads(threads)
         self.executor = Executor(stages, store, device=device, resident=resident, threads=threads)
         self.journal = journal
@@ -82,10 +92,12 @@ def run_chains(
     resident: int,
     on_receipt: OnReceipt,
 ) -> None:
-    """Make every shard of ``chains`` and hand each receipt to ``on_receipt`` once, as it arrives, in any order.
+    """Make every shard of ``chains`` and hand each receipt to ``on_receipt`` once, as it arrives, in any
+    order.
 
-    A shard that ends its worker process every time gets a ``failed`` receipt; chains that were lost with an actor or a
-    node are given to a new pool, as large as ``layout()`` says then. Raises ResourceError when the cluster makes nothing at all any more.
+    A shard that ends its worker process every time gets a ``failed`` receipt; chains that were lost with an
+    actor or a node are given to a new pool, as large as ``layout()`` says then. Raises ResourceError when the
+    cluster makes nothing at all any more.
     """
     journal = Journal.options(scheduling_strategy=here()).remote()
     book = _Book(chains, on_receipt)
@@ -97,8 +109,8 @@ def run_chains(
             book.fail(digest, _fatal_message(label))
         if book.received == before:
             raise ResourceError(
-                f"The Ray workers made nothing: {_sentence(error)}. Check `ray status` and the workers' logs, then run the "
-                "same command again; finished shards are kept."
+                f"The Ray workers made nothing: {_sentence(error)}. Check `ray status` and the workers' logs,"
+                " then run the same command again; finished shards are kept."
             )
     ray.kill(journal)
 
@@ -138,7 +150,13 @@ class _Book:
 
 
 def _one_round(
-    chains: list[Chain], stages: Mapping, store: Store, layout: Layout, resident: int, journal: Any, book: _Book
+    chains: list[Chain],
+    stages: Mapping,
+    store: Store,
+    layout: Layout,
+    resident: int,
+    journal: Any,
+    book: _Book,
 ) -> Exception | None:
     """One pool over ``chains``; returns what ended it early, if anything did."""
     bundles = bundle(chains, layout.actors)
@@ -163,7 +181,9 @@ def _one_round(
         watcher.join(timeout=2 * WATCH_SECONDS)
 
 
-def _dataset(bundles: list[bytes], stages: Mapping, store: Store, layout: Layout, resident: int, journal: Any) -> Any:
+def _dataset(
+    bundles: list[bytes], stages: Mapping, store: Store, layout: Layout, resident: int, journal: Any
+) -> Any:
     import ray.data
 
     quiet_logs()
@@ -180,7 +200,9 @@ def _dataset(bundles: list[bytes], stages: Mapping, store: Store, layout: Layout
             batch_size=1,
             batch_format="numpy",
             fn_constructor_args=(dict(stages), store, layout.device, resident, layout.threads, journal),
-            compute=ray.data.ActorPoolStrategy(size=min(layout.actors, len(bundles)), max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(
+                size=min(layout.actors, len(bundles)), max_tasks_in_flight_per_actor=2
+            ),
             num_cpus=layout.actor.cpus,
             num_gpus=layout.actor.gpus,
             max_restarts=MAX_RESTARTS,
@@ -189,8 +211,8 @@ def _dataset(bundles: list[bytes], stages: Mapping, store: Store, layout: Layout
 
 
 def bundle(chains: Sequence[Chain], actors: int) -> list[bytes]:
-    """Pickled bundles of chains: single chains where there are few, larger ones where there are very many, shrinking
-    towards the end so that all actors finish together."""
+    """Pickled bundles of chains: single chains where there are few, larger ones where there are very many,
+    shrinking towards the end so that all actors finish together."""
     largest = math.ceil(len(chains) / MAX_BUNDLES)
     bundles, start = [], 0
     while start < len(chains):
@@ -201,14 +223,19 @@ def bundle(chains: Sequence[Chain], actors: int) -> list[bytes]:
 
 
 def _slim(chain: Chain) -> Chain:
-    """Without the inputs of the inputs: a fitted model was made of thousands of shards, which nobody reads again."""
+    """Without the inputs of the inputs: a fitted model was made of thousands of shards, which nobody reads
+    again."""
     if not any(_heavy(f) for t in chain.tasks for f in t.inputs):
         return chain
-    return Chain(tuple(dataclasses.replace(t, inputs=tuple(_slim_input(f) for f in t.inputs)) for t in chain.tasks))
+    return Chain(
+        tuple(dataclasses.replace(t, inputs=tuple(_slim_input(f) for f in t.inputs)) for t in chain.tasks)
+    )
 
 
 def _slim_input(file: InputFile) -> InputFile:
-    return dataclasses.replace(file, shard=dataclasses.replace(file.shard, inputs=())) if _heavy(file) else file
+    return (
+        dataclasses.replace(file, shard=dataclasses.replace(file.shard, inputs=())) if _heavy(file) else file
+    )
 
 
 def _heavy(file: InputFile) -> bool:
@@ -222,7 +249,10 @@ def _watch(journal: Any, stop: threading.Event) -> None:
     while not stop.wait(WATCH_SECONDS):
         try:
             alive = {n["NodeID"] for n in ray.nodes() if n["Alive"]}
-            busy, stranded, count = ray.get([journal.busy.remote(alive), journal.stranded.remote(alive), journal.count.remote()], timeout=30)
+            busy, stranded, count = ray.get(
+                [journal.busy.remote(alive), journal.stranded.remote(alive), journal.count.remote()],
+                timeout=30,
+            )
             now = time.monotonic()
             if busy or not stranded:
                 idle_since = now
@@ -231,16 +261,19 @@ def _watch(journal: Any, stop: threading.Event) -> None:
                     ray.kill(handle, no_restart=True)
             if not count and not told and now - since > SILENT_SECONDS:
                 told = True
-                log.warning("No worker has started yet: nodes are being started, or others use what the cluster has (`ray status` tells).")
+                log.warning(
+                    "No worker has started yet: nodes are being started, or others use what the cluster has"
+                    " (`ray status` tells)."
+                )
         except Exception:  # the cluster may be on its way down; the main loop reports that
             log.debug("The watch over nodes failed.", exc_info=True)
 
 
 def _fatal_message(label: str) -> str:
     return (
-        f"ResourceError: the worker process ended {MAX_RETRIES + 1} times while it made {label} (out of memory, or a crash "
-        "in a native library): give each worker more memory with fewer --execution.actors or a smaller batch, then run the "
-        "same command again; finished shards are kept."
+        f"ResourceError: the worker process ended {MAX_RETRIES + 1} times while it made {label} (out of"
+        " memory, or a crash in a native library): give each worker more memory with fewer"
+        " --execution.actors or a smaller batch, then run the same command again; finished shards are kept."
     )
 
 

@@ -1,15 +1,18 @@
-"""Population-based training on Ray Tune: members train side by side, and after every few epochs poor ones take over from good ones.
+"""Population-based training on Ray Tune: members train side by side, and after every few epochs poor ones
+take over from good ones.
 
-The exchange is Ray's PopulationBasedTraining in its synchronous form: nobody trains on before all have come as far, the last quarter
-by objective takes over weights, optimiser and averages of a random member of the first quarter, and its values, each drawn anew with
-probability 1/4, else moved (a real number times 0.8 or 1.2 within its axis, a choice to its neighbour). All random draws come
-from the search's seed and the epoch, so that a population does not depend on how many members run at a time; and one that was killed
-is begun again from the start, where every round that was finished is found instead of trained (run/population.py).
+The exchange is Ray's PopulationBasedTraining in its synchronous form: nobody trains on before all have come
+as far, the last quarter by objective takes over weights, optimiser and averages of a random member of the
+first quarter, and its values, each drawn anew with probability 1/4, else moved (a real number times 0.8 or
+1.2 within its axis, a choice to its neighbour). All random draws come from the search's seed and the epoch,
+so that a population does not depend on how many members run at a time; and one that was killed is begun again
+from the start, where every round that was finished is found instead of trained (run/population.py).
 
-Limits. A result is the end of a history, not of a recipe: running the recommended values from the start gives another model;
-``policy.json`` and ``model/`` of the trial hold what was found. Whole rounds wait for the slowest member. A member trains in one
-process, reads its data anew every round, and does not try smaller batches when memory runs out. Recipes of a sweep have
-populations of their own, one after the other. ``--search.concurrent`` below the number of nodes is not kept.
+Limits. A result is the end of a history, not of a recipe: running the recommended values from the start gives
+another model; ``policy.json`` and ``model/`` of the trial hold what was found. Whole rounds wait for the
+slowest member. A member trains in one process, reads its data anew every round, and does not try smaller
+batches when memory runs out. Recipes of a sweep have populations of their own, one after the other.
+``--search.concurrent`` below the number of nodes is not kept.
 """
 
 from __future__ import annotations
@@ -50,15 +53,25 @@ from diffadapt.sweeps.result import TrialResult, from_json
 from diffadapt.sweeps.trials import Trial, build, enumerate_trials
 
 BEGUN = "population.json"
-"""In the sweep's folder, of the population that trains: recipe -> {"members": trials, "lost": trial -> the round in which it was given up}."""
+"""In the sweep's folder, of the population that trains: recipe -> {"members": trials, "lost": trial -> the
+round in which it was given up}."""
 _RESULT = "result"
 
 
-def run_population(search: Search, trials: Sequence[Trial], known: Sequence[TrialResult], on_result: OnResult, config: ExecutionConfig, runner: RayRunner | None = None) -> None:
-    """Train the open ``trials`` as populations, one for each recipe, and hand each result to ``on_result`` once.
+def run_population(
+    search: Search,
+    trials: Sequence[Trial],
+    known: Sequence[TrialResult],
+    on_result: OnResult,
+    config: ExecutionConfig,
+    runner: RayRunner | None = None,
+) -> None:
+    """Train the open ``trials`` as populations, one for each recipe, and hand each result to ``on_result``
+    once.
 
-    A population that was begun goes on with the members it had, finished ones (``known``) among them; trials that were added to the
-    sweep since form one of their own. ``runner`` is used where one is open already. RecipeError for a space that cannot change in the middle of a training, ResourceError when no member fits.
+    A population that was begun goes on with the members it had, finished ones (``known``) among them; trials
+    that were added to the sweep since form one of their own. ``runner`` is used where one is open already.
+    RecipeError for a space that cannot change in the middle of a training, ResourceError when no member fits.
     """
     check_population(search.space, search.recipes)
     own = runner or RayRunner(config)
@@ -90,10 +103,19 @@ def _begun(search: Search, recipe: str) -> dict[str, Any]:
 
 def _begin(search: Search, recipe: str, members: Sequence[str], lost: Mapping[str, int]) -> None:
     every = json.loads(search.sweep.read(BEGUN)) if search.sweep.has(BEGUN) else {}
-    search.sweep.write(BEGUN, json.dumps({**every, recipe: {"members": list(members), "lost": dict(lost)}}).encode())
+    search.sweep.write(
+        BEGUN, json.dumps({**every, recipe: {"members": list(members), "lost": dict(lost)}}).encode()
+    )
 
 
-def _one(search: Search, recipe: str, trials: list[Trial], finished: set[str], on_result: OnResult, runner: RayRunner) -> None:
+def _one(
+    search: Search,
+    recipe: str,
+    trials: list[Trial],
+    finished: set[str],
+    on_result: OnResult,
+    runner: RayRunner,
+) -> None:
     ids = [t.id for t in trials]
     begun = _begun(search, recipe)
     lost = dict(begun.get("lost", {})) if begun.get("members") == ids else {}
@@ -120,7 +142,9 @@ def _one(search: Search, recipe: str, trials: list[Trial], finished: set[str], o
         clear(search.sweep, trial)
 
 
-def _members(search: Search, recipe: str, trials: Sequence[Trial], lost: Mapping[str, int], runner: RayRunner) -> list[Member]:
+def _members(
+    search: Search, recipe: str, trials: Sequence[Trial], lost: Mapping[str, int], runner: RayRunner
+) -> list[Member]:
     """The members, after everything is in the store that stands before their training."""
     first = build(search.recipes[recipe], trials[0])
     pipeline = first.pipeline()
@@ -128,16 +152,28 @@ def _members(search: Search, recipe: str, trials: Sequence[Trial], lost: Mapping
     plans = pipeline.plan(search.root.store)
     before = {n: p for n, p in plans.items() if n in needed(pipeline, node)}
     progress = Silent({n: NodeProgress(len(p.shards), p.items) for n, p in before.items() if p.stage.stored})
-    Work(search.sweep, search.root.store, before, progress, runner.config.max_failed_fraction).run(lambda: _Borrowed(runner))
+    Work(search.sweep, search.root.store, before, progress, runner.config.max_failed_fraction).run(
+        lambda: _Borrowed(runner)
+    )
     epochs = plans[node].stage.config.epochs  # type: ignore[attr-defined]
-    return [Member(search.work(t), search.space, node, epochs, search.space.search.grace_epochs, lost.get(t.id, 0)) for t in trials]
+    return [
+        Member(
+            search.work(t), search.space, node, epochs, search.space.search.grace_epochs, lost.get(t.id, 0)
+        )
+        for t in trials
+    ]
 
 
 class _Borrowed:
     """A runner that another closes."""
 
     def __init__(self, runner: RayRunner):
-        self.name, self.prepare, self.run_chains, self.run_fits = runner.name, runner.prepare, runner.run_chains, runner.run_fits
+        self.name, self.prepare, self.run_chains, self.run_fits = (
+            runner.name,
+            runner.prepare,
+            runner.run_chains,
+            runner.run_fits,
+        )
 
     def close(self) -> None:
         return None
@@ -151,19 +187,32 @@ def _tune(search: Search, members: Sequence[Member], news: _News, layout: Layout
     settings, place = search.space.search, search.sweep.place
     room = min(layout.actors, settings.concurrent or layout.actors)
     told = _Told(tuple(members), layout.device, layout.threads)
-    trainable = tune.with_resources(tune.with_parameters(_Rounds, told=[ray.put(told)]), _resources(layout, room))
+    trainable = tune.with_resources(
+        tune.with_parameters(_Rounds, told=[ray.put(told)]), _resources(layout, room)
+    )
     folder, exchange = f"{search.sweep.name}/.tune", Exchange(members, room)
     try:
         with tune_environment(TUNE_ENVIRONMENT):
             tune.Tuner(
                 trainable,
                 param_space={MEMBER: tune.grid_search(list(range(len(members))))},
-                tune_config=tune.TuneConfig(scheduler=exchange, search_alg=Population(exchange), reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name),
-                run_config=tune.RunConfig(
-                    name="population", storage_path=place.join(folder), storage_filesystem=None if place.local else arrow_filesystem(place), verbose=0,
-                    callbacks=[news], failure_config=tune.FailureConfig(max_failures=settings.retries), checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
+                tune_config=tune.TuneConfig(
+                    scheduler=exchange,
+                    search_alg=Population(exchange),
+                    reuse_actors=True,
+                    trial_name_creator=_name,
+                    trial_dirname_creator=_name,
                 ),
-            ).fit()  # fmt: skip
+                run_config=tune.RunConfig(
+                    name="population",
+                    storage_path=place.join(folder),
+                    storage_filesystem=None if place.local else arrow_filesystem(place),
+                    verbose=0,
+                    callbacks=[news],
+                    failure_config=tune.FailureConfig(max_failures=settings.retries),
+                    checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
+                ),
+            ).fit()
     finally:
         place.remove(folder)
 
@@ -191,7 +240,8 @@ class _Told:
 
 
 class _Rounds(tune.Trainable):
-    """A process that trains a round of one member after the other. Checkpoints that travel through Tune say where the weights lie."""
+    """A process that trains a round of one member after the other. Checkpoints that travel through Tune say
+    where the weights lie."""
 
     def setup(self, config: dict[str, Any], told: list | None = None) -> None:
         assert told is not None
@@ -207,9 +257,17 @@ class _Rounds(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         if 0 < self.member.lost <= self.member.end(self.state.epoch if self.state else 0):
-            raise TrainingError("The member's process was lost here before the population was taken up again.")
-        self.state = state = advance(self.member, self.state, self.values, self.told.device, self.told.threads)
-        found: dict[str, Any] = {EPOCH: state.epoch, SCORE: -math.inf if state.score is None else state.score, "done": state.epoch >= self.member.epochs}
+            raise TrainingError(
+                "The member's process was lost here before the population was taken up again."
+            )
+        self.state = state = advance(
+            self.member, self.state, self.values, self.told.device, self.told.threads
+        )
+        found: dict[str, Any] = {
+            EPOCH: state.epoch,
+            SCORE: -math.inf if state.score is None else state.score,
+            "done": state.epoch >= self.member.epochs,
+        }
         return {**found, _RESULT: outcome(self.member, state).to_json().decode()} if found["done"] else found
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
@@ -221,13 +279,29 @@ class _Rounds(tune.Trainable):
 
 
 class _News(tune.Callback):
-    """Hands results on as they come. An error of ``on_result`` is kept, because Tune would turn it into one of its own."""
+    """Hands results on as they come. An error of ``on_result`` is kept, because Tune would turn it into one
+    of its own."""
 
-    def __init__(self, search: Search, members: Sequence[Member], finished: set[str], on_result: OnResult, on_lost: Callable[[Member, int], None]):
-        self.search, self.members, self.done, self.on_result, self.on_lost = search, members, set(finished), on_result, on_lost
+    def __init__(
+        self,
+        search: Search,
+        members: Sequence[Member],
+        finished: set[str],
+        on_result: OnResult,
+        on_lost: Callable[[Member, int], None],
+    ):
+        self.search, self.members, self.done, self.on_result, self.on_lost = (
+            search,
+            members,
+            set(finished),
+            on_result,
+            on_lost,
+        )
         self.error: Exception | None = None
 
-    def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any
+    ) -> None:
         if _RESULT in result:
             self._deliver(from_json(result[_RESULT]))
 
@@ -236,7 +310,9 @@ class _News(tune.Callback):
         lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
         result = failed(
             member.work,
-            f"The member's process was lost {tries} time{'s' * (tries > 1)}{f' ({lines[-1].strip()})' if lines else ''}: look at the machine's memory and at Ray's logs; the same command trains it anew.",
+            f"The member's process was lost {tries}"
+            f" time{'s' * (tries > 1)}{f' ({lines[-1].strip()})' if lines else ''}: look at the machine's"
+            " memory and at Ray's logs; the same command trains it anew.",
         )
         self._guard(self.on_lost, member, member.end((trial.last_result or {}).get(EPOCH, 0)))
         self._guard(self.search.sweep.record, result)

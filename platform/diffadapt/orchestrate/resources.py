@@ -1,4 +1,5 @@
-"""What a cluster has, what one worker takes of it, and the check that a request fits before anything is started."""
+"""What a cluster has, what one worker takes of it, and the check that a request fits before anything is
+started."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from diffadapt.orchestrate.capacity import POSSIBLE
 from diffadapt.run.runner import ExecutionConfig
 
 CPUS_PER_THREAD = 0.5
-"""Logical CPUs that a worker reserves for each of its threads; below 1, so that Ray's own tasks always find room."""
+"""Logical CPUs that a worker reserves for each of its threads; below 1, so that Ray's own tasks always find
+room."""
 CPUS_BESIDE_GPU = 0.1
 _ROUNDING = 1e-6
 
@@ -49,11 +51,12 @@ class Layout:
 def plan_layout(
     config: ExecutionConfig, nodes: list[dict[str, float]], cores: int | None = None, *, shrink: bool = False
 ) -> Layout:
-    """Choose device and sizes for ``config`` on ``nodes``, living and possible ones (capacity.cluster_nodes). ``cores`` bounds CPU workers on a machine whose logical CPUs
-    were set higher; None takes the nodes' CPUs. With ``shrink`` a pool that no longer fits (nodes were lost) gets smaller.
+    """Choose device and sizes for ``config`` on ``nodes``, living and possible ones (capacity.cluster_nodes).
+    ``cores`` bounds CPU workers on a machine whose logical CPUs were set higher; None takes the nodes' CPUs.
+    With ``shrink`` a pool that no longer fits (nodes were lost) gets smaller.
 
-    Raises ResourceError, in one sentence, for GPUs that are not there, a pool or a training group that does not fit, and
-    a share of GPUs that no node can host.
+    Raises ResourceError, in one sentence, for GPUs that are not there, a pool or a training group that does
+    not fit, and a share of GPUs that no node can host.
     """
     threads = max(1, config.threads)
     gpus = sum(n.get("GPU", 0.0) for n in nodes)
@@ -61,7 +64,9 @@ def plan_layout(
     if device == "cpu":
         actor = trainer = Share(CPUS_PER_THREAD * threads)
         room = train_room = _room(nodes, actor, f"--execution.threads {config.threads}")
-        natural = max(1, int(cores if cores is not None else sum(n.get("CPU", 0.0) for n in nodes)) // threads)
+        natural = max(
+            1, int(cores if cores is not None else sum(n.get("CPU", 0.0) for n in nodes)) // threads
+        )
     else:
         _demand_share(config.gpus_per_actor)
         actor, trainer = Share(CPUS_BESIDE_GPU, config.gpus_per_actor), Share(CPUS_BESIDE_GPU, 1.0)
@@ -70,13 +75,13 @@ def plan_layout(
         natural = room
     if config.actors > room and not shrink:
         raise ResourceError(
-            f"--execution.actors {config.actors} is more than the cluster can host ({room} on {_describe(nodes)}): "
-            "ask for fewer, or 0 for as many as fit."
+            f"--execution.actors {config.actors} is more than the cluster can host ({room} on"
+            f" {_describe(nodes)}): ask for fewer, or 0 for as many as fit."
         )
     if config.train_workers > train_room and not shrink:  # by the time of the next fit the nodes may be back
         raise ResourceError(
-            f"--execution.train-workers {config.train_workers} is more than the cluster can host ({train_room} on "
-            f"{_describe(nodes)}): ask for fewer, or add nodes."
+            f"--execution.train-workers {config.train_workers} is more than the cluster can host"
+            f" ({train_room} on {_describe(nodes)}): ask for fewer, or add nodes."
         )
     natural = min(natural, room)
     return Layout(
@@ -106,8 +111,8 @@ def _device(config: ExecutionConfig, gpus: float) -> str:
     if config.device.startswith("cuda"):
         if gpus < 1:
             raise ResourceError(
-                "--execution.device cuda was asked for but the cluster has no GPUs and no autoscaler whose settings say that it "
-                "can add some: use --execution.device cpu, or add GPU nodes."
+                "--execution.device cuda was asked for but the cluster has no GPUs and no autoscaler whose"
+                " settings say that it can add some: use --execution.device cpu, or add GPU nodes."
             )
         return "cuda"
     return "cpu"
@@ -116,15 +121,17 @@ def _device(config: ExecutionConfig, gpus: float) -> str:
 def _demand_share(gpus: float) -> None:
     if gpus <= 0 or (gpus > 1 and gpus != int(gpus)):
         raise ResourceError(
-            f"--execution.gpus-per-actor {gpus:g} is not a share that Ray can give: use a fraction up to 1, such as 0.5, "
-            "or a whole number."
+            f"--execution.gpus-per-actor {gpus:g} is not a share that Ray can give: use a fraction up to 1,"
+            " such as 0.5, or a whole number."
         )
 
 
 def _room(nodes: list[dict[str, float]], share: Share, flag: str) -> int:
     room = sum(share.fits(n) for n in nodes)
     if room == 0:
-        raise ResourceError(f"{flag} asks for more than any node of the cluster has ({_describe(nodes)}): ask for less.")
+        raise ResourceError(
+            f"{flag} asks for more than any node of the cluster has ({_describe(nodes)}): ask for less."
+        )
     return room
 
 

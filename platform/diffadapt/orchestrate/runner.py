@@ -27,7 +27,8 @@ PATIENCE_SECONDS = 60.0
 
 
 class RayRunner:
-    """Chains on an actor pool of Ray Data, fits on Ray Train. Receipts and progress arrive in the driver's thread."""
+    """Chains on an actor pool of Ray Data, fits on Ray Train. Receipts and progress arrive in the driver's
+    thread."""
 
     name = "ray"
 
@@ -46,14 +47,29 @@ class RayRunner:
         """What the store had before the work began, for the metrics: node -> shards."""
         metrics.found(shards)
 
-    def run_chains(self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt) -> None:
+    def run_chains(
+        self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt
+    ) -> None:
         from diffadapt.orchestrate.pool import run_chains
 
         plain = all(stages[t.node].resources() == "cpu" for c in chains for t in c.tasks)
-        run_chains(chains, stages, store, lambda: self._patiently(plain=plain), self.config.resident_models, metrics.counted(on_receipt))
+        run_chains(
+            chains,
+            stages,
+            store,
+            lambda: self._patiently(plain=plain),
+            self.config.resident_models,
+            metrics.counted(on_receipt),
+        )
 
     def run_fits(
-        self, fits: Sequence[Task], stages: Mapping[str, Stage], store: Store, log_dir: str, on_receipt: OnReceipt, on_progress: OnFitProgress
+        self,
+        fits: Sequence[Task],
+        stages: Mapping[str, Stage],
+        store: Store,
+        log_dir: str,
+        on_receipt: OnReceipt,
+        on_progress: OnFitProgress,
     ) -> None:
         from diffadapt.orchestrate.fits import FitRunner
 
@@ -67,12 +83,16 @@ class RayRunner:
         self.connection.close()
 
     def layout(self, *, living: bool = False, shrink: bool = False, plain: bool = False) -> Layout:
-        """Decided anew for every wave: nodes come and go. ``living``: without nodes that the autoscaler may add;
-        ``plain``: for work that needs no accelerator and so takes none. ResourceError if the request does not fit."""
+        """Decided anew for every wave: nodes come and go. ``living``: without nodes that the autoscaler may
+        add; ``plain``: for work that needs no accelerator and so takes none. ResourceError if the request
+        does not fit.
+        """
         cores = os.cpu_count() if self.connection.own else None
         config = replace(self.config, device="cpu") if plain else self.config
         nodes = cluster_nodes()
-        return plan_layout(config, [n for n in nodes if POSSIBLE not in n] if living else nodes, cores, shrink=shrink)
+        return plan_layout(
+            config, [n for n in nodes if POSSIBLE not in n] if living else nodes, cores, shrink=shrink
+        )
 
     def _patiently(self, plain: bool) -> Layout:
         """A pool's layout on what there is; where nothing is left, the next nodes are waited for a while."""

@@ -1,6 +1,8 @@
-"""What the processes of a training group do: one group carries all fits of a wave, so that its start-up is paid once.
+"""What the processes of a training group do: one group carries all fits of a wave, so that its start-up is
+paid once.
 
-Checkpoints are diffadapt's own, in the store, so that the next group, or a later run on whatever runner, goes on from them.
+Checkpoints are diffadapt's own, in the store, so that the next group, or a later run on whatever runner, goes
+on from them.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from diffadapt.orchestrate.resources import Layout, limit_threads
 
 MAX_RETRIES = 2
 START_SECONDS = 1800.0
-"""How long a training group waits for nodes that the cluster can host: they may have to be started, or be taken by others."""
+"""How long a training group waits for nodes that the cluster can host: they may have to be started, or be
+taken by others."""
 PROGRESS_SECONDS = 0.5
 _TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -59,12 +62,16 @@ def outcome(job: Any) -> str:
 
 
 def start_plain(work: Work, layout: Layout) -> Any:
-    """The one fit of ``work`` as an ordinary task, which reserves an accelerator only if its stage asks for one."""
+    """The one fit of ``work`` as an ordinary task, which reserves an accelerator only if its stage asks for
+    one."""
     (task,) = work.fits
     device = "cpu" if work.stages[task.node].resources() == "cpu" else layout.device
     share = layout.trainer if device != "cpu" else dataclasses.replace(layout.trainer, gpus=0.0)
-    # DEFAULT: inside a trial of a sweep Ray would otherwise look for room in what the trial reserves, next to nothing.
-    return _plain_fit.options(num_cpus=share.cpus, num_gpus=share.gpus, scheduling_strategy="DEFAULT").remote(work, device)
+    # DEFAULT: inside a trial of a sweep Ray would otherwise look for room in what the trial reserves, next to
+    # nothing.
+    return _plain_fit.options(num_cpus=share.cpus, num_gpus=share.gpus, scheduling_strategy="DEFAULT").remote(
+        work, device
+    )
 
 
 @ray.remote(max_retries=MAX_RETRIES)
@@ -78,10 +85,12 @@ def _plain_fit(work: Work, device: str) -> str:
 
 @ray.remote(num_cpus=0)
 class TrainHost:
-    """Runs training groups in a process of its own, which leaves the driver free to show progress and be interrupted."""
+    """Runs training groups in a process of its own, which leaves the driver free to show progress and be
+    interrupted."""
 
     def fit(self, work: Work, layout: Layout, name: str, workers: int) -> str:
-        """One TorchTrainer of ``workers`` for all fits of ``work``; returns its error in one line, or an empty string."""
+        """One TorchTrainer of ``workers`` for all fits of ``work``; returns its error in one line, or an
+        empty string."""
         os.environ.update(_TRAIN_ENVIRONMENT, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=str(START_SECONDS))
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -98,7 +107,9 @@ class TrainHost:
                 name=name,
                 storage_path=work.store.join(".train"),
                 storage_filesystem=None if work.store.local else arrow_filesystem(work.store),
-                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
+                failure_config=FailureConfig(
+                    max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+                ),
             ),
         )
         try:
@@ -133,7 +144,8 @@ def _loop(config: dict[str, Any]) -> None:
 
 
 def _leave_process_group() -> None:
-    """Workers with a fit each must not meet in torch.distributed: a loss that gathers its batch would mix strangers, or wait for ever."""
+    """Workers with a fit each must not meet in torch.distributed: a loss that gathers its batch would mix
+    strangers, or wait for ever."""
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -141,7 +153,8 @@ def _leave_process_group() -> None:
 
 
 def _carry_out(task: Task, work: Work, device: Any, *, writes: bool) -> bool:
-    """One fit on this worker, unless it is settled. The worker that ``writes`` keeps logs and tells the driver."""
+    """One fit on this worker, unless it is settled. The worker that ``writes`` keeps logs and tells the
+    driver."""
     from diffadapt.run.fit import run_fit
     from diffadapt.run.logs import TensorBoardFolder
 
@@ -170,7 +183,8 @@ def _settle(receipt: Receipt, mailbox: Any, writes: bool, data_parallel: bool) -
 
 
 def ray_train_reporter(device: Any, log_dir: str | None, mailbox: Any, node: str, data_parallel: bool) -> Any:
-    """A training reporter of this worker: its rank of the process group, or alone; news goes to ``mailbox``."""
+    """A training reporter of this worker: its rank of the process group, or alone; news goes to
+    ``mailbox``."""
     from diffadapt.train.reporter import DistributedReporter, LocalReporter
 
     last = 0.0
@@ -178,7 +192,9 @@ def ray_train_reporter(device: Any, log_dir: str | None, mailbox: Any, node: str
     def on_report(step: int, total: int, scalars: Mapping[str, float]) -> None:
         nonlocal last
         now = time.monotonic()
-        if step == total or "objective" in scalars or now - last >= PROGRESS_SECONDS:  # a scheduler waits for each epoch's objective
+        if (
+            step == total or "objective" in scalars or now - last >= PROGRESS_SECONDS
+        ):  # a scheduler waits for each epoch's objective
             last = now
             mailbox.progress.remote(node, step, total, {k: float(v) for k, v in scalars.items()})
 

@@ -1,7 +1,8 @@
-"""Trials side by side on Ray Tune, each in a process of its own that carries it out as a run of one machine does.
+"""Trials side by side on Ray Tune, each in a process of its own that carries it out as a run of one machine
+does.
 
-Tune schedules; nothing that is finished lives in it. Results are in the sweep's folder and in the store, so that a search goes on
-from there after anything, and Tune's own files go with the process that made them.
+Tune schedules; nothing that is finished lives in it. Results are in the sweep's folder and in the store, so
+that a search goes on from there after anything, and Tune's own files go with the process that made them.
 """
 
 from __future__ import annotations
@@ -43,12 +44,13 @@ BRACKETS = 3
 ROOM_SECONDS = 5.0
 """How old a count of the cluster's room may be."""
 _STOP_SECONDS = "30"
-"""How long a trial that was stopped may take to clean up before its process is given up instead of used again."""
+"""How long a trial that was stopped may take to clean up before its process is given up instead of used
+again."""
 
 
 class TuneFan:
-    """Carries out trials on Ray Tune. ``config``: the recipe's execution settings; ``inner`` makes the runner inside a trial's process,
-    by default the local one."""
+    """Carries out trials on Ray Tune. ``config``: the recipe's execution settings; ``inner`` makes the runner
+    inside a trial's process, by default the local one."""
 
     name = "ray"
 
@@ -56,10 +58,14 @@ class TuneFan:
         self.config, self.inner = config, inner
         self.runner = RayRunner(config)
 
-    def run(self, search: Search, trials: Sequence[Trial], known: Sequence[TrialResult], on_result: OnResult) -> None:
-        """Carry out ``trials`` (for optuna: decide them, going on from ``known``) and hand each result to ``on_result`` once.
+    def run(
+        self, search: Search, trials: Sequence[Trial], known: Sequence[TrialResult], on_result: OnResult
+    ) -> None:
+        """Carry out ``trials`` (for optuna: decide them, going on from ``known``) and hand each result to
+        ``on_result`` once.
 
-        RecipeError for a scheduler with a recipe that reports nothing between its start and end; ResourceError when no trial fits.
+        RecipeError for a scheduler with a recipe that reports nothing between its start and end;
+        ResourceError when no trial fits.
         """
         settings = search.space.search
         on_result = metrics.counted_trials(on_result)
@@ -86,16 +92,46 @@ class TuneFan:
 
         quiet_logs()
         settings, layout = search.space.search, self.runner.layout(shrink=True)
-        desk = Desk(source, search.work, search.sweep, _Room(self.runner, settings), settings.retries, on_result, plans)
-        shared = ray.put(_Shared(_inner(self.config, layout), layout.train_workers > 1, settings.scheduler != "none", self.inner))
+        desk = Desk(
+            source,
+            search.work,
+            search.sweep,
+            _Room(self.runner, settings),
+            settings.retries,
+            on_result,
+            plans,
+        )
+        shared = ray.put(
+            _Shared(
+                _inner(self.config, layout),
+                layout.train_workers > 1,
+                settings.scheduler != "none",
+                self.inner,
+            )
+        )
         trainable = tune.with_resources(tune.with_parameters(_trial, shared=[shared]), _resources(layout))
         folder = tempfile.mkdtemp(prefix="diffadapt-tune-")
         try:
-            with tune_environment({**TUNE_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(_room(layout, settings))}):
+            with tune_environment(
+                {**TUNE_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(_room(layout, settings))}
+            ):
                 tune.Tuner(
                     trainable,
-                    tune_config=tune.TuneConfig(search_alg=desk, scheduler=scheduler, num_samples=-1, reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name),
-                    run_config=tune.RunConfig(name="sweep", storage_path=folder, verbose=0, callbacks=[desk.news], failure_config=tune.FailureConfig(max_failures=0)),
+                    tune_config=tune.TuneConfig(
+                        search_alg=desk,
+                        scheduler=scheduler,
+                        num_samples=-1,
+                        reuse_actors=True,
+                        trial_name_creator=_name,
+                        trial_dirname_creator=_name,
+                    ),
+                    run_config=tune.RunConfig(
+                        name="sweep",
+                        storage_path=folder,
+                        verbose=0,
+                        callbacks=[desk.news],
+                        failure_config=tune.FailureConfig(max_failures=0),
+                    ),
                 ).fit()
         except Exception:
             if desk.error is None:
@@ -128,13 +164,19 @@ def _trial(config: dict[str, Any], shared: list) -> None:
     def on_epoch(number: int, value: float) -> None:
         tune.report({OBJECTIVE: value, AGE: number})
 
-    result = run_trial(work, lambda execution: _runner(execution, told), on_epoch=on_epoch if told.epochs else None)
+    result = run_trial(
+        work, lambda execution: _runner(execution, told), on_epoch=on_epoch if told.epochs else None
+    )
     tune.report({RESULT: result.to_json().decode()})
 
 
 def _runner(execution: ExecutionConfig, told: _Shared) -> Runner:
     """The runner inside a trial: this process, or Ray Train for fits of several workers."""
-    mine = replace(told.execution, max_failed_fraction=execution.max_failed_fraction, resident_models=execution.resident_models)
+    mine = replace(
+        told.execution,
+        max_failed_fraction=execution.max_failed_fraction,
+        resident_models=execution.resident_models,
+    )
     if told.inner is not None:
         return told.inner(mine)
     if told.nested:
@@ -148,11 +190,14 @@ def _inner(config: ExecutionConfig, layout: Layout) -> ExecutionConfig:
     """The execution settings inside a trial."""
     if layout.train_workers > 1:
         return replace(config, actors=layout.train_workers, device=layout.device)
-    return replace(config, runner="local", address=None, device=layout.device, threads=layout.threads, train_workers=1)
+    return replace(
+        config, runner="local", address=None, device=layout.device, threads=layout.threads, train_workers=1
+    )
 
 
 def _resources(layout: Layout) -> dict[str, float]:
-    """What a trial's process reserves; one that nests Ray Train next to nothing, or its workers would wait for its end."""
+    """What a trial's process reserves; one that nests Ray Train next to nothing, or its workers would wait
+    for its end."""
     if layout.train_workers > 1:
         return {"cpu": 0.01}
     return {"cpu": layout.actor.cpus, **({"gpu": layout.actor.gpus} if layout.actor.gpus else {})}
@@ -165,7 +210,8 @@ def _room(layout: Layout, settings: SearchConfig) -> int:
 
 
 class _Room:
-    """Counts anew every ROOM_SECONDS how many trials fit; ResourceError when none did for PATIENCE_SECONDS."""
+    """Counts anew every ROOM_SECONDS how many trials fit; ResourceError when none did for
+    PATIENCE_SECONDS."""
 
     def __init__(self, runner: RayRunner, settings: SearchConfig):
         self.runner, self.settings, self.count = runner, settings, 0
@@ -189,33 +235,53 @@ def _watched(search: Search) -> Search:
     settings = search.space.search
     for name, recipe in search.recipes.items():
         if WATCH not in field_types(recipe):
-            raise RecipeError(f"The recipe {name} reports nothing between its start and its end, so that --search.scheduler {settings.scheduler} has nothing to judge by: leave the scheduler out.")
-    return replace(search, recipes={n: override(r, {WATCH: settings.objective}) for n, r in search.recipes.items()})
+            raise RecipeError(
+                f"The recipe {name} reports nothing between its start and its end, so that --search.scheduler"
+                f" {settings.scheduler} has nothing to judge by: leave the scheduler out."
+            )
+    return replace(
+        search, recipes={n: override(r, {WATCH: settings.objective}) for n, r in search.recipes.items()}
+    )
 
 
 def _needs(work: TrialWork) -> dict[str, str]:
     """What a trial makes or finds: digest -> name in the store."""
     plans = work.build().pipeline().plan(Root(work.location).store)
-    return {p.digest: f"{p.path}/{SUCCESS}" if plan.stage.fit_stage else p.path for plan in plans.values() for p in plan.shards if p.path}
+    return {
+        p.digest: f"{p.path}/{SUCCESS}" if plan.stage.fit_stage else p.path
+        for plan in plans.values()
+        for p in plan.shards
+        if p.path
+    }
 
 
 def _scheduler(search: Search, trials: Sequence[Trial], known: Sequence[TrialResult]) -> Any:
-    """ASHA, or Hyperband in its asynchronous form (ASHA with several brackets), that knows the epochs of trials that ended before.
+    """ASHA, or Hyperband in its asynchronous form (ASHA with several brackets), that knows the epochs of
+    trials that ended before.
 
-    None where nothing is scheduled. Hyperband's synchronous form pauses trials until a whole bracket is there, which leaves devices idle.
+    None where nothing is scheduled. Hyperband's synchronous form pauses trials until a whole bracket is
+    there, which leaves devices idle.
     """
     from ray.tune.schedulers import AsyncHyperBandScheduler
 
     settings = search.space.search
     if settings.scheduler == "none":
         return None
-    epochs = max((sum(watched_epochs(recipe.pipeline()).values()) for recipe in _recipes(search, trials)), default=1)
+    epochs = max(
+        (sum(watched_epochs(recipe.pipeline()).values()) for recipe in _recipes(search, trials)), default=1
+    )
     longest = max(settings.grace_epochs, epochs)
     rungs = 1 + int(math.log(longest / settings.grace_epochs, settings.reduction))
     scheduler = AsyncHyperBandScheduler(
-        time_attr=AGE, metric=OBJECTIVE, mode="max", max_t=longest, grace_period=settings.grace_epochs, reduction_factor=settings.reduction,
-        brackets=min(BRACKETS, rungs) if settings.scheduler == "hyperband" else 1, stop_last_trials=False,
-    )  # fmt: skip
+        time_attr=AGE,
+        metric=OBJECTIVE,
+        mode="max",
+        max_t=longest,
+        grace_period=settings.grace_epochs,
+        reduction_factor=settings.reduction,
+        brackets=min(BRACKETS, rungs) if settings.scheduler == "hyperband" else 1,
+        stop_last_trials=False,
+    )
     for result in known:
         past = SimpleNamespace(trial_id=result.id)
         scheduler.on_trial_add(None, past)

@@ -1,4 +1,5 @@
-"""Ray Tune without its tables, loggers and signal handlers, and with workers that memory ran out for counted as lost."""
+"""Ray Tune without its tables, loggers and signal handlers, and with workers that memory ran out for counted
+as lost."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def tune_environment(variables: Mapping[str, str] = TUNE_ENVIRONMENT) -> Iterato
 
 @contextlib.contextmanager
 def _every_loss_is_an_actor_error() -> Iterator[None]:
-    """Ray 2.60 gives OutOfMemoryError for an actor that the memory monitor ended; Tune takes it for a fault of its own and ends all trials (measured)."""
+    """Ray 2.60 gives OutOfMemoryError for an actor that the memory monitor ended; Tune takes it for a fault
+    of its own and ends all trials (measured)."""
     from ray.air.execution._internal.actor_manager import RayActorManager
 
     original = RayActorManager._actor_task_failed

@@ -1,7 +1,8 @@
-"""Checks of this package against numbers from reference implementations, for any folder of such files (doctor --parity).
+"""Checks of this package against numbers from reference implementations, for any folder of such files (doctor
+--parity).
 
-A family is a module with ``checks(file, siblings)``: it recognises a file by its keys and shapes, never by name or
-known sizes, and yields rows. To add one, write the module and name it in FAMILIES.
+A family is a module with ``checks(file, siblings)``: it recognises a file by its keys and shapes, never by
+name or known sizes, and yields rows. To add one, write the module and name it in FAMILIES.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ FAMILIES = (
     "diffadapt.parity.zodi",
     "diffadapt.parity.zodi_transfer",
 )
-"""Modules asked in this order; one that is not installed is passed over, and its files are then reported as unknown."""
+"""Modules asked in this order; one that is not installed is passed over, and its files are then reported as
+unknown."""
 
 FLOAT_GATE = 1e-5
 UINT8_GATE = 1.0
@@ -68,17 +70,25 @@ class NumberFile:
 
 
 def run_parity(folder: str | Path) -> list[ParityRow]:
-    """Every check that applies to the number files (.npz, .safetensors) under ``folder``, in the order of their names.
+    """Every check that applies to the number files (.npz, .safetensors) under ``folder``, in the order of
+    their names.
 
-    A file that no family recognises, that is unreadable, or whose check fails to run gives a row that is not ok; notes
-    (other suffixes) give a row that says so. Raises DataError when there is no such folder or no file.
+    A file that no family recognises, that is unreadable, or whose check fails to run gives a row that is not
+    ok; notes (other suffixes) give a row that says so. Raises DataError when there is no such folder or no
+    file.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise DataError(f"There is no folder {str(folder)!r} with parity numbers; give the folder that holds the .npz and .safetensors files.")
+        raise DataError(
+            f"There is no folder {str(folder)!r} with parity numbers; give the folder that holds the .npz and"
+            " .safetensors files."
+        )
     paths = sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith("."))
     if not paths:
-        raise DataError(f"The folder {str(folder)!r} is empty; give the folder that holds the .npz and .safetensors files.")
+        raise DataError(
+            f"The folder {str(folder)!r} is empty; give the folder that holds the .npz and .safetensors"
+            " files."
+        )
     families = [importlib.import_module(name) for name in FAMILIES if importlib.util.find_spec(name)]
     rows: list[ParityRow] = []
     readable: dict[Path, NumberFile] = {}
@@ -117,7 +127,12 @@ def failed(name: str, check: str, error: BaseException) -> ParityRow:
 
 
 def compare(
-    file: NumberFile, check: str, got: np.ndarray, wanted: np.ndarray, gate: float = FLOAT_GATE, note: str = ""
+    file: NumberFile,
+    check: str,
+    got: np.ndarray,
+    wanted: np.ndarray,
+    gate: float = FLOAT_GATE,
+    note: str = "",
 ) -> ParityRow:
     """The largest absolute deviation, relative to the largest wanted magnitude where that exceeds 1.
 

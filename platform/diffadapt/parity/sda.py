@@ -1,4 +1,5 @@
-"""SDA's parity checks: schedule and steps, low-pass operator, ensemble and preprocessing; networks are next door.
+"""SDA's parity checks: schedule and steps, low-pass operator, ensemble and preprocessing; networks are next
+door.
 
 Files are recognised by their keys, never by their names.
 """
@@ -47,8 +48,16 @@ def _steps(file: NumberFile) -> Rows:
                 yield compare(file, f"{prefix}: {name}", getattr(schedule, name), own[name], TABLE_GATE)
         index, x, noise = tensor(own["index"]), tensor(own["x"]), tensor(own["noise"])
         if "model_timestep" in own:
-            yield compare(file, f"{prefix}: model timestep", schedule.timesteps[own["index"]], own["model_timestep"], EXACT_GATE)
-        step = ancestral_step(schedule, index, x, tensor(own["model_out"]), noise, bool(own.get("clip", True)))
+            yield compare(
+                file,
+                f"{prefix}: model timestep",
+                schedule.timesteps[own["index"]],
+                own["model_timestep"],
+                EXACT_GATE,
+            )
+        step = ancestral_step(
+            schedule, index, x, tensor(own["model_out"]), noise, bool(own.get("clip", True))
+        )
         for name in step._fields:
             if name in own:
                 yield compare(file, f"{prefix}: {name}", getattr(step, name), own[name])
@@ -102,4 +111,6 @@ def _ensemble(file: NumberFile) -> Rows:
         elif kind == "pred":
             yield compare(file, key, ensemble(target, synth, mode).argmax(axis=1), wanted, EXACT_GATE)
         elif kind == "choice":
-            yield compare(file, key, choice(own["probs_target"], own["probs_synth"], mode), wanted, EXACT_GATE)
+            yield compare(
+                file, key, choice(own["probs_target"], own["probs_synth"], mode), wanted, EXACT_GATE
+            )

@@ -1,7 +1,8 @@
-"""Parity of the diffusion networks and of the loops that run them (ADM with structural guidance, DiT sampling).
+"""Parity of the diffusion networks and of the loops that run them (ADM with structural guidance, DiT
+sampling).
 
-What a file does not say (respacing, start level, batch, low-pass factor, scale, norm) is read off its shapes or fitted to
-its first step, which leaves all further steps to be checked.
+What a file does not say (respacing, start level, batch, low-pass factor, scale, norm) is read off its shapes
+or fitted to its first step, which leaves all further steps to be checked.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def linear_schedule(timestep_map: np.ndarray) -> Schedule:
-    """The linear schedule over as many training steps as the map's last entry says, thinned to the map's length."""
+    """The linear schedule over as many training steps as the map's last entry says, thinned to the map's
+    length."""
     return Schedule.linear(int(timestep_map.max()) + 1).respace(len(timestep_map))
 
 
@@ -53,7 +55,11 @@ def _adm(file: NumberFile):
 
     state = _state(file)
     text = file.metadata.get("config")
-    config = ADMConfig.from_dict(json.loads(text)) if text else infer_config({k: tuple(v.shape) for k, v in state.items()})
+    config = (
+        ADMConfig.from_dict(json.loads(text))
+        if text
+        else infer_config({k: tuple(v.shape) for k, v in state.items()})
+    )
     return state, config, adm_from_original(state, config)
 
 
@@ -72,7 +78,12 @@ def weights(file: NumberFile, siblings: Sequence[NumberFile]) -> Rows:
         from diffadapt.models.importers.adm import self_check
 
         state, config, unet = _adm(file)
-        yield compare(file, "adm import against the original graph", np.array(self_check(unet, state, config)), np.array(0.0))
+        yield compare(
+            file,
+            "adm import against the original graph",
+            np.array(self_check(unet, state, config)),
+            np.array(0.0),
+        )
     if _is_dit(file):
         from diffadapt.models.importers.dit_reference import dit_forward
 
@@ -86,13 +97,22 @@ def weights(file: NumberFile, siblings: Sequence[NumberFile]) -> Rows:
         yield compare(file, "dit import against the original graph", got, wanted)
 
 
-def _best(file: NumberFile, candidates: Sequence[NumberFile], make: Callable[[NumberFile], list[ParityRow]], what: str) -> Rows:
+def _best(
+    file: NumberFile,
+    candidates: Sequence[NumberFile],
+    make: Callable[[NumberFile], list[ParityRow]],
+    what: str,
+) -> Rows:
     """The rows of the weights file that fits best: a folder may hold several networks."""
     if not candidates:
-        yield ParityRow(file.name, what, np.nan, np.nan, False, "no weights file in the same folder fits these numbers")
+        yield ParityRow(
+            file.name, what, np.nan, np.nan, False, "no weights file in the same folder fits these numbers"
+        )
         return
     results = [[_with_note(r, f"with {c.name}") for r in make(c)] for c in candidates]
-    yield from min(results, key=lambda rows: max(np.inf if np.isnan(r.max_deviation) else r.max_deviation for r in rows))
+    yield from min(
+        results, key=lambda rows: max(np.inf if np.isnan(r.max_deviation) else r.max_deviation for r in rows)
+    )
 
 
 def _with_note(row: ParityRow, note: str) -> ParityRow:
@@ -109,11 +129,25 @@ def forward(file: NumberFile, siblings: Sequence[NumberFile]) -> Rows:
     """Groups (x, t, out) of ADM, with its input gradient, and (x, t, y, out) of DiT."""
     for prefix, own in groups(file.arrays, "x", "t", "out"):
         if "y" in own:
-            dits = [s for s in siblings if _is_dit(s) and s.arrays["x_embedder.proj.weight"].shape[1] == own["x"].shape[1]]
-            yield from _best(file, dits, lambda c, p=prefix, o=own: _dit_forward_rows(file, p, o, c), f"{prefix}: dit output")
+            dits = [
+                s
+                for s in siblings
+                if _is_dit(s) and s.arrays["x_embedder.proj.weight"].shape[1] == own["x"].shape[1]
+            ]
+            yield from _best(
+                file,
+                dits,
+                lambda c, p=prefix, o=own: _dit_forward_rows(file, p, o, c),
+                f"{prefix}: dit output",
+            )
         else:
             adms = [s for s in siblings if _is_adm(s) and _fits(s, own["x"].shape[1], own["out"].shape[1])]
-            yield from _best(file, adms, lambda c, p=prefix, o=own: _adm_forward_rows(file, p, o, c), f"{prefix}: adm output")
+            yield from _best(
+                file,
+                adms,
+                lambda c, p=prefix, o=own: _adm_forward_rows(file, p, o, c),
+                f"{prefix}: adm output",
+            )
 
 
 def _dit_forward_rows(file: NumberFile, prefix: str, own: dict, weights: NumberFile) -> list[ParityRow]:
@@ -142,16 +176,26 @@ def guided(file: NumberFile, siblings: Sequence[NumberFile]) -> Rows:
         schedule = linear_schedule(own["timestep_map"])
         yield compare(file, f"{prefix}: timestep map", schedule.timesteps, own["timestep_map"], EXACT_GATE)
         if "alphas_cumprod" in own:
-            yield compare(file, f"{prefix}: alphas_cumprod", schedule.alphas_cumprod, own["alphas_cumprod"], 1e-10)
+            yield compare(
+                file, f"{prefix}: alphas_cumprod", schedule.alphas_cumprod, own["alphas_cumprod"], 1e-10
+            )
     for prefix, own in results:
         # A variant without inputs of its own uses those of the group whose name begins its name.
-        sources = [i for p, i in inputs if p == prefix] or [i for p, i in inputs if prefix.startswith(p)] or [i for _, i in inputs]
+        sources = (
+            [i for p, i in inputs if p == prefix]
+            or [i for p, i in inputs if prefix.startswith(p)]
+            or [i for _, i in inputs]
+        )
         if not sources:
-            yield ParityRow(file.name, f"{prefix}: guided loop", np.nan, np.nan, False, "its inputs are not in the file")
+            yield ParityRow(
+                file.name, f"{prefix}: guided loop", np.nan, np.nan, False, "its inputs are not in the file"
+            )
             continue
         merged = {**sources[0], **own}
         adms = [s for s in siblings if _is_adm(s) and _fits(s, merged["x0"].shape[1])]
-        yield from _best(file, adms, lambda c, p=prefix, m=merged: _guided_rows(file, p, m, c), f"{prefix}: guided loop")
+        yield from _best(
+            file, adms, lambda c, p=prefix, m=merged: _guided_rows(file, p, m, c), f"{prefix}: guided loop"
+        )
 
 
 def _guided_rows(file: NumberFile, prefix: str, own: dict, weights: NumberFile) -> list[ParityRow]:
@@ -181,7 +225,11 @@ def _guided_rows(file: NumberFile, prefix: str, own: dict, weights: NumberFile) 
     factor, scale = _fit(run, wanted)
     trace = run(factor, scale)
     note = f"D {factor}, scale {scale:.6g}, {mode} norm"
-    rows = [compare(file, f"{prefix}: samples of {start} steps", torch.stack(trace.samples), own["samples"], note=note)]
+    rows = [
+        compare(
+            file, f"{prefix}: samples of {start} steps", torch.stack(trace.samples), own["samples"], note=note
+        )
+    ]
     ends = {"norm_grad_first_last": trace.gradients, "pred_xstart_first_last": trace.pred_xstarts}
     for name, values in ends.items():
         if name in own:
@@ -196,13 +244,15 @@ def _guided_rows(file: NumberFile, prefix: str, own: dict, weights: NumberFile) 
 def _fit(run: Callable[..., Trace], wanted: dict[str, torch.Tensor]) -> tuple[int, float]:
     """The low-pass factor and guidance scale of the first step: they are not in the file.
 
-    The factor is the one whose first distance is nearest; the scale is the least-squares fit of the first step's pull,
-    taken as a round number (or 6 / sqrt(10)) when it is that close.
+    The factor is the one whose first distance is nearest; the scale is the least-squares fit of the first
+    step's pull, taken as a round number (or 6 / sqrt(10)) when it is that close.
     """
     side = min(wanted["x0"].shape[-2:])
     factor = 4
     if "norm" in wanted:
-        near = {d: float((run(d, 0.0, 1).norms[0] - wanted["norm"][0]).abs().max()) for d in FACTORS if d <= side}
+        near = {
+            d: float((run(d, 0.0, 1).norms[0] - wanted["norm"][0]).abs().max()) for d in FACTORS if d <= side
+        }
         factor = min(near, key=near.__getitem__)
     first = run(factor, 0.0, 1)
     gradient = first.gradients[0].double()
@@ -216,7 +266,9 @@ def dit_loop(file: NumberFile, siblings: Sequence[NumberFile]) -> Rows:
     for prefix, own in groups(file.arrays, "z", "y", "step_noise", "timestep_map", "samples"):
         channels = own["z"].shape[1]
         dits = [s for s in siblings if _is_dit(s) and s.arrays["x_embedder.proj.weight"].shape[1] == channels]
-        yield from _best(file, dits, lambda c, p=prefix, o=own: _dit_loop_rows(file, p, o, c), f"{prefix}: dit loop")
+        yield from _best(
+            file, dits, lambda c, p=prefix, o=own: _dit_loop_rows(file, p, o, c), f"{prefix}: dit loop"
+        )
 
 
 def _dit_loop_rows(file: NumberFile, prefix: str, own: dict, weights: NumberFile) -> list[ParityRow]:
@@ -232,5 +284,10 @@ def _dit_loop_rows(file: NumberFile, prefix: str, own: dict, weights: NumberFile
     last = sample(network, tensor(own["z"]), schedule, noise=list(tensor(own["step_noise"])), clip=clip)
     return [
         compare(file, f"{prefix}: timestep map", schedule.timesteps, own["timestep_map"], EXACT_GATE),
-        compare(file, f"{prefix}: dit samples of {len(seen)} steps", torch.stack([*seen[1:], last]), own["samples"]),
+        compare(
+            file,
+            f"{prefix}: dit samples of {len(seen)} steps",
+            torch.stack([*seen[1:], last]),
+            own["samples"],
+        ),
     ]

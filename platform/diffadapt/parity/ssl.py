@@ -1,6 +1,8 @@
-"""Stage 2's parity checks: semi-supervised losses and their states, averaged weights, a whole FixMatch training.
+"""Stage 2's parity checks: semi-supervised losses and their states, averaged weights, a whole FixMatch
+training.
 
-Files are recognised by their keys, never by their names. Losses run in float64 (gate 1e-9) and again in float32 (1e-5).
+Files are recognised by their keys, never by their names. Losses run in float64 (gate 1e-9) and again in
+float32 (1e-5).
 """
 
 from __future__ import annotations
@@ -70,7 +72,9 @@ class _Numbers:
     def left(self, keys: Sequence[str], why: str) -> Rows:
         """One row for numbers that are deliberately not followed."""
         if keys and self.dtype == torch.float64:
-            yield ParityRow(self.file.name, f"{', '.join(keys)}: not followed", float("nan"), float("nan"), True, why)
+            yield ParityRow(
+                self.file.name, f"{', '.join(keys)}: not followed", float("nan"), float("nan"), True, why
+            )
 
 
 class _Given(nn.Module):
@@ -100,7 +104,12 @@ def _fixmatch(n: _Numbers) -> Rows:
         found = method.losses(_Given(), batch, _START)
         found["loss"].backward()
         targets, weights = method.weigh(_Given(), n["in_logits_weak"], batch)
-        mine = {"mask": weights, "loss": found["unlabelled"], "hard_loss": found["unlabelled"], "grad_strong": strong.grad}
+        mine = {
+            "mask": weights,
+            "loss": found["unlabelled"],
+            "hard_loss": found["unlabelled"],
+            "grad_strong": strong.grad,
+        }
         yield n.check(key, mine[match[2]])
         for once, value in (("out_pseudo_label", targets), ("out_usb_sup_loss", found["labelled"])):
             if once in n and once not in done:
@@ -112,8 +121,14 @@ def _fixmatch(n: _Numbers) -> Rows:
         for key, name in (("out_kek_Lx", "labelled"), ("out_kek_Lu", "unlabelled"), ("out_kek_loss", "loss")):
             yield n.check(key, found[name])
         yield n.check("out_kek_mask", FixMatch().weigh(_Given(), n["in_kek_weak"] @ n["in_kek_W"], batch)[1])
-    yield from n.left([k for k, _ in n.matching(r"out_usb_.*(soft|mse).*")], "other consistency losses than the paper's cross-entropy with hard labels")
-    yield from n.left([k for k, _ in n.matching("out_kek_interleave_order")], "one process a device: no batch is cut across devices, so nothing is interleaved")
+    yield from n.left(
+        [k for k, _ in n.matching(r"out_usb_.*(soft|mse).*")],
+        "other consistency losses than the paper's cross-entropy with hard labels",
+    )
+    yield from n.left(
+        [k for k, _ in n.matching("out_kek_interleave_order")],
+        "one process a device: no batch is cut across devices, so nothing is interleaved",
+    )
 
 
 def _flexmatch(n: _Numbers) -> Rows:
@@ -129,20 +144,32 @@ def _flexmatch(n: _Numbers) -> Rows:
             statuses.append(learning_status(net.state.predicted, classes, method.threshold_warmup))
         yield n.check(key, torch.stack(masks), EXACT_GATE)
         yield n.check(f"out_flex_warm{match[1]}_classwise_acc", torch.stack(statuses))
-        yield n.check(f"out_flex_tllib_warm{match[1]}_threshold", torch.stack(thresholds), FLOAT_GATE, "stored from a float32 computation")
+        yield n.check(
+            f"out_flex_tllib_warm{match[1]}_threshold",
+            torch.stack(thresholds),
+            FLOAT_GATE,
+            "stored from a float32 computation",
+        )
 
 
 def _freematch(n: _Numbers) -> Rows:
     classes = n["in_logits_weak"].shape[2]
     for key, match in n.matching(r"out_free_q([01])c([01])_mask"):
         prefix = key.removesuffix("mask")
-        method = FreeMatch(momentum=float(n["in_free_soft_momentum"]), quantile=match[1] == "1", clip=match[2] == "1")
+        method = FreeMatch(
+            momentum=float(n["in_free_soft_momentum"]), quantile=match[1] == "1", clip=match[2] == "1"
+        )
         net = _Given(method.build(classes, 1))
-        found: dict[str, list[torch.Tensor]] = {name: [] for name in ("mask", "time_p", "p_model", "label_hist", "entropy_loss", "unsup")}
+        found: dict[str, list[torch.Tensor]] = {
+            name: [] for name in ("mask", "time_p", "p_model", "label_hist", "entropy_loss", "unsup")
+        }
         for weak, strong in zip(n["in_logits_weak"], n["in_logits_strong"], strict=True):
             targets, weights = method.weigh(net, weak, None)
             s = net.state
-            terms = fairness_loss(strong, weights, s.mean, s.histogram), weighted_cross_entropy(strong, targets, weights)
+            terms = (
+                fairness_loss(strong, weights, s.mean, s.histogram),
+                weighted_cross_entropy(strong, targets, weights),
+            )
             for name, value in zip(found, (weights, s.level, s.mean, s.histogram, *terms), strict=True):
                 found[name].append(value.clone())
         for name, values in found.items():
@@ -156,7 +183,13 @@ def _softmatch(n: _Numbers) -> Rows:
     for weak, strong in zip(n["in_logits_weak"], n["in_logits_strong"], strict=True):
         targets, weights = method.weigh(net, weak, None)
         aligned = method.aligned(apart.state, weak.softmax(1))
-        values = (weights, net.state.mu, net.state.variance, aligned, weighted_cross_entropy(strong, targets, weights))
+        values = (
+            weights,
+            net.state.mu,
+            net.state.variance,
+            aligned,
+            weighted_cross_entropy(strong, targets, weights),
+        )
         for name, value in zip(found, values, strict=True):
             found[name].append(value.clone())
     for name, values in found.items():
@@ -165,20 +198,35 @@ def _softmatch(n: _Numbers) -> Rows:
 
 
 def _mixmatch(n: _Numbers) -> Rows:
-    method = MixMatch(temperature=float(n["in_T"]), alpha=float(n["in_alpha"]), lambda_u=float(n["in_lambda_u"]))
-    net, batch = _Given(weight=n["in_W"]), SslBatch(n["in_x"], n["in_y"], (n["in_u1"], n["in_u2"]), (), torch.arange(len(n["in_u1"])))
+    method = MixMatch(
+        temperature=float(n["in_T"]), alpha=float(n["in_alpha"]), lambda_u=float(n["in_lambda_u"])
+    )
+    net, batch = (
+        _Given(weight=n["in_W"]),
+        SslBatch(n["in_x"], n["in_y"], (n["in_u1"], n["in_u2"]), (), torch.arange(len(n["in_u1"]))),
+    )
     guess = method.guess(net, batch.weak)
     yield n.check("out_targets_u", guess)
     labels = nn.functional.one_hot(batch.y, guess.shape[1]).to(n.dtype)
     rows, targets = torch.cat([batch.x, *batch.weak]), torch.cat([labels, guess, guess])
     x, mixed = mix(rows, targets, n["in_l_used"], n["in_perm_used"])
     count = len(batch.x)
-    for key, got in (("out_mixed_input", x), ("out_mixed_target", mixed), ("out_logits_x", net(x[:count])), ("out_logits_u", net(x[count:]))):
+    for key, got in (
+        ("out_mixed_input", x),
+        ("out_mixed_target", mixed),
+        ("out_logits_x", net(x[:count])),
+        ("out_logits_u", net(x[count:])),
+    ):
         yield n.check(key, got)
     yield n.check("out_interleave_order", interleave_order(count, len(rows) // count))
     ramp = float(n["in_epoch_float"]) / float(n["in_epochs"])
     found = method.mixed_losses(net, batch, n["in_l_used"], n["in_perm_used"], ramp)
-    for key, name in (("out_Lx", "labelled"), ("out_Lu", "unlabelled"), ("out_w", "weight"), ("out_loss", "loss")):
+    for key, name in (
+        ("out_Lx", "labelled"),
+        ("out_Lu", "unlabelled"),
+        ("out_w", "weight"),
+        ("out_loss", "loss"),
+    ):
         yield n.check(key, found[name])
     if "in_sharp_p" in n:
         yield n.check("out_sharp_T05", sharpen(n["in_sharp_p"], 0.5))
@@ -197,7 +245,11 @@ def _mixmatch_ema(n: _Numbers) -> Rows:
     ema.update(model)
     for key, _ in n.matching(r"out_ema_ema_.*"):
         yield n.check(key, ema.shadow[key.removeprefix("out_ema_ema_")], FLOAT_GATE)
-    yield from n.left([k for k, _ in n.matching(r"out_ema_model_.*")], "the original shrinks weights (and running averages) in its EMA step; here weight decay is the optimiser's")
+    yield from n.left(
+        [k for k, _ in n.matching(r"out_ema_model_.*")],
+        "the original shrinks weights (and running averages) in its EMA step; here weight decay is the"
+        " optimiser's",
+    )
 
 
 def _ema(n: _Numbers) -> Rows:
@@ -215,21 +267,28 @@ def _layers(n: _Numbers, prefix: str) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i in range(1 + max(int(key.split(".")[0]) for key in state)):
         weight = state[f"{i}.weight"]
-        layers.append(nn.BatchNorm1d(len(weight)) if f"{i}.running_mean" in state else nn.Linear(weight.shape[1], weight.shape[0]))
+        layers.append(
+            nn.BatchNorm1d(len(weight))
+            if f"{i}.running_mean" in state
+            else nn.Linear(weight.shape[1], weight.shape[0])
+        )
     model = nn.Sequential(*layers).to(n.dtype)
     model.load_state_dict(state)
     return model
 
 
 class _Classifier(nn.Module):
-    """The trajectories' network: tanh(Linear), then Linear-BatchNorm-ReLU, then Linear; the last two at the full rate."""
+    """The trajectories' network: tanh(Linear), then Linear-BatchNorm-ReLU, then Linear; the last two at the
+    full rate."""
 
     def __init__(self, state: dict[str, torch.Tensor]):
         super().__init__()
         body, inner, head = (state[f"{name}.weight"] for name in ("backbone.l", "bottleneck.0", "head"))
         self.backbone = nn.Module()
         self.backbone.l = nn.Linear(body.shape[1], body.shape[0])
-        self.bottleneck = nn.Sequential(nn.Linear(inner.shape[1], inner.shape[0]), nn.BatchNorm1d(inner.shape[0]), nn.ReLU())
+        self.bottleneck = nn.Sequential(
+            nn.Linear(inner.shape[1], inner.shape[0]), nn.BatchNorm1d(inner.shape[0]), nn.ReLU()
+        )
         self.head = nn.Linear(head.shape[1], head.shape[0])
         self.to(head.dtype)
         self.load_state_dict(state, strict=False)
@@ -246,7 +305,9 @@ def _trajectory(n: _Numbers) -> Rows:
     model = _Classifier({key.removeprefix("in_clf."): n[key] for key, _ in n.matching(r"in_clf\..*")})
     x, y, weak, strong = (n[key] for key in ("in_x_s", "in_y_s", "in_x_t", "in_x_t_strong"))
     steps, count = len(x), weak.shape[1]
-    config = replace(SslConfig(method="fixmatch"), fixmatch=FixMatch(threshold=float(n["in_threshold"]), ema=0.0))
+    config = replace(
+        SslConfig(method="fixmatch"), fixmatch=FixMatch(threshold=float(n["in_threshold"]), ema=0.0)
+    )
     method = config.chosen
     network = SslNetwork(model, method, model.head.out_features, count)
 
@@ -254,10 +315,15 @@ def _trajectory(n: _Numbers) -> Rows:
         return Progress(step, steps, steps)
 
     run_loop(
-        module=network, loss_fn=lambda net, batch, step: net(batch, progress(step)),
-        batch_fn=lambda step, micro: _views(x[step], y[step], weak[step], strong[step]), optimizer=make_optimizer(network),
-        lr_at=lambda step: method.lr_at(progress(step)), total_steps=steps, reporter=LocalReporter(), checkpoints=None,
-    )  # fmt: skip
+        module=network,
+        loss_fn=lambda net, batch, step: net(batch, progress(step)),
+        batch_fn=lambda step, micro: _views(x[step], y[step], weak[step], strong[step]),
+        optimizer=make_optimizer(network),
+        lr_at=lambda step: method.lr_at(progress(step)),
+        total_steps=steps,
+        reporter=LocalReporter(),
+        checkpoints=None,
+    )
     state = model.state_dict()
     for key, _ in n.matching(r"out_clf\..*"):
         yield n.check(key, state[key.removeprefix("out_clf.")])

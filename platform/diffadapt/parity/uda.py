@@ -1,6 +1,8 @@
-"""Parity of the methods of stage 1 with their reference implementations: losses, gradients, schedules; trainings are next door.
+"""Parity of the methods of stage 1 with their reference implementations: losses, gradients, schedules;
+trainings are next door.
 
-Files are recognised by their keys, never by their names. Everything is checked in float64 (1e-9) and float32 (1e-5).
+Files are recognised by their keys, never by their names. Everything is checked in float64 (1e-9) and float32
+(1e-5).
 """
 
 from __future__ import annotations
@@ -62,20 +64,56 @@ def _schedules(file: NumberFile) -> Rows:
             named = re.fullmatch(r"grl_a([\d.]+)_lo([\d.]+)_hi([\d.]+)_N(\d+)", key)
             if named:
                 alpha, low, high, steps = (float(v) for v in named.groups())
-                yield compare(file, key, np.array([reversal(int(i), alpha, low, high, int(steps)) for i in a["iters"]]), wanted, GATE)
+                yield compare(
+                    file,
+                    key,
+                    np.array([reversal(int(i), alpha, low, high, int(steps)) for i in a["iters"]]),
+                    wanted,
+                    GATE,
+                )
         if "cdan_calc_coeff" in a:
-            yield compare(file, "cdan_calc_coeff", np.array([reversal(int(i), 10, 0, 1, 10000) for i in a["iters"]]), a["cdan_calc_coeff"], GATE)
+            yield compare(
+                file,
+                "cdan_calc_coeff",
+                np.array([reversal(int(i), 10, 0, 1, 10000) for i in a["iters"]]),
+                a["cdan_calc_coeff"],
+                GATE,
+            )
         if "cdan_inv_lr_backbone_head" in a:
-            yield compare(file, "cdan_inv_lr_backbone_head", _rates(UdaMethod(), a["iters"]), a["cdan_inv_lr_backbone_head"], GATE)
+            yield compare(
+                file,
+                "cdan_inv_lr_backbone_head",
+                _rates(UdaMethod(), a["iters"]),
+                a["cdan_inv_lr_backbone_head"],
+                GATE,
+            )
     if "grl_autostep_first3" in a:
-        yield compare(file, "grl_autostep_first3", np.array([reversal(i) for i in range(len(a["grl_autostep_first3"]))]), a["grl_autostep_first3"], GATE)
+        yield compare(
+            file,
+            "grl_autostep_first3",
+            np.array([reversal(i) for i in range(len(a["grl_autostep_first3"]))]),
+            a["grl_autostep_first3"],
+            GATE,
+        )
     if "tllib_lr_iters" in a:
-        yield compare(file, "tllib_lr_backbone_head", _rates(UdaMethod(), a["tllib_lr_iters"]), a["tllib_lr_backbone_head"], GATE)
+        yield compare(
+            file,
+            "tllib_lr_backbone_head",
+            _rates(UdaMethod(), a["tllib_lr_iters"]),
+            a["tllib_lr_backbone_head"],
+            GATE,
+        )
     if "symnets_epochs" in a:
         epochs = _length(a)
         ramps = np.array([SymNets.ramp(Progress(int(e), epochs, 1)) for e in a["symnets_epochs"]])
         yield compare(file, "symnets_lam", ramps, a["symnets_lam"], GATE, f"{epochs} epochs")
-        yield compare(file, "symnets_lr_pretrained_new", _rates(SymNets(), a["symnets_epochs"], epochs), a["symnets_lr_pretrained_new"], GATE)
+        yield compare(
+            file,
+            "symnets_lr_pretrained_new",
+            _rates(SymNets(), a["symnets_epochs"], epochs),
+            a["symnets_lr_pretrained_new"],
+            GATE,
+        )
 
 
 def _rates(method: UdaMethod, steps: Sequence[int], total: int = 1 << 40) -> np.ndarray:
@@ -95,10 +133,15 @@ def _given(a: Mapping[str, np.ndarray], dtype: torch.dtype, *names: str) -> list
 
 
 def stored_discriminator(a: Mapping[str, np.ndarray], prefix: str, dtype: torch.dtype) -> nn.Module:
-    """Our discriminator with the weights ``<prefix>.0.weight`` ...; the reference's last Linear lies one level deeper."""
+    """Our discriminator with the weights ``<prefix>.0.weight`` ...; the reference's last Linear lies one
+    level deeper."""
     weight = a[f"{prefix}.0.weight"]
     module = discriminator(weight.shape[1], weight.shape[0]).to(dtype)
-    state = {k.removeprefix(f"{prefix}.").replace("6.0.", "6."): torch.from_numpy(v) for k, v in a.items() if k.startswith(f"{prefix}.")}
+    state = {
+        k.removeprefix(f"{prefix}.").replace("6.0.", "6."): torch.from_numpy(v)
+        for k, v in a.items()
+        if k.startswith(f"{prefix}.")
+    }
     module.load_state_dict(state, strict=False)
     return module
 
@@ -114,13 +157,19 @@ def _dann(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Row
         loss, accuracy = domain_loss(told(reverse(torch.cat([f_s, f_t]), reversal(step))), len(f_s), weights)
         loss.backward()
         yield compare(file, f"loss {what}{suffix}", loss.detach(), a[name], gate)
-        yield compare(file, f"domain accuracy {what}{suffix}", 100 * accuracy.numpy(), a[f"out_dacc_{what}"], FLOAT_GATE)
+        yield compare(
+            file, f"domain accuracy {what}{suffix}", 100 * accuracy.numpy(), a[f"out_dacc_{what}"], FLOAT_GATE
+        )
         gradients = {f"out_gfs_{what}": f_s.grad, f"out_gft_{what}": f_t.grad}
-        gradients |= {f"out_gdisc_{what}.{k}".replace(".6.", ".6.0."): p.grad for k, p in told.named_parameters()}
+        gradients |= {
+            f"out_gdisc_{what}.{k}".replace(".6.", ".6.0."): p.grad for k, p in told.named_parameters()
+        }
         for key, gradient in gradients.items():
             yield compare(file, f"gradient {key.removeprefix('out_g')}{suffix}", gradient, a[key], gate)
     if dtype == torch.float64 and "out_loss_2logit_it500" in a:
-        yield not_followed(file, "2-logit discriminator", "we use the one-logit form, Transfer-Learning-Library's default")
+        yield not_followed(
+            file, "2-logit discriminator", "we use the one-logit form, Transfer-Learning-Library's default"
+        )
 
 
 class _Net(SimpleNamespace):
@@ -143,30 +192,58 @@ def _cdan(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Row
         losses["domain"].backward()
         yield compare(file, f"loss {what}{suffix}", losses["domain"].detach(), a[f"out_loss_{what}"], gate)
         for name, f in (("gfs", f_s), ("gft", f_t)):
-            note = f"reversal coefficient {coefficient:.6g}, step {1000 * math.log((1 + coefficient) / (1 - coefficient)):.4g} of the schedule"
-            yield compare(file, f"gradient {name[1:]} {what}{suffix}", f.grad, a[f"out_{name}_{what}"], gate, note)
+            note = (
+                f"reversal coefficient {coefficient:.6g}, step"
+                f" {1000 * math.log((1 + coefficient) / (1 - coefficient)):.4g} of the schedule"
+            )
+            yield compare(
+                file, f"gradient {name[1:]} {what}{suffix}", f.grad, a[f"out_{name}_{what}"], gate, note
+            )
         if f"out_dacc_{what}" in a:
-            yield compare(file, f"domain accuracy {what}{suffix}", 100 * losses["domain_accuracy"].numpy(), a[f"out_dacc_{what}"], FLOAT_GATE)
+            yield compare(
+                file,
+                f"domain accuracy {what}{suffix}",
+                100 * losses["domain_accuracy"].numpy(),
+                a[f"out_dacc_{what}"],
+                FLOAT_GATE,
+            )
     if dtype == torch.float64 and "out_loss_authors_entropy" in a:
-        why = "the authors normalise the weights of the domains apart and let gradients through them; ours is Transfer-Learning-Library's form"
+        why = (
+            "the authors normalise the weights of the domains apart and let gradients through them; ours is"
+            " Transfer-Learning-Library's form"
+        )
         yield not_followed(file, "the authors' discriminator and entropy weights", why)
 
 
-def _cdan_losses(a: Mapping[str, np.ndarray], what: str, dtype: torch.dtype, step: int, scale: float) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+def _cdan_losses(
+    a: Mapping[str, np.ndarray], what: str, dtype: torch.dtype, step: int, scale: float
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
     method = Cdan(entropy=what == "entropy", randomized=what == "randomized", reversal_steps=scale)  # type: ignore[arg-type]
     f_s, f_t = _given(a, dtype, "in_f_s", "in_f_t")
     g = torch.cat(_given(a, dtype, "in_g_s", "in_g_t")).detach()
-    net = _Net(f=torch.cat([f_s, f_t]), n=len(f_s), head=lambda f: g, discriminator=stored_discriminator(a, "in_discr" if method.randomized else "in_disc", dtype))
+    net = _Net(
+        f=torch.cat([f_s, f_t]),
+        n=len(f_s),
+        head=lambda f: g,
+        discriminator=stored_discriminator(a, "in_discr" if method.randomized else "in_disc", dtype),
+    )
     if method.randomized:
         built = method.build(f_s.shape[1], g.shape[1])
         net.random_map = built["random_map"]
-        net.random_map.of_features, net.random_map.of_predictions = (torch.from_numpy(a[k]).to(dtype) for k in ("in_Rf", "in_Rg"))
+        net.random_map.of_features, net.random_map.of_predictions = (
+            torch.from_numpy(a[k]).to(dtype) for k in ("in_Rf", "in_Rg")
+        )
     labels = torch.zeros(len(f_s), dtype=torch.int64)
-    return method.losses(net, PairBatch(f_s, labels, f_t, labels, labels), Progress(step, step + 1, 1)), f_s, f_t  # type: ignore[arg-type]
+    return (
+        method.losses(net, PairBatch(f_s, labels, f_t, labels, labels), Progress(step, step + 1, 1)),
+        f_s,
+        f_t,
+    )  # type: ignore[arg-type]
 
 
 def _coefficient(a: Mapping[str, np.ndarray]) -> float:
-    """The reversal coefficient that the stored gradient of the plain form has: the file does not name its step."""
+    """The reversal coefficient that the stored gradient of the plain form has: the file does not name its
+    step."""
     losses, f_s, _ = _cdan_losses(a, "plain", torch.float64, 1, 1 / math.log(3))  # coefficient 1/2
     losses["domain"].backward()
     assert f_s.grad is not None
@@ -183,9 +260,13 @@ def _mcd(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Rows
         one, two = torch.cat([y1_s, y1_t]), torch.cat([y2_s, y2_t])
         net = _Net(f=one, n=len(y1_s), head=lambda f, z=one: z, head2=lambda f, z=two: z)
         labels = torch.from_numpy(a["in_labels"])
-        losses = method.losses(net, PairBatch(y1_s, labels, y1_t, labels, labels), Progress(0, 1, 1, pass_name))  # type: ignore[arg-type]
+        losses = method.losses(
+            net, PairBatch(y1_s, labels, y1_t, labels, labels), Progress(0, 1, 1, pass_name)
+        )  # type: ignore[arg-type]
         if not step:
-            yield compare(file, f"discrepancy{suffix}", losses["discrepancy"].detach(), a["out_discrepancy"], gate)
+            yield compare(
+                file, f"discrepancy{suffix}", losses["discrepancy"].detach(), a["out_discrepancy"], gate
+            )
             continue
         losses["loss"].backward()
         yield compare(file, f"loss {step}{suffix}", losses["loss"].detach(), a[f"out_loss_{step}"], gate)
@@ -195,7 +276,11 @@ def _mcd(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Rows
         p = F.softmax(torch.from_numpy(a[f"in_y{i}_t"]).to(dtype), 1)
         yield compare(file, f"entropy{i}{suffix}", imbalance(p), a[f"out_entropy{i}"], gate)
     if dtype == torch.float64 and "out_authors_ent" in a:
-        yield not_followed(file, "the authors' entropy", "the mean over items of each one's entropy; ours is Transfer-Learning-Library's class balance")
+        yield not_followed(
+            file,
+            "the authors' entropy",
+            "the mean over items of each one's entropy; ours is Transfer-Learning-Library's class balance",
+        )
 
 
 def _mcc(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Rows:
@@ -204,18 +289,30 @@ def _mcc(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Rows
         (logits,) = _given(a, dtype, "in_logits")
         loss = Mcc.confusion(logits, float(temperature))
         loss.backward()
-        yield compare(file, f"loss, temperature {temperature:g}{suffix}", loss.detach(), a["out_loss"][i], gate)
-        yield compare(file, f"gradient, temperature {temperature:g}{suffix}", logits.grad, a["out_grad"][i], gate)
+        yield compare(
+            file, f"loss, temperature {temperature:g}{suffix}", loss.detach(), a["out_loss"][i], gate
+        )
+        yield compare(
+            file, f"gradient, temperature {temperature:g}{suffix}", logits.grad, a["out_grad"][i], gate
+        )
     if "out_tllib_entropy_eps1e5" in a:
         p = F.softmax(torch.from_numpy(a["in_logits"]).to(dtype), 1)
         yield compare(file, f"entropy{suffix}", entropy(p), a["out_tllib_entropy_eps1e5"], gate)
 
 
 def _symnets(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Rows:
-    a, parts = file.arrays, {
-        "loss_task_s_Cs": "task_source", "loss_task_s_Ct": "task_target", "loss_domain_st_Cst_part1": "domain_source",
-        "loss_domain_st_Cst_part2": "domain_target", "loss_category_st_G": "category", "loss_domain_st_G": "confusion", "loss_target_em": "entropy",
-    }  # fmt: skip
+    a, parts = (
+        file.arrays,
+        {
+            "loss_task_s_Cs": "task_source",
+            "loss_task_s_Ct": "task_target",
+            "loss_domain_st_Cst_part1": "domain_source",
+            "loss_domain_st_Cst_part2": "domain_target",
+            "loss_category_st_G": "category",
+            "loss_domain_st_G": "confusion",
+            "loss_target_em": "entropy",
+        },
+    )
     labels = torch.from_numpy(a["in_labels"])
     for epoch in sorted({int(n[1]) for k in a if (n := re.match(r"out_ep(\d+)_", k))}):
         source, target = _given(a, dtype, "in_logits_source_2K", "in_logits_target_2K")
@@ -224,13 +321,37 @@ def _symnets(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> 
             terms = SymNets.terms(source, target, labels)
             if side == "classifier":
                 for key, name in parts.items():
-                    yield compare(file, f"epoch {epoch} {key}{suffix}", getattr(terms, name).detach(), a[f"out_ep{epoch}_{key}"], gate)
+                    yield compare(
+                        file,
+                        f"epoch {epoch} {key}{suffix}",
+                        getattr(terms, name).detach(),
+                        a[f"out_ep{epoch}_{key}"],
+                        gate,
+                    )
             loss = SymNets.of_classifiers(terms) if side == "classifier" else SymNets.of_features(terms, lam)
-            yield compare(file, f"epoch {epoch} loss {side}{suffix}", loss.detach(), a[f"out_ep{epoch}_loss_{side}"], gate)
-            for name, gradient in zip(("source", "target"), torch.autograd.grad(loss, (source, target), allow_unused=True), strict=True):
+            yield compare(
+                file,
+                f"epoch {epoch} loss {side}{suffix}",
+                loss.detach(),
+                a[f"out_ep{epoch}_loss_{side}"],
+                gate,
+            )
+            for name, gradient in zip(
+                ("source", "target"),
+                torch.autograd.grad(loss, (source, target), allow_unused=True),
+                strict=True,
+            ):
                 wanted = a[f"out_ep{epoch}_grad_loss_{side}_{name}"]
-                yield compare(file, f"epoch {epoch} gradient {side} {name}{suffix}", np.zeros_like(wanted) if gradient is None else gradient, wanted, gate)
+                yield compare(
+                    file,
+                    f"epoch {epoch} gradient {side} {name}{suffix}",
+                    np.zeros_like(wanted) if gradient is None else gradient,
+                    wanted,
+                    gate,
+                )
     if dtype == torch.float64 and "out_alt_pytorch_adapt_category" in a:
-        yield not_followed(file, "pytorch-adapt's category loss", "cross-entropy of an already softmaxed half; ours is the authors'")
-
-
+        yield not_followed(
+            file,
+            "pytorch-adapt's category loss",
+            "cross-entropy of an already softmaxed half; ours is the authors'",
+        )

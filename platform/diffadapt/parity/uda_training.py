@@ -1,4 +1,5 @@
-"""Parity of whole trainings of stage 1: stored batches and first weights through our network, methods and loop to the last weights."""
+"""Parity of whole trainings of stage 1: stored batches and first weights through our network, methods and
+loop to the last weights."""
 
 from __future__ import annotations
 
@@ -47,18 +48,34 @@ def _method(a: Mapping[str, np.ndarray]) -> UdaMethod:
     if "in_disc.0.weight" not in a:
         return Mcc(bottleneck=width)
     hidden, told = a["in_disc.0.weight"].shape
-    return Cdan(hidden=hidden, bottleneck=width) if told == width * classes != width else Dann(hidden=hidden, bottleneck=width)
+    return (
+        Cdan(hidden=hidden, bottleneck=width)
+        if told == width * classes != width
+        else Dann(hidden=hidden, bottleneck=width)
+    )
 
 
 def _mcd(a: Mapping[str, np.ndarray]) -> UdaMethod:
     weights = {"trade_off": float(a["in_trade_off"]), "entropy": float(a["in_trade_off_entropy"])}
-    return Mcd(lr=float(a["in_lr"]), agree_steps=int(a["in_num_k"]), hidden=a["in_F1.head.1.weight"].shape[0], dropout=0.0, **weights)
+    return Mcd(
+        lr=float(a["in_lr"]),
+        agree_steps=int(a["in_num_k"]),
+        hidden=a["in_F1.head.1.weight"].shape[0],
+        dropout=0.0,
+        **weights,
+    )
 
 
 NAMES = (
-    ("clf.", ""), ("disc.6.0.", "discriminator.6."), ("disc.", "discriminator."), ("G.", "backbone."), ("F1.head.", "head."), ("F2.head.", "head2."),
-    ("net.0.", "backbone.l."), ("net.2.", "head."),
-)  # fmt: skip
+    ("clf.", ""),
+    ("disc.6.0.", "discriminator.6."),
+    ("disc.", "discriminator."),
+    ("G.", "backbone."),
+    ("F1.head.", "head."),
+    ("F2.head.", "head2."),
+    ("net.0.", "backbone.l."),
+    ("net.2.", "head."),
+)
 
 
 def _state(a: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -83,15 +100,25 @@ class _Body(nn.Module):
         return self.activation(self.l(x))
 
 
-def _network(state: Mapping[str, np.ndarray], classes: int, method: UdaMethod, dtype: torch.dtype, activation: Any = torch.tanh) -> AdaptationNetwork:
+def _network(
+    state: Mapping[str, np.ndarray],
+    classes: int,
+    method: UdaMethod,
+    dtype: torch.dtype,
+    activation: Any = torch.tanh,
+) -> AdaptationNetwork:
     out, width = state["backbone.l.weight"].shape
     net = AdaptationNetwork(_Body(width, out, activation), out, classes, method).to(dtype)
-    missing, unexpected = net.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=False)
+    missing, unexpected = net.load_state_dict(
+        {k: torch.from_numpy(v) for k, v in state.items()}, strict=False
+    )
     assert not unexpected and all(k.endswith("num_batches_tracked") for k in missing), (missing, unexpected)
     return net
 
 
-def _train(net: AdaptationNetwork, batches: list[PairBatch], total: int, per_epoch: int, start: int = 0) -> None:
+def _train(
+    net: AdaptationNetwork, batches: list[PairBatch], total: int, per_epoch: int, start: int = 0
+) -> None:
     """The batches through the one loop, as the steps from ``start`` on of a training of ``total`` steps."""
 
     def progress(step: int, name: str = "update") -> Progress:
@@ -101,10 +128,17 @@ def _train(net: AdaptationNetwork, batches: list[PairBatch], total: int, per_epo
         return module(batch, progress(step, current.name))
 
     run_loop(
-        module=net, loss_fn=loss_fn, batch_fn=lambda step, micro: batches[step], optimizer=make_optimizer(net),
-        lr_at=lambda step: net.method.lr_at(progress(step)), total_steps=len(batches), reporter=LocalReporter(), checkpoints=None,
-        clip_norm=net.method.clip_norm, passes=net.method.passes(),
-    )  # fmt: skip
+        module=net,
+        loss_fn=loss_fn,
+        batch_fn=lambda step, micro: batches[step],
+        optimizer=make_optimizer(net),
+        lr_at=lambda step: net.method.lr_at(progress(step)),
+        total_steps=len(batches),
+        reporter=LocalReporter(),
+        checkpoints=None,
+        clip_norm=net.method.clip_norm,
+        passes=net.method.passes(),
+    )
 
 
 def _trajectory(file: NumberFile, method: UdaMethod, dtype: torch.dtype, gate: float, suffix: str) -> Rows:
@@ -119,15 +153,20 @@ def _trajectory(file: NumberFile, method: UdaMethod, dtype: torch.dtype, gate: f
     _train(net, [PairBatch(x_s[i], y_s[i], x_t[i], index, index) for i in range(steps)], steps, steps)
     after = net.state_dict()
     for name, wanted in _state(a, "out_").items():
-        yield compare(file, f"{steps} steps: {name}{suffix}", after[name], wanted, gate, type(method).__name__)
+        yield compare(
+            file, f"{steps} steps: {name}{suffix}", after[name], wanted, gate, type(method).__name__
+        )
     if "out_lr" in a:
         scales = [g["lr_scale"] for g in net.parameter_groups()]
-        got = np.array([scales[min(i, 1)] * method.lr_at(Progress(steps, steps, steps)) for i in range(len(a["out_lr"]))])
+        got = np.array(
+            [scales[min(i, 1)] * method.lr_at(Progress(steps, steps, steps)) for i in range(len(a["out_lr"]))]
+        )
         yield compare(file, f"rate after {steps} steps{suffix}", got, a["out_lr"], gate)
 
 
 def _sam(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Rows:
-    """SAM's steps on cross-entropy of one Linear, through the passes of the loop; SGD with the common settings below it."""
+    """SAM's steps on cross-entropy of one Linear, through the passes of the loop; SGD with the common
+    settings below it."""
     a = file.arrays
     linear = nn.Linear(a["in_weight"].shape[1], a["in_weight"].shape[0]).to(dtype)
     linear.load_state_dict({k: torch.from_numpy(a[f"in_{k}"]).to(dtype) for k in ("weight", "bias")})
@@ -145,23 +184,45 @@ def _sam(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Rows
 
     base = UdaMethod()
     run_loop(
-        module=linear, loss_fn=loss_fn, batch_fn=lambda step, micro: None, lr_at=lambda step: float(a["in_lr"]), total_steps=steps,
-        optimizer=torch.optim.SGD(linear.parameters(), lr=1.0, momentum=base.momentum, nesterov=base.nesterov, weight_decay=base.weight_decay), reporter=LocalReporter(), checkpoints=None,
-        on_step=lambda done, scalars: keep(f"step{done - 1}"), passes=(Pass("sharpness", climb=float(a["in_rho"])), Pass()),
-    )  # fmt: skip
+        module=linear,
+        loss_fn=loss_fn,
+        batch_fn=lambda step, micro: None,
+        lr_at=lambda step: float(a["in_lr"]),
+        total_steps=steps,
+        optimizer=torch.optim.SGD(
+            linear.parameters(),
+            lr=1.0,
+            momentum=base.momentum,
+            nesterov=base.nesterov,
+            weight_decay=base.weight_decay,
+        ),
+        reporter=LocalReporter(),
+        checkpoints=None,
+        on_step=lambda done, scalars: keep(f"step{done - 1}"),
+        passes=(Pass("sharpness", climb=float(a["in_rho"])), Pass()),
+    )
     for name, got in sorted(seen.items()):
         yield compare(file, f"{name}{suffix}", got, a[f"out_{name}"], gate)
 
 
 def _split_update(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Rows:
-    """One update of SymNets: the classifiers' and the features' gradients apart, at the stored middle epoch and the first rate."""
+    """One update of SymNets: the classifiers' and the features' gradients apart, at the stored middle epoch
+    and the first rate."""
     a = file.arrays
     method = _AtFirstRate()
     net = _network(_state(a, "in_"), int(a["in_K"]), method, dtype, torch.relu)
     x_s, x_t = (torch.from_numpy(a[k]).to(dtype) for k in ("in_x_s", "in_x_t"))
     index = torch.arange(len(x_s))
-    epochs = sorted(int(k.split("_")[1].removeprefix("ep")) for k in a if k.startswith("out_ep") and k.endswith("_lam"))
-    _train(net, [PairBatch(x_s, torch.from_numpy(a["in_labels"]), x_t, index, index)], epochs[-1] + 1, 1, epochs[len(epochs) // 2])
+    epochs = sorted(
+        int(k.split("_")[1].removeprefix("ep")) for k in a if k.startswith("out_ep") and k.endswith("_lam")
+    )
+    _train(
+        net,
+        [PairBatch(x_s, torch.from_numpy(a["in_labels"]), x_t, index, index)],
+        epochs[-1] + 1,
+        1,
+        epochs[len(epochs) // 2],
+    )
     after = net.state_dict()
     for name, wanted in _state(a, "out_step_").items():
         yield compare(file, f"one update: {name}{suffix}", after[name], wanted, gate)

@@ -1,4 +1,5 @@
-"""Parity of ZoDi's losses, mean IoU, label maps and palettes with its authors' modules; the transfer is next door (parity_zodi_transfer).
+"""Parity of ZoDi's losses, mean IoU, label maps and palettes with its authors' modules; the transfer is next
+door (parity_zodi_transfer).
 
 Files are recognised by their keys, never by their names.
 """
@@ -20,9 +21,12 @@ AUTHORS_VOID = 19
 def checks(file: NumberFile, siblings: Sequence[NumberFile]) -> Rows:
     """All rows for the forms that ``file`` has; none when it has no known form."""
     forms = {
-        _similarity: {"feat_src", "feat_syn", "weight", "loss"}, _task: {"logits", "labels", "loss", "grad"},
-        _scores: {"gt", "pred", "confusion", "iou"}, _mappings: {"id_to_trainid_255", "color_by_id"}, _ade: {"ade_palette"},
-    }  # fmt: skip
+        _similarity: {"feat_src", "feat_syn", "weight", "loss"},
+        _task: {"logits", "labels", "loss", "grad"},
+        _scores: {"gt", "pred", "confusion", "iou"},
+        _mappings: {"id_to_trainid_255", "color_by_id"},
+        _ade: {"ade_palette"},
+    }
     for form, keys in forms.items():
         if keys <= set(file.arrays):
             yield from form(file)
@@ -43,7 +47,13 @@ def _similarity(file: NumberFile) -> Rows:
         if name in a:
             yield compare(file, name, value.numpy(), a[name])
     if "grad_flows_to_both" in a:
-        yield compare(file, "gradient flows", np.array([bool(x.grad.abs().sum() > 0) for x in (f, g)]), a["grad_flows_to_both"], EXACT_GATE)
+        yield compare(
+            file,
+            "gradient flows",
+            np.array([bool(x.grad.abs().sum() > 0) for x in (f, g)]),
+            a["grad_flows_to_both"],
+            EXACT_GATE,
+        )
 
 
 def _task(file: NumberFile) -> Rows:
@@ -89,7 +99,13 @@ def _mappings(file: NumberFile) -> Rows:
     colours = np.array([painted[i] for i in range(ids)])
     yield compare(file, "colour of each labelId", colours, a["color_by_id"], EXACT_GATE)
     if "color_by_trainid" in a:
-        yield compare(file, "colour of each trainId", np.array([*table.colours, (0, 0, 0)]), a["color_by_trainid"], EXACT_GATE)
+        yield compare(
+            file,
+            "colour of each trainId",
+            np.array([*table.colours, (0, 0, 0)]),
+            a["color_by_trainid"],
+            EXACT_GATE,
+        )
 
 
 def _ade(file: NumberFile) -> Rows:

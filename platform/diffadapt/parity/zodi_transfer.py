@@ -1,6 +1,8 @@
-"""Parity of ZoDi's transfer with its authors' code: the conditioning map; schedule, encoding, one decoding step and whole decodings.
+"""Parity of ZoDi's transfer with its authors' code: the conditioning map; schedule, encoding, one decoding
+step and whole decodings.
 
-A file is recognised by its keys. The inversion's network is a closed form of its own: eps(x, t, c) = 0.9 sqrt(1 - abar_t) x + 0.1 sin(3x + t / 1000) + c.
+A file is recognised by its keys. The inversion's network is a closed form of its own: eps(x, t, c) = 0.9
+sqrt(1 - abar_t) x + 0.1 sin(3x + t / 1000) + c.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ def _schedule(file: NumberFile, abar: np.ndarray) -> Rows:
     yield compare(file, "sampler's levels", abar[list(steps)], numbers["ddim_alphas"])
     yield compare(file, "levels stepped to", np.asarray(before), numbers["ddim_alphas_prev"])
     still = torch.zeros(1)
-    sigmas = [ddim_mean(still, still, float(abar[t]), prev, 1.0)[1] for t, prev in zip(steps, before, strict=True)]
+    sigmas = [
+        ddim_mean(still, still, float(abar[t]), prev, 1.0)[1] for t, prev in zip(steps, before, strict=True)
+    ]
     yield compare(file, "deviations of the steps", np.asarray(sigmas), numbers["ddim_sigmas"])
 
 
@@ -80,14 +84,24 @@ class _Transfer:
         t_enc = int(self.file.arrays[f"{self.name}_t_enc"])
         n_decode = int(self.file.arrays[f"{self.name}_n_decode"])
         strength = t_enc / len(self.abar)
-        levels = transfer_levels(TransferConfig(steps=len(self.file.arrays["step_noise"])), strength, len(self.abar))
+        levels = transfer_levels(
+            TransferConfig(steps=len(self.file.arrays["step_noise"])), strength, len(self.abar)
+        )
         if self.dtype == torch.float32:
-            yield compare(self.file, f"{self.name}: levels", np.asarray([levels.encode, len(levels.decode)]), np.asarray([t_enc, n_decode]), EXACT_GATE)
+            yield compare(
+                self.file,
+                f"{self.name}: levels",
+                np.asarray([levels.encode, len(levels.decode)]),
+                np.asarray([t_enc, n_decode]),
+                EXACT_GATE,
+            )
         z = encode(self.tensor("z0"), self.tensor("q_noise"), levels.encode, self.abar, self.plain)
         yield self.row("encoding", z, "z_enc")
         noises = list(self.tensor("step_noise"))
         t, predict = levels.decode[0], self.guided(9.0)
-        yield self.row("first step, clean", predicted_clean(z, predict(z, t), float(self.abar[t])), "step0_pred_x0")
+        yield self.row(
+            "first step, clean", predicted_clean(z, predict(z, t), float(self.abar[t])), "step0_pred_x0"
+        )
         yield self.row("first step", self.first_step(z, noises[0], levels.decode), "step0_x_prev")
         for guidance in (9, 1):
             out = decode(z, noises, levels.decode, self.abar, self.guided(float(guidance)))
@@ -99,13 +113,20 @@ class _Transfer:
         return mean + sigma * noise
 
     def row(self, check: str, got: torch.Tensor, key: str) -> ParityRow:
-        return compare(self.file, f"{self.name}: {check} ({str(self.dtype).rpartition('.')[2]})", got.numpy(), self.file.arrays[f"{self.name}_{key}"])
+        return compare(
+            self.file,
+            f"{self.name}: {check} ({str(self.dtype).rpartition('.')[2]})",
+            got.numpy(),
+            self.file.arrays[f"{self.name}_{key}"],
+        )
 
     def plain(self, x: torch.Tensor, t: int) -> torch.Tensor:
         return self._network(x, t, self.tensor("c_pos"))
 
     def guided(self, scale: float) -> Predictor:
-        return lambda x, t: guided(self._network(x, t, self.tensor("c_neg")), self._network(x, t, self.tensor("c_pos")), scale)
+        return lambda x, t: guided(
+            self._network(x, t, self.tensor("c_neg")), self._network(x, t, self.tensor("c_pos")), scale
+        )
 
     def _network(self, x: torch.Tensor, t: int, condition: torch.Tensor) -> torch.Tensor:
         return 0.9 * math.sqrt(1.0 - self.abar[t]) * x + 0.1 * torch.sin(3 * x + t / 1000) + condition

@@ -1,4 +1,5 @@
-"""What a language model is asked, and what is taken from its answer: JSON read leniently, doubles out, the class named."""
+"""What a language model is asked, and what is taken from its answer: JSON read leniently, doubles out, the
+class named."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ _REQUEST = """Write {count} different prompts for a text-to-image model. Every p
 Ideas for this list (vary them, do not copy them):
 {ideas}
 {seen}Answer with a JSON list of {count} strings and nothing else."""
-_DOMAIN = "The pictures train a classifier for: {domain}. About half of the prompts look like these, the others differ widely.\n"
+_DOMAIN = (
+    "The pictures train a classifier for: {domain}. About half of the prompts look like these, the others"
+    " differ widely.\n"
+)
 
 _UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _FENCE = re.compile(r"```[\w-]*")
@@ -35,16 +39,22 @@ _STRING = re.compile(r'"((?:[^"\\\n]|\\.)*)"')
 _ITEM = re.compile(r"^\s*(?:\d+\s*[.):]|[-*\u2022])\s+(.+)$", re.M)
 
 
-def request_text(category: str, domain: str, count: int, ideas: Sequence[str], seen: Sequence[str] = ()) -> str:
-    """The request for ``count`` prompts of a class; ``ideas`` differ between requests, ``seen`` must not come again."""
+def request_text(
+    category: str, domain: str, count: int, ideas: Sequence[str], seen: Sequence[str] = ()
+) -> str:
+    """The request for ``count`` prompts of a class; ``ideas`` differ between requests, ``seen`` must not come
+    again."""
     before = "Already written, write others:\n" + "".join(f"- {s}\n" for s in seen) if seen else ""
     about = _DOMAIN.format(domain=domain) if domain else ""
-    return _REQUEST.format(count=count, category=category, domain=about, ideas="\n".join(f"- {i}" for i in ideas), seen=before)
+    return _REQUEST.format(
+        count=count, category=category, domain=about, ideas="\n".join(f"- {i}" for i in ideas), seen=before
+    )
 
 
 def parse_answer(text: str) -> list[str]:
-    """The strings of a model's answer: a JSON list, an object that holds one, objects with a 'prompt', a list that was cut
-    off, or numbered lines; in code fences or among other text. Empty when there is nothing of the kind.
+    """The strings of a model's answer: a JSON list, an object that holds one, objects with a 'prompt', a list
+    that was cut off, or numbered lines; in code fences or among other text. Empty when there is nothing of
+    the kind.
     """
     text = _FENCE.sub(" ", _THOUGHTS.sub(" ", text))
     decoder = json.JSONDecoder()
@@ -63,23 +73,30 @@ def parse_answer(text: str) -> list[str]:
 
 
 def usable(answers: Iterable[str], category: str, seen: Iterable[str]) -> list[str]:
-    """The answers that name the category, are of sensible length, and differ from ``seen`` and from each other in more than
-    case, punctuation and spaces; spaces cleaned, in their order.
+    """The answers that name the category, are of sensible length, and differ from ``seen`` and from each
+    other in more than case, punctuation and spaces; spaces cleaned, in their order.
     """
     known = {_plain(s) for s in seen}
     kept = []
     for answer in answers:
         text = " ".join(answer.split()).strip(" \"'")
         plain = _plain(text)
-        if len(text) <= LONGEST and text.isprintable() and plain not in known and plain != _plain(category) and names_category(text, category):
+        if (
+            len(text) <= LONGEST
+            and text.isprintable()
+            and plain not in known
+            and plain != _plain(category)
+            and names_category(text, category)
+        ):
             known.add(plain)
             kept.append(text)
     return kept
 
 
 def names_category(prompt: str, category: str) -> bool:
-    """Whether ``prompt`` names ``category`` as whole words: any case, 'back pack' also as 'backpack' or 'back-pack', the last
-    word also in its plural or singular. In scripts without spaces the name only has to occur.
+    """Whether ``prompt`` names ``category`` as whole words: any case, 'back pack' also as 'backpack' or
+    'back-pack', the last word also in its plural or singular. In scripts without spaces the name only has to
+    occur.
     """
     prompt, category = (unicodedata.normalize("NFKC", s).casefold() for s in (prompt, category))
     if _UNSPACED.search(category):
@@ -110,7 +127,9 @@ def _numbers(word: str) -> set[str]:
 
 def _strings(value: Any) -> list[str]:
     if isinstance(value, dict):
-        return next((found for v in value.values() if isinstance(v, (list, dict)) and (found := _strings(v))), [])
+        return next(
+            (found for v in value.values() if isinstance(v, (list, dict)) and (found := _strings(v))), []
+        )
     if not isinstance(value, list):
         return []
     taken = [v.get("prompt", v.get("text")) if isinstance(v, dict) else v for v in value]

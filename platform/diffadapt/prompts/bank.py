@@ -1,7 +1,9 @@
-"""The deterministic prompt bank: style x background x viewpoint x light, and the target domain in every other prompt.
+"""The deterministic prompt bank: style x background x viewpoint x light, and the target domain in every other
+prompt.
 
-Adapt Anything section 3: "photo of a [Category]" alone leads to mode collapse, so prompts mix descriptions of domain and
-category ("Abstract expressionist interpretation of a rocking chair"). The bank needs no language model and no random
+Adapt Anything section 3: "photo of a [Category]" alone leads to mode collapse, so prompts mix descriptions of
+domain and category ("Abstract expressionist interpretation of a rocking chair"). The bank needs no language
+model and no random
 state: the k-th prompt of a class is a function of k, the class's name, the seed, the lists and the domain.
 """
 
@@ -19,44 +21,126 @@ BANK_VERSION = 1
 """Raised when the shipped lists or the walk change: it is part of the prompts' identity."""
 
 STYLES = (
-    "a photo", "a close-up photo", "a smartphone snapshot", "a product photo", "a documentary photograph", "a black-and-white photo",
-    "a faded analog photograph", "a catalogue picture", "a grainy security-camera picture", "a macro photograph",
-    "a high-resolution studio photograph", "an amateur photo", "an overexposed photo", "a slightly blurred photo",
-    "an abstract expressionist interpretation", "an oil painting", "a watercolour painting", "an impressionist painting",
-    "a pop-art print", "a cubist painting", "a gouache illustration", "an ink wash painting",
-    "a pencil sketch", "a charcoal drawing", "a line drawing", "a technical drawing", "a child's crayon drawing",
-    "a comic-book panel", "a cartoon", "a flat vector illustration", "a clip-art picture", "an icon",
-    "a 3D rendering", "a low-poly model", "an isometric rendering", "a video-game screenshot", "a clay model",
-    "a paper cut-out", "a wooden carving", "an embroidered picture", "a stained-glass picture", "a vintage poster",
-)  # fmt: skip
-"""Nouns that 'of a <category>' can follow: a third photographic, the others painted, drawn, rendered or made."""
+    "a photo",
+    "a close-up photo",
+    "a smartphone snapshot",
+    "a product photo",
+    "a documentary photograph",
+    "a black-and-white photo",
+    "a faded analog photograph",
+    "a catalogue picture",
+    "a grainy security-camera picture",
+    "a macro photograph",
+    "a high-resolution studio photograph",
+    "an amateur photo",
+    "an overexposed photo",
+    "a slightly blurred photo",
+    "an abstract expressionist interpretation",
+    "an oil painting",
+    "a watercolour painting",
+    "an impressionist painting",
+    "a pop-art print",
+    "a cubist painting",
+    "a gouache illustration",
+    "an ink wash painting",
+    "a pencil sketch",
+    "a charcoal drawing",
+    "a line drawing",
+    "a technical drawing",
+    "a child's crayon drawing",
+    "a comic-book panel",
+    "a cartoon",
+    "a flat vector illustration",
+    "a clip-art picture",
+    "an icon",
+    "a 3D rendering",
+    "a low-poly model",
+    "an isometric rendering",
+    "a video-game screenshot",
+    "a clay model",
+    "a paper cut-out",
+    "a wooden carving",
+    "an embroidered picture",
+    "a stained-glass picture",
+    "a vintage poster",
+)
+"""Nouns that 'of a <category>' can follow: a third photographic, the others painted, drawn, rendered or made.
+"""
 
 BACKGROUNDS = (
-    "on a plain white background", "on a plain grey background", "on a dark background", "on a wooden table", "on a cluttered desk",
-    "on a shelf", "on the floor", "on a patterned carpet", "on a marble counter", "in an office", "in a living room", "in a kitchen",
-    "in a workshop", "in a classroom", "in a shop window", "in a laboratory", "in front of a brick wall", "in front of a window",
-    "in a garden", "on a lawn", "in a street", "in a park", "on a beach", "in a forest", "in a crowded room",
-    "among other objects", "against a colourful background", "against a cloudy sky",
-)  # fmt: skip
+    "on a plain white background",
+    "on a plain grey background",
+    "on a dark background",
+    "on a wooden table",
+    "on a cluttered desk",
+    "on a shelf",
+    "on the floor",
+    "on a patterned carpet",
+    "on a marble counter",
+    "in an office",
+    "in a living room",
+    "in a kitchen",
+    "in a workshop",
+    "in a classroom",
+    "in a shop window",
+    "in a laboratory",
+    "in front of a brick wall",
+    "in front of a window",
+    "in a garden",
+    "on a lawn",
+    "in a street",
+    "in a park",
+    "on a beach",
+    "in a forest",
+    "in a crowded room",
+    "among other objects",
+    "against a colourful background",
+    "against a cloudy sky",
+)
 
 VIEWPOINTS = (
-    "seen from the front", "seen from the side", "seen from behind", "seen from above", "seen from slightly above", "seen from below",
-    "at eye level", "at an angle", "from a distance", "filling the frame", "off-centre in the frame", "partly cut off by the frame",
+    "seen from the front",
+    "seen from the side",
+    "seen from behind",
+    "seen from above",
+    "seen from slightly above",
+    "seen from below",
+    "at eye level",
+    "at an angle",
+    "from a distance",
+    "filling the frame",
+    "off-centre in the frame",
+    "partly cut off by the frame",
     "slightly rotated",
-)  # fmt: skip
+)
 
 LIGHTS = (
-    "in soft daylight", "in bright sunlight", "in warm evening light", "in cold morning light", "in dim light", "in neon light",
-    "in fluorescent office light", "lit from the side", "lit from behind", "in hard light with strong shadows", "in candlelight",
-)  # fmt: skip
+    "in soft daylight",
+    "in bright sunlight",
+    "in warm evening light",
+    "in cold morning light",
+    "in dim light",
+    "in neon light",
+    "in fluorescent office light",
+    "lit from the side",
+    "lit from behind",
+    "in hard light with strong shadows",
+    "in candlelight",
+)
 
-DOMAIN_FORMS = ("{a}, in the manner of {domain}", "{domain}: {a}", "a picture of {a}, as in {domain}", "{a} in the style of {domain}")
+DOMAIN_FORMS = (
+    "{a}, in the manner of {domain}",
+    "{domain}: {a}",
+    "a picture of {a}, as in {domain}",
+    "{a} in the style of {domain}",
+)
 """How a prompt says the target's domain; {a} is the category with its article."""
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Two products of phrases: one begins with a style, the other with a form of the domain (empty without a domain)."""
+    """Two products of phrases: one begins with a style, the other with a form of the domain (empty without a
+    domain)."""
 
     styles: tuple[str, ...]
     forms: tuple[str, ...]
@@ -67,13 +151,18 @@ class Bank:
     @property
     def size(self) -> int:
         """How many different prompts each class has."""
-        return (len(self.styles) + len(self.forms)) * len(self.backgrounds) * len(self.viewpoints) * len(self.lights)
+        return (
+            (len(self.styles) + len(self.forms))
+            * len(self.backgrounds)
+            * len(self.viewpoints)
+            * len(self.lights)
+        )
 
     def prompt(self, k: int, category: str, seed: int) -> str:
         """The k-th prompt (from 0) of a class, ``category`` as a prompt says it. IndexError from ``size`` on.
 
-        Domain and style take turns as long as both have prompts left; each of the two is a walk without repeats in which
-        every run of n prompts uses each of n heads once.
+        Domain and style take turns as long as both have prompts left; each of the two is a walk without
+        repeats in which every run of n prompts uses each of n heads once.
         """
         rest = (self.backgrounds, self.viewpoints, self.lights)
         by_domain, by_style = (len(h) * _product(rest) for h in (self.forms, self.styles))
@@ -85,7 +174,9 @@ class Bank:
         if i >= len(heads) * _product(rest):
             raise IndexError(k)
         axes = (heads, *rest)
-        chosen = _walk(i, axes, item_seed(seed, "prompts", category, "domain" if heads is self.forms else "style"))
+        chosen = _walk(
+            i, axes, item_seed(seed, "prompts", category, "domain" if heads is self.forms else "style")
+        )
         named = with_article(category)
         head = chosen[0].replace("{a}", named) if heads is self.forms else _styled(chosen[0], category, named)
         return ", ".join(part for part in (head, *chosen[1:]) if part)
@@ -104,7 +195,8 @@ def bank(config: PromptConfig, domain: str) -> Bank:
 
 
 def with_article(category: str) -> str:
-    """'a mug', 'an apple', 'an 8', 'a unicorn', 'an LED lamp'; no article before what looks like a plural ('scissors')."""
+    """'a mug', 'an apple', 'an 8', 'a unicorn', 'an LED lamp'; no article before what looks like a plural
+    ('scissors')."""
     words = category.split()
     last, first = words[-1].lower(), words[0]
     if first.lower() in ("a", "an", "the"):
@@ -114,7 +206,21 @@ def with_article(category: str) -> str:
     return f"{'an' if _vowel_sound(first) else 'a'} {category}"
 
 
-_SINGULAR_S = frozenset(("lens", "canvas", "atlas", "christmas", "gas", "trellis", "species", "series", "mars", "bias", "pancreas"))
+_SINGULAR_S = frozenset(
+    (
+        "lens",
+        "canvas",
+        "atlas",
+        "christmas",
+        "gas",
+        "trellis",
+        "species",
+        "series",
+        "mars",
+        "bias",
+        "pancreas",
+    )
+)
 _LETTER_NAMES = "AEFHILMNORSX"
 
 
@@ -138,8 +244,9 @@ def _styled(style: str, category: str, named: str) -> str:
 
 
 def _walk(i: int, axes: tuple[tuple[str, ...], ...], seed: int) -> list[str]:
-    """The i-th choice of one phrase an axis: the digits of i in mixed radix, each shifted by an amount that the digits before
-    it decide. Shifts make all axes vary from prompt to prompt; that they depend on earlier digits only keeps it one to one.
+    """The i-th choice of one phrase an axis: the digits of i in mixed radix, each shifted by an amount that
+    the digits before it decide. Shifts make all axes vary from prompt to prompt; that they depend on earlier
+    digits only keeps it one to one.
     """
     shifts, orders = _tables(tuple(len(a) for a in axes), seed)
     digits: list[int] = []
@@ -156,7 +263,9 @@ def _walk(i: int, axes: tuple[tuple[str, ...], ...], seed: int) -> list[str]:
 def _tables(lengths: tuple[int, ...], seed: int) -> tuple[list[list[list[int]]], list[list[int]]]:
     rng = random.Random(seed)
     orders = [rng.sample(range(n), n) for n in lengths]
-    shifts = [[[rng.randrange(n) for _ in range(earlier)] for earlier in lengths[:i]] for i, n in enumerate(lengths)]
+    shifts = [
+        [[rng.randrange(n) for _ in range(earlier)] for earlier in lengths[:i]] for i, n in enumerate(lengths)
+    ]
     return shifts, orders
 
 

@@ -13,7 +13,8 @@ class LlmConfig:
     """The language model that writes prompts (Adapt Anything section 3: diversified prompts)."""
 
     backend: Literal["transformers", "openai", "ray"] = "transformers"
-    """transformers: in the worker's process; openai: an OpenAI-compatible endpoint (vLLM server and others); ray: ray.data.llm."""
+    """transformers: in the worker's process; openai: an OpenAI-compatible endpoint (vLLM server and others);
+    ray: ray.data.llm."""
     model: str = "Qwen/Qwen2.5-7B-Instruct"
     endpoint: str = ""
     """URL up to /v1 (openai). The key, if any, comes from OPENAI_API_KEY and is never written."""
@@ -28,7 +29,8 @@ class LlmConfig:
 @dataclass(frozen=True)
 class PromptConfig:
     source: Literal["template", "bank", "llm", "file"] = "bank"
-    """template: one sentence a class; bank: domain x style x background x viewpoint x light, deterministic; llm; file: your own."""
+    """template: one sentence a class; bank: domain x style x background x viewpoint x light, deterministic;
+    llm; file: your own."""
     prompts_per_class: int = 200
     template: str = "photo of a {category}"
     """``{category}`` and ``{domain}`` are replaced."""

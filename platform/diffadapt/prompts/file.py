@@ -17,19 +17,25 @@ _FORMS = "CSV with lines category,prompt, JSON with category -> prompts, or text
 
 
 def file_prompts(path: str, category: str, class_names: Sequence[str] = ()) -> list[str]:
-    """The prompts of one class in the order of the file; {category} and {domain} in them are not replaced yet.
+    """The prompts of one class in the order of the file; {category} and {domain} in them are not replaced
+    yet.
 
-    With ``class_names`` every category of the file must be one of them. Raises DataError for a file that cannot be read
-    or parsed, for an unknown category, and for a class without prompts.
+    With ``class_names`` every category of the file must be one of them. Raises DataError for a file that
+    cannot be read or parsed, for an unknown category, and for a class without prompts.
     """
     common, by_category = _read(path)
     if class_names:
         match_names(class_names, by_category, f"The prompt file {path}")
     if common:
         return list(common)
-    same = [c for c in by_category if normalise(c) == normalise(category)] or [c for c in by_category if _squeezed(c) == _squeezed(category)]
+    same = [c for c in by_category if normalise(c) == normalise(category)] or [
+        c for c in by_category if _squeezed(c) == _squeezed(category)
+    ]
     if not same:
-        raise DataError(f"The prompt file {path} has no prompts for the class {category!r}: add some, or use another prompts.source.")
+        raise DataError(
+            f"The prompt file {path} has no prompts for the class {category!r}: add some, or use another"
+            " prompts.source."
+        )
     return list(by_category[same[0]])
 
 
@@ -44,7 +50,10 @@ def _read(path: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     except UnicodeDecodeError:
         raise DataError(f"The prompt file {path} is not UTF-8 text: save it as UTF-8 ({_FORMS}).") from None
     except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"The prompt file {path} cannot be read ({getattr(error, 'strerror', None) or error}): check prompts.file.") from None
+        raise DataError(
+            f"The prompt file {path} cannot be read ({getattr(error, 'strerror', None) or error}): check"
+            " prompts.file."
+        ) from None
     return _parse(path, text)
 
 
@@ -62,7 +71,9 @@ def _parse(path: str, text: str) -> tuple[tuple[str, ...], dict[str, tuple[str, 
     spelling: dict[str, str] = {}
     for category, prompt in pairs:
         if prompt.strip():
-            found.setdefault(spelling.setdefault(normalise(category), category.strip()), []).append(prompt.strip())
+            found.setdefault(spelling.setdefault(normalise(category), category.strip()), []).append(
+                prompt.strip()
+            )
     if not common and not found:
         raise DataError(f"The prompt file {path} holds no prompts: it needs {_FORMS}.")
     return tuple(common), {category: tuple(prompts) for category, prompts in found.items()}
@@ -75,18 +86,28 @@ def _lines(path: str, text: str) -> list[str]:
         if not line or line.startswith("#"):
             continue
         if "{category}" not in line:
-            raise DataError(f"Line {number} of the prompt file {path} has no {{category}}: write it where the class's name belongs, or use CSV or JSON.")
+            raise DataError(
+                f"Line {number} of the prompt file {path} has no {{category}}: write it where the class's"
+                " name belongs, or use CSV or JSON."
+            )
         prompts.append(line)
     return prompts
 
 
 def _csv_pairs(path: str, text: str) -> list[tuple[str, str]]:
-    rows = [row for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True) if any(cell.strip() for cell in row)]
+    rows = [
+        row
+        for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+        if any(cell.strip() for cell in row)
+    ]
     if rows and [cell.strip().lower() for cell in rows[0]] == ["category", "prompt"]:
         rows = rows[1:]
     for row in rows:
         if len(row) != 2:
-            raise DataError(f"The prompt file {path} has a line with {len(row)} columns ({','.join(row)[:60]!r}): it needs category,prompt; a prompt with a comma in it is quoted.")
+            raise DataError(
+                f"The prompt file {path} has a line with {len(row)} columns ({','.join(row)[:60]!r}): it"
+                " needs category,prompt; a prompt with a comma in it is quoted."
+            )
     return [(row[0], row[1]) for row in rows]
 
 
@@ -95,8 +116,16 @@ def _json_pairs(path: str, text: str) -> list[tuple[str, str]]:
         value = json.loads(text)
     except ValueError as error:
         raise DataError(f"The prompt file {path} is not JSON ({error}).") from None
-    if isinstance(value, list) and all(isinstance(v, dict) and isinstance(v.get("category"), str) and isinstance(v.get("prompt"), str) for v in value):
+    if isinstance(value, list) and all(
+        isinstance(v, dict) and isinstance(v.get("category"), str) and isinstance(v.get("prompt"), str)
+        for v in value
+    ):
         return [(v["category"], v["prompt"]) for v in value]
-    if isinstance(value, dict) and all(isinstance(v, list) and all(isinstance(p, str) for p in v) for v in value.values()):
+    if isinstance(value, dict) and all(
+        isinstance(v, list) and all(isinstance(p, str) for p in v) for v in value.values()
+    ):
         return [(category, prompt) for category, prompts in value.items() for prompt in prompts]
-    raise DataError(f"The prompt file {path} has another form than category -> list of prompts (or a list of objects with category and prompt).")
+    raise DataError(
+        f"The prompt file {path} has another form than category -> list of prompts (or a list of objects with"
+        " category and prompt)."
+    )

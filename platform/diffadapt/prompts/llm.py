@@ -1,9 +1,11 @@
-"""Prompts written by a language model (Adapt Anything section 3): asked in groups, checked, cached, and the bank as stand-in.
+"""Prompts written by a language model (Adapt Anything section 3): asked in groups, checked, cached, and the
+bank as stand-in.
 
-A shard's prompts are asked for in groups of ``llm.ask``, always whole ones, so that the k-th prompt of a class does not
-depend on how many are asked for (``prompts_per_class``). A group is asked with ideas of its own from the bank, which never repeats itself; what comes twice
-within a shard is left out and asked for again. Groups of different shards know nothing of each other, so that shards can be
-made anywhere in any order; the same prompt twice in a class is possible there, though the ideas make it unlikely.
+A shard's prompts are asked for in groups of ``llm.ask``, always whole ones, so that the k-th prompt of a
+class does not depend on how many are asked for (``prompts_per_class``). A group is asked with ideas of its
+own from the bank, which never repeats itself; what comes twice within a shard is left out and asked for
+again. Groups of different shards know nothing of each other, so that shards can be made anywhere in any
+order; the same prompt twice in a class is possible there, though the ideas make it unlikely.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a language model: the user's message, the seed of its sampling, the longest answer in tokens."""
+    """One question to a language model: the user's message, the seed of its sampling, the longest answer in
+    tokens."""
 
     text: str
     seed: int
@@ -61,13 +64,15 @@ class Backend(Protocol):
     def complete(self, requests: Sequence[Request]) -> list[str | Failed]:
         """An answer, or why there is none, for each request, in order.
 
-        Raises DiffadaptError only for what the user must mend first (no such weights, a refused key, a library missing).
+        Raises DiffadaptError only for what the user must mend first (no such weights, a refused key, a
+        library missing).
         """
         ...
 
 
 def open_llm(config: PromptConfig, device: str) -> PromptLlm:
-    """The writer for ``config.llm``; loads the model when it runs in this process. Raises WeightsError or RecipeError."""
+    """The writer for ``config.llm``; loads the model when it runs in this process. Raises WeightsError or
+    RecipeError."""
     backend: Backend
     if config.llm.backend == "transformers":
         from diffadapt.prompts.llm_transformers import TransformersBackend
@@ -87,14 +92,22 @@ def open_llm(config: PromptConfig, device: str) -> PromptLlm:
 class PromptLlm:
     """Prompts by class from a language model, with the bank for those that it does not give."""
 
-    def __init__(self, config: PromptConfig, backend: Backend, cache: AnswerCache | None = None, sleep: Callable[[float], None] = time.sleep):
+    def __init__(
+        self,
+        config: PromptConfig,
+        backend: Backend,
+        cache: AnswerCache | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
         self.config, self.backend = config, backend
         self.cache = AnswerCache() if cache is None else cache
         self.sleep = sleep
         self._resting_until = -1.0
         self._reason = ""
 
-    def write(self, names: Sequence[str], domain: str, start: int, stop: int, seed: int) -> list[list[tuple[str, str]]]:
+    def write(
+        self, names: Sequence[str], domain: str, start: int, stop: int, seed: int
+    ) -> list[list[tuple[str, str]]]:
         """For each class of ``names`` the prompts ``start`` to ``stop`` (exclusive) as (prompt, source)."""
         phrases, ask = bank(self.config, domain), self.config.llm.ask
         classes = [_Class(spoken(name), domain, phrases, seed) for name in names]
@@ -108,7 +121,13 @@ class PromptLlm:
         written = [c.result(start, stop, name) for c in classes]
         for reason in sorted({source for prompts in written for _, source in prompts} - {name}):
             count = sum(source == reason for prompts in written for _, source in prompts)
-            log.warning("%d of %d prompts of %s come from the %s.", count, (stop - start) * len(names), ", ".join(names[:3]) + " ..." * (len(names) > 3), reason)
+            log.warning(
+                "%d of %d prompts of %s come from the %s.",
+                count,
+                (stop - start) * len(names),
+                ", ".join(names[:3]) + " ..." * (len(names) > 3),
+                reason,
+            )
         return written
 
     def _group(self, classes: Sequence[_Class]) -> None:
@@ -150,11 +169,15 @@ class PromptLlm:
     def _name(self, request: Request) -> str:
         return digest(
             {
-                "text version": TEXT_VERSION, "backend": self.backend.identity, "temperature": self.config.llm.temperature,
-                "request": request.text, "seed": request.seed, "max_tokens": request.max_tokens,
+                "text version": TEXT_VERSION,
+                "backend": self.backend.identity,
+                "temperature": self.config.llm.temperature,
+                "request": request.text,
+                "seed": request.seed,
+                "max_tokens": request.max_tokens,
             },
             32,
-        )  # fmt: skip
+        )
 
 
 @dataclass
@@ -181,8 +204,13 @@ class _Class:
         self.first, self.ask, self.group, self.reason = first, ask, [], ""
 
     def request(self, attempt: int) -> Request:
-        ideas = [self.phrases.prompt((self.first + j) % self.phrases.size, self.category, self.seed) for j in range(min(IDEAS, self.ask, self.phrases.size))]
-        text = request_text(self.category, self.domain, self.missing, ideas, [p for p in self.done if p][-20:] + self.group)
+        ideas = [
+            self.phrases.prompt((self.first + j) % self.phrases.size, self.category, self.seed)
+            for j in range(min(IDEAS, self.ask, self.phrases.size))
+        ]
+        text = request_text(
+            self.category, self.domain, self.missing, ideas, [p for p in self.done if p][-20:] + self.group
+        )
         seed = item_seed(self.seed, "prompts", self.category, f"llm {self.first} {attempt}") & 0x7FFFFFFF
         return Request(text, seed, TOKENS_PER_PROMPT * self.missing + 40)
 
@@ -191,7 +219,11 @@ class _Class:
         new = usable(found, self.category, [*filter(None, self.done), *self.group])[: self.missing]
         self.group += new
         if self.missing:
-            self.reason = f"its answers name too few different prompts with the words {self.category!r}" if found else "its answers are no list of prompts"
+            self.reason = (
+                f"its answers name too few different prompts with the words {self.category!r}"
+                if found
+                else "its answers are no list of prompts"
+            )
         return len(new)
 
     def end(self) -> None:
@@ -202,15 +234,23 @@ class _Class:
         """The stand-in of the k-th prompt is the bank's k-th."""
         found = []
         for k, text, reason in zip(range(start, stop), self.done, self.reasons, strict=False):
-            found.append((text, source) if text else (self.phrases.prompt(k, self.category, self.seed), f"{FALLBACK}{reason})"))
+            found.append(
+                (text, source)
+                if text
+                else (self.phrases.prompt(k, self.category, self.seed), f"{FALLBACK}{reason})")
+            )
         return found
 
 
 class AnswerCache:
-    """Answers on this machine's disk, one small file each, by the hash of all that decides them. Failures only cost time."""
+    """Answers on this machine's disk, one small file each, by the hash of all that decides them. Failures
+    only cost time."""
 
     def __init__(self, folder: Path | None = None):
-        self.folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffadapt" / "prompts"
+        self.folder = (
+            folder
+            or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffadapt" / "prompts"
+        )
 
     def get(self, name: str) -> str | None:
         try:
@@ -240,4 +280,8 @@ def public_endpoint(endpoint: str) -> str:
 
 def _model_name(config: LlmConfig) -> str:
     """A hub id as it is, of a folder its name."""
-    return Path(config.model).expanduser().resolve().name if Path(config.model).expanduser().is_dir() else config.model
+    return (
+        Path(config.model).expanduser().resolve().name
+        if Path(config.model).expanduser().is_dir()
+        else config.model
+    )

@@ -1,4 +1,5 @@
-"""A language model behind an OpenAI-compatible endpoint (vLLM, llama.cpp, Ollama, hosted ones), asked with the standard library."""
+"""A language model behind an OpenAI-compatible endpoint (vLLM, llama.cpp, Ollama, hosted ones), asked with
+the standard library."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ KEY = "OPENAI_API_KEY"
 
 
 class HttpBackend:
-    """POSTs to ``<endpoint>/chat/completions``; the key comes from OPENAI_API_KEY of the worker's environment."""
+    """POSTs to ``<endpoint>/chat/completions``; the key comes from OPENAI_API_KEY of the worker's
+    environment."""
 
     def __init__(self, config: LlmConfig):
         self.config = config
@@ -37,27 +39,36 @@ class HttpBackend:
         self._opener = urllib.request.build_opener(_NoRedirect())
 
     def complete(self, requests: Sequence[Request]) -> list[str | Failed]:
-        """Raises RecipeError when the endpoint refuses the key, the model or the request as such (status 3xx, 4xx)."""
+        """Raises RecipeError when the endpoint refuses the key, the model or the request as such (status 3xx,
+        4xx)."""
         with ThreadPoolExecutor(min(AT_ONCE, len(requests))) as pool:
             return list(pool.map(self._one, requests))
 
     def _one(self, request: Request) -> str | Failed:
         data = json.dumps(chat_payload(self.config, request)).encode()
-        call = urllib.request.Request(f"{self.where}/chat/completions", data, {"Content-Type": "application/json", **authorization(self.config.endpoint)})
+        call = urllib.request.Request(
+            f"{self.where}/chat/completions",
+            data,
+            {"Content-Type": "application/json", **authorization(self.config.endpoint)},
+        )
         try:
             body = self._read(call)
         except urllib.error.HTTPError as error:
             with error:
                 if error.code in TRANSIENT or error.code >= 500:
                     return Failed(f"{self.where} answers with status {error.code}")
-                raise RecipeError(refusal(self.where, error.code, error.read(2000).decode("utf-8", "replace"))) from None
+                raise RecipeError(
+                    refusal(self.where, error.code, error.read(2000).decode("utf-8", "replace"))
+                ) from None
         except TimeoutError:
             return Failed(f"{self.where} gives no answer within {self.config.timeout:g} s")
         except (OSError, http.client.HTTPException) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(cause, TimeoutError):
                 return Failed(f"{self.where} gives no answer within {self.config.timeout:g} s")
-            return Failed(f"{self.where} cannot be reached ({getattr(cause, 'strerror', None) or type(cause).__name__})")
+            return Failed(
+                f"{self.where} cannot be reached ({getattr(cause, 'strerror', None) or type(cause).__name__})"
+            )
         return chat_answer(body, self.where)
 
     def _read(self, call: urllib.request.Request) -> bytes:
@@ -84,9 +95,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def chat_payload(config: LlmConfig, request: Request) -> dict[str, Any]:
     """The JSON body of one chat completion."""
     return {
-        "model": config.model, "messages": [{"role": "user", "content": request.text}], "temperature": config.temperature,
-        "max_tokens": request.max_tokens, "seed": request.seed,
-    }  # fmt: skip
+        "model": config.model,
+        "messages": [{"role": "user", "content": request.text}],
+        "temperature": config.temperature,
+        "max_tokens": request.max_tokens,
+        "seed": request.seed,
+    }
 
 
 def chat_answer(body: bytes | dict[str, Any], where: str) -> str | Failed:
@@ -112,9 +126,16 @@ def authorization(endpoint: str) -> dict[str, str]:
 def refusal(where: str, status: int, body: str) -> str:
     """One sentence for a request that will never be answered, however often it is repeated."""
     if status in (401, 403):
-        hint = f"set {KEY} to a valid key" if not os.environ.get(KEY) else f"the key in {KEY} is not accepted there"
+        hint = (
+            f"set {KEY} to a valid key"
+            if not os.environ.get(KEY)
+            else f"the key in {KEY} is not accepted there"
+        )
     elif status in (404, 405):
-        hint = "check that prompts.llm.endpoint ends in /v1 (or where that server has chat/completions) and that prompts.llm.model is served there"
+        hint = (
+            "check that prompts.llm.endpoint ends in /v1 (or where that server has chat/completions) and that"
+            " prompts.llm.model is served there"
+        )
     elif status < 400:
         hint = "it redirects, and keys are not sent on: give the final address"
     else:

@@ -1,6 +1,8 @@
-"""Prompts of a class from a template, the bank, a language model or the user's own file (Adapt Anything section 3).
+"""Prompts of a class from a template, the bank, a language model or the user's own file (Adapt Anything
+section 3).
 
-Every source is prefix-stable: the k-th prompt of a class depends neither on how many are asked for nor on other classes.
+Every source is prefix-stable: the k-th prompt of a class depends neither on how many are asked for nor on
+other classes.
 """
 
 from __future__ import annotations
@@ -35,12 +37,15 @@ def prompt_key(label: int, index: int) -> str:
     return f"c{label:04d}/p{index:06d}"
 
 
-def make_prompts(config: PromptConfig, category: str, domain: str, start: int, stop: int, seed: int) -> list[str]:
+def make_prompts(
+    config: PromptConfig, category: str, domain: str, start: int, stop: int, seed: int
+) -> list[str]:
     """Prompts ``start`` to ``stop`` (exclusive) of a class, from a template, the bank or a file.
 
-    ``category`` is the class's name as listed; underscores become spaces. ``domain`` describes the target ("webcam photos of
-    office objects") and may be empty. Raises RecipeError for settings that cannot give these prompts, DataError for a
-    file that has none for the class. Prompts of a language model come from prompts/llm.py.
+    ``category`` is the class's name as listed; underscores become spaces. ``domain`` describes the target
+    ("webcam photos of office objects") and may be empty. Raises RecipeError for settings that cannot give
+    these prompts, DataError for a file that has none for the class. Prompts of a language model come from
+    prompts/llm.py.
     """
     if config.source == "template":
         return [fill(config.template, category, domain)] * (stop - start)
@@ -59,15 +64,22 @@ def fill(text: str, category: str, domain: str) -> str:
 
 
 def check_prompts(config: PromptConfig, class_names: Iterable[str], domain: str) -> None:
-    """Everything about the settings that can be known before a prompt is made. Raises RecipeError or DataError."""
+    """Everything about the settings that can be known before a prompt is made. Raises RecipeError or
+    DataError."""
     if config.prompts_per_class < 1 or config.block < 1:
         raise RecipeError("prompts.prompts_per_class and prompts.block must be at least 1.")
     if config.source == "template":
         if "{category}" not in config.template:
-            raise RecipeError(f"prompts.template is {config.template!r}, which names no class: write {{category}} where the class's name belongs.")
+            raise RecipeError(
+                f"prompts.template is {config.template!r}, which names no class: write {{category}} where the"
+                " class's name belongs."
+            )
     elif config.source == "file":
         if not config.file:
-            raise RecipeError("prompts.source is 'file' but prompts.file is empty: give a CSV (category,prompt), a JSON or a text file.")
+            raise RecipeError(
+                "prompts.source is 'file' but prompts.file is empty: give a CSV (category,prompt), a JSON or"
+                " a text file."
+            )
         for name in class_names:
             file_prompts(config.file, name, tuple(class_names))
     else:
@@ -79,12 +91,22 @@ def check_prompts(config: PromptConfig, class_names: Iterable[str], domain: str)
 
 
 def prompt_identity(config: PromptConfig, domain: str, seed: int) -> dict[str, Any]:
-    """What of the settings decides the prompts of any class; ``prompts_per_class`` never does, nor does a file's path."""
+    """What of the settings decides the prompts of any class; ``prompts_per_class`` never does, nor does a
+    file's path."""
     if config.source == "template":
-        return {"source": "template", "template": config.template, **_said("{domain}" in config.template, domain)}
+        return {
+            "source": "template",
+            "template": config.template,
+            **_said("{domain}" in config.template, domain),
+        }
     if config.source == "file":
         return {"source": "file"}  # the prompts themselves are in the shards' parameters
-    known: dict[str, Any] = {"source": config.source, "bank": digest(_lists(config, domain)), "domain": domain, "seed": seed}
+    known: dict[str, Any] = {
+        "source": config.source,
+        "bank": digest(_lists(config, domain)),
+        "domain": domain,
+        "seed": seed,
+    }
     if config.source == "llm":
         from diffadapt.prompts.llm import TEXT_VERSION, public_endpoint
 
@@ -98,7 +120,8 @@ def prompt_identity(config: PromptConfig, domain: str, seed: int) -> dict[str, A
 
 
 def prompt_table(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str, str]]:
-    """Rows of the prompts' shards as (class, index, prompt, source), by label and index: what a report shows."""
+    """Rows of the prompts' shards as (class, index, prompt, source), by label and index: what a report
+    shows."""
     ordered = sorted(rows, key=lambda r: (r["label"], r["index"]))
     return [(r["category"], r["index"], r["prompt"], r["source"]) for r in ordered]
 
@@ -112,8 +135,9 @@ def prompt_warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         if row["source"].startswith(FALLBACK):
             counts.setdefault(row["source"][len(FALLBACK) : -1], []).append(row["label"])
     return [
-        f"{len(labels)} of {total} prompts ({len(set(labels))} classes) are the bank's, because the language model failed: {reason}; to ask it again, "
-        "delete its folder under prompts/ in the store (`diffadapt cache ls`) and run the same command."
+        f"{len(labels)} of {total} prompts ({len(set(labels))} classes) are the bank's, because the language"
+        f" model failed: {reason}; to ask it again, delete its folder under prompts/ in the store (`diffadapt"
+        " cache ls`) and run the same command."
         for reason, labels in counts.items()
     ]
 
@@ -129,19 +153,28 @@ def _said(mentioned: bool, domain: str) -> dict[str, str]:
 
 def _too_many(wanted: int, size: int) -> str:
     return (
-        f"prompts.prompts_per_class is {wanted}, but the lists of the prompt bank make {size} different prompts a class: ask for at most {size} "
-        "(several images may share a prompt), or give longer lists of styles, backgrounds, viewpoints or lights."
+        f"prompts.prompts_per_class is {wanted}, but the lists of the prompt bank make {size} different"
+        f" prompts a class: ask for at most {size} (several images may share a prompt), or give longer lists"
+        " of styles, backgrounds, viewpoints or lights."
     )
 
 
 def _check_llm(config: PromptConfig) -> None:
     llm = config.llm
     if llm.ask < 1 or llm.temperature < 0 or llm.retries < 0 or llm.timeout <= 0:
-        raise RecipeError("prompts.llm: ask must be at least 1, temperature and retries not negative, timeout positive.")
+        raise RecipeError(
+            "prompts.llm: ask must be at least 1, temperature and retries not negative, timeout positive."
+        )
     if not llm.model:
         raise RecipeError("prompts.llm.model is empty: name the language model.")
     if llm.backend == "openai" or llm.endpoint:
         if not llm.endpoint:
-            raise RecipeError("prompts.llm.endpoint is empty: give the URL of an OpenAI-compatible endpoint up to /v1, such as http://localhost:8000/v1.")
+            raise RecipeError(
+                "prompts.llm.endpoint is empty: give the URL of an OpenAI-compatible endpoint up to /v1, such"
+                " as http://localhost:8000/v1."
+            )
         if not llm.endpoint.startswith(("http://", "https://")):
-            raise RecipeError(f"prompts.llm.endpoint is {llm.endpoint!r}, which is not a URL: it begins with http:// or https://.")
+            raise RecipeError(
+                f"prompts.llm.endpoint is {llm.endpoint!r}, which is not a URL: it begins with http:// or"
+                " https://."
+            )

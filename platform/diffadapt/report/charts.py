@@ -1,4 +1,5 @@
-"""Charts as inline SVG, written by hand: no script, no font, no request; colours come from the page's style sheet."""
+"""Charts as inline SVG, written by hand: no script, no font, no request; colours come from the page's style
+sheet."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ SERIES = 8
 
 
 def bar_chart(table: Summary, *, narrow: bool = False) -> Markup:
-    """A bar a method with its spread (over seeds, else the binomial standard error); controls under a rule; a dashed line at
-    the reference. 340 or 820 wide."""
+    """A bar a method with its spread (over seeds, else the binomial standard error); controls under a rule; a
+    dashed line at the reference. 340 or 820 wide."""
     rows = [r for r in (*table.main, *table.controls) if r.mean is not None]
     if not rows:
         return Markup("")
@@ -32,9 +33,19 @@ def bar_chart(table: Summary, *, narrow: bool = False) -> Markup:
             parts.append(tag("line", x1=0, x2=width, y1=y - 17, y2=y - 17, class_="axis"))
             parts.append(tag("text", "controls", x=0, y=y - 4, class_="soft"))
         label = cut(row.title, 46 if narrow else 40)
-        place = {"x": left, "y": y + 11} if narrow else {"x": left - 8, "y": y + bar - 4, "text_anchor": "end"}
+        place = (
+            {"x": left, "y": y + 11} if narrow else {"x": left - 8, "y": y + bar - 4, "text_anchor": "end"}
+        )
         parts.append(tag("text", label, row.title, **place))
-        parts.append(_one_bar(row, scale, y + above, bar, "control" if row.control else ("source" if row is source else "main")))
+        parts.append(
+            _one_bar(
+                row,
+                scale,
+                y + above,
+                bar,
+                "control" if row.control else ("source" if row is source else "main"),
+            )
+        )
     if source and source.mean is not None:
         x = scale(source.mean)
         parts.append(tag("line", x1=x, x2=x, y1=4, y2=height - 22, class_="reference"))
@@ -65,7 +76,9 @@ def _upright(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
     parts = []
     for tick in scale.ticks:
         parts.append(tag("line", x1=left, x2=width, y1=scale(tick), y2=scale(tick), class_="grid"))
-        parts.append(tag("text", f"{tick:g}", x=left - 6, y=scale(tick) + 4, text_anchor="end", class_="soft"))
+        parts.append(
+            tag("text", f"{tick:g}", x=left - 6, y=scale(tick) + 4, text_anchor="end", class_="soft")
+        )
     for g, group in enumerate(table.groups):
         middle = left + step * (g + 0.5)
         start = middle - bar * len(rows) / 2
@@ -73,11 +86,29 @@ def _upright(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
         for i, row in enumerate(rows):
             if cell := row.cells.get(group):
                 y = scale(cell.value)
-                parts.append(tag("rect", None, f"{name}, {row.title}: {cell.value:.1f}", x=start + bar * i, y=y, width=bar * 0.9, height=bottom - y, class_=f"s{i}"))
+                parts.append(
+                    tag(
+                        "rect",
+                        None,
+                        f"{name}, {row.title}: {cell.value:.1f}",
+                        x=start + bar * i,
+                        y=y,
+                        width=bar * 0.9,
+                        height=bottom - y,
+                        class_=f"s{i}",
+                    )
+                )
         turn = f"rotate(-38 {middle:.1f} {bottom + 16})"
-        parts.append(tag("text", cut(name, 18), name, x=middle, y=bottom + 16, text_anchor="end", transform=turn))
+        parts.append(
+            tag("text", cut(name, 18), name, x=middle, y=bottom + 16, text_anchor="end", transform=turn)
+        )
     parts.append(tag("line", x1=left, x2=width, y1=bottom, y2=bottom, class_="axis"))
-    return svg(parts, width, height, f"{table.metric_name.capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
+    return svg(
+        parts,
+        width,
+        height,
+        f"{table.metric_name.capitalize()} by method in each of {len(table.groups)} {table.group_noun}",
+    )
 
 
 def _lying(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
@@ -94,9 +125,27 @@ def _lying(table: Summary, rows: Sequence[MethodSummary]) -> Markup:
         for i, row in enumerate(rows):
             if cell := row.cells.get(group):
                 length = scale(cell.value) - left
-                parts.append(tag("rect", None, f"{name}, {row.title}: {cell.value:.1f}", x=left, y=y + 18 + bar * i, width=length, height=bar - 1, class_=f"s{i}"))
-                parts.append(tag("text", f"{cell.value:.0f}", x=left + length + 3, y=y + 25.5 + bar * i, class_="tiny"))
-    return svg(parts, width, height, f"{table.metric_name.capitalize()} by method in each of {len(table.groups)} {table.group_noun}")
+                parts.append(
+                    tag(
+                        "rect",
+                        None,
+                        f"{name}, {row.title}: {cell.value:.1f}",
+                        x=left,
+                        y=y + 18 + bar * i,
+                        width=length,
+                        height=bar - 1,
+                        class_=f"s{i}",
+                    )
+                )
+                parts.append(
+                    tag("text", f"{cell.value:.0f}", x=left + length + 3, y=y + 25.5 + bar * i, class_="tiny")
+                )
+    return svg(
+        parts,
+        width,
+        height,
+        f"{table.metric_name.capitalize()} by method in each of {len(table.groups)} {table.group_noun}",
+    )
 
 
 class _Scale:
@@ -116,13 +165,29 @@ def _one_bar(row: MethodSummary, scale: _Scale, y: float, bar: float, kind: str)
     end = scale(mean)
     error = row.spread or 0.0
     word = "standard error" if row.deviation is None else f"standard deviation over {len(row.seeds)} seeds"
-    told = f"{row.title}: {mean:.2f}" + (f", {word} {error:.2f}" if error else "") + f", {row.coverage} images"
-    parts = [tag("rect", None, told, x=scale.start, y=y, width=max(end - scale.start, 0.5), height=bar, rx=2, class_=f"bar-{kind}")]
+    told = (
+        f"{row.title}: {mean:.2f}" + (f", {word} {error:.2f}" if error else "") + f", {row.coverage} images"
+    )
+    parts = [
+        tag(
+            "rect",
+            None,
+            told,
+            x=scale.start,
+            y=y,
+            width=max(end - scale.start, 0.5),
+            height=bar,
+            rx=2,
+            class_=f"bar-{kind}",
+        )
+    ]
     if error:
         a, b, m = scale(mean - error), scale(mean + error), y + bar / 2
         parts.append(tag("path", d=f"M{a} {m}H{b}M{a} {m - 3}v6M{b} {m - 3}v6", class_="whisker"))
     x = scale(mean + error) + 6
-    parts.append(tag("text", f"{mean:.1f}" + ("" if row.whole else " *"), x=x, y=y + bar / 2 + 4, class_="value"))
+    parts.append(
+        tag("text", f"{mean:.1f}" + ("" if row.whole else " *"), x=x, y=y + bar / 2 + 4, class_="value")
+    )
     return Markup("").join(parts)
 
 
@@ -131,7 +196,9 @@ def _grid(scale: _Scale, top: float, bottom: float, text_y: float) -> Markup:
     for tick in scale.ticks:
         x = scale(tick)
         parts.append(tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid"))
-        parts.append(tag("text", f"{tick:g}", x=x, y=text_y, text_anchor="start" if x < 8 else "middle", class_="soft"))
+        parts.append(
+            tag("text", f"{tick:g}", x=x, y=text_y, text_anchor="start" if x < 8 else "middle", class_="soft")
+        )
     return Markup("").join(parts)
 
 
@@ -153,8 +220,12 @@ def cut(text: str, length: int) -> str:
 
 def tag(name: str, text: str | None = None, title: str | None = None, **attributes: object) -> Markup:
     """One SVG element; every text and attribute is escaped."""
-    written = "".join(f' {k.rstrip("_").replace("_", "-")}="{escape(_short(v))}"' for k, v in attributes.items())
-    inner = (f"<title>{escape(title)}</title>" if title is not None else "") + (str(escape(text)) if text is not None else "")
+    written = "".join(
+        f' {k.rstrip("_").replace("_", "-")}="{escape(_short(v))}"' for k, v in attributes.items()
+    )
+    inner = (f"<title>{escape(title)}</title>" if title is not None else "") + (
+        str(escape(text)) if text is not None else ""
+    )
     return Markup(f"<{name}{written}>{inner}</{name}>" if inner else f"<{name}{written}/>")
 
 
@@ -165,4 +236,6 @@ def _short(value: object) -> object:
 def svg(parts: Sequence[Markup], width: int, height: float, label: str) -> Markup:
     """A whole picture that scales with its place; ``label`` for those who do not see it."""
     inner = Markup("").join(parts)
-    return Markup(f'<svg viewBox="0 0 {width} {height:g}" role="img" aria-label="{escape(label)}">{inner}</svg>')
+    return Markup(
+        f'<svg viewBox="0 0 {width} {height:g}" role="img" aria-label="{escape(label)}">{inner}</svg>'
+    )

@@ -22,7 +22,8 @@ ABSENT = "(absent)"
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One method: its mean in every run ('-' where absent) and, from the second run on, the difference to the first."""
+    """One method: its mean in every run ('-' where absent) and, from the second run on, the difference to the
+    first."""
 
     method: str
     control: bool
@@ -45,11 +46,17 @@ class Comparison:
 
 
 def comparison(runs: Sequence[Run]) -> Comparison:
-    """Compare two or more runs by the first metric of the first one. RecipeError for fewer; StoreError for unfinished ones."""
+    """Compare two or more runs by the first metric of the first one. RecipeError for fewer; StoreError for
+    unfinished ones."""
     if len(runs) < 2:
-        raise RecipeError("A comparison needs at least two runs: name them, e.g. `diffadapt compare RUN_A RUN_B`; `diffadapt status` lists the runs.")
+        raise RecipeError(
+            "A comparison needs at least two runs: name them, e.g. `diffadapt compare RUN_A RUN_B`;"
+            " `diffadapt status` lists the runs."
+        )
     if len(runs) > len(string.ascii_uppercase):
-        raise RecipeError(f"A comparison takes at most {len(string.ascii_uppercase)} runs and was given {len(runs)}.")
+        raise RecipeError(
+            f"A comparison takes at most {len(string.ascii_uppercase)} runs and was given {len(runs)}."
+        )
     manifests = [run.manifest() for run in runs]
     scores = [run.scores() for run in runs]
     metric = next(iter(metrics(scores[0])), "top1")
@@ -57,16 +64,30 @@ def comparison(runs: Sequence[Run]) -> Comparison:
     fields = _fields(manifests)
     only_seed = bool(fields) and all(name.split(".")[-1] == "seed" for name, _ in fields)
     remarks: list[str] = []
-    rows = [_row(method, tables, only_seed, remarks) for method in dict.fromkeys(r.method for t in tables for r in t.rows)]
+    rows = [
+        _row(method, tables, only_seed, remarks)
+        for method in dict.fromkeys(r.method for t in tables for r in t.rows)
+    ]
     rows.sort(key=lambda r: r.control)
     if any(not r.whole for t in tables for r in t.rows if r.mean is not None):
         remarks.append("* at a mean: not all images or corruptions of the run's target.")
     if not fields:
         remarks.append("No identity field differs: the runs were asked for the same work.")
     if only_seed:
-        remarks.append(f"The runs differ in their seed only: s.d. is the standard deviation over these {len(runs)} seeds.")
+        remarks.append(
+            f"The runs differ in their seed only: s.d. is the standard deviation over these {len(runs)}"
+            " seeds."
+        )
     versions = _differing([m.get("versions") or {} for m in manifests])
-    return Comparison(metric, list(string.ascii_uppercase[: len(runs)]), [r.name for r in runs], rows, fields, versions, list(dict.fromkeys(remarks)))
+    return Comparison(
+        metric,
+        list(string.ascii_uppercase[: len(runs)]),
+        [r.name for r in runs],
+        rows,
+        fields,
+        versions,
+        list(dict.fromkeys(remarks)),
+    )
 
 
 def compare(runs: Sequence[Run], *, width: int | None = None, colour: bool | None = None) -> str:
@@ -76,7 +97,10 @@ def compare(runs: Sequence[Run], *, width: int | None = None, colour: bool | Non
     width = width or shutil.get_terminal_size((100, 24)).columns
     names = [f"{label}  {clean_text(name)}" for label, name in zip(found.labels, found.names, strict=True)]
     parts = ["\n".join(names), to_text([_scores(found, colour)], width, colour, found.remarks)]
-    for title, entries in (("identity fields that differ", found.fields), ("versions that differ", found.versions)):
+    for title, entries in (
+        ("identity fields that differ", found.fields),
+        ("versions that differ", found.versions),
+    ):
         if entries:
             parts.append(to_text([_listing(title, entries, found.labels, colour)], width, colour))
     return "\n".join(parts)
@@ -95,11 +119,15 @@ def _scores(found: Comparison, colour: bool) -> Any:
         if row.control and (i == 0 or not found.rows[i - 1].control):
             table.add_section()
             table.add_row(Text("controls", style="italic"))
-        table.add_row(*(Text(clean_text(v)) for v in (row.method, *row.means, *row.deltas, *([row.spread] * spread))))
+        table.add_row(
+            *(Text(clean_text(v)) for v in (row.method, *row.means, *row.deltas, *([row.spread] * spread)))
+        )
     return table
 
 
-def _listing(title: str, entries: Sequence[tuple[str, list[str]]], labels: Sequence[str], colour: bool) -> Any:
+def _listing(
+    title: str, entries: Sequence[tuple[str, list[str]]], labels: Sequence[str], colour: bool
+) -> Any:
     from rich.table import Table
     from rich.text import Text
 
@@ -141,23 +169,47 @@ def _delta(row: MethodSummary | None, first: MethodSummary | None, metric: str, 
         return ""
     like = d.same_images and d.groups == max(len(row.cells), len(first.cells))
     if not like:
-        remarks.append("* at a difference: not the same images or corruptions in both runs; it is over what both have.")
+        remarks.append(
+            "* at a difference: not the same images or corruptions in both runs; it is over what both have."
+        )
     return f"{d.value:+.1f}" + ("" if like else "*")
 
 
 def _fields(manifests: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Config first, then what only stages know (versions, weight revisions, data fingerprints), without repeating it."""
-    heads = [masked({"recipe": m.get("recipe"), "seed": m.get("seed"), "class_names": m.get("class_names"), **(m.get("config") or {})}) for m in manifests]
+    """Config first, then what only stages know (versions, weight revisions, data fingerprints), without
+    repeating it."""
+    heads = [
+        masked(
+            {
+                "recipe": m.get("recipe"),
+                "seed": m.get("seed"),
+                "class_names": m.get("class_names"),
+                **(m.get("config") or {}),
+            }
+        )
+        for m in manifests
+    ]
     fields = _differing(heads)
     told = {(name.split(".")[-1], tuple(values)) for name, values in fields}
     stages = []
     for m in manifests:
-        stages.append(masked({"nodes": {n: {k: i.get(k) for k in ("kind", "version", "identity", "revisions")} for n, i in (m.get("nodes") or {}).items()}}))
+        stages.append(
+            masked(
+                {
+                    "nodes": {
+                        n: {k: i.get(k) for k in ("kind", "version", "identity", "revisions")}
+                        for n, i in (m.get("nodes") or {}).items()
+                    }
+                }
+            )
+        )
     names = [set(s["nodes"]) for s in stages]
     for node in sorted(set.union(*names) - set.intersection(*names)):
         fields.append((f"nodes.{node}", ["present" if node in n else ABSENT for n in names]))
     common = set.intersection(*names)
-    for name, values in _differing([{"nodes": {n: v for n, v in s["nodes"].items() if n in common}} for s in stages]):
+    for name, values in _differing(
+        [{"nodes": {n: v for n, v in s["nodes"].items() if n in common}} for s in stages]
+    ):
         key = (name.split(".")[-1], tuple(values))
         if key not in told:
             told.add(key)

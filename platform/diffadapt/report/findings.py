@@ -16,16 +16,26 @@ ALONE = r"projection only|projected only|projection alone"
 STATISTICS = r"batch[- ]statistics"
 CONTROL_KINDS = (
     (STATISTICS, "this run does not show that the gradient step adds to the batch statistics"),
-    (r"non-?aligned|not aligned|unaligned|without alignment|no alignment", "this run does not show that alignment helps"),
+    (
+        r"non-?aligned|not aligned|unaligned|without alignment|no alignment",
+        "this run does not show that alignment helps",
+    ),
     (r"\breal\b", "this run does not show that synthetic images do more than as much training on real ones"),
     (ALONE, "projection alone, without fine-tuning and ensemble, does as well here"),
-    (r"fine-?tuned model on projected|no ensemble|without ensemble", "this run does not show that the ensemble with the source model helps"),
+    (
+        r"fine-?tuned model on projected|no ensemble|without ensemble",
+        "this run does not show that the ensemble with the source model helps",
+    ),
 )
-"""(pattern of a control's name, else of its note; what it means when the method is not above that control)."""
+"""(pattern of a control's name, else of its note; what it means when the method is not above that control).
+"""
 
 
-def findings(scores: Sequence[Score], metric: str | None = None, manifest: Mapping[str, Any] | None = None) -> list[str]:
-    """What the rows show, one sentence an entry; empty when there are no rows. The manifest tells what was trained from what."""
+def findings(
+    scores: Sequence[Score], metric: str | None = None, manifest: Mapping[str, Any] | None = None
+) -> list[str]:
+    """What the rows show, one sentence an entry; empty when there are no rows. The manifest tells what was
+    trained from what."""
     table = summarise(scores, metric)
     if not any(r.mean is not None for r in table.rows):
         return []
@@ -47,11 +57,23 @@ def findings(scores: Sequence[Score], metric: str | None = None, manifest: Mappi
     of_tent = [c for c in table.controls if tent and re.search(STATISTICS, c.method.lower())]
     if lead:
         if sda and dda:
-            out += [s for c in table.controls if re.search(ALONE, c.method.lower()) for s in compare(table, dda, c)]
-        out += [s for c in table.controls if c not in of_tent and c not in partners.values() for s in against_control(table, lead, c, dda if sda else source, _meaning(c))]
+            out += [
+                s
+                for c in table.controls
+                if re.search(ALONE, c.method.lower())
+                for s in compare(table, dda, c)
+            ]
+        out += [
+            s
+            for c in table.controls
+            if c not in of_tent and c not in partners.values()
+            for s in against_control(table, lead, c, dda if sda else source, _meaning(c))
+        ]
         out += _rows_above(table, lead)
     out += [s for c in of_tent for s in against_control(table, tent, c, source, _meaning(c))]
-    out += [s for method, control in partners.items() for s in compare(table, table.role(method.lower()), control)]
+    out += [
+        s for method, control in partners.items() for s in compare(table, table.role(method.lower()), control)
+    ]
     out += _rows_below_source(table, source, (dda, lead, *(table.role(m.lower()) for m in partners)))
     out += _clean(table, source, lead)
     return out + limits(table, partners)
@@ -81,19 +103,36 @@ def _rows_above(table: Summary, lead: MethodSummary) -> list[str]:
     for row in table.main:
         d = difference(row, lead, table.metric) if row is not lead else None
         if d and d.value >= 0.05:
-            out.append(f"{row.title} is {d.value:.1f} points above {lead.title} ({numbers(table, row, lead, d)}).{doubt(d)}")
+            out.append(
+                f"{row.title} is {d.value:.1f} points above {lead.title}"
+                f" ({numbers(table, row, lead, d)}).{doubt(d)}"
+            )
     return out
 
 
 def _rows_below_source(table: Summary, source: MethodSummary | None, named: tuple) -> list[str]:
     if source is None:
         return []
-    below = [(r, d) for r in table.main if r is not source and r not in named and (d := difference(r, source, table.metric)) and d.value <= -0.05]
-    return [f"{r.title} is {abs(d.value):.1f} points below {source.title} ({numbers(table, r, source, d)}).{doubt(d)}" for r, d in below]
+    below = [
+        (r, d)
+        for r in table.main
+        if r is not source
+        and r not in named
+        and (d := difference(r, source, table.metric))
+        and d.value <= -0.05
+    ]
+    return [
+        f"{r.title} is {abs(d.value):.1f} points below {source.title}"
+        f" ({numbers(table, r, source, d)}).{doubt(d)}"
+        for r, d in below
+    ]
 
 
 def _clean(table: Summary, source: MethodSummary | None, lead: MethodSummary | None) -> list[str]:
     if not (source and lead and source.clean and lead.clean) or lead is source:
         return []
     change = lead.clean.value - source.clean.value
-    return [f"On clean images {lead.title} has {lead.clean.value:.1f} and {source.title} {source.clean.value:.1f}{table.unit} ({change:+.1f} points)."]
+    return [
+        f"On clean images {lead.title} has {lead.clean.value:.1f} and {source.title}"
+        f" {source.clean.value:.1f}{table.unit} ({change:+.1f} points)."
+    ]

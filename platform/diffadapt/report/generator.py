@@ -24,10 +24,15 @@ def is_toy(manifest: Mapping[str, Any]) -> bool:
 
 
 def described(manifest: Mapping[str, Any]) -> str:
-    """'name (revision ...)', empty for a run without synthetic images. A local folder is named by its last part alone."""
+    """'name (revision ...)', empty for a run without synthetic images. A local folder is named by its last
+    part alone."""
     if not is_synthetic(manifest):
         return ""
     name = weights(manifest)
-    revisions = [str(n["revisions"]["generator"]) for n in manifest["nodes"].values() if n.get("kind") == "synth" and "generator" in (n.get("revisions") or {})]
+    revisions = [
+        str(n["revisions"]["generator"])
+        for n in manifest["nodes"].values()
+        if n.get("kind") == "synth" and "generator" in (n.get("revisions") or {})
+    ]
     short = name.rstrip("/").replace("\\", "/").split("/")[-1] if name.startswith(("/", "~", ".")) else name
     return short + (f" (revision {revisions[0]})" if revisions else "")

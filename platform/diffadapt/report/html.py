@@ -32,13 +32,15 @@ CLASSES_SHOWN = 60
 
 
 def write_report(run: Run) -> str:
-    """Write ``report.html`` into the run folder and return its URL. StoreError when the run has no manifest yet."""
+    """Write ``report.html`` into the run folder and return its URL. StoreError when the run has no manifest
+    yet."""
     run.write("report.html", render(run).encode("utf-8", "replace"))
     return posixpath.join(run.url, "report.html")
 
 
 def render(run: Run) -> str:
-    """The page. Every text from the run is escaped and its credentials are masked; nothing is loaded from elsewhere."""
+    """The page. Every text from the run is escaped and its credentials are masked; nothing is loaded from
+    elsewhere."""
     manifest = run.manifest()
     try:
         scores = run.scores()
@@ -53,7 +55,9 @@ def render(run: Run) -> str:
         warnings=adaptation.warnings(run),
         adaptation=adaptation.adaptation(run, manifest, summarise(scores)),
         zodi=zodi.zodi(run, manifest, scores),
-        tables=[_table(scores, m, manifest) for m in metrics(scores)[: 1 if zodi.is_zodi(manifest) else None]],
+        tables=[
+            _table(scores, m, manifest) for m in metrics(scores)[: 1 if zodi.is_zodi(manifest) else None]
+        ],
         published=None if is_adaptation(manifest) or zodi.is_zodi(manifest) else _published(manifest, scores),
         pictures=pictures(run),
         quarantined=_quarantined(manifest),
@@ -65,7 +69,11 @@ def load_page(name: str) -> Any:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     return environment.get_template(name)
 
@@ -79,7 +87,11 @@ def _facts(run: Run, manifest: Mapping[str, Any], scores: list[Score]) -> dict[s
     status, execution = run.status(), provenance.optional_json(run, "execution.json")
     recipe = masked(str(manifest.get("recipe", "")))
     updated = status.get("updated")
-    finished = datetime.fromtimestamp(updated, timezone.utc).strftime("%Y-%m-%d %H:%M UTC") if isinstance(updated, (int, float)) else ""
+    finished = (
+        datetime.fromtimestamp(updated, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        if isinstance(updated, (int, float))
+        else ""
+    )
     chips = [("run", run.name), ("seed", str(manifest.get("seed", "")))]
     chips += [("images", str(max((r.of_images for r in table.rows), default=0)))] if table.rows else []
     chips += [("took", d)] if (d := provenance.duration(execution)) else []
@@ -88,17 +100,39 @@ def _facts(run: Run, manifest: Mapping[str, Any], scores: list[Score]) -> dict[s
     if zodi.is_zodi(manifest):
         tiles = zodi.tiles(scores, manifest)
     else:
-        tiles = adaptation.tiles(table, manifest, adaptation.first_split(run, manifest)) if adapts else _tiles(table)
+        tiles = (
+            adaptation.tiles(table, manifest, adaptation.first_split(run, manifest))
+            if adapts
+            else _tiles(table)
+        )
     return {"recipe": recipe, "what": _what(table, manifest), "chips": chips, "tiles": tiles}
 
 
 def _what(table: Summary, manifest: Mapping[str, Any]) -> str:
-    known = adaptation.what(manifest) if is_adaptation(manifest) else zodi.what(manifest) if zodi.is_zodi(manifest) else ""
+    known = (
+        adaptation.what(manifest)
+        if is_adaptation(manifest)
+        else zodi.what(manifest)
+        if zodi.is_zodi(manifest)
+        else ""
+    )
     if not table.rows:
-        return (f"{known}. " if known else "") + "This run has no scores: its target has no labels, or no method has finished."
-    method = known or ("Diffusion-driven test-time adaptation with Synthetic-Domain Alignment (SDA)" if table.role("sda") else "Adaptation of a classifier without target labels")
-    rows = f"{len(table.main)} method{'s' * (len(table.main) != 1)}" + (f" and {len(table.controls)} control{'s' * (len(table.controls) != 1)}" if table.controls else "")
-    where = f"{len(table.groups)} {table.group_noun}" if len(table.groups) > 1 else group_label(table.groups[0], table.groups)
+        return (
+            f"{known}. " if known else ""
+        ) + "This run has no scores: its target has no labels, or no method has finished."
+    method = known or (
+        "Diffusion-driven test-time adaptation with Synthetic-Domain Alignment (SDA)"
+        if table.role("sda")
+        else "Adaptation of a classifier without target labels"
+    )
+    rows = f"{len(table.main)} method{'s' * (len(table.main) != 1)}" + (
+        f" and {len(table.controls)} control{'s' * (len(table.controls) != 1)}" if table.controls else ""
+    )
+    where = (
+        f"{len(table.groups)} {table.group_noun}"
+        if len(table.groups) > 1
+        else group_label(table.groups[0], table.groups)
+    )
     return f"{method}: {rows} on {where}."
 
 
@@ -113,7 +147,14 @@ def _tiles(table: Summary) -> list[dict[str, str]]:
         step = ""
         if i and (d := difference(row, chosen[i - 1], table.metric)):
             step = f"{d.value:+.1f} to {chosen[i - 1].title}" + ("" if d.same_images else " *")
-        tiles.append({"name": row.title, "value": f"{row.mean:.1f}", "error": "" if row.standard_error is None else f"± {row.standard_error:.1f}", "step": step})
+        tiles.append(
+            {
+                "name": row.title,
+                "value": f"{row.mean:.1f}",
+                "error": "" if row.standard_error is None else f"± {row.standard_error:.1f}",
+                "step": step,
+            }
+        )
     return tiles
 
 
@@ -147,7 +188,11 @@ def _published(manifest: Mapping[str, Any], scores: list[Score]) -> dict[str, An
     """The paper's table: beside ours where the run's target is that benchmark, by itself otherwise."""
     found = paper.match(str(manifest.get("recipe", "")), manifest.get("config") or {})
     names = paper.benchmarks()
-    grids = [_grid(b, names[b], found[1] if found and found[0] == b else None) for b in paper.MAIN_TABLES if not found or found[0] == b]
+    grids = [
+        _grid(b, names[b], found[1] if found and found[0] == b else None)
+        for b in paper.MAIN_TABLES
+        if not found or found[0] == b
+    ]
     beside: list[dict[str, str]] = []
     if found and found[1]:
         table = summarise(scores, "top1")
@@ -163,7 +208,14 @@ def _published(manifest: Mapping[str, Any], scores: list[Score]) -> dict[str, An
                     "images": row.coverage if has else "",
                 }
             )
-    return {"citation": paper.citation(), "beside": beside, "model": found[1] if found else None, "grids": grids, "open": bool(found), "benchmark": names[found[0]] if found else ""}
+    return {
+        "citation": paper.citation(),
+        "beside": beside,
+        "model": found[1] if found else None,
+        "grids": grids,
+        "open": bool(found),
+        "benchmark": names[found[0]] if found else "",
+    }
 
 
 def _grid(benchmark: str, what: str, model: str | None) -> dict[str, Any]:
@@ -171,7 +223,9 @@ def _grid(benchmark: str, what: str, model: str | None) -> dict[str, Any]:
     rows = paper.published(benchmark, table=number)
     methods = list(dict.fromkeys(r.method for r in rows))
     by_model = {m: {r.method: r.value for r in rows if r.model == m} for m in paper.models(benchmark)}
-    values = [(m, [f"{v[x]:.1f}" if x in v else "-" for x in methods], m == model) for m, v in by_model.items()]
+    values = [
+        (m, [f"{v[x]:.1f}" if x in v else "-" for x in methods], m == model) for m, v in by_model.items()
+    ]
     return {"title": f"Table {number}: {what}", "methods": methods, "rows": values}
 
 

@@ -1,4 +1,5 @@
-"""The steps of Adapt Anything (source only, stage 1, stage 2, their controls) as a run's graph tells them, and what their scores show."""
+"""The steps of Adapt Anything (source only, stage 1, stage 2, their controls) as a run's graph tells them,
+and what their scores show."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ UNFILTERED = "this run does not show that the filters help"
 
 @dataclass(frozen=True)
 class Ladder:
-    """Names of score rows by their place. ``starts``: a stage-2 row -> the row of the model that it started from."""
+    """Names of score rows by their place. ``starts``: a stage-2 row -> the row of the model that it started
+    from."""
 
     base: str = ""
     stage1: tuple[str, ...] = ()
@@ -71,21 +73,36 @@ def ladder(manifest: Mapping[str, Any]) -> Ladder:
         if name not in places[place]:
             places[place].append(name)
     return Ladder(
-        next(iter(places["base"]), ""), tuple(places["stage1"]), tuple(places["stage2"]), starts, methods, next(iter(places["zero_shot"]), ""),
-        tuple(places["direct"]), {control: plain[method] for control, method in unfiltered.items() if method in plain},
-    )  # fmt: skip
+        next(iter(places["base"]), ""),
+        tuple(places["stage1"]),
+        tuple(places["stage2"]),
+        starts,
+        methods,
+        next(iter(places["zero_shot"]), ""),
+        tuple(places["direct"]),
+        {control: plain[method] for control, method in unfiltered.items() if method in plain},
+    )
 
 
 def ladder_findings(table: Summary, manifest: Mapping[str, Any]) -> list[str]:
-    """What the rows show of each step: one honest sentence each, controls and the zero-shot baseline included."""
+    """What the rows show of each step: one honest sentence each, controls and the zero-shot baseline
+    included."""
     steps = ladder(manifest)
     rows = {r.method: r for r in table.rows if r.mean is not None}
     base, result = rows.get(steps.base), rows.get(steps.result)
-    out = _steps(table, [(rows[n], base) for n in steps.stage1 if n in rows and base], "stage 1 did harm here (negative transfer)")
+    out = _steps(
+        table,
+        [(rows[n], base) for n in steps.stage1 if n in rows and base],
+        "stage 1 did harm here (negative transfer)",
+    )
     second = [(rows[n], rows[steps.starts[n]]) for n in steps.stage2 if n in rows and steps.starts[n] in rows]
     out += _steps(table, second, "stage 2 did harm here: it trains on stage 1's mistakes")
     for control in (rows[n] for n in steps.direct if n in rows):
-        for lead in (rows[n] for n in steps.stage2 if n in rows and steps.ssl_methods[n] == steps.ssl_methods[control.method]):
+        for lead in (
+            rows[n]
+            for n in steps.stage2
+            if n in rows and steps.ssl_methods[n] == steps.ssl_methods[control.method]
+        ):
             out += against_control(table, lead, control, base, DIRECT)
     for name, partner in steps.unfiltered.items():
         if name in rows and partner in rows:
@@ -105,28 +122,51 @@ def _steps(table: Summary, pairs: Sequence[tuple[MethodSummary, MethodSummary]],
             (sentence,) = compare(table, row, start)
             if d.value <= -0.05:
                 told = "." if doubt(d) else f": {harm}."
-                sentence = f"Remark: {row.title} is {-d.value:.1f} points below {start.title} ({numbers(table, row, start, d)}){told}{doubt(d)}"
+                sentence = (
+                    f"Remark: {row.title} is {-d.value:.1f} points below {start.title}"
+                    f" ({numbers(table, row, start, d)}){told}{doubt(d)}"
+                )
             out.append(sentence)
         return out
     out = []
-    for word, chosen, remark in (("above", [f for f in found if f[2].value >= 0.05], ""), ("not above", [f for f in found if f[2].value < 0.05], "Remark: ")):
+    for word, chosen, remark in (
+        ("above", [f for f in found if f[2].value >= 0.05], ""),
+        ("not above", [f for f in found if f[2].value < 0.05], "Remark: "),
+    ):
         if chosen:
-            listed = ", ".join(f"{row.title} {d.value:+.1f}{'' if d.separated or d.standard_error is None else ' (not told apart)'}" for row, _, d in chosen)
+            listed = ", ".join(
+                f"{row.title}"
+                f" {d.value:+.1f}{'' if d.separated or d.standard_error is None else ' (not told apart)'}"
+                for row, _, d in chosen
+            )
             starts = {start.title for _, start, _ in chosen}
-            out.append(f"{remark}{len(chosen)} of {len(found)} methods are {word} {starts.pop() if len(starts) == 1 else 'what they started from'}: {listed} points.")
+            out.append(
+                f"{remark}{len(chosen)} of {len(found)} methods are {word}"
+                f" {starts.pop() if len(starts) == 1 else 'what they started from'}: {listed} points."
+            )
     return out
 
 
 def _beside_zero_shot(table: Summary, result: MethodSummary, zero_shot: MethodSummary) -> list[str]:
     d = difference(zero_shot, result, table.metric)
     if d and d.value >= 0.05:
-        return [f"Remark: {zero_shot.title}, which was trained on nothing here, is {d.value:.1f} points above {result.title} ({numbers(table, zero_shot, result, d)}).{doubt(d)}"]
+        return [
+            f"Remark: {zero_shot.title}, which was trained on nothing here, is {d.value:.1f} points above"
+            f" {result.title} ({numbers(table, zero_shot, result, d)}).{doubt(d)}"
+        ]
     return compare(table, result, zero_shot)
 
 
 def _parent(nodes: Mapping[str, Any], node: str, kinds: Sequence[str]) -> str:
     """The last input of ``node`` that is of one of ``kinds``; empty when there is none."""
-    return next((i for i in reversed(nodes.get(node, {}).get("inputs") or ()) if nodes.get(i, {}).get("kind") in kinds), "")
+    return next(
+        (
+            i
+            for i in reversed(nodes.get(node, {}).get("inputs") or ())
+            if nodes.get(i, {}).get("kind") in kinds
+        ),
+        "",
+    )
 
 
 def _method(node: Mapping[str, Any]) -> str:

@@ -1,4 +1,5 @@
-"""Masking of credentials in everything that a report prints: by field name, in URLs, and by the form of known tokens."""
+"""Masking of credentials in everything that a report prints: by field name, in URLs, and by the form of known
+tokens."""
 
 from __future__ import annotations
 
@@ -9,8 +10,13 @@ from typing import Any
 from diffadapt.core.store import redact
 
 HIDDEN = "***"
-_FIELD = re.compile(r"(?i)(^|[_.-])(secret|token|password|passwd|credentials?|api_?key|access_?key|private_?key)([_.-]|$)")
-_TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,})\b|(?<=Bearer )\S+")
+_FIELD = re.compile(
+    r"(?i)(^|[_.-])(secret|token|password|passwd|credentials?|api_?key|access_?key|private_?key)([_.-]|$)"
+)
+_TOKEN = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,})\b|(?<=Bearer"
+    r" )\S+"
+)
 
 
 def masked(value: Any, name: str = "") -> Any:

@@ -25,8 +25,8 @@ INK, PAPER, RIGHT, WRONG = (27, 35, 48), (255, 255, 255), (23, 115, 63), (179, 3
 
 @dataclass(frozen=True)
 class GradCamCell:
-    """One picture of a Grad-CAM panel: ``image`` uint8 (H, W) or (H, W, C), ``heat`` float (h, w) in [0, 1] (any size),
-    ``predicted`` the class name, ``right`` whether it is the true one (None: not known)."""
+    """One picture of a Grad-CAM panel: ``image`` uint8 (H, W) or (H, W, C), ``heat`` float (h, w) in [0, 1]
+    (any size), ``predicted`` the class name, ``right`` whether it is the true one (None: not known)."""
 
     image: np.ndarray
     heat: np.ndarray | None
@@ -57,7 +57,8 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def fit_size(image: np.ndarray, smallest: int = SMALLEST, largest: int = LARGEST) -> np.ndarray:
-    """``image`` as RGB, enlarged by a whole factor (nearest) or reduced (box filter) to lie between the two sides."""
+    """``image`` as RGB, enlarged by a whole factor (nearest) or reduced (box filter) to lie between the two
+    sides."""
     image = as_rgb(image)
     height, width = image.shape[:2]
     factor = -(-smallest // min(height, width))
@@ -78,23 +79,32 @@ def png(array: np.ndarray) -> bytes:
 
 
 def image_grid(
-    images: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
+    images: Sequence[Sequence[np.ndarray | None]],
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
 ) -> np.ndarray:
-    """A labelled grid as uint8 (H, W, 3). ``images``: rows of uint8 arrays (None: an empty place); rows may differ in length.
+    """A labelled grid as uint8 (H, W, 3). ``images``: rows of uint8 arrays (None: an empty place); rows may
+    differ in length.
 
-    Labels that are wider than their column are broken over up to three lines, then cut. ValueError when there is no image.
+    Labels that are wider than their column are broken over up to three lines, then cut. ValueError when there
+    is no image.
     """
     cells = [[None if i is None else Cell(fit_size(i)) for i in row] for row in images]
     return draw_grid(cells, row_labels, column_labels)
 
 
 def before_after_grid(
-    before: Mapping[str, Sequence[np.ndarray]], after: Mapping[str, Sequence[np.ndarray]], *, names: tuple[str, str] = ("before", "after"), per_row: int = 6
+    before: Mapping[str, Sequence[np.ndarray]],
+    after: Mapping[str, Sequence[np.ndarray]],
+    *,
+    names: tuple[str, str] = ("before", "after"),
+    per_row: int = 6,
 ) -> bytes:
-    """PNG bytes: a row for every key of ``before`` (class, corruption), its images on the left and the same after on the right.
+    """PNG bytes: a row for every key of ``before`` (class, corruption), its images on the left and the same
+    after on the right.
 
-    ``after`` has the same keys, and its k-th image belongs to the k-th before; images without a partner are left out.
-    ValueError when no pair is left.
+    ``after`` has the same keys, and its k-th image belongs to the k-th before; images without a partner are
+    left out. ValueError when no pair is left.
     """
     rows: list[list[tuple[np.ndarray, np.ndarray]]] = []
     labels: list[str] = []
@@ -104,7 +114,9 @@ def before_after_grid(
             labels.append(_readable(key))
     sides = [[[Cell(fit_size(pair[side], largest=96)) for pair in row] for row in rows] for side in (0, 1)]
     left, right = draw_grid(sides[0], labels, (), names[0]), draw_grid(sides[1], (), (), names[1])
-    sheet = np.full((max(left.shape[0], right.shape[0]), left.shape[1] + 2 * GAP + right.shape[1], 3), 255, np.uint8)
+    sheet = np.full(
+        (max(left.shape[0], right.shape[0]), left.shape[1] + 2 * GAP + right.shape[1], 3), 255, np.uint8
+    )
     sheet[: left.shape[0], : left.shape[1]] = left
     sheet[: right.shape[0], -right.shape[1] :] = right
     return png(sheet)
@@ -112,15 +124,25 @@ def before_after_grid(
 
 def gradcam_panel(
     rows: Sequence[GradCamRow],
-    column_labels: Sequence[str] = ("source image, source model", "target image, source model", "projected, source model (DDA)", "projected, fine-tuned model (SDA)"),
+    column_labels: Sequence[str] = (
+        "source image, source model",
+        "target image, source model",
+        "projected, source model (DDA)",
+        "projected, fine-tuned model (SDA)",
+    ),
 ) -> bytes:
-    """PNG bytes of heat maps over images, the predicted class under each: green when right, red and so marked when wrong."""
-    cells = [[None if c is None else Cell(overlay(fit_size(c.image, 96), c.heat), *_verdict(c)) for c in row.cells] for row in rows]
+    """PNG bytes of heat maps over images, the predicted class under each: green when right, red and so marked
+    when wrong."""
+    cells = [
+        [None if c is None else Cell(overlay(fit_size(c.image, 96), c.heat), *_verdict(c)) for c in row.cells]
+        for row in rows
+    ]
     return png(draw_grid(cells, [_readable(r.label) for r in rows], column_labels))
 
 
 def overlay(image: np.ndarray, heat: np.ndarray | None, strength: float = 0.5) -> np.ndarray:
-    """``image`` (uint8 RGB) mixed with the colours of ``heat`` (any size; values outside [0, 1] are clipped, NaN is 0)."""
+    """``image`` (uint8 RGB) mixed with the colours of ``heat`` (any size; values outside [0, 1] are clipped,
+    NaN is 0)."""
     if heat is None:
         return image
     heat = np.clip(np.nan_to_num(np.asarray(heat, np.float32)), 0, 1)
@@ -174,7 +196,8 @@ def _width(text: str) -> int:
 
 
 def _wrap(text: str, width: int, lines: int = 3) -> list[str]:
-    """``text`` in at most ``lines`` lines of ``width`` pixels, the last one cut with '...' when it must be."""
+    """``text`` in at most ``lines`` lines of ``width`` pixels, the last one cut with '...' when it must
+    be."""
     out: list[str] = []
     for word in " ".join(str(text).split()).split(" "):
         if out and _width(f"{out[-1]} {word}") <= width:
@@ -194,21 +217,39 @@ def _cut(text: str, width: int) -> str:
     return text + "..."
 
 
-def draw_grid(cells: Sequence[Sequence[Cell | None]], row_labels: Sequence[str], column_labels: Sequence[str], heading: str = "") -> np.ndarray:
-    """Cells (None: an empty place) as a labelled grid, uint8 (H, W, 3); texts are broken over up to three lines. ValueError when there is no image."""
+def draw_grid(
+    cells: Sequence[Sequence[Cell | None]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    heading: str = "",
+) -> np.ndarray:
+    """Cells (None: an empty place) as a labelled grid, uint8 (H, W, 3); texts are broken over up to three
+    lines. ValueError when there is no image."""
     columns = max((len(r) for r in cells), default=0)
     if not any(c for row in cells for c in row):
         raise ValueError("a grid needs at least one image")
-    widths = [max([row[i].image.shape[1] for row in cells if i < len(row) and row[i]] + [SMALLEST]) for i in range(columns)]
+    widths = [
+        max([row[i].image.shape[1] for row in cells if i < len(row) and row[i]] + [SMALLEST])
+        for i in range(columns)
+    ]
     left = min(max([_width(t) for t in row_labels], default=0), 190)
     left += GAP * 2 if left else 0
     line = TEXT + 3
     heads = [_wrap(t, w) for t, w in zip(column_labels, widths, strict=False)]
-    head = line * max([len(h) for h in heads], default=0) + (GAP if heads else 0) + (line + GAP if heading else 0)
-    texts = [[_wrap(c.text, w) if c and c.text else [] for c, w in zip(row, widths, strict=False)] for row in cells]
+    head = (
+        line * max([len(h) for h in heads], default=0)
+        + (GAP if heads else 0)
+        + (line + GAP if heading else 0)
+    )
+    texts = [
+        [_wrap(c.text, w) if c and c.text else [] for c, w in zip(row, widths, strict=False)] for row in cells
+    ]
     unders = [line * max([len(t) for t in row], default=0) for row in texts]
     heights = [max([c.image.shape[0] for c in row if c] + [0]) for row in cells]
-    size = (left + sum(widths) + GAP * (columns + 1), head + sum(heights) + sum(unders) + GAP * (len(cells) + 1))
+    size = (
+        left + sum(widths) + GAP * (columns + 1),
+        head + sum(heights) + sum(unders) + GAP * (len(cells) + 1),
+    )
     sheet = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
     starts = [left + GAP + sum(widths[:i]) + GAP * i for i in range(columns)]

@@ -1,4 +1,5 @@
-"""The pictures of a run folder (``figures/figures.json`` and files beside it) as data URLs for a self-contained page."""
+"""The pictures of a run folder (``figures/figures.json`` and files beside it) as data URLs for a
+self-contained page."""
 
 from __future__ import annotations
 
@@ -37,24 +38,51 @@ def pictures(run: Run) -> list[Picture]:
         sections = json.loads(run.read("figures/figures.json"))["sections"]
         return [_picture(run, s) for s in sections if isinstance(s, Mapping)]
     except (StoreError, ValueError, KeyError, TypeError):
-        return [Picture("Pictures", "", "", problem="figures/figures.json is damaged: run the recipe again to rewrite it.")]
+        return [
+            Picture(
+                "Pictures",
+                "",
+                "",
+                problem="figures/figures.json is damaged: run the recipe again to rewrite it.",
+            )
+        ]
 
 
 def _picture(run: Run, section: Mapping[str, Any]) -> Picture:
-    title, caption, alt, name = (masked(str(section.get(k) or "")) for k in ("title", "caption", "alt", "image"))
+    title, caption, alt, name = (
+        masked(str(section.get(k) or "")) for k in ("title", "caption", "alt", "image")
+    )
     if not name or "/" in name or "\\" in name or name.startswith("."):
         return Picture(title, caption, alt, problem=f"{name!r} is not the name of a file in figures/.")
     try:
         data = run.read(f"figures/{name}")
     except StoreError:
-        return Picture(title, caption, alt, problem=f"figures/{name} is missing: run the recipe again to rewrite it.")
+        return Picture(
+            title, caption, alt, problem=f"figures/{name} is missing: run the recipe again to rewrite it."
+        )
     kind = _kind(data)
     if not kind:
         return Picture(title, caption, alt, problem=f"figures/{name} is neither PNG nor JPEG.")
     if len(data) > LARGEST:
-        return Picture(title, caption, alt, problem=f"figures/{name} has {len(data) / 2**20:.0f} MiB and is not embedded; open it in the run folder.")
+        return Picture(
+            title,
+            caption,
+            alt,
+            problem=(
+                f"figures/{name} has {len(data) / 2**20:.0f} MiB and is not embedded; open it in the run"
+                " folder."
+            ),
+        )
     width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20)) if kind == "png" else (0, 0)
-    return Picture(title, caption, alt or title, f"data:image/{kind};base64,{base64.b64encode(data).decode()}", "", width, height)
+    return Picture(
+        title,
+        caption,
+        alt or title,
+        f"data:image/{kind};base64,{base64.b64encode(data).decode()}",
+        "",
+        width,
+        height,
+    )
 
 
 def _kind(data: bytes) -> str:

@@ -1,4 +1,5 @@
-"""What a run's files say about how it was made: settings, weights, versions, quarantine, and the command to repeat it."""
+"""What a run's files say about how it was made: settings, weights, versions, quarantine, and the command to
+repeat it."""
 
 from __future__ import annotations
 
@@ -16,9 +17,17 @@ from diffadapt.report.mask import HIDDEN, masked
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted name -> leaf of a JSON value; lists of plain values stay whole."""
     if isinstance(value, Mapping) and value:
-        return {k: v for name, part in value.items() for k, v in flatten(part, f"{prefix}.{name}" if prefix else str(name)).items()}
+        return {
+            k: v
+            for name, part in value.items()
+            for k, v in flatten(part, f"{prefix}.{name}" if prefix else str(name)).items()
+        }
     if isinstance(value, (list, tuple)) and any(isinstance(v, (Mapping, list, tuple)) for v in value):
-        return {k: v for i, part in enumerate(value) for k, v in flatten(part, f"{prefix}.{i}" if prefix else str(i)).items()}
+        return {
+            k: v
+            for i, part in enumerate(value)
+            for k, v in flatten(part, f"{prefix}.{i}" if prefix else str(i)).items()
+        }
     return {prefix: value}
 
 
@@ -78,7 +87,11 @@ def stages(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def quarantine(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(stage, item, reason) of every quarantined item."""
-    return [(node, masked(str(k)), masked(str(r))) for node, info in (manifest.get("nodes") or {}).items() for k, r in info.get("quarantined") or ()]
+    return [
+        (node, masked(str(k)), masked(str(r)))
+        for node, info in (manifest.get("nodes") or {}).items()
+        for k, r in info.get("quarantined") or ()
+    ]
 
 
 def command(run: Run, manifest: Mapping[str, Any]) -> tuple[str, bool]:

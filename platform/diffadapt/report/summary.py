@@ -14,18 +14,26 @@ CLEAN = "clean"
 PERCENT_OF_IMAGES = ("top1",)
 """Metrics that are a share of images, so that a binomial standard error exists."""
 PERCENT = {
-    "top1": "top-1 accuracy", "class_mean": "mean of the classes' accuracies", "miou": "mean IoU", "miou_source": "mean IoU on the source's test images",
-    "miou_estimated": "mean IoU estimated on transferred test images of the source", "pixel_accuracy": "pixel accuracy", "map": "mean average precision", "map50": "mean average precision at IoU .50",
+    "top1": "top-1 accuracy",
+    "class_mean": "mean of the classes' accuracies",
+    "miou": "mean IoU",
+    "miou_source": "mean IoU on the source's test images",
+    "miou_estimated": "mean IoU estimated on transferred test images of the source",
+    "pixel_accuracy": "pixel accuracy",
+    "map": "mean average precision",
+    "map50": "mean average precision at IoU .50",
     "map_source": "mean average precision on the source's test images",
-}  # fmt: skip
+}
 """Metrics in percent, and what they are called."""
 BY_CLASS = ("iou.", "ap.")
-"""What the metrics of single classes begin with: they have one table together, in the report of the runs that have them."""
+"""What the metrics of single classes begin with: they have one table together, in the report of the runs that
+have them."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method in one group. ``value`` in the metric's unit (percent for top1), ``images`` counted of ``of_images``.
+    """One method in one group. ``value`` in the metric's unit (percent for top1), ``images`` counted of
+    ``of_images``.
 
     ``value`` is the mean of ``by_seed``.
     """
@@ -44,10 +52,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One row: every group counts once in ``mean``; ``of_images`` is what the target has over all groups of the table.
+    """One row: every group counts once in ``mean``; ``of_images`` is what the target has over all groups of
+    the table.
 
-    ``standard_error`` is binomial and stands for one seed; ``deviation`` is the standard deviation (n - 1) over the seeds of
-    the mean over groups, for two seeds or more.
+    ``standard_error`` is binomial and stands for one seed; ``deviation`` is the standard deviation (n - 1)
+    over the seeds of the mean over groups, for two seeds or more.
     """
 
     method: str
@@ -93,8 +102,8 @@ class Difference:
     left: float
     right: float
     standard_error: float | None
-    """Over the seeds' differences where both rows have the same seeds, two or more; for one seed each the binomial error of
-    rows taken as independent; None otherwise."""
+    """Over the seeds' differences where both rows have the same seeds, two or more; for one seed each the
+    binomial error of rows taken as independent; None otherwise."""
     higher: int
     groups: int
     same_images: bool
@@ -105,14 +114,16 @@ class Difference:
 
     @property
     def separated(self) -> bool:
-        """Whether the difference is larger than two standard errors (always False without one), and of one sign with every seed."""
+        """Whether the difference is larger than two standard errors (always False without one), and of one
+        sign with every seed."""
         agree = self.seeds < 2 or self.seeds_higher == (self.seeds if self.value > 0 else 0)
         return self.standard_error is not None and abs(self.value) > 2 * self.standard_error and agree
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All rows of one metric in the run's order, and the groups (``corruption/severity``) in the benchmark's order."""
+    """All rows of one metric in the run's order, and the groups (``corruption/severity``) in the benchmark's
+    order."""
 
     metric: str
     groups: tuple[str, ...]
@@ -139,7 +150,9 @@ class Summary:
     @property
     def reference(self) -> MethodSummary | None:
         """The row that differences are taken to: the first main one called Source..., or 'Synthetic only'."""
-        return self.role("source") or next((r for r in self.main if r.method.lower().startswith("synthetic only")), None)
+        return self.role("source") or next(
+            (r for r in self.main if r.method.lower().startswith("synthetic only")), None
+        )
 
     @property
     def reference_word(self) -> str:
@@ -147,9 +160,13 @@ class Summary:
         return (self.reference.method.split() or ["Source"])[0] if self.reference else "Source"
 
     def role(self, name: str) -> MethodSummary | None:
-        """The main row called ``name`` (any case), else the first whose first word it is, e.g. 'DDA (ensemble)', but no sum of several."""
+        """The main row called ``name`` (any case), else the first whose first word it is, e.g. 'DDA
+        (ensemble)', but no sum of several."""
         exact = [r for r in self.main if r.method.lower() == name]
-        return next(iter(exact + [r for r in self.main if first_word(r.method) == name and " + " not in r.method]), None)
+        return next(
+            iter(exact + [r for r in self.main if first_word(r.method) == name and " + " not in r.method]),
+            None,
+        )
 
     @property
     def group_noun(self) -> str:
@@ -170,7 +187,8 @@ class Summary:
 
 
 def metrics(scores: Sequence[Score]) -> list[str]:
-    """The metrics in ``scores``, top1 first, those on the source last, else in order of appearance; those of single classes are left out."""
+    """The metrics in ``scores``, top1 first, those on the source last, else in order of appearance; those of
+    single classes are left out."""
     found = [m for m in dict.fromkeys(s.metric for s in scores) if not m.startswith(BY_CLASS)]
     return sorted(found, key=lambda m: (m != "top1", m.endswith("_source")))
 
@@ -178,7 +196,8 @@ def metrics(scores: Sequence[Score]) -> list[str]:
 def summarise(scores: Sequence[Score], metric: str | None = None) -> Summary:
     """Rows in the run's order for ``metric`` (default: top1, else the first one in ``scores``).
 
-    Clean images stand in their own column, unless the target has nothing else. Several seeds are averaged in a cell.
+    Clean images stand in their own column, unless the target has nothing else. Several seeds are averaged in
+    a cell.
     """
     metric = metric or next(iter(metrics(scores)), "top1")
     mine = [s for s in scores if s.metric == metric]
@@ -204,12 +223,39 @@ def difference(left: MethodSummary, right: MethodSummary, metric: str = "top1") 
     seeds = set(a[0].by_seed)
     if any(set(c.by_seed) != seeds for c in (*a, *b)):
         one_each = len(left.seeds) == len(right.seeds) == 1
-        return Difference(mean_a - mean_b, mean_a, mean_b, _binomial((*a, *b), metric, len(common)) if one_each else None, higher, len(common), same, 0)
+        return Difference(
+            mean_a - mean_b,
+            mean_a,
+            mean_b,
+            _binomial((*a, *b), metric, len(common)) if one_each else None,
+            higher,
+            len(common),
+            same,
+            0,
+        )
     if len(seeds) == 1:
-        return Difference(mean_a - mean_b, mean_a, mean_b, _binomial((*a, *b), metric, len(common)), higher, len(common), same)
+        return Difference(
+            mean_a - mean_b,
+            mean_a,
+            mean_b,
+            _binomial((*a, *b), metric, len(common)),
+            higher,
+            len(common),
+            same,
+        )
     steps = [_mean(x.by_seed[s] - y.by_seed[s] for x, y in zip(a, b, strict=True)) for s in sorted(seeds)]
     error = (_deviation(steps) or 0.0) / math.sqrt(len(steps))
-    return Difference(mean_a - mean_b, mean_a, mean_b, error, higher, len(common), same, len(steps), sum(s > 0 for s in steps))
+    return Difference(
+        mean_a - mean_b,
+        mean_a,
+        mean_b,
+        error,
+        higher,
+        len(common),
+        same,
+        len(steps),
+        sum(s > 0 for s in steps),
+    )
 
 
 def is_transfer(name: str) -> bool:
@@ -229,10 +275,24 @@ def group_label(group: str, groups: Sequence[str]) -> str:
     return corruption.replace("_", " ").replace("(", " (") + (f" {severity}" if several and severity else "")
 
 
-def _row(method: str, scores: list[Score], groups: Sequence[str], of_images: Mapping[str, int], split_clean: bool, metric: str) -> MethodSummary:
+def _row(
+    method: str,
+    scores: list[Score],
+    groups: Sequence[str],
+    of_images: Mapping[str, int],
+    split_clean: bool,
+    metric: str,
+) -> MethodSummary:
     cells = {g: cell for g in groups if (cell := _cell([s for s in scores if s.group == g]))}
     clean = _cell([s for s in scores if s.corruption == CLEAN]) if split_clean else None
-    several = [_mean(c.by_seed[seed] for c in cells.values()) for seed in sorted(set.intersection(*(set(c.by_seed) for c in cells.values())))] if cells else []
+    several = (
+        [
+            _mean(c.by_seed[seed] for c in cells.values())
+            for seed in sorted(set.intersection(*(set(c.by_seed) for c in cells.values())))
+        ]
+        if cells
+        else []
+    )
     deviation = _deviation(several)
     first = scores[0]
     return MethodSummary(
@@ -255,13 +315,22 @@ def _row(method: str, scores: list[Score], groups: Sequence[str], of_images: Map
 def _cell(scores: list[Score]) -> Cell | None:
     if not scores:
         return None
-    by_seed = {seed: _mean(s.value for s in scores if s.seed == seed) for seed in sorted({s.seed for s in scores})}
-    return Cell(_mean(by_seed.values()), max(s.images for s in scores), max(s.of_images for s in scores), by_seed)
+    by_seed = {
+        seed: _mean(s.value for s in scores if s.seed == seed) for seed in sorted({s.seed for s in scores})
+    }
+    return Cell(
+        _mean(by_seed.values()), max(s.images for s in scores), max(s.of_images for s in scores), by_seed
+    )
 
 
 def _binomial(cells: Sequence[Cell], metric: str, groups: int = 0) -> float | None:
-    """The standard error of the mean over ``groups`` groups (default: one a cell); None for a metric that is no share of images."""
-    return math.sqrt(sum(c.variance for c in cells)) / (groups or len(cells)) if metric in PERCENT_OF_IMAGES else None
+    """The standard error of the mean over ``groups`` groups (default: one a cell); None for a metric that is
+    no share of images."""
+    return (
+        math.sqrt(sum(c.variance for c in cells)) / (groups or len(cells))
+        if metric in PERCENT_OF_IMAGES
+        else None
+    )
 
 
 def _deviation(values: Sequence[float]) -> float | None:

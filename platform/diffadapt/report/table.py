@@ -23,10 +23,20 @@ from diffadapt.report.summary import (
 )
 
 SHORT = {
-    "gaussian_noise": "gauss", "shot_noise": "shot", "impulse_noise": "impul", "defocus_blur": "defoc", "glass_blur": "glass",
-    "motion_blur": "motn", "zoom_blur": "zoom", "brightness": "brigh", "contrast": "contr", "elastic_transform": "elast",
-    "pixelate": "pixel", "jpeg_compression": "jpeg", "watermark": "mark",
-}  # fmt: skip
+    "gaussian_noise": "gauss",
+    "shot_noise": "shot",
+    "impulse_noise": "impul",
+    "defocus_blur": "defoc",
+    "glass_blur": "glass",
+    "motion_blur": "motn",
+    "zoom_blur": "zoom",
+    "brightness": "brigh",
+    "contrast": "contr",
+    "elastic_transform": "elast",
+    "pixelate": "pixel",
+    "jpeg_compression": "jpeg",
+    "watermark": "mark",
+}
 DASH = "-"
 DIFFERENT = "*"
 """Marks a difference between rows that do not count the same images or groups."""
@@ -34,7 +44,8 @@ DIFFERENT = "*"
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row, formatted. ``cells``: a dict a group with ``text``, ``value`` (None where absent) and ``title``."""
+    """One row, formatted. ``cells``: a dict a group with ``text``, ``value`` (None where absent) and
+    ``title``."""
 
     method: str
     control: bool
@@ -54,8 +65,9 @@ class TableRow:
 def score_table(scores: Sequence[Score], *, width: int | None = None, colour: bool | None = None) -> str:
     """The table of each metric as text; with colours on a terminal, plain ASCII elsewhere.
 
-    Columns: method, mean over groups and seeds, binomial standard error, standard deviation over seeds, difference to Source
-    (or what stands in its place), clean accuracy, images used; then a column a group when ``width`` (default: the terminal's, 100 elsewhere) allows.
+    Columns: method, mean over groups and seeds, binomial standard error, standard deviation over seeds,
+    difference to Source (or what stands in its place), clean accuracy, images used; then a column a group
+    when ``width`` (default: the terminal's, 100 elsewhere) allows.
     """
     colour = sys.stdout.isatty() if colour is None else colour
     width = width or shutil.get_terminal_size((100, 24)).columns
@@ -76,9 +88,22 @@ def rows_for_html(table: Summary) -> list[TableRow]:
         best = r in full and round(r.mean or 0, 1) == top and len(full) > 1
         rows.append(
             TableRow(
-                r.title, r.control, _number(r.mean), _number(r.standard_error), _number(r.deviation), _delta(table, r, d), 0 if d is None else _sign(d.value),
-                _number(r.clean.value if r.clean else None), r.coverage, r.whole, _note(r, table), best,
-                [_cell(table, r, g, source, tops[g] if r in full and len(full) > 1 else None) for g in table.groups],
+                r.title,
+                r.control,
+                _number(r.mean),
+                _number(r.standard_error),
+                _number(r.deviation),
+                _delta(table, r, d),
+                0 if d is None else _sign(d.value),
+                _number(r.clean.value if r.clean else None),
+                r.coverage,
+                r.whole,
+                _note(r, table),
+                best,
+                [
+                    _cell(table, r, g, source, tops[g] if r in full and len(full) > 1 else None)
+                    for g in table.groups
+                ],
             )  # fmt: skip
         )
     return rows
@@ -93,12 +118,29 @@ def legend(table: Summary) -> list[str]:
     """The notes that belong under every table of these scores."""
     noun, count = table.group_noun, len(table.groups)
     unit = f"{PERCENT[table.metric]} in percent" if table.metric in PERCENT else table.metric
-    first = f"{unit}; mean over {count} {noun}, each counted once" if count > 1 else f"{unit} on {group_label(table.groups[0], table.groups)}"
-    lines = [first + ("; s.e.: binomial standard error of the mean" if any(r.standard_error is not None for r in table.rows) else "")]
+    first = (
+        f"{unit}; mean over {count} {noun}, each counted once"
+        if count > 1
+        else f"{unit} on {group_label(table.groups[0], table.groups)}"
+    )
+    lines = [
+        first
+        + (
+            "; s.e.: binomial standard error of the mean"
+            if any(r.standard_error is not None for r in table.rows)
+            else ""
+        )
+    ]
     if any(r.deviation is not None for r in table.rows):
-        lines.append(f"{len(table.seeds)} seeds ({', '.join(map(str, table.seeds))}); s.d.: standard deviation of the mean over the seeds (n - 1)")
+        lines.append(
+            f"{len(table.seeds)} seeds ({', '.join(map(str, table.seeds))}); s.d.: standard deviation of the"
+            " mean over the seeds (n - 1)"
+        )
     if any(not r.whole for r in table.rows):
-        lines.append(f"{DIFFERENT} not the same images or {noun} as {table.reference_word}: the difference is not like for like")
+        lines.append(
+            f"{DIFFERENT} not the same images or {noun} as {table.reference_word}: the difference is not like"
+            " for like"
+        )
     return lines
 
 
@@ -109,12 +151,17 @@ def _one_table(table: Summary, width: int, colour: bool) -> str:
     fits = 0 < needed <= width
     notes = legend(table)
     if needed > width:
-        notes.append(f"the {len(table.groups)} {table.group_noun} one by one: in report.html, or in a terminal of {needed} columns")
+        notes.append(
+            f"the {len(table.groups)} {table.group_noun} one by one: in report.html, or in a terminal of"
+            f" {needed} columns"
+        )
     notes += [f"{clean_text(r.method)}: {clean_text(r.note)}" for r in rows if r.note]
     return to_text([wide if fits else narrow], width, colour, notes)
 
 
-def to_text(tables: Sequence[Any], width: int, colour: bool, notes: Sequence[str] = (), *, measure: bool = False) -> Any:
+def to_text(
+    tables: Sequence[Any], width: int, colour: bool, notes: Sequence[str] = (), *, measure: bool = False
+) -> Any:
     """rich tables and indented notes as text of ``width`` columns (more when a table cannot be narrower).
 
     With ``measure``: the columns that the first table wants.
@@ -123,7 +170,13 @@ def to_text(tables: Sequence[Any], width: int, colour: bool, notes: Sequence[str
     from rich.text import Text
 
     buffer = io.StringIO()
-    console = Console(file=buffer, width=10_000, force_terminal=colour, color_system="standard" if colour else None, highlight=False)
+    console = Console(
+        file=buffer,
+        width=10_000,
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        highlight=False,
+    )
     if measure:
         return console.measure(tables[0]).maximum
     console.width = max([width] + [console.measure(t).minimum for t in tables])
@@ -152,13 +205,29 @@ def _build(table: Summary, rows: list[TableRow], colour: bool, every_group: bool
     has_error, has_clean = any(r.error != DASH for r in rows), table.has_clean
     has_delta = any(r.delta for r in rows)
     has_deviation = any(r.deviation != DASH for r in rows)
-    names = ["mean"] + ["s.d."] * has_deviation + ["s.e."] * has_error + [f"-{clean_text(table.reference_word)}"] * has_delta + ["clean"] * has_clean + ["images"]
+    names = (
+        ["mean"]
+        + ["s.d."] * has_deviation
+        + ["s.e."] * has_error
+        + [f"-{clean_text(table.reference_word)}"] * has_delta
+        + ["clean"] * has_clean
+        + ["images"]
+    )
     groups = [_short(g, table) for g in table.groups] if every_group else []
 
     def numbers(r: TableRow) -> list[str]:
-        return [r.mean] + [r.deviation] * has_deviation + [r.error] * has_error + [r.delta] * has_delta + [r.clean] * has_clean + [r.images]
+        return (
+            [r.mean]
+            + [r.deviation] * has_deviation
+            + [r.error] * has_error
+            + [r.delta] * has_delta
+            + [r.clean] * has_clean
+            + [r.images]
+        )
 
-    longest = [max(map(len, column)) for column in zip(names, *map(numbers, rows), strict=True)] + [5] * len(groups)
+    longest = [max(map(len, column)) for column in zip(names, *map(numbers, rows), strict=True)] + [5] * len(
+        groups
+    )
     for name, least in zip(names + groups, longest, strict=True):
         out.add_column(name, justify="right", no_wrap=True, min_width=least)
 
@@ -207,15 +276,29 @@ def _sign(value: float) -> int:
     return 0 if abs(value) < 0.05 else (1 if value > 0 else -1)
 
 
-def _cell(table: Summary, row: MethodSummary, group: str, source: MethodSummary | None, top: float | None) -> dict[str, Any]:
+def _cell(
+    table: Summary, row: MethodSummary, group: str, source: MethodSummary | None, top: float | None
+) -> dict[str, Any]:
     cell = row.cells.get(group)
     if cell is None:
         return {"text": DASH, "value": None, "title": "not measured", "best": False, "lift": 0.0}
     base = source.cells.get(group) if source and source is not row else None
     lift = cell.value - base.value if base else 0.0
-    counted = f"{cell.images} images" if cell.images >= cell.of_images else f"{cell.images} of {cell.of_images} images"
-    title = f"{group_label(group, table.groups)}: {cell.value:.2f}, {counted}" + (f", {lift:+.1f} to {table.reference_word}" if base else "")
-    return {"text": f"{cell.value:.1f}", "value": cell.value, "title": title, "best": top is not None and round(cell.value, 1) == top, "lift": lift}
+    counted = (
+        f"{cell.images} images"
+        if cell.images >= cell.of_images
+        else f"{cell.images} of {cell.of_images} images"
+    )
+    title = f"{group_label(group, table.groups)}: {cell.value:.2f}, {counted}" + (
+        f", {lift:+.1f} to {table.reference_word}" if base else ""
+    )
+    return {
+        "text": f"{cell.value:.1f}",
+        "value": cell.value,
+        "title": title,
+        "best": top is not None and round(cell.value, 1) == top,
+        "lift": lift,
+    }
 
 
 def _note(row: MethodSummary, table: Summary) -> str:
@@ -227,7 +310,9 @@ def _note(row: MethodSummary, table: Summary) -> str:
     if row.mean is not None and len(row.seeds) < len(table.seeds):
         parts.append(f"{len(row.seeds)} seed{'s' * (len(row.seeds) != 1)}")
     if row.selection not in ("last", ""):
-        parts.append(f"model chosen by {'target labels (oracle)' if row.selection == 'oracle' else row.selection}")
+        parts.append(
+            f"model chosen by {'target labels (oracle)' if row.selection == 'oracle' else row.selection}"
+        )
     return "; ".join(parts)
 
 

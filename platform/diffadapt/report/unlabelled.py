@@ -1,4 +1,5 @@
-"""What a terminal shows of a run of Adapt Anything whose target has no labels: validators and the split instead of accuracy."""
+"""What a terminal shows of a run of Adapt Anything whose target has no labels: validators and the split
+instead of accuracy."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from diffadapt.report.table import clean_text, table_style, to_text
 from diffadapt.systems.adapt_anything.report import first_split, validators
 
 
-def unlabelled_text(run: Run, manifest: Mapping[str, Any], *, width: int | None = None, colour: bool | None = None) -> str:
+def unlabelled_text(
+    run: Run, manifest: Mapping[str, Any], *, width: int | None = None, colour: bool | None = None
+) -> str:
     """The table of label-free validators, and what they cannot say."""
     colour = sys.stdout.isatty() if colour is None else colour
     width = width or shutil.get_terminal_size((100, 24)).columns
@@ -20,8 +23,9 @@ def unlabelled_text(run: Run, manifest: Mapping[str, Any], *, width: int | None 
     if split := first_split(run, manifest):
         per_class = split.get("per_class") or {}
         notes.append(
-            f"Before stage 2, {sum(n > 0 for n, _ in per_class.values())} of {len(per_class)} classes are predicted, with mean confidence "
-            f"{split.get('mean_confidence', 0):.2f}; {split.get('confident', 0)} of {split.get('images', 0)} images count as confident."
+            f"Before stage 2, {sum(n > 0 for n, _ in per_class.values())} of {len(per_class)} classes are"
+            f" predicted, with mean confidence {split.get('mean_confidence', 0):.2f};"
+            f" {split.get('confident', 0)} of {split.get('images', 0)} images count as confident."
         )
     known = validators(run, manifest)
     if not known["rows"]:
@@ -39,5 +43,7 @@ def _table(known: Mapping[str, Any], colour: bool) -> Any:
     for name in known["names"]:
         table.add_column(clean_text(name), justify="right", no_wrap=True)
     for title, values in known["rows"]:
-        table.add_row(Text(clean_text(title)), *(Text(text, style="bold" if best else "") for text, best in values))
+        table.add_row(
+            Text(clean_text(title)), *(Text(text, style="bold" if best else "") for text, best in values)
+        )
     return table

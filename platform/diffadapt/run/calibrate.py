@@ -1,4 +1,5 @@
-"""One shard of every stage that nothing was measured of, made for real, so that a plan can say how long the rest takes."""
+"""One shard of every stage that nothing was measured of, made for real, so that a plan can say how long the
+rest takes."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ LOOKED_AT = 100
 
 
 def chosen(plans: Mapping[str, NodePlan], done: Collection[str], estimate: Estimate) -> set[str]:
-    """Digests of the shards to make: for each kind and label without measurements one missing shard that needs no unfinished
-    fit, with all that it lacks itself."""
+    """Digests of the shards to make: for each kind and label without measurements one missing shard that
+    needs no unfinished fit, with all that it lacks itself."""
     owner = {p.digest: (name, p) for name, plan in plans.items() for p in plan.shards}
     wanted: set[str] = set()
     seen: set[tuple[str, str]] = set()
@@ -34,7 +35,10 @@ def chosen(plans: Mapping[str, NodePlan], done: Collection[str], estimate: Estim
         key = (stage.kind, plan.stage.label())
         if stage.fit or stage.basis not in ("none", "kind") or key in seen:
             continue
-        lacks = (_lacking(p.digest, owner, plans, done) for p in islice((p for p in plan.shards if p.digest not in done), LOOKED_AT))
+        lacks = (
+            _lacking(p.digest, owner, plans, done)
+            for p in islice((p for p in plan.shards if p.digest not in done), LOOKED_AT)
+        )
         possible = [digests for digests in lacks if digests is not None]
         if possible:
             seen.add(key)
@@ -42,20 +46,40 @@ def chosen(plans: Mapping[str, NodePlan], done: Collection[str], estimate: Estim
     return wanted
 
 
-def calibrate(name: str, plans: Mapping[str, NodePlan], root: Root, digests: Collection[str], runner_factory: Callable[[], Runner]) -> int:
-    """Make the shards ``digests`` of ``plans`` and enter them into the ledger; returns how many were made. They stay in the store."""
+def calibrate(
+    name: str,
+    plans: Mapping[str, NodePlan],
+    root: Root,
+    digests: Collection[str],
+    runner_factory: Callable[[], Runner],
+) -> int:
+    """Make the shards ``digests`` of ``plans`` and enter them into the ledger; returns how many were made.
+    They stay in the store."""
     root.store.prepare()
     done = finished(plans, root.store)
-    parts = {n: replace(plan, shards=tuple(p for p in plan.shards if p.digest in done or p.digest in digests)) for n, plan in plans.items()}
+    parts = {
+        n: replace(plan, shards=tuple(p for p in plan.shards if p.digest in done or p.digest in digests))
+        for n, plan in plans.items()
+    }
     parts = {n: plan for n, plan in parts.items() if plan.shards}
     describe_families(root.store, plans)
-    progress = Progress({n: NodeProgress(len(p.shards), p.items) for n, p in parts.items() if any(s.digest in digests for s in p.shards)})
-    work = Work(Run(root, name, Store(posixpath.join(root.location, PLACE))), root.store, parts, progress, 1.0)
+    progress = Progress(
+        {
+            n: NodeProgress(len(p.shards), p.items)
+            for n, p in parts.items()
+            if any(s.digest in digests for s in p.shards)
+        }
+    )
+    work = Work(
+        Run(root, name, Store(posixpath.join(root.location, PLACE))), root.store, parts, progress, 1.0
+    )
     work.run(runner_factory)
     return sum(work.made.values())
 
 
-def _lacking(digest: str, owner: Mapping, plans: Mapping[str, NodePlan], done: Collection[str]) -> set[str] | None:
+def _lacking(
+    digest: str, owner: Mapping, plans: Mapping[str, NodePlan], done: Collection[str]
+) -> set[str] | None:
     """The shard and all unfinished ones that it stands on; None where one of them is a fit."""
     found, todo = set(), [digest]
     while todo:

@@ -1,7 +1,7 @@
 """Drive a pipeline to its end: waves of missing work, the failure rule, manifest, scores and report.
 
-The driver holds no results: everything finished is in the store, so a driver that dies is replaced by running the same
-command again.
+The driver holds no results: everything finished is in the store, so a driver that dies is replaced by running
+the same command again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,23 @@ from diffadapt.run.progress import NodeProgress, Progress
 from diffadapt.run.work import Work
 
 
-def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_factory: Any, *, progress: Progress | None = None, overrides: Mapping[str, Any] | None = None, run: Run | None = None, brief: bool = False) -> Run:
-    """Make everything that is missing and write the run folder. ``runner_factory()`` is called only if work is left.
+def drive(
+    recipe_name: str,
+    recipe: Any,
+    pipeline: Pipeline,
+    root: Root,
+    runner_factory: Any,
+    *,
+    progress: Progress | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    run: Run | None = None,
+    brief: bool = False,
+) -> Run:
+    """Make everything that is missing and write the run folder. ``runner_factory()`` is called only if work
+    is left.
 
-    ``run`` is the folder where it is not the recipe's own; with ``brief`` it gets the scores but no copy of the model and no report.
+    ``run`` is the folder where it is not the recipe's own; with ``brief`` it gets the scores but no copy of
+    the model and no report.
     """
     started = time.time()
     root.store.prepare()
@@ -37,15 +50,33 @@ def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_
     run = run or Run(root, run_name(recipe_name, manifests.run_digest(config, plans)))
     progress = progress or Progress({})
     progress.nodes = {n: NodeProgress(len(p.shards), p.items) for n, p in plans.items() if p.stage.stored}
-    run.write("recipe.json", json.dumps({"recipe": recipe_name, "overrides": manifests.scrub(dict(overrides or {})), "config": manifests.scrub(to_dict(recipe))}, indent=1).encode())
+    run.write(
+        "recipe.json",
+        json.dumps(
+            {
+                "recipe": recipe_name,
+                "overrides": manifests.scrub(dict(overrides or {})),
+                "config": manifests.scrub(to_dict(recipe)),
+            },
+            indent=1,
+        ).encode(),
+    )
     work = Work(run, root.store, plans, progress, recipe.execution.max_failed_fraction)
-    run.write(PLANNED, json.dumps([p.path for plan in plans.values() for p in plan.shards if p.path]).encode())
+    run.write(
+        PLANNED, json.dumps([p.path for plan in plans.values() for p in plan.shards if p.path]).encode()
+    )
     for stale in ("quarantine.jsonl", "errors.log"):
         run.remove(stale)
     describe_families(root.store, plans)
 
     def beat() -> None:
-        run.write_status("running", {n: p.as_dict() for n, p in progress.nodes.items()}, pid=os.getpid(), host=os.uname().nodename, started=started)
+        run.write_status(
+            "running",
+            {n: p.as_dict() for n, p in progress.nodes.items()},
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            started=started,
+        )
 
     state = "interrupted"
     try:
@@ -62,7 +93,12 @@ def drive(recipe_name: str, recipe: Any, pipeline: Pipeline, root: Root, runner_
         try:
             if state != "finished":
                 _record_execution(run, work, time.time() - started)
-            run.write_status(state, {n: p.as_dict() for n, p in progress.nodes.items()}, started=started, error=manifests.scrub(work.error))
+            run.write_status(
+                state,
+                {n: p.as_dict() for n, p in progress.nodes.items()},
+                started=started,
+                error=manifests.scrub(work.error),
+            )
         except StoreError:
             pass  # the error that brought us here is the one to report
     return run
@@ -80,7 +116,10 @@ def _record_execution(run: Run, work: Work, seconds: float) -> None:
     for node, count in work.made.items():
         made[node] = made.get(node, 0) + count
     value = {
-        "runner": work.runner_name, "seconds": known.get("seconds", 0.0) + seconds, "attempts": known.get("attempts", 0) + 1,
-        "made": made, "batch_sizes": {**known.get("batch_sizes", {}), **work.batch_sizes},
-    }  # fmt: skip
+        "runner": work.runner_name,
+        "seconds": known.get("seconds", 0.0) + seconds,
+        "attempts": known.get("attempts", 0) + 1,
+        "made": made,
+        "batch_sizes": {**known.get("batch_sizes", {}), **work.batch_sizes},
+    }
     run.write("execution.json", json.dumps(value, indent=1).encode())

@@ -15,21 +15,29 @@ OnEpoch = Callable[[int, float], None]
 """(epoch of the whole trial from 1, objective): may raise to end the trial."""
 FILE = "epochs.json"
 OBJECTIVE, EPOCH = "objective", "objective_epoch"
-"""Scalars that a fit with ``select.watch`` reports after each epoch: the score, and the epoch of this fit from 1."""
+"""Scalars that a fit with ``select.watch`` reports after each epoch: the score, and the epoch of this fit
+from 1."""
 AGE, RESULT = "age", "result"
-"""What a trial tells its driver besides OBJECTIVE: the epochs of the whole trial so far; at its end its result as JSON."""
+"""What a trial tells its driver besides OBJECTIVE: the epochs of the whole trial so far; at its end its
+result as JSON."""
 
 
 def watched_epochs(pipeline: Pipeline) -> dict[str, int]:
     """Node -> epochs of the fits that report the objective after each epoch."""
-    return {n.name: n.stage.config.epochs for n in pipeline.nodes if n.stage.fit_stage and getattr(getattr(n.stage, "select", None), "watch", "")}  # type: ignore[attr-defined]
+    return {
+        n.name: n.stage.config.epochs
+        for n in pipeline.nodes
+        if n.stage.fit_stage and getattr(getattr(n.stage, "select", None), "watch", "")
+    }  # type: ignore[attr-defined]
 
 
 class Epochs:
-    """The objective by epoch of one trial, kept in its folder, so that a trial which goes on after an interruption has them all.
+    """The objective by epoch of one trial, kept in its folder, so that a trial which goes on after an
+    interruption has them all.
 
-    An epoch's number counts the epochs of the trial's finished fits, made now or found in the store, and those of the open fit.
-    ``on_epoch`` sees each but the very last one: nothing is saved by stopping there. Values of another batch size do not count.
+    An epoch's number counts the epochs of the trial's finished fits, made now or found in the store, and
+    those of the open fit. ``on_epoch`` sees each but the very last one: nothing is saved by stopping there.
+    Values of another batch size do not count.
     """
 
     def __init__(self, place: Run, pipeline: Pipeline, adjusted: Mapping[str, Any], on_epoch: OnEpoch):
@@ -39,7 +47,8 @@ class Epochs:
         self.by_number = epochs if known == self.adjusted else {}
 
     def add(self, node: str, epoch: int, value: float, nodes: Mapping[str, NodeProgress]) -> None:
-        """The objective after ``epoch`` epochs of the fit ``node``; ``nodes`` tell which fits are finished."""
+        """The objective after ``epoch`` epochs of the fit ``node``; ``nodes`` tell which fits are
+        finished."""
         finished = (n for n in self.of_fit if n != node and n in nodes and nodes[n].done + nodes[n].hits)
         number = sum(self.of_fit[n] for n in finished) + epoch
         self.by_number[number] = value

@@ -30,7 +30,15 @@ class Executor:
     ``stages`` maps node names to stages; ``resident`` bounds how many workers (loaded models) stay in memory.
     """
 
-    def __init__(self, stages: Mapping[str, Stage], store: Store, *, device: str = "cpu", resident: int = 8, threads: int = 1):
+    def __init__(
+        self,
+        stages: Mapping[str, Stage],
+        store: Store,
+        *,
+        device: str = "cpu",
+        resident: int = 8,
+        threads: int = 1,
+    ):
         self.stages = dict(stages)
         self.store = store
         self.device = device
@@ -40,29 +48,50 @@ class Executor:
         self._last: tuple[str, Rows] | None = None
 
     def run(self, task: Task) -> Receipt:
-        """Make one shard unless it is there. Never raises for what one shard can cause: the receipt says ``failed``."""
+        """Make one shard unless it is there. Never raises for what one shard can cause: the receipt says
+        ``failed``."""
         start = time.perf_counter()
         worker_name = f"{os.uname().nodename}:{os.getpid()}"
         try:
             if self.store.exists(task.path):
                 count, failures, _ = self.store.header(task.path)
-                return Receipt(task.node, task.shard.key, task.digest, "hit", count, tuple(failures), 0.0, worker_name)
+                return Receipt(
+                    task.node, task.shard.key, task.digest, "hit", count, tuple(failures), 0.0, worker_name
+                )
             rows = self._make(task)
             interrupts.check()
             self.store.commit(task.path, rows, {"digest": task.digest, "key": task.shard.key})
             self._last = (task.digest, rows)
             return Receipt(
-                task.node, task.shard.key, task.digest, "made", len(rows), tuple(rows.failures),
-                time.perf_counter() - start, worker_name, batch_size=getattr(self.workers.get(self._worker_key(task)), "batch_size", 0) or 0,
-                warnings=tuple(rows.warnings), device=device_name(self.device),
-            )  # fmt: skip
+                task.node,
+                task.shard.key,
+                task.digest,
+                "made",
+                len(rows),
+                tuple(rows.failures),
+                time.perf_counter() - start,
+                worker_name,
+                batch_size=getattr(self.workers.get(self._worker_key(task)), "batch_size", 0) or 0,
+                warnings=tuple(rows.warnings),
+                device=device_name(self.device),
+            )
         except DiffadaptError as error:
             interrupts.check()
             message = f"{type(error).__name__}: {one_line(error)}"
         except Exception as error:  # a bug or a library's failure: keep the evidence, let other shards go on
             interrupts.check()
             message = evidence(error)
-        return Receipt(task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, worker_name, message)
+        return Receipt(
+            task.node,
+            task.shard.key,
+            task.digest,
+            "failed",
+            0,
+            (),
+            time.perf_counter() - start,
+            worker_name,
+            message,
+        )
 
     def read(self, file: InputFile) -> Rows:
         """The rows of one input: from memory if just made, from the store, or from a virtual stage."""
@@ -104,12 +133,16 @@ def evidence(error: BaseException) -> str:
     """The message of an error that is not the user's, with its traceback; a full disk is the user's."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = error.filename or tempfile.gettempdir()
-        return f"StoreError: The disk that holds {where} is full: free space, then run the same command; finished shards are kept."
+        return (
+            f"StoreError: The disk that holds {where} is full: free space, then run the same command;"
+            " finished shards are kept."
+        )
     return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
 
 
 def fetch_folder(store: Store, file: InputFile) -> str:
-    """The local path of a fitted artefact's folder; a remote one is copied to the machine's temporary folder once."""
+    """The local path of a fitted artefact's folder; a remote one is copied to the machine's temporary folder
+    once."""
     assert file.path is not None
     if store.local:
         return store.join(file.path)
@@ -121,7 +154,10 @@ def fetch_folder(store: Store, file: InputFile) -> str:
     try:
         store.fs.get(store.join(file.path).rstrip("/") + "/", str(partial) + "/", recursive=True)
     except OSError as error:
-        raise StoreError(f"The trained model {file.path} could not be copied from the store ({type(error).__name__}): check space and network, then run the same command.") from None
+        raise StoreError(
+            f"The trained model {file.path} could not be copied from the store ({type(error).__name__}):"
+            " check space and network, then run the same command."
+        ) from None
     try:
         os.replace(partial, target)
     except OSError:
@@ -130,7 +166,8 @@ def fetch_folder(store: Store, file: InputFile) -> str:
 
 
 def device_name(device: str) -> str:
-    """'cpu', or the accelerator's own name, as the ledger of measured work keeps it; plainly ``device`` where torch is not loaded or has no such one."""
+    """'cpu', or the accelerator's own name, as the ledger of measured work keeps it; plainly ``device`` where
+    torch is not loaded or has no such one."""
     torch = sys.modules.get("torch")  # a worker that never needed it must not load it for a name
     if torch is None or not device.startswith("cuda") or not torch.cuda.is_available():
         return device
@@ -146,5 +183,8 @@ def choose_device(wanted: str) -> str:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         from diffadapt.core.errors import ResourceError
 
-        raise ResourceError("A CUDA device was asked for but this machine has none: use --execution.device cpu, or run on a cluster with GPUs.")
+        raise ResourceError(
+            "A CUDA device was asked for but this machine has none: use --execution.device cpu, or run on a"
+            " cluster with GPUs."
+        )
     return wanted

@@ -12,7 +12,8 @@ from diffadapt.core.store import Store
 
 
 def describe_families(store: Store, plans: Mapping[str, NodePlan]) -> None:
-    """Write family.json where it is missing: the node's own identity and that of all it depends on (`cache why` compares them).
+    """Write family.json where it is missing: the node's own identity and that of all it depends on (`cache
+    why` compares them).
 
     A fit also says how many images it saw of each; a family's shards may come from plans of many sizes.
     """
@@ -25,12 +26,21 @@ def describe_families(store: Store, plans: Mapping[str, NodePlan]) -> None:
             continue
         value = {**_describe(plan), "inputs": {}}
         for name in _ancestors(plans, plan):
-            value["inputs"][name] = _describe(plans[name]) | ({"images": plans[name].items} if plan.stage.fit_stage else {})
-        store.write_bytes(f"{folder}/family.json", json.dumps(scrub(value), indent=1, sort_keys=True).encode())
+            value["inputs"][name] = _describe(plans[name]) | (
+                {"images": plans[name].items} if plan.stage.fit_stage else {}
+            )
+        store.write_bytes(
+            f"{folder}/family.json", json.dumps(scrub(value), indent=1, sort_keys=True).encode()
+        )
 
 
 def _describe(plan: NodePlan) -> dict[str, Any]:
-    return {"kind": plan.stage.kind, "version": plan.stage.version, "identity": plan.stage.identity(), "revisions": dict(plan.revisions)}
+    return {
+        "kind": plan.stage.kind,
+        "version": plan.stage.version,
+        "identity": plan.stage.identity(),
+        "revisions": dict(plan.revisions),
+    }
 
 
 def _ancestors(plans: Mapping[str, NodePlan], plan: NodePlan) -> list[str]:

@@ -19,10 +19,18 @@ from diffadapt.run.scores import scores_of
 
 
 def finish(
-    run: Run, recipe_name: str, seed: int, config: Mapping[str, Any], pipeline: Pipeline, plans: Mapping[str, NodePlan], quarantined: Mapping[str, Sequence[Failure]],
-    *, brief: bool = False,
+    run: Run,
+    recipe_name: str,
+    seed: int,
+    config: Mapping[str, Any],
+    pipeline: Pipeline,
+    plans: Mapping[str, NodePlan],
+    quarantined: Mapping[str, Sequence[Failure]],
+    *,
+    brief: bool = False,
 ) -> None:
-    """Write manifest, scores, warnings, predictions, pictures, the adapted model and the report of a run whose work is done.
+    """Write manifest, scores, warnings, predictions, pictures, the adapted model and the report of a run
+    whose work is done.
 
     ``brief``: manifest, scores, warnings and validators alone.
     """
@@ -35,7 +43,10 @@ def finish(
     run.write("scores.parquet", record.to_bytes(scores))
     run.write("warnings.json", json.dumps(_warnings(plans, root.store), indent=1).encode())
     if node := pipeline.outputs.get("validators"):
-        run.write("validators.json", root.store.read_bytes(posixpath.join(plans[node].shards[0].path or "", "validators.json")))
+        run.write(
+            "validators.json",
+            root.store.read_bytes(posixpath.join(plans[node].shards[0].path or "", "validators.json")),
+        )
     if brief:
         return
     if node := pipeline.outputs.get("predictions"):
@@ -58,9 +69,14 @@ def finish(
 
 
 def decisions_of(pipeline: Pipeline, plans: Mapping[str, NodePlan], store: Store) -> Any:
-    """What quality control decided on every image (decisions.json of ``outputs["quality"]``); None without one."""
+    """What quality control decided on every image (decisions.json of ``outputs["quality"]``); None without
+    one."""
     node = pipeline.outputs.get("quality")
-    return json.loads(store.read_bytes(posixpath.join(plans[node].shards[0].path or "", "decisions.json"))) if node else None
+    return (
+        json.loads(store.read_bytes(posixpath.join(plans[node].shards[0].path or "", "decisions.json")))
+        if node
+        else None
+    )
 
 
 def _warnings(plans: Mapping[str, NodePlan], store: Store) -> list[dict[str, str]]:

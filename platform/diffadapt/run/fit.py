@@ -37,15 +37,32 @@ def recorded_metrics(store: Store, path: str) -> dict[str, Any]:
     return json.loads(store.read_bytes(f"{path}/{METRICS}"))
 
 
-def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, *, threads: int = 1, log_dir: str | None = None) -> Receipt:
+def run_fit(
+    task: Task,
+    stages: Mapping[str, Stage],
+    store: Store,
+    reporter: Any,
+    *,
+    threads: int = 1,
+    log_dir: str | None = None,
+) -> Receipt:
     """Carry out one fit task on this rank and, on rank 0, commit its folder: files first, ``_SUCCESS`` last.
 
-    Never raises for what the fit can cause; the receipt then says ``failed`` and checkpoints stay for the next try.
+    Never raises for what the fit can cause; the receipt then says ``failed`` and checkpoints stay for the
+    next try.
     """
     start = time.perf_counter()
     name = f"{os.uname().nodename}:{os.getpid()}"
     if store.exists(f"{task.path}/{SUCCESS}"):
-        return Receipt(task.node, task.shard.key, task.digest, "hit", task.shard.items, tuple(recorded_failures(store, task.path)), worker=name)
+        return Receipt(
+            task.node,
+            task.shard.key,
+            task.digest,
+            "hit",
+            task.shard.items,
+            tuple(recorded_failures(store, task.path)),
+            worker=name,
+        )
     output = tempfile.mkdtemp(prefix="diffadapt-fit-")
     try:
         resumed = bool(store.list(posixpath.join(".checkpoints", task.digest)))
@@ -54,7 +71,20 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
         if reporter.rank == 0:
             _commit(store, task, output, metrics)
         reporter.barrier()
-        return Receipt(task.node, task.shard.key, task.digest, "made", task.shard.items, tuple(quarantined_by(metrics)), time.perf_counter() - start, name, warnings=tuple(metrics.get("warnings", ())), device=device_name(str(reporter.device)), devices=reporter.world_size, resumed=resumed)
+        return Receipt(
+            task.node,
+            task.shard.key,
+            task.digest,
+            "made",
+            task.shard.items,
+            tuple(quarantined_by(metrics)),
+            time.perf_counter() - start,
+            name,
+            warnings=tuple(metrics.get("warnings", ())),
+            device=device_name(str(reporter.device)),
+            devices=reporter.world_size,
+            resumed=resumed,
+        )
     except DiffadaptError as error:
         interrupts.check()
         message = f"{type(error).__name__}: {one_line(error)}"
@@ -63,10 +93,20 @@ def run_fit(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any
         message = evidence(error)
     finally:
         shutil.rmtree(output, ignore_errors=True)
-    return Receipt(task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, name, message)
+    return Receipt(
+        task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, name, message
+    )
 
 
-def make_job(task: Task, stages: Mapping[str, Stage], store: Store, reporter: Any, output: str, threads: int, log_dir: str | None) -> FitJob:
+def make_job(
+    task: Task,
+    stages: Mapping[str, Stage],
+    store: Store,
+    reporter: Any,
+    output: str,
+    threads: int,
+    log_dir: str | None,
+) -> FitJob:
     """What the stage of ``task`` is given to fit, its result to be written to the folder ``output``."""
     reader = Executor(stages, store, device="cpu", threads=threads)
 
@@ -79,7 +119,11 @@ def make_job(task: Task, stages: Mapping[str, Stage], store: Store, reporter: An
         store=store,
         checkpoints=_checkpoint_url(store, task),
         output=output,
-        context=WorkContext(str(reporter.device), {f.node: fetch_folder(store, f) for f in task.inputs if f.fitted}, threads=threads),
+        context=WorkContext(
+            str(reporter.device),
+            {f.node: fetch_folder(store, f) for f in task.inputs if f.fitted},
+            threads=threads,
+        ),
         reporter=reporter,
         read=reader.read,
         log_dir=log_dir,
@@ -98,6 +142,9 @@ def _commit(store: Store, task: Task, output: str, metrics: Mapping[str, Any]) -
         for file in sorted(names):
             full = os.path.join(folder, file)
             with open(full, "rb") as handle:
-                store.write_bytes(posixpath.join(task.path, os.path.relpath(full, output).replace(os.sep, "/")), handle.read())
+                store.write_bytes(
+                    posixpath.join(task.path, os.path.relpath(full, output).replace(os.sep, "/")),
+                    handle.read(),
+                )
     store.write_bytes(f"{task.path}/{SUCCESS}", json.dumps({"digest": task.digest}).encode())
     store.remove(posixpath.join(".checkpoints", task.digest))

@@ -22,15 +22,26 @@ class LocalRunner:
 
     def prepare(self) -> None:
         if self.config.train_workers > 1:
-            raise ResourceError("The local runner trains with one worker: set --execution.runner ray for --execution.train-workers above 1.")
+            raise ResourceError(
+                "The local runner trains with one worker: set --execution.runner ray for"
+                " --execution.train-workers above 1."
+            )
         import torch
 
         self.device = choose_device(self.config.device)
         if self.device == "cpu" and self.config.threads:
             torch.set_num_threads(self.config.threads)
 
-    def run_chains(self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt) -> None:
-        executor = Executor(stages, store, device=self.device, resident=self.config.resident_models, threads=self.config.threads)
+    def run_chains(
+        self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt
+    ) -> None:
+        executor = Executor(
+            stages,
+            store,
+            device=self.device,
+            resident=self.config.resident_models,
+            threads=self.config.threads,
+        )
         for chain in chains:
             for task in chain.tasks:
                 receipt = executor.run(task)
@@ -39,7 +50,13 @@ class LocalRunner:
                     break  # what follows in the chain needs this shard
 
     def run_fits(
-        self, fits: Sequence[Task], stages: Mapping[str, Stage], store: Store, log_dir: str, on_receipt: OnReceipt, on_progress: OnFitProgress
+        self,
+        fits: Sequence[Task],
+        stages: Mapping[str, Stage],
+        store: Store,
+        log_dir: str,
+        on_receipt: OnReceipt,
+        on_progress: OnFitProgress,
     ) -> None:
         from diffadapt.run.fit import run_fit
         from diffadapt.run.logs import TensorBoardFolder
@@ -47,8 +64,14 @@ class LocalRunner:
 
         for task in fits:
             with TensorBoardFolder(log_dir, task.node) as folder:
-                reporter = LocalReporter(self.device, folder, lambda step, total, scalars, node=task.node: on_progress(node, step, total, scalars))
-                on_receipt(run_fit(task, stages, store, reporter, threads=self.config.threads, log_dir=folder))
+                reporter = LocalReporter(
+                    self.device,
+                    folder,
+                    lambda step, total, scalars, node=task.node: on_progress(node, step, total, scalars),
+                )
+                on_receipt(
+                    run_fit(task, stages, store, reporter, threads=self.config.threads, log_dir=folder)
+                )
 
     def close(self) -> None:
         return None

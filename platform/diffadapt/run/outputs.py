@@ -28,8 +28,8 @@ CARD, CONFIG = "README.md", "config.json"
 def copy_model(run: Run, node: str, out: str = "") -> None:
     """Copy the fitted folder of ``node`` to the new local folder ``out``, by default ``model/`` of the run.
 
-    The card of a classifier or segmenter is written anew, with figures that were not known when it was trained. StoreError when the model
-    is no longer in the store.
+    The card of a classifier or segmenter is written anew, with figures that were not known when it was
+    trained. StoreError when the model is no longer in the store.
     """
     manifest = run.manifest()
     for name, data in model_files(run, manifest, node):
@@ -42,10 +42,14 @@ def copy_model(run: Run, node: str, out: str = "") -> None:
 
 
 def model_files(run: Run, manifest: Mapping[str, Any], node: str) -> Iterator[tuple[str, bytes]]:
-    """(relative name, bytes) of every file of a fitted folder; the card of a classifier or segmenter as it is to be read outside."""
+    """(relative name, bytes) of every file of a fitted folder; the card of a classifier or segmenter as it is
+    to be read outside."""
     store, path = run.root.store, manifest["nodes"][node]["shards"][0][3]
     if not store.exists(f"{path}/_SUCCESS"):
-        raise StoreError(f"The trained model {path} of the run {run.name} is no longer in the store: run its recipe again to remake it.")
+        raise StoreError(
+            f"The trained model {path} of the run {run.name} is no longer in the store: run its recipe again"
+            " to remake it."
+        )
     folder = store.join(path)
     for file in sorted(store.fs.find(folder)):
         name = posixpath.relpath(file, folder)
@@ -66,33 +70,60 @@ def model_card(run: Run, manifest: Mapping[str, Any], node: str, config: Mapping
     settings = manifest["config"].get("backbone") or manifest["config"]["classifier"]
     known = {f.name for f in fields(ClassifierConfig)}
     extra = dict(config.get("diffadapt") or {})
-    told = {name: extra.pop(name) for name in ("selection", "generator", "data", "limitations") if name in extra}
+    told = {
+        name: extra.pop(name) for name in ("selection", "generator", "data", "limitations") if name in extra
+    }
     for name in ("metrics", "recipe", "recipe_digest"):
         extra.pop(name, None)
-    made = _adapted(run, manifest, node) if is_adaptation(manifest) else {"metrics": _of_shifts(run, manifest, node)}
+    made = (
+        _adapted(run, manifest, node)
+        if is_adaptation(manifest)
+        else {"metrics": _of_shifts(run, manifest, node)}
+    )
     return classifier_card(
-        arch=config["architecture"], config=ClassifierConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}),
-        class_names=config["label_names"], recipe=manifest["recipe"], recipe_digest=run.name.rpartition("-")[2], extra=extra, **{**told, **made},
-    )  # fmt: skip
+        arch=config["architecture"],
+        config=ClassifierConfig(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
+        ),
+        class_names=config["label_names"],
+        recipe=manifest["recipe"],
+        recipe_digest=run.name.rpartition("-")[2],
+        extra=extra,
+        **{**told, **made},
+    )
 
 
 def _of_shifts(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, float]:
     """SDA: the mean accuracy of the rows that this model is a member of, and of Source."""
-    mine = {r["name"] for r in manifest["rows"] if any(m.startswith(f"{node}_on_") for m in r["members"])} | {"Source"}
-    rows = [r for r in summarise(run.scores()).rows if r.method in mine and r.mean is not None] if run.has("scores.parquet") else []
+    mine = {r["name"] for r in manifest["rows"] if any(m.startswith(f"{node}_on_") for m in r["members"])} | {
+        "Source"
+    }
+    rows = (
+        [r for r in summarise(run.scores()).rows if r.method in mine and r.mean is not None]
+        if run.has("scores.parquet")
+        else []
+    )
     return {f"{r.method}: mean top-1 over {len(r.cells)} shifts, %": round(r.mean or 0, 2) for r in rows}
 
 
 def _adapted(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]:
-    """Adapt Anything: the accuracies of the steps up to this model (of its own seed and transfer), or label-free scores."""
+    """Adapt Anything: the accuracies of the steps up to this model (of its own seed and transfer), or
+    label-free scores."""
     nodes, rows = manifest["nodes"], manifest["rows"]
     models = {node, *nodes[node]["inputs"]} if nodes[node]["kind"] == "classifier" else {node}
     mine = next((r for r in rows if models & set(nodes[r["members"][0]]["inputs"])), None)
-    made: dict[str, Any] = {"data": _data(manifest), "limitations": [text for text in LIMITATIONS if is_synthetic(manifest) or "ynthetic" not in text]}
+    made: dict[str, Any] = {
+        "data": _data(manifest),
+        "limitations": [text for text in LIMITATIONS if is_synthetic(manifest) or "ynthetic" not in text],
+    }
     if generator := described(manifest):
         made["generator"] = generator
         if is_toy(manifest):
-            made["limitations"].insert(0, "The generator of the training images is a toy that draws digits and letters; expect little of this model elsewhere.")
+            made["limitations"].insert(
+                0,
+                "The generator of the training images is a toy that draws digits and letters; expect little"
+                " of this model elsewhere.",
+            )
     if mine is None:
         return made
     made["selection"] = mine.get("selection") or "last"
@@ -106,18 +137,30 @@ def _adapted(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]
         f"{name}: {PERCENT.get(s.metric, s.metric)} on the target, %": round(s.value, 2)
         for name in names
         for s in scores
-        if s.method == name and (s.seed == seed or name == steps.zero_shot) and (not mine.get("group") or s.group == mine["group"])
+        if s.method == name
+        and (s.seed == seed or name == steps.zero_shot)
+        and (not mine.get("group") or s.group == mine["group"])
     }
     if not found:
         scored = (optional_json(run, "validators.json").get("nodes") or {}).get(mine["members"][0]) or {}
-        found = {f"{name} (label-free: no accuracy is known)": round(float(value), 4) for name, value in scored.items()}
+        found = {
+            f"{name} (label-free: no accuracy is known)": round(float(value), 4)
+            for name, value in scored.items()
+        }
     return {**made, "metrics": found}
 
 
 def _data(manifest: Mapping[str, Any]) -> str:
-    config, target = manifest["config"], manifest["nodes"].get((manifest.get("outputs") or {}).get("target"), {})
+    config, target = (
+        manifest["config"],
+        manifest["nodes"].get((manifest.get("outputs") or {}).get("target"), {}),
+    )
     count = sum(s[2] for s in target.get("shards") or ())
     what = f" ({config['domain']})" if config.get("domain") else ""
     oracle = (config.get("select") or {}).get("rule") == "oracle"
-    labels = "the labels of these images chose the epoch (oracle)" if oracle else "their labels, where there are any, served for scores alone"
+    labels = (
+        "the labels of these images chose the epoch (oracle)"
+        if oracle
+        else "their labels, where there are any, served for scores alone"
+    )
     return f"Adapted to {count} images{what} without training on their labels; {labels}."

@@ -1,10 +1,13 @@
-"""Members of population-based training: the last fit of a recipe, trained round by round with values that may change between rounds.
+"""Members of population-based training: the last fit of a recipe, trained round by round with values that may
+change between rounds.
 
-What a member ends with is a function of its whole history, not of a recipe, so it never enters the content-addressed store. It
-lies in ``trials/<id>/`` of the sweep: ``policy.json`` ([epoch, values, parent] of every round: the values it trained with up to
-that epoch, and the trial whose weights it began with), ``model/``, ``scores.parquet``, ``result.json``; while the population
-trains also ``population/<epoch>-<digest>/``, one folder a round with its checkpoint. A round's digest covers its values and
-where its weights come from: a population that is begun again finds its rounds there and trains the missing ones. Knows no Ray.
+What a member ends with is a function of its whole history, not of a recipe, so it never enters the
+content-addressed store. It lies in ``trials/<id>/`` of the sweep: ``policy.json`` ([epoch, values, parent] of
+every round: the values it trained with up to that epoch, and the trial whose weights it began with),
+``model/``, ``scores.parquet``, ``result.json``; while the population trains also
+``population/<epoch>-<digest>/``, one folder a round with its checkpoint. A round's digest covers its values
+and where its weights come from: a population that is begun again finds its rounds there and trains the
+missing ones. Knows no Ray.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ FIXED = ("sdat",)
 
 @dataclass(frozen=True)
 class Member:
-    """One member, as it travels. ``interval``: epochs between exchanges; ``lost``: the epoch in whose round it was given up before, or 0."""
+    """One member, as it travels. ``interval``: epochs between exchanges; ``lost``: the epoch in whose round
+    it was given up before, or 0."""
 
     work: TrialWork
     space: Space
@@ -61,8 +65,10 @@ class Member:
 
 @dataclass(frozen=True)
 class State:
-    """A member after a round. ``folder``: its newest checkpoint, under the sweep, of ``trained`` epochs (fewer than ``epoch`` after
-    a failed round); ``scores``: the objective after each epoch of these weights, whoever trained them; ``seconds``: what that took."""
+    """A member after a round. ``folder``: its newest checkpoint, under the sweep, of ``trained`` epochs
+    (fewer than ``epoch`` after a failed round); ``scores``: the objective after each epoch of these weights,
+    whoever trained them; ``seconds``: what that took.
+    """
 
     member: str
     epoch: int
@@ -80,39 +86,68 @@ class State:
 
 
 def last_fit(name: str, pipeline: Pipeline) -> str:
-    """The node that a population of the recipe ``name`` trains: the one fit that its result's predictions are made with. RecipeError where there is none."""
+    """The node that a population of the recipe ``name`` trains: the one fit that its result's predictions are
+    made with. RecipeError where there is none."""
     rows, nodes = pipeline.result(), {n.name: n for n in pipeline.nodes}
     members = {m for row in rows for m in row.members}
     fits = {i for m in members for i in nodes[m].inputs if nodes[i].stage.fit_stage}
     if len(rows) > 1:
-        raise RecipeError(f"Population-based training trains one model, and the recipe {name} ends in {len(rows)} (seeds or transfers): leave it one, e.g. with --seeds 0.")
+        raise RecipeError(
+            f"Population-based training trains one model, and the recipe {name} ends in {len(rows)} (seeds or"
+            " transfers): leave it one, e.g. with --seeds 0."
+        )
     if len(fits) != 1 or nodes[next(iter(fits))].stage.kind not in KINDS:
-        raise RecipeError(f"Population-based training works on stage 1 or 2 of Adapt Anything, and the result of the recipe {name} is not the prediction of such a model: use another scheduler.")
+        raise RecipeError(
+            "Population-based training works on stage 1 or 2 of Adapt Anything, and the result of the recipe"
+            f" {name} is not the prediction of such a model: use another scheduler."
+        )
     return fits.pop()
 
 
 def check_population(space: Space, recipes: Mapping[str, Any]) -> None:
-    """RecipeError for a space whose fields cannot change in the middle of the last fit of a recipe, or a population of one."""
+    """RecipeError for a space whose fields cannot change in the middle of the last fit of a recipe, or a
+    population of one."""
     for name, recipe in recipes.items():
         if len(enumerate_trials(space, [name])) < 2:
-            raise RecipeError("A population needs at least two members that differ: give --search.trials 2 or more, and axes with as many values.")
+            raise RecipeError(
+                "A population needs at least two members that differ: give --search.trials 2 or more, and"
+                " axes with as many values."
+            )
         recipe = override(recipe, space.base)
         pipeline = recipe.pipeline()
         fit = next(n.stage for n in pipeline.nodes if n.name == last_fit(name, pipeline))
         if fit.select.rule != "last":
-            raise RecipeError(f"Members of a population are judged at their last epoch, and the recipe {name} chooses one by {fit.select.rule!r}: set select.rule to last.")
+            raise RecipeError(
+                f"Members of a population are judged at their last epoch, and the recipe {name} chooses one"
+                f" by {fit.select.rule!r}: set select.rule to last."
+            )
         if recipe.execution.train_workers > 1:
-            raise RecipeError(f"Each member of a population trains in one process: set --execution.train-workers to 1 (it is {recipe.execution.train_workers}).")
+            raise RecipeError(
+                "Each member of a population trains in one process: set --execution.train-workers to 1 (it"
+                f" is {recipe.execution.train_workers})."
+            )
         part, method = KINDS[fit.kind], fit.config.method
         known = field_types(recipe)
         for axis in space.axes:
             for field in space.fields(axis):
                 head, _, rest = field.partition(".")
                 own = rest.partition(".")[0] == method and rest.count(".") == 1
-                if head != part or not (own or "." not in rest) or known.get(field) not in (float, float | None) or rest in FIXED:
-                    raise RecipeError(f"Population-based training changes values in the middle of the recipe's last training, which {field!r} does not allow: vary real numbers of it, such as {part}.lr or weights and thresholds of {part}.{method}.")
+                if (
+                    head != part
+                    or not (own or "." not in rest)
+                    or known.get(field) not in (float, float | None)
+                    or rest in FIXED
+                ):
+                    raise RecipeError(
+                        "Population-based training changes values in the middle of the recipe's last"
+                        f" training, which {field!r} does not allow: vary real numbers of it, such as"
+                        f" {part}.lr or weights and thresholds of {part}.{method}."
+                    )
                 if rest.endswith(".ema") and min(space.axes[axis].ends()) <= 0:
-                    raise RecipeError(f"Population-based training cannot switch {field!r} off in the middle of a training: let it vary above 0.")
+                    raise RecipeError(
+                        f"Population-based training cannot switch {field!r} off in the middle of a training:"
+                        " let it vary above 0."
+                    )
 
 
 def recipe_of(member: Member, values: Mapping[str, Any]) -> Any:
@@ -123,15 +158,25 @@ def recipe_of(member: Member, values: Mapping[str, Any]) -> Any:
 
 def needed(pipeline: Pipeline, node: str) -> set[str]:
     """The nodes that must be in the store before the fit ``node`` is trained and its result predicted."""
-    others = {i for row in pipeline.result() for m in row.members for i in next(n for n in pipeline.nodes if n.name == m).inputs} - {node}
-    return (ancestors(pipeline.nodes, node) | others | {a for o in others for a in ancestors(pipeline.nodes, o)}) - {node}
+    others = {
+        i
+        for row in pipeline.result()
+        for m in row.members
+        for i in next(n for n in pipeline.nodes if n.name == m).inputs
+    } - {node}
+    return (
+        ancestors(pipeline.nodes, node) | others | {a for o in others for a in ancestors(pipeline.nodes, o)}
+    ) - {node}
 
 
-def advance(member: Member, start: State | None, values: Mapping[str, Any], device: str = "cpu", threads: int = 1) -> State:
-    """Train one round from ``start`` (the member's own state or another's; None: the beginning) with ``values``, unless it is done.
+def advance(
+    member: Member, start: State | None, values: Mapping[str, Any], device: str = "cpu", threads: int = 1
+) -> State:
+    """Train one round from ``start`` (the member's own state or another's; None: the beginning) with
+    ``values``, unless it is done.
 
-    At the recipe's last epoch the result is predicted, judged and recorded. A round that fails is told by ``error``, and the
-    next one begins where it did. StoreError when the sweep's folder cannot be written.
+    At the recipe's last epoch the result is predicted, judged and recorded. A round that fails is told by
+    ``error``, and the next one begins where it did. StoreError when the sweep's folder cannot be written.
     """
     began = time.monotonic()
     sweep = Sweep(Root(member.work.location), member.work.sweep)
@@ -151,7 +196,13 @@ def advance(member: Member, start: State | None, values: Mapping[str, Any], devi
             metrics = stage.fit(replace(job, until=end * stage.config.steps_per_epoch))
             found = _scores(place, folder)
             scores = [*before.scores, *(found[e] for e in range(before.trained + 1, end + 1))]
-            state = replace(state, folder=posixpath.join("trials", mine, folder), trained=end, scores=scores, seconds=before.seconds + time.monotonic() - began)
+            state = replace(
+                state,
+                folder=posixpath.join("trials", mine, folder),
+                trained=end,
+                scores=scores,
+                seconds=before.seconds + time.monotonic() - began,
+            )
             if end == member.epochs:
                 _keep(place, job.output, metrics)
                 sweep.record(_judge(member, place, state, job, plans, pipeline))
@@ -159,8 +210,21 @@ def advance(member: Member, start: State | None, values: Mapping[str, Any], devi
         raise
     except Exception as error:
         interrupts.check()
-        message = one_line(error) if isinstance(error, DiffadaptError) else f"{type(error).__name__}: {one_line(error)}"
-        state = State(mine, end, dict(values), before.folder, before.trained, before.scores, before.seconds + time.monotonic() - began, message)
+        message = (
+            one_line(error)
+            if isinstance(error, DiffadaptError)
+            else f"{type(error).__name__}: {one_line(error)}"
+        )
+        state = State(
+            mine,
+            end,
+            dict(values),
+            before.folder,
+            before.trained,
+            before.scores,
+            before.seconds + time.monotonic() - began,
+            message,
+        )
     place.write("policy.json", json.dumps(policy, indent=1).encode())
     place.write(f"{folder}/state.json", json.dumps(asdict(state), indent=1).encode())
     _forget(place, end, member.interval)
@@ -173,12 +237,17 @@ def clear(sweep: Sweep, trial: str) -> None:
 
 
 def outcome(member: Member, state: State) -> TrialResult:
-    """The member's result after its last round: recorded where it finished, 'failed' where the round failed (and recorded now)."""
+    """The member's result after its last round: recorded where it finished, 'failed' where the round failed
+    (and recorded now)."""
     trial, sweep = member.work.trial, Sweep(Root(member.work.location), member.work.sweep)
     if not state.error:
         return next(r for r in sweep.results() if r.id == trial.id)
     own = replace(trial, values=state.values, changes=member.space.changes(state.values))
-    result = replace(failed(replace(member.work, trial=own), state.error, state.seconds), id=trial.id, epochs=list(state.scores))
+    result = replace(
+        failed(replace(member.work, trial=own), state.error, state.seconds),
+        id=trial.id,
+        epochs=list(state.scores),
+    )
     sweep.record(result)
     return result
 
@@ -199,8 +268,11 @@ def _rounds(place: Run, end: int) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _fit(member: Member, place: Run, folder: str, values: Mapping[str, Any], device: str, threads: int) -> Iterator[tuple[FitJob, dict[str, NodePlan], Pipeline]]:
-    """The member's fit as a job whose checkpoints lie in ``folder``; the objective of each epoch is written beside them before its checkpoint."""
+def _fit(
+    member: Member, place: Run, folder: str, values: Mapping[str, Any], device: str, threads: int
+) -> Iterator[tuple[FitJob, dict[str, NodePlan], Pipeline]]:
+    """The member's fit as a job whose checkpoints lie in ``folder``; the objective of each epoch is written
+    beside them before its checkpoint."""
     from diffadapt.run.logs import TensorBoardFolder
     from diffadapt.train.reporter import LocalReporter
 
@@ -213,10 +285,21 @@ def _fit(member: Member, place: Run, folder: str, values: Mapping[str, Any], dev
     plans = pipeline.plan(place.root.store)
     (planned,) = plans[member.node].shards
     where = locate(plans)
-    task = Task(member.node, planned.shard, planned.digest, planned.path or "", tuple(replace(where[i.digest], node=i.node) for i in planned.shard.inputs))
-    with tempfile.TemporaryDirectory(prefix="diffadapt-member-") as output, TensorBoardFolder(posixpath.join(place.url, "tensorboard"), member.node) as logs:
+    task = Task(
+        member.node,
+        planned.shard,
+        planned.digest,
+        planned.path or "",
+        tuple(replace(where[i.digest], node=i.node) for i in planned.shard.inputs),
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="diffadapt-member-") as output,
+        TensorBoardFolder(posixpath.join(place.url, "tensorboard"), member.node) as logs,
+    ):
         reporter = LocalReporter(device, logs, on_report)
-        job = make_job(task, {n: p.stage for n, p in plans.items()}, place.root.store, reporter, output, threads, logs)
+        job = make_job(
+            task, {n: p.stage for n, p in plans.items()}, place.root.store, reporter, output, threads, logs
+        )
         yield replace(job, checkpoints=posixpath.join(place.url, folder, "checkpoints")), plans, pipeline
 
 
@@ -231,31 +314,61 @@ def _keep(place: Run, output: str, metrics: Mapping[str, Any]) -> None:
         for name in names:
             full = os.path.join(base, name)
             with open(full, "rb") as handle:
-                place.write(posixpath.join("model", os.path.relpath(full, output).replace(os.sep, "/")), handle.read())
+                place.write(
+                    posixpath.join("model", os.path.relpath(full, output).replace(os.sep, "/")), handle.read()
+                )
     place.write("model/metrics.json", json.dumps(metrics, indent=1, sort_keys=True).encode())
 
 
-def _judge(member: Member, place: Run, state: State, job: FitJob, plans: Mapping[str, NodePlan], pipeline: Pipeline) -> TrialResult:
-    """Predict with the model in ``job.output`` and score it. Exchanges by target labels make the result an oracle's."""
+def _judge(
+    member: Member, place: Run, state: State, job: FitJob, plans: Mapping[str, NodePlan], pipeline: Pipeline
+) -> TrialResult:
+    """Predict with the model in ``job.output`` and score it. Exchanges by target labels make the result an
+    oracle's."""
     trial, name = member.work.trial, member.work.objective
-    rows = [replace(row, selection=ORACLE) for row in pipeline.result()] if name == ORACLE else list(pipeline.result())
+    rows = (
+        [replace(row, selection=ORACLE) for row in pipeline.result()]
+        if name == ORACLE
+        else list(pipeline.result())
+    )
     where, predictions = locate(plans), {}
     for node in {m for row in rows for m in row.members}:
-        worker = plans[node].stage.open(WorkContext(job.context.device, {member.node: job.output}, threads=job.context.threads))
-        parts = [worker.run(p.shard, [job.read(where[i.digest]) for i in p.shard.inputs if not where[i.digest].fitted]) for p in plans[node].shards]
+        worker = plans[node].stage.open(
+            WorkContext(job.context.device, {member.node: job.output}, threads=job.context.threads)
+        )
+        parts = [
+            worker.run(
+                p.shard, [job.read(where[i.digest]) for i in p.shard.inputs if not where[i.digest].fitted]
+            )
+            for p in plans[node].shards
+        ]
         predictions[node] = record.predictions_by_key(parts)
-    scores = record.score_rows(place.name, member.work.recipe.seed, rows, predictions, totals(pipeline, plans))
+    scores = record.score_rows(
+        place.name, member.work.recipe.seed, rows, predictions, totals(pipeline, plans)
+    )
     place.write("scores.parquet", record.to_bytes(scores))
     before = {n: plans[n] for n in needed(pipeline, member.node)}
     spent, device = hours(place.root, before), device_name(job.context.device)
     return TrialResult(
-        trial.id, trial.number, trial.recipe, state.values, member.space.changes(state.values), "finished", name,
-        objective=objective(name, rows, predictions, scores), accuracy=accuracy(rows, scores), method=rows[0].name,
-        scores=[[s.method, s.seed, s.group, s.metric, s.value] for s in scores], seconds=state.seconds,
+        trial.id,
+        trial.number,
+        trial.recipe,
+        state.values,
+        member.space.changes(state.values),
+        "finished",
+        name,
+        objective=objective(name, rows, predictions, scores),
+        accuracy=accuracy(rows, scores),
+        method=rows[0].name,
+        scores=[[s.method, s.seed, s.group, s.metric, s.value] for s in scores],
+        seconds=state.seconds,
         device_hours=(spent["device_hours"] or 0.0) + state.seconds / 3600,
-        device=", ".join(sorted({*filter(None, spent["device"].split(", ")), device})), made=1,
-        found=sum(len(p.shards) for p in before.values() if p.stage.stored), epochs=list(state.scores), selection=rows[0].selection,
-    )  # fmt: skip
+        device=", ".join(sorted({*filter(None, spent["device"].split(", ")), device})),
+        made=1,
+        found=sum(len(p.shards) for p in before.values() if p.stage.stored),
+        epochs=list(state.scores),
+        selection=rows[0].selection,
+    )
 
 
 def _checkpoints(place: Run, folder: str) -> set[str]:
@@ -266,7 +379,10 @@ def _copy(sweep: Sweep, source: str, place: Run, folder: str) -> None:
     """The newest checkpoint of ``source`` (under the sweep) into ``folder``."""
     names = {n for n in sweep.place.list(f"{sweep.name}/{source}/checkpoints") if n.startswith("step-")}
     if not names:
-        raise StoreError(f"The checkpoint {source} of the sweep is gone: remove the folder {posixpath.dirname(source)} of every open trial, then run the same command.")
+        raise StoreError(
+            f"The checkpoint {source} of the sweep is gone: remove the folder {posixpath.dirname(source)} of"
+            " every open trial, then run the same command."
+        )
     place.write(f"{folder}/checkpoints/{max(names)}", sweep.read(f"{source}/checkpoints/{max(names)}"))
 
 

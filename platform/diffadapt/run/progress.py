@@ -1,4 +1,5 @@
-"""Progress of a run: shards done, images a second and time left for each stage, on a terminal or as log lines."""
+"""Progress of a run: shards done, images a second and time left for each stage, on a terminal or as log
+lines."""
 
 from __future__ import annotations
 
@@ -37,20 +38,26 @@ class NodeProgress:
         """Seconds left, or None when nothing was measured yet."""
         if self.steps:
             taken = self.step - self.first_step
-            return (self.last - self.first) / taken * (self.steps - self.step) if taken > 0 and self.step < self.steps else None
+            return (
+                (self.last - self.first) / taken * (self.steps - self.step)
+                if taken > 0 and self.step < self.steps
+                else None
+            )
         todo = self.shards - self.done - self.hits
         made = self.done
         return (self.last - self.first) / made * todo if made and todo > 0 else None
 
     def as_dict(self) -> dict[str, Any]:
-        return {k: getattr(self, k) for k in ("shards", "done", "hits", "failed", "items", "quarantined", "step", "steps", "note")} | {
-            "images_per_second": round(self.rate(), 3), "seconds_left": self.left()
-        }  # fmt: skip
+        return {
+            k: getattr(self, k)
+            for k in ("shards", "done", "hits", "failed", "items", "quarantined", "step", "steps", "note")
+        } | {"images_per_second": round(self.rate(), 3), "seconds_left": self.left()}
 
 
 @dataclass
 class Progress:
-    """Collects receipts; prints a live line on a terminal, or a log line at most every ``interval`` seconds."""
+    """Collects receipts; prints a live line on a terminal, or a log line at most every ``interval``
+    seconds."""
 
     nodes: dict[str, NodeProgress]
     stream: TextIO = field(default_factory=lambda: sys.stderr)
@@ -111,7 +118,9 @@ class Progress:
         node = self.nodes[name]
         if node.steps:
             left = node.left()
-            return f"{name:<22} step {node.step}/{node.steps}  {node.note}" + (f"  {format_seconds(left)} left" if left is not None else "")
+            return f"{name:<22} step {node.step}/{node.steps}  {node.note}" + (
+                f"  {format_seconds(left)} left" if left is not None else ""
+            )
         left = node.left()
         parts = [f"{name:<22} {node.done + node.hits}/{node.shards} shards"]
         if node.hits:
@@ -123,5 +132,3 @@ class Progress:
         if node.quarantined:
             parts.append(f"{node.quarantined} quarantined")
         return "  ".join(parts)
-
-

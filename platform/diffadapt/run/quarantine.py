@@ -1,4 +1,5 @@
-"""The failure rule: items that cannot be made are set apart and listed; a stage with too many of them fails."""
+"""The failure rule: items that cannot be made are set apart and listed; a stage with too many of them
+fails."""
 
 from __future__ import annotations
 
@@ -20,20 +21,28 @@ MANY = 2000
 class Quarantine:
     """Failures of a run by node and item.
 
-    ``max_failed`` is the fraction of a node's items that may fail. What was made from incomplete inputs is dropped when
-    a stage fails, the node's own shards and all that descends from them, so that mended inputs are tried again.
+    ``max_failed`` is the fraction of a node's items that may fail. What was made from incomplete inputs is
+    dropped when a stage fails, the node's own shards and all that descends from them, so that mended inputs
+    are tried again.
     """
 
-    def __init__(self, plans: Mapping[str, NodePlan], store: Store, max_failed: float, ledger: Store | None = None):
+    def __init__(
+        self, plans: Mapping[str, NodePlan], store: Store, max_failed: float, ledger: Store | None = None
+    ):
         self.plans, self.store, self.max_failed, self.ledger = plans, store, max_failed, ledger
         self.failures: dict[str, dict[str, Failure]] = defaultdict(dict)
 
     def recall(self, done: Set[str]) -> bool:
-        """Read the failures that finished work recorded. True when a node had too many and was dropped: it is retried."""
+        """Read the failures that finished work recorded. True when a node had too many and was dropped: it is
+        retried."""
         whole = self._whole(done)
         for name, plan in self.plans.items():
             paths = [p.path for p in plan.shards if p.path and p.digest in done and p.digest not in whole]
-            recorded = map(lambda path: recorded_failures(self.store, path), paths) if plan.stage.fit_stage else (header.failures for header in self.store.headers(paths))
+            recorded = (
+                map(lambda path: recorded_failures(self.store, path), paths)
+                if plan.stage.fit_stage
+                else (header.failures for header in self.store.headers(paths))
+            )
             for failures in recorded:
                 self.failures[name].update((f.key, f) for f in failures)
         over = [name for name in self.plans if self._too_many(name)]
@@ -44,12 +53,20 @@ class Quarantine:
         return bool(over)
 
     def _whole(self, done: Set[str]) -> set[str]:
-        """Finished shards of which the ledger says that nothing was set apart: their footers need not be read, each with a request of
-        its own on an object store. Looked up only where they are very many."""
-        shards = {p.digest for plan in self.plans.values() if plan.stage.stored and not plan.stage.fit_stage for p in plan.shards if p.digest in done}
+        """Finished shards of which the ledger says that nothing was set apart: their footers need not be
+        read, each with a request of its own on an object store. Looked up only where they are very many."""
+        shards = {
+            p.digest
+            for plan in self.plans.values()
+            if plan.stage.stored and not plan.stage.fit_stage
+            for p in plan.shards
+            if p.digest in done
+        }
         if self.ledger is None or len(shards) < MANY:
             return set()
-        return {digest for digest, m in by_digest(self.ledger).items() if m.failures == 0 and digest in shards}
+        return {
+            digest for digest, m in by_digest(self.ledger).items() if m.failures == 0 and digest in shards
+        }
 
     def add(self, receipt: Receipt) -> None:
         """Note the failures of one receipt. Raises TrainingError when its node has too many now."""
@@ -61,9 +78,10 @@ class Quarantine:
         first = next(iter(failures.values()))
         reason = first.reason if first.reason.startswith(first.key) else f"{first.key}: {first.reason}"
         raise TrainingError(
-            f"The stage {receipt.node} quarantined {len(failures)} of {self.plans[receipt.node].items} items, more than the allowed "
-            f"{self.max_failed:.0%}; the first: {reason.rstrip('.')}. Mend the inputs, or allow more with "
-            "--execution.max-failed-fraction; finished shards are kept and quarantine.jsonl in the run folder lists all."
+            f"The stage {receipt.node} quarantined {len(failures)} of {self.plans[receipt.node].items} items,"
+            f" more than the allowed {self.max_failed:.0%}; the first: {reason.rstrip('.')}. Mend the inputs,"
+            " or allow more with --execution.max-failed-fraction; finished shards are kept and"
+            " quarantine.jsonl in the run folder lists all."
         )
 
     def by_node(self) -> dict[str, list[Failure]]:
@@ -71,7 +89,11 @@ class Quarantine:
 
     def jsonl(self) -> bytes:
         """One JSON line an item: node, key, reason; empty when nothing failed."""
-        rows = [{"node": n, "key": f.key, "reason": f.reason} for n, fs in sorted(self.failures.items()) for _, f in sorted(fs.items())]
+        rows = [
+            {"node": n, "key": f.key, "reason": f.reason}
+            for n, fs in sorted(self.failures.items())
+            for _, f in sorted(fs.items())
+        ]
         return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
     def _too_many(self, node: str) -> bool:

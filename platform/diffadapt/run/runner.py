@@ -1,4 +1,5 @@
-"""What a runner must do. The local one needs no Ray; the one in orchestrate spreads the same work over a cluster."""
+"""What a runner must do. The local one needs no Ray; the one in orchestrate spreads the same work over a
+cluster."""
 
 from __future__ import annotations
 
@@ -48,17 +49,27 @@ class Runner(Protocol):
     name: str
 
     def prepare(self) -> None:
-        """Check that the request can be met (ResourceError within seconds, never a hang) and start what is needed."""
+        """Check that the request can be met (ResourceError within seconds, never a hang) and start what is
+        needed."""
         ...
 
-    def run_chains(self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt) -> None:
+    def run_chains(
+        self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt
+    ) -> None:
         """Make every shard of ``chains``; a receipt for each shard, in any order."""
         ...
 
     def run_fits(
-        self, fits: Sequence[Task], stages: Mapping[str, Stage], store: Store, log_dir: str, on_receipt: OnReceipt, on_progress: OnFitProgress
+        self,
+        fits: Sequence[Task],
+        stages: Mapping[str, Stage],
+        store: Store,
+        log_dir: str,
+        on_receipt: OnReceipt,
+        on_progress: OnFitProgress,
     ) -> None:
-        """Carry out independent fits. ``log_dir`` is an fsspec URL for TensorBoard logs, one folder a node."""
+        """Carry out independent fits. ``log_dir`` is an fsspec URL for TensorBoard logs, one folder a
+        node."""
         ...
 
     def close(self) -> None: ...

@@ -1,4 +1,5 @@
-"""A run's scores from what its prediction nodes stored: logits, label maps with their confusion counts, or boxes."""
+"""A run's scores from what its prediction nodes stored: logits, label maps with their confusion counts, or
+boxes."""
 
 from __future__ import annotations
 
@@ -24,15 +25,21 @@ MAIN = "miou"
 Predictions = dict[str, dict[str, tuple[int | None, np.ndarray]]]
 
 
-def scores_of(run: str, seed: int, pipeline: Pipeline, plans: Mapping[str, NodePlan], store: Store) -> tuple[list[Score], Predictions]:
-    """The scores of every row, and the logits by node and key of the nodes that hold logits (those of ``outputs["predictions"]`` too).
+def scores_of(
+    run: str, seed: int, pipeline: Pipeline, plans: Mapping[str, NodePlan], store: Store
+) -> tuple[list[Score], Predictions]:
+    """The scores of every row, and the logits by node and key of the nodes that hold logits (those of
+    ``outputs["predictions"]`` too).
 
-    The rows' own metrics come first, in the order of the rows; further figures (a class's own) after them all.
+    The rows' own metrics come first, in the order of the rows; further figures (a class's own) after them
+    all.
     """
     kinds = {m: plans[m].stage.kind for row in pipeline.rows for m in row.members}
     dense = [r for r in pipeline.rows if kinds[r.members[0]] in (SEGMENTS, BOXES)]
     plain = [r for r in pipeline.rows if r not in dense]
-    wanted = {m for row in plain for m in (*row.members, row.images_of) if m} | {n for n in [pipeline.outputs.get("predictions")] if n}
+    wanted = {m for row in plain for m in (*row.members, row.images_of) if m} | {
+        n for n in [pipeline.outputs.get("predictions")] if n
+    }
     predictions = {m: record.predictions_by_key(_parts(plans[m], store)) for m in wanted}
     counts = totals(pipeline, plans)
     scores = record.score_rows(run, seed, plain, predictions, counts)
@@ -62,8 +69,16 @@ def _parts(plan: NodePlan, store: Store) -> list[Rows]:
     return [store.load(p.path or "") for p in plan.shards]
 
 
-def _segments(run: str, seed: int, row: MethodRow, parts: Sequence[Rows], counts: Mapping[str, int], names: Sequence[str]) -> tuple[list[Score], list[Score]]:
-    """The mean IoU of each group's one confusion matrix, none where no pixel is labelled; for the target also pixel accuracy and every class's IoU that occurs."""
+def _segments(
+    run: str,
+    seed: int,
+    row: MethodRow,
+    parts: Sequence[Rows],
+    counts: Mapping[str, int],
+    names: Sequence[str],
+) -> tuple[list[Score], list[Score]]:
+    """The mean IoU of each group's one confusion matrix, none where no pixel is labelled; for the target also
+    pixel accuracy and every class's IoU that occurs."""
     from diffadapt.metrics.segmentation import iou, mean_iou, pixel_accuracy
 
     found: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -84,11 +99,22 @@ def _segments(run: str, seed: int, row: MethodRow, parts: Sequence[Rows], counts
         first.append(score(row.metric, mean_iou(matrix)))
         if row.metric == MAIN:
             further.append(score("pixel_accuracy", pixel_accuracy(matrix)))
-            further += [score(CLASS_IOU + names[c], value) for c, value in enumerate(iou(matrix).tolist()) if np.isfinite(value)]
+            further += [
+                score(CLASS_IOU + names[c], value)
+                for c, value in enumerate(iou(matrix).tolist())
+                if np.isfinite(value)
+            ]
     return first, further
 
 
-def _boxes(run: str, seed: int, row: MethodRow, parts: Sequence[Rows], counts: Mapping[str, int], names: Sequence[str]) -> tuple[list[Score], list[Score]]:
+def _boxes(
+    run: str,
+    seed: int,
+    row: MethodRow,
+    parts: Sequence[Rows],
+    counts: Mapping[str, int],
+    names: Sequence[str],
+) -> tuple[list[Score], list[Score]]:
     """Average precision of each group; the row's metric first, the others and the classes' own after it."""
     import pyarrow as pa
 
@@ -105,7 +131,9 @@ def _boxes(run: str, seed: int, row: MethodRow, parts: Sequence[Rows], counts: M
     first, further = [], []
     for group, tables in sorted(found.items()):
         images = sum(len(t) for t in tables)
-        base = row.metric.partition("_")[0]  # map_source: map on the source's test images, whose other figures are left out
+        base = row.metric.partition("_")[
+            0
+        ]  # map_source: map on the source's test images, whose other figures are left out
         for metric, value in detection_scores(tables, names).items():
             if not np.isfinite(value):  # no box to be found
                 continue
@@ -120,9 +148,29 @@ def _group(row: MethodRow, key: str) -> str:
     return row.group or "/".join(key.split("/", 2)[:2])
 
 
-def _score(run: str, seed: int, row: MethodRow, group: str, metric: str, value: float, images: int, counts: Mapping[str, int]) -> Score:
+def _score(
+    run: str,
+    seed: int,
+    row: MethodRow,
+    group: str,
+    metric: str,
+    value: float,
+    images: int,
+    counts: Mapping[str, int],
+) -> Score:
     name, _, severity = group.partition("/")
     return Score(
-        run, row.name, row.control, group, name, int(severity) if severity.isdigit() else 0, metric, value, images, counts.get(group, images),
-        seed if row.seed is None else row.seed, row.selection, row.note,
-    )  # fmt: skip
+        run,
+        row.name,
+        row.control,
+        group,
+        name,
+        int(severity) if severity.isdigit() else 0,
+        metric,
+        value,
+        images,
+        counts.get(group, images),
+        seed if row.seed is None else row.seed,
+        row.selection,
+        row.note,
+    )

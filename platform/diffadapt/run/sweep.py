@@ -1,4 +1,5 @@
-"""Drive a sweep to its end: plan every trial, make what they share once on all devices, fan the rest out, write table and report.
+"""Drive a sweep to its end: plan every trial, make what they share once on all devices, fan the rest out,
+write table and report.
 
 Everything finished is in the store and in the trials' folders, so the same command goes on after anything.
 """
@@ -36,7 +37,8 @@ OnResult = Callable[[TrialResult], None]
 
 @dataclass(frozen=True)
 class Search:
-    """What a fan is given: the space, the recipes (name -> value before the trials' changes), and where the sweep lives."""
+    """What a fan is given: the space, the recipes (name -> value before the trials' changes), and where the
+    sweep lives."""
 
     space: Space
     recipes: Mapping[str, Any]
@@ -45,7 +47,13 @@ class Search:
     execution: ExecutionConfig
 
     def work(self, trial: Trial) -> TrialWork:
-        return TrialWork(self.root.location, self.sweep.name, trial, self.recipes[trial.recipe], self.space.search.objective)
+        return TrialWork(
+            self.root.location,
+            self.sweep.name,
+            trial,
+            self.recipes[trial.recipe],
+            self.space.search.objective,
+        )
 
 
 class Fan(Protocol):
@@ -53,8 +61,11 @@ class Fan(Protocol):
 
     name: str
 
-    def run(self, search: Search, trials: Sequence[Trial], known: Sequence[TrialResult], on_result: OnResult) -> None:
-        """Carry out ``trials`` (for optuna: decide them, going on from ``known``) and hand each result to ``on_result`` once."""
+    def run(
+        self, search: Search, trials: Sequence[Trial], known: Sequence[TrialResult], on_result: OnResult
+    ) -> None:
+        """Carry out ``trials`` (for optuna: decide them, going on from ``known``) and hand each result to
+        ``on_result`` once."""
         ...
 
     def close(self) -> None: ...
@@ -62,7 +73,8 @@ class Fan(Protocol):
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """All trials with what they need: ``plans`` by trial id, ``broken``: trial id -> why it cannot be planned."""
+    """All trials with what they need: ``plans`` by trial id, ``broken``: trial id -> why it cannot be
+    planned."""
 
     trials: tuple[Trial, ...]
     plans: Mapping[str, Mapping[str, NodePlan]]
@@ -86,23 +98,41 @@ def plan_sweep(space: Space, recipes: Mapping[str, Any], root: Root) -> SweepPla
         except DiffadaptError as error:
             broken[trial.id] = one_line(error)
     if trials and not plans:
-        raise RecipeError(f"No trial of the sweep can be planned; the first one: {next(iter(broken.values()))}")
+        raise RecipeError(
+            f"No trial of the sweep can be planned; the first one: {next(iter(broken.values()))}"
+        )
     every = list(plans.values())
     return SweepPlan(tuple(trials), plans, broken, tuple(economy(every, finished(merge(every), root.store))))
 
 
 def run_sweep(
-    space_name: str, space: Space, recipes: Mapping[str, Any], overrides: Mapping[str, Any], root: Root, execution: ExecutionConfig,
-    make_runner: Callable[[ExecutionConfig], Runner], make_fan: Callable[[ExecutionConfig], Fan], say: Callable[[str], None], plan: SweepPlan | None = None,
+    space_name: str,
+    space: Space,
+    recipes: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    root: Root,
+    execution: ExecutionConfig,
+    make_runner: Callable[[ExecutionConfig], Runner],
+    make_fan: Callable[[ExecutionConfig], Fan],
+    say: Callable[[str], None],
+    plan: SweepPlan | None = None,
 ) -> Sweep:
-    """Carry out a sweep, or go on with it. ``make_runner`` makes what trials share, ``make_fan`` carries them out; ``say`` prints a line."""
+    """Carry out a sweep, or go on with it. ``make_runner`` makes what trials share, ``make_fan`` carries them
+    out; ``say`` prints a line."""
     started = time.time()
     for place in (root.store, root.sweeps):
         place.prepare()
     plan = plan or plan_sweep(space, recipes, root)
     sweep = Sweep(root, sweep_name(space_name, space, recipes))
     sweep.describe(space_name, space, list(recipes), overrides, plan.economy)
-    sweep.write(PLANNED, json.dumps(sorted({p.path for nodes in plan.plans.values() for n in nodes.values() for p in n.shards if p.path})).encode())
+    sweep.write(
+        PLANNED,
+        json.dumps(
+            sorted(
+                {p.path for nodes in plan.plans.values() for n in nodes.values() for p in n.shards if p.path}
+            )
+        ).encode(),
+    )
     search = Search(space, recipes, root, sweep, execution)
     results = {r.id: r for r in sweep.results()}
     open_trials = [t for t in plan.trials if t.id in plan.plans and not _ended(results.get(t.id))]
@@ -112,10 +142,20 @@ def run_sweep(
             sweep.record(results[trial.id])
     learns = space.search.searcher == "optuna"
     at_hand = sum(map(_ended, results.values())) if learns else len(plan.trials) - len(open_trials)
-    counts = {"trials": NodeProgress(space.search.trials * len(recipes) if learns else len(plan.trials), 0, hits=at_hand)}
+    counts = {
+        "trials": NodeProgress(
+            space.search.trials * len(recipes) if learns else len(plan.trials), 0, hits=at_hand
+        )
+    }
 
     def beat() -> None:
-        sweep.write_status("running", {n: p.as_dict() for n, p in counts.items()}, pid=os.getpid(), host=os.uname().nodename, started=started)
+        sweep.write_status(
+            "running",
+            {n: p.as_dict() for n, p in counts.items()},
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            started=started,
+        )
 
     def on_result(result: TrialResult) -> None:
         results[result.id] = result
@@ -139,13 +179,18 @@ def run_sweep(
         state, error = "failed", str(problem)
         raise
     finally:
-        sweep.write_status(state, {n: p.as_dict() for n, p in counts.items()}, started=started, error=redact(error))
+        sweep.write_status(
+            state, {n: p.as_dict() for n, p in counts.items()}, started=started, error=redact(error)
+        )
     finish_sweep(sweep, list(space.axes), overrides, list(results.values()))
     return sweep
 
 
-def finish_sweep(sweep: Sweep, axes: Sequence[str], overrides: Mapping[str, Any], results: Sequence[TrialResult]) -> None:
-    """Write the table, the recommended recipe and the report from the trials' results; no table where there are none."""
+def finish_sweep(
+    sweep: Sweep, axes: Sequence[str], overrides: Mapping[str, Any], results: Sequence[TrialResult]
+) -> None:
+    """Write the table, the recommended recipe and the report from the trials' results; no table where there
+    are none."""
     if results:
         sweep.write("sweep.parquet", to_parquet(results, axes))
     if (best := recommendation(results, overrides)) is not None:
@@ -160,24 +205,40 @@ def _ended(result: TrialResult | None) -> bool:
     return result is not None and result.status in ("finished", "stopped")
 
 
-def _shared(sweep: Sweep, search: Search, plans: Sequence[Mapping[str, NodePlan]], make_runner: Any, say: Callable[[str], None]) -> None:
-    """Make what the trials share. A shard that fails is left to the trials that need it, which will say why."""
+def _shared(
+    sweep: Sweep,
+    search: Search,
+    plans: Sequence[Mapping[str, NodePlan]],
+    make_runner: Any,
+    say: Callable[[str], None],
+) -> None:
+    """Make what the trials share. A shard that fails is left to the trials that need it, which will say
+    why."""
     shared = common(plans)
-    progress = Progress({n: NodeProgress(len(p.shards), p.items) for n, p in shared.items() if p.stage.stored})
-    work = Work(sweep, search.root.store, shared, progress, search.execution.max_failed_fraction, tolerant=True)
+    progress = Progress(
+        {n: NodeProgress(len(p.shards), p.items) for n, p in shared.items() if p.stage.stored}
+    )
+    work = Work(
+        sweep, search.root.store, shared, progress, search.execution.max_failed_fraction, tolerant=True
+    )
     try:
         work.run(lambda: make_runner(search.execution))
     except StoreError:
         raise
     except DiffadaptError as error:
-        say(f"What the trials share could not be made whole ({one_line(error)}); trials that need it will try again.")
+        say(
+            f"What the trials share could not be made whole ({one_line(error)}); trials that need it will try"
+            " again."
+        )
     for error in dict.fromkeys(text.splitlines()[0] for text in work.given_up.values() if text):
         say(f"What the trials share could not be made whole ({error}); trials that need it will try again.")
 
 
 def _certain(search: Search) -> list[Mapping[str, NodePlan]]:
-    """What every trial of a search that decides as it goes will need, twice over, as :func:`common` counts: shards and fits that no
-    axis changes, found by planning one trial and the same one with every other value of each axis (of a range, with its ends)."""
+    """What every trial of a search that decides as it goes will need, twice over, as :func:`common` counts:
+    shards and fits that no axis changes, found by planning one trial and the same one with every other value
+    of each axis (of a range, with its ends).
+    """
     space, store, found = search.space, search.root.store, []
     for name, recipe in search.recipes.items():
         first = {axis: a.ends()[0] for axis, a in space.axes.items()}
@@ -188,7 +249,10 @@ def _certain(search: Search) -> list[Mapping[str, NodePlan]]:
                 plans.append(build(recipe, make_trial(space, name, point, 0)).pipeline().plan(store))
         if plans:
             kept = set.intersection(*({p.digest for n in plan.values() for p in n.shards} for plan in plans))
-            certain = {k: replace(n, shards=tuple(p for p in n.shards if p.digest in kept)) for k, n in plans[0].items()}
+            certain = {
+                k: replace(n, shards=tuple(p for p in n.shards if p.digest in kept))
+                for k, n in plans[0].items()
+            }
             found += [certain, certain]
     return found
 
@@ -211,9 +275,14 @@ class LocalFan:
     def __init__(self, make_runner: Callable[[ExecutionConfig], Runner]):
         self.make_runner = make_runner
 
-    def run(self, search: Search, trials: Sequence[Trial], known: Sequence[TrialResult], on_result: OnResult) -> None:
+    def run(
+        self, search: Search, trials: Sequence[Trial], known: Sequence[TrialResult], on_result: OnResult
+    ) -> None:
         if search.space.search.searcher == "optuna" or search.space.search.scheduler != "none":
-            raise RecipeError("Optuna, ASHA, Hyperband and population-based training run on Ray Tune: leave --execution.runner local out, or use grid or random search.")
+            raise RecipeError(
+                "Optuna, ASHA, Hyperband and population-based training run on Ray Tune: leave"
+                " --execution.runner local out, or use grid or random search."
+            )
         for trial in trials:
             on_result(run_trial(search.work(trial), self.make_runner))
 

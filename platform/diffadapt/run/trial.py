@@ -1,4 +1,5 @@
-"""One trial of a sweep in one process: make what its recipe still lacks, judge the result, record it. Knows no Ray."""
+"""One trial of a sweep in one process: make what its recipe still lacks, judge the result, record it. Knows
+no Ray."""
 
 from __future__ import annotations
 
@@ -26,12 +27,21 @@ from diffadapt.sweeps.result import TrialResult
 from diffadapt.sweeps.trials import Trial, build
 
 MEMORY_HALVINGS = 3
-MEMORY_SIGNS = ("out of memory", "outofmemory", "cannot allocate memory", "can't allocate memory", "not enough memory", "memoryerror", "bad_alloc")
+MEMORY_SIGNS = (
+    "out of memory",
+    "outofmemory",
+    "cannot allocate memory",
+    "can't allocate memory",
+    "not enough memory",
+    "memoryerror",
+    "bad_alloc",
+)
 
 
 @dataclass(frozen=True)
 class TrialWork:
-    """What a trial needs to know; travels to its process. ``recipe``: the recipe value before the trial's changes."""
+    """What a trial needs to know; travels to its process. ``recipe``: the recipe value before the trial's
+    changes."""
 
     location: str
     sweep: str
@@ -46,11 +56,18 @@ class TrialWork:
         return override(build(self.recipe, self.trial), self.adjusted if adjusted is None else adjusted)
 
 
-def run_trial(work: TrialWork, runner_factory: Callable[[Any], Runner], *, on_epoch: OnEpoch | None = None, progress: Progress | None = None) -> TrialResult:
+def run_trial(
+    work: TrialWork,
+    runner_factory: Callable[[Any], Runner],
+    *,
+    on_epoch: OnEpoch | None = None,
+    progress: Progress | None = None,
+) -> TrialResult:
     """Carry out one trial and record its result. ``runner_factory(execution)`` gives the runner.
 
-    A failure that the trial can cause ends it with status 'failed' and is recorded, never raised. A stage that runs out of
-    memory is tried again with its batch halved, at most MEMORY_HALVINGS times, which the result names in ``adjusted``.
+    A failure that the trial can cause ends it with status 'failed' and is recorded, never raised. A stage
+    that runs out of memory is tried again with its batch halved, at most MEMORY_HALVINGS times, which the
+    result names in ``adjusted``.
     Raises StoreError when the result cannot be recorded, and what ``on_epoch`` raises.
     """
     root, started = Root(work.location), time.monotonic()
@@ -61,13 +78,30 @@ def run_trial(work: TrialWork, runner_factory: Callable[[Any], Runner], *, on_ep
         try:
             recipe = work.build(adjusted)
             pipeline = recipe.pipeline()
-            made = _drive(work, root, sweep.trial(work.trial), recipe, pipeline, runner_factory, on_epoch and Epochs(sweep.trial(work.trial), pipeline, adjusted, on_epoch), progress)
+            made = _drive(
+                work,
+                root,
+                sweep.trial(work.trial),
+                recipe,
+                pipeline,
+                runner_factory,
+                on_epoch and Epochs(sweep.trial(work.trial), pipeline, adjusted, on_epoch),
+                progress,
+            )
             result = replace(made, seconds=time.monotonic() - started, adjusted=adjusted)
             break
         except Exception as error:
             interrupts.check()
-            message = one_line(error) if isinstance(error, DiffadaptError) else f"{type(error).__name__}: {one_line(error)}"
-            smaller = halved(recipe, adjusted, failed_stage(pipeline, message)) if left and recipe is not None and out_of_memory(message) else {}
+            message = (
+                one_line(error)
+                if isinstance(error, DiffadaptError)
+                else f"{type(error).__name__}: {one_line(error)}"
+            )
+            smaller = (
+                halved(recipe, adjusted, failed_stage(pipeline, message))
+                if left and recipe is not None and out_of_memory(message)
+                else {}
+            )
             if not smaller:
                 result = failed(work, message, time.monotonic() - started, adjusted)
                 break
@@ -77,31 +111,74 @@ def run_trial(work: TrialWork, runner_factory: Callable[[Any], Runner], *, on_ep
     return result
 
 
-def failed(work: TrialWork, error: str, seconds: float = 0.0, adjusted: Mapping[str, Any] | None = None) -> TrialResult:
+def failed(
+    work: TrialWork, error: str, seconds: float = 0.0, adjusted: Mapping[str, Any] | None = None
+) -> TrialResult:
     """The result of a trial that could not be finished."""
     t = work.trial
-    return TrialResult(t.id, t.number, t.recipe, t.values, t.changes, "failed", work.objective, seconds=seconds, adjusted=dict(adjusted or {}), error=error)
+    return TrialResult(
+        t.id,
+        t.number,
+        t.recipe,
+        t.values,
+        t.changes,
+        "failed",
+        work.objective,
+        seconds=seconds,
+        adjusted=dict(adjusted or {}),
+        error=error,
+    )
 
 
 def stopped(work: TrialWork, seconds: float) -> TrialResult:
     """The result of a trial that a scheduler ended; its objective is that of its last epoch.
 
-    What it had made is in the store; device hours count what came to its end, and of the fit that did not, nothing.
+    What it had made is in the store; device hours count what came to its end, and of the fit that did not,
+    nothing.
     """
     t, root = work.trial, Root(work.location)
     adjusted, epochs = read_epochs(Sweep(root, work.sweep).trial(t))
     values = [epochs[n] for n in sorted(epochs)]
     return TrialResult(
-        t.id, t.number, t.recipe, t.values, t.changes, "stopped", work.objective, objective=values[-1] if values else None, epochs=values,
-        seconds=seconds, adjusted=adjusted, **hours(root, work.build(adjusted).pipeline().plan(root.store)),
-    )  # fmt: skip
+        t.id,
+        t.number,
+        t.recipe,
+        t.values,
+        t.changes,
+        "stopped",
+        work.objective,
+        objective=values[-1] if values else None,
+        epochs=values,
+        seconds=seconds,
+        adjusted=adjusted,
+        **hours(root, work.build(adjusted).pipeline().plan(root.store)),
+    )
 
 
-def _drive(work: TrialWork, root: Root, place: Run, recipe: Any, pipeline: Pipeline, runner_factory: Any, epochs: Epochs | None, progress: Progress | None) -> TrialResult:
+def _drive(
+    work: TrialWork,
+    root: Root,
+    place: Run,
+    recipe: Any,
+    pipeline: Pipeline,
+    runner_factory: Any,
+    epochs: Epochs | None,
+    progress: Progress | None,
+) -> TrialResult:
     progress = progress or Silent({})
     if epochs is not None:
         progress = Watched(progress, epochs)
-    run = drive(work.trial.recipe, recipe, pipeline, root, lambda: runner_factory(recipe.execution), progress=progress, overrides=work.trial.changes, run=place, brief=True)
+    run = drive(
+        work.trial.recipe,
+        recipe,
+        pipeline,
+        root,
+        lambda: runner_factory(recipe.execution),
+        progress=progress,
+        overrides=work.trial.changes,
+        run=place,
+        brief=True,
+    )
     return replace(judge(work, pipeline, run, progress), epochs=epochs.values() if epochs else [])
 
 
@@ -111,23 +188,41 @@ def judge(work: TrialWork, pipeline: Pipeline, run: Run, progress: Progress) -> 
     plans = pipeline.plan(root.store)
     rows, scores = pipeline.result(), run.scores()
     members = {m for r in rows for m in r.members} if reads_predictions(work.objective) else ()
-    predictions = {m: record.predictions_by_key([root.store.load(p.path or "") for p in plans[m].shards]) for m in members}
+    predictions = {
+        m: record.predictions_by_key([root.store.load(p.path or "") for p in plans[m].shards])
+        for m in members
+    }
     return TrialResult(
-        trial.id, trial.number, trial.recipe, trial.values, trial.changes, "finished", work.objective,
-        objective=objective(work.objective, rows, predictions, scores), accuracy=accuracy(rows, scores), method=rows[0].name if rows else "",
+        trial.id,
+        trial.number,
+        trial.recipe,
+        trial.values,
+        trial.changes,
+        "finished",
+        work.objective,
+        objective=objective(work.objective, rows, predictions, scores),
+        accuracy=accuracy(rows, scores),
+        method=rows[0].name if rows else "",
         scores=[[s.method, s.seed, s.group, s.metric, s.value] for s in scores],
-        made=sum(n.done for n in progress.nodes.values()), found=sum(n.hits for n in progress.nodes.values()),
+        made=sum(n.done for n in progress.nodes.values()),
+        found=sum(n.hits for n in progress.nodes.values()),
         selection="oracle" if any(r.selection == "oracle" for r in rows) else "last",
         **hours(root, plans),
-    )  # fmt: skip
+    )
 
 
 def hours(root: Root, plans: Mapping[str, Any]) -> dict[str, Any]:
     """``device_hours`` and ``device`` of all shards and fits of ``plans`` that the ledger knows."""
     measured = ledger.by_digest(root.ledger)
-    known = [measured[d] for d in {p.digest for plan in plans.values() if plan.stage.stored for p in plan.shards} if d in measured]
+    known = [
+        measured[d]
+        for d in {p.digest for plan in plans.values() if plan.stage.stored for p in plan.shards}
+        if d in measured
+    ]
     return {
-        "device_hours": sum(m.device_seconds for m in sorted(known, key=lambda m: m.digest)) / 3600 if known else None,
+        "device_hours": (
+            sum(m.device_seconds for m in sorted(known, key=lambda m: m.digest)) / 3600 if known else None
+        ),
         "device": ", ".join(sorted({m.device for m in known if m.device})),
     }
 
@@ -145,21 +240,30 @@ def failed_stage(pipeline: Pipeline | None, message: str) -> Stage | None:
 
 
 def halved(recipe: Any, adjusted: Mapping[str, Any], stage: Stage | None = None) -> dict[str, Any]:
-    """``adjusted`` with the batch sizes that ``stage`` works with halved; empty when none can be halved any more.
+    """``adjusted`` with the batch sizes that ``stage`` works with halved; empty when none can be halved any
+    more.
 
-    ``recipe`` is the one that failed. Without a stage every batch of a training is halved. Training keeps at least two images a worker,
-    because of batch normalisation, and a multiple of the workers.
+    ``recipe`` is the one that failed. Without a stage every batch of a training is halved. Training keeps at
+    least two images a worker, because of batch normalisation, and a multiple of the workers.
     """
     config = getattr(recipe, "execution", None)
     workers = max(1, getattr(config, "train_workers", 1))
-    used = [value for f in fields(stage) if _batch(value := getattr(stage, f.name))] if stage is not None else []  # type: ignore[arg-type]
+    used = (
+        [value for f in fields(stage) if _batch(value := getattr(stage, f.name))] if stage is not None else []
+    )  # type: ignore[arg-type]
     found = dict(adjusted)
     for f in fields(recipe):
         part = getattr(recipe, f.name)
         size = _batch(part)
         trains = hasattr(part, "epochs")
-        meant = any(type(u) is type(part) and _batch(u) == size for u in used) if stage is not None else trains
-        if size and meant and (size // 2 >= 2 * workers and size // 2 % workers == 0 if trains else size >= 2):
+        meant = (
+            any(type(u) is type(part) and _batch(u) == size for u in used) if stage is not None else trains
+        )
+        if (
+            size
+            and meant
+            and (size // 2 >= 2 * workers and size // 2 % workers == 0 if trains else size >= 2)
+        ):
             found[f"{f.name}.batch_size"] = size // 2
     return found if found != dict(adjusted) else {}
 

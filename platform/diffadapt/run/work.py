@@ -1,4 +1,5 @@
-"""The work of a run: waves of what is missing, receipts, the failure rule. The driver holds no results; all are in the store."""
+"""The work of a run: waves of what is missing, receipts, the failure rule. The driver holds no results; all
+are in the store."""
 
 from __future__ import annotations
 
@@ -21,13 +22,23 @@ from diffadapt.run.runner import Runner
 FATAL = ("WeightsError", "RecipeError", "ResourceError", "DataError")
 """Errors that the next shard would meet too: the run stops at the first."""
 FAILURES_IN_A_ROW = 3
-"""Failed shards without a finished one between them after which the run stops instead of failing at every shard."""
+"""Failed shards without a finished one between them after which the run stops instead of failing at every
+shard."""
 
 
 class Work:
-    """Makes everything that ``plans`` lack. With ``tolerant`` a shard that fails is given up with all that needs it, and the rest goes on."""
+    """Makes everything that ``plans`` lack. With ``tolerant`` a shard that fails is given up with all that
+    needs it, and the rest goes on."""
 
-    def __init__(self, run: Run, store: Store, plans: Mapping[str, NodePlan], progress: Progress, max_failed: float, tolerant: bool = False):
+    def __init__(
+        self,
+        run: Run,
+        store: Store,
+        plans: Mapping[str, NodePlan],
+        progress: Progress,
+        max_failed: float,
+        tolerant: bool = False,
+    ):
         self.run_folder, self.store, self.plans, self.progress = run, store, plans, progress
         self.made: dict[str, int] = defaultdict(int)
         self.batch_sizes: dict[str, int] = {}
@@ -80,7 +91,9 @@ class Work:
         if receipt.status == "made":
             self.made[receipt.node] += 1
             if receipt.batch_size:
-                self.batch_sizes[receipt.node] = min(receipt.batch_size, self.batch_sizes.get(receipt.node, receipt.batch_size))
+                self.batch_sizes[receipt.node] = min(
+                    receipt.batch_size, self.batch_sizes.get(receipt.node, receipt.batch_size)
+                )
         for sentence in receipt.warnings:
             self.progress.say(f"{receipt.node}: {sentence}")
         self.ledger.add(self.plans[receipt.node], receipt)
@@ -101,7 +114,10 @@ class Work:
         if self.tolerant:
             self.given_up.update((digest, "") for digest in lost - self.given_up.keys())
         elif lost:
-            raise StoreError(f"{len(lost)} shards were reported made but are not in the store {redact(self.store.root)}: workers and driver must see the same --root (a shared folder or an object store).")
+            raise StoreError(
+                f"{len(lost)} shards were reported made but are not in the store {redact(self.store.root)}:"
+                " workers and driver must see the same --root (a shared folder or an object store)."
+            )
 
     def _raise_first(self) -> None:
         """Raise the first failed shard's error, of its own kind, with the evidence in errors.log."""
@@ -110,10 +126,21 @@ class Work:
         lines = (f"{e.node} {e.key}: {e.error}" for e in self.errors)
         self.run_folder.write("errors.log", redact("\n\n".join(lines)).encode())
         kind, _, sentence = text[0].partition(": ")
-        hint = "" if len(text) == 1 else f" This is not your input's fault; the traceback is in {redact(self.run_folder.url)}/errors.log."
-        others = f" ({len(self.errors)} shards failed; finished ones are kept.)" if len(self.errors) > 1 else ""
+        hint = (
+            ""
+            if len(text) == 1
+            else (
+                " This is not your input's fault; the traceback is in"
+                f" {redact(self.run_folder.url)}/errors.log."
+            )
+        )
+        others = (
+            f" ({len(self.errors)} shards failed; finished ones are kept.)" if len(self.errors) > 1 else ""
+        )
         known = {c.__name__: c for c in DiffadaptError.__subclasses__()}
-        raise known.get(kind, TrainingError)(f"{first.node}: {sentence if kind in known else text[0]}{hint}{others}")
+        raise known.get(kind, TrainingError)(
+            f"{first.node}: {sentence if kind in known else text[0]}{hint}{others}"
+        )
 
     def _count_hits(self, done: set[str]) -> None:
         for name, node in self.progress.nodes.items():

@@ -23,8 +23,9 @@ from diffadapt.stages.models import classifier_identity, classifier_revisions, o
 
 @dataclass(frozen=True)
 class Align(Stage):
-    """One shard for each shard of the images, the first input; then, if they are trained by the recipe, the unconditional
-    model (``config.weights`` 'train') and the classifier (``classifier.name`` 'train'; only GDA looks at it).
+    """One shard for each shard of the images, the first input; then, if they are trained by the recipe, the
+    unconditional model (``config.weights`` 'train') and the classifier (``classifier.name`` 'train'; only GDA
+    looks at it).
     """
 
     config: AlignConfig = AlignConfig()
@@ -36,7 +37,11 @@ class Align(Stage):
 
     def label(self) -> str:
         c = self.config
-        name = "trained" if c.weights == "train" else c.weights.rstrip("/").split("/")[-1].removeprefix("embedded:")
+        name = (
+            "trained"
+            if c.weights == "train"
+            else c.weights.rstrip("/").split("/")[-1].removeprefix("embedded:")
+        )
         return f"{name}-{c.guidance}-{c.start}of{c.respacing}"
 
     def identity(self) -> dict[str, Any]:
@@ -47,7 +52,11 @@ class Align(Stage):
         if self.config.guidance != "gda":
             fields.pop("gda")
             return {"config": fields, "seed": self.seed}
-        return {"config": fields, "seed": self.seed, "classifier": classifier_identity(self.classifier) if self.classifier else None}
+        return {
+            "config": fields,
+            "seed": self.seed,
+            "classifier": classifier_identity(self.classifier) if self.classifier else None,
+        }
 
     def revisions(self) -> dict[str, str]:
         own = {} if self.config.weights == "train" else {"unconditional": revision(self.config.weights)}
@@ -59,7 +68,10 @@ class Align(Stage):
         c = self.config
         top = c.respacing if c.noise_at_first_step else c.respacing - 1
         if not 1 <= c.start <= top:
-            raise RecipeError(f"align.start is {c.start} but must be 1 to {top} at respacing {c.respacing}: it is the step that images are noised to.")
+            raise RecipeError(
+                f"align.start is {c.start} but must be 1 to {top} at respacing {c.respacing}: it is the step"
+                " that images are noised to."
+            )
         images, *fitted = inputs.values()
         return one_to_one(images, fitted)
 
@@ -82,10 +94,17 @@ class _Aligner:
         self.network = load_unconditional(weights, context.device, c.precision, c.compile)
         judge = None
         if c.guidance == "gda" and stage.classifier is not None:
-            judge = _judge(open_classifier(stage.classifier, dict(fitted), stage.num_classes, context.device), stage.classifier)
+            judge = _judge(
+                open_classifier(stage.classifier, dict(fitted), stage.num_classes, context.device),
+                stage.classifier,
+            )
         self.projector = Projector(self.network, c, context.device, judge)
-        self.encoder = Encoder((lambda image: encode_jpeg(image, 75)) if c.storage == "jpeg75" else encode_png)
-        self.batcher = Batcher(c.coupled_batch if c.guidance == "dda-batch" else context.batch_size or c.batch_size)
+        self.encoder = Encoder(
+            (lambda image: encode_jpeg(image, 75)) if c.storage == "jpeg75" else encode_png
+        )
+        self.batcher = Batcher(
+            c.coupled_batch if c.guidance == "dda-batch" else context.batch_size or c.batch_size
+        )
 
     @property
     def batch_size(self) -> int:
@@ -111,14 +130,18 @@ class _Aligner:
         done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
         index = [i for i, _ in done]
         table = image_table(
-            [decoded.keys[i] for i in index], [decoded.labels[i] for i in index], [b.result() for _, b in done], [seeds[i] for i in index],
+            [decoded.keys[i] for i in index],
+            [decoded.labels[i] for i in index],
+            [b.result() for _, b in done],
+            [seeds[i] for i in index],
             ".jpg" if jpeg else ".png",
-        )  # fmt: skip
+        )
         return Rows(table, decoded.failures + failures)
 
 
 def _judge(model: Any, config: ClassifierConfig) -> Any:
-    """Images in [-1, 1] -> logits, differentiable: bilinear to the classifier's crop, then its normalisation."""
+    """Images in [-1, 1] -> logits, differentiable: bilinear to the classifier's crop, then its
+    normalisation."""
     import torch
     import torch.nn.functional as F
 
@@ -126,7 +149,11 @@ def _judge(model: Any, config: ClassifierConfig) -> Any:
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         x = F.interpolate(images, size=(config.crop, config.crop), mode="bilinear", antialias=True)
-        x = x.mean(1, keepdim=True) if config.in_channels == 1 and x.shape[1] == 3 else x.expand(-1, config.in_channels, -1, -1)
+        x = (
+            x.mean(1, keepdim=True)
+            if config.in_channels == 1 and x.shape[1] == 3
+            else x.expand(-1, config.in_channels, -1, -1)
+        )
         mean = torch.tensor(config.mean, device=x.device).view(1, -1, 1, 1)
         std = torch.tensor(config.std, device=x.device).view(1, -1, 1, 1)
         return model(((x + 1) / 2 - mean) / std)

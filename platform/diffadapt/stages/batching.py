@@ -1,4 +1,5 @@
-"""Items through a model in batches: out of memory halves the batch, a poisonous item is isolated and quarantined."""
+"""Items through a model in batches: out of memory halves the batch, a poisonous item is isolated and
+quarantined."""
 
 from __future__ import annotations
 
@@ -18,15 +19,18 @@ Result = TypeVar("Result")
 class Batcher:
     """Runs ``process(items) -> results`` over batches; keeps the batch size that fitted for later shards.
 
-    A batch that raises ItemError is retried one item at a time; the items that raise again are quarantined. An
-    out-of-memory error halves the batch size, down to one (then ResourceError).
+    A batch that raises ItemError is retried one item at a time; the items that raise again are quarantined.
+    An out-of-memory error halves the batch size, down to one (then ResourceError).
     """
 
     def __init__(self, batch_size: int):
         self.batch_size = max(1, batch_size)
 
     def run(
-        self, items: Sequence[Item], keys: Sequence[str], process: Callable[[Sequence[Item]], Sequence[Result]]
+        self,
+        items: Sequence[Item],
+        keys: Sequence[str],
+        process: Callable[[Sequence[Item]], Sequence[Result]],
     ) -> tuple[list[tuple[int, Result]], list[Failure]]:
         """Results as (index, result) in item order, and the failures."""
         done: list[tuple[int, Result]] = []
@@ -45,7 +49,10 @@ class Batcher:
                 if not is_out_of_memory(error) and not is_out_of_memory(error.__cause__):
                     raise
                 if stop - start == 1:
-                    raise ResourceError("Even one image does not fit into the device's memory: use a device with more memory, fp16/bf16 precision or a smaller model.") from error
+                    raise ResourceError(
+                        "Even one image does not fit into the device's memory: use a device with more memory,"
+                        " fp16/bf16 precision or a smaller model."
+                    ) from error
                 self.batch_size = (stop - start) // 2
                 release_memory()
                 continue
@@ -58,7 +65,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text or "not enough memory" in text)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    )
 
 
 def release_memory() -> None:

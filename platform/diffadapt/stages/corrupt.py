@@ -1,4 +1,5 @@
-"""Corruption stage: clean images -> every corruption and severity, seeded per image (spec: ImageNet-C protocol)."""
+"""Corruption stage: clean images -> every corruption and severity, seeded per image (spec: ImageNet-C
+protocol)."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ WATERMARK = "watermark"
 class Corrupt(Stage):
     """Each shard of the clean images becomes one shard for every corruption and severity.
 
-    ``size`` is the side after a bicubic resize of the short edge to ``resize`` and a centre crop (ImageNet-C: 256, 224);
-    ``resize`` 0 keeps images as they are. ``jpeg_quality`` 85 stores JPEG as ImageNet-C does, 0 stores PNG.
+    ``size`` is the side after a bicubic resize of the short edge to ``resize`` and a centre crop (ImageNet-C:
+    256, 224); ``resize`` 0 keeps images as they are. ``jpeg_quality`` 85 stores JPEG as ImageNet-C does, 0
+    stores PNG.
     """
 
     corruptions: tuple[str, ...] = CORRUPTIONS
@@ -52,7 +54,10 @@ class Corrupt(Stage):
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         for name in self.corruptions:
             if name not in (*CORRUPTIONS, WATERMARK):
-                raise RecipeError(f"There is no corruption {name!r}.{suggest(name, CORRUPTIONS)} Known are: {', '.join(CORRUPTIONS)}, {WATERMARK}.")
+                raise RecipeError(
+                    f"There is no corruption {name!r}.{suggest(name, CORRUPTIONS)} Known are:"
+                    f" {', '.join(CORRUPTIONS)}, {WATERMARK}."
+                )
         for severity in self.severities:
             if not 1 <= severity <= 5:
                 raise RecipeError(f"Severity {severity} does not exist: severities run from 1 to 5.")
@@ -63,7 +68,14 @@ class Corrupt(Stage):
                 for p in clean.shards:
                     group = f"{self.shown_name(name)}/{severity}"
                     tail = p.shard.key.rpartition("-")[2]
-                    shards.append(Shard(f"{name}-{severity}-{tail}", {"group": group, "corruption": name, "severity": severity}, (Input(clean.name, p.digest),), p.shard.items))
+                    shards.append(
+                        Shard(
+                            f"{name}-{severity}-{tail}",
+                            {"group": group, "corruption": name, "severity": severity},
+                            (Input(clean.name, p.digest),),
+                            p.shard.items,
+                        )
+                    )
         return shards
 
     def shown_name(self, name: str) -> str:
@@ -101,7 +113,13 @@ class _Corrupter:
             new_key = f"{shard.params['group']}/{item}"
             seed = item_seed(stage.seed, "target", new_key, self.stage.kind)
             try:
-                made = self.watermark(image) if name == WATERMARK else self.corrupt(image, name, shard.params["severity"], seed, textures=stage.frost_textures)
+                made = (
+                    self.watermark(image)
+                    if name == WATERMARK
+                    else self.corrupt(
+                        image, name, shard.params["severity"], seed, textures=stage.frost_textures
+                    )
+                )
             except ItemError as error:
                 failures.append(Failure(new_key, str(error)))
                 continue
@@ -109,5 +127,9 @@ class _Corrupter:
             labels.append(label)
             seeds.append(seed)
             images.append(encode_jpeg(made, stage.jpeg_quality) if stage.jpeg_quality else encode_png(made))
-        failures += [Failure(f"{shard.params['group']}/{f.key.split('/', 2)[2]}", f.reason) for f in decoded.failures]
-        return Rows(image_table(keys, labels, images, seeds, ".jpg" if stage.jpeg_quality else ".png"), failures)
+        failures += [
+            Failure(f"{shard.params['group']}/{f.key.split('/', 2)[2]}", f.reason) for f in decoded.failures
+        ]
+        return Rows(
+            image_table(keys, labels, images, seeds, ".jpg" if stage.jpeg_quality else ".png"), failures
+        )

@@ -14,7 +14,8 @@ from diffadapt.data.image import decode
 
 @dataclass
 class Decoded:
-    """Images (uint8 HWC) with their keys and labels, and the items that could not be decoded or that earlier stages could not make."""
+    """Images (uint8 HWC) with their keys and labels, and the items that could not be decoded or that earlier
+    stages could not make."""
 
     keys: list[str]
     labels: list[int | None]
@@ -22,8 +23,11 @@ class Decoded:
     failures: list[Failure]
 
 
-def decode_rows(rows: Rows, channels: int, prepare: Callable[[np.ndarray], np.ndarray] | None = None) -> Decoded:
-    """Decode every image of ``rows`` to ``channels`` and apply ``prepare``; failures of ``rows`` are passed on."""
+def decode_rows(
+    rows: Rows, channels: int, prepare: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Decoded:
+    """Decode every image of ``rows`` to ``channels`` and apply ``prepare``; failures of ``rows`` are passed
+    on."""
     out = Decoded([], [], [], list(rows.failures))
     for key, label, image in zip(rows.column("key"), rows.column("label"), rows.column("image"), strict=True):
         try:

@@ -9,7 +9,8 @@ import numpy as np
 
 
 class Encoder:
-    """Compresses images in one thread; zlib and libjpeg let go of the interpreter, so the model's thread is not held up."""
+    """Compresses images in one thread; zlib and libjpeg let go of the interpreter, so the model's thread is
+    not held up."""
 
     def __init__(self, encode: Callable[[np.ndarray], bytes]):
         self.encode = encode

@@ -1,4 +1,5 @@
-"""Which synthetic images training leaves out: blank ones, near-duplicates, and those in which CLIP does not see their class."""
+"""Which synthetic images training leaves out: blank ones, near-duplicates, and those in which CLIP does not
+see their class."""
 
 from __future__ import annotations
 
@@ -25,10 +26,12 @@ CLIP_BATCH = 64
 
 @dataclass(frozen=True)
 class FilterImages(Stage):
-    """Input: labelled images. Writes kept.parquet: key, label, kept, reason (empty when kept), clip_probability (null without CLIP).
+    """Input: labelled images. Writes kept.parquet: key, label, kept, reason (empty when kept),
+    clip_probability (null without CLIP).
 
-    Metrics: ``images``, ``kept``, ``classes`` (name -> made, kept, failed and a count for each of :data:`REASONS`), ``warnings``
-    (a class that lost more than half). Raises DataError when nothing of a class is left, because training would never see it.
+    Metrics: ``images``, ``kept``, ``classes`` (name -> made, kept, failed and a count for each of
+    :data:`REASONS`), ``warnings`` (a class that lost more than half). Raises DataError when nothing of a
+    class is left, because training would never see it.
     """
 
     config: FilterConfig = FilterConfig()
@@ -53,11 +56,20 @@ class FilterImages(Stage):
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         c = self.config
         if c.clip and "{category}" not in c.clip_template:
-            raise RecipeError(f"filters.clip_template is {c.clip_template!r}, which names no class: write {{category}} where the class's name belongs.")
+            raise RecipeError(
+                f"filters.clip_template is {c.clip_template!r}, which names no class: write {{category}}"
+                " where the class's name belongs."
+            )
         if not 0 <= c.clip_threshold < 1:
-            raise RecipeError(f"filters.clip_threshold is {c.clip_threshold}, but it is a probability below 1; 0 means one over the number of classes.")
+            raise RecipeError(
+                f"filters.clip_threshold is {c.clip_threshold}, but it is a probability below 1; 0 means one"
+                " over the number of classes."
+            )
         if not -1 <= c.near_duplicates <= 64:
-            raise RecipeError(f"filters.near_duplicates is {c.near_duplicates}, but it counts differing bits of 64; -1 keeps all images.")
+            raise RecipeError(
+                f"filters.near_duplicates is {c.near_duplicates}, but it counts differing bits of 64; -1"
+                " keeps all images."
+            )
         if c.clip:
             check_clip(c.clip)
         return whole(inputs)
@@ -82,7 +94,8 @@ class _Image:
 
 @dataclass
 class _Images:
-    """All images in the order of their keys; ``failed`` holds those that earlier stages could not make and the unreadable, with reasons."""
+    """All images in the order of their keys; ``failed`` holds those that earlier stages could not make and
+    the unreadable, with reasons."""
 
     all: list[_Image] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -100,7 +113,9 @@ def _read(stage: FilterImages, job: FitJob) -> _Images:
     for file in row_inputs(job)[0]:
         rows = job.read(file)
         found.failed += [(failure.key, failure.reason) for failure in rows.failures]
-        for key, label, stored in zip(rows.column("key"), rows.column("label"), rows.column("image"), strict=True):
+        for key, label, stored in zip(
+            rows.column("key"), rows.column("label"), rows.column("image"), strict=True
+        ):
             if label is None:
                 raise DataError(f"{key} has no label: only labelled images can be filtered class by class.")
             image = _Image(key, label)
@@ -134,7 +149,8 @@ def _mark_duplicates(images: _Images, distance: int) -> None:
 
 
 def _ask_clip(stage: FilterImages, job: FitJob, images: _Images) -> None:
-    """Softmax over all class prompts at CLIP's logit scale; an image stays if its own class has more than the threshold."""
+    """Softmax over all class prompts at CLIP's logit scale; an image stays if its own class has more than the
+    threshold."""
     from diffadapt.models.clip import load_clip
     from diffadapt.stages.batching import Batcher
     from diffadapt.stages.decoding import decode_rows
@@ -149,7 +165,11 @@ def _ask_clip(stage: FilterImages, job: FitJob, images: _Images) -> None:
     for n, file in enumerate(files, 1):
         found = decode_rows(job.read(file), 3)
         mine = [i for i, key in enumerate(found.keys) if key in left]
-        done, failures = batcher.run(mine, [found.keys[i] for i in mine], lambda some, found=found: list(clip.logits([found.images[i] for i in some], classes).softmax(1)))
+        done, failures = batcher.run(
+            mine,
+            [found.keys[i] for i in mine],
+            lambda some, found=found: list(clip.logits([found.images[i] for i in some], classes).softmax(1)),
+        )
         images.failed += [(failure.key, failure.reason) for failure in failures]
         for position, probabilities in done:
             image = left[found.keys[mine[position]]]
@@ -188,22 +208,41 @@ def _metrics(stage: FilterImages, images: _Images) -> dict[str, Any]:
     if empty:
         first = dict(counts[stage.class_names.index(empty[0])])
         raise DataError(
-            f"No image of {_some(empty)} is left for training ({_said(first)} of {empty[0]!r}): loosen the filters, ask for more images, or mend the prompts of that class."
+            f"No image of {_some(empty)} is left for training ({_said(first)} of {empty[0]!r}): loosen the"
+            " filters, ask for more images, or mend the prompts of that class."
         )
     warnings = [
-        f"The filters left {count['kept']} of {count['made']} images of {name!r} ({_said(count)}): look at them before you trust the result."
+        f"The filters left {count['kept']} of {count['made']} images of {name!r} ({_said(count)}): look at"
+        " them before you trust the result."
         for name, count in zip(stage.class_names, counts, strict=True)
         if count["kept"] * 2 < count["made"]
     ]
-    classes = {name: {"made": count["made"], "kept": count["kept"], "failed": count["failed"], **{r: count[r] for r in REASONS}} for name, count in zip(stage.class_names, counts, strict=True)}
+    classes = {
+        name: {
+            "made": count["made"],
+            "kept": count["kept"],
+            "failed": count["failed"],
+            **{r: count[r] for r in REASONS},
+        }
+        for name, count in zip(stage.class_names, counts, strict=True)
+    }
     return {
-        "images": len(images.all), "kept": sum(c["kept"] for c in counts), "classes": classes, "warnings": warnings,
+        "images": len(images.all),
+        "kept": sum(c["kept"] for c in counts),
+        "classes": classes,
+        "warnings": warnings,
         "quarantined": [[key, reason] for key, reason in images.failed],
-    }  # fmt: skip
+    }
 
 
 def _said(count: Mapping[str, int]) -> str:
-    words = {"failed": "could not be made", "unreadable": "unreadable", "blank": "blank", "near_duplicate": "near-duplicates", "clip": "not recognised by CLIP"}
+    words = {
+        "failed": "could not be made",
+        "unreadable": "unreadable",
+        "blank": "blank",
+        "near_duplicate": "near-duplicates",
+        "clip": "not recognised by CLIP",
+    }
     said = [f"{count[key]} {word}" for key, word in words.items() if count.get(key)]
     return ", ".join(said) or "none was made"
 

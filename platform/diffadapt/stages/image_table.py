@@ -1,4 +1,5 @@
-"""Images of many shards for training: decoded in memory when small, else a memory-mapped table on the local disk."""
+"""Images of many shards for training: decoded in memory when small, else a memory-mapped table on the local
+disk."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ IN_MEMORY = 256 << 20
 
 
 class ImageTable:
-    """An indexable set: ``table[i] -> (uint8 HWC, label)``. Encoded images lie in one Arrow file that all workers map."""
+    """An indexable set: ``table[i] -> (uint8 HWC, label)``. Encoded images lie in one Arrow file that all
+    workers map."""
 
     def __init__(self, path: str, channels: int, prepare: Callable[[np.ndarray], np.ndarray] | None):
         self.table = pa.ipc.open_file(pa.memory_map(path)).read_all()
@@ -37,7 +39,10 @@ class ImageTable:
 
 
 def load_images(
-    files: Sequence[InputFile], read: Callable[[InputFile], Rows], channels: int, prepare: Callable[[np.ndarray], np.ndarray] | None = None
+    files: Sequence[InputFile],
+    read: Callable[[InputFile], Rows],
+    channels: int,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray | ImageTable, np.ndarray, list[Failure]]:
     """Every readable image of ``files`` with its label (int64; -1 when unlabelled), and the unreadable ones.
 
@@ -60,7 +65,9 @@ def load_keyed_images(
     for file in files:
         rows = read(file)
         failures += rows.failures
-        for key, label, image in zip(rows.column("key"), rows.column("label"), rows.column("image"), strict=True):
+        for key, label, image in zip(
+            rows.column("key"), rows.column("label"), rows.column("image"), strict=True
+        ):
             if keep is not None and key not in keep:
                 continue
             try:
@@ -75,12 +82,26 @@ def load_keyed_images(
             arrays.append(array)
         if total > IN_MEMORY or (arrays and any(a.shape != arrays[0].shape for a in arrays)):
             return _mapped(files, read, channels, prepare, keep)
-    return (np.stack(arrays) if arrays else np.zeros((0, 1, 1, channels), np.uint8)), np.asarray(labels, np.int64), keys, failures
+    return (
+        (np.stack(arrays) if arrays else np.zeros((0, 1, 1, channels), np.uint8)),
+        np.asarray(labels, np.int64),
+        keys,
+        failures,
+    )
 
 
-def _mapped(files: Sequence[InputFile], read: Callable, channels: int, prepare: Callable | None, keep: Collection[str] | None):
+def _mapped(
+    files: Sequence[InputFile],
+    read: Callable,
+    channels: int,
+    prepare: Callable | None,
+    keep: Collection[str] | None,
+):
     folder = Path(tempfile.gettempdir()) / "diffadapt-cache"
-    path = folder / f"images-{digest([[f.digest for f in files], *([] if keep is None else [sorted(keep)])])}.arrow"
+    path = (
+        folder
+        / f"images-{digest([[f.digest for f in files], *([] if keep is None else [sorted(keep)])])}.arrow"
+    )
     schema = pa.schema([("key", pa.string()), ("label", pa.int64()), ("bytes", pa.binary())])
     failures: list[Failure] = []
     if not path.exists():
@@ -90,7 +111,9 @@ def _mapped(files: Sequence[InputFile], read: Callable, channels: int, prepare: 
             for file in files:
                 rows = read(file)
                 good: dict[str, list] = {"key": [], "label": [], "bytes": []}
-                for key, label, image in zip(rows.column("key"), rows.column("label"), rows.column("image"), strict=True):
+                for key, label, image in zip(
+                    rows.column("key"), rows.column("label"), rows.column("image"), strict=True
+                ):
                     if keep is not None and key not in keep:
                         continue
                     try:

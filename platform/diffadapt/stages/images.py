@@ -1,4 +1,5 @@
-"""Reading stages: labelled folders, embedded sets and benchmark trees as shards of original image bytes; nothing is stored."""
+"""Reading stages: labelled folders, embedded sets and benchmark trees as shards of original image bytes;
+nothing is stored."""
 
 from __future__ import annotations
 
@@ -39,14 +40,26 @@ def cached_benchmark(data: DataConfig, layout: str, folder: str, partial: bool) 
 class Images(Stage):
     """Original bytes of a data set, in blocks of ``data.block`` images, keyed ``<group>/<relative path>``.
 
-    ``groups`` pairs a group (corruption/severity; 'clean/0' for undisturbed images) with a part of the data: ImageNet-C is
-    fifteen groups of one root, an ordinary folder is one group, and a benchmark of domain adaptation has a group for each domain.
+    ``groups`` pairs a group (corruption/severity; 'clean/0' for undisturbed images) with a part of the data:
+    ImageNet-C is fifteen groups of one root, an ordinary folder is one group, and a benchmark of domain
+    adaptation has a group for each domain.
     """
 
     data: DataConfig = DataConfig()
     groups: tuple[tuple[str, str], ...] = (("clean/0", ""),)
-    layout: Literal["plain", "imagenet-c", "imagenet-w", "office31", "officehome", "imageclef", "visda2017", "domainnet", "digits"] = "plain"
-    """plain: any source of :class:`DataConfig`; the others: the benchmark's official layout, its counts checked."""
+    layout: Literal[
+        "plain",
+        "imagenet-c",
+        "imagenet-w",
+        "office31",
+        "officehome",
+        "imageclef",
+        "visda2017",
+        "domainnet",
+        "digits",
+    ] = "plain"
+    """plain: any source of :class:`DataConfig`; the others: the benchmark's official layout, its counts
+    checked."""
     partial: bool = False
     """Accept other counts than the benchmark's."""
     subset: bool = False
@@ -59,22 +72,38 @@ class Images(Stage):
         fields = to_dict(self.data, identity_only=True)
         for name in ("path", "labels", "fingerprint", "image_size", "channels"):
             fields.pop(name)
-        return {"data": fields, "groups": {g: s.fingerprint if (s := self.source(folder)) else "missing" for g, folder in self.groups}, "layout": self.layout}
+        return {
+            "data": fields,
+            "groups": {
+                g: s.fingerprint if (s := self.source(folder)) else "missing" for g, folder in self.groups
+            },
+            "layout": self.layout,
+        }
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         shards = []
         for group, folder in self.groups:
             source = self.source(folder)
-            total = len(source.items) if source else self._published(folder)  # while planning without the data
+            total = (
+                len(source.items) if source else self._published(folder)
+            )  # while planning without the data
             block = max(1, self.data.block)
             width = len(str(max(total - 1, 0)))
             for start in range(0, total, block):
                 stop = min(start + block, total)
-                shards.append(Shard(f"{group.replace('/', '-')}-{start:0{width}d}", {"group": group, "folder": folder, "start": start, "stop": stop}, (), stop - start))
+                shards.append(
+                    Shard(
+                        f"{group.replace('/', '-')}-{start:0{width}d}",
+                        {"group": group, "folder": folder, "start": start, "stop": stop},
+                        (),
+                        stop - start,
+                    )
+                )
         return shards
 
     def source(self, folder: str) -> Source | None:
-        """The listing of one group; None while planning leniently without a benchmark's data. Raises DataError."""
+        """The listing of one group; None while planning leniently without a benchmark's data. Raises
+        DataError."""
         if self.layout == "plain":
             return cached_source(self.data, self.subset)
         try:
@@ -85,7 +114,8 @@ class Images(Stage):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Class names in label order; planning leniently without a benchmark's data, the published ones. Raises DataError."""
+        """Class names in label order; planning leniently without a benchmark's data, the published ones.
+        Raises DataError."""
         source = self.source(self.groups[0][1])
         if source is not None:
             return source.class_names
@@ -118,7 +148,9 @@ class _Reader:
                 failures.append(Failure(key, str(error)))
                 continue
             except OSError as error:
-                failures.append(Failure(key, f"{item.key} cannot be read: {error.strerror or type(error).__name__}"))
+                failures.append(
+                    Failure(key, f"{item.key} cannot be read: {error.strerror or type(error).__name__}")
+                )
                 continue
             keys.append(key)
             labels.append(item.label)

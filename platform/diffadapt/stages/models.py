@@ -37,9 +37,11 @@ def classifier_revisions(config: ClassifierConfig, fitted: bool) -> dict[str, st
 
 
 def check_backbone(config: ClassifierConfig) -> None:
-    """Raise RecipeError or WeightsError for a network that cannot be loaded, as far as that shows before anything is made.
+    """Raise RecipeError or WeightsError for a network that cannot be loaded, as far as that shows before
+    anything is made.
 
-    Weights that are not at hand are for :func:`classifier_revisions` to miss; timm is imported only to look up a name of its own.
+    Weights that are not at hand are for :func:`classifier_revisions` to miss; timm is imported only to look
+    up a name of its own.
     """
     from diffadapt.core.errors import RecipeError, WeightsError
     from diffadapt.models.classifier_source import folder_config, locate
@@ -54,14 +56,22 @@ def check_backbone(config: ClassifierConfig) -> None:
     if source.kind != "train":
         return
     if not config.arch:
-        raise RecipeError("backbone.name is 'train' but backbone.arch is empty: name the timm architecture to train.")
+        raise RecipeError(
+            "backbone.name is 'train' but backbone.arch is empty: name the timm architecture to train."
+        )
     if not config.arch.startswith("cifar_resnet"):
         from diffadapt.models.classifier import demand_known
 
         demand_known(config.arch, RecipeError)
 
 
-def open_classifier(config: ClassifierConfig, fitted: Mapping[str, str], num_classes: int | None, device: str, drop_path: float = 0.0) -> Any:
+def open_classifier(
+    config: ClassifierConfig,
+    fitted: Mapping[str, str],
+    num_classes: int | None,
+    device: str,
+    drop_path: float = 0.0,
+) -> Any:
     """The loaded classifier: of the fitted input if there is one, else the recipe's."""
     from diffadapt.models.classifier import load_classifier
 
@@ -70,11 +80,17 @@ def open_classifier(config: ClassifierConfig, fitted: Mapping[str, str], num_cla
     return load_classifier(config, num_classes, device, drop_path)
 
 
-def logits_rows(keys: Sequence[str], labels: Sequence[int | None], logits: np.ndarray, failures: Sequence[Failure]) -> Rows:
+def logits_rows(
+    keys: Sequence[str], labels: Sequence[int | None], logits: np.ndarray, failures: Sequence[Failure]
+) -> Rows:
     """Logits (N, K) as rows."""
     values = [row.astype(np.float32) for row in logits]
     table = pa.table(
-        {"key": pa.array(keys, pa.string()), "label": pa.array(labels, pa.int64()), "logits": pa.array(values, pa.list_(pa.float32()))},
+        {
+            "key": pa.array(keys, pa.string()),
+            "label": pa.array(labels, pa.int64()),
+            "logits": pa.array(values, pa.list_(pa.float32())),
+        },
         schema=LOGITS_SCHEMA,
     )
     return Rows(table, list(failures))

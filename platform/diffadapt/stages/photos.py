@@ -1,4 +1,5 @@
-"""Reading new images of no known truth as scenes: a folder, a glob or Parquet with an image column; nothing is stored."""
+"""Reading new images of no known truth as scenes: a folder, a glob or Parquet with an image column; nothing
+is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from diffadapt.stages.images import Images
 
 @dataclass(frozen=True)
 class Photos(Images):
-    """As :class:`Images`, its rows in SCENE_SCHEMA without annotations, so that stages which read scenes take them."""
+    """As :class:`Images`, its rows in SCENE_SCHEMA without annotations, so that stages which read scenes take
+    them."""
 
     kind = "photos"
 
@@ -27,4 +29,9 @@ class _Reader:
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         rows = self.images.run(shard, inputs)
         keys = rows.column("key")
-        return replace(rows, table=scene_table(keys, [i["bytes"] for i in rows.column("image")], [None] * len(keys), suffix=""))
+        return replace(
+            rows,
+            table=scene_table(
+                keys, [i["bytes"] for i in rows.column("image")], [None] * len(keys), suffix=""
+            ),
+        )

@@ -25,11 +25,13 @@ from diffadapt.prompts.prompts import (
 
 @dataclass(frozen=True)
 class Prompts(Stage):
-    """``prompt_count(config)`` prompts for each class, in rows of PROMPT_SCHEMA; ``domain`` describes the target in words.
+    """``prompt_count(config)`` prompts for each class, in rows of PROMPT_SCHEMA; ``domain`` describes the
+    target in words.
 
-    A shard holds ``config.block`` consecutive prompts of ``classes_per_shard`` consecutive classes, and depends on these
-    classes' names alone: more prompts or more classes make the missing shards. Prompts that the bank wrote in place of a
-    language model say so in their ``source``; synth.prompts.prompt_warnings turns these into sentences.
+    A shard holds ``config.block`` consecutive prompts of ``classes_per_shard`` consecutive classes, and
+    depends on these classes' names alone: more prompts or more classes make the missing shards. Prompts that
+    the bank wrote in place of a language model say so in their ``source``; synth.prompts.prompt_warnings
+    turns these into sentences.
     """
 
     config: PromptConfig = PromptConfig()
@@ -66,10 +68,23 @@ class Prompts(Stage):
             for first in range(0, len(self.class_names), self.classes_per_shard):
                 last = min(first + self.classes_per_shard, len(self.class_names))
                 names = self.class_names[first:last]
-                params = {"start": start, "stop": stop, "first_class": first, "last_class": last, "names": list(names)}
+                params = {
+                    "start": start,
+                    "stop": stop,
+                    "first_class": first,
+                    "last_class": last,
+                    "names": list(names),
+                }
                 if c.source == "file":
                     params["content"] = self._content(names, start, stop)
-                shards.append(Shard(f"p{start:06d}-{stop:06d}-c{first:04d}-{last:04d}", params, (), (stop - start) * len(names)))
+                shards.append(
+                    Shard(
+                        f"p{start:06d}-{stop:06d}-c{first:04d}-{last:04d}",
+                        params,
+                        (),
+                        (stop - start) * len(names),
+                    )
+                )
         return shards
 
     def open(self, context: WorkContext) -> _PromptWriter:
@@ -79,7 +94,9 @@ class Prompts(Stage):
         return self.config.source == "llm" and self.config.llm.backend == "transformers"
 
     def _content(self, names: Sequence[str], start: int, stop: int) -> str:
-        return digest([make_prompts(self.config, name, self.domain, start, stop, self.seed) for name in names])
+        return digest(
+            [make_prompts(self.config, name, self.domain, start, stop, self.seed) for name in names]
+        )
 
 
 class _PromptWriter:
@@ -95,14 +112,32 @@ class _PromptWriter:
         stage, p = self.stage, shard.params
         start, stop = p["start"], p["stop"]
         if stage.config.source == "file" and stage._content(p["names"], start, stop) != p["content"]:
-            raise DataError(f"The prompt file {stage.config.file} has changed since the run was planned: run the same command again.")
+            raise DataError(
+                f"The prompt file {stage.config.file} has changed since the run was planned: run the same"
+                " command again."
+            )
         if self.llm is not None:
             written = self.llm.write(p["names"], stage.domain, start, stop, stage.seed)
         else:
-            written = [[(text, stage.config.source) for text in make_prompts(stage.config, n, stage.domain, start, stop, stage.seed)] for n in p["names"]]
+            written = [
+                [
+                    (text, stage.config.source)
+                    for text in make_prompts(stage.config, n, stage.domain, start, stop, stage.seed)
+                ]
+                for n in p["names"]
+            ]
         rows = [
-            {"key": prompt_key(label, k), "label": label, "index": k, "category": name, "prompt": text, "source": source}
-            for label, name, prompts in zip(range(p["first_class"], p["last_class"]), p["names"], written, strict=True)
+            {
+                "key": prompt_key(label, k),
+                "label": label,
+                "index": k,
+                "category": name,
+                "prompt": text,
+                "source": source,
+            }
+            for label, name, prompts in zip(
+                range(p["first_class"], p["last_class"]), p["names"], written, strict=True
+            )
             for k, (text, source) in zip(range(start, stop), prompts, strict=True)
         ]
         return Rows(_table(rows), warnings=prompt_warnings(rows))

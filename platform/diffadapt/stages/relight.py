@@ -1,4 +1,5 @@
-"""Relighting without diffusion: the control of a generator that has learnt a domain's look from relit images."""
+"""Relighting without diffusion: the control of a generator that has learnt a domain's look from relit
+images."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from diffadapt.data.scenes.relight import check_appearances
 
 @dataclass(frozen=True)
 class RelightScenes(Stage):
-    """Input: scenes with label maps. Rows as those of TransferScenes, every image accepted; the size of the source."""
+    """Input: scenes with label maps. Rows as those of TransferScenes, every image accepted; the size of the
+    source."""
 
     appearance: str = "dusk"
     classes: ClassTable = ClassTable()
@@ -29,7 +31,11 @@ class RelightScenes(Stage):
         return f"relit-{self.appearance}"
 
     def identity(self) -> dict[str, Any]:
-        return {"relight": self.appearance, "classes": to_dict(self.classes, identity_only=True), "seed": self.seed}
+        return {
+            "relight": self.appearance,
+            "classes": to_dict(self.classes, identity_only=True),
+            "seed": self.seed,
+        }
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         check_appearances([self.appearance])
@@ -56,11 +62,35 @@ class _Relighter:
         from diffadapt.diffusion.translation.quality import compare
 
         scenes, failures = decode_scenes(inputs[0])
-        failures += [Failure(s.key, "it has no label map, by which it could be relit.") for s in scenes if s.annotation is None]
+        failures += [
+            Failure(s.key, "it has no label map, by which it could be relit.")
+            for s in scenes
+            if s.annotation is None
+        ]
         scenes = [s for s in scenes if s.annotation is not None]
-        seeds = [item_seed(self.stage.seed, "scenes", s.key, f"relight/{self.stage.appearance}") for s in scenes]
-        lit = [relight(s.image, s.annotation, self.stage.classes.names, self.stage.appearance, np.random.default_rng(seed)) for s, seed in zip(scenes, seeds, strict=True)]
-        table = scene_table([s.key for s in scenes], [encode_png(x) for x in lit], [encode_png(s.annotation) for s in scenes], seeds, objects=[s.objects for s in scenes])
-        scores = [json.dumps({**compare(s.image, x), "reasons": []}, sort_keys=True) for s, x in zip(scenes, lit, strict=True)]
+        seeds = [
+            item_seed(self.stage.seed, "scenes", s.key, f"relight/{self.stage.appearance}") for s in scenes
+        ]
+        lit = [
+            relight(
+                s.image,
+                s.annotation,
+                self.stage.classes.names,
+                self.stage.appearance,
+                np.random.default_rng(seed),
+            )
+            for s, seed in zip(scenes, seeds, strict=True)
+        ]
+        table = scene_table(
+            [s.key for s in scenes],
+            [encode_png(x) for x in lit],
+            [encode_png(s.annotation) for s in scenes],
+            seeds,
+            objects=[s.objects for s in scenes],
+        )
+        scores = [
+            json.dumps({**compare(s.image, x), "reasons": []}, sort_keys=True)
+            for s, x in zip(scenes, lit, strict=True)
+        ]
         count = len(scenes)
         return Rows(judged(table, [True] * count, [1] * count, [1.0] * count, scores), failures)

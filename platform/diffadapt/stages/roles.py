@@ -8,7 +8,8 @@ from pathlib import Path
 from diffadapt.core.stage import FitJob, InputFile
 
 CLASSIFIER, HEAD, KEPT, SPLIT = "config.json", "head.json", "kept.parquet", "split.parquet"
-"""The file that tells a fitted folder: a classifier, a head for cached features, a filter's decisions, a split of the target."""
+"""The file that tells a fitted folder: a classifier, a head for cached features, a filter's decisions, a
+split of the target."""
 
 
 def row_inputs(job: FitJob) -> list[list[InputFile]]:
@@ -37,4 +38,8 @@ def kept_keys(folders: Sequence[str]) -> set[str] | None:
     import pyarrow.parquet as pq
 
     table = pq.read_table(Path(folders[0]) / KEPT)
-    return {key for key, kept in zip(table.column("key").to_pylist(), table.column("kept").to_pylist(), strict=True) if kept}
+    return {
+        key
+        for key, kept in zip(table.column("key").to_pylist(), table.column("kept").to_pylist(), strict=True)
+        if kept
+    }

@@ -1,4 +1,5 @@
-"""Reading labelled scenes: images as they lie on disk with label maps in class numbers, in shards; nothing is stored."""
+"""Reading labelled scenes: images as they lie on disk with label maps in class numbers, in shards; nothing is
+stored."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def cached_classes(data: SceneConfig) -> ClassTable:
 
 @dataclass(frozen=True)
 class Scenes(Stage):
-    """Scenes in blocks of ``data.block``, keyed ``<group>/0/<relative path without suffix>``; rows as SCENE_SCHEMA says."""
+    """Scenes in blocks of ``data.block``, keyed ``<group>/0/<relative path without suffix>``; rows as
+    SCENE_SCHEMA says."""
 
     data: SceneConfig = SceneConfig()
     group: str = "source"
@@ -43,7 +45,12 @@ class Scenes(Stage):
     def identity(self) -> dict[str, Any]:
         source = self.source()
         if source is None:
-            return {"layout": self.data.layout, "split": self.data.split, "condition": self.data.condition, "scenes": "missing"}
+            return {
+                "layout": self.data.layout,
+                "split": self.data.split,
+                "condition": self.data.condition,
+                "scenes": "missing",
+            }
         return {
             "layout": self.data.layout, "scenes": source.fingerprint, "size": list(self.data.size),
             "classes": to_dict(source.reading, identity_only=True), "labelled": source.labelled,
@@ -55,7 +62,12 @@ class Scenes(Stage):
         block = max(1, self.data.block)
         width = len(str(max(total - 1, 0)))
         return [
-            Shard(f"{self.group}-{start:0{width}d}", {"group": f"{self.group}/0", "start": start, "stop": min(start + block, total)}, (), min(block, total - start))
+            Shard(
+                f"{self.group}-{start:0{width}d}",
+                {"group": f"{self.group}/0", "start": start, "stop": min(start + block, total)},
+                (),
+                min(block, total - start),
+            )
             for start in range(0, total, block)
         ]
 
@@ -64,7 +76,9 @@ class Scenes(Stage):
         try:
             return cached_scenes(self.data)
         except DataError as error:
-            if self._published() is None:  # data of a user's own, of which nothing is known before they are there
+            if (
+                self._published() is None
+            ):  # data of a user's own, of which nothing is known before they are there
                 raise
             missing(error)
             return None
@@ -105,7 +119,9 @@ class _Reader:
             except ItemError as error:
                 failures.append(Failure(key, str(error)))
             except OSError as error:
-                failures.append(Failure(key, f"{item.key} cannot be read: {error.strerror or type(error).__name__}"))
+                failures.append(
+                    Failure(key, f"{item.key} cannot be read: {error.strerror or type(error).__name__}")
+                )
         scenes = [raw for _, raw in made]
         table = scene_table(
             [key for key, _ in made], [s.image for s in scenes], [s.label for s in scenes],
@@ -140,4 +156,6 @@ class _Reader:
             image = encode_png(resize_image(decode(image, 3, item.key), after))
             if colours is not None:
                 colours = encode_png(resize_nearest(decode_colours(colours, item.key), after))
-        return RawScene(image, label if source.labelled else None, colours, scale_objects(raw.objects, before, after))
+        return RawScene(
+            image, label if source.labelled else None, colours, scale_objects(raw.objects, before, after)
+        )

@@ -20,8 +20,9 @@ from diffadapt.stages.image_grid import blocks, grid_identity, weights_label
 class Synthesize(Stage):
     """``images_per_class`` images of each of ``num_classes`` classes.
 
-    A shard holds ``images_per_shard`` consecutive images of ``classes_per_shard`` consecutive classes, so its content
-    does not depend on how many images are asked for: 200 a class after 50 makes exactly the missing 150.
+    A shard holds ``images_per_shard`` consecutive images of ``classes_per_shard`` consecutive classes, so its
+    content does not depend on how many images are asked for: 200 a class after 50 makes exactly the missing
+    150.
     """
 
     config: SynthConfig = SynthConfig()
@@ -42,9 +43,14 @@ class Synthesize(Stage):
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         c = self.config
         if c.images_per_class < 1 or c.images_per_shard < 1 or c.classes_per_shard < 1:
-            raise RecipeError("synth.images_per_class, images_per_shard and classes_per_shard must be at least 1.")
+            raise RecipeError(
+                "synth.images_per_class, images_per_shard and classes_per_shard must be at least 1."
+            )
         if c.guidance < 1:
-            raise RecipeError(f"synth.guidance is {c.guidance}, which weakens the class; it must be at least 1 (1 = no guidance).")
+            raise RecipeError(
+                f"synth.guidance is {c.guidance}, which weakens the class; it must be at least 1 (1 = no"
+                " guidance)."
+            )
         fitted = tuple(n.as_input() for n in inputs.values())
         return [Shard(key, params, fitted, items) for key, params, items in blocks(c, self.num_classes)]
 
@@ -64,8 +70,9 @@ class _Synthesizer:
         self.generator = load_generator(weights, context.device, stage.config.precision, stage.config.compile)
         if stage.num_classes > self.generator.num_classes:
             raise RecipeError(
-                f"The data has {stage.num_classes} classes but the generator {stage.label()} knows {self.generator.num_classes}: "
-                "use a generator of these classes, or train one with --synth.weights train."
+                f"The data has {stage.num_classes} classes but the generator {stage.label()} knows"
+                f" {self.generator.num_classes}: use a generator of these classes, or train one with"
+                " --synth.weights train."
             )
         self.encoder = Encoder(encode_png)
         self.batcher = Batcher(context.batch_size or stage.config.batch_size)
@@ -76,14 +83,26 @@ class _Synthesizer:
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         p = shard.params
-        items = [(c, i) for i in range(p["start"], p["stop"]) for c in range(p["first_class"], p["last_class"])]
+        items = [
+            (c, i) for i in range(p["start"], p["stop"]) for c in range(p["first_class"], p["last_class"])
+        ]
         keys = [f"synthetic/0/c{c:04d}/i{i:06d}" for c, i in items]
         seeds = [item_seed(self.stage.seed, "synthetic", key, self.stage.kind) for key in keys]
 
         def process(batch: Sequence[int]) -> list[Future[bytes]]:
-            images = self.generator.sample([items[i][0] for i in batch], [seeds[i] for i in batch], self.stage.config)
+            images = self.generator.sample(
+                [items[i][0] for i in batch], [seeds[i] for i in batch], self.stage.config
+            )
             return self.encoder.submit(images.permute(0, 2, 3, 1).contiguous().numpy())
 
         done, failures = self.batcher.run(range(len(items)), keys, process)
         index = [i for i, _ in done]
-        return Rows(image_table([keys[i] for i in index], [items[i][0] for i in index], [b.result() for _, b in done], [seeds[i] for i in index]), failures)
+        return Rows(
+            image_table(
+                [keys[i] for i in index],
+                [items[i][0] for i in index],
+                [b.result() for _, b in done],
+                [seeds[i] for i in index],
+            ),
+            failures,
+        )

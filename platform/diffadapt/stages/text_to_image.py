@@ -23,11 +23,13 @@ PROMPTS = "prompts"
 
 @dataclass(frozen=True)
 class TextToImage(Stage):
-    """``images_per_class`` images of each of ``num_classes`` classes; image i of a class is made from its prompt i mod P.
+    """``images_per_class`` images of each of ``num_classes`` classes; image i of a class is made from its
+    prompt i mod P.
 
-    Inputs: the prompts (P of them a class, as many as that node plans), and the fitted generator if ``weights`` is 'train'. A
-    shard has as inputs exactly the shards of prompts that it reads, so that more images or more prompts make what is missing and
-    fork only the images whose prompt changes (those beyond the earlier P).
+    Inputs: the prompts (P of them a class, as many as that node plans), and the fitted generator if
+    ``weights`` is 'train'. A shard has as inputs exactly the shards of prompts that it reads, so that more
+    images or more prompts make what is missing and fork only the images whose prompt changes (those beyond
+    the earlier P).
     """
 
     config: TextToImageConfig = TextToImageConfig()
@@ -49,14 +51,21 @@ class TextToImage(Stage):
         c = self.config
         fitted = tuple(n.as_input() for n in inputs.values() if n.stage.fit_stage)
         if c.weights == "train" and not fitted:
-            raise RecipeError("generator.weights is 'train', but this recipe trains no text-to-image model: give a diffusers folder or a hub id.")
+            raise RecipeError(
+                "generator.weights is 'train', but this recipe trains no text-to-image model: give a"
+                " diffusers folder or a hub id."
+            )
         check_settings(c, None if fitted else _known_index(c.weights))
         prompts = next(n for n in inputs.values() if n.stage.kind == PROMPTS)
         count = max(p.shard.params["stop"] for p in prompts.shards)
         shards = []
         for key, params, items in blocks(c, self.num_classes):
             needed = _prompt_indices(params["start"], params["stop"], count)
-            read = tuple(Input(prompts.name, p.digest) for p in prompts.shards if _overlaps(p.shard.params, needed, params["first_class"], params["last_class"]))
+            read = tuple(
+                Input(prompts.name, p.digest)
+                for p in prompts.shards
+                if _overlaps(p.shard.params, needed, params["first_class"], params["last_class"])
+            )
             if params["stop"] > count:
                 params["prompts"] = count
             shards.append(Shard(key, params, (*read, *fitted), items))
@@ -83,7 +92,11 @@ def _prompt_indices(start: int, stop: int, count: int) -> set[int]:
 
 
 def _overlaps(params: Mapping[str, Any], needed: Iterable[int], first: int, last: int) -> bool:
-    return params["first_class"] < last and first < params["last_class"] and any(params["start"] <= i < params["stop"] for i in needed)
+    return (
+        params["first_class"] < last
+        and first < params["last_class"]
+        and any(params["start"] <= i < params["stop"] for i in needed)
+    )
 
 
 class _Painter:
@@ -116,21 +129,34 @@ class _Painter:
                 key, source = f"synthetic/0/c{c:04d}/i{i:06d}", prompt_key(c, prompt_index(i, count))
                 prompt = known.get(source)
                 if prompt is None:
-                    failures.append(Failure(key, f"its prompt {source} is missing: {lost.get(source, 'the prompts have no such row')}"))
+                    failures.append(
+                        Failure(
+                            key,
+                            f"its prompt {source} is missing:"
+                            f" {lost.get(source, 'the prompts have no such row')}",
+                        )
+                    )
                     continue
                 keys.append(key), labels.append(c), prompts.append(prompt)
         seeds = [item_seed(self.stage.seed, "synthetic", key, self.stage.kind) for key in keys]
 
         def process(batch: Sequence[int]) -> list[Future[bytes] | ItemError]:
             images = self.generator.generate([prompts[i] for i in batch], [seeds[i] for i in batch])
-            return [image if isinstance(image, ItemError) else self.encoder.submit([image])[0] for image in images]
+            return [
+                image if isinstance(image, ItemError) else self.encoder.submit([image])[0] for image in images
+            ]
 
         done, unprocessed = self.batcher.run(range(len(keys)), keys, process)
         failures += unprocessed
         failures += [Failure(keys[i], str(made)) for i, made in done if isinstance(made, ItemError)]
         good = [(i, made) for i, made in done if not isinstance(made, ItemError)]
         index = [i for i, _ in good]
-        table = image_table([keys[i] for i in index], [labels[i] for i in index], [made.result() for _, made in good], [seeds[i] for i in index])
+        table = image_table(
+            [keys[i] for i in index],
+            [labels[i] for i in index],
+            [made.result() for _, made in good],
+            [seeds[i] for i in index],
+        )
         return Rows(table.append_column("prompt", _strings([prompts[i] for i in index])), failures)
 
 

@@ -1,4 +1,5 @@
-"""Transfer stage: labelled scenes taken to another domain, measured, judged, and tried again where they are refused (ZoDi section 3.2)."""
+"""Transfer stage: labelled scenes taken to another domain, measured, judged, and tried again where they are
+refused (ZoDi section 3.2)."""
 
 from __future__ import annotations
 
@@ -26,13 +27,16 @@ SEGMENTER, PIPELINE = "segmenter.json", "model_index.json"
 
 @dataclass(frozen=True)
 class TransferScenes(Stage):
-    """Inputs: the scenes; the fitted generator (``config.weights`` 'train'); the fitted source-only segmenter where quality asks for it.
+    """Inputs: the scenes; the fitted generator (``config.weights`` 'train'); the fitted source-only segmenter
+    where quality asks for it.
 
-    One shard for each shard of the scenes, or several of at most ``images_per_shard`` images. Rows of SCENE_SCHEMA under the scenes' own keys:
-    the transferred image, its label map (nearest) and boxes at the generated size, without a colour map of their own; further
-    columns ``accepted``, ``attempts`` (how many were made), ``strength`` (that of the stored one) and ``scores`` (JSON:
-    diffusion/translation/quality.py, diffusion/translation/consistency.py, ``reasons``, and of several attempts ``tried``, the reasons of each in turn, 'failed' where
-    it gave no image). A scene that is refused every time is stored as its best attempt with ``accepted`` false.
+    One shard for each shard of the scenes, or several of at most ``images_per_shard`` images. Rows of
+    SCENE_SCHEMA under the scenes' own keys: the transferred image, its label map (nearest) and boxes at the
+    generated size, without a colour map of their own; further columns ``accepted``, ``attempts`` (how many
+    were made), ``strength`` (that of the stored one) and ``scores`` (JSON: diffusion/translation/quality.py,
+    diffusion/translation/consistency.py, ``reasons``, and of several attempts ``tried``, the reasons of each
+    in turn, 'failed' where it gave no image). A scene that is refused every time is stored as its best
+    attempt with ``accepted`` false.
     """
 
     config: TransferConfig = TransferConfig()
@@ -48,7 +52,8 @@ class TransferScenes(Stage):
         return f"{weights_label(self.config.weights)}-{self.config.method.replace('_', '-')}"
 
     def identity(self) -> dict[str, Any]:
-        """What acts on the images and the decisions: prompt and strength as they are resolved, weights by revision, no path."""
+        """What acts on the images and the decisions: prompt and strength as they are resolved, weights by
+        revision, no path."""
         c, domain = to_dict(self.config, identity_only=True), self.config.resolved
         for name in ("weights", "controlnet", "lora", "images_per_shard", "domain"):
             c.pop(name)
@@ -97,7 +102,11 @@ class TransferScenes(Stage):
     def strength(self, attempt: int) -> float:
         """The strength of an attempt, counted from 0."""
         first = self.config.resolved.strength
-        return round(first - attempt * self.quality.strength_step, 6) if self.quality.retry == "strength" else first
+        return (
+            round(first - attempt * self.quality.strength_step, 6)
+            if self.quality.retry == "strength"
+            else first
+        )
 
     def attempt_seed(self, key: str, attempt: int) -> int:
         """The seed of one attempt at one scene; the first one's does not depend on the quality settings."""
@@ -110,8 +119,9 @@ class TransferScenes(Stage):
         wanted = (self.config.weights == "train") + self.quality.needs_model
         if len(fitted) != wanted:
             raise RecipeError(
-                f"The transfer needs {wanted} fitted models (a trained generator where transfer.weights is 'train', the source-only segmenter where "
-                f"quality.consistency is above 0), but the recipe gives it {len(fitted)}."
+                f"The transfer needs {wanted} fitted models (a trained generator where transfer.weights is"
+                " 'train', the source-only segmenter where quality.consistency is above 0), but the recipe"
+                f" gives it {len(fitted)}."
             )
         also = tuple(node.as_input() for node in fitted)
         shards = []
@@ -124,7 +134,14 @@ class TransferScenes(Stage):
                 continue
             for first in range(0, p.shard.items, count):
                 last = min(first + count, p.shard.items)
-                shards.append(Shard(f"{p.shard.key}-{first:04d}", {**group, "first": first, "last": last}, read, last - first))
+                shards.append(
+                    Shard(
+                        f"{p.shard.key}-{first:04d}",
+                        {**group, "first": first, "last": last},
+                        read,
+                        last - first,
+                    )
+                )
         return shards
 
     def open(self, context: WorkContext) -> Worker:
@@ -136,4 +153,6 @@ class TransferScenes(Stage):
 def fitted_inputs(context: WorkContext) -> tuple[str, str]:
     """The folders of the fitted generator and of the fitted segmenter, empty where there is none."""
     folders = list(context.fitted.values())
-    return tuple(next((f for f in folders if (Path(f) / name).is_file()), "") for name in (PIPELINE, SEGMENTER))  # type: ignore[return-value]
+    return tuple(
+        next((f for f in folders if (Path(f) / name).is_file()), "") for name in (PIPELINE, SEGMENTER)
+    )  # type: ignore[return-value]

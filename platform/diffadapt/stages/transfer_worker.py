@@ -1,4 +1,5 @@
-"""The work of :class:`~diffadapt.stages.transfer.TransferScenes`: transfer in batches, measure beside the device, judge, retry."""
+"""The work of :class:`~diffadapt.stages.transfer.TransferScenes`: transfer in batches, measure beside the
+device, judge, retry."""
 
 from __future__ import annotations
 
@@ -57,7 +58,11 @@ class _Made:
 
     def take(self, attempt: _Attempt) -> None:
         self.tried.append(attempt.verdict.reasons)
-        if self.best is None or attempt.verdict.shortfall < self.best.verdict.shortfall or attempt.verdict.accepted:
+        if (
+            self.best is None
+            or attempt.verdict.shortfall < self.best.verdict.shortfall
+            or attempt.verdict.accepted
+        ):
             self.best = attempt
 
 
@@ -71,13 +76,17 @@ class Transferrer:
         c, q = stage.config, stage.quality
         generator, segmenter = fitted_inputs(context)
         self.stage = stage
-        self.generator = load_scene_transfer(replace(c, weights=generator, controlnet="") if generator else c, stage.classes, context.device)
+        self.generator = load_scene_transfer(
+            replace(c, weights=generator, controlnet="") if generator else c, stage.classes, context.device
+        )
         self.model: Any = None
         if q.needs_model:
             from diffadapt.diffusion.translation.consistency import SourceModel
 
             self.model = SourceModel(segmenter, stage.segmenter, context.device)
-        self.domain = DomainScore(q.clip, c.resolved.prompt, c.source_prompt, context.device) if q.clip else None
+        self.domain = (
+            DomainScore(q.clip, c.resolved.prompt, c.source_prompt, context.device) if q.clip else None
+        )
         self.batcher = Batcher(context.batch_size or c.batch_size)
         self.model_batcher, self.clip_batcher = Batcher(stage.segmenter.batch_size), Batcher(CLIP_BATCH)
         self.beside = ThreadPoolExecutor(1, thread_name_prefix="measure")
@@ -88,7 +97,9 @@ class Transferrer:
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         c = self.stage.config
-        scenes, failures = decode_scenes(inputs[0], annotation=True, colours=self.stage.needs_layout and c.palette == "cityscapes")
+        scenes, failures = decode_scenes(
+            inputs[0], annotation=True, colours=self.stage.needs_layout and c.palette == "cityscapes"
+        )
         scenes, failures = _part(scenes, failures, shard.params)
         scenes, failures = self._usable(scenes, failures)
         made = {s.key: _Made() for s in scenes}
@@ -107,10 +118,24 @@ class Transferrer:
         if not self.stage.needs_layout:
             return list(scenes), failures
         method = self.stage.config.method
-        bare = [Failure(s.key, f"it has no label map, which the transfer method {method} draws from: use transfer.method img2img for unlabelled images.") for s in scenes if s.annotation is None]
+        bare = [
+            Failure(
+                s.key,
+                f"it has no label map, which the transfer method {method} draws from: use transfer.method"
+                " img2img for unlabelled images.",
+            )
+            for s in scenes
+            if s.annotation is None
+        ]
         return [s for s in scenes if s.annotation is not None], failures + bare
 
-    def _attempt(self, attempt: int, scenes: Sequence[Any], made: Mapping[str, _Made], originals: Mapping[str, np.ndarray]) -> None:
+    def _attempt(
+        self,
+        attempt: int,
+        scenes: Sequence[Any],
+        made: Mapping[str, _Made],
+        originals: Mapping[str, np.ndarray],
+    ) -> None:
         """One more image of each scene."""
         strength = self.stage.strength(attempt)
         given = None if self.stage.config.method == "layout" else strength
@@ -118,7 +143,10 @@ class Transferrer:
 
         def process(batch: Sequence[Any]) -> list[Future | ItemError]:
             images = self.generator.transfer(batch, [seeds[s.key] for s in batch], given)
-            return [x if isinstance(x, ItemError) else self.beside.submit(_finish, s.image, x) for s, x in zip(batch, images, strict=True)]
+            return [
+                x if isinstance(x, ItemError) else self.beside.submit(_finish, s.image, x)
+                for s, x in zip(batch, images, strict=True)
+            ]
 
         done, lost = self.batcher.run(scenes, [s.key for s in scenes], process)
         for failure in lost:
@@ -137,26 +165,44 @@ class Transferrer:
 
     def _originals(self, scenes: Sequence[Any]) -> dict[str, np.ndarray]:
         """The source model's IoUs on the scenes as they are."""
-        return self._ious([(s, s.image, s.annotation) for s in scenes if s.annotation is not None]) if self.model else {}
+        return (
+            self._ious([(s, s.image, s.annotation) for s in scenes if s.annotation is not None])
+            if self.model
+            else {}
+        )
 
     def _measure(self, found: Sequence[tuple[Any, _Attempt]], originals: Mapping[str, np.ndarray]) -> None:
         """Add what networks say of the images to their scores."""
         if self.domain:
-            done, _ = self.clip_batcher.run(found, [s.key for s, _ in found], lambda some: self.domain([one.image for _, one in some]))
+            done, _ = self.clip_batcher.run(
+                found, [s.key for s, _ in found], lambda some: self.domain([one.image for _, one in some])
+            )
             for i, probability in done:
                 found[i][1].scores["clip"] = probability
         if self.model:
-            seen = self._ious([(s, one.image, resize_nearest(s.annotation, one.image.shape[:2])) for s, one in found if s.key in originals])
+            seen = self._ious(
+                [
+                    (s, one.image, resize_nearest(s.annotation, one.image.shape[:2]))
+                    for s, one in found
+                    if s.key in originals
+                ]
+            )
             for scene, one in found:
                 if scene.key in seen:
                     one.scores |= self.model.compare(originals[scene.key], seen[scene.key])
 
     def _ious(self, triples: Sequence[tuple[Any, np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-        done, _ = self.model_batcher.run(triples, [s.key for s, _, _ in triples], lambda some: self.model.ious([x for _, x, _ in some], [y for _, _, y in some]))
+        done, _ = self.model_batcher.run(
+            triples,
+            [s.key for s, _, _ in triples],
+            lambda some: self.model.ious([x for _, x, _ in some], [y for _, _, y in some]),
+        )
         return {triples[i][0].key: values for i, values in done}
 
 
-def _part(scenes: list[Any], failures: list[Failure], params: Mapping[str, Any]) -> tuple[list[Any], list[Failure]]:
+def _part(
+    scenes: list[Any], failures: list[Failure], params: Mapping[str, Any]
+) -> tuple[list[Any], list[Failure]]:
     """The scenes (and unreadable ones) of this part of the source's shard, in the order of their keys."""
     if "first" not in params:
         return scenes, failures
@@ -174,16 +220,32 @@ def _table(scenes: Sequence[Any], made: Mapping[str, _Made]) -> pa.Table:
     assert all(a is not None for a in stored)
     sizes = [a.image.shape[:2] for a in stored]
     table = scene_table(
-        [s.key for s in scenes], [a.png for a in stored],
-        [None if s.annotation is None else encode_png(resize_nearest(s.annotation, size)) for s, size in zip(scenes, sizes, strict=True)],
-        [a.seed for a in stored], objects=[scale_objects(s.objects, s.image.shape[:2], size) for s, size in zip(scenes, sizes, strict=True)],
-    )  # fmt: skip
+        [s.key for s in scenes],
+        [a.png for a in stored],
+        [
+            None if s.annotation is None else encode_png(resize_nearest(s.annotation, size))
+            for s, size in zip(scenes, sizes, strict=True)
+        ],
+        [a.seed for a in stored],
+        objects=[
+            scale_objects(s.objects, s.image.shape[:2], size) for s, size in zip(scenes, sizes, strict=True)
+        ],
+    )
     return judged(
-        table, [a.verdict.accepted for a in stored], [len(made[s.key].tried) for s in scenes], [a.strength for a in stored],
+        table,
+        [a.verdict.accepted for a in stored],
+        [len(made[s.key].tried) for s in scenes],
+        [a.strength for a in stored],
         [_scores(a, made[s.key]) for s, a in zip(scenes, stored, strict=True)],
-    )  # fmt: skip
+    )
 
 
 def _scores(stored: _Attempt, made: _Made) -> str:
-    more: dict[str, Any] = {"reasons": list(stored.verdict.reasons)} | ({"tried": [list(r) for r in made.tried]} if len(made.tried) > 1 else {})
-    return json.dumps({k: v if not isinstance(v, float) or np.isfinite(v) else None for k, v in stored.scores.items()} | more, sort_keys=True)
+    more: dict[str, Any] = {"reasons": list(stored.verdict.reasons)} | (
+        {"tried": [list(r) for r in made.tried]} if len(made.tried) > 1 else {}
+    )
+    return json.dumps(
+        {k: v if not isinstance(v, float) or np.isfinite(v) else None for k, v in stored.scores.items()}
+        | more,
+        sort_keys=True,
+    )

@@ -20,27 +20,48 @@ from diffadapt.sweeps.trials import Trial
 
 
 def sweep_name(space_name: str, space: Space, recipes: Mapping[str, Any]) -> str:
-    """The folder's name. More trials of a random or optuna search, and execution settings, leave it as it is: they go on from it."""
+    """The folder's name. More trials of a random or optuna search, and execution settings, leave it as it is:
+    they go on from it."""
     search = {k: v for k, v in to_dict(space.search, identity_only=True).items() if k != "trials"}
     axes = {name: [type(axis).__name__, to_dict(axis)] for name, axis in space.axes.items()}
-    what = {"axes": axes, "base": to_dict(space.base), "search": search, "recipes": {n: to_dict(r, identity_only=True) for n, r in recipes.items()}}
+    what = {
+        "axes": axes,
+        "base": to_dict(space.base),
+        "search": search,
+        "recipes": {n: to_dict(r, identity_only=True) for n, r in recipes.items()},
+    }
     first = next(iter(recipes)) if len(recipes) == 1 else f"{len(recipes)}-recipes"
     return f"{safe_name(space_name.replace('/', '-'))}-{safe_name(first.replace('/', '-'))}-{digest(what, 8)}"
 
 
 class Sweep(Run):
-    """A sweep's folder, a :class:`Run` for status, logs and warnings; ``name`` as :func:`sweep_name` gives it."""
+    """A sweep's folder, a :class:`Run` for status, logs and warnings; ``name`` as :func:`sweep_name` gives
+    it."""
 
     def __init__(self, root: Root, name: str):
         super().__init__(root, name, root.sweeps)
 
-    def describe(self, space_name: str, space: Space, recipes: Sequence[str], overrides: Mapping[str, Any], economy: Sequence[Any] = ()) -> None:
+    def describe(
+        self,
+        space_name: str,
+        space: Space,
+        recipes: Sequence[str],
+        overrides: Mapping[str, Any],
+        economy: Sequence[Any] = (),
+    ) -> None:
         """Write sweep.json: what is searched, how, and what it saves."""
         value = {
-            "space": space_name, "recipes": list(recipes), "overrides": dict(overrides), "search": to_dict(space.search), "base": to_dict(space.base),
-            "axes": {name: {"kind": type(axis).__name__.lower(), "fields": space.fields(name), **to_dict(axis)} for name, axis in space.axes.items()},
+            "space": space_name,
+            "recipes": list(recipes),
+            "overrides": dict(overrides),
+            "search": to_dict(space.search),
+            "base": to_dict(space.base),
+            "axes": {
+                name: {"kind": type(axis).__name__.lower(), "fields": space.fields(name), **to_dict(axis)}
+                for name, axis in space.axes.items()
+            },
             "economy": [asdict(e) for e in economy],
-        }  # fmt: skip
+        }
         self.write("sweep.json", json.dumps(scrub(value), indent=1).encode())
 
     def description(self) -> dict[str, Any]:
@@ -48,7 +69,10 @@ class Sweep(Run):
         try:
             return json.loads(self.read("sweep.json"))
         except ValueError:
-            raise StoreError(f"sweep.json of {self.name} is damaged: run the sweep again to rewrite it; finished trials are kept.") from None
+            raise StoreError(
+                f"sweep.json of {self.name} is damaged: run the sweep again to rewrite it; finished trials"
+                " are kept."
+            ) from None
 
     def trial(self, trial: Trial | str) -> Run:
         """The folder of one trial: a run folder like any other."""
@@ -56,7 +80,9 @@ class Sweep(Run):
         return Run(self.root, name, Store(posixpath.join(self.url, "trials")))
 
     def record(self, result: TrialResult) -> None:
-        self.trial(result.id).write("result.json", json.dumps(scrub(json.loads(result.to_json())), indent=1).encode())
+        self.trial(result.id).write(
+            "result.json", json.dumps(scrub(json.loads(result.to_json())), indent=1).encode()
+        )
 
     def results(self) -> list[TrialResult]:
         """Every trial that has ended, by number; one whose file is damaged counts as open."""

@@ -1,4 +1,5 @@
-"""What a trial is judged by: a label-free validator of its result, or accuracy on target labels where that was asked for."""
+"""What a trial is judged by: a label-free validator of its result, or accuracy on target labels where that
+was asked for."""
 
 from __future__ import annotations
 
@@ -19,17 +20,23 @@ def reads_predictions(name: str) -> bool:
     return name not in (ORACLE, ESTIMATED)
 
 
-def objective(name: str, rows: Sequence[MethodRow], predictions: Predictions, scores: Sequence[Score]) -> float:
-    """The mean over ``rows`` (seeds, transfers) of the validator ``name`` on the row's predictions; for 'oracle' :func:`accuracy`, for
-    'estimated' their mean IoU on transferred test images of the source, whose labels are known (no target image is looked at).
+def objective(
+    name: str, rows: Sequence[MethodRow], predictions: Predictions, scores: Sequence[Score]
+) -> float:
+    """The mean over ``rows`` (seeds, transfers) of the validator ``name`` on the row's predictions; for
+    'oracle' :func:`accuracy`, for 'estimated' their mean IoU on transferred test images of the source, whose
+    labels are known (no target image is looked at).
 
-    A row's prediction is the sum of its members' probabilities, as in its score; validators see its logarithm. ``predictions``:
-    node -> key -> (label, logits). DataError where there is nothing to judge.
+    A row's prediction is the sum of its members' probabilities, as in its score; validators see its
+    logarithm. ``predictions``: node -> key -> (label, logits). DataError where there is nothing to judge.
     """
     if name == ORACLE:
         value = accuracy(rows, scores)
         if value is None:
-            raise DataError("The objective 'oracle' needs target labels, and the target has none: choose a label-free one such as im.")
+            raise DataError(
+                "The objective 'oracle' needs target labels, and the target has none: choose a label-free one"
+                " such as im."
+            )
         return value
     if name == ESTIMATED:
         return _estimated(rows, scores)
@@ -51,12 +58,16 @@ def _estimated(rows: Sequence[MethodRow], scores: Sequence[Score]) -> float:
     names = {r.name for r in rows}
     values = [s.value for s in scores if s.method in names and s.metric == "miou_estimated"]
     if not values:
-        raise DataError("The objective 'estimated' needs transferred test images of the source: give --source-test and --estimate above 0.")
+        raise DataError(
+            "The objective 'estimated' needs transferred test images of the source: give --source-test and"
+            " --estimate above 0."
+        )
     return float(np.mean(values))
 
 
 def accuracy(rows: Sequence[MethodRow], scores: Sequence[Score]) -> float | None:
-    """The mean of the rows' own metric (accuracy, mean IoU) in percent over seeds and groups; None without labels."""
+    """The mean of the rows' own metric (accuracy, mean IoU) in percent over seeds and groups; None without
+    labels."""
     own = {(r.name, r.metric) for r in rows}
     values = [s.value for s in scores if (s.method, s.metric) in own and not s.control]
     return float(np.mean(values)) if values else None

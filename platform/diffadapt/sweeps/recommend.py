@@ -22,10 +22,11 @@ SEED_FIELDS = ("seed", "seeds")
 class Setting:
     """Finished trials that differ by seed or benchmark (recipe) alone.
 
-    ``mean``: of the objective, over the benchmarks, each the mean over its seeds. ``spread``: standard deviation (n - 1) of that mean over the
-    seeds, None with fewer than two. ``hours``: mean device hours of a trial, None where unknown. ``rank``: mean rank (1 the best) over
-    several benchmarks by a label-free objective, whose scale is each benchmark's own; None elsewhere. ``complete``: has every
-    benchmark and at least half as many trials as the setting with the most, so that it can be recommended.
+    ``mean``: of the objective, over the benchmarks, each the mean over its seeds. ``spread``: standard
+    deviation (n - 1) of that mean over the seeds, None with fewer than two. ``hours``: mean device hours of a
+    trial, None where unknown. ``rank``: mean rank (1 the best) over several benchmarks by a label-free
+    objective, whose scale is each benchmark's own; None elsewhere. ``complete``: has every benchmark and at
+    least half as many trials as the setting with the most, so that it can be recommended.
     """
 
     trials: tuple[TrialResult, ...]
@@ -51,7 +52,8 @@ def is_seed(field: str) -> bool:
 
 
 def by_setting(results: Iterable[TrialResult]) -> list[list[TrialResult]]:
-    """Finished trials that differ by seed or benchmark alone, together and by number; settings in the order of their first trial."""
+    """Finished trials that differ by seed or benchmark alone, together and by number; settings in the order
+    of their first trial."""
     groups: dict[str, list[TrialResult]] = defaultdict(list)
     for r in sorted(results, key=lambda r: (r.number, r.id)):
         if judged(r):
@@ -60,13 +62,17 @@ def by_setting(results: Iterable[TrialResult]) -> list[list[TrialResult]]:
 
 
 def judged(result: TrialResult) -> bool:
-    """Whether a trial was carried out to its end and has an objective; what a scheduler stopped has one of an unfinished training."""
+    """Whether a trial was carried out to its end and has an objective; what a scheduler stopped has one of an
+    unfinished training."""
     return result.status == "finished" and result.objective is not None and math.isfinite(result.objective)
 
 
 def key(result: TrialResult) -> str:
-    """Equal for trials of one setting. By recipe fields, so that an axis with a name of its own over a seed counts as a seed."""
-    return json.dumps({k: v for k, v in result.changes.items() if not is_seed(k)}, sort_keys=True, default=str)
+    """Equal for trials of one setting. By recipe fields, so that an axis with a name of its own over a seed
+    counts as a seed."""
+    return json.dumps(
+        {k: v for k, v in result.changes.items() if not is_seed(k)}, sort_keys=True, default=str
+    )
 
 
 def seed_of(result: TrialResult) -> str:
@@ -75,8 +81,10 @@ def seed_of(result: TrialResult) -> str:
 
 
 def settings(results: Iterable[TrialResult]) -> list[Setting]:
-    """Every setting, best first: complete ones by mean rank where there is one, then by mean objective; those that are not complete after
-    them, by mean objective. Ties go to the earlier trial, never to measured hours, so that a repeated sweep recommends the same."""
+    """Every setting, best first: complete ones by mean rank where there is one, then by mean objective; those
+    that are not complete after them, by mean objective. Ties go to the earlier trial, never to measured
+    hours, so that a repeated sweep recommends the same.
+    """
     groups = by_setting(results)
     if not groups:
         return []
@@ -88,11 +96,16 @@ def settings(results: Iterable[TrialResult]) -> list[Setting]:
         found.append(Setting(tuple(group), *mean_and_spread(group, objectives), _hours(group), None, whole))
     if not any(s.complete for s in found):  # no setting has every benchmark yet
         widest = max(len({r.recipe for r in s.trials}) for s in found)
-        found = [replace(s, complete=len({r.recipe for r in s.trials}) == widest and 2 * len(s.trials) >= fullest) for s in found]
+        found = [
+            replace(s, complete=len({r.recipe for r in s.trials}) == widest and 2 * len(s.trials) >= fullest)
+            for s in found
+        ]
         if not any(s.complete for s in found):
             found = [replace(s, complete=len(s.trials) == fullest) for s in found]
     found = _ranked(found, recipes)
-    return sorted(found, key=lambda s: (not s.complete, math.inf if s.rank is None else s.rank, -s.mean, s.first.number))
+    return sorted(
+        found, key=lambda s: (not s.complete, math.inf if s.rank is None else s.rank, -s.mean, s.first.number)
+    )
 
 
 def objectives(result: TrialResult) -> dict[str, float]:
@@ -100,9 +113,13 @@ def objectives(result: TrialResult) -> dict[str, float]:
     return {} if result.objective is None else {seed_of(result): result.objective}
 
 
-def mean_and_spread(trials: Iterable[TrialResult], samples: Callable[[TrialResult], Mapping[str, float]]) -> tuple[float, float | None]:
-    """(mean over benchmarks of the means over seeds, standard deviation (n - 1) of the mean over benchmarks between the seeds that every
-    benchmark has; None with fewer than two). ``samples``: trial -> {seed: number}; NaN where there are none."""
+def mean_and_spread(
+    trials: Iterable[TrialResult], samples: Callable[[TrialResult], Mapping[str, float]]
+) -> tuple[float, float | None]:
+    """(mean over benchmarks of the means over seeds, standard deviation (n - 1) of the mean over benchmarks
+    between the seeds that every benchmark has; None with fewer than two). ``samples``: trial -> {seed:
+    number}; NaN where there are none.
+    """
     cells: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for r in trials:
         for seed, value in samples(r).items():
@@ -122,7 +139,8 @@ def recommend(results: Iterable[TrialResult]) -> list[TrialResult]:
 
 
 def recommendation(results: Iterable[TrialResult], overrides: Mapping[str, Any]) -> bytes | None:
-    """recommended.json: {"recipe", "overrides", "why"} of the best setting, its first benchmark and seed; None when nothing finished.
+    """recommended.json: {"recipe", "overrides", "why"} of the best setting, its first benchmark and seed;
+    None when nothing finished.
 
     ``overrides`` are the changes that the sweep's recipe carried already.
     """
@@ -130,20 +148,32 @@ def recommendation(results: Iterable[TrialResult], overrides: Mapping[str, Any])
     if not found:
         return None
     first = found[0].first
-    value = {"recipe": first.recipe, "overrides": {**overrides, **first.changes, **first.adjusted}, "why": why(found)}
+    value = {
+        "recipe": first.recipe,
+        "overrides": {**overrides, **first.changes, **first.adjusted},
+        "why": why(found),
+    }
     return json.dumps(scrub(value), indent=1).encode()
 
 
 def why(found: Sequence[Setting]) -> str:
     """One sentence on what the first of ``found`` was chosen by."""
     best, recipes = found[0], {r.recipe for s in found for r in s.trials}
-    name = "accuracy on target labels (oracle, an upper bound)" if best.first.objective_name == ORACLE else best.first.objective_name
+    name = (
+        "accuracy on target labels (oracle, an upper bound)"
+        if best.first.objective_name == ORACLE
+        else best.first.objective_name
+    )
     of = f"of {len(found)} setting{'s' * (len(found) != 1)}"
     over = "1 trial" if len(best.trials) == 1 else f"mean of {len(best.trials)} trials"
     if best.rank is not None:
         return f"best mean rank by {name} over {len(recipes)} benchmarks ({best.rank:.2f}) {of}; {over}"
     text = f"best mean {name} ({best.mean:.4f}) {of}; {over}"
-    return text + (f"; chosen by target labels in training ({best.first.selection})" if best.first.selection == ORACLE and best.first.objective_name != ORACLE else "")
+    return text + (
+        f"; chosen by target labels in training ({best.first.selection})"
+        if best.first.selection == ORACLE and best.first.objective_name != ORACLE
+        else ""
+    )
 
 
 def _ranked(found: Sequence[Setting], recipes: set[str]) -> list[Setting]:
@@ -153,7 +183,9 @@ def _ranked(found: Sequence[Setting], recipes: set[str]) -> list[Setting]:
         return list(found)
     places: dict[int, list[float]] = defaultdict(list)
     for recipe in recipes:
-        means = [mean_and_spread((r for r in s.trials if r.recipe == recipe), objectives)[0] for s in complete]
+        means = [
+            mean_and_spread((r for r in s.trials if r.recipe == recipe), objectives)[0] for s in complete
+        ]
         for s, place in zip(complete, ranks([-m for m in means]), strict=True):
             places[id(s)].append(place)
     return [replace(s, rank=float(np.mean(places[id(s)]))) if id(s) in places else s for s in found]

@@ -18,12 +18,15 @@ Status = Literal["finished", "stopped", "failed"]
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial. ``objective`` higher is better, None where it failed; ``accuracy`` in percent, None without labels.
+    """One trial. ``objective`` higher is better, None where it failed; ``accuracy`` in percent, None without
+    labels.
 
-    ``scores``: [method, seed, group, metric, percent] of every row of the trial's table. ``device_hours``: hours of all shards
-    and fits that the result stands on, each counted as measured when it was made, whoever made it; ``device``: what they were
-    made on. ``made`` and ``found``: shards and fits made by this trial, and found in the store. ``epochs``: the objective after each epoch, where a
-    scheduler watched. ``adjusted``: fields that were changed because memory ran out. ``selection``: 'oracle' where target labels chose an epoch.
+    ``scores``: [method, seed, group, metric, percent] of every row of the trial's table. ``device_hours``:
+    hours of all shards and fits that the result stands on, each counted as measured when it was made, whoever
+    made it; ``device``: what they were made on. ``made`` and ``found``: shards and fits made by this trial,
+    and found in the store. ``epochs``: the objective after each epoch, where a scheduler watched.
+    ``adjusted``: fields that were changed because memory ran out. ``selection``: 'oracle' where target labels
+    chose an epoch.
     """
 
     id: str
@@ -53,7 +56,10 @@ class TrialResult:
 
 def values_text(values: Mapping[str, Any]) -> str:
     """Axis values in one line: 'guidance 1.5  fraction 0.7'."""
-    return "  ".join(f"{name.rpartition('.')[2]} {f'{value:.4g}' if isinstance(value, float) else value}" for name, value in values.items())
+    return "  ".join(
+        f"{name.rpartition('.')[2]} {f'{value:.4g}' if isinstance(value, float) else value}"
+        for name, value in values.items()
+    )
 
 
 def from_json(data: bytes) -> TrialResult:
@@ -61,18 +67,42 @@ def from_json(data: bytes) -> TrialResult:
     return TrialResult(**json.loads(data))
 
 
-FIELDS = ("id", "number", "recipe", "status", "objective_name", "objective", "accuracy", "method", "seconds", "device_hours", "device", "made", "found", "selection", "error")
+FIELDS = (
+    "id",
+    "number",
+    "recipe",
+    "status",
+    "objective_name",
+    "objective",
+    "accuracy",
+    "method",
+    "seconds",
+    "device_hours",
+    "device",
+    "made",
+    "found",
+    "selection",
+    "error",
+)
 _TYPES = {
-    "number": pa.int64(), "objective": pa.float64(), "accuracy": pa.float64(), "seconds": pa.float64(), "device_hours": pa.float64(), "made": pa.int64(),
+    "number": pa.int64(),
+    "objective": pa.float64(),
+    "accuracy": pa.float64(),
+    "seconds": pa.float64(),
+    "device_hours": pa.float64(),
+    "made": pa.int64(),
     "found": pa.int64(),
-}  # fmt: skip
+}
 
 
 def table(results: Sequence[TrialResult], axes: Sequence[str]) -> pa.Table:
-    """One row a trial in the order of their numbers: FIELDS, a column ``value.<axis>`` each (of the values' own type, text where
-    types differ), and scores, epochs and adjusted as JSON. Credentials are masked."""
+    """One row a trial in the order of their numbers: FIELDS, a column ``value.<axis>`` each (of the values'
+    own type, text where types differ), and scores, epochs and adjusted as JSON. Credentials are masked."""
     rows = sorted(results, key=lambda r: (r.number, r.id))
-    columns: dict[str, pa.Array] = {name: pa.array([scrub(getattr(r, name)) for r in rows], _TYPES.get(name, pa.string())) for name in FIELDS}
+    columns: dict[str, pa.Array] = {
+        name: pa.array([scrub(getattr(r, name)) for r in rows], _TYPES.get(name, pa.string()))
+        for name in FIELDS
+    }
     for axis in axes:
         columns[f"value.{axis}"] = _column([scrub(r.values.get(axis)) for r in rows])
     for name in ("scores", "epochs", "adjusted"):
@@ -83,7 +113,11 @@ def table(results: Sequence[TrialResult], axes: Sequence[str]) -> pa.Table:
 def _column(values: list[Any]) -> pa.Array:
     kinds = {type(v) for v in values if v is not None}
     if kinds <= {int, float} and kinds:
-        return pa.array([None if v is None else float(v) for v in values], pa.float64()) if float in kinds else pa.array(values, pa.int64())
+        return (
+            pa.array([None if v is None else float(v) for v in values], pa.float64())
+            if float in kinds
+            else pa.array(values, pa.int64())
+        )
     if kinds in ({bool}, {str}):
         return pa.array(values)
     return pa.array([None if v is None else json.dumps(v) for v in values], pa.string())

@@ -16,7 +16,8 @@ from diffadapt.sweeps.space import Space
 
 @dataclass(frozen=True)
 class Trial:
-    """``values``: axis -> value; ``changes``: recipe field -> value. Equal recipe and changes have equal ids."""
+    """``values``: axis -> value; ``changes``: recipe field -> value. Equal recipe and changes have equal
+    ids."""
 
     number: int
     recipe: str
@@ -36,16 +37,20 @@ def make_trial(space: Space, recipe: str, values: Mapping[str, Any], number: int
 
 
 def enumerate_trials(space: Space, recipes: Sequence[str]) -> list[Trial]:
-    """All trials of a grid, or the first ``search.trials`` draws of a random search, for every recipe; none for optuna, which decides later.
+    """All trials of a grid, or the first ``search.trials`` draws of a random search, for every recipe; none
+    for optuna, which decides later.
 
-    The k-th draw does not depend on how many are drawn, and every recipe gets the same draws, so that a longer search goes on
-    from a shorter one. Values drawn twice count once.
+    The k-th draw does not depend on how many are drawn, and every recipe gets the same draws, so that a
+    longer search goes on from a shorter one. Values drawn twice count once.
     """
     search = space.search
     if search.searcher == "optuna":
         return []
     if search.searcher == "grid":
-        points = [dict(zip(space.axes, combination, strict=True)) for combination in itertools.product(*(a.values for a in space.axes.values()))]  # type: ignore[union-attr]
+        points = [
+            dict(zip(space.axes, combination, strict=True))
+            for combination in itertools.product(*(a.values for a in space.axes.values()))
+        ]  # type: ignore[union-attr]
     else:
         points = [draw(space, k) for k in range(search.trials)]
     found: dict[str, Trial] = {}
@@ -66,4 +71,3 @@ def build(recipe: Any, trial: Trial) -> Any:
     """The recipe value of a trial. Pictures are left out: a sweep makes none."""
     extra = {"figures": False} if hasattr(recipe, "figures") else {}
     return override(recipe, {**extra, **trial.changes})
-

@@ -14,7 +14,8 @@ from diffadapt.worlds.glyphs.fit import FitGlyphAutoencoder, FitGlyphClip, FitTe
 
 @dataclass(frozen=True)
 class Glyphs:
-    """``diffadapt export`` copies ``generator`` (a StableDiffusionPipeline folder) and ``clip`` (a CLIPModel folder) out of the store."""
+    """``diffadapt export`` copies ``generator`` (a StableDiffusionPipeline folder) and ``clip`` (a CLIPModel
+    folder) out of the store."""
 
     glyphs: GlyphConfig = GlyphConfig()
     clip: ClipFitConfig = ClipFitConfig()

@@ -1,4 +1,5 @@
-"""The deployed form of a system as a recipe type: a finished run's models applied to new, unlabelled images."""
+"""The deployed form of a system as a recipe type: a finished run's models applied to new, unlabelled
+images."""
 
 from __future__ import annotations
 
@@ -44,7 +45,10 @@ class ModelPrediction:
 
     def pipeline(self) -> Pipeline:
         """images -> logits."""
-        nodes = (Node("images", Images(self.data, (("target/0", ""),))), Node(MODEL, Predict(self.model, self.num_classes), ("images",)))
+        nodes = (
+            Node("images", Images(self.data, (("target/0", ""),))),
+            Node(MODEL, Predict(self.model, self.num_classes), ("images",)),
+        )
         return Pipeline(nodes, (), self.class_names, {"target": "images"})
 
 
@@ -73,9 +77,11 @@ class Prediction:
         return Pipeline(nodes, (), self.class_names, {"target": "images"})
 
 
-def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> Prediction | ModelPrediction | ScenePrediction:
-    """The prediction recipe of a finished run for ``images`` (a folder, glob or Parquet file): of the adapted classifier or segmenter, or
-    for SDA of source and fine-tuned model.
+def from_run(
+    run: Run, images: str, execution: ExecutionConfig, block: int
+) -> Prediction | ModelPrediction | ScenePrediction:
+    """The prediction recipe of a finished run for ``images`` (a folder, glob or Parquet file): of the adapted
+    classifier or segmenter, or for SDA of source and fine-tuned model.
 
     Raises StoreError when the run is of another system, did not fine-tune, or its models were deleted.
     """
@@ -84,12 +90,20 @@ def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> P
     if "model" in outputs:
         kind = manifest["nodes"][outputs["model"]]["kind"]
         if kind == "segmenter":
-            return of_segmenter(run.name, _folder(run, manifest, outputs["model"]), images, execution, block, manifest["seed"])
+            return of_segmenter(
+                run.name, _folder(run, manifest, outputs["model"]), images, execution, block, manifest["seed"]
+            )
         if kind == "detector":
-            raise StoreError(f"The run {run.name} holds a detector, which predict does not apply: take it with `diffadapt export {run.name} --out <folder>`.")
+            raise StoreError(
+                f"The run {run.name} holds a detector, which predict does not apply: take it with `diffadapt"
+                f" export {run.name} --out <folder>`."
+            )
         return _of_model(run, manifest, images, execution, block)
     if "finetuned" not in outputs or "projected" not in outputs:
-        raise StoreError(f"The run {run.name} has no adapted model to predict with: give a run of Adapt Anything or ZoDi, or an SDA run whose methods include sda.")
+        raise StoreError(
+            f"The run {run.name} has no adapted model to predict with: give a run of Adapt Anything or ZoDi,"
+            " or an SDA run whose methods include sda."
+        )
     recipe = from_dict(SDA, manifest["config"])
     names = tuple(manifest["class_names"])
     classes = recipe.num_classes or len(names)
@@ -99,10 +113,19 @@ def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> P
 
     return Prediction(
         run=run.name,
-        data=DataConfig(path=images, channels=recipe.classifier.in_channels, image_size=recipe.target.data.image_size, block=block),
+        data=DataConfig(
+            path=images,
+            channels=recipe.classifier.in_channels,
+            image_size=recipe.target.data.image_size,
+            block=block,
+        ),
         source=_named(recipe.classifier, weights("classifier", recipe.classifier.name)),
         finetuned=_named(recipe.classifier, weights("finetuned", "")),
-        project=replace(recipe.align, weights=weights("unconditional", recipe.align.weights), storage=recipe.project_storage),  # type: ignore[arg-type]
+        project=replace(
+            recipe.align,
+            weights=weights("unconditional", recipe.align.weights),
+            storage=recipe.project_storage,
+        ),  # type: ignore[arg-type]
         num_classes=classes,
         class_names=names,
         seed=recipe.seed,
@@ -110,7 +133,9 @@ def from_run(run: Run, images: str, execution: ExecutionConfig, block: int) -> P
     )
 
 
-def _of_model(run: Run, manifest: Mapping[str, Any], images: str, execution: ExecutionConfig, block: int) -> ModelPrediction:
+def _of_model(
+    run: Run, manifest: Mapping[str, Any], images: str, execution: ExecutionConfig, block: int
+) -> ModelPrediction:
     config = plain(from_dict(BackboneConfig, manifest["config"]["backbone"]))
     names = tuple(manifest["class_names"])
     return ModelPrediction(
@@ -133,5 +158,8 @@ def _folder(run: Run, manifest: Mapping[str, Any], node: str) -> str:
     ((key, digest, _, path),) = manifest["nodes"][node]["shards"]
     store = run.root.store
     if not store.exists(posixpath.join(path, SUCCESS)):
-        raise StoreError(f"The trained model {path} of the run {run.name} is no longer in the store: run its recipe again to remake it.")
+        raise StoreError(
+            f"The trained model {path} of the run {run.name} is no longer in the store: run its recipe again"
+            " to remake it."
+        )
     return str(Path(fetch_folder(store, InputFile(node, digest, path, Shard(key, {}), fitted=True))))

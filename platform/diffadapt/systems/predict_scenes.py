@@ -36,12 +36,18 @@ class ScenePrediction:
 
     def pipeline(self) -> Pipeline:
         """images -> label maps."""
-        nodes = (Node("images", self.photos), Node(SEGMENTS, PredictSegments(self.segmenter, self.classes, self.folder), ("images",)))
+        nodes = (
+            Node("images", self.photos),
+            Node(SEGMENTS, PredictSegments(self.segmenter, self.classes, self.folder), ("images",)),
+        )
         return Pipeline(nodes, (), self.classes.names, {"target": "images"})
 
 
-def of_segmenter(run: str, folder: str, images: str, execution: ExecutionConfig, block: int, seed: int) -> ScenePrediction:
-    """The prediction recipe of the segmenter in the local ``folder`` for ``images`` (a folder, glob or Parquet file)."""
+def of_segmenter(
+    run: str, folder: str, images: str, execution: ExecutionConfig, block: int, seed: int
+) -> ScenePrediction:
+    """The prediction recipe of the segmenter in the local ``folder`` for ``images`` (a folder, glob or
+    Parquet file)."""
     marker = read_marker(folder)
     data = DataConfig(path=images, channels=3, labels="none", block=min(block, BLOCK))
     return ScenePrediction(run, data, marker.config, marker.classes, folder, seed, execution)

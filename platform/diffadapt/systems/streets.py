@@ -16,15 +16,20 @@ from diffadapt.worlds.streets.config import LayoutFitConfig
 from diffadapt.worlds.streets.fit import FitLayout
 
 CAPTIONS = {
-    "day": "driving in the daytime", "night": "driving at night", "fog": "driving in fog", "snow": "driving in snow",
-    "rain": "driving under rain", "dusk": "driving at dusk",
-}  # fmt: skip
+    "day": "driving in the daytime",
+    "night": "driving at night",
+    "fog": "driving in fog",
+    "snow": "driving in snow",
+    "rain": "driving under rain",
+    "dusk": "driving at dusk",
+}
 """The prompts that ZoDi's transfer uses (diffusion/translation/config.py)."""
 
 
 @dataclass(frozen=True)
 class Streets:
-    """``diffadapt export`` copies ``generator`` (a StableDiffusionControlNetPipeline folder) out of the store."""
+    """``diffadapt export`` copies ``generator`` (a StableDiffusionControlNetPipeline folder) out of the
+    store."""
 
     conditions: tuple[str, ...] = CONDITIONS
     scenes: int = 1024
@@ -40,8 +45,22 @@ class Streets:
         """A node of scenes for each condition, all of the generator's own world; generator from them."""
         for name in self.conditions:
             if name not in CAPTIONS:
-                raise RecipeError(f"Streets have no condition {name!r}: give some of {', '.join(CAPTIONS)}.{suggest(name, CAPTIONS)}")
-        sets = [Node(f"{c}_scenes", Scenes(SceneConfig("embedded:streets", layout="streets", split="pretrain", condition=c, limit=self.scenes), c)) for c in self.conditions]
+                raise RecipeError(
+                    f"Streets have no condition {name!r}: give some of"
+                    f" {', '.join(CAPTIONS)}.{suggest(name, CAPTIONS)}"
+                )
+        sets = [
+            Node(
+                f"{c}_scenes",
+                Scenes(
+                    SceneConfig(
+                        "embedded:streets", layout="streets", split="pretrain", condition=c, limit=self.scenes
+                    ),
+                    c,
+                ),
+            )
+            for c in self.conditions
+        ]
         fit = FitLayout(self.layout, builtin("streets"), tuple(CAPTIONS[c] for c in self.conditions))
         nodes = (*sets, Node("generator", fit, tuple(node.name for node in sets)))
         return Pipeline(nodes, (), (), {node.name: node.name for node in nodes})

@@ -1,7 +1,8 @@
-"""Choosing among the weights of several epochs without target labels (or, as an upper bound that says so, with them).
+"""Choosing among the weights of several epochs without target labels (or, as an upper bound that says so,
+with them).
 
-At each candidate step the target is predicted once; the predictions ("evidence") and the weights are written to storage, so
-that a killed training goes on without computing a candidate again and ends in the same choice.
+At each candidate step the target is predicted once; the predictions ("evidence") and the weights are written
+to storage, so that a killed training goes on without computing a candidate again and ends in the same choice.
 """
 
 from __future__ import annotations
@@ -27,24 +28,30 @@ SOURCE_LIMIT = 10_000
 """Source items that 'dev' looks at: a fixed random part of a larger set."""
 NEEDS = {name: v.needs for name, v in validators.VALIDATORS.items()} | {"oracle": "labels"}
 NOTES = {
-    "dev": "DEV weighs the model's errors on the source images that it is trained on; where they are synthetic it measures synthetic accuracy.",
+    "dev": (
+        "DEV weighs the model's errors on the source images that it is trained on; where they are synthetic"
+        " it measures synthetic accuracy."
+    ),
     "oracle": "Chosen on target labels: an upper bound, not a result of unsupervised adaptation.",
 }
 
 
 def candidate_steps(epochs: int, steps_per_epoch: int, candidates: int) -> list[int]:
-    """The finished steps at which weights become candidates: ends of at most ``candidates`` epochs, evenly spread, the last among them."""
+    """The finished steps at which weights become candidates: ends of at most ``candidates`` epochs, evenly
+    spread, the last among them."""
     count = max(1, min(candidates, epochs))
     return [math.ceil(epochs * i / count) * steps_per_epoch for i in range(1, count + 1)]
 
 
 class Chooser:
-    """Keeps candidates under ``<location>/candidates`` and names the best by ``rule`` (SelectConfig.rule); ties go to the later step.
+    """Keeps candidates under ``<location>/candidates`` and names the best by ``rule`` (SelectConfig.rule);
+    ties go to the later step.
 
-    ``steps`` is empty for the rule 'last', which chooses nothing. Every rank of a process group makes one and calls the same
-    methods; the ranks share the predictions, rank 0 writes, and all must be able to read ``location``. ``source`` (labelled) is
-    needed by 'dev' alone, ``true_labels`` int (N,) of the target, -1 where unknown, by 'oracle' alone: no other rule sees them.
-    ``metric`` is the oracle's: top1 or class_mean. ``seed`` decides MixVal's pairs and DEV's part of a large source.
+    ``steps`` is empty for the rule 'last', which chooses nothing. Every rank of a process group makes one and
+    calls the same methods; the ranks share the predictions, rank 0 writes, and all must be able to read
+    ``location``. ``source`` (labelled) is needed by 'dev' alone, ``true_labels`` int (N,) of the target, -1
+    where unknown, by 'oracle' alone: no other rule sees them. ``metric`` is the oracle's: top1 or class_mean.
+    ``seed`` decides MixVal's pairs and DEV's part of a large source.
     Raises RecipeError for an unknown rule or for what a rule lacks.
     """
 
@@ -54,15 +61,30 @@ class Chooser:
     ):  # fmt: skip
         known = ["last", *NEEDS]
         if rule not in known:
-            raise RecipeError(f"There is no selection rule {rule!r}.{suggest(rule, known)} Known are: {', '.join(known)}.")
+            raise RecipeError(
+                f"There is no selection rule {rule!r}.{suggest(rule, known)} Known are: {', '.join(known)}."
+            )
         if rule == "dev" and source is None:
-            raise RecipeError("The selection rule 'dev' needs the labelled source, which is not read here; choose ensv, im or mixval.")
+            raise RecipeError(
+                "The selection rule 'dev' needs the labelled source, which is not read here; choose ensv, im"
+                " or mixval."
+            )
         if rule == "oracle":
             if true_labels is None:
-                raise RecipeError("The selection rule 'oracle' needs target labels, and the target has none; choose ensv, im or mixval.")
+                raise RecipeError(
+                    "The selection rule 'oracle' needs target labels, and the target has none; choose ensv,"
+                    " im or mixval."
+                )
             if not (np.asarray(true_labels) >= 0).any():
-                raise DataError("The selection rule 'oracle' needs target labels, and no target image has one; choose ensv, im or mixval.")
-        self.rule, self.needs, self.steps = rule, NEEDS.get(rule, ""), sorted(set(steps)) if rule != "last" else []
+                raise DataError(
+                    "The selection rule 'oracle' needs target labels, and no target image has one; choose"
+                    " ensv, im or mixval."
+                )
+        self.rule, self.needs, self.steps = (
+            rule,
+            NEEDS.get(rule, ""),
+            sorted(set(steps)) if rule != "last" else [],
+        )
         self.target, self.source, self.classes = target, source if rule == "dev" else None, classes
         self.labels = np.asarray(true_labels) if rule == "oracle" else None
         self.metric, self.seed, self.batch_size, self.device = metric, seed, batch_size, torch.device(device)
@@ -71,8 +93,9 @@ class Chooser:
     def offer(self, step: int, forward: Forward, state: Callable[[], dict[str, Any]]) -> None:
         """Make the weights after ``step`` finished steps a candidate, unless they are one already.
 
-        ``forward(x)`` gives (logits (b, K), features (b, D)) in evaluation mode; ``state()`` a dictionary of tensors and
-        primitives that :meth:`choose` returns; it is called on rank 0 where the candidate may win.
+        ``forward(x)`` gives (logits (b, K), features (b, D)) in evaluation mode; ``state()`` a dictionary of
+        tensors and primitives that :meth:`choose` returns; it is called on rank 0 where the candidate may
+        win.
         """
         if step not in self.steps:
             return
@@ -80,22 +103,37 @@ class Chooser:
             self._add(step, self._evidence(forward), state)
 
     def choose(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """(the state of the best candidate, or None for 'last'; what was chosen: rule, chosen_step, scores by step).
+        """(the state of the best candidate, or None for 'last'; what was chosen: rule, chosen_step, scores by
+        step).
 
-        A score that is not finite never wins. Raises TrainingError if none is finite, StoreError if the chosen weights cannot be read.
+        A score that is not finite never wins. Raises TrainingError if none is finite, StoreError if the
+        chosen weights cannot be read.
         """
         if not self.steps:
             return None, {"rule": self.rule, "chosen_step": None, "scores": {}}
         scores = _shared(lambda: self._scores(self._all_evidence()))
         if not scores:
-            raise StoreError(f"No candidate of {self._folder} can be read, so the rule {self.rule!r} has nothing to choose from; delete the folder and train again.")
+            raise StoreError(
+                f"No candidate of {self._folder} can be read, so the rule {self.rule!r} has nothing to choose"
+                " from; delete the folder and train again."
+            )
         chosen = _best(scores)
         if scores[chosen] is None:
-            raise TrainingError(f"The outputs of every candidate hold NaN or infinity, so the rule {self.rule!r} cannot choose; lower the learning rate or use fp32.")
+            raise TrainingError(
+                f"The outputs of every candidate hold NaN or infinity, so the rule {self.rule!r} cannot"
+                " choose; lower the learning rate or use fp32."
+            )
         state = self._weights(chosen).latest()
         if state is None:
-            raise StoreError(f"The weights of the chosen step {chosen} cannot be read from {self._folder}; delete the folder and train again.")
-        info: dict[str, Any] = {"rule": self.rule, "chosen_step": chosen, "scores": {str(s): scores[s] for s in sorted(scores)}}
+            raise StoreError(
+                f"The weights of the chosen step {chosen} cannot be read from {self._folder}; delete the"
+                " folder and train again."
+            )
+        info: dict[str, Any] = {
+            "rule": self.rule,
+            "chosen_step": chosen,
+            "scores": {str(s): scores[s] for s in sorted(scores)},
+        }
         missing = [s for s in self.steps if s not in scores]
         notes = [NOTES[self.rule]] if self.rule in NOTES else []
         notes += [f"Steps {missing} left no readable candidate."] if missing else []
@@ -106,7 +144,12 @@ class Chooser:
             score = math.nan if self.needs == "candidates" else self._score(evidence)
             kept = {"logits": evidence["logits"]} if self.needs == "candidates" else {}
             before = self._all_evidence()
-            entry = {"score": score, "rule": self.rule, "items": len(self.target), **{k: torch.from_numpy(v) for k, v in kept.items()}}
+            entry = {
+                "score": score,
+                "rule": self.rule,
+                "items": len(self.target),
+                **{k: torch.from_numpy(v) for k, v in kept.items()},
+            }
             scores = self._scores({**before, step: entry})
             # Weights first: evidence says that its weights, where they can still win, are there.
             if self.needs == "candidates" or _best(scores) == step:
@@ -132,7 +175,9 @@ class Chooser:
             found["source_logits"], found["source_features"] = self._predict(self.source, order, forward)
         return found
 
-    def _predict(self, views: Views, items: np.ndarray, forward: Forward, partner: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def _predict(
+        self, views: Views, items: np.ndarray, forward: Forward, partner: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         return predict(views, items, forward, self.device, self.batch_size, partner)
 
     def _score(self, found: dict[str, np.ndarray]) -> float:
@@ -144,11 +189,17 @@ class Chooser:
             known = self.labels >= 0
             predicted = logits[known].argmax(1)
             by_class = self.metric == "class_mean"
-            return mean_class_accuracy(predicted, self.labels[known], self.classes) if by_class else accuracy(predicted, self.labels[known])
+            return (
+                mean_class_accuracy(predicted, self.labels[known], self.classes)
+                if by_class
+                else accuracy(predicted, self.labels[known])
+            )
         if self.needs == "mixed":
             return validators.mixval(logits, found["mixed"], found["partner"])
         if self.needs == "source":
-            return validators.dev_of(found["source_logits"], found["source_labels"], found["source_features"], found["features"])
+            return validators.dev_of(
+                found["source_logits"], found["source_labels"], found["source_features"], found["features"]
+            )
         if self.needs == "features":
             return validators.classami(logits, found["features"])
         return validators.of_logits(self.rule, logits)
@@ -158,7 +209,11 @@ class Chooser:
         if self.needs != "candidates":
             return {s: e["score"] if math.isfinite(e["score"]) else None for s, e in evidence.items()}
         scores: dict[int, float | None] = dict.fromkeys(evidence)
-        sound = {s: e["logits"].numpy() for s, e in evidence.items() if bool(torch.isfinite(e["logits"]).all())} if evidence else {}
+        sound = (
+            {s: e["logits"].numpy() for s, e in evidence.items() if bool(torch.isfinite(e["logits"]).all())}
+            if evidence
+            else {}
+        )
         if sound:
             scores.update(zip(sound, validators.ensv(np.stack(list(sound.values()))).tolist(), strict=True))
         return scores
@@ -192,9 +247,15 @@ class Chooser:
 
 @torch.no_grad()
 def predict(
-    views: Views, items: np.ndarray, forward: Forward, device: torch.device, batch_size: int = 64, partner: np.ndarray | None = None
+    views: Views,
+    items: np.ndarray,
+    forward: Forward,
+    device: torch.device,
+    batch_size: int = 64,
+    partner: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (n, K) and features (n, D), float32, of the test views of ``items`` in order, mixed with those of ``partner`` (MixVal) if given.
+    """Logits (n, K) and features (n, D), float32, of the test views of ``items`` in order, mixed with those
+    of ``partner`` (MixVal) if given.
 
     Ranks take every world-th batch and share what they found, so that all must call it.
     """
@@ -204,14 +265,17 @@ def predict(
         part = items[start : start + batch_size]
         x = views.get(part, "test", [0] * len(part)).to(device)
         if partner is not None:
-            x = validators.MIX * x + (1 - validators.MIX) * views.get(partner[part], "test", [0] * len(part)).to(device)
+            x = validators.MIX * x + (1 - validators.MIX) * views.get(
+                partner[part], "test", [0] * len(part)
+            ).to(device)
         mine[start] = tuple(t.detach().float().cpu().numpy() for t in forward(x))
     every = _gathered(mine)
     return np.concatenate([every[s][0] for s in starts]), np.concatenate([every[s][1] for s in starts])
 
 
 def partners(items: int, seed: int) -> np.ndarray:
-    """int64 (N,): whom MixVal mixes into each item, along one random circle, so that (N > 1) none is its own partner."""
+    """int64 (N,): whom MixVal mixes into each item, along one random circle, so that (N > 1) none is its own
+    partner."""
     order = np.random.default_rng(seed).permutation(items)
     partner = np.empty(items, np.int64)
     partner[order] = np.roll(order, -1)

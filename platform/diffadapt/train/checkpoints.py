@@ -1,4 +1,5 @@
-"""Training checkpoints on any fsspec location: atomic, checked by digest, with a fall-back to the one before."""
+"""Training checkpoints on any fsspec location: atomic, checked by digest, with a fall-back to the one
+before."""
 
 from __future__ import annotations
 
@@ -24,8 +25,9 @@ log = logging.getLogger(__name__)
 class Checkpoints:
     """The newest ``keep`` states of one run, as ``<location>/step-<step>-<digest>.pt``.
 
-    A state holds tensors and primitives only and is read back with ``weights_only=True``. A local file appears by rename,
-    a remote one by a single put; the digest in the name tells a torn file from a whole one.
+    A state holds tensors and primitives only and is read back with ``weights_only=True``. A local file
+    appears by rename, a remote one by a single put; the digest in the name tells a torn file from a whole
+    one.
     """
 
     def __init__(self, location: str, keep: int = 2):
@@ -36,13 +38,16 @@ class Checkpoints:
         self._local = is_local(self._fs)
 
     def save(self, step: int, state: dict[str, Any]) -> str:
-        """Store ``state`` for ``step`` (finished steps) and drop all but the newest ``keep``; returns its path.
+        """Store ``state`` for ``step`` (finished steps) and drop all but the newest ``keep``; returns its
+        path.
 
         Raises StoreError if the location cannot be written.
         """
         try:
             self._fs.makedirs(self._root, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=".checkpoint-", dir=self._root if self._local else None)
+            handle, temporary = tempfile.mkstemp(
+                prefix=".checkpoint-", dir=self._root if self._local else None
+            )
             try:
                 with os.fdopen(handle, "wb") as file:
                     hashing = _Hashing(file)
@@ -58,8 +63,9 @@ class Checkpoints:
                 Path(temporary).unlink(missing_ok=True)
         except (OSError, RuntimeError) as error:  # torch.save turns what the file raised into a RuntimeError
             raise StoreError(
-                f"The checkpoint of step {step} could not be written to {redact(self.location)} ({_why_not(error)}): mend that, then run the same "
-                "command; earlier checkpoints and finished shards are kept."
+                f"The checkpoint of step {step} could not be written to {redact(self.location)}"
+                f" ({_why_not(error)}): mend that, then run the same command; earlier checkpoints and"
+                " finished shards are kept."
             ) from error
         self._prune(step, path)
         return path
@@ -98,7 +104,8 @@ class Checkpoints:
         entries = self._list()
         stale = [p for s, _, p in entries if s == step and Path(p).name != Path(path).name]
         others = sorted((s, p) for s, _, p in entries if s != step)
-        # A rerun that starts over leaves newer steps of the abandoned run behind: they must not outlive this one.
+        # A rerun that starts over leaves newer steps of the abandoned run behind: they must not outlive this
+        # one.
         stale += [p for s, p in others if s > step]
         older = [p for s, p in others if s < step]
         stale += older[: max(0, len(older) - (self.keep - 1))]

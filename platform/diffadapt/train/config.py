@@ -29,8 +29,8 @@ class FitConfig:
     clip_norm: float | None = None
     label_smoothing: float = 0.0
     augment: Literal["none", "shift", "resnet", "transformer"] = "resnet"
-    """none; shift: random translation by up to an eighth; resnet: RandomResizedCrop (.08-1) and flip; transformer: the same
-    bicubic with RandAugment n2 m9 mstd0.5 and RandomErasing .25."""
+    """none; shift: random translation by up to an eighth; resnet: RandomResizedCrop (.08-1) and flip;
+    transformer: the same bicubic with RandAugment n2 m9 mstd0.5 and RandomErasing .25."""
     flip: bool = True
     drop_path: float = 0.0
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
@@ -63,9 +63,11 @@ class DiffusionFitConfig:
     """UNet: levels (0 = full resolution) that have attention."""
     patch_size: int = 2
     space_to_depth: int = 1
-    """Fold s x s pixels into channels before the network: a fixed orthonormal change of basis that makes it s^2 cheaper."""
+    """Fold s x s pixels into channels before the network: a fixed orthonormal change of basis that makes it
+    s^2 cheaper."""
     native_size: int = 0
-    """Train at this size and upsample what is sampled to ``image_size`` with a fixed filter; 0: the image size."""
+    """Train at this size and upsample what is sampled to ``image_size`` with a fixed filter; 0: the image
+    size."""
     learn_sigma: bool = False
     latent: str | None = None
     """A folder or hub id with an AutoencoderKL: train in its latent space (DiT only)."""
@@ -81,9 +83,17 @@ class DiffusionFitConfig:
 RESNET_PAPER = FitConfig()
 RESNET_CODE = FitConfig(epochs=30, milestones=(10, 20, 25))
 _TRANSFORMER = dict(
-    optimizer="adamw", lr=2e-5, weight_decay=1e-8, decay_norm_and_bias=False, batch_size=1024, schedule="cosine",
-    warmup_epochs=5, clip_norm=5.0, label_smoothing=0.1, augment="transformer",
-)  # fmt: skip
+    optimizer="adamw",
+    lr=2e-5,
+    weight_decay=1e-8,
+    decay_norm_and_bias=False,
+    batch_size=1024,
+    schedule="cosine",
+    warmup_epochs=5,
+    clip_norm=5.0,
+    label_smoothing=0.1,
+    augment="transformer",
+)
 SWIN_PAPER = FitConfig(epochs=15, drop_path=0.2, **_TRANSFORMER)  # type: ignore[arg-type]
 SWIN_CODE = FitConfig(epochs=30, drop_path=0.2, warmup_lr=2e-8, min_lr=2e-7, **_TRANSFORMER)  # type: ignore[arg-type]
 CONVNEXT_T_PAPER = FitConfig(epochs=15, drop_path=0.1, **_TRANSFORMER)  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
-"""Training of the generators: a class-conditional DiT, or an unconditional UNet for alignment, on a user's own images."""
+"""Training of the generators: a class-conditional DiT, or an unconditional UNet for alignment, on a user's
+own images."""
 
 from __future__ import annotations
 
@@ -50,24 +51,35 @@ def train_diffusion(
     class_names: Sequence[str] | None = None,
     log_dir: str | None = None,
 ) -> dict[str, float]:
-    """Train the network of ``config`` and save it under ``out`` as a DiTPipeline or DDPMPipeline folder with diffadapt.json.
+    """Train the network of ``config`` and save it under ``out`` as a DiTPipeline or DDPMPipeline folder with
+    diffadapt.json.
 
-    ``images``: square uint8 images of one size (:class:`ArrayImages` in memory, or any indexable object); ``num_classes``: for a
-    DiT, None for a unet. The loss is noise prediction over the linear 1000-step schedule (with ``learn_sigma`` the hybrid bound);
-    the saved weights are the moving average. A global batch is the same on any number of workers, and training resumes exactly
-    from ``checkpoints``. ``log_dir`` receives grids of samples for TensorBoard every ``config.sample_every`` steps.
+    ``images``: square uint8 images of one size (:class:`ArrayImages` in memory, or any indexable object);
+    ``num_classes``: for a DiT, None for a unet. The loss is noise prediction over the linear 1000-step
+    schedule (with ``learn_sigma`` the hybrid bound); the saved weights are the moving average. A global batch
+    is the same on any number of workers, and training resumes exactly from ``checkpoints``. ``log_dir``
+    receives grids of samples for TensorBoard every ``config.sample_every`` steps.
 
-    Returns the last scalars with ``parameters``, ``steps``, ``resumed_from`` and ``images_per_second``. Raises TrainingError on NaN
-    (the last good checkpoint stays), RecipeError for settings that do not fit, DataError for images that do not.
+    Returns the last scalars with ``parameters``, ``steps``, ``resumed_from`` and ``images_per_second``.
+    Raises TrainingError on NaN (the last good checkpoint stays), RecipeError for settings that do not fit,
+    DataError for images that do not.
     """
     schedule, plan = Schedule.linear(), _plan(config, reporter)
     image_size, channels = _image_shape(images)
     vae = _load_vae(config, channels, image_size, reporter.device)
     shrink = _shrink(config, image_size)
     batches = DiffusionBatches(
-        images, plan, device=reporter.device, timesteps=len(schedule), num_classes=num_classes,
-        label_dropout=config.label_dropout, flip=config.flip, shrink=shrink, shrink_filter=UPSAMPLE_FILTER, vae=vae,
-    )  # fmt: skip
+        images,
+        plan,
+        device=reporter.device,
+        timesteps=len(schedule),
+        num_classes=num_classes,
+        label_dropout=config.label_dropout,
+        flip=config.flip,
+        shrink=shrink,
+        shrink_filter=UPSAMPLE_FILTER,
+        vae=vae,
+    )
     c, size = channels, image_size // shrink
     if vae is not None:
         _, c, size, _ = latent_shape(vae, (1, channels, image_size, image_size))
@@ -84,12 +96,24 @@ def train_diffusion(
 
     began = time.perf_counter()
     metrics = run_loop(
-        module=model, loss_fn=loss_fn, batch_fn=batches, optimizer=optimizer,
+        module=model,
+        loss_fn=loss_fn,
+        batch_fn=batches,
+        optimizer=optimizer,
         lr_at=lambda step: config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps)),
-        total_steps=config.steps, reporter=reporter, checkpoints=checkpoints, ema=ema, precision=config.precision,
-        clip_norm=config.clip_norm, accumulate=plan.accumulate, seed=config.seed, checkpoint_every=config.checkpoint_every,
-        on_step=_sampler(model, ema, schedule, num_classes, (c, size, size), shrink, vae, config, reporter, log_dir),
-    )  # fmt: skip
+        total_steps=config.steps,
+        reporter=reporter,
+        checkpoints=checkpoints,
+        ema=ema,
+        precision=config.precision,
+        clip_norm=config.clip_norm,
+        accumulate=plan.accumulate,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+        on_step=_sampler(
+            model, ema, schedule, num_classes, (c, size, size), shrink, vae, config, reporter, log_dir
+        ),
+    )
     done = (config.steps - metrics["resumed_from"]) * config.batch_size
     metrics["images_per_second"] = done / max(time.perf_counter() - began, 1e-9)
     metrics["parameters"] = float(sum(p.numel() for p in model.parameters()))
@@ -110,7 +134,9 @@ def train_diffusion(
     return metrics
 
 
-def _save(model: Denoiser, out: Path, config: DiffusionFitConfig, vae: AutoencoderKL | None, details: dict[str, Any]) -> None:
+def _save(
+    model: Denoiser, out: Path, config: DiffusionFitConfig, vae: AutoencoderKL | None, details: dict[str, Any]
+) -> None:
     out.mkdir(parents=True, exist_ok=True)
     save_denoiser(model, out, torch.float16 if config.save_precision == "fp16" else torch.float32)
     save_scheduler(out, learn_sigma=config.learn_sigma, clip_sample=vae is None)
@@ -124,7 +150,8 @@ def _save(model: Denoiser, out: Path, config: DiffusionFitConfig, vae: Autoencod
 def _plan(config: DiffusionFitConfig, reporter: Reporter) -> BatchPlan:
     if config.batch_size % reporter.world_size:
         raise RecipeError(
-            f"batch_size {config.batch_size} cannot be split evenly over {reporter.world_size} workers; use a multiple of the workers."
+            f"batch_size {config.batch_size} cannot be split evenly over {reporter.world_size} workers; use a"
+            " multiple of the workers."
         )
     share = config.batch_size // reporter.world_size
     limit = min(config.micro_batch or share, share)
@@ -134,10 +161,15 @@ def _plan(config: DiffusionFitConfig, reporter: Reporter) -> BatchPlan:
 
 def _image_shape(images: ImageSource) -> tuple[int, int]:
     if len(images) == 0:
-        raise DataError("There are no images to train on; check data.path, data.part and data.limit_per_class.")
+        raise DataError(
+            "There are no images to train on; check data.path, data.part and data.limit_per_class."
+        )
     height, width, channels = images[0][0].shape
     if height != width or channels not in (1, 3):
-        raise DataError(f"Diffusion training needs square grey or RGB images, but the first is {height}x{width} with {channels} channels.")
+        raise DataError(
+            f"Diffusion training needs square grey or RGB images, but the first is {height}x{width} with"
+            f" {channels} channels."
+        )
     return height, channels
 
 
@@ -147,24 +179,29 @@ def _shrink(config: DiffusionFitConfig, image_size: int) -> int:
         return 1
     if config.architecture != "dit" or config.latent is not None or image_size % config.native_size:
         raise RecipeError(
-            f"native_size {config.native_size} needs a pixel-space dit and must divide the image size {image_size}; set it to 0 "
-            "(alignment denoises full-size images)."
+            f"native_size {config.native_size} needs a pixel-space dit and must divide the image size"
+            f" {image_size}; set it to 0 (alignment denoises full-size images)."
         )
     return image_size // config.native_size
 
 
-def _load_vae(config: DiffusionFitConfig, channels: int, image_size: int, device: torch.device) -> AutoencoderKL | None:
+def _load_vae(
+    config: DiffusionFitConfig, channels: int, image_size: int, device: torch.device
+) -> AutoencoderKL | None:
     if config.latent is None:
         return None
     if config.architecture != "dit":
-        raise RecipeError("latent is for architecture dit; the unet is trained on pixels, so set latent to None.")
+        raise RecipeError(
+            "latent is for architecture dit; the unet is trained on pixels, so set latent to None."
+        )
     inner = "vae" if (Path(config.latent) / "vae" / "config.json").is_file() else None
     vae = load_component(AutoencoderKL, config.latent, inner).to(device)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     if vae.config.in_channels != channels or image_size % factor:
         raise RecipeError(
-            f"The autoencoder {config.latent!r} takes {vae.config.in_channels} channels and sizes divisible by {factor}, but the images "
-            f"have {channels} and {image_size}; change data.channels or data.image_size."
+            f"The autoencoder {config.latent!r} takes {vae.config.in_channels} channels and sizes divisible"
+            f" by {factor}, but the images have {channels} and {image_size}; change data.channels or"
+            " data.image_size."
         )
     return vae
 
@@ -181,7 +218,8 @@ def _sampler(
     reporter: Reporter,
     log_dir: str | None,
 ) -> Callable[[int, dict[str, float]], None] | None:
-    """An ``on_step`` that draws a grid of samples with the averaged weights on rank 0; None when no grid is wanted."""
+    """An ``on_step`` that draws a grid of samples with the averaged weights on rank 0; None when no grid is
+    wanted."""
     if log_dir is None or not config.sample_every or reporter.rank != 0:
         return None
     count = GRID_SIDE**2
@@ -199,7 +237,13 @@ def _sampler(
         model.eval()
         with ema.applied(model):
             x = sample(
-                lambda x, t: model(x, t, labels), draw(), schedule, sampler="ddpm", steps=GRID_STEPS, noise=draw, clip=vae is None
+                lambda x, t: model(x, t, labels),
+                draw(),
+                schedule,
+                sampler="ddpm",
+                steps=GRID_STEPS,
+                noise=draw,
+                clip=vae is None,
             )
         model.train()
         if vae is not None:

@@ -1,4 +1,5 @@
-"""Batches for diffusion training as a function of (seed, step): the same images and noise on any number of workers."""
+"""Batches for diffusion training as a function of (seed, step): the same images and noise on any number of
+workers."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class ArrayImages:
 
 
 class Batch(NamedTuple):
-    """x0 (B, C, h, w) in [-1, 1] or latents, noise of the same shape, t (B,) and labels (B,) with dropped ones already null."""
+    """x0 (B, C, h, w) in [-1, 1] or latents, noise of the same shape, t (B,) and labels (B,) with dropped
+    ones already null."""
 
     x0: Tensor
     noise: Tensor
@@ -74,8 +76,9 @@ class BatchPlan:
 
 
 class DiffusionBatches:
-    """``batches(step, part) -> Batch``: shuffled epochs, flips, timesteps, noise and label dropout, all drawn for each position
-    of the image stream on its own, hence independent of workers, micro-batches and earlier calls."""
+    """``batches(step, part) -> Batch``: shuffled epochs, flips, timesteps, noise and label dropout, all drawn
+    for each position of the image stream on its own, hence independent of workers, micro-batches and earlier
+    calls."""
 
     def __init__(
         self,
@@ -94,7 +97,11 @@ class DiffusionBatches:
         self.source, self.plan, self.device, self.timesteps = source, plan, device, timesteps
         self.num_classes, self.label_dropout, self.flip = num_classes, label_dropout, flip
         self.shrink, self.filter, self.vae = shrink, shrink_filter, vae
-        self._readers = None if isinstance(source, ArrayImages) else ThreadPoolExecutor(READERS, thread_name_prefix="images")
+        self._readers = (
+            None
+            if isinstance(source, ArrayImages)
+            else ThreadPoolExecutor(READERS, thread_name_prefix="images")
+        )
         self.shape = source[0][0].shape
         self._ahead: tuple[tuple[int, int], list[Future]] | None = None
         self._generator = torch.Generator(device)
@@ -104,7 +111,12 @@ class DiffusionBatches:
         items = self._read(step, part)
         seeds = [int(digest(["diffusion", self.plan.seed, position], 15), 16) for position in positions]
         t, flips, drops = self._draw(seeds)
-        images = np.stack([image[:, ::-1] if self.flip and flip else image for (image, _), flip in zip(items, flips, strict=True)])
+        images = np.stack(
+            [
+                image[:, ::-1] if self.flip and flip else image
+                for (image, _), flip in zip(items, flips, strict=True)
+            ]
+        )
         x0 = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         x0 = native(x0, self.shrink, self.filter).clamp(-1.0, 1.0)
         shape = x0.shape if self.vae is None else latent_shape(self.vae, x0.shape)
@@ -117,14 +129,20 @@ class DiffusionBatches:
             x0 = self._encode(x0, normals[1])
         y = None
         if self.num_classes is not None:
-            labels = [self.num_classes if dropped else int(label) for (_, label), dropped in zip(items, drops, strict=True)]
+            labels = [
+                self.num_classes if dropped else int(label)
+                for (_, label), dropped in zip(items, drops, strict=True)
+            ]
             y = torch.tensor(labels, device=self.device)
         return Batch(x0, normals[0], t.to(self.device), y)
 
     def indices(self, step: int, part: int) -> list[int]:
         """Which images a part holds: every epoch is a permutation drawn from (seed, epoch)."""
         count = len(self.source)
-        return [int(_permutation(self.plan.seed, p // count, count)[p % count]) for p in self.plan.positions(step, part)]
+        return [
+            int(_permutation(self.plan.seed, p // count, count)[p % count])
+            for p in self.plan.positions(step, part)
+        ]
 
     def _read(self, step: int, part: int) -> list[tuple[np.ndarray, int | None]]:
         if self._readers is None:
@@ -143,11 +161,14 @@ class DiffusionBatches:
         image, label = self.source[index]
         if image.shape != self.shape or image.dtype != np.uint8:
             raise DataError(
-                f"Training image {index} is {image.dtype} of shape {image.shape}, but the first is uint8 of {self.shape}; "
-                "bring all images to one size (data.image_size)."
+                f"Training image {index} is {image.dtype} of shape {image.shape}, but the first is uint8 of"
+                f" {self.shape}; bring all images to one size (data.image_size)."
             )
         if self.num_classes is not None and (label is None or not 0 <= int(label) < self.num_classes):
-            raise DataError(f"Training image {index} has label {label}, outside 0..{self.num_classes - 1}; mend the labels or class list.")
+            raise DataError(
+                f"Training image {index} has label {label}, outside 0..{self.num_classes - 1}; mend the"
+                " labels or class list."
+            )
         return image, label
 
     def _draw(self, seeds: Sequence[int]) -> tuple[Tensor, list[bool], list[bool]]:

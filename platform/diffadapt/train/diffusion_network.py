@@ -1,4 +1,5 @@
-"""Diffusion networks to train: a conditional DiT or an unconditional UNet2DModel behind one call, and how they are saved."""
+"""Diffusion networks to train: a conditional DiT or an unconditional UNet2DModel behind one call, and how
+they are saved."""
 
 from __future__ import annotations
 
@@ -35,16 +36,22 @@ class Denoiser(nn.Module):
 
 
 def build_denoiser(config: DiffusionFitConfig, channels: int, size: int, num_classes: int | None) -> Denoiser:
-    """The network of ``config`` for inputs (B, ``channels``, ``size``, ``size``): a DiT if ``num_classes`` else a UNet.
+    """The network of ``config`` for inputs (B, ``channels``, ``size``, ``size``): a DiT if ``num_classes``
+    else a UNet.
 
     Raises RecipeError for settings that do not fit together, with the field to change.
     """
     if config.architecture == "dit":
         if not num_classes:
-            raise RecipeError("A DiT is class-conditional and needs labelled images; use architecture unet for images without labels.")
+            raise RecipeError(
+                "A DiT is class-conditional and needs labelled images; use architecture unet for images"
+                " without labels."
+            )
         return Denoiser(_dit(config, channels, size, num_classes))
     if num_classes is not None:
-        raise RecipeError("The unet is trained without labels; pass num_classes None, or use architecture dit.")
+        raise RecipeError(
+            "The unet is trained without labels; pass num_classes None, or use architecture dit."
+        )
     return Denoiser(_unet(config, channels, size), config.space_to_depth)
 
 
@@ -53,7 +60,10 @@ def save_denoiser(model: Denoiser, folder: str | Path, dtype: torch.dtype) -> No
     if isinstance(model.core, UNet2DModel):
         with torch.device("meta"):
             twin = UNet2DModel.from_config(dict(model.core.config))
-        twin.load_state_dict({k: v.detach().to("cpu", dtype).contiguous() for k, v in model.core.state_dict().items()}, assign=True)
+        twin.load_state_dict(
+            {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.core.state_dict().items()},
+            assign=True,
+        )
         save_component(twin, Path(folder) / "unet")
     else:
         save_dit(model.core, Path(folder) / "transformer", dtype)
@@ -61,14 +71,21 @@ def save_denoiser(model: Denoiser, folder: str | Path, dtype: torch.dtype) -> No
 
 def _dit(config: DiffusionFitConfig, channels: int, size: int, num_classes: int) -> nn.Module:
     if len(config.channels) != 3:
-        raise RecipeError(f"A DiT's channels are (heads, head width, layers), three numbers, not {config.channels}.")
+        raise RecipeError(
+            f"A DiT's channels are (heads, head width, layers), three numbers, not {config.channels}."
+        )
     if size % config.patch_size:
         raise RecipeError(f"patch_size {config.patch_size} does not divide the network's input size {size}.")
     if config.space_to_depth != 1:
-        raise RecipeError("space_to_depth is for the unet; a DiT already folds pixels, so raise its patch_size instead.")
+        raise RecipeError(
+            "space_to_depth is for the unet; a DiT already folds pixels, so raise its patch_size instead."
+        )
     heads, width, layers = config.channels
     if heads * width % 4:
-        raise RecipeError(f"A DiT's width, heads x head width = {heads * width}, must be a multiple of 4 for its position table.")
+        raise RecipeError(
+            f"A DiT's width, heads x head width = {heads * width}, must be a multiple of 4 for its position"
+            " table."
+        )
     model = build_dit(
         num_attention_heads=heads,
         attention_head_dim=width,
@@ -84,14 +101,20 @@ def _dit(config: DiffusionFitConfig, channels: int, size: int, num_classes: int)
 
 
 def _unet(config: DiffusionFitConfig, channels: int, size: int) -> nn.Module:
-    """ADM's blocks (Dhariwal & Nichol 2021): residual up- and downsampling, scale-shift norm, attention at chosen levels."""
+    """ADM's blocks (Dhariwal & Nichol 2021): residual up- and downsampling, scale-shift norm, attention at
+    chosen levels."""
     widths, s = config.channels, config.space_to_depth
     levels, deepest = len(widths), 2 ** (len(widths) - 1) * s
     if size % deepest:
-        raise RecipeError(f"{levels} levels and space_to_depth {s} need a size divisible by {deepest}, but it is {size}.")
+        raise RecipeError(
+            f"{levels} levels and space_to_depth {s} need a size divisible by {deepest}, but it is {size}."
+        )
     beyond = [level for level in config.attention_levels if not 0 <= level < levels]
     if beyond:
-        raise RecipeError(f"attention_levels names level {beyond[0]}, but channels {widths} make levels 0..{levels - 1} only.")
+        raise RecipeError(
+            f"attention_levels names level {beyond[0]}, but channels {widths} make levels 0..{levels - 1}"
+            " only."
+        )
     attended = [level in config.attention_levels for level in range(levels)]
     groups = math.gcd(32, *widths)
     head = math.gcd(64, *(w for w, yes in zip(widths, attended, strict=True) if yes), widths[-1])
@@ -102,7 +125,9 @@ def _unet(config: DiffusionFitConfig, channels: int, size: int) -> nn.Module:
         block_out_channels=tuple(widths),
         layers_per_block=config.layers_per_block,
         down_block_types=tuple("AttnDownBlock2D" if yes else "ResnetDownsampleBlock2D" for yes in attended),
-        up_block_types=tuple("AttnUpBlock2D" if yes else "ResnetUpsampleBlock2D" for yes in reversed(attended)),
+        up_block_types=tuple(
+            "AttnUpBlock2D" if yes else "ResnetUpsampleBlock2D" for yes in reversed(attended)
+        ),
         downsample_type="resnet",
         upsample_type="resnet",
         resnet_time_scale_shift="scale_shift",

@@ -13,8 +13,8 @@ from torch import nn
 class Ema:
     """Shadow weights: w_ema <- d w_ema + (1 - d) w for floating-point parameters; everything else is copied.
 
-    With ``warmup`` the decay of update n (from 0) is min(decay, (1 + n) / (10 + n)), so that short runs do not keep
-    their random initialisation.
+    With ``warmup`` the decay of update n (from 0) is min(decay, (1 + n) / (10 + n)), so that short runs do
+    not keep their random initialisation.
     """
 
     def __init__(self, module: nn.Module, decay: float = 0.9999, warmup: bool = True):

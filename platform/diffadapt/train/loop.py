@@ -1,7 +1,8 @@
 """The one training loop: every classifier and diffusion model of the project is trained by it.
 
-Exact resume needs only the step, the module, the optimiser and the EMA, because nothing else has state: batches are a
-function of (seed, step, rank) and torch's generators are re-seeded from (seed, step, rank, micro) before each forward pass.
+Exact resume needs only the step, the module, the optimiser and the EMA, because nothing else has state:
+batches are a function of (seed, step, rank) and torch's generators are re-seeded from (seed, step, rank,
+micro) before each forward pass.
 """
 
 from __future__ import annotations
@@ -51,21 +52,25 @@ def run_loop(
     before_step: Callable[[int], None] | None = None,
     until: int | None = None,
 ) -> dict[str, float]:
-    """Train ``module`` in place for ``total_steps`` optimiser steps, going on from the newest checkpoint if there is one.
+    """Train ``module`` in place for ``total_steps`` optimiser steps, going on from the newest checkpoint if
+    there is one.
 
-    ``batch_fn(step, micro)`` gives the batch of step 0..total-1 and accumulation part 0..accumulate-1 on this rank; it must
-    not depend on earlier calls. ``loss_fn(module, batch, step)`` calls the (possibly wrapped) module itself and returns
-    scalar tensors, ``loss`` among them; all are averaged over parts and ranks and reported. ``lr_at(step)`` is the rate of
-    that step, times each parameter group's ``lr_scale``. ``on_step(finished, scalars)`` runs on every rank after each step
-    and may add scalars; ``before_step(step)`` runs before it. With ``passes``, each step runs them in order on one batch, and
-    ``loss_fn(module, batch, step, pass)`` is told which (several updates a step, or SAM); ``loss`` is that of the first pass that
-    updates, the others report ``loss_<pass>``. Rank 0 writes checkpoints, which every rank must be able to read.
-    ``checkpoints`` None: no resume. Settings of the optimiser's groups are those given here, its state the checkpoint's.
-    ``until`` pauses after so many finished steps, with a checkpoint.
+    ``batch_fn(step, micro)`` gives the batch of step 0..total-1 and accumulation part 0..accumulate-1 on this
+    rank; it must not depend on earlier calls. ``loss_fn(module, batch, step)`` calls the (possibly wrapped)
+    module itself and returns scalar tensors, ``loss`` among them; all are averaged over parts and ranks and
+    reported. ``lr_at(step)`` is the rate of that step, times each parameter group's ``lr_scale``.
+    ``on_step(finished, scalars)`` runs on every rank after each step and may add scalars;
+    ``before_step(step)`` runs before it. With ``passes``, each step runs them in order on one batch, and
+    ``loss_fn(module, batch, step, pass)`` is told which (several updates a step, or SAM); ``loss`` is that of
+    the first pass that updates, the others report ``loss_<pass>``. Rank 0 writes checkpoints, which every
+    rank must be able to read. ``checkpoints`` None: no resume. Settings of the optimiser's groups are those
+    given here, its state the checkpoint's. ``until`` pauses after so many finished steps, with a checkpoint.
 
-    ``optimizer`` and ``ema`` must hold tensors on the reporter's device: move the module there before building them.
-    Returns the last step's scalars with ``steps`` and ``resumed_from``. Raises TrainingError if the loss, the gradient or a
-    weight becomes NaN or infinite (checkpoints already written stay), ResourceError if the device's memory is too small, or if ranks resume from different steps.
+    ``optimizer`` and ``ema`` must hold tensors on the reporter's device: move the module there before
+    building them.
+    Returns the last step's scalars with ``steps`` and ``resumed_from``. Raises TrainingError if the loss, the
+    gradient or a weight becomes NaN or infinite (checkpoints already written stay), ResourceError if the
+    device's memory is too small, or if ranks resume from different steps.
     """
     wrapped = reporter.wrap(module)
     scaler = torch.amp.GradScaler(reporter.device.type, enabled=precision == "fp16")
@@ -93,12 +98,21 @@ def run_loop(
                     torch.manual_seed(step_seed(seed, step, reporter.rank, micro, index))
                     with _sync(wrapped, micro == accumulate - 1):
                         with autocast(reporter.device, precision):
-                            losses = loss_fn(wrapped, batch, step, current) if passes else loss_fn(wrapped, batch, step)
+                            losses = (
+                                loss_fn(wrapped, batch, step, current)
+                                if passes
+                                else loss_fn(wrapped, batch, step)
+                            )
                         scaler.scale(losses["loss"] / accumulate).backward()
                     parts.append({k: v.detach().float().reshape(()) for k, v in losses.items()})
                 found = reporter.all_reduce_mean(_mean(parts))
                 _demand_finite("loss", found["loss"], step, last_saved)
-                scalars.update({f"loss_{current.name}" if k == "loss" and index != main else k: v for k, v in found.items()})
+                scalars.update(
+                    {
+                        f"loss_{current.name}" if k == "loss" and index != main else k: v
+                        for k, v in found.items()
+                    }
+                )
                 scaler.unscale_(optimizer)
                 _only(optimizer, current.groups)
                 norm = float(_clip(optimizer, None if current.climb else clip_norm))
@@ -140,8 +154,11 @@ def step_seed(seed: int, step: int, rank: int, micro: int, index: int = 0) -> in
 
 
 @torch.no_grad()
-def climb(optimizer: torch.optim.Optimizer, radius: float, norm: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Move every weight that has a gradient g by radius g / ||g||; returns (weight, movement) for :func:`descend`."""
+def climb(
+    optimizer: torch.optim.Optimizer, radius: float, norm: float
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Move every weight that has a gradient g by radius g / ||g||; returns (weight, movement) for
+    :func:`descend`."""
     moved = []
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -160,14 +177,17 @@ def descend(moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 
 def _only(optimizer: torch.optim.Optimizer, groups: Sequence[str] | None) -> None:
-    """Drop the gradients of other groups than the named: an optimiser leaves weights without a gradient alone."""
+    """Drop the gradients of other groups than the named: an optimiser leaves weights without a gradient
+    alone."""
     for group in optimizer.param_groups:
         if groups is not None and group["name"] not in groups:
             for p in group["params"]:
                 p.grad = None
 
 
-def _state(step: int, module: nn.Module, optimizer: Any, ema: Ema | None, scaler: Any, scalars: dict) -> dict[str, Any]:
+def _state(
+    step: int, module: nn.Module, optimizer: Any, ema: Ema | None, scaler: Any, scalars: dict
+) -> dict[str, Any]:
     return {
         "step": step,
         "module": module.state_dict(),
@@ -191,7 +211,8 @@ def _resume(
     if reporter.world_size > 1 and reporter.all_reduce_mean({"step": float(start)})["step"] != start:
         where = checkpoints.location if checkpoints is not None else "memory"
         raise TrainingError(
-            f"The workers found different checkpoints in {where}; put the run folder on storage that all of them share."
+            f"The workers found different checkpoints in {where}; put the run folder on storage that all of"
+            " them share."
         )
     if state is None:
         return 0, {}
@@ -205,8 +226,8 @@ def _resume(
             ema.load_state_dict(state["ema"])
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise TrainingError(
-            f"The checkpoint of step {start} belongs to another model or optimiser ({str(error).splitlines()[0]}); "
-            "delete it or use another run folder."
+            f"The checkpoint of step {start} belongs to another model or optimiser"
+            f" ({str(error).splitlines()[0]}); delete it or use another run folder."
         ) from error
     if scaler.is_enabled() and state["scaler"]:
         scaler.load_state_dict(state["scaler"])
@@ -233,7 +254,9 @@ def _clip(optimizer: torch.optim.Optimizer, clip_norm: float | None) -> torch.Te
 
 def _demand_finite(what: str, value: float, step: int, last_saved: int) -> None:
     if not math.isfinite(value):
-        kept = f"the checkpoint of step {last_saved} is kept" if last_saved else "no checkpoint had been written"
+        kept = (
+            f"the checkpoint of step {last_saved} is kept" if last_saved else "no checkpoint had been written"
+        )
         raise TrainingError(
             f"Training stopped at step {step + 1} because the {what} became {value}; {kept}; "
             "lower the learning rate, clip the gradient or use fp32."
@@ -254,8 +277,8 @@ def _memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise ResourceError(
-            "The device ran out of memory in a training step: lower the batch size, use precision bf16, or spread the batch "
-            "over more workers; checkpoints already written are kept."
+            "The device ran out of memory in a training step: lower the batch size, use precision bf16, or"
+            " spread the batch over more workers; checkpoints already written are kept."
         ) from error
 
 

@@ -24,8 +24,8 @@ def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer
 def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict]:
     """Parameter groups with and without weight decay.
 
-    Without ``decay_norm_and_bias``, one-dimensional parameters (norms, biases, scales) and those that the model names in
-    ``no_weight_decay()`` (position embeddings and biases) are not decayed.
+    Without ``decay_norm_and_bias``, one-dimensional parameters (norms, biases, scales) and those that the
+    model names in ``no_weight_decay()`` (position embeddings and biases) are not decayed.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if config.decay_norm_and_bias:
@@ -39,14 +39,17 @@ def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict]:
 
 
 def make_schedule(config: FitConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """``rate(step)``: linear warm-up from ``warmup_lr``, then constant, x0.1 at each milestone epoch, or cosine.
+    """``rate(step)``: linear warm-up from ``warmup_lr``, then constant, x0.1 at each milestone epoch, or
+    cosine.
 
-    The cosine runs from ``lr`` at the end of the warm-up to ``min_lr`` after the last step; both move every step. Raises
-    RecipeError if the warm-up is longer than the training.
+    The cosine runs from ``lr`` at the end of the warm-up to ``min_lr`` after the last step; both move every
+    step. Raises RecipeError if the warm-up is longer than the training.
     """
     warmup, total = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
     if config.warmup_epochs > config.epochs:
-        raise RecipeError(f"The warm-up of {config.warmup_epochs} epochs is longer than the training of {config.epochs}.")
+        raise RecipeError(
+            f"The warm-up of {config.warmup_epochs} epochs is longer than the training of {config.epochs}."
+        )
 
     def rate(step: int) -> float:
         if step < warmup:

@@ -18,8 +18,8 @@ from diffadapt.train.views import Views
 def cycled(count: int, batch: int, step: int, seed: int, name: str) -> np.ndarray:
     """Which of ``count`` items the global batch of ``step`` holds, int64 (batch,).
 
-    Each set has its own epochs: permutations from (seed, name, epoch), whose last, incomplete batch is dropped. A set smaller
-    than a batch is gone through as often as fills it.
+    Each set has its own epochs: permutations from (seed, name, epoch), whose last, incomplete batch is
+    dropped. A set smaller than a batch is gone through as often as fills it.
     """
 
     def order(epoch: int) -> np.ndarray:
@@ -33,24 +33,42 @@ def cycled(count: int, batch: int, step: int, seed: int, name: str) -> np.ndarra
 
 
 class PairBatches(StepBatches[PairBatch]):
-    """``batches(step, micro) -> PairBatch`` of this rank, on the CPU; call in any order. A context: its threads end with it.
+    """``batches(step, micro) -> PairBatch`` of this rank, on the CPU; call in any order. A context: its
+    threads end with it.
 
-    The views are 'weak' ones, seeded by (seed, set, step, place in the global batch): they do not depend on the number of
-    workers. A method's ``sample`` decides the pairs if it gives any. With ``readers`` threads, the next batch is prepared ahead.
+    The views are 'weak' ones, seeded by (seed, set, step, place in the global batch): they do not depend on
+    the number of workers. A method's ``sample`` decides the pairs if it gives any. With ``readers`` threads,
+    the next batch is prepared ahead.
     """
 
-    def __init__(self, source: Views, target: Views, config: Any, net: AdaptationNetwork, rank: int = 0, world_size: int = 1, readers: int = 0):
+    def __init__(
+        self,
+        source: Views,
+        target: Views,
+        config: Any,
+        net: AdaptationNetwork,
+        rank: int = 0,
+        world_size: int = 1,
+        readers: int = 0,
+    ):
         self.source, self.target, self.config, self.net = source, target, config, net
-        self.mine = slice(rank * config.batch_size // world_size, (rank + 1) * config.batch_size // world_size)
+        self.mine = slice(
+            rank * config.batch_size // world_size, (rank + 1) * config.batch_size // world_size
+        )
         self.samples = type(net.method).sample is not UdaMethod.sample
-        super().__init__(readers, ahead=not self.samples)  # a method's own pairs may depend on the step before
+        super().__init__(
+            readers, ahead=not self.samples
+        )  # a method's own pairs may depend on the step before
 
     def make(self, step: int) -> PairBatch:
         """The batch, made now."""
         size, seed = self.config.batch_size, self.config.seed
         chosen = self._sampled(step) if self.samples else None
         if chosen is None:
-            chosen = cycled(len(self.source), size, step, seed, "source"), cycled(len(self.target), size, step, seed, "target")
+            chosen = (
+                cycled(len(self.source), size, step, seed, "source"),
+                cycled(len(self.target), size, step, seed, "target"),
+            )
         i_s, i_t = (np.asarray(i, np.int64)[self.mine] for i in chosen)
         x_s = self._views(self.source, i_s, "source", step)
         if self.net.method.uses_target:

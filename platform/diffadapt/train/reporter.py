@@ -1,4 +1,5 @@
-"""What a training loop needs to know about where it runs: rank, device, wrapping, and where its numbers go."""
+"""What a training loop needs to know about where it runs: rank, device, wrapping, and where its numbers
+go."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class Reporter(Protocol):
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module on the device, in DistributedDataParallel if world_size > 1.
 
-        A module whose attribute ``find_unused_parameters`` is true may leave weights without a gradient in a pass.
+        A module whose attribute ``find_unused_parameters`` is true may leave weights without a gradient in a
+        pass.
         """
         ...
 
@@ -32,19 +34,26 @@ class Reporter(Protocol):
         ...
 
     def all_reduce_mean(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The mean over ranks of each value (the same keys on every rank); NaN on one rank gives NaN on all."""
+        """The mean over ranks of each value (the same keys on every rank); NaN on one rank gives NaN on
+        all."""
         ...
 
     def barrier(self) -> None: ...
 
 
 class LocalReporter:
-    """One process on one device; TensorBoard scalars under ``log_dir`` if given; ``on_report`` sees every report."""
+    """One process on one device; TensorBoard scalars under ``log_dir`` if given; ``on_report`` sees every
+    report."""
 
     rank = 0
     world_size = 1
 
-    def __init__(self, device: str | torch.device = "cpu", log_dir: str | None = None, on_report: OnReport | None = None):
+    def __init__(
+        self,
+        device: str | torch.device = "cpu",
+        log_dir: str | None = None,
+        on_report: OnReport | None = None,
+    ):
         self.device = torch.device(device)
         self._board = _Board(log_dir)
         self._on_report = on_report
@@ -65,7 +74,8 @@ class LocalReporter:
 
 
 class DistributedReporter(LocalReporter):
-    """One rank of an initialised ``torch.distributed`` process group (gloo or nccl); rank 0 alone writes and reports.
+    """One rank of an initialised ``torch.distributed`` process group (gloo or nccl); rank 0 alone writes and
+    reports.
 
     Batch norm uses each rank's own statistics and rank 0's running averages, as DistributedDataParallel does;
     ``sync_batch_norm`` converts them to statistics over the global batch (CUDA only).

@@ -1,4 +1,5 @@
-"""What the batches of both stages share: one batch a step, the next one prepared ahead, views made by several threads."""
+"""What the batches of both stages share: one batch a step, the next one prepared ahead, views made by several
+threads."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ B = TypeVar("B")
 
 
 class StepBatches(Generic[B]):
-    """``batches(step, micro) -> B`` by :meth:`make`, in any order of steps. A context: its threads end with it.
+    """``batches(step, micro) -> B`` by :meth:`make`, in any order of steps. A context: its threads end with
+    it.
 
-    With ``readers`` threads, views are made side by side, and where ``ahead`` the next batch is prepared meanwhile.
+    With ``readers`` threads, views are made side by side, and where ``ahead`` the next batch is prepared
+    meanwhile.
     """
 
     def __init__(self, readers: int, ahead: bool = True):
@@ -32,8 +35,15 @@ class StepBatches(Generic[B]):
     def __call__(self, step: int, micro: int = 0) -> B:
         if self._held is None or self._held[0] != step:  # a step's passes share one batch
             coming = self._next
-            self._held = (step, coming[1].result() if coming is not None and coming[0] == step else self.make(step))
-            self._next = (step + 1, self._pool.submit(self.make, step + 1)) if self._pool is not None and self.ahead else None
+            self._held = (
+                step,
+                coming[1].result() if coming is not None and coming[0] == step else self.make(step),
+            )
+            self._next = (
+                (step + 1, self._pool.submit(self.make, step + 1))
+                if self._pool is not None and self.ahead
+                else None
+            )
         return self._held[1]
 
     def read(self, views: Views, items: np.ndarray, kind: str, seeds: np.ndarray) -> torch.Tensor:
@@ -41,7 +51,12 @@ class StepBatches(Generic[B]):
         if self._pool is None or len(items) < 2:
             return views.get(items, kind, seeds)
         parts = np.array_split(np.arange(len(items)), min(self.readers, len(items)))
-        return torch.cat([f.result() for f in [self._pool.submit(views.get, items[part], kind, seeds[part]) for part in parts]])
+        return torch.cat(
+            [
+                f.result()
+                for f in [self._pool.submit(views.get, items[part], kind, seeds[part]) for part in parts]
+            ]
+        )
 
     def __enter__(self) -> Any:
         return self

@@ -21,19 +21,33 @@ class Views(Protocol):
     def __len__(self) -> int: ...
 
     def get(self, indices: Sequence[int], kind: str, seeds: Sequence[int]) -> torch.Tensor:
-        """One view of each of ``indices``: 'test' (deterministic), 'weak' or 'strong', a function of (item, kind, seed)."""
+        """One view of each of ``indices``: 'test' (deterministic), 'weak' or 'strong', a function of (item,
+        kind, seed)."""
         ...
 
 
 class ImageViews:
     """Images (indexable: uint8 (H, W, C), or (image, label) pairs), each kind by its augmentation.
 
-    Views are float32 (b, channels, crop, crop), normalised. ``augments`` maps a kind to ``augment(image, seed)``, which gives
-    uint8 or already normalised float32.
+    Views are float32 (b, channels, crop, crop), normalised. ``augments`` maps a kind to ``augment(image,
+    seed)``, which gives uint8 or already normalised float32.
     """
 
-    def __init__(self, images: Any, labels: np.ndarray, keys: Sequence[str], augments: dict[str, Augment], normalise: Callable[[torch.Tensor], torch.Tensor]):
-        self.images, self.labels, self.keys, self.augments, self.normalise = images, labels, list(keys), augments, normalise
+    def __init__(
+        self,
+        images: Any,
+        labels: np.ndarray,
+        keys: Sequence[str],
+        augments: dict[str, Augment],
+        normalise: Callable[[torch.Tensor], torch.Tensor],
+    ):
+        self.images, self.labels, self.keys, self.augments, self.normalise = (
+            images,
+            labels,
+            list(keys),
+            augments,
+            normalise,
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,9 +63,12 @@ class ImageViews:
 
 
 class FeatureViews:
-    """Cached backbone features: ``test`` (N, D), ``weak`` (N, V, D), ``strong`` (N, S, D); a seed picks one of the cached views."""
+    """Cached backbone features: ``test`` (N, D), ``weak`` (N, V, D), ``strong`` (N, S, D); a seed picks one
+    of the cached views."""
 
-    def __init__(self, labels: np.ndarray, keys: Sequence[str], test: np.ndarray, weak: np.ndarray, strong: np.ndarray):
+    def __init__(
+        self, labels: np.ndarray, keys: Sequence[str], test: np.ndarray, weak: np.ndarray, strong: np.ndarray
+    ):
         self.labels, self.keys = labels, list(keys)
         self.cached = {"test": test[:, None], "weak": weak, "strong": strong}
 
@@ -67,4 +84,6 @@ class FeatureViews:
         if not views.shape[1]:
             views = self.cached["test"]
         chosen = np.asarray(seeds, dtype=np.uint64) % np.uint64(views.shape[1])
-        return torch.from_numpy(np.ascontiguousarray(views[np.asarray(indices), chosen.astype(np.int64)])).float()
+        return torch.from_numpy(
+            np.ascontiguousarray(views[np.asarray(indices), chosen.astype(np.int64)])
+        ).float()

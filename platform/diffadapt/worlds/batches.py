@@ -26,18 +26,24 @@ class CaptionedImages:
 
 
 class Shuffled:
-    """Which items step ``step`` shows this rank: epochs are permutations of ``count`` items drawn from (seed, epoch)."""
+    """Which items step ``step`` shows this rank: epochs are permutations of ``count`` items drawn from (seed,
+    epoch)."""
 
     def __init__(self, count: int, batch_size: int, seed: int, reporter: Reporter):
         if batch_size % reporter.world_size:
-            raise RecipeError(f"batch_size {batch_size} cannot be split evenly over {reporter.world_size} workers; use a multiple of the workers.")
+            raise RecipeError(
+                f"batch_size {batch_size} cannot be split evenly over {reporter.world_size} workers; use a"
+                " multiple of the workers."
+            )
         self.count, self.batch_size, self.seed = count, batch_size, seed
         share = batch_size // reporter.world_size
         self.mine = slice(reporter.rank * share, (reporter.rank + 1) * share)
 
     def indices(self, step: int) -> np.ndarray:
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)[self.mine]
-        return np.array([_permutation(self.seed, p // self.count, self.count)[p % self.count] for p in positions])
+        return np.array(
+            [_permutation(self.seed, p // self.count, self.count)[p % self.count] for p in positions]
+        )
 
     def generator(self, step: int) -> torch.Generator:
         """For draws of the whole global batch, of which a rank keeps ``mine``."""
@@ -47,8 +53,6 @@ class Shuffled:
 def pixels(images: np.ndarray, device: torch.device) -> Tensor:
     """uint8 (B, H, W, C) to float32 (B, C, H, W) in [-1, 1]."""
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
 
 
 @functools.lru_cache(maxsize=4)

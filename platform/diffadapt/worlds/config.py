@@ -1,4 +1,5 @@
-"""Settings for training a text-to-image model from nothing: a CLIP model, an autoencoder, a denoising network."""
+"""Settings for training a text-to-image model from nothing: a CLIP model, an autoencoder, a denoising
+network."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from diffadapt.core.config import execution
 
 @dataclass(frozen=True)
 class ClipFitConfig:
-    """Contrastive training (Radford et al. 2021) of a small CLIP model; its text encoder then conditions the generator."""
+    """Contrastive training (Radford et al. 2021) of a small CLIP model; its text encoder then conditions the
+    generator."""
 
     steps: int = 1000
     batch_size: int = 256
@@ -47,7 +49,8 @@ class AutoencoderFitConfig:
 
 @dataclass(frozen=True)
 class TextToImageFitConfig:
-    """A latent diffusion model: v-prediction on a schedule of zero terminal SNR (Lin et al. 2024), frozen text encoder."""
+    """A latent diffusion model: v-prediction on a schedule of zero terminal SNR (Lin et al. 2024), frozen
+    text encoder."""
 
     steps: int = 1600
     batch_size: int = 128

@@ -30,12 +30,18 @@ MAX_SCALE = 4.6052
 
 
 def train_clip(
-    data: CaptionedImages, words: Sequence[str], config: ClipFitConfig, reporter: Reporter, checkpoints: Checkpoints | None, out: str | Path
+    data: CaptionedImages,
+    words: Sequence[str],
+    config: ClipFitConfig,
+    reporter: Reporter,
+    checkpoints: Checkpoints | None,
+    out: str | Path,
 ) -> dict[str, float]:
-    """Train on ``data`` and write a CLIPModel folder with tokenizer and image processor under ``out`` (rank 0).
+    """Train on ``data`` and write a CLIPModel folder with tokenizer and image processor under ``out`` (rank
+    0).
 
-    The loss is symmetric cross-entropy over the pictures and captions of a batch (of a worker's share of it). Returns the last
-    scalars with ``parameters``.
+    The loss is symmetric cross-entropy over the pictures and captions of a batch (of a worker's share of it).
+    Returns the last scalars with ``parameters``.
     """
     tokenizer = build_tokenizer(words, config.max_words)
     ids = token_ids(tokenizer, data.captions)
@@ -52,33 +58,46 @@ def train_clip(
         result = module(input_ids=batch[0], pixel_values=batch[1])
         logits = result.logits_per_text
         target = torch.arange(len(logits), device=logits.device)
-        loss = (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
+        loss = (
+            nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)
+        ) / 2
         return {"loss": loss, "accuracy": (logits.argmax(-1) == target).float().mean()}
 
     def before_step(step: int) -> None:
         model.logit_scale.data.clamp_(max=MAX_SCALE)
 
     metrics = run_loop(
-        module=model, loss_fn=loss_fn, batch_fn=batch_fn,
+        module=model,
+        loss_fn=loss_fn,
+        batch_fn=batch_fn,
         optimizer=torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps), total_steps=config.steps,
-        reporter=reporter, checkpoints=checkpoints, clip_norm=1.0, seed=config.seed, checkpoint_every=config.checkpoint_every,
+        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
+        total_steps=config.steps,
+        reporter=reporter,
+        checkpoints=checkpoints,
+        clip_norm=1.0,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
         before_step=before_step,
-    )  # fmt: skip
+    )
     metrics["parameters"] = float(sum(p.numel() for p in model.parameters()))
     if reporter.rank == 0:
         save_transformers(model, Path(out), config.save_precision)
         save_tokenizer(tokenizer, out)
         CLIPImageProcessor(
-            size={"height": size, "width": size}, crop_size={"height": size, "width": size}, do_center_crop=False,
-            image_mean=[0.5] * 3, image_std=[0.5] * 3,
-        ).save_pretrained(str(out))  # fmt: skip
+            size={"height": size, "width": size},
+            crop_size={"height": size, "width": size},
+            do_center_crop=False,
+            image_mean=[0.5] * 3,
+            image_std=[0.5] * 3,
+        ).save_pretrained(str(out))
     reporter.barrier()
     return metrics
 
 
 def save_transformers(model: nn.Module, folder: Path, precision: str) -> None:
-    """safetensors in ``precision``, readable by all; config.json asks for float32, so that loaders compute in it."""
+    """safetensors in ``precision``, readable by all; config.json asks for float32, so that loaders compute in
+    it."""
     import json
 
     model.to(torch.float16 if precision == "fp16" else torch.float32).save_pretrained(str(folder))
@@ -93,9 +112,19 @@ def save_transformers(model: nn.Module, folder: Path, precision: str) -> None:
 
 
 def _clip_config(config: ClipFitConfig, vocabulary: int, size: int) -> CLIPConfig:
-    shared = dict(hidden_size=config.width, intermediate_size=4 * config.width, num_hidden_layers=config.layers, num_attention_heads=config.heads, projection_dim=config.width, hidden_act="gelu")
-    marks = dict(bos_token_id=MARKS.index(START), eos_token_id=MARKS.index(END), pad_token_id=MARKS.index(PAD))
+    shared = dict(
+        hidden_size=config.width,
+        intermediate_size=4 * config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        projection_dim=config.width,
+        hidden_act="gelu",
+    )
+    marks = dict(
+        bos_token_id=MARKS.index(START), eos_token_id=MARKS.index(END), pad_token_id=MARKS.index(PAD)
+    )
     return CLIPConfig(
         text_config=dict(vocab_size=vocabulary, max_position_embeddings=config.max_words, **shared, **marks),
-        vision_config=dict(image_size=size, patch_size=config.patch_size, **shared), projection_dim=config.width,
-    )  # fmt: skip
+        vision_config=dict(image_size=size, patch_size=config.patch_size, **shared),
+        projection_dim=config.width,
+    )

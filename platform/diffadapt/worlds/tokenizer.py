@@ -1,4 +1,5 @@
-"""A tokenizer of whole words for small text encoders: one token a word, one for every word that it does not know."""
+"""A tokenizer of whole words for small text encoders: one token a word, one for every word that it does not
+know."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ MARKS = (PAD, UNKNOWN, START, END)
 
 
 def build_tokenizer(words: Sequence[str], max_words: int) -> PreTrainedTokenizerFast:
-    """Lower-cased words and single digits; everything else between them is dropped. ``max_words`` counts start and end."""
+    """Lower-cased words and single digits; everything else between them is dropped. ``max_words`` counts
+    start and end."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     ids = {word: i for i, word in enumerate((*MARKS, *words))}
@@ -26,9 +28,15 @@ def build_tokenizer(words: Sequence[str], max_words: int) -> PreTrainedTokenizer
         single=f"{START} $A {END}", special_tokens=[(START, ids[START]), (END, ids[END])]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=max_words, bos_token=START, eos_token=END, pad_token=PAD, unk_token=UNKNOWN,
-        model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        model_max_length=max_words,
+        bos_token=START,
+        eos_token=END,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
@@ -42,4 +50,10 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
 
 def token_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]):
     """int64 (B, max_words), padded and cut as diffusers' pipelines do."""
-    return tokenizer(list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt").input_ids
+    return tokenizer(
+        list(texts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids

@@ -38,16 +38,28 @@ class _Reconstruction(nn.Module):
 
 
 def train_autoencoder(
-    data: CaptionedImages, config: AutoencoderFitConfig, reporter: Reporter, checkpoints: Checkpoints | None, out: str | Path
+    data: CaptionedImages,
+    config: AutoencoderFitConfig,
+    reporter: Reporter,
+    checkpoints: Checkpoints | None,
+    out: str | Path,
 ) -> dict[str, float]:
-    """Train on the pictures of ``data`` and write an AutoencoderKL folder under ``out`` (rank 0), its ``scaling_factor`` measured.
+    """Train on the pictures of ``data`` and write an AutoencoderKL folder under ``out`` (rank 0), its
+    ``scaling_factor`` measured.
 
-    Returns the last scalars with ``parameters``. Raises RecipeError if the pictures' side cannot be halved often enough or widths are
-    no multiples of 8.
+    Returns the last scalars with ``parameters``. Raises RecipeError if the pictures' side cannot be halved
+    often enough or widths are no multiples of 8.
     """
     shuffled = Shuffled(len(data), config.batch_size, config.seed, reporter)
     return fit_autoencoder(
-        config, data.images.shape[1:3], shuffled, lambda step: data.images[shuffled.indices(step)], data.images[:4096], reporter, checkpoints, out
+        config,
+        data.images.shape[1:3],
+        shuffled,
+        lambda step: data.images[shuffled.indices(step)],
+        data.images[:4096],
+        reporter,
+        checkpoints,
+        out,
     )
 
 
@@ -65,15 +77,19 @@ def fit_autoencoder(
     build: Callable[[AutoencoderFitConfig, int], AutoencoderKL] | None = None,
     spread: float = 1.0,
 ) -> dict[str, float]:
-    """The same for any source of batches: ``pictures(step)`` is this rank's share, uint8 (B, H, W, 3) of ``size``.
+    """The same for any source of batches: ``pictures(step)`` is this rank's share, uint8 (B, H, W, 3) of
+    ``size``.
 
-    ``sample`` (N, H, W, 3) measures the scaling factor, by which latents get the standard deviation ``spread``; ``build(config, side)``
-    makes another network of the same class. Raises RecipeError as :func:`train_autoencoder`.
+    ``sample`` (N, H, W, 3) measures the scaling factor, by which latents get the standard deviation
+    ``spread``; ``build(config, side)`` makes another network of the same class. Raises RecipeError as
+    :func:`train_autoencoder`.
     """
     (height, width), factor = size, 2 ** (len(config.channels) - 1)
     if height % factor or width % factor:
         side = f"side {height}" if height == width else f"{height}x{width}"
-        raise RecipeError(f"Pictures of {side} cannot be halved {len(config.channels) - 1} times; give fewer vae.channels.")
+        raise RecipeError(
+            f"Pictures of {side} cannot be halved {len(config.channels) - 1} times; give fewer vae.channels."
+        )
     if any(c % GROUPS for c in config.channels):
         raise RecipeError(f"vae.channels {config.channels} must be multiples of {GROUPS}.")
     torch.manual_seed(config.seed)
@@ -91,10 +107,19 @@ def fit_autoencoder(
         return {"loss": error + config.kl_weight * kl, "error": error, "kl": kl}
 
     metrics = run_loop(
-        module=module, loss_fn=loss_fn, batch_fn=batch_fn, optimizer=torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=0.0),
-        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps), total_steps=config.steps, precision=precision,
-        reporter=reporter, checkpoints=checkpoints, clip_norm=1.0, seed=config.seed, checkpoint_every=config.checkpoint_every,
-    )  # fmt: skip
+        module=module,
+        loss_fn=loss_fn,
+        batch_fn=batch_fn,
+        optimizer=torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=0.0),
+        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
+        total_steps=config.steps,
+        precision=precision,
+        reporter=reporter,
+        checkpoints=checkpoints,
+        clip_norm=1.0,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+    )
     metrics["parameters"] = float(sum(p.numel() for p in vae.parameters()))
     if reporter.rank == 0:
         mean, std = encode(vae, sample, reporter.device)
@@ -107,15 +132,23 @@ def fit_autoencoder(
 
 def _build(config: AutoencoderFitConfig, side: int) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=config.channels, down_block_types=("DownEncoderBlock2D",) * len(config.channels),
-        up_block_types=("UpDecoderBlock2D",) * len(config.channels), layers_per_block=1, latent_channels=config.latent_channels,
-        norm_num_groups=GROUPS, sample_size=side, mid_block_add_attention=False,
-    )  # fmt: skip
+        block_out_channels=config.channels,
+        down_block_types=("DownEncoderBlock2D",) * len(config.channels),
+        up_block_types=("UpDecoderBlock2D",) * len(config.channels),
+        layers_per_block=1,
+        latent_channels=config.latent_channels,
+        norm_num_groups=GROUPS,
+        sample_size=side,
+        mid_block_add_attention=False,
+    )
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the unscaled latents of uint8 pictures (N, H, W, 3), on the CPU."""
     vae.eval()
-    parts = [vae.encode(pixels(images[i : i + _ENCODE], device)).latent_dist for i in range(0, len(images), _ENCODE)]
+    parts = [
+        vae.encode(pixels(images[i : i + _ENCODE], device)).latent_dist
+        for i in range(0, len(images), _ENCODE)
+    ]
     return torch.cat([p.mean.cpu() for p in parts]), torch.cat([p.std.cpu() for p in parts])

@@ -1,13 +1,16 @@
 """The 15 corruption types of ImageNet-C at five severities, for any image size and one or three channels.
 
-Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations"
-(ICLR 2019), with the parameters of its public generator. At 224 pixels the parameters are the published ones; for other
-sizes, lengths in pixels follow the shorter side (see :mod:`.lengths`). What the benchmark leaves to the process (its noise
-was unseeded, its files are JPEG quality 85) is decided here: one seed an image, and uint8 arrays as they are.
+Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
+Perturbations" (ICLR 2019), with the parameters of its public generator. At 224 pixels the parameters are the
+published ones; for other sizes, lengths in pixels follow the shorter side (see :mod:`.lengths`). What the
+benchmark leaves to the process (its noise was unseeded, its files are JPEG quality 85) is decided here: one
+seed an image, and uint8 arrays as they are.
 
-The mean squared error rises with the severity, but for steps where the published tables trade one parameter against
-another: glass blur 1-2 and 3-4 (fewer passes, wider), frost 3-4 (the picture itself is darkened), elastic transform 2-3
-(another regime), and on small images snow 2-3 (flakes fewer but brighter) and pixelate 1-2 (a grid that divides the side).
+The mean squared error rises with the severity, but for steps where the published tables trade one parameter
+against
+another: glass blur 1-2 and 3-4 (fewer passes, wider), frost 3-4 (the picture itself is darkened), elastic
+transform 2-3 (another regime), and on small images snow 2-3 (flakes fewer but brighter) and pixelate 1-2 (a
+grid that divides the side).
 """
 
 from __future__ import annotations
@@ -40,22 +43,33 @@ _FUNCTIONS = {
 MIN_SIDE = 4
 
 
-def corrupt(image: np.ndarray, name: str, severity: int, seed: int, textures: str | None = None) -> np.ndarray:
+def corrupt(
+    image: np.ndarray, name: str, severity: int, seed: int, textures: str | None = None
+) -> np.ndarray:
     """A corrupted copy of a uint8 (H, W, 1 or 3) image: same shape, uint8.
 
-    ``seed`` (not negative) fixes every random choice; the same seed draws the same noise at all severities, and
-    unrelated noise for each type. ``textures`` is a folder with ImageNet-C's frost pictures; without it frost is
-    procedural. Values are truncated to integers, as the benchmark's generator does. Raises DataError for an unknown
-    type, a severity outside 1..5 or missing textures, and ItemError for an image of another form.
+    ``seed`` (not negative) fixes every random choice; the same seed draws the same noise at all severities,
+    and unrelated noise for each type. ``textures`` is a folder with ImageNet-C's frost pictures; without it
+    frost is procedural. Values are truncated to integers, as the benchmark's generator does. Raises DataError
+    for an unknown type, a severity outside 1..5 or missing textures, and ItemError for an image of another
+    form.
     """
     if name not in CORRUPTIONS:
-        raise DataError(f"There is no corruption {name!r}.{suggest(name, CORRUPTIONS)} Known are: {', '.join(CORRUPTIONS)}.")
+        raise DataError(
+            f"There is no corruption {name!r}.{suggest(name, CORRUPTIONS)} Known are:"
+            f" {', '.join(CORRUPTIONS)}."
+        )
     if severity not in (1, 2, 3, 4, 5):
         raise DataError(f"The severity of {name} is {severity!r}, but must be 1, 2, 3, 4 or 5.")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or min(image.shape[:2]) < MIN_SIDE:
+    if (
+        image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] not in (1, 3)
+        or min(image.shape[:2]) < MIN_SIDE
+    ):
         raise ItemError(
-            f"{name} needs a uint8 image of height x width x 1 or 3 with sides of at least {MIN_SIDE} pixels, "
-            f"got {image.dtype} {image.shape}."
+            f"{name} needs a uint8 image of height x width x 1 or 3 with sides of at least {MIN_SIDE} pixels,"
+            f" got {image.dtype} {image.shape}."
         )
     rng = generator(seed, name)
     if name == "frost":

@@ -22,8 +22,9 @@ def defocus_blur(image: np.ndarray, severity: int, rng: np.random.Generator) -> 
 
 @functools.lru_cache(maxsize=32)
 def _disc(radius: float, alias: float, factor: float) -> np.ndarray:
-    """At factor 1 the benchmark's kernel: pixels whose centre is within the radius, smoothed by a 3x3 (radius above 8: 5x5)
-    Gaussian. At other sizes the exact area of the disc of radius * factor in each pixel, smoothed by sigma 0.5.
+    """At factor 1 the benchmark's kernel: pixels whose centre is within the radius, smoothed by a 3x3 (radius
+    above 8: 5x5) Gaussian. At other sizes the exact area of the disc of radius * factor in each pixel,
+    smoothed by sigma 0.5.
     """
     if factor == 1:
         half = max(8, int(radius))
@@ -66,9 +67,9 @@ def _mirrored(n: int, pad: int) -> np.ndarray:
 def glass_blur(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """Gaussian blur, pixels displaced by up to delta, Gaussian blur.
 
-    The benchmark's loop means to swap two pixels but, on colour images, copies one over the other; the published images
-    were made so, and this does the same, in the same order (from the lower right corner). Where delta shrinks below a
-    pixel, each pixel is displaced by up to one with probability delta * factor.
+    The benchmark's loop means to swap two pixels but, on colour images, copies one over the other; the
+    published images were made so, and this does the same, in the same order (from the lower right corner).
+    Where delta shrinks below a pixel, each pixel is displaced by up to one with probability delta * factor.
     """
     sigma, delta, passes = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[severity - 1]
     factor = pixels(image.shape)
@@ -104,8 +105,9 @@ def motion_blur(image: np.ndarray, severity: int, rng: np.random.Generator) -> n
 
 
 def smear(image: np.ndarray, radius: float, sigma: float, angle: float) -> np.ndarray:
-    """One-sided motion blur of (H, W, C): the mean of 2 * radius + 1 samples along ``angle`` (degrees from the x axis
-    towards larger y) with weights exp(-i^2 / 2 sigma^2), at whole pixels, edges repeated. ImageMagick's motion blur.
+    """One-sided motion blur of (H, W, C): the mean of 2 * radius + 1 samples along ``angle`` (degrees from
+    the x axis towards larger y) with weights exp(-i^2 / 2 sigma^2), at whole pixels, edges repeated.
+    ImageMagick's motion blur.
     """
     taps = int(np.ceil(2 * radius - 1e-9)) + 1
     weights = np.exp(-0.5 * (np.arange(taps) / sigma) ** 2)
@@ -123,7 +125,8 @@ def smear(image: np.ndarray, radius: float, sigma: float, angle: float) -> np.nd
 
 
 def zoom_blur(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """The mean of the image and its enlargements by 1, 1 + step, ... (factors are relative, so they do not scale)."""
+    """The mean of the image and its enlargements by 1, 1 + step, ... (factors are relative, so they do not
+    scale)."""
     stop, step = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))[severity - 1]
     factors = np.arange(1, stop, step)
     x = (image / 255.0).astype(np.float32)

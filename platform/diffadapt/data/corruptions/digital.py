@@ -24,13 +24,18 @@ def contrast(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.n
 def elastic_transform(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """A random affine map, then a smooth random displacement of every pixel; bilinear, borders mirrored.
 
-    The published table mixes two regimes (severities 1 and 2: large affine maps; 3 to 5: small, rough displacements), so the
-    squared error does not rise from 2 to 3. The affine part is relative to the picture. The smoothing length is
-    at least one pixel and displacements shrink no further than to a quarter of their size at 224 pixels.
+    The published table mixes two regimes (severities 1 and 2: large affine maps; 3 to 5: small, rough
+    displacements), so the squared error does not rise from 2 to 3. The affine part is relative to the
+    picture. The smoothing length is at least one pixel and displacements shrink no further than to a quarter
+    of their size at 224 pixels.
     """
     amplitude, sigma, affine = (
-        (488.0, 170.8, 24.4), (488.0, 19.52, 48.8), (12.2, 2.44, 4.88), (17.08, 2.44, 4.88), (29.28, 2.44, 4.88),
-    )[severity - 1]  # fmt: skip
+        (488.0, 170.8, 24.4),
+        (488.0, 19.52, 48.8),
+        (12.2, 2.44, 4.88),
+        (17.08, 2.44, 4.88),
+        (29.28, 2.44, 4.88),
+    )[severity - 1]
     factor = pixels(image.shape)
     smooth = max(sigma * factor, 1.0)
     # White noise smoothed by sigma has a deviation proportional to 1 / sigma.
@@ -38,7 +43,9 @@ def elastic_transform(image: np.ndarray, severity: int, rng: np.random.Generator
     height, width = image.shape[:2]
     x = _random_affine((image / 255.0).astype(np.float32), affine * relative(image.shape), rng)
     down_filter, across_filter = _smoothing(height, smooth), _smoothing(width, smooth)
-    right, down = (amplitude * (down_filter @ rng.uniform(-1, 1, (height, width)) @ across_filter.T) for _ in range(2))
+    right, down = (
+        amplitude * (down_filter @ rng.uniform(-1, 1, (height, width)) @ across_filter.T) for _ in range(2)
+    )
     rows, columns = np.mgrid[:height, :width]
     return _sample(x, rows + down, columns + right, "reflect").astype(np.float64)
 
@@ -59,18 +66,22 @@ def _random_affine(x: np.ndarray, amount: float, rng: np.random.Generator) -> np
 
 def _sample(x: np.ndarray, rows: np.ndarray, columns: np.ndarray, mode: str) -> np.ndarray:
     at = np.stack([rows, columns])
-    return np.stack([ndimage.map_coordinates(x[..., c], at, order=1, mode=mode) for c in range(x.shape[2])], axis=-1)
+    return np.stack(
+        [ndimage.map_coordinates(x[..., c], at, order=1, mode=mode) for c in range(x.shape[2])], axis=-1
+    )
 
 
 @functools.lru_cache(maxsize=32)
 def _smoothing(n: int, sigma: float) -> np.ndarray:
-    """The Gaussian filter of scipy (mode reflect, cut at three sigma) along ``n`` samples, as an (n, n) matrix."""
+    """The Gaussian filter of scipy (mode reflect, cut at three sigma) along ``n`` samples, as an (n, n)
+    matrix."""
     return ndimage.gaussian_filter1d(np.eye(n), sigma, axis=0, mode="reflect", truncate=3.0)
 
 
 def pixelate(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Shrunk and enlarged again with box filters. Sides of int(c * n) pixels, and every severity at least one pixel fewer
-    than the one before (which binds only where the table's sizes coincide, from about 20 pixels down).
+    """Shrunk and enlarged again with box filters. Sides of int(c * n) pixels, and every severity at least one
+    pixel fewer than the one before (which binds only where the table's sizes coincide, from about 20 pixels
+    down).
     """
     height, width = image.shape[:2]
     small = to_pil(image).resize((_shrunk(width, severity), _shrunk(height, severity)), Image.Resampling.BOX)

@@ -16,7 +16,8 @@ OFFICIAL = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg"
 """The pictures that the benchmark draws from (its generator never reaches the sixth, frost6.jpg)."""
 
 FINEST = 0.4
-"""The procedural ice shrinks no further than to this fraction of its size at 224 pixels: finer needles are white noise."""
+"""The procedural ice shrinks no further than to this fraction of its size at 224 pixels: finer needles are
+white noise."""
 
 
 def frost(image: np.ndarray, severity: int, rng: np.random.Generator, textures: str | None) -> np.ndarray:
@@ -32,7 +33,9 @@ def frost(image: np.ndarray, severity: int, rng: np.random.Generator, textures: 
     return (keep * image + ice * texture) / 255.0
 
 
-def _official_crop(textures: str, height: int, width: int, factor: float, rng: np.random.Generator) -> np.ndarray:
+def _official_crop(
+    textures: str, height: int, width: int, factor: float, rng: np.random.Generator
+) -> np.ndarray:
     picture = _official(textures, OFFICIAL[rng.integers(len(OFFICIAL))], factor)
     grow = max((height + 1) / picture.shape[0], (width + 1) / picture.shape[1])
     if grow > 1:
@@ -62,13 +65,20 @@ def _official(textures: str, name: str, factor: float) -> np.ndarray:
 
 
 def procedural_texture(height: int, width: int, factor: float, rng: np.random.Generator) -> np.ndarray:
-    """An ice-like picture, float64 (height, width, 3) in [0, 255]: needles in a few directions and fine grain, thick in
-    some places and thin in others, bluish where thin. ``factor`` scales its lengths.
+    """An ice-like picture, float64 (height, width, 3) in [0, 255]: needles in a few directions and fine
+    grain, thick in some places and thin in others, bluish where thin. ``factor`` scales its lengths.
     """
     needles = np.zeros((height, width))
     first = rng.uniform(0, np.pi)
     for k in range(3):
-        field = _filtered(height, width, 22 * factor, max(1.6 * factor, 1.2), first + k * np.pi / 3 + rng.uniform(-0.2, 0.2), rng)
+        field = _filtered(
+            height,
+            width,
+            22 * factor,
+            max(1.6 * factor, 1.2),
+            first + k * np.pi / 3 + rng.uniform(-0.2, 0.2),
+            rng,
+        )
         where = 1 / (1 + np.exp(-3 * _filtered(height, width, 18 * factor, 18 * factor, 0.0, rng)))
         needles = np.maximum(needles, where * np.exp(-4.0 * np.abs(field)))
     fine = max(2.0 * factor, 1.2)
@@ -79,8 +89,11 @@ def procedural_texture(height: int, width: int, factor: float, rng: np.random.Ge
     return thin + ice * (thick - thin)
 
 
-def _filtered(height: int, width: int, along: float, across: float, angle: float, rng: np.random.Generator) -> np.ndarray:
-    """Unit-variance Gaussian noise smoothed by an oriented Gaussian of the given standard deviations in pixels."""
+def _filtered(
+    height: int, width: int, along: float, across: float, angle: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Unit-variance Gaussian noise smoothed by an oriented Gaussian of the given standard deviations in
+    pixels."""
     shape = (fft.next_fast_len(height), fft.next_fast_len(width, real=True))
     fy = fft.fftfreq(shape[0])[:, None]
     fx = fft.rfftfreq(shape[1])[None]

@@ -1,8 +1,9 @@
-"""How lengths in pixels, published for 224-pixel images, carry over to other sizes; and resampling that types share.
+"""How lengths in pixels, published for 224-pixel images, carry over to other sizes; and resampling that types
+share.
 
-A length is multiplied by ``min(H, W) / 224``. Images under 32 pixels keep the lengths of a 32-pixel image: a blur of a
-hundredth of a pixel would change nothing (CIFAR-10-C's published radii, 0.3 to 1.5, are close to the lengths that this gives
-at 32). At 224 pixels every factor is exactly 1.
+A length is multiplied by ``min(H, W) / 224``. Images under 32 pixels keep the lengths of a 32-pixel image: a
+blur of a hundredth of a pixel would change nothing (CIFAR-10-C's published radii, 0.3 to 1.5, are close to
+the lengths that this gives at 32). At 224 pixels every factor is exactly 1.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def zoom_positions(n: int, factor: float) -> np.ndarray:
     """Where each of ``n`` output samples reads when the middle of ``n`` samples is enlarged by ``factor``.
 
     From 224 samples up, the benchmark's grid: ceil(n / factor) samples are stretched, corners aligned, to
-    round(ceil(n / factor) * factor), and the middle is kept. That rounding swallows small factors when n is small, so
-    below 224 the enlargement is continuous.
+    round(ceil(n / factor) * factor), and the middle is kept. That rounding swallows small factors when n is
+    small, so below 224 the enlargement is continuous.
     """
     if n < REFERENCE:
         middle = (n - 1) / 2

@@ -8,7 +8,8 @@ from diffadapt.data.corruptions.blur import smear
 from diffadapt.data.corruptions.lengths import enlarge, pixels
 
 SMALLEST_FLAKE = 2.0
-"""Pixels. Without the smoothing of an enlargement, the thresholded noise would be several times as dense as at 224."""
+"""Pixels. Without the smoothing of an enlargement, the thresholded noise would be several times as dense as
+at 224."""
 
 
 def snow(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
@@ -51,10 +52,11 @@ def fog(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarra
 
 
 def plasma(side: int, decay: float, rng: np.random.Generator) -> np.ndarray:
-    """A periodic (side, side) height map in [0, 1] by the diamond-square algorithm; ``side`` is a power of two.
+    """A periodic (side, side) height map in [0, 1] by the diamond-square algorithm; ``side`` is a power of
+    two.
 
-    At each halving of the step, new points are the mean of their four neighbours plus uniform noise in +- r^2, and r
-    shrinks by ``decay``: the larger the decay, the smoother the map.
+    At each halving of the step, new points are the mean of their four neighbours plus uniform noise in +-
+    r^2, and r shrinks by ``decay``: the larger the decay, the smoother the map.
     """
     heights = np.zeros((side, side))
     step, r = side, 100.0
@@ -74,7 +76,8 @@ def plasma(side: int, decay: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def brightness(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Value in HSV raised by 0.1 to 0.5. Hue and saturation stay, so every channel is multiplied by V' / V."""
+    """Value in HSV raised by 0.1 to 0.5. Hue and saturation stay, so every channel is multiplied by V' /
+    V."""
     raised = (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1]
     x = image / 255.0
     value = x.max(axis=2, keepdims=True)

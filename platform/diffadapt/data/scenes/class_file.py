@@ -20,9 +20,13 @@ MAX_CLASSES = 254
 
 
 def own_class_table(config: SceneConfig) -> ClassTable:
-    """``classes.csv`` in the root of a folder or beside a Parquet file. Raises DataError where there is none."""
+    """``classes.csv`` in the root of a folder or beside a Parquet file. Raises DataError where there is
+    none."""
     if not config.path:
-        raise DataError(f"The path of the scenes is empty: give the data set's root folder{' or a Parquet file' if config.layout == 'parquet' else ''}.")
+        raise DataError(
+            "The path of the scenes is empty: give the data set's root"
+            f" folder{' or a Parquet file' if config.layout == 'parquet' else ''}."
+        )
     root = posixpath.dirname(config.path) if config.path.endswith(".parquet") else config.path.rstrip("/")
     place = posixpath.join(root, OWN)
     try:
@@ -30,19 +34,26 @@ def own_class_table(config: SceneConfig) -> ClassTable:
         there = fs.isfile(path)
         known = there or fs.exists(posixpath.dirname(path))
     except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"{config.path} cannot be opened ({error}): check the location and its protocol.") from None
+        raise DataError(
+            f"{config.path} cannot be opened ({error}): check the location and its protocol."
+        ) from None
     if not known:
         raise DataError(f"{config.path} does not exist: check the path.")
     if not there:
-        raise DataError(f"The scenes in {config.path} have no class table: give one in `classes` (a CSV of value, name, red, green, blue, or one of {', '.join(BUILT_IN)}), or put it there as {OWN}.")
+        raise DataError(
+            f"The scenes in {config.path} have no class table: give one in `classes` (a CSV of value, name,"
+            f" red, green, blue, or one of {', '.join(BUILT_IN)}), or put it there as {OWN}."
+        )
     return read_class_table(place)
 
 
 def read_class_table(location: str) -> ClassTable:
-    """The table in a CSV file of value, name, red, green, blue (a header line may be given; with one, columns may be in any order).
+    """The table in a CSV file of value, name, red, green, blue (a header line may be given; with one, columns
+    may be in any order).
 
-    Classes are numbered in the order in which their names come first; rows of one name are one class, painted in the first row's
-    colour. The name ``ignore`` leaves a value out. An optional sixth column ``ade`` is the class' index among ADE20K's colours.
+    Classes are numbered in the order in which their names come first; rows of one name are one class, painted
+    in the first row's colour. The name ``ignore`` leaves a value out. An optional sixth column ``ade`` is the
+    class' index among ADE20K's colours.
     Raises DataError with the line for anything else.
     """
     try:
@@ -50,23 +61,40 @@ def read_class_table(location: str) -> ClassTable:
             text = stream.read().decode("utf-8-sig")
     except (OSError, ValueError, ImportError) as error:
         near = suggest(location, BUILT_IN)
-        raise DataError(f"The class table {location} cannot be read ({error}): give a CSV file, or one of {', '.join(BUILT_IN)}.{near}") from None
-    lines = [(n, [cell.strip() for cell in row]) for n, row in enumerate(csv.reader(io.StringIO(text)), 1) if any(cell.strip() for cell in row) and not row[0].lstrip().startswith("#")]
+        raise DataError(
+            f"The class table {location} cannot be read ({error}): give a CSV file, or one of"
+            f" {', '.join(BUILT_IN)}.{near}"
+        ) from None
+    lines = [
+        (n, [cell.strip() for cell in row])
+        for n, row in enumerate(csv.reader(io.StringIO(text)), 1)
+        if any(cell.strip() for cell in row) and not row[0].lstrip().startswith("#")
+    ]
     if not lines:
-        raise DataError(f"The class table {location} is empty: it needs a line of value, name, red, green, blue for each value of the label files.")
+        raise DataError(
+            f"The class table {location} is empty: it needs a line of value, name, red, green, blue for each"
+            " value of the label files."
+        )
     return _table(location, *_columns(location, lines))
 
 
-def _columns(location: str, lines: list[tuple[int, list[str]]]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _columns(
+    location: str, lines: list[tuple[int, list[str]]]
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
     first = [cell.lower() for cell in lines[0][1]]
     if not any(cell in COLUMNS for cell in first):
         return list(COLUMNS), lines
     unknown = [cell for cell in first if cell not in COLUMNS]
     if unknown:
-        raise DataError(f"The class table {location} has a column {unknown[0]!r}: it may have {', '.join(COLUMNS)}.{suggest(unknown[0], COLUMNS)}")
+        raise DataError(
+            f"The class table {location} has a column {unknown[0]!r}: it may have"
+            f" {', '.join(COLUMNS)}.{suggest(unknown[0], COLUMNS)}"
+        )
     missing = [c for c in COLUMNS[:5] if c not in first]
     if missing:
-        raise DataError(f"The class table {location} has no column {missing[0]!r}: it needs {', '.join(COLUMNS[:5])}.")
+        raise DataError(
+            f"The class table {location} has no column {missing[0]!r}: it needs {', '.join(COLUMNS[:5])}."
+        )
     return first, lines[1:]
 
 
@@ -84,7 +112,10 @@ def _table(location: str, columns: list[str], lines: list[tuple[int, list[str]]]
         value = _whole(row["value"], f"{where}: the value", 0, 65535)
         colour = tuple(_whole(row[c], f"{where}: {c}", 0, 255) for c in ("red", "green", "blue"))
         if value in rows:
-            raise DataError(f"{where} lists the value {value} a second time: each value of the label files needs one line.")
+            raise DataError(
+                f"{where} lists the value {value} a second time: each value of the label files needs one"
+                " line."
+            )
         if row["name"].lower() == "ignore":
             rows[value] = (IGNORED, colour)  # type: ignore[assignment]
             continue
@@ -95,11 +126,21 @@ def _table(location: str, columns: list[str], lines: list[tuple[int, list[str]]]
             ade.append(index)
         rows[value] = (names.index(row["name"]), colour)  # type: ignore[assignment]
     if not 1 <= len(names) <= MAX_CLASSES:
-        raise DataError(f"The class table {location} has {len(names)} classes, but 1 to {MAX_CLASSES} are possible.")
+        raise DataError(
+            f"The class table {location} has {len(names)} classes, but 1 to {MAX_CLASSES} are possible."
+        )
     values = tuple(sorted(rows))
     listed = tuple(-1 if a is None else a for a in ade) if any(a is not None for a in ade) else ()
     stem = posixpath.splitext(posixpath.basename(location))[0]
-    return ClassTable(stem, tuple(names), tuple(colours), values, tuple(rows[v][0] for v in values), listed, tuple(rows[v][1] for v in values))
+    return ClassTable(
+        stem,
+        tuple(names),
+        tuple(colours),
+        values,
+        tuple(rows[v][0] for v in values),
+        listed,
+        tuple(rows[v][1] for v in values),
+    )
 
 
 def _whole(text: str, what: str, low: int, high: int) -> int:

@@ -1,4 +1,5 @@
-"""COCO-format data: a folder of images and an instances JSON; boxes as objects, masks (or boxes) painted as a label map."""
+"""COCO-format data: a folder of images and an instances JSON; boxes as objects, masks (or boxes) painted as a
+label map."""
 
 from __future__ import annotations
 
@@ -37,31 +38,63 @@ def category_table(config: SceneConfig) -> ClassTable:
 
 
 def open_coco(config: SceneConfig) -> SceneSource:
-    """The images that ``{path}/{labels}`` lists, in ``{path}/{images}``. With a class table of one's own, categories are bound to it by name,
-    and those that it does not name are left out. Raises DataError for a JSON that is damaged or names what is not there."""
+    """The images that ``{path}/{labels}`` lists, in ``{path}/{images}``. With a class table of one's own,
+    categories are bound to it by name, and those that it does not name are left out. Raises DataError for a
+    JSON that is damaged or names what is not there.
+    """
     fs, root = open_location(config.path)
     if not config.labels:
         files = image_files(fs, root, config.images, f"{config.path}: the images")
         names = {posixpath.relpath(name, posixpath.normpath(config.images)): name for name in files}
-        items = tuple(SceneItem(scene, names[name]) for scene, name in by_stem(names, (), "an image of the scene").items())
+        items = tuple(
+            SceneItem(scene, names[name])
+            for scene, name in by_stem(names, (), "an image of the scene").items()
+        )
         table = class_table(config) if config.classes else plain_table("coco", [])
-        return SceneSource(source_name(root), items, table, table, CocoReader(FileReader(fs, root, files), {}), labelled=False)
+        return SceneSource(
+            source_name(root),
+            items,
+            table,
+            table,
+            CocoReader(FileReader(fs, root, files), {}),
+            labelled=False,
+        )
     categories, images, annotations = _document(config)
     table = class_table(config)
-    files = {posixpath.relpath(n, posixpath.normpath(config.images)): (n, p) for n, p in image_files(fs, root, config.images, f"{config.path}: the images").items()}
+    files = {
+        posixpath.relpath(n, posixpath.normpath(config.images)): (n, p)
+        for n, p in image_files(fs, root, config.images, f"{config.path}: the images").items()
+    }
     number = _bind(categories, table, config)
     lost = sorted(i["file_name"] for i in images.values() if i["file_name"] not in files)
     if lost and (not config.partial or len(lost) == len(images)):
-        raise DataError(f"{config.labels} names {len(lost):,} images that do not lie in {config.images!r}, such as {some(lost, 3)}: add them, or allow a partial copy.")
+        raise DataError(
+            f"{config.labels} names {len(lost):,} images that do not lie in {config.images!r}, such as"
+            f" {some(lost, 3)}: add them, or allow a partial copy."
+        )
     listed = {i["file_name"]: (key, i) for key, i in images.items() if i["file_name"] in files}
     stems = by_stem(listed, (), "an image of the scene")
     truth: dict[str, _Truth] = {}
     for scene, name in stems.items():
         key, image = listed[name]
-        truth[scene] = _Truth(image.get("height"), image.get("width"), tuple((number[a["category_id"]], a) for a in annotations.get(key, ()) if a["category_id"] in number))
+        truth[scene] = _Truth(
+            image.get("height"),
+            image.get("width"),
+            tuple(
+                (number[a["category_id"]], a) for a in annotations.get(key, ()) if a["category_id"] in number
+            ),
+        )
     items = tuple(SceneItem(scene, files[name][0], scene) for scene, name in stems.items())
-    reader = CocoReader(FileReader(fs, root, {files[name][0]: files[name][1] for name in stems.values()}), truth)
-    return SceneSource(source_name(root), items, table, plain_table("coco", list(zip(table.names, table.colours, strict=True))), reader)
+    reader = CocoReader(
+        FileReader(fs, root, {files[name][0]: files[name][1] for name in stems.values()}), truth
+    )
+    return SceneSource(
+        source_name(root),
+        items,
+        table,
+        plain_table("coco", list(zip(table.names, table.colours, strict=True))),
+        reader,
+    )
 
 
 @dataclass(frozen=True)
@@ -85,9 +118,17 @@ class CocoReader:
             return RawScene(image)
         size = image_size(image, item.key)
         if truth.height is not None and (truth.height, truth.width) != size:
-            raise ItemError(f"{item.key} is {size[0]} x {size[1]} pixels (height x width), but its JSON says {truth.height} x {truth.width}, so that its boxes do not fit: correct the entry.")
-        objects = [{"category": number, "bbox": _corners(a, item.key), "crowd": bool(a.get("iscrowd", 0))} for number, a in truth.annotations]
-        return RawScene(image, encode_png(_painted(truth.annotations, objects, size, item.key)), None, objects)
+            raise ItemError(
+                f"{item.key} is {size[0]} x {size[1]} pixels (height x width), but its JSON says"
+                f" {truth.height} x {truth.width}, so that its boxes do not fit: correct the entry."
+            )
+        objects = [
+            {"category": number, "bbox": _corners(a, item.key), "crowd": bool(a.get("iscrowd", 0))}
+            for number, a in truth.annotations
+        ]
+        return RawScene(
+            image, encode_png(_painted(truth.annotations, objects, size, item.key)), None, objects
+        )
 
     def image(self, item: SceneItem) -> bytes:
         return self.files.read(item.image)
@@ -99,11 +140,20 @@ class CocoReader:
         sha = hashlib.sha256()
         for item in items:
             truth = self.truth.get(item.key)
-            sha.update(json.dumps([item.key, truth and [truth.height, truth.width, truth.annotations]], sort_keys=True).encode())
+            sha.update(
+                json.dumps(
+                    [item.key, truth and [truth.height, truth.width, truth.annotations]], sort_keys=True
+                ).encode()
+            )
         return [self.files.identities([i.image for i in items], content), sha.hexdigest()]
 
 
-def _painted(annotations: Sequence[tuple[int, Mapping[str, Any]]], objects: Sequence[Mapping[str, Any]], size: tuple[int, int], key: str) -> np.ndarray:
+def _painted(
+    annotations: Sequence[tuple[int, Mapping[str, Any]]],
+    objects: Sequence[Mapping[str, Any]],
+    size: tuple[int, int],
+    key: str,
+) -> np.ndarray:
     canvas = Image.new("L", (size[1], size[0]), IGNORED)
     order = sorted(range(len(objects)), key=lambda i: (-_area(objects[i]["bbox"]), i))
     for i in order:
@@ -113,9 +163,15 @@ def _painted(annotations: Sequence[tuple[int, Mapping[str, Any]]], objects: Sequ
             try:
                 mask = decode_rle(shape)
             except (ValueError, KeyError, TypeError) as error:
-                raise ItemError(f"The mask of annotation {annotation.get('id')} of {key} is damaged ({error}): correct the JSON.") from None
+                raise ItemError(
+                    f"The mask of annotation {annotation.get('id')} of {key} is damaged ({error}): correct"
+                    " the JSON."
+                ) from None
             if mask.shape != size:
-                raise ItemError(f"The mask of annotation {annotation.get('id')} of {key} is {mask.shape[0]} x {mask.shape[1]} pixels but the image {size[0]} x {size[1]}: correct the JSON.")
+                raise ItemError(
+                    f"The mask of annotation {annotation.get('id')} of {key} is {mask.shape[0]} x"
+                    f" {mask.shape[1]} pixels but the image {size[0]} x {size[1]}: correct the JSON."
+                )
             canvas.paste(number, mask=Image.fromarray(mask))
             continue
         draw = ImageDraw.Draw(canvas)
@@ -124,7 +180,10 @@ def _painted(annotations: Sequence[tuple[int, Mapping[str, Any]]], objects: Sequ
             draw.polygon([float(v) for v in ring], fill=number)
         if not rings:
             x1, y1, x2, y2 = objects[i]["bbox"]
-            draw.rectangle((round(x1), round(y1), max(round(x2) - 1, round(x1)), max(round(y2) - 1, round(y1))), fill=number)
+            draw.rectangle(
+                (round(x1), round(y1), max(round(x2) - 1, round(x1)), max(round(y2) - 1, round(y1))),
+                fill=number,
+            )
     return np.asarray(canvas)
 
 
@@ -134,9 +193,15 @@ def _corners(annotation: Mapping[str, Any], key: str) -> list[float]:
         if not np.isfinite([x, y, width, height]).all():
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise ItemError(f"Annotation {annotation.get('id')} of {key} has no bbox of four numbers (x, y, width, height): correct the JSON.") from None
+        raise ItemError(
+            f"Annotation {annotation.get('id')} of {key} has no bbox of four numbers (x, y, width, height):"
+            " correct the JSON."
+        ) from None
     if not (width > 0 and height > 0):
-        raise ItemError(f"The box of annotation {annotation.get('id')} of {key} is {width:g} x {height:g} pixels and thus has no area: correct or remove it.")
+        raise ItemError(
+            f"The box of annotation {annotation.get('id')} of {key} is {width:g} x {height:g} pixels and thus"
+            " has no area: correct or remove it."
+        )
     return [x, y, x + width, y + height]
 
 
@@ -148,7 +213,10 @@ def _bind(categories: list[tuple[int, str]], table: ClassTable, config: SceneCon
     known = {name.casefold(): c for c, name in enumerate(table.names)}
     found = {number: known[name.casefold()] for number, name in categories if name.casefold() in known}
     if not found:
-        raise DataError(f"No category of {config.labels} ({some([n for _, n in categories], 3)}) is a class of the table {table.name}: give a class table with these names, or leave classes empty.")
+        raise DataError(
+            f"No category of {config.labels} ({some([n for _, n in categories], 3)}) is a class of the table"
+            f" {table.name}: give a class table with these names, or leave classes empty."
+        )
     return found
 
 
@@ -160,11 +228,17 @@ def _document(config: SceneConfig) -> _Document:
     if not config.path:
         raise DataError("The path of the scenes is empty: give the root folder of the COCO-format data.")
     if not config.labels:
-        raise DataError(f"Without an instances JSON (labels is empty) {config.path} has no classes: give a class table in classes.")
+        raise DataError(
+            f"Without an instances JSON (labels is empty) {config.path} has no classes: give a class table in"
+            " classes."
+        )
     fs, root = open_location(config.path)
     path = posixpath.join(root, config.labels)
     if not fs.isfile(path):
-        raise DataError(f"{config.path} has no instances JSON {config.labels!r}: give its path in labels, relative to the root.")
+        raise DataError(
+            f"{config.path} has no instances JSON {config.labels!r}: give its path in labels, relative to the"
+            " root."
+        )
     return _parse(fs, path, json.dumps(file_stamp(fs, path)))
 
 
@@ -173,28 +247,51 @@ def _parse(fs: Any, path: str, stamp: str) -> _Document:
     try:
         document = json.load(io.BytesIO(fs.cat_file(path)))
         categories = sorted((int(c["id"]), str(c["name"])) for c in document["categories"])
-        images = {int(i["id"]): {**i, "file_name": posixpath.normpath(str(i["file_name"]))} for i in document["images"]}
-        entries = [(int(a["image_id"]), {**a, "category_id": int(a["category_id"])}) for a in document["annotations"]]
+        images = {
+            int(i["id"]): {**i, "file_name": posixpath.normpath(str(i["file_name"]))}
+            for i in document["images"]
+        }
+        entries = [
+            (int(a["image_id"]), {**a, "category_id": int(a["category_id"])}) for a in document["annotations"]
+        ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise DataError(f"{path} is not a COCO instances file ({what}): it needs images, annotations and categories.") from None
+        raise DataError(
+            f"{path} is not a COCO instances file ({what}): it needs images, annotations and categories."
+        ) from None
     names = [name for _, name in categories]
-    if len(set(names)) != len(names) or len({n for n, _ in categories}) != len(names) or not 1 <= len(names) <= MAX_CLASSES:
-        raise DataError(f"{path} has {len(names)} categories{', some of them twice' if len(set(names)) != len(names) else ''}: it needs 1 to {MAX_CLASSES} with distinct ids and names.")
-    if len(images) != len(document["images"]) or len({i["file_name"] for i in images.values()}) != len(images):
+    if (
+        len(set(names)) != len(names)
+        or len({n for n, _ in categories}) != len(names)
+        or not 1 <= len(names) <= MAX_CLASSES
+    ):
+        raise DataError(
+            f"{path} has {len(names)}"
+            f" categories{', some of them twice' if len(set(names)) != len(names) else ''}: it needs 1 to"
+            f" {MAX_CLASSES} with distinct ids and names."
+        )
+    if len(images) != len(document["images"]) or len({i["file_name"] for i in images.values()}) != len(
+        images
+    ):
         raise DataError(f"{path} lists an image twice: ids and file names must be distinct.")
     found: dict[int, list[dict[str, Any]]] = {}
     known = {number for number, _ in categories}
     for image, annotation in entries:
         if image not in images or annotation["category_id"] not in known:
-            what = f"the image {image}" if image not in images else f"the category {annotation['category_id']}"
-            raise DataError(f"Annotation {annotation.get('id')} of {path} belongs to {what}, which the file does not list: correct it.")
+            what = (
+                f"the image {image}" if image not in images else f"the category {annotation['category_id']}"
+            )
+            raise DataError(
+                f"Annotation {annotation.get('id')} of {path} belongs to {what}, which the file does not"
+                " list: correct it."
+            )
         found.setdefault(image, []).append(annotation)
     return categories, images, found
 
 
 def _colour(number: int) -> tuple[int, int, int]:
-    """Colour ``number`` of the usual bit-interleaved palette (Pascal VOC's): bits 0, 1, 2 of each base-8 digit go to red, green, blue."""
+    """Colour ``number`` of the usual bit-interleaved palette (Pascal VOC's): bits 0, 1, 2 of each base-8
+    digit go to red, green, blue."""
     red = green = blue = 0
     for digit in range(3):
         bits = number >> 3 * digit

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Layout = Literal["folder", "parquet", "cityscapes", "acdc", "gta5", "dark_zurich", "bdd100k", "camvid", "coco", "streets"]
+Layout = Literal[
+    "folder", "parquet", "cityscapes", "acdc", "gta5", "dark_zurich", "bdd100k", "camvid", "coco", "streets"
+]
 
 
 @dataclass(frozen=True)
@@ -13,33 +15,42 @@ class SceneConfig:
     """Scenes with label maps (or boxes), images and labels paired by their names, never by their order."""
 
     path: str = ""
-    """The data set's root folder; for 'parquet' a file or folder; for 'streets' ``embedded:streets``. Any fsspec location."""
+    """The data set's root folder; for 'parquet' a file or folder; for 'streets' ``embedded:streets``. Any
+    fsspec location."""
     layout: Layout = "folder"
-    """folder: ``images`` and ``labels`` below the root, paired by relative path without suffix; parquet: columns ``image`` and
-    ``annotation`` (struct<bytes, path>); coco: ``images`` and an instances JSON (``labels``); streets: procedural scenes, 64x64."""
+    """folder: ``images`` and ``labels`` below the root, paired by relative path without suffix; parquet:
+    columns ``image`` and ``annotation`` (struct<bytes, path>); coco: ``images`` and an instances JSON
+    (``labels``); streets: procedural scenes, 64x64."""
     split: str = "train"
-    """train, val or test, as the data set names it; GTA5 and CamVid also have all. Not used by folder, parquet and coco."""
+    """train, val or test, as the data set names it; GTA5 and CamVid also have all. Not used by folder,
+    parquet and coco."""
     condition: str = ""
-    """ACDC: fog, night, rain or snow; Dark Zurich: night, twilight or day; streets: a condition of worlds/streets/scenes.py; empty: all (Dark
+    """ACDC: fog, night, rain or snow; Dark Zurich: night, twilight or day; streets: a condition of
+    worlds/streets/scenes.py; empty: all (Dark
     Zurich: night; streets: day)."""
     sequences: tuple[str, ...] = ()
-    """CamVid: only frames whose name starts with one of these ('0006R0'); parquet: only rows of these sequences."""
+    """CamVid: only frames whose name starts with one of these ('0006R0'); parquet: only rows of these
+    sequences."""
     images: str = "images"
     """folder: sub-folder of the images; coco: likewise."""
     labels: str = "labels"
-    """folder: sub-folder of the label PNGs; coco: the instances JSON, relative to the root. Empty, in any layout: no truth is read."""
+    """folder: sub-folder of the label PNGs; coco: the instances JSON, relative to the root. Empty, in any
+    layout: no truth is read."""
     classes: str = ""
-    """A class table (CSV: value, name, red, green, blue; ``ignore`` as a name leaves a value out) or the name of a built-in one
-    (cityscapes, camvid, streets, ...); empty: the layout's own (folder, parquet: ``classes.csv`` in the root; coco: its categories)."""
+    """A class table (CSV: value, name, red, green, blue; ``ignore`` as a name leaves a value out) or the name
+    of a built-in one (cityscapes, camvid, streets, ...); empty: the layout's own (folder, parquet:
+    ``classes.csv`` in the root; coco: its categories)."""
     size: tuple[int, int] = (0, 0)
-    """(height, width) that images (area) and label maps (nearest) are brought to when read; (0, 0): as they are."""
+    """(height, width) that images (area) and label maps (nearest) are brought to when read; (0, 0): as they
+    are."""
     only_size: tuple[int, int] = (0, 0)
-    """(height, width): leave other images out, as the authors' ACDC evaluation does with (1080, 1920); (0, 0): all."""
+    """(height, width): leave other images out, as the authors' ACDC evaluation does with (1080, 1920); (0,
+    0): all."""
     limit: int | None = None
     """Only so many images, evenly spread over the sorted names."""
     partial: bool = False
-    """Accept other counts than the published ones of an official layout; in every layout, label maps without an image, and images without a
-    label map, which are then set apart one by one."""
+    """Accept other counts than the published ones of an official layout; in every layout, label maps without
+    an image, and images without a label map, which are then set apart one by one."""
     fingerprint: Literal["auto", "content", "size"] = "auto"
     block: int = 32
     """Images a shard."""

@@ -11,7 +11,11 @@ _CONDITIONS: dict[str, dict[str, dict[str, int]]] = {
         "val": {"fog": 100, "night": 106, "rain": 100, "snow": 100},
         "test": dict.fromkeys(ACDC_CONDITIONS, 500),
     },
-    "dark_zurich": {"train": {"day": 3041, "twilight": 2920, "night": 2416}, "val": {"night": 50}, "test": {"night": 151}},
+    "dark_zurich": {
+        "train": {"day": 3041, "twilight": 2920, "night": 2416},
+        "val": {"night": 50},
+        "test": {"night": 151},
+    },
 }
 _SPLITS: dict[str, dict[str, int]] = {
     "cityscapes": {"train": 2975, "val": 500, "test": 1525},
@@ -24,7 +28,8 @@ _CAMVID_SEQUENCES = {"0001TP": 124, "0006R0": 101, "0016E5": 305, "Seq05VD": 171
 
 
 def published(config: SceneConfig, *, filtered: bool = True) -> int | None:
-    """How many scenes the official layout of ``config`` has in its split and condition; ``filtered``: of ``config.sequences`` only.
+    """How many scenes the official layout of ``config`` has in its split and condition; ``filtered``: of
+    ``config.sequences`` only.
     None: not known."""
     if config.layout in _CONDITIONS:
         known = _CONDITIONS[config.layout].get(config.split, {})

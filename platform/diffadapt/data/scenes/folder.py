@@ -12,18 +12,26 @@ from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.pairs import IMAGE_ENDINGS, LABEL_ENDINGS, by_stem, match
 from diffadapt.data.scenes.source import SceneFiles, SceneItem, SceneSource, open_location, source_name
 
-HINT = "add the label maps under the same names, or set labels to '' where there is no truth, or allow a partial copy."
+HINT = (
+    "add the label maps under the same names, or set labels to '' where there is no truth, or allow a partial"
+    " copy."
+)
 
 
 def open_folder(config: SceneConfig) -> SceneSource:
-    """``{path}/{images}`` and ``{path}/{labels}``, folders of any depth. Files are paired by relative path without suffix; where those do
-    not fit, the usual endings of file names (_leftImg8bit, _gtFine_labelIds, _mask, ...) are left out first. Raises DataError."""
+    """``{path}/{images}`` and ``{path}/{labels}``, folders of any depth. Files are paired by relative path
+    without suffix; where those do not fit, the usual endings of file names (_leftImg8bit, _gtFine_labelIds,
+    _mask, ...) are left out first. Raises DataError.
+    """
     fs, root = open_location(config.path)
     images = image_files(fs, root, config.images, f"{config.path}: the images")
     labels = image_files(fs, root, config.labels, f"{config.path}: the label maps") if config.labels else {}
     nested = config.labels and images.keys() & labels.keys()
     if nested:
-        raise DataError(f"{config.path} has images and label maps in one folder ({next(iter(nested))} is both): give two folders in images and labels.")
+        raise DataError(
+            f"{config.path} has images and label maps in one folder ({next(iter(nested))} is both): give two"
+            " folders in images and labels."
+        )
     table = class_table(config)
     reader = SceneFiles(FileReader(fs, root, {**images, **labels}))
     if not config.labels:
@@ -33,36 +41,56 @@ def open_folder(config: SceneConfig) -> SceneSource:
     train_ids = all("trainid" in name.lower() for name in labels)
     pairs = _pair(_below(images, config.images), _below(labels, config.labels), config)
     items = tuple(
-        SceneItem(scene, _inside(config.images, image), None if label is None else _inside(config.labels, label))
+        SceneItem(
+            scene, _inside(config.images, image), None if label is None else _inside(config.labels, label)
+        )
         for scene, (image, label) in pairs.items()
     )
     return SceneSource(source_name(root), items, table, reading_table(table, train_ids), reader)
 
 
 def image_files(fs: Any, root: str, folder: str, what: str) -> dict[str, str]:
-    """Image files under ``root/folder`` as name relative to ``root`` -> path. Raises DataError for a folder that is missing or empty."""
+    """Image files under ``root/folder`` as name relative to ``root`` -> path. Raises DataError for a folder
+    that is missing or empty."""
     base = posixpath.normpath(posixpath.join(root, folder))
     if base != root and not base.startswith(root.rstrip("/") + "/"):
-        raise DataError(f"{what} are to lie in {folder!r}, which leads out of the data set's folder: give a sub-folder.")
+        raise DataError(
+            f"{what} are to lie in {folder!r}, which leads out of the data set's folder: give a sub-folder."
+        )
     try:
         if not fs.isdir(base):
-            raise DataError(f"{what} are to lie in the folder {folder!r}, which does not exist: correct the path or the name of the folder.")
-        files = {name: path for name, path in list_tree(fs, base)[1].items() if name.lower().endswith(SUFFIXES)}
+            raise DataError(
+                f"{what} are to lie in the folder {folder!r}, which does not exist: correct the path or the"
+                " name of the folder."
+            )
+        files = {
+            name: path for name, path in list_tree(fs, base)[1].items() if name.lower().endswith(SUFFIXES)
+        }
     except OSError as error:
-        raise DataError(f"{what} cannot be listed ({error.strerror or error}): check the folder {folder!r}.") from None
+        raise DataError(
+            f"{what} cannot be listed ({error.strerror or error}): check the folder {folder!r}."
+        ) from None
     if not files:
-        raise DataError(f"{what} are to lie in the folder {folder!r}, which holds no image files ({', '.join(SUFFIXES)}).")
+        raise DataError(
+            f"{what} are to lie in the folder {folder!r}, which holds no image files ({', '.join(SUFFIXES)})."
+        )
     return {_inside(folder, name): path for name, path in files.items()}
 
 
-def _pair(images: dict[str, str], labels: dict[str, str], config: SceneConfig) -> dict[str, tuple[str, str | None]]:
-    """Pairs by names as they are, or else without the labels' endings, or else without both kinds' endings: the first way that fits most."""
+def _pair(
+    images: dict[str, str], labels: dict[str, str], config: SceneConfig
+) -> dict[str, tuple[str, str | None]]:
+    """Pairs by names as they are, or else without the labels' endings, or else without both kinds' endings:
+    the first way that fits most."""
     best: tuple[dict[str, str], dict[str, str]] | None = None
     for ours, theirs in (((), ()), ((), LABEL_ENDINGS), (IMAGE_ENDINGS, LABEL_ENDINGS)):
         if best is not None and best[0].keys() == best[1].keys():
             break
         try:
-            found = by_stem(images, ours, "an image of the scene"), by_stem(labels, theirs, "a label map of the scene")
+            found = (
+                by_stem(images, ours, "an image of the scene"),
+                by_stem(labels, theirs, "a label map of the scene"),
+            )
         except DataError:
             if best is None or not best[0].keys() & best[1].keys():
                 raise

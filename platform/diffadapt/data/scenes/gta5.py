@@ -11,14 +11,20 @@ from diffadapt.data.scenes.config import SceneConfig
 
 
 def wanted_frames(fs: Any, root: str, config: SceneConfig, images: dict[str, str]) -> dict[str, str]:
-    """The frames of ``config.split``: all of them, or those that ``{split}.txt`` or ``split.mat`` in the root names (numbers or file names).
-    Raises DataError where neither is there, is unreadable, or names frames that are not there (unless ``config.partial``)."""
+    """The frames of ``config.split``: all of them, or those that ``{split}.txt`` or ``split.mat`` in the root
+    names (numbers or file names).
+    Raises DataError where neither is there, is unreadable, or names frames that are not there (unless
+    ``config.partial``).
+    """
     if config.split == "all":
         return images
     names = _listed(fs, root, config.split)
     absent = sorted(names - set(images))
     if absent and not config.partial:
-        raise DataError(f"{config.path} lacks {len(absent):,} frames that its list of the split {config.split!r} names, such as {absent[0]}: unpack it fully, or allow a partial copy.")
+        raise DataError(
+            f"{config.path} lacks {len(absent):,} frames that its list of the split {config.split!r} names,"
+            f" such as {absent[0]}: unpack it fully, or allow a partial copy."
+        )
     return {scene: name for scene, name in images.items() if scene in names}
 
 
@@ -34,8 +40,13 @@ def _listed(fs: Any, root: str, split: str) -> set[str]:
             numbers = loadmat(io.BytesIO(fs.cat_file(matlab)))[f"{split}Ids"]
             return {_frame(str(int(n))) for n in numbers.ravel()}
     except Exception as error:  # a damaged file makes SciPy raise nearly any type
-        raise DataError(f"The split file of GTA5 in {root} cannot be read ({error}): replace split.mat or {split}.txt.") from None
-    raise DataError(f"{root} has no list of GTA5's split {split!r}: put the official split.mat or {split}.txt there, or use the split 'all'.")
+        raise DataError(
+            f"The split file of GTA5 in {root} cannot be read ({error}): replace split.mat or {split}.txt."
+        ) from None
+    raise DataError(
+        f"{root} has no list of GTA5's split {split!r}: put the official split.mat or {split}.txt there, or"
+        " use the split 'all'."
+    )
 
 
 def _frame(name: str) -> str:

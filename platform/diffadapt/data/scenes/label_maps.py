@@ -1,4 +1,5 @@
-"""Label files as maps of class numbers: indices of palettes, grey values of 8 or 16 bits, and colour-coded images."""
+"""Label files as maps of class numbers: indices of palettes, grey values of 8 or 16 bits, and colour-coded
+images."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _SILENT = (255, 65535)
 
 
 class LabelMap(NamedTuple):
-    """``classes`` uint8 (H, W), IGNORED where no class is; ``unknown``: values, or (red, green, blue), that the table does not list."""
+    """``classes`` uint8 (H, W), IGNORED where no class is; ``unknown``: values, or (red, green, blue), that
+    the table does not list."""
 
     classes: np.ndarray
     unknown: tuple
@@ -38,10 +40,11 @@ def image_size(data: bytes, key: str) -> tuple[int, int]:
 
 
 def read_label_map(data: bytes, table: ClassTable, key: str) -> LabelMap:
-    """The class numbers of a label file. A palette's index counts, not its colours; alpha is dropped (fully transparent: ignored);
-    RGB files whose channels agree hold values, others are looked up by colour.
+    """The class numbers of a label file. A palette's index counts, not its colours; alpha is dropped (fully
+    transparent: ignored); RGB files whose channels agree hold values, others are looked up by colour.
 
-    Raises ItemError, naming ``key``, for files that are unreadable or cannot hold class numbers (JPEG, floating point).
+    Raises ItemError, naming ``key``, for files that are unreadable or cannot hold class numbers (JPEG,
+    floating point).
     """
     return _read(data, key, lambda image, raw: _classes(image, raw, table, key))
 
@@ -52,7 +55,10 @@ def label_values(data: bytes, key: str) -> np.ndarray:
     def values(image: Image.Image, raw: str) -> np.ndarray:
         found = _values(image, raw)
         if found is None:
-            raise ItemError(f"The label map {key} is colour-coded, but values are wanted: store it as an 8-bit grey or palette PNG.")
+            raise ItemError(
+                f"The label map {key} is colour-coded, but values are wanted: store it as an 8-bit grey or"
+                " palette PNG."
+            )
         return found
 
     return _read(data, key, values)
@@ -64,9 +70,15 @@ def _read(data: bytes, key: str, work: Callable[[Image.Image, str], Any]) -> Any
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.size[0] * image.size[1] > MAX_PIXELS:
-                raise ItemError(f"The label map {key} claims {image.size[0]} x {image.size[1]} pixels, more than the {MAX_PIXELS:,} that are accepted.")
+                raise ItemError(
+                    f"The label map {key} claims {image.size[0]} x {image.size[1]} pixels, more than the"
+                    f" {MAX_PIXELS:,} that are accepted."
+                )
             if image.format == "JPEG":
-                raise ItemError(f"The label map {key} is a JPEG, whose compression changes class numbers: store label maps as PNG.")
+                raise ItemError(
+                    f"The label map {key} is a JPEG, whose compression changes class numbers: store label"
+                    " maps as PNG."
+                )
             raw = str(image.tile[0][3]) if image.tile else ""
             image.load()
             return work(image, raw)
@@ -74,14 +86,23 @@ def _read(data: bytes, key: str, work: Callable[[Image.Image, str], Any]) -> Any
         raise
     except Exception as error:
         text = str(error).strip().rstrip(".").split("\n")[0] or type(error).__name__
-        raise ItemError(f"The label map {key} is not readable ({'no image format is recognised' if text.startswith('cannot identify') else text}): replace or remove the file.") from None
+        raise ItemError(
+            f"The label map {key} is not readable"
+            f" ({'no image format is recognised' if text.startswith('cannot identify') else text}): replace"
+            " or remove the file."
+        ) from None
 
 
 def warn_unknown(key: str, unknown: tuple, table: ClassTable) -> str:
     """One sentence about values of a label file that its table does not list."""
     what = "the colour" if isinstance(unknown[0], tuple) else "the value"
-    listed = ", ".join(str(v) for v in unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-    return f"The label map {key} holds {what}{'s' if len(unknown) > 1 else ''} {listed}, which the class table {table.name or 'in use'} does not list: such pixels are ignored, here and in other files."
+    listed = ", ".join(str(v) for v in unknown[:5]) + (
+        f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    )
+    return (
+        f"The label map {key} holds {what}{'s' if len(unknown) > 1 else ''} {listed}, which the class table"
+        f" {table.name or 'in use'} does not list: such pixels are ignored, here and in other files."
+    )
 
 
 def _classes(image: Image.Image, raw: str, table: ClassTable, key: str) -> LabelMap:
@@ -89,7 +110,10 @@ def _classes(image: Image.Image, raw: str, table: ClassTable, key: str) -> Label
     if values is not None:
         return _by_value(values, table, key)
     if image.mode not in ("RGB", "RGBA"):
-        raise ItemError(f"The label map {key} is of the kind {image.mode}, which holds no class numbers: store it as an 8-bit grey or palette PNG.")
+        raise ItemError(
+            f"The label map {key} is of the kind {image.mode}, which holds no class numbers: store it as an"
+            " 8-bit grey or palette PNG."
+        )
     pixels = np.asarray(image)
     rgb = pixels[..., :3]
     if bool((rgb == rgb[..., :1]).all()):
@@ -112,7 +136,9 @@ def _values(image: Image.Image, raw: str) -> np.ndarray | None:
 
 def _by_value(values: np.ndarray, table: ClassTable, key: str) -> LabelMap:
     if values.min() < 0 or values.max() > 65535:
-        raise ItemError(f"The label map {key} holds values outside 0..65535: store it as an 8-bit grey or palette PNG.")
+        raise ItemError(
+            f"The label map {key} holds values outside 0..65535: store it as an 8-bit grey or palette PNG."
+        )
     lookup, known = _lookup(table)
     present = np.flatnonzero(np.bincount(values.ravel()))
     unknown = tuple(int(v) for v in present if not known[v] and v not in _SILENT)
@@ -126,7 +152,9 @@ def _by_colour(rgb: np.ndarray, table: ClassTable) -> LabelMap:
     place = np.searchsorted(codes, present).clip(max=len(codes) - 1)
     known = codes[place] == present
     classes = np.where(known, numbers[place], IGNORED).astype(np.uint8)
-    unknown = tuple((int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in present[~known] if v not in (0, 0xFFFFFF))
+    unknown = tuple(
+        (int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in present[~known] if v not in (0, 0xFFFFFF)
+    )
     return LabelMap(classes[inverse].reshape(packed.shape), unknown)
 
 
@@ -140,9 +168,12 @@ def _lookup(table: ClassTable) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=32)
 def _codes(table: ClassTable) -> tuple[np.ndarray, np.ndarray]:
-    """Packed colours in rising order and their classes; where two share a colour, a class wins over what is ignored, the first over later ones."""
+    """Packed colours in rising order and their classes; where two share a colour, a class wins over what is
+    ignored, the first over later ones."""
     found: dict[int, int] = {}
-    pairs = list(zip(table.colours, range(len(table.names)), strict=True)) + list(zip(table.codes, table.classes, strict=False))
+    pairs = list(zip(table.colours, range(len(table.names)), strict=True)) + list(
+        zip(table.codes, table.classes, strict=False)
+    )
     for (red, green, blue), number in sorted(pairs, key=lambda pair: pair[1] == IGNORED):
         found.setdefault(red << 16 | green << 8 | blue, number)
     codes = sorted(found)

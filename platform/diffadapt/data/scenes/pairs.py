@@ -1,4 +1,5 @@
-"""Image files and label files brought together by their names, never by the order in which a folder lists them."""
+"""Image files and label files brought together by their names, never by the order in which a folder lists
+them."""
 
 from __future__ import annotations
 
@@ -10,14 +11,30 @@ from diffadapt.data.labels import some
 
 IMAGE_ENDINGS = ("_leftImg8bit", "_rgb_anon", "_image", "_img", "_rgb")
 LABEL_ENDINGS = (
-    "_gtFine_labelTrainIds", "_gtFine_labelIds", "_gtCoarse_labelIds", "_gt_labelTrainIds", "_gt_labelIds", "_labelTrainIds", "_labelIds",
-    "_train_id", "_annotation", "_labels", "_label", "_masks", "_mask", "_seg", "_gt", "_L",
-)  # fmt: skip
-"""Endings of file names that say what a file is, in the usual data sets: what is before them names the scene."""
+    "_gtFine_labelTrainIds",
+    "_gtFine_labelIds",
+    "_gtCoarse_labelIds",
+    "_gt_labelTrainIds",
+    "_gt_labelIds",
+    "_labelTrainIds",
+    "_labelIds",
+    "_train_id",
+    "_annotation",
+    "_labels",
+    "_label",
+    "_masks",
+    "_mask",
+    "_seg",
+    "_gt",
+    "_L",
+)
+"""Endings of file names that say what a file is, in the usual data sets: what is before them names the scene.
+"""
 
 
 def by_stem(files: Mapping[str, str], endings: tuple[str, ...], what: str) -> dict[str, str]:
-    """Scene (relative path without suffix and without one of ``endings``) -> relative name of its file. Raises DataError for two files of one scene."""
+    """Scene (relative path without suffix and without one of ``endings``) -> relative name of its file.
+    Raises DataError for two files of one scene."""
     found: dict[str, str] = {}
     for name in sorted(files):
         scene = stem(name, endings)
@@ -36,13 +53,22 @@ def stem(name: str, endings: tuple[str, ...]) -> str:
     return path
 
 
-def match(images: Mapping[str, str], labels: Mapping[str, str], where: str, *, partial: bool, hint: str) -> dict[str, tuple[str, str | None]]:
-    """Scene -> (image, label). Unless ``partial``, DataError naming images without a label, or labels without an image; with it the former
-    have None, so that each is set apart when it is read, and the latter are left out."""
+def match(
+    images: Mapping[str, str], labels: Mapping[str, str], where: str, *, partial: bool, hint: str
+) -> dict[str, tuple[str, str | None]]:
+    """Scene -> (image, label). Unless ``partial``, DataError naming images without a label, or labels without
+    an image; with it the former have None, so that each is set apart when it is read, and the latter are left
+    out."""
     lost = sorted(set(images) - set(labels))
     if lost and (not partial or len(lost) == len(images)):
-        raise DataError(f"{where} holds {len(lost):,} image{'s' if len(lost) > 1 else ''} without a label map, such as {some([images[s] for s in lost], 3)}: {hint}")
+        raise DataError(
+            f"{where} holds {len(lost):,} image{'s' if len(lost) > 1 else ''} without a label map, such as"
+            f" {some([images[s] for s in lost], 3)}: {hint}"
+        )
     orphans = sorted(set(labels) - set(images))
     if orphans and not partial:
-        raise DataError(f"{where} holds {len(orphans):,} label map{'s' if len(orphans) > 1 else ''} without an image, such as {some([labels[s] for s in orphans], 3)}: add the images, or allow a partial copy.")
+        raise DataError(
+            f"{where} holds {len(orphans):,} label map{'s' if len(orphans) > 1 else ''} without an image,"
+            f" such as {some([labels[s] for s in orphans], 3)}: add the images, or allow a partial copy."
+        )
     return {scene: (images[scene], labels.get(scene)) for scene in sorted(images)}

@@ -1,4 +1,5 @@
-"""Label maps painted: in a table's own colours, in Cityscapes', or in ADE20K's, which published ControlNets were trained on."""
+"""Label maps painted: in a table's own colours, in Cityscapes', or in ADE20K's, which published ControlNets
+were trained on."""
 
 from __future__ import annotations
 
@@ -22,19 +23,34 @@ _HEX = (
     "00d6ffff00705cff0000e0ff70e0ff46b8a0a300ff9900ff47ff00ff00a3ffcc00ff008f00ffeb85ff00ff00ebf500ffff007afff5000abed4d6ff0000ccff1400ff"
     "ffff000099ff0029ff00ffcc2900ff29ff00ad00ff00f5ff4700ff7a00ff00ffb8005cffb8ff000085ffffd60019c2c266ff005c00ff"
 )
-ADE20K: tuple[Colour, ...] = tuple((b[0], b[1], b[2]) for b in (bytes.fromhex(_HEX)[i : i + 3] for i in range(0, 450, 3)))
+ADE20K: tuple[Colour, ...] = tuple(
+    (b[0], b[1], b[2]) for b in (bytes.fromhex(_HEX)[i : i + 3] for i in range(0, 450, 3))
+)
 """The 150 colours of ADE20K's scene parsing classes in their order (wall, building, sky, ...)."""
 
 _LIKE_CITYSCAPES = {
-    "pavement": "sidewalk", "tree": "vegetation", "signsymbol": "traffic sign", "sign": "traffic sign", "pedestrian": "person",
-    "bicyclist": "rider", "vegetationmisc": "terrain", "grass": "terrain", "column_pole": "pole", "tree trunk": "vegetation",
-    "light": "traffic light", "motorbike": "motorcycle", "bike": "bicycle", "house": "building", "road marking": "road",
-}  # fmt: skip
+    "pavement": "sidewalk",
+    "tree": "vegetation",
+    "signsymbol": "traffic sign",
+    "sign": "traffic sign",
+    "pedestrian": "person",
+    "bicyclist": "rider",
+    "vegetationmisc": "terrain",
+    "grass": "terrain",
+    "column_pole": "pole",
+    "tree trunk": "vegetation",
+    "light": "traffic light",
+    "motorbike": "motorcycle",
+    "bike": "bicycle",
+    "house": "building",
+    "road marking": "road",
+}
 """Other data sets' names of Cityscapes' classes."""
 
 
 def paint(annotation: np.ndarray, table: ClassTable, palette: Palette = "own") -> np.ndarray:
-    """A map of class numbers, uint8 (H, W), as uint8 (H, W, 3) RGB; IGNORED, and a class without a colour in the palette, black.
+    """A map of class numbers, uint8 (H, W), as uint8 (H, W, 3) RGB; IGNORED, and a class without a colour in
+    the palette, black.
 
     Raises RecipeError for a palette that the table's classes have no colours in (see :func:`check_palette`).
     """
@@ -47,7 +63,8 @@ def check_palette(table: ClassTable, palette: Palette) -> None:
 
 
 def paint_ids(data: bytes, key: str) -> np.ndarray:
-    """A label file of Cityscapes' labelIds as its raw colour map, uint8 (H, W, 3), void colours included. Raises ItemError."""
+    """A label file of Cityscapes' labelIds as its raw colour map, uint8 (H, W, 3), void colours included.
+    Raises ItemError."""
     return _raw_lookup()[np.clip(label_values(data, key), 0, 255)]
 
 
@@ -64,13 +81,19 @@ def _colours(table: ClassTable, palette: Palette) -> list[Colour]:
         return list(table.colours)
     if palette == "ade20k":
         if len(table.ade) != len(table):
-            raise RecipeError(f"The class table {table.name} says nothing of ADE20K's colours: add a column ade (the index of each class, -1 for none), or take the palette 'own'.")
+            raise RecipeError(
+                f"The class table {table.name} says nothing of ADE20K's colours: add a column ade (the index"
+                " of each class, -1 for none), or take the palette 'own'."
+            )
         return [ADE20K[index] if index >= 0 else (0, 0, 0) for index in table.ade]
     known = dict(CITYSCAPES)
     names = [_LIKE_CITYSCAPES.get(name.lower(), name.lower()) for name in table.names]
     absent = [name for name, like in zip(table.names, names, strict=True) if like not in known]
     if absent:
-        raise RecipeError(f"The class {absent[0]!r} of the class table {table.name} has no colour among Cityscapes' classes: take the palette 'own' or 'ade20k'.")
+        raise RecipeError(
+            f"The class {absent[0]!r} of the class table {table.name} has no colour among Cityscapes'"
+            " classes: take the palette 'own' or 'ade20k'."
+        )
     return [known[name] for name in names]
 
 

@@ -1,4 +1,5 @@
-"""Scenes in Parquet: columns ``image`` and ``annotation`` (struct<bytes, path>, or binary), optionally ``sequence``, ``colours``, ``objects``."""
+"""Scenes in Parquet: columns ``image`` and ``annotation`` (struct<bytes, path>, or binary), optionally
+``sequence``, ``colours``, ``objects``."""
 
 from __future__ import annotations
 
@@ -22,10 +23,12 @@ COLUMNS = ("image", "annotation", "colours", "objects")
 
 
 def open_parquet(config: SceneConfig) -> SceneSource:
-    """The rows of a Parquet file, or of all below a folder, of ``config.sequences`` where given (column ``sequence``).
+    """The rows of a Parquet file, or of all below a folder, of ``config.sequences`` where given (column
+    ``sequence``).
 
-    A key is the name in ``image.path`` without folders and suffix where these are distinct, else that path without suffix, else file and
-    row number. Values of the annotations go through the class table. Raises DataError.
+    A key is the name in ``image.path`` without folders and suffix where these are distinct, else that path
+    without suffix, else file and row number. Values of the annotations go through the class table. Raises
+    DataError.
     """
     fs, root = open_location(config.path)
     if fs.isfile(root):
@@ -36,17 +39,37 @@ def open_parquet(config: SceneConfig) -> SceneSource:
         raise DataError(f"{config.path} holds no Parquet files: give a file or a folder of them.")
     rows = [row for name, path in sorted(files.items()) for row in _rows(fs, path, name, config)]
     if not rows:
-        raise DataError(f"{config.path} holds no rows{f' of the sequences {some(config.sequences)}' if config.sequences else ''}: check the path{' and the sequences' if config.sequences else ''}.")
+        raise DataError(
+            f"{config.path} holds no"
+            f" rows{f' of the sequences {some(config.sequences)}' if config.sequences else ''}: check the"
+            f" path{' and the sequences' if config.sequences else ''}."
+        )
     keys = _keys(rows)
     places = {key: (row.file, row.group, row.offset) for key, row in zip(keys, rows, strict=True)}
-    items = tuple(SceneItem(key, key, key if row.labelled else None) for key, row in zip(keys, rows, strict=True))
+    items = tuple(
+        SceneItem(key, key, key if row.labelled else None) for key, row in zip(keys, rows, strict=True)
+    )
     labelled = any(row.labelled for row in rows)
     lost = [i.key for i in items if i.label is None]
     if labelled and lost and not config.partial:
-        raise DataError(f"{config.path} holds {len(lost):,} images without a label map, such as {some(lost, 3)}: fill the column annotation, or allow a partial copy.")
+        raise DataError(
+            f"{config.path} holds {len(lost):,} images without a label map, such as {some(lost, 3)}: fill the"
+            " column annotation, or allow a partial copy."
+        )
     table = class_table(config)
-    name = source_name(root) if root not in files.values() else f"{source_name(posixpath.dirname(root))}-{source_name(root)}"
-    return SceneSource(name, items, table, reading_table(table, "trainid" in root.lower()), SceneParquet(fs, root, dict(files), places), labelled)
+    name = (
+        source_name(root)
+        if root not in files.values()
+        else f"{source_name(posixpath.dirname(root))}-{source_name(root)}"
+    )
+    return SceneSource(
+        name,
+        items,
+        table,
+        reading_table(table, "trainid" in root.lower()),
+        SceneParquet(fs, root, dict(files), places),
+        labelled,
+    )
 
 
 class SceneParquet(ParquetReader):
@@ -102,9 +125,15 @@ def _rows(fs: Any, path: str, name: str, config: SceneConfig) -> list[_Row]:
                 count = file.metadata.row_group(group).num_rows
                 wanted = [c for c in _light_columns(schema, config)]
                 table = file.read_row_group(group, columns=wanted) if wanted else None
-                columns = {c: table.column(c).to_pylist() for c in table.column_names} if table is not None else {}
+                columns = (
+                    {c: table.column(c).to_pylist() for c in table.column_names} if table is not None else {}
+                )
                 paths = [None if v is None else v.get("path") for v in columns.get("image", [None] * count)]
-                nulls = [v is None for v in columns["annotation"]] if "annotation" in columns else [not config.labels or "annotation" not in schema.names] * count
+                nulls = (
+                    [v is None for v in columns["annotation"]]
+                    if "annotation" in columns
+                    else [not config.labels or "annotation" not in schema.names] * count
+                )
                 sequences = columns.get("sequence", [""] * count)
                 for i in range(count):
                     if not config.sequences or sequences[i] in config.sequences:
@@ -119,18 +148,33 @@ def _check(schema: pa.Schema, path: str, config: SceneConfig) -> None:
     if "image" not in schema.names:
         raise DataError(f"{path} has no column 'image' (it has {', '.join(schema.names)}).")
     if config.labels and "annotation" not in schema.names:
-        raise DataError(f"{path} has no column 'annotation' (it has {', '.join(schema.names)}): set labels to '' where there is no truth.")
+        raise DataError(
+            f"{path} has no column 'annotation' (it has {', '.join(schema.names)}): set labels to '' where"
+            " there is no truth."
+        )
     for column in ("image", "annotation"):
         kind = schema.field(column).type if column in schema.names else None
-        if kind is not None and not (_is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-            raise DataError(f"The column {column!r} of {path} is {kind}, but must be struct<bytes, path> or binary.")
+        if kind is not None and not (
+            _is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        ):
+            raise DataError(
+                f"The column {column!r} of {path} is {kind}, but must be struct<bytes, path> or binary."
+            )
     if config.sequences and "sequence" not in schema.names:
-        raise DataError(f"{path} has no column 'sequence' (it has {', '.join(schema.names)}): leave sequences empty.")
+        raise DataError(
+            f"{path} has no column 'sequence' (it has {', '.join(schema.names)}): leave sequences empty."
+        )
 
 
 def _light_columns(schema: pa.Schema, config: SceneConfig) -> list[str]:
     """Columns that are read while listing: no image bytes."""
-    found = [f"{c}.path" for c in ("image", "annotation") if c in schema.names and _is_struct(schema.field(c).type) and schema.field(c).type.get_field_index("path") >= 0]
+    found = [
+        f"{c}.path"
+        for c in ("image", "annotation")
+        if c in schema.names
+        and _is_struct(schema.field(c).type)
+        and schema.field(c).type.get_field_index("path") >= 0
+    ]
     if not config.labels:
         found = [c for c in found if not c.startswith("annotation")]
     return found + (["sequence"] if config.sequences else [])

@@ -1,8 +1,9 @@
 """Procedural relighting of a labelled day image: dusk, night and fog, by what each pixel is.
 
-What an appearance looks like is stated here, in numbers and in general; no image of the appearance is needed or used. Light
-falls off in linear intensities; the sky, the lamps and the haze are added by class. Classes are told by their names, so that
-any class table works; a table without sky or cars is relit without their share.
+What an appearance looks like is stated here, in numbers and in general; no image of the appearance is needed
+or used. Light falls off in linear intensities; the sky, the lamps and the haze are added by class. Classes
+are told by their names, so that any class table works; a table without sky or cars is relit without their
+share.
 """
 
 from __future__ import annotations
@@ -16,11 +17,24 @@ from diffadapt.core.errors import RecipeError, suggest
 ROLES: Mapping[str, tuple[str, ...]] = {
     "sky": ("sky",),
     "car": ("car", "truck", "bus", "caravan", "trailer", "vehicle", "van", "truckbus", "suvpickuptruck"),
-    "ground": ("road", "pavement", "sidewalk", "parking", "terrain", "roadshoulder", "lanemkgsdriv", "lanemkgsnondriv"),
+    "ground": (
+        "road",
+        "pavement",
+        "sidewalk",
+        "parking",
+        "terrain",
+        "roadshoulder",
+        "lanemkgsdriv",
+        "lanemkgsnondriv",
+    ),
     "building": ("building", "house", "wall"),
 }
 """Names (lower case, letters alone) that a role goes by in the usual data sets."""
-CAPTIONS: Mapping[str, str] = {"dusk": "driving at dusk", "night": "driving at night", "fog": "driving in fog"}
+CAPTIONS: Mapping[str, str] = {
+    "dusk": "driving at dusk",
+    "night": "driving at night",
+    "fog": "driving in fog",
+}
 """The appearances and the captions of their training images."""
 _WARM, _WHITE, _RED = (1.0, 0.72, 0.38), (1.0, 0.95, 0.84), (1.0, 0.10, 0.06)
 
@@ -29,11 +43,17 @@ def check_appearances(names: Sequence[str]) -> None:
     """RecipeError for a name that is no appearance."""
     for name in names:
         if name not in CAPTIONS:
-            raise RecipeError(f"The appearance {name!r} is not known: give some of {', '.join(CAPTIONS)}.{suggest(name, CAPTIONS)}")
+            raise RecipeError(
+                f"The appearance {name!r} is not known: give some of"
+                f" {', '.join(CAPTIONS)}.{suggest(name, CAPTIONS)}"
+            )
 
 
-def relight(image: np.ndarray, annotation: np.ndarray, names: Sequence[str], appearance: str, rng: np.random.Generator) -> np.ndarray:
-    """uint8 (H, W, 3) of the day ``image`` under ``appearance``; ``annotation`` (H, W) holds positions in ``names``.
+def relight(
+    image: np.ndarray, annotation: np.ndarray, names: Sequence[str], appearance: str, rng: np.random.Generator
+) -> np.ndarray:
+    """uint8 (H, W, 3) of the day ``image`` under ``appearance``; ``annotation`` (H, W) holds positions in
+    ``names``.
 
     ``rng`` draws the light: two draws give two evenings. Raises RecipeError for an unknown appearance.
     """
@@ -45,7 +65,9 @@ def relight(image: np.ndarray, annotation: np.ndarray, names: Sequence[str], app
 
 
 def _classes(names: Sequence[str], role: str) -> list[int]:
-    return [i for i, name in enumerate(names) if "".join(c for c in name.lower() if c.isalpha()) in ROLES[role]]
+    return [
+        i for i, name in enumerate(names) if "".join(c for c in name.lower() if c.isalpha()) in ROLES[role]
+    ]
 
 
 def _dusk(linear: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
@@ -53,17 +75,38 @@ def _dusk(linear: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.Ge
     level, cast = rng.uniform(0.07, 0.24), _cast(rng, rng.uniform(-0.14, 0.12))
     ground = _dimmed(linear, level, cast, saturation=rng.uniform(0.45, 0.85), soften=rng.uniform(0.2, 0.5))
     brightness, warmth = rng.uniform(0.40, 0.95), rng.uniform(-0.2, 0.35)
-    sky = _sky(linear, masks["sky"], np.array((1 - 0.35 * warmth, 1 - 0.25 * abs(warmth), 1.0)) * brightness * rng.uniform(0.6, 1.0),
-               np.array((1 + 0.15 * warmth, 0.97, 1 - 0.5 * warmth)) * brightness, rng.uniform(0.2, 0.6))  # fmt: skip
+    sky = _sky(
+        linear,
+        masks["sky"],
+        np.array((1 - 0.35 * warmth, 1 - 0.25 * abs(warmth), 1.0)) * brightness * rng.uniform(0.6, 1.0),
+        np.array((1 + 0.15 * warmth, 0.97, 1 - 0.5 * warmth)) * brightness,
+        rng.uniform(0.2, 0.6),
+    )
     edge = _soft(masks["sky"], 1.0)[..., None]
-    found = ground * (1 - edge) + sky * edge + rng.uniform(0.01, 0.06) * _blur(sky * edge, _scale(linear) * 0.06)
-    found = _lamps(found, linear, masks, rng, power=rng.uniform(0.1, 0.7), share=rng.uniform(0.2, 0.7), windows=rng.uniform(0.0, 0.4))
+    found = (
+        ground * (1 - edge) + sky * edge + rng.uniform(0.01, 0.06) * _blur(sky * edge, _scale(linear) * 0.06)
+    )
+    found = _lamps(
+        found,
+        linear,
+        masks,
+        rng,
+        power=rng.uniform(0.1, 0.7),
+        share=rng.uniform(0.2, 0.7),
+        windows=rng.uniform(0.0, 0.4),
+    )
     return _camera(found, rng, noise=rng.uniform(0.004, 0.018), blur=rng.uniform(0.0, 0.9))
 
 
 def _night(linear: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Lamps are the only sources of light."""
-    ground = _dimmed(linear, rng.uniform(0.012, 0.05), _cast(rng, rng.uniform(-0.3, 0.35)), saturation=rng.uniform(0.4, 0.8), soften=0.4)
+    ground = _dimmed(
+        linear,
+        rng.uniform(0.012, 0.05),
+        _cast(rng, rng.uniform(-0.3, 0.35)),
+        saturation=rng.uniform(0.4, 0.8),
+        soften=0.4,
+    )
     height, width = linear.shape[:2]
     y, x = np.mgrid[0:height, 0:width] / np.array((height, width)).reshape(2, 1, 1)
     pool = np.exp(-(((x - 0.5) / 0.4) ** 2) - ((y - 0.85) / 0.22) ** 2) * (masks["ground"] | masks["car"])
@@ -71,20 +114,27 @@ def _night(linear: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.G
     dark = np.array((0.010, 0.011, 0.018)) * rng.uniform(0.3, 2.0)
     edge = _soft(masks["sky"], 1.0)[..., None]
     found = ground * (1 - edge) + (dark * (0.6 + 1.6 * y[..., None])) * edge
-    found = _lamps(found, linear, masks, rng, power=rng.uniform(0.6, 1.0), share=0.9, windows=rng.uniform(0.3, 1.0))
+    found = _lamps(
+        found, linear, masks, rng, power=rng.uniform(0.6, 1.0), share=0.9, windows=rng.uniform(0.3, 1.0)
+    )
     return _camera(found, rng, noise=rng.uniform(0.012, 0.035), blur=rng.uniform(0.2, 1.0))
 
 
 def _fog(linear: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Koschmieder's law with a distance that is guessed from the row: the ground recedes towards the horizon."""
+    """Koschmieder's law with a distance that is guessed from the row: the ground recedes towards the
+    horizon."""
     height = linear.shape[0]
     rows = np.linspace(0, 1, height)[:, None]
     horizon = _horizon(masks)
-    distance = np.clip(0.5 / np.maximum(np.abs(rows - horizon) * np.where(rows < horizon, 0.8, 1.4), 0.05), 0.4, 9.0)
+    distance = np.clip(
+        0.5 / np.maximum(np.abs(rows - horizon) * np.where(rows < horizon, 0.8, 1.4), 0.05), 0.4, 9.0
+    )
     clear = np.exp(-rng.uniform(0.08, 0.24) * distance) * np.ones(linear.shape[:2])
     clear = np.where(masks["sky"], 0.02, clear)[..., None]
     grey = np.array((0.50, 0.52, 0.55)) * rng.uniform(0.75, 1.2)
-    found = _dimmed(linear, rng.uniform(0.5, 0.8), np.ones(3), saturation=0.6, soften=0.4) * clear + grey * (1 - clear)
+    found = _dimmed(linear, rng.uniform(0.5, 0.8), np.ones(3), saturation=0.6, soften=0.4) * clear + grey * (
+        1 - clear
+    )
     return _camera(found, rng, noise=0.006, blur=rng.uniform(0.2, 0.8))
 
 
@@ -97,8 +147,11 @@ def _cast(rng: np.random.Generator, warmth: float) -> np.ndarray:
     return np.array((1 + warmth, 1 + rng.uniform(-0.05, 0.05), 1 - warmth))
 
 
-def _dimmed(linear: np.ndarray, level: float, cast: np.ndarray, saturation: float, soften: float) -> np.ndarray:
-    """Less light, from everywhere: direct sun and its shadows are evened out by ``soften``, and colours pale."""
+def _dimmed(
+    linear: np.ndarray, level: float, cast: np.ndarray, saturation: float, soften: float
+) -> np.ndarray:
+    """Less light, from everywhere: direct sun and its shadows are evened out by ``soften``, and colours
+    pale."""
     grey = linear.mean(-1, keepdims=True)
     wide = np.maximum(_blur(grey, _scale(linear) * 0.08), 0.01)
     even = linear * (wide.mean() / wide) ** soften
@@ -106,7 +159,9 @@ def _dimmed(linear: np.ndarray, level: float, cast: np.ndarray, saturation: floa
     return (pale + saturation * (even - pale)) * level * cast
 
 
-def _sky(linear: np.ndarray, mask: np.ndarray, top: np.ndarray, bottom: np.ndarray, keep: float) -> np.ndarray:
+def _sky(
+    linear: np.ndarray, mask: np.ndarray, top: np.ndarray, bottom: np.ndarray, keep: float
+) -> np.ndarray:
     """A gradient from the image's top to the lowest sky, in which a share of the day's clouds is kept."""
     low = np.nonzero(mask.any(1))[0]
     end = max(int(low.max()) if len(low) else 1, 1)
@@ -118,7 +173,13 @@ def _sky(linear: np.ndarray, mask: np.ndarray, top: np.ndarray, bottom: np.ndarr
 
 
 def _lamps(
-    found: np.ndarray, day: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.Generator, power: float, share: float, windows: float
+    found: np.ndarray,
+    day: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    rng: np.random.Generator,
+    power: float,
+    share: float,
+    windows: float,
 ) -> np.ndarray:
     """Head or tail lights on that share of the vehicles, and lit windows on buildings, with their glow."""
     from scipy import ndimage
@@ -165,7 +226,8 @@ def _soft(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _blur(image: np.ndarray, radius: float) -> np.ndarray:
-    """Gaussian blur of (H, W, C) over the image plane; wide ones as three box means, which take the same time at any radius."""
+    """Gaussian blur of (H, W, C) over the image plane; wide ones as three box means, which take the same time
+    at any radius."""
     from scipy import ndimage
 
     if radius < 3:

@@ -1,4 +1,5 @@
-"""Scenes brought to another size: images by area (bicubic where they grow), label maps and colour maps by the nearest pixel."""
+"""Scenes brought to another size: images by area (bicubic where they grow), label maps and colour maps by the
+nearest pixel."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from PIL import Image
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, 3) at ``size`` (height, width). A side that shrinks is averaged over the area of each pixel, as OpenCV's INTER_AREA does."""
+    """uint8 (H, W, 3) at ``size`` (height, width). A side that shrinks is averaged over the area of each
+    pixel, as OpenCV's INTER_AREA does."""
     height, width = size
     if image.shape[:2] == (height, width):
         return image
@@ -17,7 +19,8 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W) or (H, W, 3) at ``size``; every value was there before. Pixel centres decide, as in Pillow."""
+    """uint8 (H, W) or (H, W, 3) at ``size``; every value was there before. Pixel centres decide, as in
+    Pillow."""
     height, width = size
     if labels.shape[:2] == (height, width):
         return labels
@@ -26,9 +29,15 @@ def resize_nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(labels[rows[:, None], columns[None, :]])
 
 
-def scale_objects(objects: list[dict] | None, before: tuple[int, int], after: tuple[int, int]) -> list[dict] | None:
-    """Boxes (x1, y1, x2, y2) of an image of size ``before`` (height, width) in pixels of the same image at ``after``."""
+def scale_objects(
+    objects: list[dict] | None, before: tuple[int, int], after: tuple[int, int]
+) -> list[dict] | None:
+    """Boxes (x1, y1, x2, y2) of an image of size ``before`` (height, width) in pixels of the same image at
+    ``after``."""
     if objects is None or before == after:
         return objects
     y, x = after[0] / before[0], after[1] / before[1]
-    return [{**o, "bbox": [o["bbox"][0] * x, o["bbox"][1] * y, o["bbox"][2] * x, o["bbox"][3] * y]} for o in objects]
+    return [
+        {**o, "bbox": [o["bbox"][0] * x, o["bbox"][1] * y, o["bbox"][2] * x, o["bbox"][3] * y]}
+        for o in objects
+    ]

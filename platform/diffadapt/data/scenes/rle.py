@@ -8,9 +8,10 @@ import numpy as np
 
 
 def decode_rle(code: Any) -> np.ndarray:
-    """bool (H, W) of a dict of ``size`` [height, width] and ``counts``: runs of zeros and ones by turns, down the columns, as a list of
-    numbers or as COCO's text (groups of five bits with a continuation bit, from the third run on as the difference to the run before the
-    last). Raises ValueError for runs that do not fill the mask."""
+    """bool (H, W) of a dict of ``size`` [height, width] and ``counts``: runs of zeros and ones by turns, down
+    the columns, as a list of numbers or as COCO's text (groups of five bits with a continuation bit, from the
+    third run on as the difference to the run before the last). Raises ValueError for runs that do not fill
+    the mask."""
     height, width = (int(v) for v in code["size"])
     counts = code["counts"]
     runs = _runs(counts) if isinstance(counts, (str, bytes)) else [int(c) for c in counts]

@@ -29,12 +29,18 @@ class Scene:
     """Dicts of category, bbox (x1, y1, x2, y2) in pixels and crowd; None: not known."""
 
 
-def decode_scenes(rows: Rows, *, annotation: bool = True, colours: bool = False) -> tuple[list[Scene], list[Failure]]:
-    """The scenes of ``rows`` in their order, and the failures of ``rows`` with those that cannot be decoded: unreadable files, and label
-    or colour maps of another size than their image. ``annotation`` and ``colours`` say whether these are decoded."""
+def decode_scenes(
+    rows: Rows, *, annotation: bool = True, colours: bool = False
+) -> tuple[list[Scene], list[Failure]]:
+    """The scenes of ``rows`` in their order, and the failures of ``rows`` with those that cannot be decoded:
+    unreadable files, and label or colour maps of another size than their image. ``annotation`` and
+    ``colours`` say whether these are decoded.
+    """
     scenes: list[Scene] = []
     failures = list(rows.failures)
-    columns = zip(*(rows.column(name) for name in ("key", "image", "annotation", "colours", "objects")), strict=True)
+    columns = zip(
+        *(rows.column(name) for name in ("key", "image", "annotation", "colours", "objects")), strict=True
+    )
     for key, image, truth, painted, objects in columns:
         try:
             scene = Scene(key, decode(image["bytes"] if image else b"", 3, key), objects=objects)
@@ -72,10 +78,19 @@ def decode_colours(data: bytes, key: str) -> np.ndarray:
 def check_size(key: str, what: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     """ItemError unless a map has the size (height, width) of its image."""
     if tuple(found) != tuple(wanted):
-        raise ItemError(f"The {what} of {key} is {found[0]} x {found[1]} pixels but its image {wanted[0]} x {wanted[1]} (height x width): bring both to one size.")
+        raise ItemError(
+            f"The {what} of {key} is {found[0]} x {found[1]} pixels but its image {wanted[0]} x {wanted[1]}"
+            " (height x width): bring both to one size."
+        )
 
 
-def judged(table: pa.Table, accepted: Sequence[bool], attempts: Sequence[int], strength: Sequence[float], scores: Sequence[str]) -> pa.Table:
+def judged(
+    table: pa.Table,
+    accepted: Sequence[bool],
+    attempts: Sequence[int],
+    strength: Sequence[float],
+    scores: Sequence[str],
+) -> pa.Table:
     """Transferred scenes with the columns that say what became of each; ``scores`` are JSON texts."""
     columns = {
         "accepted": pa.array(accepted, pa.bool_()), "attempts": pa.array(attempts, pa.int64()),
@@ -97,6 +112,6 @@ def demand_classes(what: str, known: Sequence[str], wanted: Sequence[str]) -> No
     """WeightsError where a trained network (``what``) knows other classes than the scenes have."""
     if tuple(known) != tuple(wanted):
         raise WeightsError(
-            f"The {what} knows {len(known)} classes ({', '.join(known[:4])}, ...), but the scenes have {len(wanted)} ({', '.join(wanted[:4])}, ...): "
-            "give scenes of the same class table."
+            f"The {what} knows {len(known)} classes ({', '.join(known[:4])}, ...), but the scenes have"
+            f" {len(wanted)} ({', '.join(wanted[:4])}, ...): give scenes of the same class table."
         )

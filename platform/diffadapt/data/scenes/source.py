@@ -22,7 +22,8 @@ from diffadapt.data.source import CONTENT_LIMIT
 
 @dataclass(frozen=True)
 class SceneItem:
-    """One scene: its key (relative path without suffix), and the names of its files for the reader; None: it has none."""
+    """One scene: its key (relative path without suffix), and the names of its files for the reader; None: it
+    has none."""
 
     key: str
     image: str
@@ -31,7 +32,8 @@ class SceneItem:
 
 
 class RawScene(NamedTuple):
-    """What lies on disk, encoded; ``objects`` are dicts of category, bbox (x1, y1, x2, y2) in pixels and crowd."""
+    """What lies on disk, encoded; ``objects`` are dicts of category, bbox (x1, y1, x2, y2) in pixels and
+    crowd."""
 
     image: bytes
     label: bytes | None = None
@@ -57,7 +59,8 @@ class SceneReader(Protocol):
 
 @dataclass(frozen=True)
 class SceneSource:
-    """Scenes sorted by key. ``classes`` is what users see; ``reading`` says what the values of these label files mean."""
+    """Scenes sorted by key. ``classes`` is what users see; ``reading`` says what the values of these label
+    files mean."""
 
     name: str
     items: tuple[SceneItem, ...]
@@ -67,18 +70,25 @@ class SceneSource:
     labelled: bool = True
     """Every scene ought to have a label map: one without is a failed item."""
     raw_colours: bool = False
-    """Label files hold Cityscapes' labelIds, whose raw colours are painted where the data have no file of them."""
+    """Label files hold Cityscapes' labelIds, whose raw colours are painted where the data have no file of
+    them."""
     mode: str = "auto"
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex characters that change with the keys or the content, not with the place; SceneConfig.fingerprint says whether content
-        means bytes or sizes (auto: bytes up to CONTENT_LIMIT)."""
+        """16 hex characters that change with the keys or the content, not with the place;
+        SceneConfig.fingerprint says whether content means bytes or sizes (auto: bytes up to CONTENT_LIMIT).
+        """
         try:
-            content = self.mode == "content" or (self.mode == "auto" and self.reader.total_bytes(self.items) <= CONTENT_LIMIT)
+            content = self.mode == "content" or (
+                self.mode == "auto" and self.reader.total_bytes(self.items) <= CONTENT_LIMIT
+            )
             files = self.reader.identities(self.items, content)
         except OSError as error:
-            raise DataError(f"A file of {self.name} cannot be read ({error}): check the disk and the rights, then run the same command.") from None
+            raise DataError(
+                f"A file of {self.name} cannot be read ({error}): check the disk and the rights, then run the"
+                " same command."
+            ) from None
         items = [[i.key, i.image, i.label, i.colours] for i in self.items]
         return digest({"by": "content" if content else "size", "items": items, "files": files})
 
@@ -90,7 +100,9 @@ class SceneFiles:
     files: FileReader
 
     def read(self, item: SceneItem) -> RawScene:
-        image, label, colours = (None if name is None else self.files.read(name) for name in (item.image, item.label, item.colours))
+        image, label, colours = (
+            None if name is None else self.files.read(name) for name in (item.image, item.label, item.colours)
+        )
         return RawScene(image or b"", label, colours)
 
     def image(self, item: SceneItem) -> bytes:
@@ -108,11 +120,15 @@ def _names(items: Sequence[SceneItem]) -> list[str]:
 
 
 def open_scenes(config: SceneConfig) -> SceneSource:
-    """The scenes that ``config`` names, after ``only_size`` and ``limit``. Raises DataError or RecipeError in one sentence."""
+    """The scenes that ``config`` names, after ``only_size`` and ``limit``. Raises DataError or RecipeError in
+    one sentence."""
     for name in ("size", "only_size"):
         height, width = getattr(config, name)
         if min(height, width) < 0 or (height == 0) != (width == 0):
-            raise RecipeError(f"{name} is {height}, {width}, but must be a height and a width in pixels, or 0, 0 for images as they are.")
+            raise RecipeError(
+                f"{name} is {height}, {width}, but must be a height and a width in pixels, or 0, 0 for images"
+                " as they are."
+            )
     if config.limit is not None and config.limit < 1:
         raise RecipeError(f"limit is {config.limit}, but must be at least 1.")
     from diffadapt.data.scenes.official import check_names
@@ -123,9 +139,15 @@ def open_scenes(config: SceneConfig) -> SceneSource:
 
         source = open_streets(config)
     elif not config.path:
-        raise DataError(f"The path of the scenes is empty: give the root folder of the data set in the layout {config.layout!r}.")
+        raise DataError(
+            "The path of the scenes is empty: give the root folder of the data set in the layout"
+            f" {config.layout!r}."
+        )
     elif config.path.startswith("embedded:"):
-        raise DataError(f"{config.path} is not a place on disk: with it the layout must be 'streets', but it is {config.layout!r}.")
+        raise DataError(
+            f"{config.path} is not a place on disk: with it the layout must be 'streets', but it is"
+            f" {config.layout!r}."
+        )
     else:
         source = _layouts()[config.layout](config)
     return _select(source, config)
@@ -137,11 +159,17 @@ def _layouts() -> Mapping[str, Callable[[SceneConfig], SceneSource]]:
     from diffadapt.data.scenes.official import FORMS, open_official
     from diffadapt.data.scenes.parquet import open_parquet
 
-    return {"folder": open_folder, "parquet": open_parquet, "coco": open_coco, **dict.fromkeys(FORMS, open_official)}
+    return {
+        "folder": open_folder,
+        "parquet": open_parquet,
+        "coco": open_coco,
+        **dict.fromkeys(FORMS, open_official),
+    }
 
 
 def open_location(path: str) -> tuple[Any, str]:
-    """(fsspec file system, path on it). Raises DataError for a location that cannot be opened or does not exist."""
+    """(fsspec file system, path on it). Raises DataError for a location that cannot be opened or does not
+    exist."""
     try:
         fs, root = fsspec.core.url_to_fs(path)
         root = root.rstrip("/") or "/"
@@ -159,7 +187,10 @@ def source_name(root: str) -> str:
 def _select(source: SceneSource, config: SceneConfig) -> SceneSource:
     items = tuple(sorted(source.items, key=lambda i: i.key))
     if not items:
-        raise DataError(f"{config.path or source.name} holds no scenes in the layout {config.layout!r}: check the path, the split and the filters.")
+        raise DataError(
+            f"{config.path or source.name} holds no scenes in the layout {config.layout!r}: check the path,"
+            " the split and the filters."
+        )
     if config.only_size != (0, 0):
         items = _of_size(replace(source, items=items), config.only_size)
     if config.limit is not None and config.limit < len(items):
@@ -168,7 +199,8 @@ def _select(source: SceneSource, config: SceneConfig) -> SceneSource:
 
 
 def _of_size(source: SceneSource, wanted: tuple[int, int]) -> tuple[SceneItem, ...]:
-    """Items whose images have the size ``wanted``; those that cannot be read stay, so that they are set apart and named later."""
+    """Items whose images have the size ``wanted``; those that cannot be read stay, so that they are set apart
+    and named later."""
 
     def size(item: SceneItem) -> tuple[int, int] | None:
         try:
@@ -181,5 +213,8 @@ def _of_size(source: SceneSource, wanted: tuple[int, int]) -> tuple[SceneItem, .
     kept = tuple(i for i, s in zip(source.items, sizes, strict=True) if s is None or s == wanted)
     if not kept:
         found = next(s for s in sizes if s is not None)
-        raise DataError(f"No image of {source.name} is {wanted[0]} x {wanted[1]} pixels (height x width; the first is {found[0]} x {found[1]}): correct only_size.")
+        raise DataError(
+            f"No image of {source.name} is {wanted[0]} x {wanted[1]} pixels (height x width; the first is"
+            f" {found[0]} x {found[1]}): correct only_size."
+        )
     return kept

@@ -24,16 +24,21 @@ TABLE, INSTANCES = "classes.csv", "instances.json"
 
 
 def class_csv(classes: ClassTable) -> bytes:
-    """The table as the CSV that :func:`class_file.read_class_table` reads, for label maps of class numbers."""
+    """The table as the CSV that :func:`class_file.read_class_table` reads, for label maps of class
+    numbers."""
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow(("value", "name", "red", "green", "blue"))
-    out.writerows((i, name, *colour) for i, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True)))
+    out.writerows(
+        (i, name, *colour)
+        for i, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True))
+    )
     return text.getvalue().encode()
 
 
 def label_png(labels: np.ndarray, classes: ClassTable) -> bytes:
-    """Class numbers, uint8 (H, W), as a PNG whose palette shows the classes' colours; what is no class becomes IGNORED (white)."""
+    """Class numbers, uint8 (H, W), as a PNG whose palette shows the classes' colours; what is no class
+    becomes IGNORED (white)."""
     labels = np.where(labels < len(classes.names), labels, IGNORED).astype(np.uint8)
     image = Image.fromarray(labels)
     palette = np.zeros((256, 3), np.uint8)
@@ -44,7 +49,8 @@ def label_png(labels: np.ndarray, classes: ClassTable) -> bytes:
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassTable, opacity: float = 0.5) -> np.ndarray:
-    """uint8 (H, W, 3): the classes' colours over ``image`` (H, W, 3); pixels of no class show the image alone."""
+    """uint8 (H, W, 3): the classes' colours over ``image`` (H, W, 3); pixels of no class show the image
+    alone."""
     known = labels < len(classes.names)
     colours = np.asarray(classes.colours, np.float32)[np.where(known, labels, 0)]
     mixed = (1 - opacity) * image.astype(np.float32) + opacity * colours
@@ -53,11 +59,16 @@ def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassTable, opacity:
 
 def to_size(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 (H, W) -> uint8 ``size`` (height, width), by the nearest pixel."""
-    return labels if labels.shape == tuple(size) else np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    return (
+        labels
+        if labels.shape == tuple(size)
+        else np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    )
 
 
 class Places:
-    """Names under a folder without suffix, each given once: two images that differ in their suffix alone keep it in their name."""
+    """Names under a folder without suffix, each given once: two images that differ in their suffix alone keep
+    it in their name."""
 
     def __init__(self, paths: Iterable[str]):
         self.count: dict[str, int] = {}
@@ -77,11 +88,16 @@ class Tree:
     def __init__(self, out: str):
         try:
             self.fs, self.root = fsspec.core.url_to_fs(out)
-            if self.fs.exists(self.root) and (not self.fs.isdir(self.root) or self.fs.ls(self.root, detail=False)):
+            if self.fs.exists(self.root) and (
+                not self.fs.isdir(self.root) or self.fs.ls(self.root, detail=False)
+            ):
                 raise DataError(f"{out!r} exists and is not empty: give another --out.")
             self.fs.makedirs(self.root, exist_ok=True)
         except (OSError, ValueError, ImportError) as error:
-            raise DataError(f"The folder {out!r} cannot be made ({getattr(error, 'strerror', None) or error}): give another --out.") from None
+            raise DataError(
+                f"The folder {out!r} cannot be made ({getattr(error, 'strerror', None) or error}): give"
+                " another --out."
+            ) from None
 
     def put(self, name: str, data: bytes) -> None:
         place = posixpath.join(self.root, name)
@@ -90,8 +106,9 @@ class Tree:
 
 
 def write_scenes(load: Callable[[], Iterable[dict[str, Any]]], out: str, classes: ClassTable) -> int:
-    """Rows of SCENE_SCHEMA under ``out`` in the layout 'folder' (images, labels, classes.csv), boxes in the layout 'coco' (instances.json);
-    returns how many. ``load`` gives the rows anew at each call. Rows with ``accepted`` false are left out.
+    """Rows of SCENE_SCHEMA under ``out`` in the layout 'folder' (images, labels, classes.csv), boxes in the
+    layout 'coco' (instances.json); returns how many. ``load`` gives the rows anew at each call. Rows with
+    ``accepted`` false are left out.
     """
     tree, kept = Tree(out), lambda: (row for row in load() if row.get("accepted", True) is not False)
     places = Places(_path(row["key"]) for row in kept())
@@ -122,16 +139,26 @@ class Instances:
 
     def add(self, name: str, size: tuple[int, int], objects: Iterable[Mapping[str, Any]]) -> None:
         """``size`` is (height, width); ``objects`` as in SCENE_SCHEMA."""
-        self.images.append({"id": len(self.images) + 1, "file_name": name, "height": size[0], "width": size[1]})
+        self.images.append(
+            {"id": len(self.images) + 1, "file_name": name, "height": size[0], "width": size[1]}
+        )
         for found in objects:
             x1, y1, x2, y2 = (float(v) for v in found["bbox"])
-            self.annotations.append({
-                "id": len(self.annotations) + 1, "image_id": len(self.images), "category_id": found["category"] + 1,
-                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": int(bool(found["crowd"])),
-            })  # fmt: skip
+            self.annotations.append(
+                {
+                    "id": len(self.annotations) + 1,
+                    "image_id": len(self.images),
+                    "category_id": found["category"] + 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": int(bool(found["crowd"])),
+                }
+            )
 
     def json(self) -> bytes:
-        return json.dumps({"images": self.images, "annotations": self.annotations, "categories": self.categories}).encode()
+        return json.dumps(
+            {"images": self.images, "annotations": self.annotations, "categories": self.categories}
+        ).encode()
 
 
 def _path(key: str) -> str:
@@ -141,7 +168,15 @@ def _path(key: str) -> str:
 def _stem(path: str) -> str:
     head, tail = posixpath.split(path)
     stem, suffix = posixpath.splitext(tail)
-    return posixpath.join(head, stem if suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm") else tail)
+    return posixpath.join(
+        head,
+        (
+            stem
+            if suffix.lower()
+            in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+            else tail
+        ),
+    )
 
 
 def _png(image: Image.Image) -> bytes:

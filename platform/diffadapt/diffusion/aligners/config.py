@@ -1,4 +1,5 @@
-"""Settings of alignment and projection with an unconditional diffusion model (SDA sections 4.2-4.3, DDA, DiffPure, GDA)."""
+"""Settings of alignment and projection with an unconditional diffusion model (SDA sections 4.2-4.3, DDA,
+DiffPure, GDA)."""
 
 from __future__ import annotations
 
@@ -8,20 +9,25 @@ from typing import Literal
 from diffadapt.core.config import execution
 
 SCALE_PER_IMAGE = 1.8973665961010275
-"""6 / sqrt(10): the strength an image feels in the authors' batch-coupled norm at their scale 6 and batch 10."""
+"""6 / sqrt(10): the strength an image feels in the authors' batch-coupled norm at their scale 6 and batch 10.
+"""
 
 
 @dataclass(frozen=True)
 class GDAConfig:
-    """Generalized Diffusion Adaptation as far as it is publicly described (marginal entropy, CLIP style, patch-contrastive
-    content, DDIM-like sampling). Its hyper-parameters are not public: these are our choices, see diffusion/aligners/gda.py."""
+    """Generalized Diffusion Adaptation as far as it is publicly described (marginal entropy, CLIP style,
+    patch-contrastive content, DDIM-like sampling). Its hyper-parameters are not public: these are our
+    choices, see diffusion/aligners/gda.py.
+    """
 
     entropy_weight: float = 1.0
-    """Weight of the entropy of the classifier's mean prediction over augmented views; above 0 it needs the classifier."""
+    """Weight of the entropy of the classifier's mean prediction over augmented views; above 0 it needs the
+    classifier."""
     content_weight: float = 1.0
     """Weight of the patch-contrastive loss between features of the input and of the predicted clean image."""
     style_weight: float = 0.0
-    """Weight of the CLIP distance between the predicted clean image and ``prompt``; above 0 it needs ``clip``."""
+    """Weight of the CLIP distance between the predicted clean image and ``prompt``; above 0 it needs
+    ``clip``."""
     views: int = 4
     """Augmented views an image at each step."""
     patches: int = 64
@@ -36,16 +42,20 @@ class GDAConfig:
 @dataclass(frozen=True)
 class AlignConfig:
     weights: str = "adm-256-uncond"
-    """A folder or hub id with a diffusers UNet2DModel (optionally under unet/), ``embedded:digits-unet``, or ``train``."""
+    """A folder or hub id with a diffusers UNet2DModel (optionally under unet/), ``embedded:digits-unet``, or
+    ``train``."""
     guidance: Literal["dda", "dda-batch", "gda", "none"] = "dda"
-    """dda: structural guidance with a norm for each image; dda-batch: the authors' one norm over the batch (parity);
+    """dda: structural guidance with a norm for each image; dda-batch: the authors' one norm over the batch
+    (parity);
     none: unguided noise and denoise; gda: the publicly described form of Generalized Diffusion Adaptation."""
     respacing: int = 100
     """Sampling steps that the 1000 training steps are thinned to."""
     start: int = 50
-    """N: x is noised to respaced index N (abar_N), and denoised from index N - 1 down (the published off-by-one)."""
+    """N: x is noised to respaced index N (abar_N), and denoised from index N - 1 down (the published
+    off-by-one)."""
     noise_at_first_step: bool = False
-    """Noise to the index of the first denoising step instead (DiffPure: start from abar_149, then i = 149..0)."""
+    """Noise to the index of the first denoising step instead (DiffPure: start from abar_149, then i =
+    149..0)."""
     scale: float = SCALE_PER_IMAGE
     factor: int = 4
     """D of the low-pass operator phi = U Dn."""
@@ -53,7 +63,8 @@ class AlignConfig:
     storage: Literal["png", "jpeg75"] = "png"
     """How images are stored: lossless, or JPEG quality 75 4:2:0 as the authors store projections."""
     batch_size: int = execution(32)
-    """Images at a time. In dda-batch mode the norm couples the images of a batch, so there ``coupled_batch`` rules."""
+    """Images at a time. In dda-batch mode the norm couples the images of a batch, so there ``coupled_batch``
+    rules."""
     coupled_batch: int = 10
     compile: bool = execution(False)
     gda: GDAConfig = GDAConfig()
@@ -61,12 +72,17 @@ class AlignConfig:
 
 
 def dda_published(weights: str = "adm-256-uncond", **changes: object) -> AlignConfig:
-    """DDA to the authors' last flag: scale 6 with one norm over batches of 10, projections stored as JPEG 75."""
-    defaults: dict = dict(weights=weights, guidance="dda-batch", scale=6.0, coupled_batch=10, storage="jpeg75")
+    """DDA to the authors' last flag: scale 6 with one norm over batches of 10, projections stored as JPEG
+    75."""
+    defaults: dict = dict(
+        weights=weights, guidance="dda-batch", scale=6.0, coupled_batch=10, storage="jpeg75"
+    )
     return AlignConfig(**{**defaults, **changes})  # type: ignore[arg-type]
 
 
 def diffpure(weights: str = "adm-256-uncond", **changes: object) -> AlignConfig:
     """DiffPure at its published setting: unguided, t = 150 of 1000 steps, all of them taken."""
-    defaults: dict = dict(weights=weights, guidance="none", respacing=1000, start=150, noise_at_first_step=True, scale=0.0)
+    defaults: dict = dict(
+        weights=weights, guidance="none", respacing=1000, start=150, noise_at_first_step=True, scale=0.0
+    )
     return AlignConfig(**{**defaults, **changes})  # type: ignore[arg-type]

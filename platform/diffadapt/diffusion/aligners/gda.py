@@ -1,16 +1,17 @@
 """Generalized Diffusion Adaptation (Tsai et al., CVPR 2024), as far as its public description goes.
 
-Described: reverse sampling in the manner of DDIM, guided at every step by the marginal entropy of the classifier over
-augmented views, a CLIP style loss and a patch-wise contrastive content loss. Neither code nor hyper-parameters are
-public, so these choices are ours and its numbers are not claimed:
+Described: reverse sampling in the manner of DDIM, guided at every step by the marginal entropy of the
+classifier over augmented views, a CLIP style loss and a patch-wise contrastive content loss. Neither code nor
+hyper-parameters are public, so these choices are ours and its numbers are not claimed:
 
-- entropy: views are horizontal flips and random crops of 80-100 % of the side, drawn from each image's own seed and
-  fixed over the steps; loss = entropy of the mean softmax.
-- content: features are the network's own after its first two levels (x* and predicted x0 at the same time t); each
-  position of a grid must recognise its counterpart in x* among the image's other positions (InfoNCE).
+- entropy: views are horizontal flips and random crops of 80-100 % of the side, drawn from each image's own
+  seed and fixed over the steps; loss = entropy of the mean softmax.
+- content: features are the network's own after its first two levels (x* and predicted x0 at the same time t);
+  each position of a grid must recognise its counterpart in x* among the image's other positions (InfoNCE).
 - style: 1 - cosine between CLIP's embeddings of the predicted x0 and of a prompt.
-- all three act on the predicted x0; their weighted sum's gradient with respect to the noisy x is normalised to length 1
-  for each image, so that ``scale`` has the unit that it has in DDA, and subtracted after a deterministic DDIM step.
+- all three act on the predicted x0; their weighted sum's gradient with respect to the noisy x is normalised
+  to length 1 for each image, so that ``scale`` has the unit that it has in DDA, and subtracted after a
+  deterministic DDIM step.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ ImageEmbedder = Callable[[torch.Tensor], torch.Tensor]
 class GDA:
     """The three losses with what they need.
 
-    Raises RecipeError when an entropy weight has no classifier or all weights are 0, and WeightsError when a style
-    weight has no CLIP weights.
+    Raises RecipeError when an entropy weight has no classifier or all weights are 0, and WeightsError when a
+    style weight has no CLIP weights.
     """
 
     def __init__(
@@ -51,17 +52,23 @@ class GDA:
         self.network = network
         self.classifier = classifier
         if config.entropy_weight <= 0 and config.content_weight <= 0 and config.style_weight <= 0:
-            raise RecipeError("All weights of align.gda are 0, so nothing would guide; set one, or use guidance 'none'.")
+            raise RecipeError(
+                "All weights of align.gda are 0, so nothing would guide; set one, or use guidance 'none'."
+            )
         if config.entropy_weight > 0 and classifier is None:
             raise RecipeError(
-                "GDA's marginal entropy needs the source classifier; give one, or set align.gda.entropy_weight to 0."
+                "GDA's marginal entropy needs the source classifier; give one, or set"
+                " align.gda.entropy_weight to 0."
             )
         self.style = style
         if config.style_weight > 0 and style is None:
             self.style = clip_style(config, device)
 
-    def loss(self, x0: torch.Tensor, x_star: torch.Tensor, t: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
-        """The weighted loss of each image, (B,). ``views``: (B, V, 2, 3) affine maps from :func:`view_maps`."""
+    def loss(
+        self, x0: torch.Tensor, x_star: torch.Tensor, t: torch.Tensor, views: torch.Tensor
+    ) -> torch.Tensor:
+        """The weighted loss of each image, (B,). ``views``: (B, V, 2, 3) affine maps from
+        :func:`view_maps`."""
         total = x0.new_zeros(x0.shape[0])
         if self.config.entropy_weight > 0:
             total = total + self.config.entropy_weight * marginal_entropy(self.classifier, x0, views)
@@ -87,7 +94,8 @@ def gda_loop(
     seeds: Sequence[int],
     gradient_factor: float = 1.0,
 ) -> torch.Tensor:
-    """Noise ``x_star`` (B, C, H, W) in [-1, 1] to index start - 1 and denoise from there to 0; unclamped float32.
+    """Noise ``x_star`` (B, C, H, W) in [-1, 1] to index start - 1 and denoise from there to 0; unclamped
+    float32.
 
     A deterministic step needs x at the level that the network is told, so there is no off-by-one as in DDA.
     """
@@ -144,8 +152,11 @@ def encoder_features(network: UnconditionalNetwork, x: torch.Tensor, t: torch.Te
     return kept[0].float()
 
 
-def patch_contrast(found: torch.Tensor, wanted: torch.Tensor, patches: int, temperature: float) -> torch.Tensor:
-    """InfoNCE over positions, (B,): position p of ``found`` must match p of ``wanted`` (both (B, F, h, w))."""
+def patch_contrast(
+    found: torch.Tensor, wanted: torch.Tensor, patches: int, temperature: float
+) -> torch.Tensor:
+    """InfoNCE over positions, (B,): position p of ``found`` must match p of ``wanted`` (both (B, F, h,
+    w))."""
     side = max(1, math.isqrt(patches))
     rows = torch.linspace(0, found.shape[2] - 1, min(side, found.shape[2])).round().long()
     columns = torch.linspace(0, found.shape[3] - 1, min(side, found.shape[3])).round().long()
@@ -157,7 +168,8 @@ def patch_contrast(found: torch.Tensor, wanted: torch.Tensor, patches: int, temp
 
 
 def clip_style(config: GDAConfig, device: torch.device) -> ImageEmbedder:
-    """A function images in [-1, 1] (B, 1 or 3, H, W) -> 1 - cosine to the prompt, (B,). Raises WeightsError without CLIP."""
+    """A function images in [-1, 1] (B, 1 or 3, H, W) -> 1 - cosine to the prompt, (B,). Raises WeightsError
+    without CLIP."""
     if not config.clip:
         raise WeightsError(
             "GDA's style loss needs CLIP, and align.gda.clip is not set: give a folder or hub id such as "
@@ -173,8 +185,8 @@ def clip_style(config: GDAConfig, device: torch.device) -> ImageEmbedder:
         tokens = AutoTokenizer.from_pretrained(name)([config.prompt], return_tensors="pt").to(device)
     except Exception as error:
         raise WeightsError(
-            f"No CLIP model and tokenizer could be loaded from {config.clip!r} ({type(error).__name__}); give a transformers "
-            "folder or a reachable hub id, or set align.gda.style_weight to 0."
+            f"No CLIP model and tokenizer could be loaded from {config.clip!r} ({type(error).__name__}); give"
+            " a transformers folder or a reachable hub id, or set align.gda.style_weight to 0."
         ) from error
     with torch.no_grad():
         text = model.text_projection(model.text_model(**tokens).pooler_output)

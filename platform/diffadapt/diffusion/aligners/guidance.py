@@ -1,4 +1,5 @@
-"""The denoising loop with structural guidance: what DDA, SDA's alignment and DiffPure have in common (SDA section 4.2)."""
+"""The denoising loop with structural guidance: what DDA, SDA's alignment and DiffPure have in common (SDA
+section 4.2)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ NormMode = Literal["image", "batch"]
 
 @dataclass
 class Trace:
-    """What happened at each step, in the order of the steps; filled by :func:`guided_loop` when it is given one."""
+    """What happened at each step, in the order of the steps; filled by :func:`guided_loop` when it is given
+    one."""
 
     samples: list[torch.Tensor] = field(default_factory=list)
     """x after the step, (B, C, H, W)."""
@@ -37,8 +39,11 @@ class Guidance(NamedTuple):
 
 
 def structural_distance(difference: torch.Tensor, mode: NormMode) -> torch.Tensor:
-    """The 2-norm of phi(x*) - phi(x0), (B, C, H, W): one for each image (B,), or one Frobenius norm () over the batch."""
-    return torch.linalg.vector_norm(difference.flatten(1) if mode == "image" else difference.flatten(), dim=-1)
+    """The 2-norm of phi(x*) - phi(x0), (B, C, H, W): one for each image (B,), or one Frobenius norm () over
+    the batch."""
+    return torch.linalg.vector_norm(
+        difference.flatten(1) if mode == "image" else difference.flatten(), dim=-1
+    )
 
 
 def guided_loop(
@@ -60,8 +65,8 @@ def guided_loop(
     """Noise ``x_star`` to index N and denoise it from N - 1 down to 0, held to its low frequencies.
 
     At each index: x0 = clamp(predicted clean image of x), s = ancestral step of x,
-    g = grad_x || phi(x*) - phi(x0(x)) ||_2, x <- s - scale g. The norm is not squared; the gradient goes through the
-    network and the clamp, is not weighted by the variance, and is applied at index 0 too.
+    g = grad_x || phi(x*) - phi(x0(x)) ||_2, x <- s - scale g. The norm is not squared; the gradient goes
+    through the network and the clamp, is not weighted by the variance, and is applied at index 0 too.
 
     Args:
         network: (x, t) -> model output; differentiable in x when guided.
@@ -73,9 +78,11 @@ def guided_loop(
         scale: guidance strength.
         lowpass: phi; None turns guidance off, and then no gradient is computed.
         norm: ``image``: results do not depend on batch mates; ``batch``: the authors' coupled form.
-        noise_index: the index noised to; default N, clipped to the schedule (N = 50 is noised to abar_50 and its first
+        noise_index: the index noised to; default N, clipped to the schedule (N = 50 is noised to abar_50 and
+        its first
             network call is at index 49: the published method).
-        gradient_factor: the norm is multiplied by it before, and the gradient divided by it after, backpropagation
+        gradient_factor: the norm is multiplied by it before, and the gradient divided by it after,
+        backpropagation
             (keeps small float16 gradients from vanishing).
         trace: filled with every step's values.
         stop: the last index to run, normally 0.

@@ -11,5 +11,6 @@ def to_network(images: torch.Tensor) -> torch.Tensor:
 
 
 def to_uint8(x: torch.Tensor) -> torch.Tensor:
-    """Float images, nominally in [-1, 1] -> uint8 in the same shape: ((clamp(x) + 1) / 2) 255 + 0.5, truncated."""
+    """Float images, nominally in [-1, 1] -> uint8 in the same shape: ((clamp(x) + 1) / 2) 255 + 0.5,
+    truncated."""
     return ((x.float().clamp(-1.0, 1.0) + 1.0) / 2.0 * 255.0 + 0.5).clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,5 @@
-"""Alignment and projection of 8-bit images onto a diffusion model's domain: one routine for both (SDA sections 4.2, 4.3)."""
+"""Alignment and projection of 8-bit images onto a diffusion model's domain: one routine for both (SDA
+sections 4.2, 4.3)."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ class NonFiniteImages(ItemError):
     def __init__(self, positions: list[int], precision: str) -> None:
         self.positions = positions
         super().__init__(
-            f"The projection of the images at batch positions {positions} has NaN or infinity in {precision}; "
-            "use precision fp32 or a smaller guidance scale."
+            f"The projection of the images at batch positions {positions} has NaN or infinity in {precision};"
+            " use precision fp32 or a smaller guidance scale."
         )
 
 
@@ -37,7 +38,8 @@ class Projector:
         network: from :func:`diffadapt.diffusion.network.load_unconditional`, already on ``device``.
         config: what to do; see :class:`AlignConfig`.
         device: where; default the network's.
-        classifier: images in [-1, 1] (B, C, H, W) -> logits (B, classes), differentiable; needed in gda mode with an
+        classifier: images in [-1, 1] (B, C, H, W) -> logits (B, classes), differentiable; needed in gda mode
+        with an
             entropy weight.
 
     Raises RecipeError when the configuration's steps, factor or mode cannot be run.
@@ -64,7 +66,9 @@ class Projector:
             raise RecipeError("align.batch_size and align.coupled_batch must be at least 1.")
         self.guided = config.guidance in ("dda", "dda-batch")
         if self.guided and not 1 <= config.factor <= network.image_size:
-            raise RecipeError(f"align.factor is {config.factor} but must be 1 to the image size, {network.image_size}.")
+            raise RecipeError(
+                f"align.factor is {config.factor} but must be 1 to the image size, {network.image_size}."
+            )
         self.lowpass = LowPass(config.factor) if self.guided else None
         self.gda = None
         if config.guidance == "gda":
@@ -77,9 +81,9 @@ class Projector:
             images: float (B, C, H, W) in [-1, 1], or uint8 (B, C, H, W).
             seeds: one for each image: all of its randomness.
 
-        The batch is worked on in pieces of ``batch_size`` (in dda-batch mode of ``coupled_batch``, whose composition
-        matters). Raises DataError for images that do not fit the network, NonFiniteImages (an ItemError), and
-        ResourceError when device memory runs out.
+        The batch is worked on in pieces of ``batch_size`` (in dda-batch mode of ``coupled_batch``, whose
+        composition matters). Raises DataError for images that do not fit the network, NonFiniteImages (an
+        ItemError), and ResourceError when device memory runs out.
         """
         self._check(images, seeds)
         size = self.config.coupled_batch if self.config.guidance == "dda-batch" else self.config.batch_size
@@ -123,8 +127,9 @@ class Projector:
                 )
         except torch.cuda.OutOfMemoryError as error:
             raise ResourceError(
-                f"The device has not enough memory to project {len(seeds)} images of {tuple(x_star.shape[1:])} at a time; "
-                "lower align.batch_size (the result stays the same) or align.precision."
+                f"The device has not enough memory to project {len(seeds)} images of"
+                f" {tuple(x_star.shape[1:])} at a time; lower align.batch_size (the result stays the same) or"
+                " align.precision."
             ) from error
         finally:
             noise.close()
@@ -132,14 +137,14 @@ class Projector:
     def _check(self, images: torch.Tensor, seeds: Sequence[int]) -> None:
         if images.ndim != 4 or images.shape[1] != self.network.channels:
             raise DataError(
-                f"The network works on (B, {self.network.channels}, H, W) images but got {tuple(images.shape)}; "
-                "set data.channels to the network's."
+                f"The network works on (B, {self.network.channels}, H, W) images but got"
+                f" {tuple(images.shape)}; set data.channels to the network's."
             )
         multiple = self.network.multiple
         if images.shape[2] % multiple or images.shape[3] % multiple:
             raise DataError(
-                f"Images of {images.shape[2]}x{images.shape[3]} pixels do not fit a network that needs multiples of {multiple}; "
-                f"set data.image_size to {self.network.image_size}."
+                f"Images of {images.shape[2]}x{images.shape[3]} pixels do not fit a network that needs"
+                f" multiples of {multiple}; set data.image_size to {self.network.image_size}."
             )
         if len(seeds) != len(images):
             raise ValueError(f"{len(images)} images but {len(seeds)} seeds")

@@ -11,7 +11,8 @@ from diffadapt.core.config import execution
 @dataclass(frozen=True)
 class SynthConfig:
     weights: str = "facebook/DiT-XL-2-256"
-    """A DiTPipeline folder or hub id, ``embedded:digits-dit``, or ``train`` (train one on the source images)."""
+    """A DiTPipeline folder or hub id, ``embedded:digits-dit``, or ``train`` (train one on the source images).
+    """
     images_per_class: int = 50
     guidance: float = 1.0
     """Classifier-free guidance; at 1.0 the null half is never computed."""
@@ -30,19 +31,19 @@ class SynthConfig:
     compile: bool = execution(False)
 
 
-
-
-
-
 @dataclass(frozen=True)
 class TextToImageConfig:
     weights: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """Any diffusers text-to-image pipeline, as folder or hub id; ``embedded:glyphs`` (shipped, draws digits and letters)."""
+    """Any diffusers text-to-image pipeline, as folder or hub id; ``embedded:glyphs`` (shipped, draws digits
+    and letters)."""
     images_per_class: int = 200
     guidance: float = 2.0
-    """Classifier-free guidance; about 2 makes better training data than the usual 7.5 (StableRep, Scaling Laws of Synthetic Images)."""
+    """Classifier-free guidance; about 2 makes better training data than the usual 7.5 (StableRep, Scaling
+    Laws of Synthetic Images)."""
     steps: int = 50
-    scheduler: Literal["pipeline", "ddim", "ddpm", "euler", "euler_ancestral", "dpmsolver++", "unipc", "lcm"] = "pipeline"
+    scheduler: Literal[
+        "pipeline", "ddim", "ddpm", "euler", "euler_ancestral", "dpmsolver++", "unipc", "lcm"
+    ] = "pipeline"
     """pipeline: the one that the weights name."""
     size: int = 0
     """Side of the generated image in pixels; 0: the pipeline's own."""
@@ -69,16 +70,19 @@ class FilterConfig:
     blank_std: float = 2.0
     """Standard deviation of the grey levels (0..255) below which an image is blank."""
     near_duplicates: int = -1
-    """Largest Hamming distance of 64-bit perceptual hashes at which the later of two images of a class is left out; -1: keep all."""
+    """Largest Hamming distance of 64-bit perceptual hashes at which the later of two images of a class is
+    left out; -1: keep all."""
     clip: str = ""
-    """CLIP weights (folder or hub id): keep images whose own-class probability exceeds ``clip_threshold``; empty: no CLIP filter."""
+    """CLIP weights (folder or hub id): keep images whose own-class probability exceeds ``clip_threshold``;
+    empty: no CLIP filter."""
     clip_threshold: float = 0.0
     """0: one over the number of classes, the published form."""
     clip_template: str = "a photo of a {category}"
 
     @property
     def chooses(self) -> bool:
-        """Whether images that are pictures may be left out, so that results with and without are worth comparing."""
+        """Whether images that are pictures may be left out, so that results with and without are worth
+        comparing."""
         return bool(self.clip) or self.near_duplicates >= 0
 
     @property

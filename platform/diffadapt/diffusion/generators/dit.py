@@ -31,8 +31,8 @@ DECODE_SLICE = 8
 class Generator:
     """A class-conditional generator: labels and seeds in, uint8 images out.
 
-    Attributes: ``num_classes``, ``image_size`` (side in pixels), ``channels`` (1 or 3), ``class_names`` (or None), ``revision``
-    (changes when the weights do), ``schedule`` (the training process).
+    Attributes: ``num_classes``, ``image_size`` (side in pixels), ``channels`` (1 or 3), ``class_names`` (or
+    None), ``revision`` (changes when the weights do), ``schedule`` (the training process).
     """
 
     def __init__(
@@ -53,26 +53,37 @@ class Generator:
         if self.dtype != torch.float32:
             transformer = transformer.to(dtype=self.dtype)
         self.transformer = transformer.requires_grad_(False).eval()
-        # The autoencoder stays in float32: in half precision it costs whole grey levels and saves a few percent.
+        # The autoencoder stays in float32: in half precision it costs whole grey levels and saves a few
+        # percent.
         self.vae = None if vae is None else vae.to(self.device).requires_grad_(False).eval()
         self.schedule, self.revision = schedule, revision
         self.num_classes = num_classes(transformer)
         self.class_names: list[str] | None = details.get("class_names")
-        self.upsample, self.filter = int(details.get("upsample", 1)), details.get("upsample_filter", "bicubic")
-        self._latent_shape = (transformer.config.in_channels, transformer.config.sample_size, transformer.config.sample_size)
+        self.upsample, self.filter = (
+            int(details.get("upsample", 1)),
+            details.get("upsample_filter", "bicubic"),
+        )
+        self._latent_shape = (
+            transformer.config.in_channels,
+            transformer.config.sample_size,
+            transformer.config.sample_size,
+        )
         self._network = torch.compile(self.transformer, dynamic=False) if compile else self.transformer
         if self.vae is None:
             self.channels, self.image_size = self._latent_shape[0], self._latent_shape[1] * self.upsample
         else:
             self.channels = self.vae.config.out_channels
-            self.image_size = self._latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1) * self.upsample
+            self.image_size = (
+                self._latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1) * self.upsample
+            )
 
     def sample(self, labels: Sequence[int], seeds: Sequence[int], config: SynthConfig) -> Tensor:
         """One uint8 image for each label and seed, as a CPU tensor (B, C, H, W).
 
-        ``config.batch_size`` images are made at a time; an image depends on its own label and seed only (across batch sizes within
-        one grey level). Raises DataError for a label outside 0..num_classes - 1, WeightsError if guidance is asked of a network
-        without a null class, and ItemError naming the positions whose result is not finite.
+        ``config.batch_size`` images are made at a time; an image depends on its own label and seed only
+        (across batch sizes within one grey level). Raises DataError for a label outside 0..num_classes - 1,
+        WeightsError if guidance is asked of a network without a null class, and ItemError naming the
+        positions whose result is not finite.
         """
         labels, seeds = [int(label) for label in labels], list(seeds)
         if len(labels) != len(seeds):
@@ -91,8 +102,9 @@ class Generator:
         if not bool(finite.all()):
             bad = [i for i, ok in enumerate(finite.tolist()) if not ok]
             raise ItemError(
-                f"Sampling gave NaN or infinity for positions {bad} of the batch (labels {sorted({labels[i] for i in bad})}) in "
-                f"{self.precision}; use precision fp32 or bf16, or check the weights."
+                f"Sampling gave NaN or infinity for positions {bad} of the batch (labels"
+                f" {sorted({labels[i] for i in bad})}) in {self.precision}; use precision fp32 or bf16, or"
+                " check the weights."
             )
         return to_uint8(result, config.output)
 
@@ -107,7 +119,13 @@ class Generator:
             x = noise.draw()
             try:
                 x = run_sampler(
-                    network, x, self.schedule, sampler=config.sampler, steps=config.steps, noise=noise.draw, clip=self.vae is None
+                    network,
+                    x,
+                    self.schedule,
+                    sampler=config.sampler,
+                    steps=config.steps,
+                    noise=noise.draw,
+                    clip=self.vae is None,
                 )
             finally:
                 noise.close()
@@ -126,13 +144,18 @@ class Generator:
         wrong = [label for label in labels if not 0 <= label < self.num_classes]
         if wrong:
             raise DataError(
-                f"Label {wrong[0]} is outside the generator's 0..{self.num_classes - 1}; use a generator trained on these classes "
-                "or a class list that matches it."
+                f"Label {wrong[0]} is outside the generator's 0..{self.num_classes - 1}; use a generator"
+                " trained on these classes or a class list that matches it."
             )
         if config.guidance < 0:
-            raise RecipeError(f"synth.guidance is {config.guidance} but must not be negative; 1.0 means no guidance.")
+            raise RecipeError(
+                f"synth.guidance is {config.guidance} but must not be negative; 1.0 means no guidance."
+            )
         if config.guidance != 1.0 and not has_null_class(self.transformer):
-            raise WeightsError("These weights have no null class, so guidance must be 1.0; retrain with label_dropout above 0.")
+            raise WeightsError(
+                "These weights have no null class, so guidance must be 1.0; retrain with label_dropout"
+                " above 0."
+            )
 
 
 def load_generator(
@@ -140,8 +163,8 @@ def load_generator(
 ) -> Generator:
     """The generator of a DiTPipeline folder, hub id or ``embedded:<name>``; components are loaded singly.
 
-    Without a vae/ the transformer works on pixels, and the optional diffadapt.json names ``upsample``, ``upsample_filter`` and
-    ``class_names``. Raises WeightsError if a component is missing or does not fit.
+    Without a vae/ the transformer works on pixels, and the optional diffadapt.json names ``upsample``,
+    ``upsample_filter`` and ``class_names``. Raises WeightsError if a component is missing or does not fit.
     """
     index = read_json(weights, "model_index.json") or {}
     details = read_json(weights, DETAILS) or {}
@@ -153,23 +176,29 @@ def load_generator(
     in_channels = transformer.config.in_channels
     if vae is None and in_channels not in (1, 3):
         raise WeightsError(
-            f"The network of {weights!r} works on {in_channels} latent channels but model_index.json names no vae; add an AutoencoderKL "
-            "under vae/ (`diffadapt weights import-dit --vae`)."
+            f"The network of {weights!r} works on {in_channels} latent channels but model_index.json names no"
+            " vae; add an AutoencoderKL under vae/ (`diffadapt weights import-dit --vae`)."
         )
     if vae is not None and vae.config.latent_channels != in_channels:
         raise WeightsError(
-            f"The vae of {weights!r} has {vae.config.latent_channels} latent channels but its transformer {in_channels}; "
-            "give the vae that the transformer was trained with."
+            f"The vae of {weights!r} has {vae.config.latent_channels} latent channels but its transformer"
+            f" {in_channels}; give the vae that the transformer was trained with."
         )
     if index.get("id2label") and not details.get("class_names"):
         names = index["id2label"]
-        details["class_names"] = [names[str(i)] for i in range(len(names))] if all(str(i) in names for i in range(len(names))) else None
+        details["class_names"] = (
+            [names[str(i)] for i in range(len(names))]
+            if all(str(i) in names for i in range(len(names)))
+            else None
+        )
     return Generator(transformer, schedule, vae, details, revision(weights), device, precision, compile)
 
 
 def to_uint8(x: Tensor, output: Literal["truncate", "round"] = "truncate") -> Tensor:
-    """Pixels in [-1, 1] -> uint8: truncate(clamp(127.5 x + 128, 0, 255)) as the DiT authors store images, or (x + 1) / 2 of 255
-    rounded to nearest, half to even. The two differ only where 127.5 (x + 1) is half-way between two integers."""
+    """Pixels in [-1, 1] -> uint8: truncate(clamp(127.5 x + 128, 0, 255)) as the DiT authors store images, or
+    (x + 1) / 2 of 255 rounded to nearest, half to even. The two differ only where 127.5 (x + 1) is half-way
+    between two integers.
+    """
     if output == "truncate":
         return (127.5 * x + 128.0).clamp(0, 255).to(torch.uint8)
     return (127.5 * (x + 1.0)).round().clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,5 @@
-"""What loading any diffusers pipeline takes: silence, the precision a device can compute in, and one sentence when it fails."""
+"""What loading any diffusers pipeline takes: silence, the precision a device can compute in, and one sentence
+when it fails."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def quiet() -> Iterator[None]:
         module.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch_dtype.*")  # newer diffusers prefer another name that older ones lack
+            warnings.filterwarnings(
+                "ignore", message=".*torch_dtype.*"
+            )  # newer diffusers prefer another name that older ones lack
             yield
     finally:
         for module, (level, bars) in zip(loggings, before, strict=True):
@@ -44,7 +47,8 @@ def first_line(error: BaseException) -> str:
 
 
 def precision_on(device: torch.device, precision: str, field: str) -> tuple[str, torch.dtype]:
-    """The precision to compute in on ``device``, and the type of the weights; fp16 on a CPU becomes fp32, which is logged with the recipe's ``field``."""
+    """The precision to compute in on ``device``, and the type of the weights; fp16 on a CPU becomes fp32,
+    which is logged with the recipe's ``field``."""
     if precision == "fp16" and device.type == "cpu":
         _log.warning("A CPU computes in fp32 what the recipe asks for in fp16 (%s).", field)
         precision = "fp32"
@@ -61,13 +65,20 @@ def named(weights: str) -> tuple[str, str | None]:
 
 
 def loaded(what: str, weights: str, load: Callable[[], T]) -> T:
-    """What ``load`` returns. Raises WeightsError with one sentence for whatever it raises; ``what`` is e.g. 'text-to-image pipeline'."""
+    """What ``load`` returns. Raises WeightsError with one sentence for whatever it raises; ``what`` is e.g.
+    'text-to-image pipeline'."""
     try:
         return load()
     except Exception as error:  # hub, file-format and shape errors share no base class
         name, _ = named(weights)
-        how = f"run `hf download {name}` where there is a network" if is_hub_id(resolve(weights)) else "save the folder again with save_pretrained"
-        raise WeightsError(f"No {what} could be loaded from {weights!r} ({first_line(error)}): check the name, or {how}.") from error
+        how = (
+            f"run `hf download {name}` where there is a network"
+            if is_hub_id(resolve(weights))
+            else "save the folder again with save_pretrained"
+        )
+        raise WeightsError(
+            f"No {what} could be loaded from {weights!r} ({first_line(error)}): check the name, or {how}."
+        ) from error
 
 
 def note_truncation(pipe: Any, prompts: Sequence[str]) -> bool:
@@ -79,6 +90,12 @@ def note_truncation(pipe: Any, prompts: Sequence[str]) -> bool:
     for prompt in prompts:
         tokens = len(widest(prompt, verbose=False).input_ids)
         if tokens > widest.model_max_length:
-            _log.warning("A prompt has %d tokens, of which the pipeline reads %d; what follows is ignored, here and in others like it: %s", tokens, widest.model_max_length, prompt)
+            _log.warning(
+                "A prompt has %d tokens, of which the pipeline reads %d; what follows is ignored, here and in"
+                " others like it: %s",
+                tokens,
+                widest.model_max_length,
+                prompt,
+            )
             return True
     return False

@@ -27,9 +27,14 @@ class PipelineIndex:
 
     @property
     def flow_matching(self) -> bool:
-        """Whether the network predicts velocities of a rectified flow (SD3, FLUX): a scheduler of the DDPM family would misread it."""
+        """Whether the network predicts velocities of a rectified flow (SD3, FLUX): a scheduler of the DDPM
+        family would misread it."""
         s = self.scheduler
-        return str(s.get("_class_name", "")).startswith("FlowMatch") or s.get("prediction_type") == "flow_prediction" or bool(s.get("use_flow_sigmas"))
+        return (
+            str(s.get("_class_name", "")).startswith("FlowMatch")
+            or s.get("prediction_type") == "flow_prediction"
+            or bool(s.get("use_flow_sigmas"))
+        )
 
     @property
     def has_safety_checker(self) -> bool:
@@ -37,12 +42,18 @@ class PipelineIndex:
 
     @property
     def multiple(self) -> int:
-        """What the sides of pictures must be multiples of, as far as that is known: of a U-Net over an autoencoder, its factor."""
-        return int(2 ** (len(self.autoencoder.get("block_out_channels") or [1]) - 1)) if {"vae", "unet"} <= set(self.components) else 1
+        """What the sides of pictures must be multiples of, as far as that is known: of a U-Net over an
+        autoencoder, its factor."""
+        return (
+            int(2 ** (len(self.autoencoder.get("block_out_channels") or [1]) - 1))
+            if {"vae", "unet"} <= set(self.components)
+            else 1
+        )
 
 
 def pipeline_index(weights: str) -> PipelineIndex | None:
-    """The index of a folder, of ``embedded:<name>`` or of a hub id in the local cache; None for a hub id that is not there yet.
+    """The index of a folder, of ``embedded:<name>`` or of a hub id in the local cache; None for a hub id that
+    is not there yet.
 
     Raises WeightsError for a folder without model_index.json and for one that is damaged.
     """
@@ -53,32 +64,56 @@ def pipeline_index(weights: str) -> PipelineIndex | None:
         if hub:
             return None
         raise WeightsError(
-            f"{weights!r} has no model_index.json, so it is no diffusers pipeline: give the folder that save_pretrained wrote, or a hub id; "
-            "a single-file checkpoint is converted with diffusers' scripts/convert_original_stable_diffusion_to_diffusers.py."
+            f"{weights!r} has no model_index.json, so it is no diffusers pipeline: give the folder that"
+            " save_pretrained wrote, or a hub id; a single-file checkpoint is converted with diffusers'"
+            " scripts/convert_original_stable_diffusion_to_diffusers.py."
         )
     name = index.pop("_class_name", "")
     components = {key: value for key, value in index.items() if isinstance(value, list)}
-    return PipelineIndex(str(name), components, _read(resolved, "scheduler/scheduler_config.json", hub) or {}, _read(resolved, "vae/config.json", hub) or {})
+    return PipelineIndex(
+        str(name),
+        components,
+        _read(resolved, "scheduler/scheduler_config.json", hub) or {},
+        _read(resolved, "vae/config.json", hub) or {},
+    )
 
 
 def check_settings(config: TextToImageConfig, index: PipelineIndex | None) -> None:
-    """Raise RecipeError or WeightsError for what can be known to fail before a weight is loaded. ``index`` None: only the settings are looked at."""
+    """Raise RecipeError or WeightsError for what can be known to fail before a weight is loaded. ``index``
+    None: only the settings are looked at."""
     if config.images_per_class < 1 or config.images_per_shard < 1 or config.classes_per_shard < 1:
-        raise RecipeError("generator.images_per_class, images_per_shard and classes_per_shard must be at least 1.")
+        raise RecipeError(
+            "generator.images_per_class, images_per_shard and classes_per_shard must be at least 1."
+        )
     if config.steps < 1:
         raise RecipeError(f"generator.steps is {config.steps}; a picture needs at least one step.")
     if config.size < 0 or config.store_size < 0:
-        raise RecipeError("generator.size and store_size are sides in pixels; 0 means the pipeline's own, a negative number means nothing.")
+        raise RecipeError(
+            "generator.size and store_size are sides in pixels; 0 means the pipeline's own, a negative number"
+            " means nothing."
+        )
     if config.negative_prompt and config.guidance <= 1:
-        raise RecipeError(f"generator.negative_prompt acts through guidance, which is off at {config.guidance:g}: raise generator.guidance above 1, or leave the negative prompt empty.")
+        raise RecipeError(
+            f"generator.negative_prompt acts through guidance, which is off at {config.guidance:g}: raise"
+            " generator.guidance above 1, or leave the negative prompt empty."
+        )
     if index is None:
         return
     if index.name in NOT_FROM_TEXT:
-        raise WeightsError(f"{config.weights!r} is a {index.name}, which takes no prompt; give a text-to-image pipeline (Stable Diffusion, SDXL, SD3, FLUX, ...).")
+        raise WeightsError(
+            f"{config.weights!r} is a {index.name}, which takes no prompt; give a text-to-image pipeline"
+            " (Stable Diffusion, SDXL, SD3, FLUX, ...)."
+        )
     if index.flow_matching and config.scheduler not in ("pipeline", "euler"):
-        raise RecipeError(f"{config.weights!r} is a flow-matching pipeline ({index.name}), which {config.scheduler!r} cannot sample: set generator.scheduler to 'pipeline' or 'euler'.")
+        raise RecipeError(
+            f"{config.weights!r} is a flow-matching pipeline ({index.name}), which {config.scheduler!r}"
+            " cannot sample: set generator.scheduler to 'pipeline' or 'euler'."
+        )
     if config.safety_checker and not index.has_safety_checker:
-        raise RecipeError(f"generator.safety_checker is on, but {config.weights!r} ({index.name}) brings none: switch it off, or give weights that have one.")
+        raise RecipeError(
+            f"generator.safety_checker is on, but {config.weights!r} ({index.name}) brings none: switch it"
+            " off, or give weights that have one."
+        )
     if config.size % index.multiple:
         raise RecipeError(size_message(config.size, index.name, index.multiple))
     if config.negative_prompt and index.name.startswith("Flux"):
@@ -87,11 +122,17 @@ def check_settings(config: TextToImageConfig, index: PipelineIndex | None) -> No
 
 def size_message(size: int, pipeline: str, multiple: int) -> str:
     lower = size // multiple * multiple
-    return f"generator.size is {size}, but {pipeline} makes pictures whose side is a multiple of {multiple}: use {lower or multiple} or {(lower or multiple) + multiple}."
+    return (
+        f"generator.size is {size}, but {pipeline} makes pictures whose side is a multiple of {multiple}: use"
+        f" {lower or multiple} or {(lower or multiple) + multiple}."
+    )
 
 
 def negative_prompt_message(config: TextToImageConfig, pipeline: str) -> str:
-    return f"{config.weights!r} is guidance-distilled ({pipeline}) and has no use for generator.negative_prompt: leave it empty."
+    return (
+        f"{config.weights!r} is guidance-distilled ({pipeline}) and has no use for generator.negative_prompt:"
+        " leave it empty."
+    )
 
 
 def _read(resolved: str, name: str, hub: bool) -> dict[str, Any] | None:
@@ -109,5 +150,7 @@ def _read(resolved: str, name: str, hub: bool) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise WeightsError(f"{path} is not valid JSON ({error}); restore the file from the weights' source.") from error
+        raise WeightsError(
+            f"{path} is not valid JSON ({error}); restore the file from the weights' source."
+        ) from error
     return dict(value)

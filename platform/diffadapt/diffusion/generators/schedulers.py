@@ -1,4 +1,5 @@
-"""Sampling schedulers by name, made from the configuration of the pipeline's own; and step noise that belongs to an image."""
+"""Sampling schedulers by name, made from the configuration of the pipeline's own; and step noise that belongs
+to an image."""
 
 from __future__ import annotations
 
@@ -26,16 +27,24 @@ CLASSES = {
 
 
 def with_scheduler(scheduler: Any, name: str, steps: int) -> Any:
-    """The scheduler ``name`` with the noise schedule and prediction type of ``scheduler``; 'pipeline' leaves it as it is.
+    """The scheduler ``name`` with the noise schedule and prediction type of ``scheduler``; 'pipeline' leaves
+    it as it is.
 
     Raises RecipeError when the pair does not fit, or when the scheduler cannot take ``steps``.
     """
     config = scheduler.config
     own = type(scheduler).__name__
-    flow = own.startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction" or config.get("use_flow_sigmas")
+    flow = (
+        own.startswith("FlowMatch")
+        or config.get("prediction_type") == "flow_prediction"
+        or config.get("use_flow_sigmas")
+    )
     if name != "pipeline":
         if flow and name != "euler":
-            raise RecipeError(f"The pipeline samples by flow matching ({own}), which {name!r} cannot: set generator.scheduler to 'pipeline' or 'euler'.")
+            raise RecipeError(
+                f"The pipeline samples by flow matching ({own}), which {name!r} cannot: set"
+                " generator.scheduler to 'pipeline' or 'euler'."
+            )
         cls = getattr(diffusers, "FlowMatchEulerDiscreteScheduler" if flow else CLASSES[name])
         changes = {"algorithm_type": "dpmsolver++"} if name == "dpmsolver++" else {}
         scheduler = cls.from_config(config, **changes)
@@ -43,13 +52,17 @@ def with_scheduler(scheduler: Any, name: str, steps: int) -> Any:
         try:
             scheduler.set_timesteps(steps)
         except (ValueError, IndexError) as error:
-            raise RecipeError(f"{type(scheduler).__name__} cannot take {steps} steps ({first_line(error)}): set another generator.steps or generator.scheduler.") from error
+            raise RecipeError(
+                f"{type(scheduler).__name__} cannot take {steps} steps ({first_line(error)}): set another"
+                " generator.steps or generator.scheduler."
+            ) from error
     return scheduler
 
 
 @contextlib.contextmanager
 def own_noise(scheduler: Any, generators: list[torch.Generator]) -> Iterator[None]:
-    """While inside, steps that draw noise use ``generators`` even where the pipeline forgets to pass them on (SD3, FLUX)."""
+    """While inside, steps that draw noise use ``generators`` even where the pipeline forgets to pass them on
+    (SD3, FLUX)."""
     step = scheduler.step
     if "generator" not in inspect.signature(step).parameters:
         yield

@@ -1,4 +1,5 @@
-"""Images from prompts with any diffusers text-to-image pipeline (Adapt Anything, section 3: Stable Diffusion and others)."""
+"""Images from prompts with any diffusers text-to-image pipeline (Adapt Anything, section 3: Stable Diffusion
+and others)."""
 
 from __future__ import annotations
 
@@ -33,19 +34,28 @@ from diffadapt.diffusion.generators.schedulers import own_noise, with_scheduler
 class TextToImage:
     """A text-to-image generator: prompts and seeds in, uint8 images out. Made by :func:`load_text_to_image`.
 
-    Attributes: ``pipe`` (the diffusers pipeline), ``size`` (side of the generated image in pixels; 0 where the pipeline does
-    not say and decides itself), ``multiple`` (what a side must be a multiple of), ``precision`` (the one in use).
+    Attributes: ``pipe`` (the diffusers pipeline), ``size`` (side of the generated image in pixels; 0 where
+    the pipeline does not say and decides itself), ``multiple`` (what a side must be a multiple of),
+    ``precision`` (the one in use).
     """
 
     def __init__(self, pipe: Any, config: TextToImageConfig, device: str | torch.device, precision: str):
         self.pipe, self.config, self.device, self.precision = pipe, config, torch.device(device), precision
         self.accepts = inspect.signature(pipe.__call__).parameters
         if "prompt" not in self.accepts:
-            raise WeightsError(f"{config.weights!r} is a {type(pipe).__name__}, which takes no prompt; give a text-to-image pipeline.")
-        if config.negative_prompt and ("negative_prompt" not in self.accepts or "true_cfg_scale" in self.accepts):
+            raise WeightsError(
+                f"{config.weights!r} is a {type(pipe).__name__}, which takes no prompt; give a text-to-image"
+                " pipeline."
+            )
+        if config.negative_prompt and (
+            "negative_prompt" not in self.accepts or "true_cfg_scale" in self.accepts
+        ):
             raise RecipeError(negative_prompt_message(config, type(pipe).__name__))
         if "num_inference_steps" not in self.accepts:
-            raise WeightsError(f"{config.weights!r} is a {type(pipe).__name__}, whose stages have their own numbers of steps; give a pipeline with one denoising network.")
+            raise WeightsError(
+                f"{config.weights!r} is a {type(pipe).__name__}, whose stages have their own numbers of"
+                " steps; give a pipeline with one denoising network."
+            )
         self.multiple = _multiple(pipe)
         self.size = config.size or _native_size(pipe)
         if self.size % self.multiple:
@@ -53,12 +63,14 @@ class TextToImage:
         self._said_truncated = False
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray | ItemError]:
-        """A uint8 (H, W, C) image in RGB (grey where the autoencoder is) for each prompt and seed, computed as one batch.
+        """A uint8 (H, W, C) image in RGB (grey where the autoencoder is) for each prompt and seed, computed
+        as one batch.
 
-        An image depends on its own prompt and seed only: start and step noise come from a CPU generator an image, and pictures
-        are decoded one by one (across batch sizes within one grey level). An ItemError stands where a picture is not finite or
-        was blocked by the safety checker. Guidance of at most 1 is off; distilled pipelines (FLUX dev, LCM) take it as an
-        embedding, FLUX schnell ignores it, SDXL Turbo wants it off. Raises RecipeError if the pipeline refuses the settings.
+        An image depends on its own prompt and seed only: start and step noise come from a CPU generator an
+        image, and pictures are decoded one by one (across batch sizes within one grey level). An ItemError
+        stands where a picture is not finite or was blocked by the safety checker. Guidance of at most 1 is
+        off; distilled pipelines (FLUX dev, LCM) take it as an embedding, FLUX schnell ignores it, SDXL Turbo
+        wants it off. Raises RecipeError if the pipeline refuses the settings.
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
@@ -66,17 +78,35 @@ class TextToImage:
             return []
         self._said_truncated = self._said_truncated or note_truncation(self.pipe, prompts)
         generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
-        with quiet(), torch.inference_mode(), float32_mode("tf32" if self.precision != "fp32" else "fp32"), own_noise(self.pipe.scheduler, generators):
+        with (
+            quiet(),
+            torch.inference_mode(),
+            float32_mode("tf32" if self.precision != "fp32" else "fp32"),
+            own_noise(self.pipe.scheduler, generators),
+        ):
             try:
-                out = self.pipe(prompt=list(prompts), generator=generators, output_type="np", **self._arguments(len(prompts)))
+                out = self.pipe(
+                    prompt=list(prompts),
+                    generator=generators,
+                    output_type="np",
+                    **self._arguments(len(prompts)),
+                )
             except ValueError as error:  # how pipelines refuse sizes and settings
-                raise RecipeError(f"{type(self.pipe).__name__} refuses these settings ({first_line(error)}): change the generator's fields, or use other weights.") from error
+                raise RecipeError(
+                    f"{type(self.pipe).__name__} refuses these settings ({first_line(error)}): change the"
+                    " generator's fields, or use other weights."
+                ) from error
         blocked = getattr(out, "nsfw_content_detected", None) or [False] * len(prompts)
         return [self._result(image, bad) for image, bad in zip(out.images, blocked, strict=True)]
 
     def _arguments(self, count: int) -> dict[str, Any]:
-        wanted: dict[str, Any] = {"num_inference_steps": self.config.steps, "guidance_scale": float(self.config.guidance)}
-        wanted["clean_caption"] = False  # else prompts are rewritten on machines that have bs4 and ftfy, and only there
+        wanted: dict[str, Any] = {
+            "num_inference_steps": self.config.steps,
+            "guidance_scale": float(self.config.guidance),
+        }
+        wanted["clean_caption"] = (
+            False  # else prompts are rewritten on machines that have bs4 and ftfy, and only there
+        )
         if self.size:
             wanted |= {"height": self.size, "width": self.size}
         if self.config.negative_prompt:
@@ -87,15 +117,20 @@ class TextToImage:
         if blocked:
             return ItemError("the pipeline's safety checker blocked the picture")
         if not np.isfinite(image).all():
-            return ItemError(f"sampling gave NaN or infinity in {self.precision}: use generator.precision bf16 or fp32, or check the weights")
+            return ItemError(
+                f"sampling gave NaN or infinity in {self.precision}: use generator.precision bf16 or fp32, or"
+                " check the weights"
+            )
         return (image * 255).round().astype(np.uint8)
 
 
 def load_text_to_image(config: TextToImageConfig, device: str | torch.device = "cpu") -> TextToImage:
-    """The pipeline of a folder, a hub id (``org/name`` or ``org/name@revision``) or ``embedded:<name>``, ready on ``device``.
+    """The pipeline of a folder, a hub id (``org/name`` or ``org/name@revision``) or ``embedded:<name>``,
+    ready on ``device``.
 
-    fp16 on a CPU becomes fp32, which is logged. The safety checker is not even loaded unless asked for. Raises WeightsError when
-    weights are missing, damaged or no text-to-image pipeline, RecipeError for settings that the pipeline cannot serve.
+    fp16 on a CPU becomes fp32, which is logged. The safety checker is not even loaded unless asked for.
+    Raises WeightsError when weights are missing, damaged or no text-to-image pipeline, RecipeError for
+    settings that the pipeline cannot serve.
     """
     index = pipeline_index(config.weights)
     check_settings(config, index)
@@ -111,7 +146,10 @@ def load_text_to_image(config: TextToImageConfig, device: str | torch.device = "
         arguments = {"torch_dtype": dtype, "revision": revision, **without}
         pipe = loaded("text-to-image pipeline", config.weights, lambda: _from_pretrained(name, arguments))
         if config.safety_checker and getattr(pipe, "safety_checker", None) is None:
-            raise RecipeError(f"generator.safety_checker is on, but {config.weights!r} brings none: switch it off, or give weights that have one.")
+            raise RecipeError(
+                f"generator.safety_checker is on, but {config.weights!r} brings none: switch it off, or give"
+                " weights that have one."
+            )
         pipe.scheduler = with_scheduler(pipe.scheduler, config.scheduler, config.steps)
     pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(device)
@@ -132,13 +170,18 @@ def _from_pretrained(name: str, arguments: dict[str, Any]) -> Any:
     except ValueError as error:
         if "AutoPipeline" not in str(error):
             raise
-        return DiffusionPipeline.from_pretrained(name, **arguments)  # a pipeline that diffusers has but does not list
+        return DiffusionPipeline.from_pretrained(
+            name, **arguments
+        )  # a pipeline that diffusers has but does not list
 
 
 def _denoiser(pipe: Any) -> Any:
     found = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     if found is None:
-        raise WeightsError(f"{type(pipe).__name__} has neither a unet nor a transformer, so it cannot be used here; give another pipeline.")
+        raise WeightsError(
+            f"{type(pipe).__name__} has neither a unet nor a transformer, so it cannot be used here; give"
+            " another pipeline."
+        )
     return found
 
 
@@ -152,6 +195,8 @@ def _multiple(pipe: Any) -> int:
     if getattr(pipe, "unet", None) is not None:
         return factor
     vae = getattr(pipe, "vae", None)
-    packed = vae is not None and config.get("in_channels") == 4 * vae.config.get("latent_channels", 0)  # FLUX: 2 x 2 latents a token
+    packed = vae is not None and config.get("in_channels") == 4 * vae.config.get(
+        "latent_channels", 0
+    )  # FLUX: 2 x 2 latents a token
     patch = config.get("patch_size") or 1
     return factor * (2 if packed else patch if isinstance(patch, int) else max(patch))

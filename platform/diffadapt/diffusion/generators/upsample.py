@@ -1,4 +1,5 @@
-"""The fixed upsampling between a generator's native size and the image size, and its least-squares inverse."""
+"""The fixed upsampling between a generator's native size and the image size, and its least-squares
+inverse."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ Filter = Literal["bilinear", "bicubic"]
 
 
 def upsample(x: Tensor, factor: int, kind: Filter = "bicubic") -> Tensor:
-    """(B, C, H, W) -> (B, C, factor H, factor W): PIL's filter of that name (bicubic a = -0.5), edges renormalised.
+    """(B, C, H, W) -> (B, C, factor H, factor W): PIL's filter of that name (bicubic a = -0.5), edges
+    renormalised.
 
     The result of bicubic may overshoot the input's range slightly.
     """
@@ -24,7 +26,8 @@ def upsample(x: Tensor, factor: int, kind: Filter = "bicubic") -> Tensor:
 
 
 def native(x: Tensor, factor: int, kind: Filter = "bicubic") -> Tensor:
-    """The small image whose upsampling is nearest to ``x`` in the mean square; inverts :func:`upsample` exactly.
+    """The small image whose upsampling is nearest to ``x`` in the mean square; inverts :func:`upsample`
+    exactly.
 
     (B, C, H, W) -> (B, C, H / factor, W / factor); H and W must be multiples of ``factor`` (ValueError).
     """

@@ -15,7 +15,8 @@ _NEEDED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
 
 def check_transfer(config: TransferConfig) -> None:
-    """Raise RecipeError or WeightsError for settings that cannot work together or that the weights at hand cannot serve.
+    """Raise RecipeError or WeightsError for settings that cannot work together or that the weights at hand
+    cannot serve.
 
     A hub id that is not in the local cache yet, and ``train``, are looked at by their settings only.
     """
@@ -30,13 +31,25 @@ def check_settings(config: TransferConfig) -> None:
     if min(config.size, config.multiple, config.batch_size) < 1:
         raise RecipeError("transfer.size, transfer.multiple and transfer.batch_size must be at least 1.")
     if config.method == "edit_friendly" and config.eta <= 0:
-        raise RecipeError("transfer.method 'edit_friendly' keeps the image in the sampler's noise, of which transfer.eta = 0 has none: set transfer.eta to 1.")
+        raise RecipeError(
+            "transfer.method 'edit_friendly' keeps the image in the sampler's noise, of which transfer.eta ="
+            " 0 has none: set transfer.eta to 1."
+        )
     if config.method == "edit_friendly" and config.profile == "lcm":
-        raise RecipeError("transfer.profile 'lcm' samples in a way that 'edit_friendly' cannot invert: use transfer.method 'stochastic', or no profile.")
+        raise RecipeError(
+            "transfer.profile 'lcm' samples in a way that 'edit_friendly' cannot invert: use transfer.method"
+            " 'stochastic', or no profile."
+        )
     if config.lora and importlib.util.find_spec("peft") is None:
-        raise RecipeError("transfer.lora needs the package peft, which is not installed: run `pip install peft`, or leave transfer.lora empty.")
+        raise RecipeError(
+            "transfer.lora needs the package peft, which is not installed: run `pip install peft`, or leave"
+            " transfer.lora empty."
+        )
     if config.variant and config.weights == "train":
-        raise RecipeError("transfer.variant names a file of published weights, but transfer.weights is 'train': leave the variant empty.")
+        raise RecipeError(
+            "transfer.variant names a file of published weights, but transfer.weights is 'train': leave the"
+            " variant empty."
+        )
     transfer_levels(config, strength)
 
 
@@ -50,10 +63,21 @@ def check_weights(config: TransferConfig, index: PipelineIndex | None) -> None:
         return
     folder = resolve(config.weights)
     if config.variant and not is_hub_id(folder) and not any(Path(folder).rglob(f"*.{config.variant}.*")):
-        raise WeightsError(f"{config.weights!r} has no files of the variant {config.variant!r}: leave transfer.variant empty, or give a folder that was saved with it.")
+        raise WeightsError(
+            f"{config.weights!r} has no files of the variant {config.variant!r}: leave transfer.variant"
+            " empty, or give a folder that was saved with it."
+        )
     missing = [name for name in _NEEDED if not (index.components.get(name) or [None, None])[1]]
-    if missing or not index.name.startswith("StableDiffusion") or "XL" in index.name or index.name.startswith("StableDiffusion3"):
-        raise WeightsError(f"{config.weights!r} is a {index.name or 'pipeline without a name'}, which the transfer cannot use: give a pipeline of the Stable Diffusion 1.x or 2.x family.")
+    if (
+        missing
+        or not index.name.startswith("StableDiffusion")
+        or "XL" in index.name
+        or index.name.startswith("StableDiffusion3")
+    ):
+        raise WeightsError(
+            f"{config.weights!r} is a {index.name or 'pipeline without a name'}, which the transfer cannot"
+            " use: give a pipeline of the Stable Diffusion 1.x or 2.x family."
+        )
     if config.multiple % index.multiple:
         raise RecipeError(multiple_message(config, index.multiple))
 
@@ -67,9 +91,15 @@ def own_controlnet(weights: str) -> None:
     """Raise WeightsError when a local pipeline folder has no ControlNet of its own."""
     resolved = resolve(weights)
     if not is_hub_id(resolved) and not (Path(resolved) / "controlnet" / "config.json").is_file():
-        raise WeightsError(f"{weights!r} has no controlnet folder of its own: set transfer.controlnet to a ControlNet folder or hub id, or transfer.method to 'img2img'.")
+        raise WeightsError(
+            f"{weights!r} has no controlnet folder of its own: set transfer.controlnet to a ControlNet folder"
+            " or hub id, or transfer.method to 'img2img'."
+        )
 
 
 def multiple_message(config: TransferConfig, factor: int) -> str:
     """What to say when sizes do not fit the autoencoder."""
-    return f"transfer.multiple is {config.multiple}, but {config.weights!r} makes pictures whose sides are multiples of {factor}: use a multiple of {factor}."
+    return (
+        f"transfer.multiple is {config.multiple}, but {config.weights!r} makes pictures whose sides are"
+        f" multiples of {factor}: use a multiple of {factor}."
+    )

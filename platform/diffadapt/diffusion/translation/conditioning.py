@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def conditioning(scene: Scene, classes: ClassTable, palette: str, size: tuple[int, int]) -> np.ndarray:
-    """float32 (h, w, 3) in [0, 1]: the label map of ``scene`` in colours, resized by area to ``size`` = (h, w).
+    """float32 (h, w, 3) in [0, 1]: the label map of ``scene`` in colours, resized by area to ``size`` = (h,
+    w).
 
     Palette 'cityscapes' is the scene's raw colour map where it has one (void colours included), as ZoDi's
     authors feed it; otherwise the label map is painted. Raises ItemError for a scene without a layout.
@@ -31,10 +32,11 @@ def conditioning(scene: Scene, classes: ClassTable, palette: str, size: tuple[in
 
 
 def resize_area(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, C) to (h, w, C): each new pixel is the mean of the area that it covers, as OpenCV's INTER_AREA.
+    """uint8 (H, W, C) to (h, w, C): each new pixel is the mean of the area that it covers, as OpenCV's
+    INTER_AREA.
 
-    A mean that lies between two levels is rounded up when both sides are halved, else to the even level (OpenCV's rule). Where a
-    side grows, pixels are repeated.
+    A mean that lies between two levels is rounded up when both sides are halved, else to the even level
+    (OpenCV's rule). Where a side grows, pixels are repeated.
     """
     (height, width), (h, w) = image.shape[:2], size
     if (height, width) == (h, w):

@@ -32,16 +32,19 @@ class TransferConfig:
     """Layout-preserving transfer of labelled scenes to a domain that is given in words."""
 
     weights: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """A Stable Diffusion 1.5-family pipeline (folder or hub id), ``embedded:streets``, or ``train`` (a small one on the source scenes)."""
+    """A Stable Diffusion 1.5-family pipeline (folder or hub id), ``embedded:streets``, or ``train`` (a small
+    one on the source scenes)."""
     variant: str = ""
-    """Which of a pipeline's weight files, where it has several: 'non_ema' (Stable Diffusion 1.5, as ZoDi's authors use it), 'fp16'."""
+    """Which of a pipeline's weight files, where it has several: 'non_ema' (Stable Diffusion 1.5, as ZoDi's
+    authors use it), 'fp16'."""
     controlnet: str = "lllyasviel/control_v11p_sd15_seg"
     """A ControlNet folder or hub id; empty: the ``controlnet`` that the weights' own folder has."""
     method: Literal["stochastic", "edit_friendly", "img2img", "layout"] = "stochastic"
-    """stochastic: ZoDi's stochastic inversion; edit_friendly: DDPM inversion that reconstructs; img2img: noise alone; layout: from
-    the label map without the source image."""
+    """stochastic: ZoDi's stochastic inversion; edit_friendly: DDPM inversion that reconstructs; img2img:
+    noise alone; layout: from the label map without the source image."""
     aligned: bool = False
-    """stochastic: encode to the first decode level itself; False: 49 timesteps above it, as the authors' code does."""
+    """stochastic: encode to the first decode level itself; False: 49 timesteps above it, as the authors' code
+    does."""
     domain: str = "night"
     """A name of DOMAINS, or your own with ``prompt`` and ``strength``."""
     prompt: str = ""
@@ -57,10 +60,11 @@ class TransferConfig:
     eta: float = 1.0
     control_scale: float = 1.0
     palette: Literal["cityscapes", "ade20k", "own"] = "cityscapes"
-    """Colours of the conditioning map. cityscapes: the raw colour map where the data have one (the authors); ade20k: those that the
-    published ControlNet was trained on; own: the class table's."""
+    """Colours of the conditioning map. cityscapes: the raw colour map where the data have one (the authors);
+    ade20k: those that the published ControlNet was trained on; own: the class table's."""
     profile: Literal["", "lcm"] = ""
-    """lcm: the named fast profile (latent consistency: LCM scheduler, 4 steps, guidance 1.5, ``lora`` if given), never parity."""
+    """lcm: the named fast profile (latent consistency: LCM scheduler, 4 steps, guidance 1.5, ``lora`` if
+    given), never parity."""
     lora: str = ""
     """A LoRA to load on top, e.g. latent-consistency/lcm-lora-sdv1-5 (needs the package peft)."""
     size: int = 512
@@ -75,11 +79,13 @@ class TransferConfig:
 
     @property
     def resolved(self) -> Domain:
-        """The domain's prompt and strength with this configuration's own in their place. Raises RecipeError for an unknown domain."""
+        """The domain's prompt and strength with this configuration's own in their place. Raises RecipeError
+        for an unknown domain."""
         known = DOMAINS.get(self.domain)
         if known is None and not (self.prompt and self.strength is not None):
             raise RecipeError(
-                f"The domain {self.domain!r} is not known: give transfer.prompt and transfer.strength for it, or one of {', '.join(DOMAINS)}.{suggest(self.domain, DOMAINS)}"
+                f"The domain {self.domain!r} is not known: give transfer.prompt and transfer.strength for it,"
+                f" or one of {', '.join(DOMAINS)}.{suggest(self.domain, DOMAINS)}"
             )
         strength = self.strength if self.strength is not None else known.strength  # type: ignore[union-attr]
         if not 0 < strength <= 1:
@@ -89,10 +95,12 @@ class TransferConfig:
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """When a transferred image is accepted, and what is tried otherwise. A threshold of 0 measures nothing it need not and refuses nothing."""
+    """When a transferred image is accepted, and what is tried otherwise. A threshold of 0 measures nothing it
+    need not and refuses nothing."""
 
     consistency: float = 0.0
-    """Least mean IoU of the source model's segmentation with the labels, relative to that on the original image."""
+    """Least mean IoU of the source model's segmentation with the labels, relative to that on the original
+    image."""
     edges: float = 0.0
     """Least similarity of edges (correlation of gradient magnitudes), -1 to 1; 0: measured, never refused."""
     luminance: tuple[float, float] = (0.0, 255.0)

@@ -1,4 +1,5 @@
-"""Whether the source model still sees the labels in a transferred image: its IoU there, relative to that on the original."""
+"""Whether the source model still sees the labels in a transferred image: its IoU there, relative to that on
+the original."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class SourceModel:
         self.config, self.device = replace(inputs, size=config.size, precision=config.precision), device
 
     def ious(self, images: Sequence[np.ndarray], annotations: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """float64 (K,) of each uint8 (H, W, 3) image: the IoU of every class that its label map (H, W) has, NaN for the others."""
+        """float64 (K,) of each uint8 (H, W, 3) image: the IoU of every class that its label map (H, W) has,
+        NaN for the others."""
         from diffadapt.models.segmentation.inputs import fit_labels, logits
 
         size, count = self.config.size, len(self.classes.names)
@@ -35,10 +37,15 @@ class SourceModel:
         return found
 
     def compare(self, original: np.ndarray, transferred: np.ndarray) -> dict[str, Any]:
-        """Of both images' :meth:`ious`: ``consistency``, the ratio of their means over the classes that the label map has (None where there
-        is none, or none is found on the original), and ``iou``, class name -> (on the original, on the transferred image)."""
+        """Of both images' :meth:`ious`: ``consistency``, the ratio of their means over the classes that the
+        label map has (None where there is none, or none is found on the original), and ``iou``, class name ->
+        (on the original, on the transferred image).
+        """
         present = np.isfinite(original)
         base = float(original[present].mean()) if present.any() else 0.0
         ratio = round(float(transferred[present].mean()) / base, DIGITS) if base > 0 else None
-        named = {self.classes.names[c]: [round(float(original[c]), DIGITS), round(float(transferred[c]), DIGITS)] for c in np.flatnonzero(present)}
+        named = {
+            self.classes.names[c]: [round(float(original[c]), DIGITS), round(float(transferred[c]), DIGITS)]
+            for c in np.flatnonzero(present)
+        }
         return {"consistency": ratio, "iou": named}

@@ -1,4 +1,5 @@
-"""Multistep sampling of a latent consistency model (Luo et al. 2023, algorithm 3): few steps, each to a clean image and back to less noise."""
+"""Multistep sampling of a latent consistency model (Luo et al. 2023, algorithm 3): few steps, each to a clean
+image and back to less noise."""
 
 from __future__ import annotations
 
@@ -15,12 +16,17 @@ _SIGMA_DATA, _TIME_SCALE = 0.5, 10.0
 
 
 def consistency_decode(
-    z: torch.Tensor, noises: NoiseSource, timesteps: Sequence[int], alphas_cumprod: np.ndarray, predict: Predictor
+    z: torch.Tensor,
+    noises: NoiseSource,
+    timesteps: Sequence[int],
+    alphas_cumprod: np.ndarray,
+    predict: Predictor,
 ) -> torch.Tensor:
-    """Clean latents from ``z`` (B, C, h, w) at the first of the descending ``timesteps``; one of ``noises`` a step but the last.
+    """Clean latents from ``z`` (B, C, h, w) at the first of the descending ``timesteps``; one of ``noises`` a
+    step but the last.
 
-    f(x, t) = c_skip x + c_out (x - sqrt(1 - abar) eps) / sqrt(abar), with c_skip = 0.25 / ((10 t)^2 + 0.25) and
-    c_out = 10 t / sqrt((10 t)^2 + 0.25), as the published weights were distilled.
+    f(x, t) = c_skip x + c_out (x - sqrt(1 - abar) eps) / sqrt(abar), with c_skip = 0.25 / ((10 t)^2 + 0.25)
+    and c_out = 10 t / sqrt((10 t)^2 + 0.25), as the published weights were distilled.
     """
     draw = noise_source(noises)
     for i, t in enumerate(timesteps):

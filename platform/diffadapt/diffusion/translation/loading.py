@@ -14,10 +14,12 @@ from diffadapt.diffusion.translation.config import TransferConfig
 
 
 def load_networks(config: TransferConfig, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any | None]:
-    """(pipeline, ControlNet or None) on ``device`` without gradients, U-Net, ControlNet and text encoder in ``dtype``.
+    """(pipeline, ControlNet or None) on ``device`` without gradients, U-Net, ControlNet and text encoder in
+    ``dtype``.
 
-    The autoencoder stays in float32: half precision shows in grey levels, and it is a tenth of the work. Raises WeightsError when
-    weights are missing, damaged or do not belong together, RecipeError when sizes do not fit them.
+    The autoencoder stays in float32: half precision shows in grey levels, and it is a tenth of the work.
+    Raises WeightsError when weights are missing, damaged or do not belong together, RecipeError when sizes do
+    not fit them.
     """
     with quiet():
         control = _controlnet(config) if uses_layout(config) else None
@@ -45,15 +47,34 @@ def _controlnet(config: TransferConfig) -> Any:
     where = config.controlnet or config.weights
     name, revision = named(where)
     given: dict[str, Any] = {"subfolder": "controlnet"} if not config.controlnet else {}
-    return loaded("ControlNet", where, lambda: ControlNetModel.from_pretrained(name, torch_dtype=torch.float32, revision=revision, **given))
+    return loaded(
+        "ControlNet",
+        where,
+        lambda: ControlNetModel.from_pretrained(name, torch_dtype=torch.float32, revision=revision, **given),
+    )
 
 
 def _pipeline(config: TransferConfig, control: Any | None) -> Any:
     name, revision = named(config.weights)
-    given = {"torch_dtype": torch.float32, "revision": revision, "variant": config.variant or None, "safety_checker": None, "requires_safety_checker": False, "feature_extractor": None}
+    given = {
+        "torch_dtype": torch.float32,
+        "revision": revision,
+        "variant": config.variant or None,
+        "safety_checker": None,
+        "requires_safety_checker": False,
+        "feature_extractor": None,
+    }
     if control is None:
-        return loaded("Stable Diffusion pipeline", config.weights, lambda: StableDiffusionPipeline.from_pretrained(name, **given))
-    return loaded("Stable Diffusion pipeline", config.weights, lambda: StableDiffusionControlNetPipeline.from_pretrained(name, controlnet=control, **given))
+        return loaded(
+            "Stable Diffusion pipeline",
+            config.weights,
+            lambda: StableDiffusionPipeline.from_pretrained(name, **given),
+        )
+    return loaded(
+        "Stable Diffusion pipeline",
+        config.weights,
+        lambda: StableDiffusionControlNetPipeline.from_pretrained(name, controlnet=control, **given),
+    )
 
 
 def _add_lora(pipe: Any, config: TransferConfig) -> None:
@@ -71,19 +92,39 @@ def _check_fit(pipe: Any, control: Any | None, config: TransferConfig) -> None:
     width = pipe.text_encoder.config.hidden_size
     if unet.in_channels != vae.latent_channels or unet.cross_attention_dim != width:
         raise WeightsError(
-            f"The U-Net of {config.weights!r} takes {unet.in_channels} channels and text of width {unet.cross_attention_dim}, but its autoencoder and text encoder "
-            f"give {vae.latent_channels} and {width}: give a text-to-image pipeline (not one for inpainting or upscaling) whose parts belong together."
+            f"The U-Net of {config.weights!r} takes {unet.in_channels} channels and text of width"
+            f" {unet.cross_attention_dim}, but its autoencoder and text encoder give {vae.latent_channels}"
+            f" and {width}: give a text-to-image pipeline (not one for inpainting or upscaling) whose parts"
+            " belong together."
         )
     factor = int(pipe.vae_scale_factor)
     if config.multiple % factor:
         raise RecipeError(multiple_message(config, factor))
     if control is None:
         return
-    ours = (control.config.in_channels, control.config.cross_attention_dim, tuple(control.config.block_out_channels), control.config.layers_per_block)
-    if ours != (unet.in_channels, unet.cross_attention_dim, tuple(unet.block_out_channels), unet.layers_per_block) or control.config.conditioning_channels != 3:
+    ours = (
+        control.config.in_channels,
+        control.config.cross_attention_dim,
+        tuple(control.config.block_out_channels),
+        control.config.layers_per_block,
+    )
+    if (
+        ours
+        != (
+            unet.in_channels,
+            unet.cross_attention_dim,
+            tuple(unet.block_out_channels),
+            unet.layers_per_block,
+        )
+        or control.config.conditioning_channels != 3
+    ):
         raise WeightsError(
-            f"The ControlNet {config.controlnet or 'of ' + repr(config.weights)} was made for another network than {config.weights!r}: "
-            "give one for the same family (Stable Diffusion 1.x and 2.x need different ones) that takes colour pictures."
+            f"The ControlNet {config.controlnet or 'of ' + repr(config.weights)} was made for another network"
+            f" than {config.weights!r}: give one for the same family (Stable Diffusion 1.x and 2.x need"
+            " different ones) that takes colour pictures."
         )
     if 2 ** (len(control.config.conditioning_embedding_out_channels) - 1) != factor:
-        raise WeightsError(f"The ControlNet {config.controlnet or 'of ' + repr(config.weights)} does not reduce pictures {factor} times as the autoencoder of {config.weights!r} does: give one that belongs to it.")
+        raise WeightsError(
+            f"The ControlNet {config.controlnet or 'of ' + repr(config.weights)} does not reduce pictures"
+            f" {factor} times as the autoencoder of {config.weights!r} does: give one that belongs to it."
+        )

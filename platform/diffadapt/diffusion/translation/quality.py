@@ -1,6 +1,8 @@
-"""What is measured of a transferred image beside its source: edges, structure, luminance, change; CLIP's view of the domain.
+"""What is measured of a transferred image beside its source: edges, structure, luminance, change; CLIP's view
+of the domain.
 
-The source model's view of the labels is in diffusion/translation/consistency.py, the judgement in diffusion/translation/verdict.py.
+The source model's view of the labels is in diffusion/translation/consistency.py, the judgement in
+diffusion/translation/verdict.py.
 """
 
 from __future__ import annotations
@@ -12,23 +14,28 @@ import numpy as np
 from PIL import Image
 
 DIGITS = 4
-"""Decimals that are stored, so that rounding on another machine changes no decision but at a threshold's very edge."""
+"""Decimals that are stored, so that rounding on another machine changes no decision but at a threshold's very
+edge."""
 _WINDOW = 7
 _C3 = (0.03 * 255) ** 2 / 2
 """Of the structure term of SSIM (Wang et al. 2004)."""
 
 
 def compare(source: np.ndarray, transferred: np.ndarray) -> dict[str, float]:
-    """Numbers about two uint8 (H, W, 3) images, the source being brought to the other's size (bilinear, antialiased).
+    """Numbers about two uint8 (H, W, 3) images, the source being brought to the other's size (bilinear,
+    antialiased).
 
-    edges: Pearson correlation of the Sobel gradient magnitudes of both lumas, -1..1 (0 where one image has none); structure: the mean
-    over 7x7 windows of SSIM's structure term, -1..1, which does not feel brightness or contrast; luminance, deviation: mean and
-    standard deviation of the luma (ITU-R 601), 0..255; contrast: its 95th less its 5th percentile; source_luminance: the
-    source's mean; change: mean absolute difference of the pixels, 0..255.
+    edges: Pearson correlation of the Sobel gradient magnitudes of both lumas, -1..1 (0 where one image has
+    none); structure: the mean over 7x7 windows of SSIM's structure term, -1..1, which does not feel
+    brightness or contrast; luminance, deviation: mean and standard deviation of the luma (ITU-R 601), 0..255;
+    contrast: its 95th less its 5th percentile; source_luminance: the source's mean; change: mean absolute
+    difference of the pixels, 0..255.
     """
     height, width = transferred.shape[:2]
     if source.shape != transferred.shape:
-        source = np.asarray(Image.fromarray(np.ascontiguousarray(source)).resize((width, height), Image.Resampling.BILINEAR))
+        source = np.asarray(
+            Image.fromarray(np.ascontiguousarray(source)).resize((width, height), Image.Resampling.BILINEAR)
+        )
     x, y = luma(source), luma(transferred)
     low, high = np.percentile(y, (5, 95))
     return _rounded({
@@ -66,7 +73,10 @@ def _structure(x: np.ndarray, y: np.ndarray) -> float:
         return uniform_filter(values.astype(np.float64), _WINDOW, mode="nearest")
 
     mx, my = mean(x), mean(y)
-    sx, sy = (np.sqrt(np.maximum(mean(v * v) - m * m, 0)) for v, m in ((x.astype(np.float64), mx), (y.astype(np.float64), my)))
+    sx, sy = (
+        np.sqrt(np.maximum(mean(v * v) - m * m, 0))
+        for v, m in ((x.astype(np.float64), mx), (y.astype(np.float64), my))
+    )
     return float(((mean(x.astype(np.float64) * y) - mx * my + _C3) / (sx * sy + _C3)).mean())
 
 

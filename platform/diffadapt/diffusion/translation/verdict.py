@@ -1,4 +1,5 @@
-"""Whether a transferred image is good enough: measured numbers against the thresholds of :class:`QualityConfig`."""
+"""Whether a transferred image is good enough: measured numbers against the thresholds of
+:class:`QualityConfig`."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ REASONS = ("consistency", "edges", "luminance", "clip")
 
 
 class Verdict(NamedTuple):
-    """``reasons``: the thresholds that an image misses, empty: accepted; ``shortfall``: by how much in all, 0 for an accepted one."""
+    """``reasons``: the thresholds that an image misses, empty: accepted; ``shortfall``: by how much in all, 0
+    for an accepted one."""
 
     reasons: tuple[str, ...]
     shortfall: float
@@ -35,9 +37,11 @@ def thresholds(config: QualityConfig) -> dict[str, tuple[float, float]]:
 
 
 def judge(scores: Mapping[str, Any], config: QualityConfig) -> Verdict:
-    """``scores`` as diffusion/translation/quality.py measures them. What could not be measured (None: no labelled pixel) refuses nothing; NaN does.
+    """``scores`` as diffusion/translation/quality.py measures them. What could not be measured (None: no
+    labelled pixel) refuses nothing; NaN does.
 
-    A shortfall is a share of its threshold (luminance: of 255), so that the least bad of several refused attempts can be told.
+    A shortfall is a share of its threshold (luminance: of 255), so that the least bad of several refused
+    attempts can be told.
     """
     reasons, shortfall = [], 0.0
     for reason, (least, largest) in thresholds(config).items():
@@ -54,4 +58,6 @@ def said(scores: Mapping[str, Any], config: QualityConfig, reason: str) -> str:
     """'edges 0.12 below 0.3'. ``reason``: one of :func:`thresholds` that has been measured."""
     least, largest = thresholds(config)[reason]
     value = scores[reason]
-    return f"{reason} {round(value, 2):g} " + (f"above {largest:g}" if value > largest else f"below {least:g}")
+    return f"{reason} {round(value, 2):g} " + (
+        f"above {largest:g}" if value > largest else f"below {least:g}"
+    )

@@ -1,4 +1,5 @@
-"""What FixMatch and its successors have in common: the weak view teaches the strong one, with a weight an image."""
+"""What FixMatch and its successors have in common: the weak view teaches the strong one, with a weight an
+image."""
 
 from __future__ import annotations
 
@@ -15,14 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Consistency(SslMethod):
-    """CE(labelled) + lambda_u mean( w CE(strong, argmax p_weak) ), the mean over all unlabelled images (FixMatch equations
-    3 and 4); a method says what w is."""
+    """CE(labelled) + lambda_u mean( w CE(strong, argmax p_weak) ), the mean over all unlabelled images
+    (FixMatch equations 3 and 4); a method says what w is."""
 
     forward: Literal["separate", "joint"] = "joint"
-    """joint: labelled, weak and strong images in one pass, with common batch statistics (USB, kekmodel); separate: in passes
-    of their own (Transfer-Learning-Library). The two differ with batch norm alone."""
+    """joint: labelled, weak and strong images in one pass, with common batch statistics (USB, kekmodel);
+    separate: in passes of their own (Transfer-Learning-Library). The two differ with batch norm alone."""
     schedule: Literal["anneal", "cosine"] = "anneal"
-    """anneal: as stage 1's; cosine: lr cos(7 pi i / 16 N) after a linear warm-up, FixMatch's own (section 2.4)."""
+    """anneal: as stage 1's; cosine: lr cos(7 pi i / 16 N) after a linear warm-up, FixMatch's own (section
+    2.4)."""
     warmup_steps: int = 0
     """Steps of cosine's warm-up."""
 
@@ -52,9 +54,12 @@ class Consistency(SslMethod):
         return {"loss": loss, **parts}
 
     def weigh(self, net: nn.Module, weak: torch.Tensor, batch: SslBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Targets int64 (mu B,) and weights (mu B,) of the unlabelled images from the logits of their weak views."""
+        """Targets int64 (mu B,) and weights (mu B,) of the unlabelled images from the logits of their weak
+        views."""
         raise NotImplementedError
 
-    def further(self, net: nn.Module, strong: torch.Tensor, weights: torch.Tensor) -> dict[str, tuple[float, torch.Tensor]]:
+    def further(
+        self, net: nn.Module, strong: torch.Tensor, weights: torch.Tensor
+    ) -> dict[str, tuple[float, torch.Tensor]]:
         """Further terms by name: (factor, value)."""
         return {}

@@ -1,4 +1,5 @@
-"""What a semi-supervised method is (see methods/uda/base.py: the same rules hold). Imports no torch at the top."""
+"""What a semi-supervised method is (see methods/uda/base.py: the same rules hold). Imports no torch at the
+top."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class SslBatch(NamedTuple):
-    """One step's data on this rank. ``x`` (B, ...): a weak view of confident images, ``y`` int64 (B,) their pseudo-labels.
-    ``weak`` and ``strong``: as many views (mu B, ...) of unconfident images as the method asks for; ``index`` int64
-    (mu B,): which unconfident images they are."""
+    """One step's data on this rank. ``x`` (B, ...): a weak view of confident images, ``y`` int64 (B,) their
+    pseudo-labels. ``weak`` and ``strong``: as many views (mu B, ...) of unconfident images as the method asks
+    for; ``index`` int64 (mu B,): which unconfident images they are."""
 
     x: torch.Tensor
     y: torch.Tensor

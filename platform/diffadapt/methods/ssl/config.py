@@ -1,4 +1,5 @@
-"""Settings of stage 2 (Adapt Anything section 3: intra-domain transfer): split, training, and each method's own."""
+"""Settings of stage 2 (Adapt Anything section 3: intra-domain transfer): split, training, and each method's
+own."""
 
 from __future__ import annotations
 
@@ -18,11 +19,13 @@ class SplitConfig:
     """How stage 1's predictions part the target into confident (pseudo-labelled) and unconfident images."""
 
     rule: Literal["top", "threshold"] = "top"
-    """top: of each predicted class the ``fraction`` with the largest max softmax; threshold: max softmax >= ``threshold``."""
+    """top: of each predicted class the ``fraction`` with the largest max softmax; threshold: max softmax >=
+    ``threshold``."""
     fraction: float = 0.5
     threshold: float = 0.9
     warn_confident: float = 0.1
-    """Warn before stage 2 when a smaller fraction of the target than this has max softmax >= ``threshold``."""
+    """Warn before stage 2 when a smaller fraction of the target than this has max softmax >= ``threshold``.
+    """
     warn_coverage: float = 0.8
     """Warn when a smaller fraction of the classes than this is predicted at all."""
 

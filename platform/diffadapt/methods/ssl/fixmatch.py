@@ -1,4 +1,5 @@
-"""FixMatch (Sohn et al. 2020, "FixMatch: Simplifying semi-supervised learning with consistency and confidence")."""
+"""FixMatch (Sohn et al. 2020, "FixMatch: Simplifying semi-supervised learning with consistency and
+confidence")."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from diffadapt.methods.ssl._consistency import Consistency
 
 @dataclass(frozen=True)
 class FixMatch(Consistency):
-    """Strong views learn the weak view's prediction where max p_weak >= ``threshold`` (equation 4). ``mu`` is 7 in the
-    paper, 1 where 224-pixel images are fine-tuned."""
+    """Strong views learn the weak view's prediction where max p_weak >= ``threshold`` (equation 4). ``mu`` is
+    7 in the paper, 1 where 224-pixel images are fine-tuned."""
 
     threshold: float = 0.95
     forward: Literal["separate", "joint"] = "separate"

@@ -1,4 +1,5 @@
-"""FlexMatch (Zhang et al. 2021, "FlexMatch: Boosting semi-supervised learning with curriculum pseudo labeling")."""
+"""FlexMatch (Zhang et al. 2021, "FlexMatch: Boosting semi-supervised learning with curriculum pseudo
+labeling")."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from diffadapt.methods.ssl._consistency import Consistency
 class FlexMatch(Consistency):
     """FixMatch with a threshold a class, threshold b_c / (2 - b_c): lower for classes that are learnt less.
 
-    b_c is the number of unlabelled images whose last confident prediction was c, relative to the most frequent class
-    (equations 5, 6, 11); with ``threshold_warmup``, images without a confident prediction so far count as a class of their own
-    (equation 10).
+    b_c is the number of unlabelled images whose last confident prediction was c, relative to the most
+    frequent class (equations 5, 6, 11); with ``threshold_warmup``, images without a confident prediction so
+    far count as a class of their own (equation 10).
     """
 
     threshold: float = 0.95
@@ -37,7 +38,9 @@ class FlexMatch(Consistency):
         from diffadapt.compute.distributed import gather
 
         confidence, targets = weak.softmax(1).max(1)
-        status = learning_status(net.state.predicted, net.state.classes, self.threshold_warmup).to(weak.dtype)[targets]
+        status = learning_status(net.state.predicted, net.state.classes, self.threshold_warmup).to(
+            weak.dtype
+        )[targets]
         weights = (confidence >= self.threshold * status / (2.0 - status)).to(weak.dtype)
         with torch.no_grad():
             chosen = gather((confidence >= self.threshold).long()).bool()
@@ -47,7 +50,8 @@ class FlexMatch(Consistency):
 
 
 def learning_status(predicted, classes, warmup):
-    """b_c, float64 (classes,), from each image's last confident prediction (-1: none yet); zero before the first."""
+    """b_c, float64 (classes,), from each image's last confident prediction (-1: none yet); zero before the
+    first."""
     import torch
 
     counts = torch.bincount(predicted + 1, minlength=classes + 1)

@@ -9,15 +9,18 @@ from diffadapt.methods.ssl._consistency import Consistency
 
 @dataclass(frozen=True)
 class FreeMatch(Consistency):
-    """FixMatch whose threshold follows the model: a global one (average of max p) times a class's share of the average
-    prediction, relative to the largest (equations 5 to 7); and a fairness term (equations 9 to 11)."""
+    """FixMatch whose threshold follows the model: a global one (average of max p) times a class's share of
+    the average prediction, relative to the largest (equations 5 to 7); and a fairness term (equations 9 to
+    11)."""
 
     momentum: float = 0.999
-    """Of the moving averages, which start at no threshold at all. Published for a million steps; for a few thousand steps that
-    start from stage 1's weights 0.9 to 0.99 is better (measured on Office-31 with frozen features)."""
+    """Of the moving averages, which start at no threshold at all. Published for a million steps; for a few
+    thousand steps that start from stage 1's weights 0.9 to 0.99 is better (measured on Office-31 with frozen
+    features)."""
     fairness: float = 0.001
     quantile: bool = False
-    """The global threshold follows the .8 quantile of max p instead of its mean (as the authors' CIFAR runs do)."""
+    """The global threshold follows the .8 quantile of max p instead of its mean (as the authors' CIFAR runs
+    do)."""
     clip: bool = False
     """The global threshold never exceeds .95."""
 
@@ -45,7 +48,11 @@ class FreeMatch(Consistency):
             confidence, predicted = p.max(1)
             found = torch.quantile(confidence, 0.8) if self.quantile else confidence.mean()
             counts = torch.bincount(predicted, minlength=p.shape[1]).to(p.dtype)
-            for average, value in ((state.level, found), (state.mean, p.mean(0)), (state.histogram, counts / counts.sum())):
+            for average, value in (
+                (state.level, found),
+                (state.mean, p.mean(0)),
+                (state.histogram, counts / counts.sum()),
+            ):
                 average.mul_(self.momentum).add_(value, alpha=1 - self.momentum)
             if self.clip:
                 state.level.clamp_(0.0, 0.95)
@@ -54,14 +61,17 @@ class FreeMatch(Consistency):
             return targets, (confidence >= thresholds[targets]).to(weak.dtype)
 
     def further(self, net, strong, weights):
-        return {"fairness": (self.fairness, fairness_loss(strong, weights, net.state.mean, net.state.histogram))}
+        return {
+            "fairness": (self.fairness, fairness_loss(strong, weights, net.state.mean, net.state.histogram))
+        }
 
 
 def fairness_loss(strong, weights, mean, histogram):
-    """sum_c a_c log(b_c): a the average prediction over its histogram, b the same of the strong views that are used.
+    """sum_c a_c log(b_c): a the average prediction over its histogram, b the same of the strong views that
+    are used.
 
-    Both are normalised; classes that no used view is predicted as count as zero in b. The views of all workers count. Zero
-    when none is used.
+    Both are normalised; classes that no used view is predicted as count as zero in b. The views of all
+    workers count. Zero when none is used.
     """
     import torch
 

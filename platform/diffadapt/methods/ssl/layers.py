@@ -1,4 +1,5 @@
-"""What the semi-supervised methods share. Method files import this inside their functions, because it needs torch."""
+"""What the semi-supervised methods share. Method files import this inside their functions, because it needs
+torch."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ from torch import nn
 from diffadapt.methods.ssl.base import SslBatch
 
 
-def three_views(net: nn.Module, batch: SslBatch, joint: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def three_views(
+    net: nn.Module, batch: SslBatch, joint: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits (labelled (B, K), weak (mu B, K) without gradient, strong (mu B, K)).
 
-    ``joint``: one forward pass of all, so that batch norm sees one batch (USB, kekmodel); else three in the order weak,
-    labelled, strong, each with statistics of its own (Transfer-Learning-Library).
+    ``joint``: one forward pass of all, so that batch norm sees one batch (USB, kekmodel); else three in the
+    order weak, labelled, strong, each with statistics of its own (Transfer-Learning-Library).
     """
     (weak,), (strong,) = batch.weak, batch.strong
     if joint:
@@ -26,7 +29,9 @@ def three_views(net: nn.Module, batch: SslBatch, joint: bool) -> tuple[torch.Ten
     return net(batch.x), w, net(strong)
 
 
-def weighted_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def weighted_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
     """sum_i w_i CE(logits_i, targets_i) / rows, left-out rows included in the count (FixMatch equation 4)."""
     return (F.cross_entropy(logits, targets, reduction="none") * weights).mean()
 
@@ -45,8 +50,9 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
 def interleave_order(size: int, parts: int) -> list[int]:
     """A permutation of the rows of ``parts`` batches of ``size`` rows that is its own inverse.
 
-    The first batch gives the p-th of its ``parts`` sections to batch p and gets that batch's; so each batch has labelled and
-    unlabelled rows, and batch norm never sees a labelled batch alone (MixMatch's TensorFlow code, ``interleave``).
+    The first batch gives the p-th of its ``parts`` sections to batch p and gets that batch's; so each batch
+    has labelled and unlabelled rows, and batch norm never sees a labelled batch alone (MixMatch's TensorFlow
+    code, ``interleave``).
     """
     sections = [size // parts] * parts
     for i in range(size - sum(sections)):

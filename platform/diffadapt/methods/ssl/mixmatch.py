@@ -9,9 +9,9 @@ from diffadapt.methods.ssl.base import SslMethod
 
 @dataclass(frozen=True)
 class MixMatch(SslMethod):
-    """Guess the labels of unlabelled images (mean over two weak views, sharpened), mix all images with one another, then
-    soft cross-entropy on the labelled part + lambda_u w mean (softmax - guess)^2 over images and classes, w growing
-    linearly over the training (algorithm 1, equations 2 to 5)."""
+    """Guess the labels of unlabelled images (mean over two weak views, sharpened), mix all images with one
+    another, then soft cross-entropy on the labelled part + lambda_u w mean (softmax - guess)^2 over images
+    and classes, w growing linearly over the training (algorithm 1, equations 2 to 5)."""
 
     lambda_u: float = 10.0
     """About 10 for fine-tuning 224-pixel images, 75 to 150 on CIFAR from scratch."""
@@ -23,7 +23,9 @@ class MixMatch(SslMethod):
     weak_views = 2
     strong_views = 0
     limits = {"temperature": (1e-6, None), "alpha": (1e-6, None)}
-    batch_coupled = "each worker mixes its own images with one another, by a coefficient and an order of its own"
+    batch_coupled = (
+        "each worker mixes its own images with one another, by a coefficient and an order of its own"
+    )
 
     def losses(self, net, batch, progress):
         import torch
@@ -31,10 +33,13 @@ class MixMatch(SslMethod):
         rows = len(batch.x) + sum(len(view) for view in batch.weak)
         coefficient = torch.distributions.Beta(self.alpha, self.alpha).sample()
         order = torch.randperm(rows, device=batch.x.device)
-        return self.mixed_losses(net, batch, coefficient.to(batch.x), order, min(1.0, max(0.0, progress.fraction)))
+        return self.mixed_losses(
+            net, batch, coefficient.to(batch.x), order, min(1.0, max(0.0, progress.fraction))
+        )
 
     def mixed_losses(self, net, batch, coefficient, order, ramp):
-        """The losses where all rows are mixed with themselves in ``order`` by ``coefficient``, and lambda_u is scaled by ``ramp``."""
+        """The losses where all rows are mixed with themselves in ``order`` by ``coefficient``, and lambda_u
+        is scaled by ``ramp``."""
         import torch
         import torch.nn.functional as F
 
@@ -49,7 +54,11 @@ class MixMatch(SslMethod):
         unsupervised = ((torch.cat(rest).softmax(1) - targets[rows:]) ** 2).mean()
         weight = self.lambda_u * ramp
         loss = supervised + weight * unsupervised
-        parts = {"labelled": supervised.detach(), "unlabelled": unsupervised.detach(), "weight": loss.new_tensor(weight)}
+        parts = {
+            "labelled": supervised.detach(),
+            "unlabelled": unsupervised.detach(),
+            "weight": loss.new_tensor(weight),
+        }
         return {"loss": loss, **parts}
 
     def guess(self, net, views):
@@ -63,7 +72,8 @@ class MixMatch(SslMethod):
 
 
 def mix(x, targets, coefficient, order):
-    """MixUp of inputs and targets with themselves in another order; the first partner keeps the larger share."""
+    """MixUp of inputs and targets with themselves in another order; the first partner keeps the larger
+    share."""
     import torch
 
     share = torch.maximum(coefficient, 1 - coefficient).to(x.dtype)

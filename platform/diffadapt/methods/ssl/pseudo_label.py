@@ -1,4 +1,5 @@
-"""Plain pseudo-labels (Lee 2013): cross-entropy on the confident images with stage 1's predictions as labels."""
+"""Plain pseudo-labels (Lee 2013): cross-entropy on the confident images with stage 1's predictions as
+labels."""
 
 from __future__ import annotations
 

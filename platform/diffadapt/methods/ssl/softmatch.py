@@ -1,4 +1,5 @@
-"""SoftMatch (Chen et al. 2023, "SoftMatch: Addressing the quantity-quality trade-off in semi-supervised learning")."""
+"""SoftMatch (Chen et al. 2023, "SoftMatch: Addressing the quantity-quality trade-off in semi-supervised
+learning")."""
 
 from __future__ import annotations
 
@@ -9,15 +10,17 @@ from diffadapt.methods.ssl._consistency import Consistency
 
 @dataclass(frozen=True)
 class SoftMatch(Consistency):
-    """FixMatch with a weight in place of a threshold: exp(-min(max p - mu, 0)^2 / (2 var / sigmas^2)), mu and var moving
-    averages of max p over unlabelled batches (equations 5 to 7)."""
+    """FixMatch with a weight in place of a threshold: exp(-min(max p - mu, 0)^2 / (2 var / sigmas^2)), mu and
+    var moving averages of max p over unlabelled batches (equations 5 to 7)."""
 
     momentum: float = 0.999
-    """Of the moving averages, which start at equal weights. Published for a million steps; for a few thousand steps that start
-    from stage 1's weights 0.9 to 0.99 is better (measured on Office-31 with frozen features)."""
+    """Of the moving averages, which start at equal weights. Published for a million steps; for a few thousand
+    steps that start from stage 1's weights 0.9 to 0.99 is better (measured on Office-31 with frozen
+    features)."""
     sigmas: float = 2.0
     align: bool = True
-    """Uniform alignment: p is divided by its moving average before it is weighed (equation 8); targets stay as they are."""
+    """Uniform alignment: p is divided by its moving average before it is weighed (equation 8); targets stay
+    as they are."""
 
     title = "SoftMatch"
     limits = {"momentum": (0, 1), "sigmas": (1e-6, None)}
@@ -29,7 +32,9 @@ class SoftMatch(Consistency):
         state = nn.Module()
         state.register_buffer("mu", torch.tensor(1.0 / classes, dtype=torch.float64))
         state.register_buffer("variance", torch.tensor(1.0, dtype=torch.float64))
-        state.register_buffer("mean", torch.zeros(classes, dtype=torch.float64))  # all zero until the first batch, which it then equals
+        state.register_buffer(
+            "mean", torch.zeros(classes, dtype=torch.float64)
+        )  # all zero until the first batch, which it then equals
         return state
 
     def weigh(self, net, weak, batch):
@@ -47,7 +52,9 @@ class SoftMatch(Consistency):
         from diffadapt.compute.distributed import gather
 
         batch = gather(p).mean(0).to(state.mean.dtype)
-        state.mean.copy_(batch if not state.mean.any() else self.momentum * state.mean + (1 - self.momentum) * batch)
+        state.mean.copy_(
+            batch if not state.mean.any() else self.momentum * state.mean + (1 - self.momentum) * batch
+        )
         scaled = p * ((1.0 / p.shape[1] + 1e-6) / (state.mean + 1e-6))
         return scaled / scaled.sum(1, keepdim=True)
 

@@ -1,7 +1,9 @@
-"""AugMix views of one image (Hendrycks et al. 2020) as MEMO uses them (Zhang et al. 2022): crop, flip, then mixed chains.
+"""AugMix views of one image (Hendrycks et al. 2020) as MEMO uses them (Zhang et al. 2022): crop, flip, then
+mixed chains.
 
-A view is a random resized crop x and m x + (1 - m) sum_i w_i chain_i(x), with w ~ Dirichlet(1, 1, 1), m ~ Beta(1, 1) and
-three chains of one to three operations, whose strength is drawn from U(0.1, 1) on a scale of 10.
+A view is a random resized crop x and m x + (1 - m) sum_i w_i chain_i(x), with w ~ Dirichlet(1, 1, 1), m ~
+Beta(1, 1) and three chains of one to three operations, whose strength is drawn from U(0.1, 1) on a scale of
+10.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ Operation = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 def augmix_views(image: np.ndarray, count: int, size: int, seed: int, flip: bool = True) -> np.ndarray:
-    """uint8 (H, W, 1 or 3) -> float32 (count, size, size, C) in 0..255, a function of the image and the seed alone."""
+    """uint8 (H, W, 1 or 3) -> float32 (count, size, size, C) in 0..255, a function of the image and the seed
+    alone."""
     rng = np.random.default_rng(seed)
     whole = to_pil(image)
     return np.stack([_mix(_crop(whole, size, rng, flip), rng) for _ in range(count)])
@@ -43,10 +46,14 @@ def _array(image: Image.Image) -> np.ndarray:
 
 
 def _crop(image: Image.Image, size: int, rng: np.random.Generator, flip: bool) -> Image.Image:
-    """Area .08-1 of the image, aspect 3/4-4/3, resized to ``size`` bilinearly; mirrored with probability one half."""
+    """Area .08-1 of the image, aspect 3/4-4/3, resized to ``size`` bilinearly; mirrored with probability one
+    half."""
     width, height = image.size
     for _ in range(10):
-        area, aspect = rng.uniform(0.08, 1.0) * width * height, math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        area, aspect = (
+            rng.uniform(0.08, 1.0) * width * height,
+            math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3))),
+        )
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             break
@@ -66,7 +73,9 @@ def _signed(rng: np.random.Generator, value: float) -> float:
 
 
 def _affine(image: Image.Image, coefficients: tuple[float, ...]) -> Image.Image:
-    return image.transform(image.size, Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR)
+    return image.transform(
+        image.size, Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BILINEAR
+    )
 
 
 def _rotate(image: Image.Image, rng: np.random.Generator) -> Image.Image:

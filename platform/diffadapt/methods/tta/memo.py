@@ -1,4 +1,5 @@
-"""MEMO (Zhang et al. 2022): one step on the entropy of the mean prediction over augmented views, afresh for each image."""
+"""MEMO (Zhang et al. 2022): one step on the entropy of the mean prediction over augmented views, afresh for
+each image."""
 
 from __future__ import annotations
 
@@ -18,18 +19,23 @@ from diffadapt.models.preprocess import match_channels, normalise, to_input
 class Memo:
     """Works on a copy of the classifier, whose weights go back to the source's for every image.
 
-    Batch norm normalises with bn_prior / (bn_prior + 1) of its running statistics and 1 / (bn_prior + 1) of the batch's,
-    through which no gradient flows. Dropout and stochastic depth stay off. All parameters learn.
+    Batch norm normalises with bn_prior / (bn_prior + 1) of its running statistics and 1 / (bn_prior + 1) of
+    the batch's, through which no gradient flows. Dropout and stochastic depth stay off. All parameters learn.
     """
 
     def __init__(self, model: nn.Module, config: MemoConfig, preprocess: ClassifierConfig):
         self.config, self.preprocess = config, preprocess
         self.model = copy.deepcopy(model).eval().requires_grad_(True)
         self._start = [p.detach().clone() for p in self.model.parameters()]
-        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
+        norms = [
+            m
+            for m in self.model.modules()
+            if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
+        ]
         for norm in norms:
             _mix_statistics(norm, config.bn_prior)
-        # A part of the views has other batch statistics than all of them, so networks with batch norm see them at once.
+        # A part of the views has other batch statistics than all of them, so networks with batch norm see
+        # them at once.
         self._chunk = config.views if norms else max(1, min(config.chunk, config.views))
 
     def predict(self, image: np.ndarray, seed: int) -> np.ndarray:
@@ -73,7 +79,8 @@ class Memo:
         self._optimizer.step()
 
     def _backward_in_parts(self, parts: tuple[torch.Tensor, ...], count: int) -> None:
-        """The gradient of the entropy H of the mean p: dH = -sum_k (log p_k + 1) dp_k, and p is a sum over the parts."""
+        """The gradient of the entropy H of the mean p: dH = -sum_k (log p_k + 1) dp_k, and p is a sum over
+        the parts."""
         with torch.no_grad():
             mean = torch.cat([self.model(part).float().softmax(1) for part in parts]).mean(0)
         slope = -(mean.clamp_min(torch.finfo(torch.float32).tiny).log() + 1)

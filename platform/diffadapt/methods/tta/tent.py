@@ -20,9 +20,9 @@ OTHER_NORMS = (nn.LayerNorm, nn.GroupNorm)
 class Tent:
     """One adapting copy of a classifier; the model that is passed in stays as it is.
 
-    Batch norm uses the statistics of the present batch and forgets its running ones; the affine parameters of batch, layer
-    and group norm learn, nothing else does. Dropout and stochastic depth stay off. Raises RecipeError if there are no such
-    parameters.
+    Batch norm uses the statistics of the present batch and forgets its running ones; the affine parameters of
+    batch, layer and group norm learn, nothing else does. Dropout and stochastic depth stay off. Raises
+    RecipeError if there are no such parameters.
     """
 
     def __init__(self, model: nn.Module, config: TentConfig):
@@ -57,12 +57,16 @@ class Tent:
                 loss.backward()
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
             if not torch.isfinite(logits).all() or not torch.isfinite(norm):
-                raise TrainingError("Tent's entropy or its gradient became NaN or infinite; lower the rate or use larger batches.")
+                raise TrainingError(
+                    "Tent's entropy or its gradient became NaN or infinite; lower the rate or use larger"
+                    " batches."
+                )
             self.optimizer.step()
         return logits.detach()
 
     def forward_stream(self, batches: Iterable[torch.Tensor]) -> np.ndarray:
-        """Batches of normalised images, in order -> float32 logits (N, K) in the same order; adapts from batch to batch.
+        """Batches of normalised images, in order -> float32 logits (N, K) in the same order; adapts from
+        batch to batch.
 
         Does not reset: call :meth:`reset` where a new stream begins.
         """
@@ -71,7 +75,8 @@ class Tent:
 
 
 def configure(model: nn.Module) -> list[nn.Parameter]:
-    """Freeze all but the affine parameters of norm layers, switch batch norm to batch statistics; the learnable parameters."""
+    """Freeze all but the affine parameters of norm layers, switch batch norm to batch statistics; the
+    learnable parameters."""
     model.requires_grad_(False)
     found: list[nn.Parameter] = []
     for module in model.modules():
@@ -101,9 +106,10 @@ def stream_order(
 ) -> list[np.ndarray]:
     """The order in which images arrive: a list of streams, each an int64 array of indices into ``items``.
 
-    ``items`` are (corruption type, label). Mixed types: one stream of everything; else one stream a type, in order of first
-    appearance, between which a method starts afresh. Mixed classes: shuffled; else class after class, shuffled within one
-    (and types mixed within it). A type's order depends on the seed and the type alone.
+    ``items`` are (corruption type, label). Mixed types: one stream of everything; else one stream a type, in
+    order of first appearance, between which a method starts afresh. Mixed classes: shuffled; else class after
+    class, shuffled within one (and types mixed within it). A type's order depends on the seed and the type
+    alone.
     """
     kinds = np.array([kind for kind, _ in items], dtype=object)
     labels = np.array([label for _, label in items], dtype=np.int64)

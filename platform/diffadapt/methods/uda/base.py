@@ -1,8 +1,10 @@
-"""What a method of unsupervised domain adaptation is. Imports no torch at the top; methods do so inside their functions.
+"""What a method of unsupervised domain adaptation is. Imports no torch at the top; methods do so inside their
+functions.
 
-A method is a frozen dataclass: its fields are its hyper-parameters with the published values as defaults, its functions are
-the algorithm. It has no state of its own: what it trains or accumulates are modules and buffers made by :meth:`build`, so
-that checkpoints, DDP and exact resume need to know nothing about it. Randomness comes from torch's generators alone.
+A method is a frozen dataclass: its fields are its hyper-parameters with the published values as defaults, its
+functions are the algorithm. It has no state of its own: what it trains or accumulates are modules and buffers
+made by :meth:`build`, so that checkpoints, DDP and exact resume need to know nothing about it. Randomness
+comes from torch's generators alone.
 """
 
 from __future__ import annotations
@@ -20,11 +22,10 @@ if TYPE_CHECKING:
     from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
 
 
-
-
 @dataclass(frozen=True)
 class UdaMethod:
-    """Base of all methods. The defaults are Transfer-Learning-Library's common recipe (SGD, nesterov, annealed rate)."""
+    """Base of all methods. The defaults are Transfer-Learning-Library's common recipe (SGD, nesterov,
+    annealed rate)."""
 
     lr: float = 0.01
     lr_gamma: float = 0.001
@@ -36,7 +37,8 @@ class UdaMethod:
     backbone_lr: float = 0.1
     """The backbone's rate, relative to ``lr``."""
     bottleneck: int = 256
-    """Width of Linear-BatchNorm-ReLU between backbone and head; 0: none (the model is then a plain timm model)."""
+    """Width of Linear-BatchNorm-ReLU between backbone and head; 0: none (the model is then a plain timm
+    model)."""
     clip_norm: float | None = None
 
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {}
@@ -71,7 +73,8 @@ class UdaMethod:
         raise NotImplementedError
 
     def task_loss(self, net: AdaptationNetwork, batch: PairBatch) -> torch.Tensor:
-        """The loss whose surrounding is made flat by SDAT: cross-entropy on the source, forwarded beside the target."""
+        """The loss whose surrounding is made flat by SDAT: cross-entropy on the source, forwarded beside the
+        target."""
         import torch.nn.functional as F
 
         (f_s, _), _ = net.forward_both(batch)
@@ -82,20 +85,26 @@ class UdaMethod:
         return (Pass(),)
 
     def passes_with(self, sdat: float, name: str = "") -> tuple[Pass, ...]:
-        """:meth:`passes`, after SAM's climb on the task loss for ``sdat`` > 0 (Rangwani et al. 2022, algorithm 1).
+        """:meth:`passes`, after SAM's climb on the task loss for ``sdat`` > 0 (Rangwani et al. 2022,
+        algorithm 1).
 
-        The climb moves what the task loss reaches: backbone, bottleneck and head, never a discriminator. Raises RecipeError,
-        which calls the method ``name`` (default: its class), for a method of several passes.
+        The climb moves what the task loss reaches: backbone, bottleneck and head, never a discriminator.
+        Raises RecipeError, which calls the method ``name`` (default: its class), for a method of several
+        passes.
         """
         passes = tuple(self.passes())
         if not sdat:
             return passes
         if len(passes) > 1:
-            raise RecipeError(f"uda.sdat is {sdat:g}, but {name or type(self).__name__} makes {len(passes)} updates a step and SDAT needs a method with one: set uda.sdat to 0 or choose another method.")
+            raise RecipeError(
+                f"uda.sdat is {sdat:g}, but {name or type(self).__name__} makes {len(passes)} updates a step"
+                " and SDAT needs a method with one: set uda.sdat to 0 or choose another method."
+            )
         return (Pass(SHARPNESS, climb=sdat), *passes)
 
     def parameter_groups(self, net: AdaptationNetwork) -> list[dict[str, Any]]:
-        """Optimiser groups with ``name``, ``params`` and ``lr_scale``; keys of torch.optim.SGD may be added."""
+        """Optimiser groups with ``name``, ``params`` and ``lr_scale``; keys of torch.optim.SGD may be
+        added."""
         rest = [p for n, m in net.named_children() if n != "backbone" for p in m.parameters()]
         groups = [
             {"name": "backbone", "params": list(net.backbone.parameters()), "lr_scale": self.backbone_lr},
@@ -112,13 +121,18 @@ class UdaMethod:
         return net.head(features)
 
     def exported_head(self, net: AdaptationNetwork) -> nn.Module:
-        """A module of Linear, BatchNorm1d, ReLU and Dropout layers that maps the features to :meth:`predict`'s logits."""
+        """A module of Linear, BatchNorm1d, ReLU and Dropout layers that maps the features to
+        :meth:`predict`'s logits."""
         return net.head
 
-    def sample(self, net: AdaptationNetwork, progress: Progress, rng: Any, count: int) -> tuple[Any, Any] | None:
-        """Indices (source, target) of the global batch of ``count`` pairs; None: both sets shuffled and cycled independently."""
+    def sample(
+        self, net: AdaptationNetwork, progress: Progress, rng: Any, count: int
+    ) -> tuple[Any, Any] | None:
+        """Indices (source, target) of the global batch of ``count`` pairs; None: both sets shuffled and
+        cycled independently."""
         return None
 
     def refresh(self, net: AdaptationNetwork, data: Any, progress: Progress) -> None:
-        """Called on every rank before the first step of an epoch; may read ``data.features("source"|"target")`` (float32 (N, width)) and
-        ``data.source_labels`` (int64 (N,)), and set buffers."""
+        """Called on every rank before the first step of an epoch; may read
+        ``data.features("source"|"target")`` (float32 (N, width)) and ``data.source_labels`` (int64 (N,)), and
+        set buffers."""

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cdan(UdaMethod):
-    """Source cross-entropy and the loss of a discriminator of h = g x f (Long et al. 2018, equations 3, 5 and 8).
+    """Source cross-entropy and the loss of a discriminator of h = g x f (Long et al. 2018, equations 3, 5 and
+    8).
 
-    Predictions g are detached, and so are the entropy weights, which are normalised to mean 1 over both domains together
-    (Transfer-Learning-Library's form; the authors' code normalises the domains apart and lets gradients through).
+    Predictions g are detached, and so are the entropy weights, which are normalised to mean 1 over both
+    domains together (Transfer-Learning-Library's form; the authors' code normalises the domains apart and
+    lets gradients through).
     """
 
     trade_off: float = 1.0
@@ -34,8 +36,11 @@ class Cdan(UdaMethod):
     reversal_steps: int = 1000
 
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "trade_off": (0, None), "hidden": (1, None), "randomized_width": (1, None), "reversal_steps": (1, None),
-    }  # fmt: skip
+        "trade_off": (0, None),
+        "hidden": (1, None),
+        "randomized_width": (1, None),
+        "reversal_steps": (1, None),
+    }
     title: ClassVar[str] = "CDAN"
 
     def build(self, width: int, classes: int) -> dict[str, nn.Module]:
@@ -44,7 +49,9 @@ class Cdan(UdaMethod):
         modules = super().build(width, classes)
         if self.randomized:
             modules["random_map"] = RandomMap(width, classes, self.randomized_width)
-        modules["discriminator"] = discriminator(self.randomized_width if self.randomized else width * classes, self.hidden)
+        modules["discriminator"] = discriminator(
+            self.randomized_width if self.randomized else width * classes, self.hidden
+        )
         return modules
 
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
@@ -60,7 +67,13 @@ class Cdan(UdaMethod):
         told = net.discriminator(reverse(joint, reversal(progress.step, steps=self.reversal_steps)))
         domain, told_apart = domain_loss(told, len(f_s), self.weights(g) if self.entropy else None)
         accuracy = (logits[: len(f_s)].detach().argmax(1) == batch.y_s).float().mean()
-        return {"loss": task + self.trade_off * domain, "task": task, "domain": domain, "domain_accuracy": told_apart, "accuracy": accuracy}
+        return {
+            "loss": task + self.trade_off * domain,
+            "task": task,
+            "domain": domain,
+            "domain_accuracy": told_apart,
+            "accuracy": accuracy,
+        }
 
     @staticmethod
     def weights(g: torch.Tensor) -> torch.Tensor:

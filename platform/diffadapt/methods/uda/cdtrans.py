@@ -22,14 +22,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CdTrans(UdaMethod):
-    """CDTrans (sections 3.1 to 3.3) with its authors' settings; published with batches of 64 and 10 + 40 epochs (VisDA: lr 5e-5, 20 + 40).
+    """CDTrans (sections 3.1 to 3.3) with its authors' settings; published with batches of 64 and 10 + 40
+    epochs (VisDA: lr 5e-5, 20 + 40).
 
-    The first ``pretrain_epochs`` of a training see the source alone. Then, every ``pair_every`` epochs, each source image is
-    paired with its most similar target image and each target image with its most similar source image; pairs whose source
-    label is not the target's pseudo-label are dropped, so that one label holds for both. Without any pair left the training
-    goes on as in the first epochs until the next pairing. Predictions are the target branch's, which is the plain network.
-    The head is one Linear layer on the pooled token; the authors put a batch norm between them, which is left out so that the
-    result is a plain timm model.
+    The first ``pretrain_epochs`` of a training see the source alone. Then, every ``pair_every`` epochs, each
+    source image is paired with its most similar target image and each target image with its most similar
+    source image; pairs whose source label is not the target's pseudo-label are dropped, so that one label
+    holds for both. Without any pair left the training goes on as in the first epochs until the next pairing.
+    Predictions are the target branch's, which is the plain network. The head is one Linear layer on the
+    pooled token; the authors put a batch norm between them, which is left out so that the result is a plain
+    timm model.
     """
 
     lr: float = 0.008
@@ -48,14 +50,21 @@ class CdTrans(UdaMethod):
     pair_every: int = 10
 
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "pretrain_epochs": (0, None), "warmup_epochs": (0, None), "label_smoothing": (0, 1), "pair_every": (1, None),
-    }  # fmt: skip
+        "pretrain_epochs": (0, None),
+        "warmup_epochs": (0, None),
+        "label_smoothing": (0, 1),
+        "pair_every": (1, None),
+    }
     title: ClassVar[str] = "CDTrans"
     backbone_kind: ClassVar[str] = "vit"
 
     def check(self, epochs: int) -> None:
         if epochs <= self.pretrain_epochs:
-            raise RecipeError(f"CDTrans trains on the source alone for pretrain_epochs = {self.pretrain_epochs}, which leaves none of the {epochs} epochs to adapt in: raise epochs or lower cdtrans.pretrain_epochs.")
+            raise RecipeError(
+                f"CDTrans trains on the source alone for pretrain_epochs = {self.pretrain_epochs}, which"
+                f" leaves none of the {epochs} epochs to adapt in: raise epochs or lower"
+                " cdtrans.pretrain_epochs."
+            )
 
     def build(self, width: int, classes: int) -> dict[str, nn.Module]:
         from diffadapt.models.cdtrans import PairList
@@ -76,13 +85,25 @@ class CdTrans(UdaMethod):
         source, target, fusion = logits.chunk(3)
         # A pair is kept only where the pseudo-label is the source's label.
         parts = self.objective(source, target, fusion, batch.y_s, batch.y_s)
-        return {"loss": sum(parts.values()), **{k: v.detach() for k, v in parts.items()}, "accuracy": _accuracy(source, batch.y_s)}
+        return {
+            "loss": sum(parts.values()),
+            **{k: v.detach() for k, v in parts.items()},
+            "accuracy": _accuracy(source, batch.y_s),
+        }
 
     @staticmethod
-    def objective(source: torch.Tensor, target: torch.Tensor, fusion: torch.Tensor, labels: torch.Tensor, pseudo: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The three terms of equation 5 for logits (B, K) of the branches and int64 (B,) labels; their sum is minimised.
+    def objective(
+        source: torch.Tensor,
+        target: torch.Tensor,
+        fusion: torch.Tensor,
+        labels: torch.Tensor,
+        pseudo: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """The three terms of equation 5 for logits (B, K) of the branches and int64 (B,) labels; their sum is
+        minimised.
 
-        The fusion teaches the target branch and, as in the authors' code, learns from it too: it is not detached.
+        The fusion teaches the target branch and, as in the authors' code, learns from it too: it is not
+        detached.
         """
         import torch.nn.functional as F
 
@@ -98,7 +119,8 @@ class CdTrans(UdaMethod):
         return F.cross_entropy(net.head(net.features(batch.x_s)), batch.y_s)
 
     def lr_at(self, progress: Progress) -> float:
-        """Constant within an epoch: linear warm-up, then a cosine down to ``lr``/500, in each phase (the authors' schedule)."""
+        """Constant within an epoch: linear warm-up, then a cosine down to ``lr``/500, in each phase (the
+        authors' schedule)."""
         first = progress.epoch < self.pretrain_epochs
         length = self.pretrain_epochs if first else progress.epochs - self.pretrain_epochs
         epoch = progress.epoch + 1 - (0 if first else self.pretrain_epochs)
@@ -107,7 +129,9 @@ class CdTrans(UdaMethod):
         low = 0.002 * self.lr
         return low + (self.lr - low) * (1 + math.cos(math.pi * epoch / max(1, length))) / 2
 
-    def sample(self, net: AdaptationNetwork, progress: Progress, rng: Any, count: int) -> tuple[Any, Any] | None:
+    def sample(
+        self, net: AdaptationNetwork, progress: Progress, rng: Any, count: int
+    ) -> tuple[Any, Any] | None:
         return net.pairs.draw(rng, count) if self._paired(net, progress) else None
 
     def refresh(self, net: AdaptationNetwork, data: Any, progress: Progress) -> None:
@@ -121,7 +145,10 @@ class CdTrans(UdaMethod):
         if since < 0 or since % self.pair_every:
             return
         weight = net.head.weight
-        source, target = (torch.as_tensor(np.asarray(data.features(domain)), device=weight.device, dtype=weight.dtype) for domain in ("source", "target"))
+        source, target = (
+            torch.as_tensor(np.asarray(data.features(domain)), device=weight.device, dtype=weight.dtype)
+            for domain in ("source", "target")
+        )
         with torch.no_grad():
             logits = net.head(target)
         pseudo = pseudo_labels(target.cpu().numpy(), logits.cpu().numpy())
@@ -132,7 +159,12 @@ class CdTrans(UdaMethod):
         same_buffers(net.pairs)
         alone = len(np.unique(labels)) - len(np.unique(labels[pairs[0]]))
         if alone and rank() == 0:
-            log.warning("CDTrans found no pair for %d classes in epoch %d; they are not trained until the next pairing. A longer pretrain_epochs may help.", alone, progress.epoch + 1)
+            log.warning(
+                "CDTrans found no pair for %d classes in epoch %d; they are not trained until the next"
+                " pairing. A longer pretrain_epochs may help.",
+                alone,
+                progress.epoch + 1,
+            )
 
     def _paired(self, net: AdaptationNetwork, progress: Progress) -> bool:
         return progress.epoch >= self.pretrain_epochs and len(net.pairs) > 0

@@ -1,4 +1,5 @@
-"""Settings of stage 1 (Adapt Anything section 3: inter-domain transfer): the training, and each method's own."""
+"""Settings of stage 1 (Adapt Anything section 3: inter-domain transfer): the training, and each method's
+own."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ class UdaTraining:
     method: str = "dann"
     """A file of methods/uda."""
     batch_size: int = 32
-    """Source images, and as many target images, of a step: the sum over ``execution.train_workers`` workers."""
+    """Source images, and as many target images, of a step: the sum over ``execution.train_workers`` workers.
+    """
     epochs: int = 20
     steps_per_epoch: int = 1000
     lr: float | None = None
@@ -29,7 +31,8 @@ class UdaTraining:
     sdat: float = 0.0
     """Radius of SAM on the task loss (SDAT, Rangwani et al. 2022; published 0.02 for CNNs); 0: off."""
     augment: Literal["uda", "center", "shift", "none"] = "uda"
-    """uda: squash to ``resize``, RandomResizedCrop .08-1, flip; center: centre crop, flip (VisDA); shift: translate by up to an eighth."""
+    """uda: squash to ``resize``, RandomResizedCrop .08-1, flip; center: centre crop, flip (VisDA); shift:
+    translate by up to an eighth."""
     flip: bool = True
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     sync_batch_norm: bool = False

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dann(UdaMethod):
-    """Source cross-entropy and, through gradient reversal, the discriminator's loss (Ganin et al. 2016, equations 9 and 10)."""
+    """Source cross-entropy and, through gradient reversal, the discriminator's loss (Ganin et al. 2016,
+    equations 9 and 10)."""
 
     trade_off: float = 1.0
     hidden: int = 1024
@@ -25,7 +26,11 @@ class Dann(UdaMethod):
     reversal_steps: int = 1000
     """Scale, in steps, of the rise of the reversal from 0 to 1: 2 / (1 + e^(-step / reversal_steps)) - 1."""
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"trade_off": (0, None), "hidden": (1, None), "reversal_steps": (1, None)}
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
+        "trade_off": (0, None),
+        "hidden": (1, None),
+        "reversal_steps": (1, None),
+    }
     title: ClassVar[str] = "DANN"
 
     def build(self, width: int, classes: int) -> dict[str, nn.Module]:
@@ -44,4 +49,10 @@ class Dann(UdaMethod):
         told = net.discriminator(reverse(both, reversal(progress.step, steps=self.reversal_steps)))
         domain, told_apart = domain_loss(told, len(f_s))
         accuracy = (logits.detach().argmax(1) == batch.y_s).float().mean()
-        return {"loss": task + self.trade_off * domain, "task": task, "domain": domain, "domain_accuracy": told_apart, "accuracy": accuracy}
+        return {
+            "loss": task + self.trade_off * domain,
+            "task": task,
+            "domain": domain,
+            "domain_accuracy": told_apart,
+            "accuracy": accuracy,
+        }

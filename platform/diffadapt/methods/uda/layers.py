@@ -1,4 +1,5 @@
-"""What several adaptation methods share: gradient reversal, the domain discriminator, mean losses over the global batch."""
+"""What several adaptation methods share: gradient reversal, the domain discriminator, mean losses over the
+global batch."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from diffadapt.compute.precision import full
 
 
 def reversal(step: int, alpha: float = 1.0, low: float = 0.0, high: float = 1.0, steps: int = 1000) -> float:
-    """The coefficient of gradient reversal at ``step``: from ``low`` to ``high`` along a sigmoid (Ganin et al. 2016, section
-    5.2.2; with alpha 1 and 1000 steps as Transfer-Learning-Library's WarmStartGradientReverseLayer)."""
+    """The coefficient of gradient reversal at ``step``: from ``low`` to ``high`` along a sigmoid (Ganin et
+    al. 2016, section 5.2.2; with alpha 1 and 1000 steps as Transfer-Learning-Library's
+    WarmStartGradientReverseLayer)."""
     return 2.0 * (high - low) / (1.0 + math.exp(-alpha * step / steps)) - (high - low) + low
 
 
@@ -36,7 +38,8 @@ class _Reverse(torch.autograd.Function):
 
 
 def discriminator(width: int, hidden: int) -> nn.Sequential:
-    """(B, width) features -> (B, 1) logits, positive for the source: Linear-BatchNorm-ReLU twice, then Linear."""
+    """(B, width) features -> (B, 1) logits, positive for the source: Linear-BatchNorm-ReLU twice, then
+    Linear."""
     return nn.Sequential(
         nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
         nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU(),
@@ -44,8 +47,11 @@ def discriminator(width: int, hidden: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def domain_loss(logits: torch.Tensor, sources: int, weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(loss, accuracy) of a discriminator's ``logits`` (2B, 1), whose first ``sources`` rows are the source, with ``weights`` (2B,).
+def domain_loss(
+    logits: torch.Tensor, sources: int, weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(loss, accuracy) of a discriminator's ``logits`` (2B, 1), whose first ``sources`` rows are the source,
+    with ``weights`` (2B,).
 
     The mean of the two domains' mean binary cross-entropies, source = 1.
     """
@@ -72,12 +78,19 @@ def flat(*modules: nn.Module) -> nn.Sequential:
     """One Sequential of the layers of ``modules``, nested Sequentials opened and Identities dropped."""
     layers: list[nn.Module] = []
     for module in modules:
-        layers += list(flat(*module)) if isinstance(module, nn.Sequential) else [] if isinstance(module, nn.Identity) else [module]
+        layers += (
+            list(flat(*module))
+            if isinstance(module, nn.Sequential)
+            else []
+            if isinstance(module, nn.Identity)
+            else [module]
+        )
     return nn.Sequential(*layers)
 
 
 class RandomMap(nn.Module):
-    """(B, width) features and (B, classes) predictions -> (B, out): product of two fixed Gaussian projections (CDAN, equation 6)."""
+    """(B, width) features and (B, classes) predictions -> (B, out): product of two fixed Gaussian projections
+    (CDAN, equation 6)."""
 
     def __init__(self, width: int, classes: int, out: int):
         super().__init__()
@@ -89,14 +102,15 @@ class RandomMap(nn.Module):
 
 
 def imbalance(p: torch.Tensor) -> torch.Tensor:
-    """-mean_k log(mean_i p_ik + 1e-6) of predictions (B, K) over the global batch: smallest when all classes are predicted alike
-    (MCD's entropy term, in Transfer-Learning-Library's form)."""
+    """-mean_k log(mean_i p_ik + 1e-6) of predictions (B, K) over the global batch: smallest when all classes
+    are predicted alike (MCD's entropy term, in Transfer-Learning-Library's form)."""
     return -torch.log(gather(p).mean(0) + 1e-6).mean()
 
 
 @torch.no_grad()
 def mean_of_heads(one: nn.Sequential, two: nn.Sequential) -> nn.Sequential:
-    """One head whose logits are the mean of those of two heads of the same shape (Linear, BatchNorm, ReLU and Dropout layers).
+    """One head whose logits are the mean of those of two heads of the same shape (Linear, BatchNorm, ReLU and
+    Dropout layers).
 
     The hidden layers lie side by side: the first Linear stacked, later ones block-diagonal.
     """
@@ -108,7 +122,10 @@ def mean_of_heads(one: nn.Sequential, two: nn.Sequential) -> nn.Sequential:
             w = torch.cat([a.weight, b.weight]) if first else torch.block_diag(a.weight, b.weight)
             bias = torch.cat([a.bias, b.bias])
             if i == last:
-                w, bias = (a.weight + b.weight) / 2 if first else torch.cat([a.weight, b.weight], 1) / 2, (a.bias + b.bias) / 2
+                w, bias = (
+                    (a.weight + b.weight) / 2 if first else torch.cat([a.weight, b.weight], 1) / 2,
+                    (a.bias + b.bias) / 2,
+                )
             layer, first = nn.Linear(w.shape[1], w.shape[0]).to(w), False
             layer.weight.copy_(w)
             layer.bias.copy_(bias)

@@ -16,14 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mcc(UdaMethod):
-    """Source cross-entropy and the class confusion of the target's predictions; Office-31's published settings."""
+    """Source cross-entropy and the class confusion of the target's predictions; Office-31's published
+    settings."""
 
     lr: float = 0.005
     bottleneck: int = 1024
     temperature: float = 2.5
     trade_off: float = 1.0
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"temperature": (1e-3, None), "trade_off": (0, None)}
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
+        "temperature": (1e-3, None),
+        "trade_off": (0, None),
+    }
     title: ClassVar[str] = "MCC"
 
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
@@ -36,7 +40,12 @@ class Mcc(UdaMethod):
         task = F.cross_entropy(logits[:n], batch.y_s)
         confusion = self.confusion(logits[n:], self.temperature)
         accuracy = (logits[:n].detach().argmax(1) == batch.y_s).float().mean()
-        return {"loss": task + self.trade_off * confusion, "task": task, "confusion": confusion, "accuracy": accuracy}
+        return {
+            "loss": task + self.trade_off * confusion,
+            "task": task,
+            "confusion": confusion,
+            "accuracy": accuracy,
+        }
 
     def task_loss(self, net: AdaptationNetwork, batch: PairBatch) -> torch.Tensor:
         """SDAT counts the confusion to the task."""
@@ -44,7 +53,8 @@ class Mcc(UdaMethod):
 
     @staticmethod
     def confusion(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Class confusion of target logits (B, K) over the global batch, a scalar in 0..1 (Jin et al. 2020, equations 3-7).
+        """Class confusion of target logits (B, K) over the global batch, a scalar in 0..1 (Jin et al. 2020,
+        equations 3-7).
 
         Items are weighed by 1 + exp(-entropy), without gradient and with mean 1.
         """

@@ -1,4 +1,5 @@
-"""MCD: two heads find, and the features close, the target region where they disagree (Saito et al., CVPR 2018)."""
+"""MCD: two heads find, and the features close, the target region where they disagree (Saito et al., CVPR
+2018)."""
 
 from __future__ import annotations
 
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mcd(UdaMethod):
-    """Maximum classifier discrepancy (Saito et al. 2018, section 3.3), with Transfer-Learning-Library's settings.
+    """Maximum classifier discrepancy (Saito et al. 2018, section 3.3), with Transfer-Learning-Library's
+    settings.
 
-    A step has three kinds of passes over one batch, each a forward, a backward and an update: ``task`` trains everything on
-    the source (and keeps the target's predictions diverse), ``diverge`` lets the heads disagree on the target, ``agree``
-    (``agree_steps`` times) lets the features bring them together. The prediction is the mean of both heads' logits: a rule
-    without labels, where the reference reports the head that is better on labelled target data.
+    A step has three kinds of passes over one batch, each a forward, a backward and an update: ``task`` trains
+    everything on the source (and keeps the target's predictions diverse), ``diverge`` lets the heads disagree
+    on the target, ``agree`` (``agree_steps`` times) lets the features bring them together. The prediction is
+    the mean of both heads' logits: a rule without labels, where the reference reports the head that is better
+    on labelled target data.
     """
 
     lr: float = 0.001
@@ -42,8 +45,13 @@ class Mcd(UdaMethod):
     """Momentum of backbone and bottleneck; the heads have ``momentum``."""
 
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "trade_off": (0, None), "entropy": (0, None), "agree_steps": (1, None), "hidden": (1, None), "dropout": (0, 0.99), "features_momentum": (0, 1),
-    }  # fmt: skip
+        "trade_off": (0, None),
+        "entropy": (0, None),
+        "agree_steps": (1, None),
+        "hidden": (1, None),
+        "dropout": (0, 0.99),
+        "features_momentum": (0, 1),
+    }
     title: ClassVar[str] = "MCD"
     batch_coupled: ClassVar[str] = "each worker draws the dropout masks of its own part of the batch"
 
@@ -51,8 +59,18 @@ class Mcd(UdaMethod):
         from torch import nn
 
         def head() -> nn.Sequential:
-            first = [nn.Dropout(self.dropout), nn.Linear(width, self.hidden), nn.BatchNorm1d(self.hidden), nn.ReLU()]
-            second = [nn.Dropout(self.dropout), nn.Linear(self.hidden, self.hidden), nn.BatchNorm1d(self.hidden), nn.ReLU()]
+            first = [
+                nn.Dropout(self.dropout),
+                nn.Linear(width, self.hidden),
+                nn.BatchNorm1d(self.hidden),
+                nn.ReLU(),
+            ]
+            second = [
+                nn.Dropout(self.dropout),
+                nn.Linear(self.hidden, self.hidden),
+                nn.BatchNorm1d(self.hidden),
+                nn.ReLU(),
+            ]
             return nn.Sequential(*first, *second, nn.Linear(self.hidden, classes))
 
         return {"head": head(), "head2": head()}

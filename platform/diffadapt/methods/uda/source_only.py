@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceOnly(UdaMethod):
-    """Cross-entropy on the source (Transfer-Learning-Library's ERM settings: no bottleneck). Target images are not read."""
+    """Cross-entropy on the source (Transfer-Learning-Library's ERM settings: no bottleneck). Target images
+    are not read."""
 
     lr: float = 0.001
     lr_gamma: float = 3e-4
@@ -28,7 +29,10 @@ class SourceOnly(UdaMethod):
 
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
         logits = net.head(net.features(batch.x_s))
-        return {"loss": self.cross_entropy(logits, batch.y_s), "accuracy": (logits.detach().argmax(1) == batch.y_s).float().mean()}
+        return {
+            "loss": self.cross_entropy(logits, batch.y_s),
+            "accuracy": (logits.detach().argmax(1) == batch.y_s).float().mean(),
+        }
 
     def task_loss(self, net: AdaptationNetwork, batch: PairBatch) -> torch.Tensor:
         return self.cross_entropy(net.head(net.features(batch.x_s)), batch.y_s)

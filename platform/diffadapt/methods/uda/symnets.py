@@ -1,4 +1,5 @@
-"""SymNets: a source and a target classifier side by side, and features confused at domain and category level (Zhang et al., CVPR 2019)."""
+"""SymNets: a source and a target classifier side by side, and features confused at domain and category level
+(Zhang et al., CVPR 2019)."""
 
 from __future__ import annotations
 
@@ -30,10 +31,12 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class SymNets(UdaMethod):
-    """One Linear to 2K logits: the first K are the source classifier, the last K the target classifier, which predicts.
+    """One Linear to 2K logits: the first K are the source classifier, the last K the target classifier, which
+    predicts.
 
-    The classifiers' weights receive only the gradient of their own loss, the features only that of theirs; both come from
-    one backward pass, in which each side sees the other detached. The authors train with batches of 128 + 128.
+    The classifiers' weights receive only the gradient of their own loss, the features only that of theirs;
+    both come from one backward pass, in which each side sees the other detached. The authors train with
+    batches of 128 + 128.
     """
 
     lr: float = 0.01
@@ -63,8 +66,19 @@ class SymNets(UdaMethod):
         ramp = self.ramp(progress)
         classifiers, features = self.of_classifiers(c), self.of_features(g, ramp)
         accuracy = (of_head[:n, net.classes :].detach().argmax(1) == batch.y_s).float().mean()
-        parts = {"classifiers": classifiers, "features": features, "category": g.category, "confusion": g.confusion, "entropy": g.entropy}
-        return {"loss": classifiers + features, **parts, "ramp": classifiers.new_tensor(ramp), "accuracy": accuracy}
+        parts = {
+            "classifiers": classifiers,
+            "features": features,
+            "category": g.category,
+            "confusion": g.confusion,
+            "entropy": g.entropy,
+        }
+        return {
+            "loss": classifiers + features,
+            **parts,
+            "ramp": classifiers.new_tensor(ramp),
+            "accuracy": accuracy,
+        }
 
     @staticmethod
     def terms(z_s: torch.Tensor, z_t: torch.Tensor, y: torch.Tensor) -> Terms:
@@ -82,7 +96,15 @@ class SymNets(UdaMethod):
         confusion = domain(z_t, source) / 2 + domain(z_t, target) / 2
         log_q = torch.logaddexp(*F.log_softmax(z_t, 1).split(k, 1))
         entropy = -(log_q.exp() * log_q).sum(1).mean()
-        return Terms(F.cross_entropy(z_s[:, source], y), F.cross_entropy(z_s[:, target], y), domain(z_s, source), domain(z_t, target), category, confusion, entropy)
+        return Terms(
+            F.cross_entropy(z_s[:, source], y),
+            F.cross_entropy(z_s[:, target], y),
+            domain(z_s, source),
+            domain(z_t, target),
+            category,
+            confusion,
+            entropy,
+        )
 
     @staticmethod
     def of_classifiers(terms: Terms) -> torch.Tensor:

@@ -1,4 +1,5 @@
-"""Makes the detector of a configuration, with published weights, those of a file or folder, or random ones."""
+"""Makes the detector of a configuration, with published weights, those of a file or folder, or random
+ones."""
 
 from __future__ import annotations
 
@@ -16,15 +17,25 @@ from diffadapt.models.state_dict import load_into, read_state_dict
 
 _FROZEN = ("fasterrcnn_mobilenet_v3_large_320_fpn", "fcos_resnet50_fpn")
 """What torchvision publishes with batch norms that are not trained."""
-_BY_CLASS = ("box_predictor", "classification_head", "class_embed", "class_labels_classifier", "denoising_class_embed", "score_head")
+_BY_CLASS = (
+    "box_predictor",
+    "classification_head",
+    "class_embed",
+    "class_labels_classifier",
+    "denoising_class_embed",
+    "score_head",
+)
 """Layers whose shape depends on the number of classes, in torchvision and transformers."""
 
 
-def build_detector(config: DetectorConfig, classes: int, facts: Mapping[str, Any] | None = None) -> DetectionNetwork:
+def build_detector(
+    config: DetectorConfig, classes: int, facts: Mapping[str, Any] | None = None
+) -> DetectionNetwork:
     """A detector of ``classes`` classes in training mode on the CPU.
 
-    ``facts``: those of an earlier network (``DetectionNetwork.facts``), to be filled with its own weights, so that nothing published is
-    loaded. Raises RecipeError or WeightsError for a configuration that cannot be built or weights that are missing or do not fit.
+    ``facts``: those of an earlier network (``DetectionNetwork.facts``), to be filled with its own weights, so
+    that nothing published is loaded. Raises RecipeError or WeightsError for a configuration that cannot be
+    built or weights that are missing or do not fit.
     """
     check_detector(config)
     if config.arch == "transformers":
@@ -46,12 +57,20 @@ def build_detector(config: DetectorConfig, classes: int, facts: Mapping[str, Any
 
 
 def _skeleton(config: DetectorConfig, classes: int) -> nn.Module:
-    """torchvision's detector with random weights and plain batch norms, for ``classes`` classes and background."""
+    """torchvision's detector with random weights and plain batch norms, for ``classes`` classes and
+    background."""
     from torchvision.models import detection
 
-    names = ("box_score_thresh", "box_nms_thresh", "box_detections_per_img") if "fasterrcnn" in config.arch else ("score_thresh", "nms_thresh", "detections_per_img")
+    names = (
+        ("box_score_thresh", "box_nms_thresh", "box_detections_per_img")
+        if "fasterrcnn" in config.arch
+        else ("score_thresh", "nms_thresh", "detections_per_img")
+    )
     return getattr(detection, config.arch)(
-        weights=None, weights_backbone=None, num_classes=classes + 1, **dict(zip(names, (config.score, config.overlap, config.detections), strict=True))
+        weights=None,
+        weights_backbone=None,
+        num_classes=classes + 1,
+        **dict(zip(names, (config.score, config.overlap, config.detections), strict=True)),
     )
 
 
@@ -64,13 +83,20 @@ def _publish(model: nn.Module, config: DetectorConfig) -> None:
             enum, _, member = PUBLISHED[config.arch].partition(".")
             state = getattr(detection, enum)[member].get_state_dict(progress=False, check_hash=True)
         else:
-            backbone = MobileNet_V3_Large_Weights.IMAGENET1K_V1 if "mobilenet" in config.arch else ResNet50_Weights.IMAGENET1K_V1
-            whole = getattr(detection, config.arch)(weights=None, weights_backbone=backbone, num_classes=2, progress=False)
+            backbone = (
+                MobileNet_V3_Large_Weights.IMAGENET1K_V1
+                if "mobilenet" in config.arch
+                else ResNet50_Weights.IMAGENET1K_V1
+            )
+            whole = getattr(detection, config.arch)(
+                weights=None, weights_backbone=backbone, num_classes=2, progress=False
+            )
             state = {f"backbone.body.{k}": v for k, v in whole.backbone.body.state_dict().items()}
     except Exception as error:  # urllib, ssl and socket raise many unrelated types
         raise WeightsError(
-            f"torchvision's {config.weights} weights of {config.arch} could not be loaded ({type(error).__name__}): put the file into torch's hub cache "
-            "where there is a network, or give it with detector.weights."
+            f"torchvision's {config.weights} weights of {config.arch} could not be loaded"
+            f" ({type(error).__name__}): put the file into torch's hub cache where there is a network, or"
+            " give it with detector.weights."
         ) from error
     load_some(model, state, f"torchvision's {config.weights} weights", partial=config.weights == "imagenet")
 
@@ -83,17 +109,32 @@ def _fill(net: DetectionNetwork, name: str) -> None:
     load_some(net, state, name)
 
 
-def load_some(model: nn.Module, state: Mapping[str, torch.Tensor], where: str, partial: bool = False) -> list[str]:
-    """Copy ``state`` into ``model``; layers that depend on the classes stay as they are where their shapes differ.
+def load_some(
+    model: nn.Module, state: Mapping[str, torch.Tensor], where: str, partial: bool = False
+) -> list[str]:
+    """Copy ``state`` into ``model``; layers that depend on the classes stay as they are where their shapes
+    differ.
 
-    Returns the names of tensors left out. ``partial``: what ``state`` lacks stays as it is too. Raises WeightsError for all else that does not fit.
+    Returns the names of tensors left out. ``partial``: what ``state`` lacks stays as it is too. Raises
+    WeightsError for all else that does not fit.
     """
     own = model.state_dict()
-    left = [k for k, v in state.items() if k in own and own[k].shape != v.shape and any(part in k for part in _BY_CLASS)]
+    left = [
+        k
+        for k, v in state.items()
+        if k in own and own[k].shape != v.shape and any(part in k for part in _BY_CLASS)
+    ]
     kept = {k: own[k] for k in left}
     if partial:
         kept = {**own, **kept}
-    load_into(model, {**{k: v for k, v in state.items() if k not in left}, **{k: v for k, v in kept.items() if k in left or k not in state}}, where)
+    load_into(
+        model,
+        {
+            **{k: v for k, v in state.items() if k not in left},
+            **{k: v for k, v in kept.items() if k in left or k not in state},
+        },
+        where,
+    )
     return left
 
 
@@ -104,28 +145,45 @@ def _transformers(config: DetectorConfig, classes: int, facts: Mapping[str, Any]
 
     if facts is not None:
         values = dict(facts["transformers"])
-        model = AutoModelForObjectDetection.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+        model = AutoModelForObjectDetection.from_config(
+            AutoConfig.for_model(values.pop("model_type"), **values)
+        )
         return TransformersDetector(model, config.score, config.detections).train()
     names = {"id2label": {i: str(i) for i in range(classes)}, "label2id": {str(i): i for i in range(classes)}}
     lacking: list[str] = []
     try:
         with quiet():
             if config.weights == "coco":
-                model, info = AutoModelForObjectDetection.from_pretrained(config.backbone, ignore_mismatched_sizes=True, dtype=torch.float32, output_loading_info=True, **names)
-                lacking = [*info["missing_keys"], *(k[0] if isinstance(k, tuple) else k for k in info["mismatched_keys"])]
+                model, info = AutoModelForObjectDetection.from_pretrained(
+                    config.backbone,
+                    ignore_mismatched_sizes=True,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    **names,
+                )
+                lacking = [
+                    *info["missing_keys"],
+                    *(k[0] if isinstance(k, tuple) else k for k in info["mismatched_keys"]),
+                ]
             else:
                 values = AutoConfig.from_pretrained(config.backbone, **names)
                 if hasattr(values, "use_pretrained_backbone"):
                     values.use_pretrained_backbone = False
-                model = AutoModelForObjectDetection.from_config(values).requires_grad_(True)  # DETR would keep a random backbone as it is
+                model = AutoModelForObjectDetection.from_config(values).requires_grad_(
+                    True
+                )  # DETR would keep a random backbone as it is
     except Exception as error:  # the hub client and transformers raise many unrelated types
         raise WeightsError(
-            f"The detector {config.backbone!r} could not be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]}): give the folder or hub id of an object "
-            "detector of transformers."
+            f"The detector {config.backbone!r} could not be loaded ({type(error).__name__}:"
+            f" {str(error).splitlines()[0][:200]}): give the folder or hub id of an object detector of"
+            " transformers."
         ) from error
     lacking = [k for k in lacking if not any(part in k for part in _BY_CLASS)]
     if lacking:
-        raise WeightsError(f"The detector {config.backbone!r} lacks {len(lacking)} parameters ({', '.join(lacking[:3])}, ...): it holds another network.")
+        raise WeightsError(
+            f"The detector {config.backbone!r} lacks {len(lacking)} parameters ({', '.join(lacking[:3])},"
+            " ...): it holds another network."
+        )
     net = TransformersDetector(model, config.score, config.detections)
     if is_path(config.weights):
         _fill(net, config.weights)

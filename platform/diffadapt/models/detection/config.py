@@ -15,7 +15,8 @@ PUBLISHED: Mapping[str, str] = {
     "retinanet_resnet50_fpn_v2": "RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1",
     "fcos_resnet50_fpn": "FCOS_ResNet50_FPN_Weights.COCO_V1",
 }
-"""torchvision's whole detectors and the name of their weights that were trained on COCO; a name means one file for good."""
+"""torchvision's whole detectors and the name of their weights that were trained on COCO; a name means one
+file for good."""
 HEADS = ("fasterrcnn", "retinanet", "fcos")
 """torchvision's detection heads on a backbone of one's own choice, behind a feature pyramid."""
 
@@ -23,25 +24,36 @@ HEADS = ("fasterrcnn", "retinanet", "fcos")
 @dataclass(frozen=True)
 class DetectorConfig:
     arch: Literal[
-        "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn_v2",
-        "fcos_resnet50_fpn", "fasterrcnn", "retinanet", "fcos", "transformers",
-    ] = "fasterrcnn_resnet50_fpn_v2"  # fmt: skip
-    """torchvision's detectors by their names; fasterrcnn, retinanet, fcos: its heads on ``backbone``; transformers: an object detector
-    of that library (DETR, Deformable or RT-DETR, YOLOS)."""
+        "fasterrcnn_resnet50_fpn_v2",
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "ssdlite320_mobilenet_v3_large",
+        "retinanet_resnet50_fpn_v2",
+        "fcos_resnet50_fpn",
+        "fasterrcnn",
+        "retinanet",
+        "fcos",
+        "transformers",
+    ] = "fasterrcnn_resnet50_fpn_v2"
+    """torchvision's detectors by their names; fasterrcnn, retinanet, fcos: its heads on ``backbone``;
+    transformers: an object detector of that library (DETR, Deformable or RT-DETR, YOLOS)."""
     backbone: str = ""
-    """fasterrcnn, retinanet, fcos: tiny (a small convolutional network for images of 64 to 256 pixels), resnet50, resnet101 or a timm
-    model with feature maps (``timm:mobilenetv2_100``); transformers: a model folder or hub id (facebook/detr-resnet-50)."""
+    """fasterrcnn, retinanet, fcos: tiny (a small convolutional network for images of 64 to 256 pixels),
+    resnet50, resnet101 or a timm model with feature maps (``timm:mobilenetv2_100``); transformers: a model
+    folder or hub id (facebook/detr-resnet-50)."""
     weights: str = "coco"
-    """coco: the whole detector's published weights (transformers: those of ``backbone``); imagenet: the backbone's; none: random; or a
-    checkpoint file or a detector folder of the same arch. Layers whose shape depends on the classes start anew where theirs differ."""
+    """coco: the whole detector's published weights (transformers: those of ``backbone``); imagenet: the
+    backbone's; none: random; or a checkpoint file or a detector folder of the same arch. Layers whose shape
+    depends on the classes start anew where theirs differ."""
     size: tuple[int, int] = (512, 1024)
-    """(height, width) that images are brought to for training and prediction; boxes are given and counted in the stored image's pixels."""
+    """(height, width) that images are brought to for training and prediction; boxes are given and counted in
+    the stored image's pixels."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     score: float = 0.05
     """Least score of a detection that is kept."""
     overlap: float = 0.5
-    """Intersection over union above which the less sure of two boxes of a class is dropped (not transformers)."""
+    """Intersection over union above which the less sure of two boxes of a class is dropped (not
+    transformers)."""
     detections: int = 100
     """Most detections an image; average precision counts 100."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
@@ -49,5 +61,10 @@ class DetectorConfig:
     batch_size: int = execution(4)
 
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "size": (1, None), "std": (1e-6, None), "score": (0, 1), "overlap": (0, 1), "detections": (1, None), "batch_size": (1, None),
-    }  # fmt: skip
+        "size": (1, None),
+        "std": (1e-6, None),
+        "score": (0, 1),
+        "overlap": (0, 1),
+        "detections": (1, None),
+        "batch_size": (1, None),
+    }

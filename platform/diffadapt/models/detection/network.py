@@ -1,4 +1,5 @@
-"""One face for detectors of several libraries: losses in training, boxes in prediction, the deepest feature map beside them."""
+"""One face for detectors of several libraries: losses in training, boxes in prediction, the deepest feature
+map beside them."""
 
 from __future__ import annotations
 
@@ -11,14 +12,16 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 
 class Target(NamedTuple):
-    """The objects of one image: ``boxes`` float32 (n, 4), x1 y1 x2 y2 in pixels of the network's input, and ``labels`` int64 (n,), 0..K-1."""
+    """The objects of one image: ``boxes`` float32 (n, 4), x1 y1 x2 y2 in pixels of the network's input, and
+    ``labels`` int64 (n,), 0..K-1."""
 
     boxes: Tensor
     labels: Tensor
 
 
 class Detections(NamedTuple):
-    """What was found in one image, the surest first; ``boxes`` and ``labels`` as in :class:`Target`, ``scores`` float32 (n,) in 0..1."""
+    """What was found in one image, the surest first; ``boxes`` and ``labels`` as in :class:`Target`,
+    ``scores`` float32 (n,) in 0..1."""
 
     boxes: Tensor
     labels: Tensor
@@ -26,7 +29,8 @@ class Detections(NamedTuple):
 
 
 class DetectionNetwork(nn.Module):
-    """Normalised images (B, 3, H, W) -> with targets (losses by name, deepest feature map (B, F, h, w) or None), else Detections an image.
+    """Normalised images (B, 3, H, W) -> with targets (losses by name, deepest feature map (B, F, h, w) or
+    None), else Detections an image.
 
     ``facts`` (JSON values) are what the same network is built from again without its published weights.
     """
@@ -47,7 +51,8 @@ class DetectionNetwork(nn.Module):
 
 
 class TorchvisionDetector(DetectionNetwork):
-    """A detector of torchvision, whose own resizing and normalisation are switched off. Label 0 is torchvision's background."""
+    """A detector of torchvision, whose own resizing and normalisation are switched off. Label 0 is
+    torchvision's background."""
 
     def __init__(self, model: nn.Module, fixed_norm: bool, facts: Mapping[str, Any] | None = None):
         super().__init__()
@@ -64,7 +69,10 @@ class TorchvisionDetector(DetectionNetwork):
     def forward(self, x: Tensor, targets: Sequence[Target] | None = None) -> Any:
         self._deepest.clear()
         if targets is None:
-            found = [Detections(f["boxes"].float(), f["labels"] - 1, f["scores"].float()) for f in self.model(list(x))]
+            found = [
+                Detections(f["boxes"].float(), f["labels"] - 1, f["scores"].float())
+                for f in self.model(list(x))
+            ]
             self._deepest.clear()
             return found
         losses = self.model(list(x), [{"boxes": t.boxes, "labels": t.labels + 1} for t in targets])
@@ -85,7 +93,8 @@ class TorchvisionDetector(DetectionNetwork):
         return getattr(self.model.backbone, "body", self.model.backbone)
 
     def _norms(self) -> list[nn.Module]:
-        """The backbone's batch norms, which a detector trained with small batches keeps as they were published."""
+        """The backbone's batch norms, which a detector trained with small batches keeps as they were
+        published."""
         return [m for m in self._body.modules() if isinstance(m, nn.BatchNorm2d)]
 
     def _remember(self, module: nn.Module, args: Any, maps: Any) -> None:
@@ -106,7 +115,8 @@ class _AsIs(GeneralizedRCNNTransform):
 
 
 class TransformersDetector(DetectionNetwork):
-    """A DETR-like detector of transformers: boxes as centre and size relative to the image, matched by the library's own loss."""
+    """A DETR-like detector of transformers: boxes as centre and size relative to the image, matched by the
+    library's own loss."""
 
     find_unused_parameters = True
 
@@ -114,8 +124,23 @@ class TransformersDetector(DetectionNetwork):
         super().__init__()
         self.model, self.score, self.most = model, score, most
         values = model.config.to_dict()
-        values = {k: v for k, v in values.items() if k not in ("_name_or_path", "transformers_version", "use_pretrained_backbone", "dtype", "torch_dtype")}
-        self.facts = {"transformers": {**values, "use_pretrained_backbone": False} if "use_timm_backbone" in values else values}
+        values = {
+            k: v
+            for k, v in values.items()
+            if k
+            not in (
+                "_name_or_path",
+                "transformers_version",
+                "use_pretrained_backbone",
+                "dtype",
+                "torch_dtype",
+            )
+        }
+        self.facts = {
+            "transformers": (
+                {**values, "use_pretrained_backbone": False} if "use_timm_backbone" in values else values
+            )
+        }
         self.classes = model.config.num_labels
 
     def forward(self, x: Tensor, targets: Sequence[Target] | None = None) -> Any:
@@ -124,13 +149,22 @@ class TransformersDetector(DetectionNetwork):
         if targets is not None:
             labels = [{"class_labels": t.labels, "boxes": _centred(t.boxes / scale)} for t in targets]
             found = self.model(pixel_values=x, labels=labels)
-            parts = {k: v for k, v in found.loss_dict.items() if torch.is_tensor(v) and k in ("loss_ce", "loss_vfl", "loss_bbox", "loss_giou")}
+            parts = {
+                k: v
+                for k, v in found.loss_dict.items()
+                if torch.is_tensor(v) and k in ("loss_ce", "loss_vfl", "loss_bbox", "loss_giou")
+            }
             return {"loss": found.loss, **parts}, None
         found = self.model(pixel_values=x)
-        return [self._detections(logits, boxes, scale) for logits, boxes in zip(found.logits.float(), found.pred_boxes.float(), strict=True)]
+        return [
+            self._detections(logits, boxes, scale)
+            for logits, boxes in zip(found.logits.float(), found.pred_boxes.float(), strict=True)
+        ]
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
-        return (p for name, p in self.model.named_parameters() if p.requires_grad and ".backbone." in f".{name}")
+        return (
+            p for name, p in self.model.named_parameters() if p.requires_grad and ".backbone." in f".{name}"
+        )
 
     def _detections(self, logits: Tensor, boxes: Tensor, scale: Tensor) -> Detections:
         """Queries (Q, K or K + 1) and (Q, 4): a softmax with 'no object' last, or a sigmoid a class."""

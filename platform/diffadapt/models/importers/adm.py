@@ -1,4 +1,5 @@
-"""Turn a guided-diffusion checkpoint of the unconditional ADM into a diffusers folder, and prove that it computes the same."""
+"""Turn a guided-diffusion checkpoint of the unconditional ADM into a diffusers folder, and prove that it
+computes the same."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ GATE = 1e-4
 
 @dataclass(frozen=True)
 class AdmImportReport:
-    """What was imported: where, how many parameters, of which source, and how far its output is from the original's."""
+    """What was imported: where, how many parameters, of which source, and how far its output is from the
+    original's."""
 
     out: str
     config: ADMConfig
@@ -37,8 +39,8 @@ class AdmImportReport:
 
     def __str__(self) -> str:
         return (
-            f"{self.out}: {self.parameters:,} parameters; output within {self.max_relative_error:.1e} (relative) of the "
-            f"original graph, gate {GATE:.0e}; source sha256 {self.source_sha256[:16]}"
+            f"{self.out}: {self.parameters:,} parameters; output within {self.max_relative_error:.1e}"
+            f" (relative) of the original graph, gate {GATE:.0e}; source sha256 {self.source_sha256[:16]}"
         )
 
 
@@ -59,7 +61,9 @@ def convert_state(state: dict[str, torch.Tensor], config: ADMConfig) -> dict[str
             used.add(name)
             value = state[name].float()
             if kind == "qkv":
-                for target, piece in zip(("to_q", "to_k", "to_v"), _split_qkv(value, config, name), strict=True):
+                for target, piece in zip(
+                    ("to_q", "to_k", "to_v"), _split_qkv(value, config, name), strict=True
+                ):
                     out[f"{new}.{target}.{part}"] = piece
             elif kind == "linear" and part == "weight":
                 out[f"{new}.{part}"] = value.flatten(1)
@@ -68,8 +72,9 @@ def convert_state(state: dict[str, torch.Tensor], config: ADMConfig) -> dict[str
     unexpected = sorted(set(state) - used)
     if missing or unexpected:
         raise WeightsError(
-            f"The checkpoint does not fit the ADM configuration: {_some('missing', missing)} and {_some('unexpected', unexpected)}; "
-            "check that it is an unconditional ADM and that the configuration given is its own."
+            f"The checkpoint does not fit the ADM configuration: {_some('missing', missing)} and"
+            f" {_some('unexpected', unexpected)}; check that it is an unconditional ADM and that the"
+            " configuration given is its own."
         )
     return out
 
@@ -91,8 +96,8 @@ def adm_from_original(state: dict[str, torch.Tensor], config: ADMConfig) -> UNet
     ]
     if odd or wrong:
         raise WeightsError(
-            f"The checkpoint does not fit the ADM configuration: {_some('wrong shapes', wrong)}, {_some('unmatched', odd)}; "
-            "give the configuration that the checkpoint was trained with."
+            f"The checkpoint does not fit the ADM configuration: {_some('wrong shapes', wrong)},"
+            f" {_some('unmatched', odd)}; give the configuration that the checkpoint was trained with."
         )
     unet.load_state_dict(converted, assign=True)
     return unet.eval().requires_grad_(False)
@@ -118,8 +123,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tenso
     file = Path(path).expanduser()
     if not file.is_file():
         raise WeightsError(
-            f"There is no checkpoint at {str(path)!r}: download 256x256_diffusion_uncond.pt from the authors of "
-            "guided-diffusion and give its path."
+            f"There is no checkpoint at {str(path)!r}: download 256x256_diffusion_uncond.pt from the authors"
+            " of guided-diffusion and give its path."
         )
     try:
         if file.suffix == ".safetensors":
@@ -134,18 +139,23 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tenso
         raise
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"The checkpoint {str(path)!r} cannot be read: it is damaged or holds Python objects beside tensors, which are not unpickled for "
-            "safety; get it again, or save its state_dict alone as safetensors."
+            f"The checkpoint {str(path)!r} cannot be read: it is damaged or holds Python objects beside"
+            " tensors, which are not unpickled for safety; get it again, or save its state_dict alone as"
+            " safetensors."
         ) from error
     except Exception as error:
         raise WeightsError(
-            f"The checkpoint {str(path)!r} cannot be read as plain tensors ({type(error).__name__}); download it again."
+            f"The checkpoint {str(path)!r} cannot be read as plain tensors ({type(error).__name__}); download"
+            " it again."
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise WeightsError(f"The checkpoint {str(path)!r} is not a plain mapping of names to tensors; give the model's own file.")
+        raise WeightsError(
+            f"The checkpoint {str(path)!r} is not a plain mapping of names to tensors; give the model's own"
+            " file."
+        )
     return {k.removeprefix("module."): v for k, v in state.items()}, None
 
 
@@ -154,10 +164,11 @@ def import_adm(
     out_folder: str | os.PathLike[str],
     config: ADMConfig | Literal["auto"] = "auto",
 ) -> AdmImportReport:
-    """Write ``out_folder`` (unet/, scheduler/, model_index.json, diffadapt.json) from an original ADM checkpoint.
+    """Write ``out_folder`` (unet/, scheduler/, model_index.json, diffadapt.json) from an original ADM
+    checkpoint.
 
-    With ``auto`` the configuration is the file's own metadata, or is inferred from keys and shapes (256 pixels, 64
-    channels a head). The folder appears only when the self-check has passed. Raises WeightsError.
+    With ``auto`` the configuration is the file's own metadata, or is inferred from keys and shapes (256
+    pixels, 64 channels a head). The folder appears only when the self-check has passed. Raises WeightsError.
     """
     out = Path(out_folder).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -169,10 +180,13 @@ def import_adm(
     error = self_check(unet, state, config)
     if not error <= GATE:
         raise WeightsError(
-            f"The imported network is {error:.1e} (relative) off the original graph, above the gate of {GATE:.0e}, so nothing "
-            "was written: the installed diffusers computes something else; pin the version of constraints.txt."
+            f"The imported network is {error:.1e} (relative) off the original graph, above the gate of"
+            f" {GATE:.0e}, so nothing was written: the installed diffusers computes something else; pin the"
+            " version of constraints.txt."
         )
-    report = AdmImportReport(str(out), config, sum(p.numel() for p in unet.parameters()), _sha256(checkpoint), error)
+    report = AdmImportReport(
+        str(out), config, sum(p.numel() for p in unet.parameters()), _sha256(checkpoint), error
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -201,7 +215,9 @@ def import_adm(
 def _split_qkv(value: torch.Tensor, config: ADMConfig, name: str) -> tuple[torch.Tensor, ...]:
     per_head = config.num_head_channels
     if value.shape[0] % (3 * per_head):
-        raise WeightsError(f"{name} has {value.shape[0]} rows, which is no multiple of 3 x {per_head} channels a head.")
+        raise WeightsError(
+            f"{name} has {value.shape[0]} rows, which is no multiple of 3 x {per_head} channels a head."
+        )
     tail = () if value.ndim == 1 else (value.shape[1],)
     if config.legacy_qkv:
         pieces = value.reshape(-1, 3, per_head, *tail).unbind(1)

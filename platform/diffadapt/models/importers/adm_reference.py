@@ -1,7 +1,7 @@
 """ADM's forward pass straight from a checkpoint's own keys, in plain torch functions.
 
-It shares no code with diffusers and none with the key map, so that it can judge an imported network. It is written for
-clarity, not for speed, and keeps no state.
+It shares no code with diffusers and none with the key map, so that it can judge an imported network. It is
+written for clarity, not for speed, and keeps no state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ State = Mapping[str, torch.Tensor]
 
 
 def adm_forward(state: State, config: ADMConfig, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The network's output (B, out_channels, H, W) for images ``x`` (B, C, H, W) at integer timesteps ``t`` (B,)."""
+    """The network's output (B, out_channels, H, W) for images ``x`` (B, C, H, W) at integer timesteps ``t``
+    (B,)."""
     half = config.model_channels // 2
     frequency = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=x.device) / half)
     angle = t.float()[:, None] * frequency[None, :]
@@ -42,8 +43,11 @@ def adm_forward(state: State, config: ADMConfig, x: torch.Tensor, t: torch.Tenso
     return _conv(state, "out.2", F.silu(_norm(state, "out.0", h)))
 
 
-def _block(state: State, config: ADMConfig, at: str, h: torch.Tensor, emb: torch.Tensor, resample: str | None):
-    """One entry of input_blocks or output_blocks: a residual block, then whatever its further children are."""
+def _block(
+    state: State, config: ADMConfig, at: str, h: torch.Tensor, emb: torch.Tensor, resample: str | None
+):
+    """One entry of input_blocks or output_blocks: a residual block, then whatever its further children
+    are."""
     h = _res(state, config, f"{at}.0", h, emb, resample)
     for child in (1, 2):
         if f"{at}.{child}.qkv.weight" in state:
@@ -53,12 +57,17 @@ def _block(state: State, config: ADMConfig, at: str, h: torch.Tensor, emb: torch
     return h
 
 
-def _res(state: State, config: ADMConfig, at: str, x: torch.Tensor, emb: torch.Tensor, resample: str | None = None):
+def _res(
+    state: State, config: ADMConfig, at: str, x: torch.Tensor, emb: torch.Tensor, resample: str | None = None
+):
     h = F.silu(_norm(state, f"{at}.in_layers.0", x))
     if resample == "down":
         h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
     elif resample == "up":
-        h, x = F.interpolate(h, scale_factor=2, mode="nearest"), F.interpolate(x, scale_factor=2, mode="nearest")
+        h, x = (
+            F.interpolate(h, scale_factor=2, mode="nearest"),
+            F.interpolate(x, scale_factor=2, mode="nearest"),
+        )
     h = _conv(state, f"{at}.in_layers.2", h)
     e = _linear(state, f"{at}.emb_layers.1", F.silu(emb))[:, :, None, None]
     if config.scale_shift:
@@ -81,7 +90,9 @@ def _attention(state: State, config: ADMConfig, at: str, x: torch.Tensor) -> tor
         q, k, v = qkv.reshape(batch, heads, 3, config.num_head_channels, -1).unbind(2)
     else:
         q, k, v = qkv.reshape(batch, 3, heads, config.num_head_channels, -1).unbind(1)
-    weight = torch.softmax(torch.einsum("bhct,bhcs->bhts", q, k) / math.sqrt(config.num_head_channels), dim=-1)
+    weight = torch.softmax(
+        torch.einsum("bhct,bhcs->bhts", q, k) / math.sqrt(config.num_head_channels), dim=-1
+    )
     out = torch.einsum("bhts,bhcs->bhct", weight, v).reshape(batch, channels, -1)
     out = F.conv1d(out, state[f"{at}.proj_out.weight"], state[f"{at}.proj_out.bias"])
     return x + out.reshape(x.shape)

@@ -1,4 +1,5 @@
-"""Turn the DiT authors' checkpoint (DiT-XL-2-256x256.pt and its kin) into a diffusers DiTPipeline folder, with a self-check."""
+"""Turn the DiT authors' checkpoint (DiT-XL-2-256x256.pt and its kin) into a diffusers DiTPipeline folder,
+with a self-check."""
 
 from __future__ import annotations
 
@@ -52,8 +53,8 @@ _BLOCK = {
 
 @dataclass(frozen=True)
 class DiTImportReport:
-    """What an import did: ``parameters`` with shared embedders, and the self-check's largest deviation relative to the
-    largest output, from an independent forward pass of the original network."""
+    """What an import did: ``parameters`` with shared embedders, and the self-check's largest deviation
+    relative to the largest output, from an independent forward pass of the original network."""
 
     folder: str
     config: dict[str, Any]
@@ -63,16 +64,24 @@ class DiTImportReport:
 
 
 def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The original's configuration from tensor shapes (``num_heads`` None when the width is not a published one)."""
-    needed = ("x_embedder.proj.weight", "y_embedder.embedding_table.weight", "final_layer.linear.weight", "pos_embed")
+    """The original's configuration from tensor shapes (``num_heads`` None when the width is not a published
+    one)."""
+    needed = (
+        "x_embedder.proj.weight",
+        "y_embedder.embedding_table.weight",
+        "final_layer.linear.weight",
+        "pos_embed",
+    )
     absent = [key for key in needed if key not in state]
     if absent:
         raise WeightsError(
-            f"This is not a DiT checkpoint of the original authors' form: {', '.join(absent)} missing among its {len(state)} keys; "
-            "give the file as published, e.g. DiT-XL-2-256x256.pt."
+            f"This is not a DiT checkpoint of the original authors' form: {', '.join(absent)} missing among"
+            f" its {len(state)} keys; give the file as published, e.g. DiT-XL-2-256x256.pt."
         )
     hidden, in_channels, patch, _ = state["x_embedder.proj.weight"].shape
-    blocks = [int(key.split(".")[1]) for key in state if key.startswith("blocks.") and key.split(".")[1].isdigit()]
+    blocks = [
+        int(key.split(".")[1]) for key in state if key.startswith("blocks.") and key.split(".")[1].isdigit()
+    ]
     out_channels = state["final_layer.linear.weight"].shape[0] // patch**2
     return {
         "input_size": math.isqrt(state["pos_embed"].shape[1]) * patch,
@@ -86,17 +95,20 @@ def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def dit_from_original(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> DiTTransformer2DModel:
+def dit_from_original(
+    state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
+) -> DiTTransformer2DModel:
     """The exact float32 network for an original state dict.
 
-    ``config`` (the original's names: num_heads, depth, ...) overrides what the shapes say; it is needed for ``num_heads`` of widths
-    other than 1152, 1024, 768 and 384. Raises WeightsError naming missing or unexpected keys and wrong shapes.
+    ``config`` (the original's names: num_heads, depth, ...) overrides what the shapes say; it is needed for
+    ``num_heads`` of widths other than 1152, 1024, 768 and 384. Raises WeightsError naming missing or
+    unexpected keys and wrong shapes.
     """
     settings = {**infer_config(state_dict), **{k: v for k, v in (config or {}).items() if v is not None}}
     if not settings["num_heads"]:
         raise WeightsError(
-            f"The number of attention heads of a DiT of width {settings['hidden_size']} cannot be read from its shapes; "
-            "pass num_heads in the configuration."
+            f"The number of attention heads of a DiT of width {settings['hidden_size']} cannot be read from"
+            " its shapes; pass num_heads in the configuration."
         )
     with torch.device("meta"):
         model = build_dit(**_diffusers_config(settings))
@@ -115,19 +127,21 @@ def import_dit(
     config: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> DiTImportReport:
-    """Convert ``checkpoint`` (.pt or .safetensors) into ``out_folder``: model_index.json, transformer/, scheduler/, vae/.
+    """Convert ``checkpoint`` (.pt or .safetensors) into ``out_folder``: model_index.json, transformer/,
+    scheduler/, vae/.
 
-    ``vae``: a folder (an AutoencoderKL, or a pipeline with vae/) or hub id that is copied in; None leaves it out. After the
-    conversion the saved network is read back and compared with :func:`diffadapt.models.importers.dit_reference.dit_forward`; a deviation
-    above 1e-4 relative raises WeightsError.
+    ``vae``: a folder (an AutoencoderKL, or a pipeline with vae/) or hub id that is copied in; None leaves it
+    out. After the conversion the saved network is read back and compared with
+    :func:`diffadapt.models.importers.dit_reference.dit_forward`; a deviation above 1e-4 relative raises
+    WeightsError.
     """
     state, metadata = read_checkpoint(checkpoint)
     settings = {**json.loads(metadata.get("config", "{}")), **(config or {})}
     model = dit_from_original(state, settings)
     if class_names is not None and len(class_names) != model.config.num_embeds_ada_norm:
         raise WeightsError(
-            f"{len(class_names)} class names were given but the checkpoint has {model.config.num_embeds_ada_norm} classes; "
-            "pass one name a class, in label order."
+            f"{len(class_names)} class names were given but the checkpoint has"
+            f" {model.config.num_embeds_ada_norm} classes; pass one name a class, in label order."
         )
     out = Path(out_folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -139,8 +153,8 @@ def import_dit(
     error = self_check(state, out / "transformer", model.config.num_attention_heads)
     if not error <= SELF_CHECK_GATE:
         raise WeightsError(
-            f"The converted network deviates by {error:.1e} from the original (gate {SELF_CHECK_GATE:.0e}); do not use {out}, "
-            "and check that num_heads is right for this checkpoint."
+            f"The converted network deviates by {error:.1e} from the original (gate {SELF_CHECK_GATE:.0e});"
+            f" do not use {out}, and check that num_heads is right for this checkpoint."
         )
     parameters = sum(p.numel() for p in model.parameters())
     shown = {name: value for name, value in model.config.items() if not name.startswith("_")}
@@ -148,7 +162,8 @@ def import_dit(
 
 
 def self_check(state: Mapping[str, Tensor], transformer_folder: str | Path, num_heads: int) -> float:
-    """Largest deviation, relative to the largest output, of the saved network from the original on random input."""
+    """Largest deviation, relative to the largest output, of the saved network from the original on random
+    input."""
     model = make_exact(load_component(DiTTransformer2DModel, str(transformer_folder)))
     size, classes = model.config.sample_size, model.config.num_embeds_ada_norm
     g = torch.Generator().manual_seed(0)
@@ -162,19 +177,29 @@ def self_check(state: Mapping[str, Tensor], transformer_folder: str | Path, num_
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a .safetensors or .pt file; a training checkpoint's ``ema`` (else ``model``) part is taken."""
+    """Tensors and metadata of a .safetensors or .pt file; a training checkpoint's ``ema`` (else ``model``)
+    part is taken."""
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"There is no checkpoint at {path}; download DiT-XL-2-256x256.pt from the DiT authors' page first.")
+        raise WeightsError(
+            f"There is no checkpoint at {path}; download DiT-XL-2-256x256.pt from the DiT authors' page"
+            " first."
+        )
     try:
         if path.suffix == ".safetensors":
             with safe_open(str(path), "pt") as f:
                 return {key: f.get_tensor(key) for key in f.keys()}, f.metadata() or {}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} cannot be read: it is damaged or holds Python objects beside tensors, which are not unpickled for safety; get it again, or save its state_dict alone as safetensors.") from error
+        raise WeightsError(
+            f"{path} cannot be read: it is damaged or holds Python objects beside tensors, which are not"
+            " unpickled for safety; get it again, or save its state_dict alone as safetensors."
+        ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as a checkpoint of plain tensors ({str(error).splitlines()[0]}); re-download or re-save it.") from error
+        raise WeightsError(
+            f"{path} cannot be read as a checkpoint of plain tensors ({str(error).splitlines()[0]});"
+            " re-download or re-save it."
+        ) from error
     for nested in ("ema", "model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(nested), dict):
             state = state[nested]
@@ -193,7 +218,10 @@ def copy_vae(vae: str, out: Path) -> None:
 def _diffusers_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     heads, hidden = settings["num_heads"], settings["hidden_size"]
     if hidden % heads:
-        raise WeightsError(f"A DiT of width {hidden} cannot have {heads} attention heads; pass a num_heads that divides the width.")
+        raise WeightsError(
+            f"A DiT of width {hidden} cannot have {heads} attention heads; pass a num_heads that divides the"
+            " width."
+        )
     return {
         "num_attention_heads": heads,
         "attention_head_dim": hidden // heads,
@@ -247,13 +275,15 @@ def _check(model: DiTTransformer2DModel, mapped: Mapping[str, Tensor], unexpecte
 
 
 def _install_positions(model: DiTTransformer2DModel, table: Tensor, settings: Mapping[str, Any]) -> None:
-    """Put real tensors where the meta device left none, and require the fixed sine-cosine table that diffusers computes."""
+    """Put real tensors where the meta device left none, and require the fixed sine-cosine table that
+    diffusers computes."""
     computed = DiTTransformer2DModel(
         **{**_diffusers_config(settings), "num_layers": 1, "num_embeds_ada_norm": 1}
     ).pos_embed.pos_embed
     if table.shape != computed.shape or float((table - computed).abs().max()) > POSITION_GATE:
         raise WeightsError(
-            "The checkpoint's pos_embed is not the fixed sine-cosine table of the published DiT; diffusers cannot represent a learned one."
+            "The checkpoint's pos_embed is not the fixed sine-cosine table of the published DiT; diffusers"
+            " cannot represent a learned one."
         )
     model.pos_embed.pos_embed = computed
 

@@ -1,6 +1,8 @@
-"""A second, independent forward pass of the original DiT, driven by the authors' own key names, for checking conversions.
+"""A second, independent forward pass of the original DiT, driven by the authors' own key names, for checking
+conversions.
 
-Written from the paper (Peebles & Xie 2023, section 3) in plain torch functions: no diffusers, no nn.Module, no attention kernels.
+Written from the paper (Peebles & Xie 2023, section 3) in plain torch functions: no diffusers, no nn.Module,
+no attention kernels.
 """
 
 from __future__ import annotations
@@ -14,13 +16,19 @@ from torch import Tensor
 
 
 def dit_forward(state: Mapping[str, Tensor], x: Tensor, t: Tensor, y: Tensor, num_heads: int) -> Tensor:
-    """Model output (B, out_channels, H, W) for inputs ``x`` (B, C, H, W), timesteps ``t`` (B,) and labels ``y`` (B,).
+    """Model output (B, out_channels, H, W) for inputs ``x`` (B, C, H, W), timesteps ``t`` (B,) and labels
+    ``y`` (B,).
 
-    ``state`` holds the original checkpoint's tensors in float32; a label equal to the number of classes is the null class.
+    ``state`` holds the original checkpoint's tensors in float32; a label equal to the number of classes is
+    the null class.
     """
     patch = state["x_embedder.proj.weight"].shape[-1]
     depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
-    h = _patchify(x, patch) @ state["x_embedder.proj.weight"].flatten(1).T + state["x_embedder.proj.bias"] + state["pos_embed"]
+    h = (
+        _patchify(x, patch) @ state["x_embedder.proj.weight"].flatten(1).T
+        + state["x_embedder.proj.bias"]
+        + state["pos_embed"]
+    )
     c = F.silu(_timestep(state, t) + state["y_embedder.embedding_table.weight"][y])
     for i in range(depth):
         h = _block(state, f"blocks.{i}.", h, c, num_heads)
@@ -30,14 +38,18 @@ def dit_forward(state: Mapping[str, Tensor], x: Tensor, t: Tensor, y: Tensor, nu
 
 
 def _block(state: Mapping[str, Tensor], prefix: str, h: Tensor, c: Tensor, num_heads: int) -> Tensor:
-    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = _linear(state, prefix + "adaLN_modulation.1", c).chunk(6, dim=1)
+    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = _linear(
+        state, prefix + "adaLN_modulation.1", c
+    ).chunk(6, dim=1)
     batch, tokens, width = h.shape
     qkv = _linear(state, prefix + "attn.qkv", _modulate(_norm(h), shift_a, scale_a))
     q, k, v = qkv.reshape(batch, tokens, 3, num_heads, width // num_heads).permute(2, 0, 3, 1, 4)
     weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(width // num_heads), dim=-1)
     attended = (weights @ v).transpose(1, 2).reshape(batch, tokens, width)
     h = h + gate_a[:, None] * _linear(state, prefix + "attn.proj", attended)
-    hidden = F.gelu(_linear(state, prefix + "mlp.fc1", _modulate(_norm(h), shift_m, scale_m)), approximate="tanh")
+    hidden = F.gelu(
+        _linear(state, prefix + "mlp.fc1", _modulate(_norm(h), shift_m, scale_m)), approximate="tanh"
+    )
     return h + gate_m[:, None] * _linear(state, prefix + "mlp.fc2", hidden)
 
 
@@ -65,7 +77,9 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 def _patchify(x: Tensor, patch: int) -> Tensor:
     batch, channels, height, width = x.shape
     x = x.reshape(batch, channels, height // patch, patch, width // patch, patch)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, (height // patch) * (width // patch), channels * patch * patch)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(
+        batch, (height // patch) * (width // patch), channels * patch * patch
+    )
 
 
 def _unpatchify(h: Tensor, patch: int, rows: int, columns: int) -> Tensor:

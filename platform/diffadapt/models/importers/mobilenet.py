@@ -1,9 +1,10 @@
 """MobileNetV2 1.0 of TensorFlow Lite's hosted models, repacked as integers in an .npz, as a timm folder.
 
-For layer i in the network's order (first convolution 0, last 1x1 convolution 51, classifier 52) the file holds ``w`` uint8
-weights in torch's layout with scale ``s`` and zero point ``z``, and ``b`` int32 biases with scale ``t``: weight = (w - z) s,
-bias = b t. Batch norm is folded into them. timm's network has batch norm, so it becomes the identity here; with images at
-hand it gets their statistics instead, which leaves the function as it is and makes the network fit for training.
+For layer i in the network's order (first convolution 0, last 1x1 convolution 51, classifier 52) the file
+holds ``w`` uint8 weights in torch's layout with scale ``s`` and zero point ``z``, and ``b`` int32 biases with
+scale ``t``: weight = (w - z) s, bias = b t. Batch norm is folded into them. timm's network has batch norm, so
+it becomes the identity here; with images at hand it gets their statistics instead, which leaves the function
+as it is and makes the network fit for training.
 """
 
 from __future__ import annotations
@@ -27,16 +28,27 @@ from diffadapt.models.weights import content_revision
 
 ARCH = "mobilenetv2_100"
 MODEL_ARGS = {"in_chans": 3, "pad_type": "same"}
-CONFIG = ClassifierConfig(name="train", arch=ARCH, resize=224, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+CONFIG = ClassifierConfig(
+    name="train", arch=ARCH, resize=224, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+)
 LAYERS = 53
 SELF_CHECK_GATE = 1e-4
-PLAN = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+PLAN = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 """Expansion, channels, blocks and first stride of each stage (Sandler et al. 2018, table 2)."""
 
 
 @dataclass(frozen=True)
 class MobilenetReport:
-    """``max_relative_error``: largest logit difference from :func:`reference_forward`, over the largest logit."""
+    """``max_relative_error``: largest logit difference from :func:`reference_forward`, over the largest
+    logit."""
 
     folder: str
     parameters: int
@@ -48,9 +60,10 @@ class MobilenetReport:
 def import_mobilenet(place: str, out: str, images: Sequence[np.ndarray] = ()) -> MobilenetReport:
     """Write the timm folder ``out`` from ``place``, the .npz or a folder with one.
 
-    1000 classes (the background class that TensorFlow puts first is dropped); their names come from imagenet_labels.txt
-    beside the .npz, else they are numbers. ``images`` (uint8, H, W, 3) give batch norm its statistics. Raises WeightsError for
-    a file of another kind, or when the outputs differ from the reference's.
+    1000 classes (the background class that TensorFlow puts first is dropped); their names come from
+    imagenet_labels.txt beside the .npz, else they are numbers. ``images`` (uint8, H, W, 3) give batch norm
+    its statistics. Raises WeightsError for a file of another kind, or when the outputs differ from the
+    reference's.
     """
     file = _file(place)
     layers = read_layers(file)
@@ -64,29 +77,48 @@ def import_mobilenet(place: str, out: str, images: Sequence[np.ndarray] = ()) ->
         ours, reference = model(x), reference_forward(layers, x)
     error = float((ours - reference).abs().max() / reference.abs().max())
     if not error < SELF_CHECK_GATE:
-        raise WeightsError(f"{str(file)!r} gives logits that differ by {error:.1e} from its own layers: it is not MobileNetV2 1.0, or it is damaged.")
+        raise WeightsError(
+            f"{str(file)!r} gives logits that differ by {error:.1e} from its own layers: it is not"
+            " MobileNetV2 1.0, or it is damaged."
+        )
     names = _labels(file, model.num_classes)
     extra = {
-        "data": "ImageNet-1k, as its authors trained it (quantisation-aware)", "origin": "TensorFlow Lite MobileNetV2 1.0 224, uint8",
-        "limitations": ("Knows the 1000 classes of ImageNet.", "Weights are rounded to eight bits.", "Confidence is not calibrated."),
-        "revision": content_revision(str(file)), "batch_norm": f"statistics of {len(images)} images" if len(images) else "identity (folded): evaluate or freeze it, do not train it",
-    }  # fmt: skip
+        "data": "ImageNet-1k, as its authors trained it (quantisation-aware)",
+        "origin": "TensorFlow Lite MobileNetV2 1.0 224, uint8",
+        "limitations": (
+            "Knows the 1000 classes of ImageNet.",
+            "Weights are rounded to eight bits.",
+            "Confidence is not calibrated.",
+        ),
+        "revision": content_revision(str(file)),
+        "batch_norm": f"statistics of {len(images)} images"
+        if len(images)
+        else "identity (folded): evaluate or freeze it, do not train it",
+    }
     folder = export_classifier(model, out, ARCH, CONFIG, names, extra, MODEL_ARGS)
-    return MobilenetReport(str(folder), sum(p.numel() for p in model.parameters()), len(names), error, len(images))
+    return MobilenetReport(
+        str(folder), sum(p.numel() for p in model.parameters()), len(names), error, len(images)
+    )
 
 
 def read_layers(file: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(weight, bias) float32 of the 53 layers; of the classifier without its background class. Raises WeightsError."""
+    """(weight, bias) float32 of the 53 layers; of the classifier without its background class. Raises
+    WeightsError."""
     try:
         with np.load(file) as found:
             values = {name: found[name] for name in found.files}
         layers = []
         for i in range(LAYERS):
-            weight = (values[f"w{i}"].astype(np.float32) - np.float32(values[f"z{i}"])) * np.float32(values[f"s{i}"])
+            weight = (values[f"w{i}"].astype(np.float32) - np.float32(values[f"z{i}"])) * np.float32(
+                values[f"s{i}"]
+            )
             bias = values[f"b{i}"].astype(np.float32) * np.float32(values[f"t{i}"])
             layers.append((torch.from_numpy(weight), torch.from_numpy(bias)))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{str(file)!r} is not MobileNetV2 in integers ({type(error).__name__}: {error}): give the .npz with w0, s0, z0, b0, t0, ...") from error
+        raise WeightsError(
+            f"{str(file)!r} is not MobileNetV2 in integers ({type(error).__name__}: {error}): give the .npz"
+            " with w0, s0, z0, b0, t0, ..."
+        ) from error
     weight, bias = layers[-1]
     weight = weight.reshape(len(weight), -1)
     layers[-1] = (weight[1:], bias[1:]) if len(weight) == 1001 else (weight, bias)
@@ -94,10 +126,13 @@ def read_layers(file: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def reference_forward(layers: Sequence[tuple[torch.Tensor, torch.Tensor]], x: torch.Tensor) -> torch.Tensor:
-    """Logits from the layers alone, as Sandler et al. 2018 describe the network, with TensorFlow's 'same' padding."""
+    """Logits from the layers alone, as Sandler et al. 2018 describe the network, with TensorFlow's 'same'
+    padding."""
     queue = iter(layers)
 
-    def convolve(x: torch.Tensor, stride: int = 1, grouped: bool = False, bounded: bool = True) -> torch.Tensor:
+    def convolve(
+        x: torch.Tensor, stride: int = 1, grouped: bool = False, bounded: bool = True
+    ) -> torch.Tensor:
         weight, bias = next(queue)
         side = weight.shape[-1]
         total = [max((-(-n // stride) - 1) * stride + side - n, 0) for n in x.shape[-2:]]
@@ -117,8 +152,8 @@ def reference_forward(layers: Sequence[tuple[torch.Tensor, torch.Tensor]], x: to
 
 @torch.inference_mode()
 def calibrate(model: nn.Module, images: Sequence[np.ndarray], batch: int = 32) -> None:
-    """Give every batch norm the mean and variance of its input over ``images``, and weights that undo them: the function of
-    the evaluated network stays, and training finds normalised activations."""
+    """Give every batch norm the mean and variance of its input over ``images``, and weights that undo them:
+    the function of the evaluated network stays, and training finds normalised activations."""
     from diffadapt.models.preprocess import to_input
 
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -146,7 +181,9 @@ def calibrate(model: nn.Module, images: Sequence[np.ndarray], batch: int = 32) -
         m.bias.copy_(bias + mean)
 
 
-def _state(model: nn.Module, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Mapping[str, torch.Tensor]:
+def _state(
+    model: nn.Module, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> Mapping[str, torch.Tensor]:
     """The layers under timm's names; each convolution is followed by its batch norm."""
     named = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
     convs, norms = named[::2], named[1::2]
@@ -155,7 +192,10 @@ def _state(model: nn.Module, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]
     for (conv, _), (norm, module), (weight, bias) in zip(convs, norms, layers, strict=False):
         state[f"{conv}.weight"] = weight
         state |= {f"{norm}.weight": torch.full_like(bias, (1 + module.eps) ** 0.5), f"{norm}.bias": bias}
-        state |= {f"{norm}.running_mean": torch.zeros_like(bias), f"{norm}.running_var": torch.ones_like(bias)}
+        state |= {
+            f"{norm}.running_mean": torch.zeros_like(bias),
+            f"{norm}.running_var": torch.ones_like(bias),
+        }
     return state
 
 
@@ -165,13 +205,19 @@ def _file(place: str) -> Path:
         return path
     found = sorted(path.glob("*.npz")) if path.is_dir() else []
     if len(found) != 1:
-        raise WeightsError(f"{place!r} holds {len(found)} .npz files: give the one with MobileNetV2's integers.")
+        raise WeightsError(
+            f"{place!r} holds {len(found)} .npz files: give the one with MobileNetV2's integers."
+        )
     return found[0]
 
 
 def _labels(file: Path, classes: int) -> list[str]:
     try:
-        names = [line.strip() for line in (file.parent / "imagenet_labels.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [
+            line.strip()
+            for line in (file.parent / "imagenet_labels.txt").read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
     except (OSError, UnicodeDecodeError):
         names = []
     return names if len(names) == classes else [str(i) for i in range(classes)]

@@ -1,4 +1,5 @@
-"""Forward passes of OpenMMLab's ResNet-50 and Swin classifiers straight from their parameters, to check a conversion with.
+"""Forward passes of OpenMMLab's ResNet-50 and Swin classifiers straight from their parameters, to check a
+conversion with.
 
 Written from the layers' definitions and sharing no code with timm, so that agreement means something.
 """
@@ -16,14 +17,17 @@ WINDOW = 7
 
 
 def reference_forward(state: State, images: torch.Tensor) -> torch.Tensor:
-    """Normalised images (B, 3, 224, 224) -> logits, for a state dict with ``backbone.*`` and ``head.fc.*`` keys."""
+    """Normalised images (B, 3, 224, 224) -> logits, for a state dict with ``backbone.*`` and ``head.fc.*``
+    keys."""
     body = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     features = _swin(body, images) if "patch_embed.projection.weight" in body else _resnet(body, images)
     return F.linear(features, state["head.fc.weight"], state["head.fc.bias"])
 
 
 def _norm2d(p: State, name: str, x: torch.Tensor) -> torch.Tensor:
-    return F.batch_norm(x, p[f"{name}.running_mean"], p[f"{name}.running_var"], p[f"{name}.weight"], p[f"{name}.bias"])
+    return F.batch_norm(
+        x, p[f"{name}.running_mean"], p[f"{name}.running_var"], p[f"{name}.weight"], p[f"{name}.bias"]
+    )
 
 
 def _resnet(p: State, x: torch.Tensor) -> torch.Tensor:
@@ -33,10 +37,14 @@ def _resnet(p: State, x: torch.Tensor) -> torch.Tensor:
         for i in range(blocks):
             at, stride = f"layer{layer}.{i}", 2 if layer > 1 and i == 0 else 1
             y = F.relu(_norm2d(p, f"{at}.bn1", F.conv2d(x, p[f"{at}.conv1.weight"])))
-            y = F.relu(_norm2d(p, f"{at}.bn2", F.conv2d(y, p[f"{at}.conv2.weight"], stride=stride, padding=1)))
+            y = F.relu(
+                _norm2d(p, f"{at}.bn2", F.conv2d(y, p[f"{at}.conv2.weight"], stride=stride, padding=1))
+            )
             y = _norm2d(p, f"{at}.bn3", F.conv2d(y, p[f"{at}.conv3.weight"]))
             if i == 0:
-                x = _norm2d(p, f"{at}.downsample.1", F.conv2d(x, p[f"{at}.downsample.0.weight"], stride=stride))
+                x = _norm2d(
+                    p, f"{at}.downsample.1", F.conv2d(x, p[f"{at}.downsample.0.weight"], stride=stride)
+                )
             x = F.relu(x + y)
     return x.mean((2, 3))
 
@@ -50,10 +58,13 @@ def _linear(p: State, name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def merge_patches(p: State, name: str, x: torch.Tensor) -> torch.Tensor:
-    """(B, H, W, C) -> (B, H/2, W/2, 2C): unfold 2x2 neighbourhoods channel first, then norm and projection."""
+    """(B, H, W, C) -> (B, H/2, W/2, 2C): unfold 2x2 neighbourhoods channel first, then norm and
+    projection."""
     batch, height, width, _ = x.shape
     x = F.unfold(x.permute(0, 3, 1, 2), kernel_size=2, stride=2).transpose(1, 2)
-    return _linear(p, f"{name}.reduction", _norm(p, f"{name}.norm", x)).reshape(batch, height // 2, width // 2, -1)
+    return _linear(p, f"{name}.reduction", _norm(p, f"{name}.norm", x)).reshape(
+        batch, height // 2, width // 2, -1
+    )
 
 
 def _swin(p: State, x: torch.Tensor) -> torch.Tensor:
@@ -95,7 +106,10 @@ def _attention(p: State, at: str, x: torch.Tensor, shift: int) -> torch.Tensor:
     scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5 + _position_bias(table)
     if shift:
         # Pixels that the roll brought together from opposite borders must not see each other.
-        rows, cols = (torch.bucketize(torch.arange(n), torch.tensor([n - WINDOW, n - shift]), right=True) for n in (height, width))
+        rows, cols = (
+            torch.bucketize(torch.arange(n), torch.tensor([n - WINDOW, n - shift]), right=True)
+            for n in (height, width)
+        )
         region = _windows((3 * rows[:, None] + cols).reshape(1, height, width, 1)).squeeze(-1)
         apart = region[:, :, None] != region[:, None, :]
         scores = scores.masked_fill(apart.repeat(batch, 1, 1)[:, None], float("-inf"))
@@ -107,7 +121,9 @@ def _attention(p: State, at: str, x: torch.Tensor, shift: int) -> torch.Tensor:
 
 def _position_bias(table: torch.Tensor) -> torch.Tensor:
     """(169, heads) -> (heads, 49, 49): row of the table = (row offset + 6) * 13 + column offset + 6."""
-    row, col = (t.flatten() for t in torch.meshgrid(torch.arange(WINDOW), torch.arange(WINDOW), indexing="ij"))
+    row, col = (
+        t.flatten() for t in torch.meshgrid(torch.arange(WINDOW), torch.arange(WINDOW), indexing="ij")
+    )
     span = 2 * WINDOW - 1
     index = (row[:, None] - row[None] + WINDOW - 1) * span + (col[:, None] - col[None] + WINDOW - 1)
     return table[index].permute(2, 0, 1)

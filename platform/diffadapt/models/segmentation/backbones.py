@@ -1,4 +1,5 @@
-"""Convolutional backbones that give a pyramid of feature maps: torchvision's ResNets, and timm models of that kind."""
+"""Convolutional backbones that give a pyramid of feature maps: torchvision's ResNets, and timm models of that
+kind."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ PROBE = 64
 
 
 class ResNet(nn.Module):
-    """torchvision's ResNet without its classifier: images (B, 3, H, W) -> the maps of layer1 to layer4, strides 4, 8, 16, 32.
+    """torchvision's ResNet without its classifier: images (B, 3, H, W) -> the maps of layer1 to layer4,
+    strides 4, 8, 16, 32.
 
     Parameter names are torchvision's, so that its checkpoints load.
     """
@@ -46,38 +48,53 @@ class ResNet(nn.Module):
 
 
 class TimmPyramid(nn.Module):
-    """A timm model with ``forward_intermediates``: images -> its feature maps (B, C, h, w), the deepest last."""
+    """A timm model with ``forward_intermediates``: images -> its feature maps (B, C, h, w), the deepest
+    last."""
 
     multiple = 1
 
     def __init__(self, body: nn.Module, name: str):
         super().__init__()
         if not hasattr(body, "forward_intermediates"):
-            raise RecipeError(f"The backbone {TIMM + name!r} gives no feature maps in this timm ({type(body).__name__}): take another, such as timm:resnet18 or timm:mobilenetv2_100.")
+            raise RecipeError(
+                f"The backbone {TIMM + name!r} gives no feature maps in this timm ({type(body).__name__}):"
+                " take another, such as timm:resnet18 or timm:mobilenetv2_100."
+            )
         if hasattr(body, "prune_intermediate_layers"):
-            body.prune_intermediate_layers(list(range(len(body.feature_info))), prune_norm=True, prune_head=True)
+            body.prune_intermediate_layers(
+                list(range(len(body.feature_info))), prune_norm=True, prune_head=True
+            )
         self.body = body
         training = body.training
         try:
             with torch.no_grad():
                 maps = self.eval()(torch.zeros(1, 3, PROBE, PROBE))
         except (AssertionError, RuntimeError, ValueError, TypeError) as error:
-            raise RecipeError(f"The backbone {TIMM + name!r} cannot give feature maps of images of any size ({str(error).splitlines()[0]}): take a convolutional one, such as timm:resnet18.") from error
+            raise RecipeError(
+                f"The backbone {TIMM + name!r} cannot give feature maps of images of any size"
+                f" ({str(error).splitlines()[0]}): take a convolutional one, such as timm:resnet18."
+            ) from error
         self.train(training)
         self.channels = tuple(m.shape[1] for m in maps)
         self.strides = tuple(PROBE // m.shape[-1] for m in maps)
         if len(maps) < 2 or self.strides[-1] <= self.strides[0]:
-            raise RecipeError(f"The backbone {TIMM + name!r} gives maps at strides {self.strides}, not a pyramid: use arch 'linear' for vision transformers.")
+            raise RecipeError(
+                f"The backbone {TIMM + name!r} gives maps at strides {self.strides}, not a pyramid: use arch"
+                " 'linear' for vision transformers."
+            )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         return self.body.forward_intermediates(x, intermediates_only=True)
 
 
-def convolutional(name: str, weights: str, facts: Mapping[str, Any] | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def convolutional(
+    name: str, weights: str, facts: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """(backbone, facts to build it again) of ``resnet50``, ``resnet101`` or ``timm:<name>``.
 
-    ``weights``: imagenet, none, or a file or folder of the backbone's weights; ``facts``: of an earlier network, to be filled with
-    its own weights. Raises WeightsError for weights that are missing or do not fit, RecipeError for a network of another kind.
+    ``weights``: imagenet, none, or a file or folder of the backbone's weights; ``facts``: of an earlier
+    network, to be filled with its own weights. Raises WeightsError for weights that are missing or do not
+    fit, RecipeError for a network of another kind.
     """
     if name.startswith(TIMM):
         body, args = timm_body(name.removeprefix(TIMM), weights, (facts or {}).get("args"))
@@ -86,7 +103,11 @@ def convolutional(name: str, weights: str, facts: Mapping[str, Any] | None = Non
     if facts is None and weights != "none":
         where = str(_published(name)) if weights == "imagenet" else _checkpoint(name, weights)
         state = strip_prefixes(read_state_dict(where))
-        load_into(backbone, {k: v for k, v in state.items() if not k.startswith("fc.")}, weights if weights != "imagenet" else where)
+        load_into(
+            backbone,
+            {k: v for k, v in state.items() if not k.startswith("fc.")},
+            weights if weights != "imagenet" else where,
+        )
     return backbone, {}
 
 
@@ -99,14 +120,15 @@ def _published(name: str) -> Path:
             torch.hub.download_url_to_file(url, str(file), hash_prefix=TORCHVISION[name], progress=False)
         except Exception as error:  # urllib, ssl and socket raise many unrelated types
             raise WeightsError(
-                f"torchvision's ImageNet weights of {name} could not be downloaded ({type(error).__name__}): put {file.name} into {file.parent} "
-                "by hand, or give the file with segmenter.weights."
+                f"torchvision's ImageNet weights of {name} could not be downloaded ({type(error).__name__}):"
+                f" put {file.name} into {file.parent} by hand, or give the file with segmenter.weights."
             ) from error
     return file
 
 
 def _checkpoint(name: str, weights: str) -> str:
-    """The file with the weights; of a folder in timm's format, whose ResNets have the same parameter names."""
+    """The file with the weights; of a folder in timm's format, whose ResNets have the same parameter
+    names."""
     path = Path(weights).expanduser()
     if not path.is_dir():
         return str(path)

@@ -18,48 +18,66 @@ WIDTH = 256
 def build_segmenter(config: SegmenterConfig, classes: int) -> SegmentationNetwork:
     """The network with the backbone's first weights and a random head, in training mode: seed torch first.
 
-    It has ``classes`` outputs and one more with ``config.void_channel``. Raises RecipeError for a network that cannot be made,
-    WeightsError for weights that are missing, unreadable or of another network.
+    It has ``classes`` outputs and one more with ``config.void_channel``. Raises RecipeError for a network
+    that cannot be made, WeightsError for weights that are missing, unreadable or of another network.
     """
     check_segmenter(config)
     net = _assemble(config, classes, None)
     norms = [m for m in net.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     given = config.weights not in ("imagenet", "none") and not config.frozen
-    if given and norms and all(bool((m.running_mean == 0).all() and (m.running_var == 1).all()) for m in norms):
+    if (
+        given
+        and norms
+        and all(bool((m.running_mean == 0).all() and (m.running_var == 1).all()) for m in norms)
+    ):
         warnings.warn(
             f"The batch norms of {config.weights!r} have no statistics (mean 0 and variance 1 everywhere), so that training changes what the network "
-            "computes from its first step on: set segmenter.frozen, or import the weights again with --images.", stacklevel=2,
-        )  # fmt: skip
+            "computes from its first step on: set segmenter.frozen, or import the weights again with --images.",
+            stacklevel=2,
+        )
     return net
 
 
 def rebuild_segmenter(config: SegmenterConfig, classes: int, facts: Mapping[str, Any]) -> SegmentationNetwork:
-    """The network of :attr:`SegmentationNetwork.facts`, its parameters random: nothing is downloaded and no weights are read."""
+    """The network of :attr:`SegmentationNetwork.facts`, its parameters random: nothing is downloaded and no
+    weights are read."""
     return _assemble(config, classes, facts)
 
 
-def _assemble(config: SegmenterConfig, classes: int, recorded: Mapping[str, Any] | None) -> SegmentationNetwork:
+def _assemble(
+    config: SegmenterConfig, classes: int, recorded: Mapping[str, Any] | None
+) -> SegmentationNetwork:
     outputs = classes + config.void_channel
     make = {"segformer": _segformer, "linear": _linear}.get(config.arch, _convolutional)
     backbone, head, facts = make(config, outputs, recorded)
     return SegmentationNetwork(backbone, head, outputs, config.frozen, facts).train()
 
 
-def _segformer(config: SegmenterConfig, outputs: int, recorded: Mapping[str, Any] | None) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+def _segformer(
+    config: SegmenterConfig, outputs: int, recorded: Mapping[str, Any] | None
+) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     from diffadapt.models.segmentation.segformer import MlpHead, mix_transformer
 
     backbone, facts = mix_transformer(config.backbone, config.weights, recorded)
-    return backbone, MlpHead(backbone.channels, outputs, config.width or facts["decoder_hidden_size"], config.dropout), facts
+    return (
+        backbone,
+        MlpHead(backbone.channels, outputs, config.width or facts["decoder_hidden_size"], config.dropout),
+        facts,
+    )
 
 
-def _linear(config: SegmenterConfig, outputs: int, recorded: Mapping[str, Any] | None) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+def _linear(
+    config: SegmenterConfig, outputs: int, recorded: Mapping[str, Any] | None
+) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     from diffadapt.models.segmentation.linear import LinearHead, vision_transformer
 
     backbone, facts = vision_transformer(config.backbone, config.weights, config.layers, recorded)
     return backbone, LinearHead(backbone.channels, outputs), facts
 
 
-def _convolutional(config: SegmenterConfig, outputs: int, recorded: Mapping[str, Any] | None) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+def _convolutional(
+    config: SegmenterConfig, outputs: int, recorded: Mapping[str, Any] | None
+) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     from diffadapt.models.segmentation.backbones import convolutional
 
     backbone, facts = convolutional(config.backbone, config.weights, recorded)

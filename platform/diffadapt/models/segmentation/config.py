@@ -11,19 +11,23 @@ from diffadapt.core.config import execution
 @dataclass(frozen=True)
 class SegmenterConfig:
     arch: Literal["deeplabv3plus", "refinenet", "segformer", "linear"] = "deeplabv3plus"
-    """deeplabv3plus, refinenet: on a convolutional backbone; segformer: a transformers SegFormer; linear: a 1x1 head on the patch
-    features of a timm vision transformer (DINOv2)."""
+    """deeplabv3plus, refinenet: on a convolutional backbone; segformer: a transformers SegFormer; linear: a
+    1x1 head on the patch features of a timm vision transformer (DINOv2)."""
     backbone: str = "resnet50"
-    """resnet50 or resnet101 (torchvision's, as the authors), any timm model with feature maps (``timm:mobilenetv2_100``), a
-    SegFormer folder or hub id (nvidia/mit-b2), a timm ViT (vit_base_patch14_dinov2.lvd142m)."""
+    """resnet50 or resnet101 (torchvision's, as the authors), any timm model with feature maps
+    (``timm:mobilenetv2_100``), a SegFormer folder or hub id (nvidia/mit-b2), a timm ViT
+    (vit_base_patch14_dinov2.lvd142m)."""
     weights: str = "imagenet"
-    """imagenet: the backbone's published weights (torchvision: ImageNet V2); none: random; or a file or folder of the backbone's weights."""
+    """imagenet: the backbone's published weights (torchvision: ImageNet V2); none: random; or a file or
+    folder of the backbone's weights."""
     frozen: bool = False
     """Train the head alone."""
     void_channel: bool = True
-    """One output more than classes, as the authors: void is never trained, and a void prediction on a labelled pixel is a miss."""
+    """One output more than classes, as the authors: void is never trained, and a void prediction on a
+    labelled pixel is a miss."""
     width: int = 0
-    """Channels of the head (0: as published, 256; of a SegFormer what its size has): small ones train on a CPU."""
+    """Channels of the head (0: as published, 256; of a SegFormer what its size has): small ones train on a
+    CPU."""
     dropout: float = 0.1
     """Before the last layers of the head, in training; a linear head has none."""
     layers: int = 1

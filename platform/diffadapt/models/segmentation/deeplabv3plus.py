@@ -1,4 +1,5 @@
-"""DeepLabv3+ (Chen et al. 2018), as ZoDi uses it: an undilated backbone, atrous spatial pyramid pooling, a decoder with low-level features."""
+"""DeepLabv3+ (Chen et al. 2018), as ZoDi uses it: an undilated backbone, atrous spatial pyramid pooling, a
+decoder with low-level features."""
 
 from __future__ import annotations
 
@@ -16,12 +17,21 @@ LOW_STRIDE = 4
 
 
 class DeepLabHead(nn.Module):
-    """Maps of a backbone -> logits (B, outputs, h, w) at the size of its low-level map, the one nearest to stride 4.
+    """Maps of a backbone -> logits (B, outputs, h, w) at the size of its low-level map, the one nearest to
+    stride 4.
 
-    ``channels`` and ``strides`` describe the maps, the deepest last. Low-level features are reduced to 3/16 of ``width`` (48 of 256).
+    ``channels`` and ``strides`` describe the maps, the deepest last. Low-level features are reduced to 3/16
+    of ``width`` (48 of 256).
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], outputs: int, width: int = WIDTH, dropout: float = 0.1):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        outputs: int,
+        width: int = WIDTH,
+        dropout: float = 0.1,
+    ):
         super().__init__()
         self.low = min(range(len(strides) - 1), key=lambda i: (abs(strides[i] - LOW_STRIDE), i))
         low = max(1, width * 3 // 16)
@@ -37,11 +47,14 @@ class DeepLabHead(nn.Module):
 
 
 class ASPP(nn.Module):
-    """A 1x1 convolution, three dilated ones and the pooled image side by side, joined by a 1x1 convolution."""
+    """A 1x1 convolution, three dilated ones and the pooled image side by side, joined by a 1x1
+    convolution."""
 
     def __init__(self, inputs: int, width: int, dropout: float):
         super().__init__()
-        self.branches = nn.ModuleList([ConvNorm(inputs, width), *(ConvNorm(inputs, width, 3, rate) for rate in RATES)])
+        self.branches = nn.ModuleList(
+            [ConvNorm(inputs, width), *(ConvNorm(inputs, width, 3, rate) for rate in RATES)]
+        )
         self.pool = PooledImage(inputs, width)
         self.project = nn.Sequential(ConvNorm(width * (len(RATES) + 2), width), nn.Dropout(dropout))
 
@@ -64,5 +77,9 @@ class PooledImage(nn.Module):
         x = self.conv(x.mean((2, 3), keepdim=True))
         if self.training and len(x) == 1 and type(self.norm) is nn.BatchNorm2d:
             norm = self.norm
-            return F.relu(F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps))
+            return F.relu(
+                F.batch_norm(
+                    x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+                )
+            )
         return F.relu(self.norm(x))

@@ -1,4 +1,5 @@
-"""A fitted segmenter as a folder: segmenter.json, model.safetensors and a card. It is rebuilt without downloads."""
+"""A fitted segmenter as a folder: segmenter.json, model.safetensors and a card. It is rebuilt without
+downloads."""
 
 from __future__ import annotations
 
@@ -24,9 +25,17 @@ from diffadapt.models.state_dict import load_into, read_state_dict
 STATE, CARD = "model.safetensors", "README.md"
 
 
-def save_segmenter(net: SegmentationNetwork, folder: str | Path, config: SegmenterConfig, classes: ClassTable, extra: Mapping[str, Any] | None = None) -> Path:
-    """Write the folder and return it. ``extra`` (JSON values) goes to segmenter.json and onto the card: ``method``, ``selection``,
-    ``metrics``, ``data``, ``training``, ``limitations``; other names are listed. Paths of this machine are left out."""
+def save_segmenter(
+    net: SegmentationNetwork,
+    folder: str | Path,
+    config: SegmenterConfig,
+    classes: ClassTable,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the folder and return it. ``extra`` (JSON values) goes to segmenter.json and onto the card:
+    ``method``, ``selection``, ``metrics``, ``data``, ``training``, ``limitations``; other names are listed.
+    Paths of this machine are left out.
+    """
     folder, extra = Path(folder), dict(extra or {})
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous().clone() for k, v in net.portable_state().items()}
@@ -34,14 +43,24 @@ def save_segmenter(net: SegmentationNetwork, folder: str | Path, config: Segment
     (folder / STATE).chmod(0o644)
     config = _without_paths(config)
     count = sum(p.numel() for p in net.parameters())
-    values = {"format": FORMAT, "config": to_dict(config), "classes": to_dict(classes), "network": net.facts, "parameters": count, "extra": extra}
+    values = {
+        "format": FORMAT,
+        "config": to_dict(config),
+        "classes": to_dict(classes),
+        "network": net.facts,
+        "parameters": count,
+        "extra": extra,
+    }
     (folder / MARKER).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / CARD).write_text(segmenter_card(config, classes, extra, count), encoding="utf-8")
     return folder
 
 
-def load_segmenter(folder: str | Path, device: str | torch.device = "cpu") -> tuple[SegmentationNetwork, SegmenterConfig, ClassTable, dict[str, Any]]:
-    """(network in evaluation mode on ``device``, its configuration, its classes, ``extra`` of :func:`save_segmenter`).
+def load_segmenter(
+    folder: str | Path, device: str | torch.device = "cpu"
+) -> tuple[SegmentationNetwork, SegmenterConfig, ClassTable, dict[str, Any]]:
+    """(network in evaluation mode on ``device``, its configuration, its classes, ``extra`` of
+    :func:`save_segmenter`).
 
     Raises WeightsError for a folder that holds no segmenter, or one that does not fit its description.
     """
@@ -50,7 +69,10 @@ def load_segmenter(folder: str | Path, device: str | torch.device = "cpu") -> tu
     try:
         net = rebuild_segmenter(config, len(classes.names), facts)
     except (DiffadaptError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"The segmenter in {str(folder)!r} cannot be rebuilt ({type(error).__name__}: {error}): segmenter.json is damaged or of another version.") from error
+        raise WeightsError(
+            f"The segmenter in {str(folder)!r} cannot be rebuilt ({type(error).__name__}: {error}):"
+            " segmenter.json is damaged or of another version."
+        ) from error
     state = read_state_dict(str(folder / STATE))
     inner = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     if hasattr(net.backbone, "load_portable"):
@@ -65,4 +87,8 @@ def _without_paths(config: SegmenterConfig) -> SegmenterConfig:
     """Given weights become 'none' (the folder's own replace them), a folder as backbone its name."""
     if config.weights not in ("imagenet", "none"):
         config = replace(config, weights="none")
-    return replace(config, backbone=Path(config.backbone).expanduser().resolve().name) if Path(config.backbone).expanduser().is_dir() else config
+    return (
+        replace(config, backbone=Path(config.backbone).expanduser().resolve().name)
+        if Path(config.backbone).expanduser().is_dir()
+        else config
+    )

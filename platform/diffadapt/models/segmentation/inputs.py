@@ -12,21 +12,30 @@ from diffadapt.compute.precision import autocast, float32_mode
 from diffadapt.models.segmentation.config import SegmenterConfig
 
 
-def to_input(images: Sequence[np.ndarray], config: SegmenterConfig, device: str | torch.device = "cpu") -> torch.Tensor:
-    """uint8 (H, W, 3) images of any sizes -> normalised float32 (B, 3, *config.size), resized as in training (Lanczos)."""
+def to_input(
+    images: Sequence[np.ndarray], config: SegmenterConfig, device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """uint8 (H, W, 3) images of any sizes -> normalised float32 (B, 3, *config.size), resized as in training
+    (Lanczos)."""
     return normalise(stacked([fit_image(image, config.size) for image in images]).to(device), config)
 
 
 @torch.inference_mode()
-def logits(net: torch.nn.Module, config: SegmenterConfig, images: Sequence[np.ndarray], device: str | torch.device) -> torch.Tensor:
-    """The network's output (B, C, *config.size) for uint8 (H, W, 3) images of any sizes, in ``config.precision``."""
+def logits(
+    net: torch.nn.Module, config: SegmenterConfig, images: Sequence[np.ndarray], device: str | torch.device
+) -> torch.Tensor:
+    """The network's output (B, C, *config.size) for uint8 (H, W, 3) images of any sizes, in
+    ``config.precision``."""
     with float32_mode(config.precision), autocast(torch.device(device), config.precision):
         return net(to_input(images, config, device))[0]
 
 
 @torch.inference_mode()
-def segment(net: torch.nn.Module, config: SegmenterConfig, images: Sequence[Image.Image | np.ndarray]) -> list[np.ndarray]:
-    """uint8 label maps of RGB images, each at its image's own size; class numbers, the number of classes standing for void."""
+def segment(
+    net: torch.nn.Module, config: SegmenterConfig, images: Sequence[Image.Image | np.ndarray]
+) -> list[np.ndarray]:
+    """uint8 label maps of RGB images, each at its image's own size; class numbers, the number of classes
+    standing for void."""
     device = next(net.parameters()).device
     arrays = [np.asarray(image) for image in images]
     labels = []
@@ -61,5 +70,8 @@ def stacked(images: Sequence[np.ndarray]) -> torch.Tensor:
 
 def normalise(images: torch.Tensor, config: SegmenterConfig) -> torch.Tensor:
     """uint8 (B, 3, h, w) -> float32 (x / 255 - mean) / std on the same device."""
-    mean, std = (torch.tensor(v, dtype=torch.float32, device=images.device).view(1, -1, 1, 1) for v in (config.mean, config.std))
+    mean, std = (
+        torch.tensor(v, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+        for v in (config.mean, config.std)
+    )
     return (images.float() / 255 - mean) / std

@@ -17,7 +17,8 @@ FORMAT = 1
 
 
 class Marker(NamedTuple):
-    """``network``: the facts that the network is built from again; ``extra``: as models/segmentation/folder.py's save_segmenter got it."""
+    """``network``: the facts that the network is built from again; ``extra``: as
+    models/segmentation/folder.py's save_segmenter got it."""
 
     config: SegmenterConfig
     classes: ClassTable
@@ -27,14 +28,19 @@ class Marker(NamedTuple):
 
 
 def read_marker(folder: str | Path) -> Marker:
-    """What the folder's segmenter.json holds. Raises WeightsError if there is none, or it is damaged or of another version."""
+    """What the folder's segmenter.json holds. Raises WeightsError if there is none, or it is damaged or of
+    another version."""
     file = Path(folder) / MARKER
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WeightsError(f"The folder {str(folder)!r} has no {MARKER}: it holds no segmenter of diffadapt.") from None
+        raise WeightsError(
+            f"The folder {str(folder)!r} has no {MARKER}: it holds no segmenter of diffadapt."
+        ) from None
     except (OSError, ValueError) as error:
-        raise WeightsError(f"The file {str(file)!r} cannot be read ({type(error).__name__}: {error}): copy the folder again.") from error
+        raise WeightsError(
+            f"The file {str(file)!r} cannot be read ({type(error).__name__}: {error}): copy the folder again."
+        ) from error
     return parse_marker(values, str(file))
 
 
@@ -43,7 +49,19 @@ def parse_marker(values: Any, where: str) -> Marker:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise WeightsError(f"The file {where!r} is not of format {FORMAT}, the one that this version reads.")
     try:
-        config, classes = from_dict(SegmenterConfig, values["config"]), from_dict(ClassTable, values["classes"])
-        return Marker(config, classes, dict(values["network"]), dict(values.get("extra") or {}), int(values["parameters"]))
+        config, classes = (
+            from_dict(SegmenterConfig, values["config"]),
+            from_dict(ClassTable, values["classes"]),
+        )
+        return Marker(
+            config,
+            classes,
+            dict(values["network"]),
+            dict(values.get("extra") or {}),
+            int(values["parameters"]),
+        )
     except (DiffadaptError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"The file {where!r} describes no segmenter ({type(error).__name__}: {error}): it is damaged or of another version.") from error
+        raise WeightsError(
+            f"The file {where!r} describes no segmenter ({type(error).__name__}: {error}): it is damaged or"
+            " of another version."
+        ) from error

@@ -1,4 +1,5 @@
-"""RefineNet (Lin et al. 2017), the four-cascade form: each level of the backbone refines what the deeper ones gave."""
+"""RefineNet (Lin et al. 2017), the four-cascade form: each level of the backbone refines what the deeper ones
+gave."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ POOLINGS = 2
 
 
 class RefineNetHead(nn.Module):
-    """Maps of a backbone (the deepest last; the last four are used) -> logits (B, outputs, h, w) at the size of the finest used.
+    """Maps of a backbone (the deepest last; the last four are used) -> logits (B, outputs, h, w) at the size
+    of the finest used.
 
     The deepest level has 2 x ``width`` channels (512), the others ``width`` (256), as in the paper.
     """
@@ -42,7 +44,8 @@ class RefineNetHead(nn.Module):
 
 
 class RefineBlock(nn.Module):
-    """Two residual units on each input, fusion at the size of the first, chained residual pooling, ``units`` residual units."""
+    """Two residual units on each input, fusion at the size of the first, chained residual pooling, ``units``
+    residual units."""
 
     def __init__(self, inputs: Sequence[int], width: int, units: int):
         super().__init__()

@@ -1,4 +1,5 @@
-"""Where a segmentation network comes from and which revision it is, checked before anything is made. Knows no torch."""
+"""Where a segmentation network comes from and which revision it is, checked before anything is made. Knows no
+torch."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ VIT_MODULES = ("vision_transformer", "eva", "deit")
 
 
 def segmenter_identity(config: SegmenterConfig) -> dict[str, Any]:
-    """Identity fields without paths: weights and architectures of files count by :func:`segmenter_revisions`."""
+    """Identity fields without paths: weights and architectures of files count by
+    :func:`segmenter_revisions`."""
     fields = to_dict(config, identity_only=True)
     if config.weights not in ("imagenet", "none"):
         fields["weights"] = "given"
@@ -59,9 +61,11 @@ def segmenter_revisions(config: SegmenterConfig) -> dict[str, str]:
 
 
 def check_segmenter(config: SegmenterConfig) -> None:
-    """Raise RecipeError or WeightsError for a network that cannot be made, as far as that shows before anything is made.
+    """Raise RecipeError or WeightsError for a network that cannot be made, as far as that shows before
+    anything is made.
 
-    Weights that are not at hand are noted when planning leniently. timm is imported only to look up a name of its own.
+    Weights that are not at hand are noted when planning leniently. timm is imported only to look up a name of
+    its own.
     """
     _check_numbers(config)
     if config.arch in CONVOLUTIONAL:
@@ -83,36 +87,62 @@ def torchvision_file(name: str) -> tuple[str, Path]:
     """(address, place in torch.hub's cache) of torchvision's ImageNet V2 weights of resnet50 or resnet101."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     file = f"{name}-{TORCHVISION[name]}.pth"
-    return f"https://download.pytorch.org/models/{file}", Path(home).expanduser() / "hub" / "checkpoints" / file
+    return (
+        f"https://download.pytorch.org/models/{file}",
+        Path(home).expanduser() / "hub" / "checkpoints" / file,
+    )
 
 
 def segformer_config(backbone: str) -> dict[str, Any]:
-    """config.json of a transformers SegFormer folder, or the settings of a published Mix Transformer, decoder width included.
+    """config.json of a transformers SegFormer folder, or the settings of a published Mix Transformer, decoder
+    width included.
 
-    Raises WeightsError for a folder of another kind, RecipeError for a hub id whose architecture only its repository knows.
+    Raises WeightsError for a folder of another kind, RecipeError for a hub id whose architecture only its
+    repository knows.
     """
     if backbone in MIT:
         wide = backbone[-1] not in "01"
-        return {**MIT[backbone], "num_attention_heads": [1, 2, 5, 8], "decoder_hidden_size": 768 if wide else 256}
+        return {
+            **MIT[backbone],
+            "num_attention_heads": [1, 2, 5, 8],
+            "decoder_hidden_size": 768 if wide else 256,
+        }
     if not _is_folder(backbone):
-        raise RecipeError(f"The architecture of the SegFormer {backbone!r} is not known without its weights: take one of {', '.join(MIT)}, or a folder.{suggest(backbone, MIT)}")
+        raise RecipeError(
+            f"The architecture of the SegFormer {backbone!r} is not known without its weights: take one of"
+            f" {', '.join(MIT)}, or a folder.{suggest(backbone, MIT)}"
+        )
     file = Path(backbone).expanduser() / "config.json"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WeightsError(f"The SegFormer folder {backbone!r} has no config.json: give a folder that transformers saved.") from None
+        raise WeightsError(
+            f"The SegFormer folder {backbone!r} has no config.json: give a folder that transformers saved."
+        ) from None
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{str(file)!r} cannot be read ({type(error).__name__}: {error}): give a folder that transformers saved.") from error
+        raise WeightsError(
+            f"{str(file)!r} cannot be read ({type(error).__name__}: {error}): give a folder that transformers"
+            " saved."
+        ) from error
     if not isinstance(values, dict) or values.get("model_type") != "segformer":
-        raise WeightsError(f"The folder {backbone!r} holds no SegFormer (config.json has no model_type 'segformer'): give one of transformers' SegFormers.")
+        raise WeightsError(
+            f"The folder {backbone!r} holds no SegFormer (config.json has no model_type 'segformer'): give"
+            " one of transformers' SegFormers."
+        )
     return values
 
 
 def _check_numbers(config: SegmenterConfig) -> None:
     if min(config.size) < SMALLEST:
-        raise RecipeError(f"segmenter.size is {config.size}, but the networks need at least {SMALLEST} pixels on either side.")
+        raise RecipeError(
+            f"segmenter.size is {config.size}, but the networks need at least {SMALLEST} pixels on either"
+            " side."
+        )
     if len(config.mean) != 3 or len(config.std) != 3 or min(config.std) <= 0:
-        raise RecipeError(f"segmenter.mean {config.mean} and segmenter.std {config.std} need three values each, those of std above 0.")
+        raise RecipeError(
+            f"segmenter.mean {config.mean} and segmenter.std {config.std} need three values each, those of"
+            " std above 0."
+        )
 
 
 def _check_convolutional(config: SegmenterConfig) -> None:
@@ -122,14 +152,19 @@ def _check_convolutional(config: SegmenterConfig) -> None:
         _check_timm(config, config.backbone.removeprefix(TIMM))
         return
     near = suggest(config.backbone, TORCHVISION)
-    raise RecipeError(f"The backbone {config.backbone!r} is not one of arch {config.arch!r}: give {', '.join(TORCHVISION)}, or timm:<name> such as timm:mobilenetv2_100.{near}")
+    raise RecipeError(
+        f"The backbone {config.backbone!r} is not one of arch {config.arch!r}: give {', '.join(TORCHVISION)},"
+        f" or timm:<name> such as timm:mobilenetv2_100.{near}"
+    )
 
 
 def _check_segformer(config: SegmenterConfig) -> None:
     place = config.backbone
     if not _is_folder(place) and ("/" not in place or place.startswith(TIMM)):
         near = suggest(place if "/" in place else f"nvidia/{place}", MIT)
-        raise RecipeError(f"The backbone {place!r} is no SegFormer: give a folder or a hub id such as nvidia/mit-b2.{near}")
+        raise RecipeError(
+            f"The backbone {place!r} is no SegFormer: give a folder or a hub id such as nvidia/mit-b2.{near}"
+        )
     if _is_folder(place) or config.weights == "none":
         try:
             segformer_config(place)
@@ -143,7 +178,10 @@ def _check_vit(config: SegmenterConfig) -> None:
     import timm
 
     if not timm.models.is_model_in_modules(name, VIT_MODULES):
-        raise RecipeError(f"The backbone {name!r} is no plain vision transformer, which arch 'linear' reads patches of: give one such as vit_base_patch14_dinov2.lvd142m.")
+        raise RecipeError(
+            f"The backbone {name!r} is no plain vision transformer, which arch 'linear' reads patches of:"
+            " give one such as vit_base_patch14_dinov2.lvd142m."
+        )
 
 
 def _check_timm(config: SegmenterConfig, name: str) -> None:
@@ -158,15 +196,26 @@ def _check_file(config: SegmenterConfig) -> None:
     path = Path(_local(config))
     if config.arch == "segformer":
         if not path.is_dir():
-            raise WeightsError(f"The SegFormer weights {config.weights!r} are a file: give the folder that transformers saved.")
+            raise WeightsError(
+                f"The SegFormer weights {config.weights!r} are a file: give the folder that transformers"
+                " saved."
+            )
         segformer_config(str(path))
         return
     if path.is_dir():
-        found, wanted = folder_config(str(path))["architecture"], config.backbone.removeprefix(TIMM).split(".")[0]
+        found, wanted = (
+            folder_config(str(path))["architecture"],
+            config.backbone.removeprefix(TIMM).split(".")[0],
+        )
         if found != wanted:
-            raise WeightsError(f"The folder {config.weights!r} holds a {found}, but the segmenter's backbone is {wanted}: give segmenter.backbone {_as_backbone(config, found)}.")
+            raise WeightsError(
+                f"The folder {config.weights!r} holds a {found}, but the segmenter's backbone is {wanted}:"
+                f" give segmenter.backbone {_as_backbone(config, found)}."
+            )
     elif path.suffix.lower() not in SUFFIXES:
-        raise WeightsError(f"The weights {config.weights!r} have none of the known endings {', '.join(SUFFIXES)}.")
+        raise WeightsError(
+            f"The weights {config.weights!r} have none of the known endings {', '.join(SUFFIXES)}."
+        )
 
 
 def _as_backbone(config: SegmenterConfig, arch: str) -> str:
@@ -175,8 +224,14 @@ def _as_backbone(config: SegmenterConfig, arch: str) -> str:
 
 def _check_cache(name: str) -> None:
     url, file = torchvision_file(name)
-    if os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True", "ON", "on", "yes") and not file.is_file():
-        raise WeightsError(f"torchvision's ImageNet weights of {name} are not at {str(file)!r} and HF_HUB_OFFLINE is set: put {url} there, or give the file with segmenter.weights.")
+    if (
+        os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True", "ON", "on", "yes")
+        and not file.is_file()
+    ):
+        raise WeightsError(
+            f"torchvision's ImageNet weights of {name} are not at {str(file)!r} and HF_HUB_OFFLINE is set:"
+            f" put {url} there, or give the file with segmenter.weights."
+        )
 
 
 def _local(config: SegmenterConfig) -> str:
@@ -185,7 +240,11 @@ def _local(config: SegmenterConfig) -> str:
         return weights.resolve(config.weights)
     path = Path(config.weights).expanduser()
     if not path.exists():
-        raise WeightsError(f"There are no weights at {config.weights!r}: segmenter.weights is 'imagenet', 'none', or an existing file or folder of the backbone's weights.{suggest(config.weights, ('imagenet', 'none'))}")
+        raise WeightsError(
+            f"There are no weights at {config.weights!r}: segmenter.weights is 'imagenet', 'none', or an"
+            " existing file or folder of the backbone's"
+            f" weights.{suggest(config.weights, ('imagenet', 'none'))}"
+        )
     return str(path.resolve())
 
 

@@ -20,9 +20,9 @@ def timm_body(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """(model without classifier, the arguments that timm makes it with). ``extra`` arguments are added.
 
-    ``weights``: imagenet (what timm publishes), none, or a file or timm-format folder. ``recorded``: the arguments of an earlier
-    model, to be filled with its own weights. Raises WeightsError for weights that are missing or do not fit, RecipeError
-    for an unknown architecture.
+    ``weights``: imagenet (what timm publishes), none, or a file or timm-format folder. ``recorded``: the
+    arguments of an earlier model, to be filled with its own weights. Raises WeightsError for weights that are
+    missing or do not fit, RecipeError for an unknown architecture.
     """
     demand_known(name, RecipeError)
     arch = name.split(".")[0]
@@ -39,17 +39,27 @@ def timm_body(
             raise _refusal(name, error) from error
         except Exception as error:  # the hub client raises many unrelated types when it is offline
             raise WeightsError(
-                f"The weights of {name!r} could not be loaded ({type(error).__name__}): run `hf download timm/{name}` where there is a network and share "
-                "the hub cache (HF_HOME), or give a local folder or checkpoint file with segmenter.weights."
+                f"The weights of {name!r} could not be loaded ({type(error).__name__}): run `hf download"
+                f" timm/{name}` where there is a network and share the hub cache (HF_HOME), or give a local"
+                " folder or checkpoint file with segmenter.weights."
             ) from error
     path, file = Path(weights).expanduser(), weights
     if path.is_dir():
         values = folder_config(str(path))
         if values["architecture"] != arch:
-            raise WeightsError(f"The folder {weights!r} holds a {values['architecture']}, but the segmenter's backbone is {arch}.")
-        args = {**{k: v for k, v in values.get("model_args", {}).items() if k != "in_chans" or v != 3}, **args}
+            raise WeightsError(
+                f"The folder {weights!r} holds a {values['architecture']}, but the segmenter's backbone is"
+                f" {arch}."
+            )
+        args = {
+            **{k: v for k, v in values.get("model_args", {}).items() if k != "in_chans" or v != 3},
+            **args,
+        }
         if int(args.get("in_chans", 3)) != 3:
-            raise WeightsError(f"The network in {weights!r} takes {args['in_chans']} channels; segmentation reads colour images, so give weights for three.")
+            raise WeightsError(
+                f"The network in {weights!r} takes {args['in_chans']} channels; segmentation reads colour"
+                " images, so give weights for three."
+            )
         found = [f for f in ("model.safetensors", "pytorch_model.bin") if (path / f).is_file()]
         if not found:
             raise WeightsError(f"The folder {weights!r} has no model.safetensors.")
@@ -68,7 +78,10 @@ def _create(arch: str, args: Mapping[str, Any]) -> nn.Module:
 
 
 def _refusal(name: str, error: Exception) -> RecipeError:
-    return RecipeError(f"timm cannot make {name!r} for segmentation ({error}): take a plain vision transformer for arch 'linear', a convolutional network for the others.")
+    return RecipeError(
+        f"timm cannot make {name!r} for segmentation ({error}): take a plain vision transformer for arch"
+        " 'linear', a convolutional network for the others."
+    )
 
 
 def _without_classifier(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""A swept field as tables and charts see it: its values in order, their brief texts, and where they lie on a scale."""
+"""A swept field as tables and charts see it: its values in order, their brief texts, and where they lie on a
+scale."""
 
 from __future__ import annotations
 
@@ -18,8 +19,10 @@ DISCRETE = 8
 
 @dataclass(frozen=True)
 class Axis:
-    """One swept field. ``values``: those that trials have, numbers ascending, others as the space lists them. ``log``: drawn on a
-    logarithmic scale; ``discrete``: few values, each a place of its own; ``counts``: the number of images or prompts."""
+    """One swept field. ``values``: those that trials have, numbers ascending, others as the space lists them.
+    ``log``: drawn on a logarithmic scale; ``discrete``: few values, each a place of its own; ``counts``: the
+    number of images or prompts.
+    """
 
     name: str
     label: str
@@ -40,7 +43,8 @@ class Axis:
         return Counter(short(v) for v in self.values)
 
     def brief(self, value: Any, length: int) -> str:
-        """:meth:`text` in at most ``length`` characters: the beginning, or the end where the beginnings of two values are alike."""
+        """:meth:`text` in at most ``length`` characters: the beginning, or the end where the beginnings of
+        two values are alike."""
         text = self.text(value)
         if len(text) <= length:
             return text
@@ -74,17 +78,39 @@ def short(value: Any, length: int = 28) -> str:
     return text if len(text) <= length else "…" + text[-(length - 1) :]
 
 
-def make_axis(name: str, label: str, fields: tuple[str, ...], info: Mapping[str, Any], seen: Sequence[Any]) -> Axis:
+def make_axis(
+    name: str, label: str, fields: tuple[str, ...], info: Mapping[str, Any], seen: Sequence[Any]
+) -> Axis:
     """The axis ``name`` from what sweep.json says of it and the values that trials have."""
     distinct = list({json.dumps(v, sort_keys=True): v for v in seen}.values())
-    numeric = bool(distinct) and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in distinct)
+    numeric = bool(distinct) and all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in distinct
+    )
     order = {json.dumps(v, sort_keys=True): i for i, v in enumerate(info.get("values") or ())}
-    values = sorted(distinct) if numeric else sorted(distinct, key=lambda v: order.get(json.dumps(v, sort_keys=True), len(order)))
-    counts = numeric and any(word in part for f in (*fields, name) for part in [f.rpartition(".")[2]] for word in ("images", "prompts", "image_count", "prompt_count"))
+    values = (
+        sorted(distinct)
+        if numeric
+        else sorted(distinct, key=lambda v: order.get(json.dumps(v, sort_keys=True), len(order)))
+    )
+    counts = numeric and any(
+        word in part
+        for f in (*fields, name)
+        for part in [f.rpartition(".")[2]]
+        for word in ("images", "prompts", "image_count", "prompt_count")
+    )
     span = values[-1] / values[0] if numeric and values[0] > 0 else 0
     log = numeric and values[0] > 0 and (bool(info.get("log")) or span >= (4 if counts else 10))
     choice = info.get("kind") == "choice"
-    return Axis(name, label, fields, tuple(values), numeric, log, choice or len(values) <= DISCRETE or not numeric, counts)
+    return Axis(
+        name,
+        label,
+        fields,
+        tuple(values),
+        numeric,
+        log,
+        choice or len(values) <= DISCRETE or not numeric,
+        counts,
+    )
 
 
 def make_labels(names: Sequence[str]) -> dict[str, str]:

@@ -20,7 +20,8 @@ LABELS = 9
 
 
 class Scale:
-    """From numbers to pixels, with round ticks; ``log``: on a logarithmic scale (all numbers above 0). A margin of 6 % on both sides."""
+    """From numbers to pixels, with round ticks; ``log``: on a logarithmic scale (all numbers above 0). A
+    margin of 6 % on both sides."""
 
     def __init__(self, values: Sequence[float], start: float, end: float, log: bool = False, ticks: int = 5):
         self.log = log
@@ -53,17 +54,25 @@ class Scale:
     def _log_ticks(self, count: int) -> list[float]:
         found: list[float] = []
         for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):
-            found = [f * 10.0**p for p in range(math.floor(self.low) - 1, math.ceil(self.high) + 1) for f in factors if self.low <= math.log10(f * 10.0**p) <= self.high]
+            found = [
+                f * 10.0**p
+                for p in range(math.floor(self.low) - 1, math.ceil(self.high) + 1)
+                for f in factors
+                if self.low <= math.log10(f * 10.0**p) <= self.high
+            ]
             if len(found) >= 3:
                 return found[:: max(1, math.ceil(len(found) / (count + 2)))]
         return found or [10 ** ((self.low + self.high) / 2)]
 
 
 def curve_chart(view: View, curve: Curve) -> Markup:
-    """One panel, 380 wide: single trials as faint dots, the mean with its deviation, the others as recommended in a second line,
-    the point of diminishing returns as an upright dashed line."""
+    """One panel, 380 wide: single trials as faint dots, the mean with its deviation, the others as
+    recommended in a second line, the point of diminishing returns as an upright dashed line."""
     width, height, left, right, top, bottom = 380, 232, 52, 14, 12, 184
-    axis, ends = curve.axis, [p.mean + s * (p.spread or 0) for p in (*curve.points, *curve.fixed) for s in (-1, 1)]
+    axis, ends = (
+        curve.axis,
+        [p.mean + s * (p.spread or 0) for p in (*curve.points, *curve.fixed) for s in (-1, 1)],
+    )
     y = Scale([*ends, *(d[1] for d in curve.dots)], bottom, top, ticks=6)
     place = _places(axis, curve, left + 10, width - right - 10)
     parts = _y_axis(y, left, width - right)
@@ -75,18 +84,39 @@ def curve_chart(view: View, curve: Curve) -> Markup:
         text = axis.brief(value, length) if axis.discrete else label
         half = 3.1 * len(text)
         if x - half > shown:
-            parts.append(tag("text", text, label, x=min(x, width - half), y=bottom + 17, text_anchor="middle", class_="soft"))
+            parts.append(
+                tag(
+                    "text",
+                    text,
+                    label,
+                    x=min(x, width - half),
+                    y=bottom + 17,
+                    text_anchor="middle",
+                    class_="soft",
+                )
+            )
             shown = min(x, width - half) + half + 2
         parts.append(tag("line", x1=x, x2=x, y1=bottom, y2=bottom + 4, class_="axis"))
     parts.append(tag("line", x1=left, x2=width - right, y1=bottom, y2=bottom, class_="axis"))
-    parts.append(tag("text", cut(axis.name + (" (log scale)" if axis.log else ""), 52), axis.name, x=(left + width - right) / 2, y=height - 10, text_anchor="middle"))
+    parts.append(
+        tag(
+            "text",
+            cut(axis.name + (" (log scale)" if axis.log else ""), 52),
+            axis.name,
+            x=(left + width - right) / 2,
+            y=height - 10,
+            text_anchor="middle",
+        )
+    )
     if curve.elbow is not None:
         x = place(axis.number(curve.elbow))
         parts.append(tag("line", None, curve.remark, x1=x, x2=x, y1=top - 6, y2=bottom, class_="elbow"))
     for n, v, r in curve.dots:
         told = f"{view.setting_text(r)}: {view.number(curve.metric, v)}" if len(curve.dots) <= NAMED else None
         parts.append(tag("circle", None, told, cx=place(n), cy=y(v), r=2.2, class_="dot"))
-    parts += _line(view, curve, curve.fixed, place, y, "fixed") + _line(view, curve, curve.points, place, y, "mean")
+    parts += _line(view, curve, curve.fixed, place, y, "fixed") + _line(
+        view, curve, curve.points, place, y, "mean"
+    )
     return svg(parts, width, height, f"{view.title(curve.metric)} by {axis.name}")
 
 
@@ -104,23 +134,57 @@ def cloud_chart(view: View, spots: Sequence[Spot], *, narrow: bool = False) -> M
     if front:
         parts.append(tag("path", d=path + f"H{frame.right}", class_="front"))
     for s in sorted(spots, key=lambda s: s.mark):
-        told = f"{view.setting_text(s.setting.first)}: {view.number(metric, s.y)}, {hours_text(s.x)} {view.hours}"
+        told = (
+            f"{view.setting_text(s.setting.first)}: {view.number(metric, s.y)}, {hours_text(s.x)}"
+            f" {view.hours}"
+        )
         kind = "chosen" if s.setting is view.best else "on-front" if s.mark else "off-front"
-        parts.append(tag("circle", None, told, cx=frame.x(s.x), cy=frame.y(s.y), r=5.5 if s.mark or kind == "chosen" else 3.5, class_=kind))
-    for s in front[:LABELS] if len(front) <= LABELS else [front[round(i * (len(front) - 1) / (LABELS - 1))] for i in range(LABELS)]:
-        parts.append(tag("text", str(s.mark), x=frame.x(s.x) - 8, y=frame.y(s.y) - 7, text_anchor="end", class_="value"))
-    return svg(parts, frame.width, frame.height, f"{view.title(metric)} against {view.hours}, a point a setting")
+        parts.append(
+            tag(
+                "circle",
+                None,
+                told,
+                cx=frame.x(s.x),
+                cy=frame.y(s.y),
+                r=5.5 if s.mark or kind == "chosen" else 3.5,
+                class_=kind,
+            )
+        )
+    for s in (
+        front[:LABELS]
+        if len(front) <= LABELS
+        else [front[round(i * (len(front) - 1) / (LABELS - 1))] for i in range(LABELS)]
+    ):
+        parts.append(
+            tag(
+                "text", str(s.mark), x=frame.x(s.x) - 8, y=frame.y(s.y) - 7, text_anchor="end", class_="value"
+            )
+        )
+    return svg(
+        parts, frame.width, frame.height, f"{view.title(metric)} against {view.hours}, a point a setting"
+    )
 
 
 def agreement_chart(view: View, found: Agreement, *, narrow: bool = False) -> Markup:
-    """The objective (across) against accuracy (up), a point a setting; the recommended one and the best by labels stand out."""
+    """The objective (across) against accuracy (up), a point a setting; the recommended one and the best by
+    labels stand out."""
     frame = _Frame([s.x for s in found.spots], [s.y for s in found.spots], False, narrow)
     parts = frame.axes(f"{view.objective} (label-free)", "accuracy (%)")
     top = max(s.y for s in found.spots)
     for s in sorted(found.spots, key=lambda s: (s.setting is view.best, s.y)):
         kind = "chosen" if s.setting is view.best else "by-labels" if s.y == top else "off-front"
         told = f"{view.setting_text(s.setting.first)}: {view.objective} {s.x:.4f}, accuracy {s.y:.2f}"
-        parts.append(tag("circle", None, told, cx=frame.x(s.x), cy=frame.y(s.y), r=6 if kind != "off-front" else 3.5, class_=kind))
+        parts.append(
+            tag(
+                "circle",
+                None,
+                told,
+                cx=frame.x(s.x),
+                cy=frame.y(s.y),
+                r=6 if kind != "off-front" else 3.5,
+                class_=kind,
+            )
+        )
     return svg(parts, frame.width, frame.height, f"Accuracy against {view.objective}, a point a setting")
 
 
@@ -137,9 +201,20 @@ class _Frame:
         parts = _y_axis(self.y, self.left, self.right)
         for t in self.x.ticks:
             parts.append(tag("line", x1=self.x(t), x2=self.x(t), y1=self.top, y2=self.bottom, class_="grid"))
-            parts.append(tag("text", self.x.text(t), x=self.x(t), y=self.bottom + 17, text_anchor="middle", class_="soft"))
+            parts.append(
+                tag(
+                    "text",
+                    self.x.text(t),
+                    x=self.x(t),
+                    y=self.bottom + 17,
+                    text_anchor="middle",
+                    class_="soft",
+                )
+            )
         parts.append(tag("line", x1=self.left, x2=self.right, y1=self.bottom, y2=self.bottom, class_="axis"))
-        parts.append(tag("text", x_title, x=(self.left + self.right) / 2, y=self.height - 8, text_anchor="middle"))
+        parts.append(
+            tag("text", x_title, x=(self.left + self.right) / 2, y=self.height - 8, text_anchor="middle")
+        )
         parts.append(tag("text", y_title, x=4, y=14))
         return parts
 
@@ -152,7 +227,9 @@ def _y_axis(y: Scale, left: float, right: float) -> list[Markup]:
     return parts
 
 
-def _line(view: View, curve: Curve, points: Sequence[Point], place: Scale, y: Scale, kind: str) -> list[Markup]:
+def _line(
+    view: View, curve: Curve, points: Sequence[Point], place: Scale, y: Scale, kind: str
+) -> list[Markup]:
     if not points:
         return []
     dots = [(place(p.x), y(p.mean), p) for p in points]
@@ -163,16 +240,36 @@ def _line(view: View, curve: Curve, points: Sequence[Point], place: Scale, y: Sc
         shift = 0 if kind == "mean" else 4
         if p.spread:
             low, high = y(p.mean - p.spread), y(p.mean + p.spread)
-            parts.append(tag("path", d=f"M{a + shift} {low}V{high}M{a + shift - 3} {low}h6M{a + shift - 3} {high}h6", class_=f"error {kind}"))
+            parts.append(
+                tag(
+                    "path",
+                    d=f"M{a + shift} {low}V{high}M{a + shift - 3} {low}h6M{a + shift - 3} {high}h6",
+                    class_=f"error {kind}",
+                )
+            )
         over = f", s.d. over {p.seeds} seeds" if p.spread is not None else ""
         where = "others as recommended" if kind == "fixed" else f"{p.trials} trials"
-        told = f"{curve.axis.name} {curve.axis.text(p.value)}: {view.number(curve.metric, p.mean, p.spread)}{over}; {where}"
-        parts.append(tag("circle", None, told, cx=a + (shift if not curve.axis.numeric else 0), cy=b, r=4 if kind == "mean" else 3, class_=f"point {kind}"))
+        told = (
+            f"{curve.axis.name} {curve.axis.text(p.value)}:"
+            f" {view.number(curve.metric, p.mean, p.spread)}{over}; {where}"
+        )
+        parts.append(
+            tag(
+                "circle",
+                None,
+                told,
+                cx=a + (shift if not curve.axis.numeric else 0),
+                cy=b,
+                r=4 if kind == "mean" else 3,
+                class_=f"point {kind}",
+            )
+        )
     return parts
 
 
 def _places(axis: Axis, curve: Curve, start: float, end: float) -> Scale:
-    """Numbers to scale (Axis.number is their logarithm where the scale is one), other values evenly spaced."""
+    """Numbers to scale (Axis.number is their logarithm where the scale is one), other values evenly
+    spaced."""
     return Scale([p.x for p in (*curve.points, *curve.fixed)] + [d[0] for d in curve.dots], start, end)
 
 

@@ -1,4 +1,5 @@
-"""Trials of a sweep for TensorBoard's HParams dashboard, one run a trial, written without torch and on any file system."""
+"""Trials of a sweep for TensorBoard's HParams dashboard, one run a trial, written without torch and on any
+file system."""
 
 from __future__ import annotations
 
@@ -21,36 +22,53 @@ LISTED = 20
 
 
 def write_hparams(sweep: Sweep, view: View) -> None:
-    """Write ``tensorboard/<trial>/``: axis values, benchmark where there are several, status, and as metrics the objective, accuracy and device hours.
+    """Write ``tensorboard/<trial>/``: axis values, benchmark where there are several, status, and as metrics
+    the objective, accuracy and device hours.
 
-    Objective and accuracy of trials that failed are absent. A trial's epochs, where a scheduler watched them, are the steps of
-    its objective.
+    Objective and accuracy of trials that failed are absent. A trial's epochs, where a scheduler watched them,
+    are the steps of its objective.
     """
     if not view.results:
         return
-    seen = {name: [r.values[name] for r in view.results if name in r.values] for name in view.description.get("axes") or {}}
+    seen = {
+        name: [r.values[name] for r in view.results if name in r.values]
+        for name in view.description.get("axes") or {}
+    }
     kinds = {name: _kind(values) for name, values in seen.items()}
     axes = {name: list(dict.fromkeys(_as(kinds[name], v) for v in values)) for name, values in seen.items()}
     if len(view.recipes) > 1:
         axes["benchmark"] = list(view.recipes)
     with ThreadPoolExecutor(WRITERS) as pool:  # a remote store takes its time for each file
-        list(pool.map(lambda r: sweep.write(f"tensorboard/{r.id}/{FILE}", events(view, r, axes)), view.results))
+        list(
+            pool.map(lambda r: sweep.write(f"tensorboard/{r.id}/{FILE}", events(view, r, axes)), view.results)
+        )
 
 
 def events(view: View, result: TrialResult, axes: Mapping[str, Sequence[Any]]) -> bytes:
-    """The content of an event file (TFRecord) for one trial. ``axes``: name -> the values that trials have, all float, bool or str."""
+    """The content of an event file (TFRecord) for one trial. ``axes``: name -> the values that trials have,
+    all float, bool or str."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.plugins.hparams import api_pb2, summary_v2
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     given = {"benchmark": result.recipe, **result.values}
     values = {name: _as(type(known[0]), given[name]) for name, known in axes.items() if name in given}
-    hparams = [summary_v2.HParam(name, _domain(known), display_name=name) for name, known in axes.items() if known]
-    metrics = [("objective", result.objective), ("accuracy", result.accuracy), ("device_hours", result.device_hours)]
+    hparams = [
+        summary_v2.HParam(name, _domain(known), display_name=name) for name, known in axes.items() if known
+    ]
+    metrics = [
+        ("objective", result.objective),
+        ("accuracy", result.accuracy),
+        ("device_hours", result.device_hours),
+    ]
     named = {"objective": view.title("objective"), "accuracy": "accuracy (%)", "device_hours": view.hours}
-    config = summary_v2.hparams_config_pb(hparams, [summary_v2.Metric(n, display_name=named[n]) for n, _ in metrics], time_created_secs=0)
+    config = summary_v2.hparams_config_pb(
+        hparams, [summary_v2.Metric(n, display_name=named[n]) for n, _ in metrics], time_created_secs=0
+    )
     start = summary_v2.hparams_pb(values, trial_id=result.id, start_time_secs=0)
-    end = _session_end(api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS, result.seconds)
+    end = _session_end(
+        api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS, result.seconds
+    )
     buffer = io.BytesIO()
     writer = RecordWriter(buffer)
     started = float(result.number)
@@ -83,15 +101,24 @@ def _session_end(status: int, seconds: float) -> Any:
     info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=seconds)
     data = plugin_data_pb2.HParamsPluginData(session_end_info=info, version=metadata.PLUGIN_DATA_VERSION)
     summary = Summary()
-    summary.value.add(tag=metadata.SESSION_END_INFO_TAG, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
+    summary.value.add(
+        tag=metadata.SESSION_END_INFO_TAG,
+        metadata=metadata.create_summary_metadata(data),
+        tensor=metadata.NULL_TENSOR,
+    )
     return summary
 
 
 def _kind(values: list[Any]) -> type:
-    """The type that all values of an axis share in TensorBoard, which knows numbers, truth values and text."""
+    """The type that all values of an axis share in TensorBoard, which knows numbers, truth values and
+    text."""
     if values and all(isinstance(v, bool) for v in values):
         return bool
-    return float if values and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values) else str
+    return (
+        float
+        if values and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        else str
+    )
 
 
 def _as(kind: type, value: Any) -> Any:

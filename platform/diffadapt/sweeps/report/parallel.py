@@ -1,4 +1,5 @@
-"""Parallel coordinates of a sweep: an axis a swept field, then the objective and accuracy; a line a setting, coloured by the objective."""
+"""Parallel coordinates of a sweep: an axis a swept field, then the objective and accuracy; a line a setting,
+coloured by the objective."""
 
 from __future__ import annotations
 
@@ -18,14 +19,16 @@ from diffadapt.sweeps.result import TrialResult
 SHADES = 5
 """Colours of the style sheet, p0 (worst) to p4 (best)."""
 SPREAD = 0.34
-"""Lines through one value are spread over so much of the way to its neighbours, so that each can be followed."""
+"""Lines through one value are spread over so much of the way to its neighbours, so that each can be followed.
+"""
 LINES = 250
 """Beyond so many settings the worst are left out."""
 
 
 @dataclass(frozen=True)
 class _Column:
-    """One axis: ``places`` (0 to 1) a line, None where the line does not meet it; ``ticks``: (place, text)."""
+    """One axis: ``places`` (0 to 1) a line, None where the line does not meet it; ``ticks``: (place,
+    text)."""
 
     title: str
     places: list[float | None]
@@ -35,7 +38,8 @@ class _Column:
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of the chart: trials that a scheduler stopped, over them finished settings, the recommended one last."""
+    """The lines of the chart: trials that a scheduler stopped, over them finished settings, the recommended
+    one last."""
 
     columns: list[_Column]
     shades: list[int]
@@ -56,7 +60,12 @@ def parallel(view: View) -> Lines | None:
     for metric in view.metrics:
         values = [None] * len(stopped) + [_finite(view.summary(s.trials, metric)[0]) for s in settings]
         columns.append(_metric_column(view.title(metric), values))
-    return Lines(columns, [-1] * len(stopped) + _shades(settings), [_title(view, r, None) for r in stopped] + [_title(view, s.first, s) for s in settings], left_out)
+    return Lines(
+        columns,
+        [-1] * len(stopped) + _shades(settings),
+        [_title(view, r, None) for r in stopped] + [_title(view, s.first, s) for s in settings],
+        left_out,
+    )
 
 
 def parallel_chart(lines: Lines, *, narrow: bool = False) -> Markup:
@@ -73,7 +82,11 @@ def parallel_chart(lines: Lines, *, narrow: bool = False) -> Markup:
     parts: list[Markup] = []
     for k, shade in enumerate(lines.shades):
         best = k == len(lines.shades) - 1
-        ends = [(across[i], start + (end - start) * c.places[k]) for i, c in enumerate(lines.columns) if c.places[k] is not None]
+        ends = [
+            (across[i], start + (end - start) * c.places[k])
+            for i, c in enumerate(lines.columns)
+            if c.places[k] is not None
+        ]
         if len(ends) > 1:
             kind = "line best-line" if best else f"line p{shade}" if shade >= 0 else "line stopped"
             parts.append(tag("path", None, lines.titles[k], d=_path(ends, narrow), class_=kind))
@@ -82,7 +95,9 @@ def parallel_chart(lines: Lines, *, narrow: bool = False) -> Markup:
     return svg(parts, width, height, "Settings as lines over the swept fields, coloured by the objective")
 
 
-def _axis(column: _Column, at: float, start: float, end: float, width: int, narrow: bool, i: int, n: int) -> list[Markup]:
+def _axis(
+    column: _Column, at: float, start: float, end: float, width: int, narrow: bool, i: int, n: int
+) -> list[Markup]:
     parts: list[Markup] = []
     if narrow:
         parts.append(tag("text", cut(column.title, 44), column.title, x=0, y=at - 22, class_="heading"))
@@ -90,7 +105,17 @@ def _axis(column: _Column, at: float, start: float, end: float, width: int, narr
     else:
         anchor = "start" if i == 0 else "end" if i == n - 1 else "middle"
         x = 2 if i == 0 else width - 2 if i == n - 1 else at
-        parts.append(tag("text", cut(column.title, max(10, int(150 / n) * 2)), column.title, x=x, y=22 if i % 2 == 0 or n < 8 else 38, text_anchor=anchor, class_="heading"))
+        parts.append(
+            tag(
+                "text",
+                cut(column.title, max(10, int(150 / n) * 2)),
+                column.title,
+                x=x,
+                y=22 if i % 2 == 0 or n < 8 else 38,
+                text_anchor=anchor,
+                class_="heading",
+            )
+        )
         parts.append(tag("line", x1=at, x2=at, y1=end - 8, y2=start + 8, class_="rail"))
     shown = -math.inf
     for place, text in column.ticks:
@@ -100,12 +125,24 @@ def _axis(column: _Column, at: float, start: float, end: float, width: int, narr
             half = 3.2 * len(label)
             middle = min(max(p, half), width - half)
             if middle - half > shown:
-                parts.append(tag("text", label, text, x=middle, y=at + 16, text_anchor="middle", class_="tick"))
+                parts.append(
+                    tag("text", label, text, x=middle, y=at + 16, text_anchor="middle", class_="tick")
+                )
                 shown = middle + half + 3
             parts.append(tag("line", x1=p, x2=p, y1=at - 4, y2=at + 4, class_="axis"))
         else:
             right = i < n - 1
-            parts.append(tag("text", label, text, x=at + (7 if right else -7), y=p + 4, text_anchor="start" if right else "end", class_="tick"))
+            parts.append(
+                tag(
+                    "text",
+                    label,
+                    text,
+                    x=at + (7 if right else -7),
+                    y=p + 4,
+                    text_anchor="start" if right else "end",
+                    class_="tick",
+                )
+            )
             parts.append(tag("line", x1=at - 4, x2=at + 4, y1=p, y2=p, class_="axis"))
     return parts
 
@@ -127,12 +164,17 @@ def _xy(point: tuple[float, float], narrow: bool) -> str:
 
 def _axis_column(view: View, index: int, firsts: Sequence[TrialResult]) -> _Column:
     axis = view.axes[index]
-    places: list[float | None] = [axis.place(r.values[axis.name]) if axis.name in r.values else None for r in firsts]
+    places: list[float | None] = [
+        axis.place(r.values[axis.name]) if axis.name in r.values else None for r in firsts
+    ]
     if not axis.discrete:
         numbers = [axis.number(v) for v in (axis.values[0], axis.values[-1])]
         low, high = (math.exp(n) if axis.log else n for n in numbers)
         ticks = Scale([low, high], 0, 1, axis.log).ticks
-        return _Column(axis.label, places, [(axis.place(t), f"{t:.4g}") for t in ticks if low <= t <= high], False)
+        return _Column(
+            axis.label, places, [(axis.place(t), f"{t:.4g}") for t in ticks if low <= t <= high], False
+        )
+
     def inset(place: float) -> float:
         return 0.06 + 0.88 * place
 
@@ -145,7 +187,9 @@ def _axis_column(view: View, index: int, firsts: Sequence[TrialResult]) -> _Colu
         for j, k in enumerate(ks):
             away = gap * ((j + 0.5) / len(ks) - 0.5) if len(ks) > 1 else 0.0
             places[k] = inset(p) + away
-    return _Column(axis.label, places, [(inset(axis.place(v)), axis.brief(v, 16)) for v in axis.values], False)
+    return _Column(
+        axis.label, places, [(inset(axis.place(v)), axis.brief(v, 16)) for v in axis.values], False
+    )
 
 
 def _metric_column(title: str, values: Sequence[float | None]) -> _Column:
@@ -153,12 +197,20 @@ def _metric_column(title: str, values: Sequence[float | None]) -> _Column:
     if not known:
         return _Column(title, list(values), [], True)
     scale = Scale(known, 0.0, 1.0)
-    return _Column(title, [None if v is None else scale(v) for v in values], [(scale(t), scale.text(t)) for t in scale.ticks], True)
+    return _Column(
+        title,
+        [None if v is None else scale(v) for v in values],
+        [(scale(t), scale.text(t)) for t in scale.ticks],
+        True,
+    )
 
 
 def _shades(settings: Sequence[Setting]) -> list[int]:
     low, high = min(s.mean for s in settings), max(s.mean for s in settings)
-    return [min(SHADES - 1, int(SHADES * (s.mean - low) / (high - low))) if high > low else SHADES - 1 for s in settings]
+    return [
+        min(SHADES - 1, int(SHADES * (s.mean - low) / (high - low))) if high > low else SHADES - 1
+        for s in settings
+    ]
 
 
 def _title(view: View, result: TrialResult, s: Setting | None) -> str:

@@ -1,4 +1,5 @@
-"""What the tables and charts of a sweep are drawn from: its axes, settings and trials, ordered, named and free of credentials."""
+"""What the tables and charts of a sweep are drawn from: its axes, settings and trials, ordered, named and
+free of credentials."""
 
 from __future__ import annotations
 
@@ -20,16 +21,21 @@ from diffadapt.sweeps.space import ORACLE
 
 METRICS = ("objective", "accuracy")
 OBJECTIVES = {
-    "im": "mutual information of image and prediction", "entropy": "minus the mean entropy of the predictions", "bnm": "nuclear norm of the predictions", "corrc": "class correlation of the predictions",
-    "snd": "soft neighbourhood density of the predictions", "mano": "norm of the normalised logits", ORACLE: "accuracy on target labels",
-}  # fmt: skip
+    "im": "mutual information of image and prediction",
+    "entropy": "minus the mean entropy of the predictions",
+    "bnm": "nuclear norm of the predictions",
+    "corrc": "class correlation of the predictions",
+    "snd": "soft neighbourhood density of the predictions",
+    "mano": "norm of the normalised logits",
+    ORACLE: "accuracy on target labels",
+}
 
 
 @dataclass(frozen=True)
 class View:
-    """A sweep as its report sees it. ``settings``: best first; ``axes``: those that vary; ``fixed``: those of which only one value was
-    tried; ``seeds``: those that only repeat; ``planned``: trials that it is to have, 0 where that is not known; ``samples``: metric ->
-    trial id -> {seed: value}."""
+    """A sweep as its report sees it. ``settings``: best first; ``axes``: those that vary; ``fixed``: those of
+    which only one value was tried; ``seeds``: those that only repeat; ``planned``: trials that it is to have,
+    0 where that is not known; ``samples``: metric -> trial id -> {seed: value}."""
 
     name: str
     description: Mapping[str, Any]
@@ -57,7 +63,12 @@ class View:
         """What has to be said of members of a population; empty of other trials."""
         if (self.description.get("search") or {}).get("scheduler") != "pbt":
             return ""
-        return "Members of a population changed their values while they trained: shown are the last ones. A result stands on the whole history (trials/<id>/policy.json), so the recommended recipe, trained from its start with the last values, will differ; the member's own model lies in trials/<id>/model/."
+        return (
+            "Members of a population changed their values while they trained: shown are the last ones. A"
+            " result stands on the whole history (trials/<id>/policy.json), so the recommended recipe,"
+            " trained from its start with the last values, will differ; the member's own model lies in"
+            " trials/<id>/model/."
+        )
 
     @cached_property
     def judged(self) -> list[TrialResult]:
@@ -65,7 +76,10 @@ class View:
 
     @property
     def objective(self) -> str:
-        return str((self.description.get("search") or {}).get("objective") or next((r.objective_name for r in self.results), "objective"))
+        return str(
+            (self.description.get("search") or {}).get("objective")
+            or next((r.objective_name for r in self.results), "objective")
+        )
 
     @property
     def oracle(self) -> bool:
@@ -101,7 +115,11 @@ class View:
     @property
     def ended(self) -> str:
         """How the trials ended so far: '22 finished, 1 stopped early, 1 failed'; empty before the first."""
-        return ", ".join(f"{self.counts[s]} {w}" for s, w in (("finished", "finished"), ("stopped", "stopped early"), ("failed", "failed")) if self.counts[s])
+        return ", ".join(
+            f"{self.counts[s]} {w}"
+            for s, w in (("finished", "finished"), ("stopped", "stopped early"), ("failed", "failed"))
+            if self.counts[s]
+        )
 
     @property
     def counts(self) -> Counter[str]:
@@ -148,8 +166,12 @@ class View:
         return len(set.intersection(*per_recipe.values())) if per_recipe else 0
 
     def setting_text(self, result: TrialResult) -> str:
-        """'guidance 1.5, fraction 0.9' of a trial's setting; 'the recipe as it is' where only seeds were to vary."""
-        return ", ".join(f"{a.label} {a.text(result.values.get(a.name))}" for a in self.columns) or "the recipe as it is"
+        """'guidance 1.5, fraction 0.9' of a trial's setting; 'the recipe as it is' where only seeds were to
+        vary."""
+        return (
+            ", ".join(f"{a.label} {a.text(result.values.get(a.name))}" for a in self.columns)
+            or "the recipe as it is"
+        )
 
 
 def view(sweep: Sweep) -> View:
@@ -163,16 +185,41 @@ def view(sweep: Sweep) -> View:
     seeds = tuple(name for name in fields if all(map(is_seed, fields[name])))
     swept = [name for name in described if name not in seeds]
     labels = make_labels(swept)
-    axes = [make_axis(name, labels[name], fields[name], described[name], [r.values[name] for r in results if name in r.values]) for name in swept]
+    axes = [
+        make_axis(
+            name,
+            labels[name],
+            fields[name],
+            described[name],
+            [r.values[name] for r in results if name in r.values],
+        )
+        for name in swept
+    ]
     found = tuple(settings(results))
     recipes = tuple(description.get("recipes") or dict.fromkeys(r.recipe for r in results))
-    samples = {"objective": {r.id: objectives(r) for r in results}, "accuracy": {r.id: accuracies(r) for r in results}}
+    samples = {
+        "objective": {r.id: objectives(r) for r in results},
+        "accuracy": {r.id: accuracies(r) for r in results},
+    }
     varied, fixed = (tuple(a for a in axes if (len(a.values) > 1) == more) for more in (True, False))
-    return View(sweep.name, description, status, results, found, varied, fixed, seeds, recipes, int(trials.get("shards") or 0), samples)
+    return View(
+        sweep.name,
+        description,
+        status,
+        results,
+        found,
+        varied,
+        fixed,
+        seeds,
+        recipes,
+        int(trials.get("shards") or 0),
+        samples,
+    )
 
 
 def accuracies(result: TrialResult) -> dict[str, float]:
-    """The accuracy of a trial in percent by seed, those of its recipe told apart where its scores allow; empty without labels."""
+    """The accuracy of a trial in percent by seed, those of its recipe told apart where its scores allow;
+    empty without labels."""
     if result.accuracy is None:
         return {}
     inner: dict[Any, list[float]] = {}

@@ -1,7 +1,7 @@
 """Benchmarks of unsupervised domain adaptation as a recipe type: methods x transfers x seeds, in one table.
 
-Two protocols: a real source domain (to compare with published figures), or synthetic images for the target's classes
-(Adapt Anything). Stage 2 may follow one of the methods.
+Two protocols: a real source domain (to compare with published figures), or synthetic images for the target's
+classes (Adapt Anything). Stage 2 may follow one of the methods.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Benchmark:
     data: DataConfig = DataConfig(block=128)
     """``path`` is the benchmark's root."""
     transfers: tuple[str, ...] = ()
-    """Such as amazon-webcam; a source 'synthetic' makes images from text. Empty: every pair of real domains."""
+    """Such as amazon-webcam; a source 'synthetic' makes images from text. Empty: every pair of real domains.
+    """
     methods: tuple[str, ...] = (SOURCE_ONLY, "dann", "cdan", "mcd", "symnets", "mcc")
     ssl_methods: tuple[str, ...] = ()
     """Stage 2 after ``ssl_after``."""
@@ -60,7 +61,11 @@ class Benchmark:
     execution: ExecutionConfig = ExecutionConfig()
 
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"seed": (0, None), "seeds": (0, None)}
-    aliases: ClassVar[dict[str, tuple[str, ...]]] = {"data": ("data.path",), "backbone": ("backbone.name",), "generator": ("generator.weights",)}
+    aliases: ClassVar[dict[str, tuple[str, ...]]] = {
+        "data": ("data.path",),
+        "backbone": ("backbone.name",),
+        "generator": ("generator.weights",),
+    }
 
     @cached_property
     def known(self):
@@ -81,27 +86,40 @@ class Benchmark:
             for i, domain in enumerate(t if len(t) == 2 else ["?"]):
                 if domain not in self.known.domains and not (i == 0 and domain == SYNTHETIC):
                     raise RecipeError(
-                        f"{'-'.join(t)!r} is no transfer of {self.benchmark}: give source-target of {', '.join(self.known.domains)}, "
-                        f"or {SYNTHETIC}-target.{suggest(domain, self.known.domains)}"
+                        f"{'-'.join(t)!r} is no transfer of {self.benchmark}: give source-target of"
+                        f" {', '.join(self.known.domains)}, or"
+                        f" {SYNTHETIC}-target.{suggest(domain, self.known.domains)}"
                     )
             if t[0] == t[1]:
-                raise RecipeError(f"The transfer {'-'.join(t)!r} has its target as its source: name two domains.")
+                raise RecipeError(
+                    f"The transfer {'-'.join(t)!r} has its target as its source: name two domains."
+                )
         return [(s, t) for s, t in named]
 
     def _check(self) -> None:
         if not self.data.path:
             raise RecipeError(f"The recipe has no data: give --data, the root folder of {self.benchmark}.")
-        for given, known, what in ((self.methods, UDA_METHODS, "methods"), (self.ssl_methods, SSL_METHODS, "ssl_methods")):
+        for given, known, what in (
+            (self.methods, UDA_METHODS, "methods"),
+            (self.ssl_methods, SSL_METHODS, "ssl_methods"),
+        ):
             for name in given:
                 if name not in known:
-                    raise RecipeError(f"{what} has no {name!r}.{suggest(name, known)} Known are: {', '.join(known)}.")
+                    raise RecipeError(
+                        f"{what} has no {name!r}.{suggest(name, known)} Known are: {', '.join(known)}."
+                    )
         if self.ssl_methods and self.ssl_after not in self.methods:
-            raise RecipeError(f"ssl_after is {self.ssl_after!r}, which is not among the methods: add it, or name one of {', '.join(self.methods)}.")
+            raise RecipeError(
+                f"ssl_after is {self.ssl_after!r}, which is not among the methods: add it, or name one of"
+                f" {', '.join(self.methods)}."
+            )
         if not self.methods:
             raise RecipeError(f"methods is empty: name at least one of {', '.join(UDA_METHODS)}.")
         for name in ("methods", "ssl_methods", "transfers"):
             check_once(name, getattr(self, name))
-        check_training(self.execution, self.backbone, self.uda, self.ssl if self.ssl_methods else None, self.seeds)
+        check_training(
+            self.execution, self.backbone, self.uda, self.ssl if self.ssl_methods else None, self.seeds
+        )
 
 
 class _Build(AdaptationGraph):
@@ -126,9 +144,20 @@ class _Build(AdaptationGraph):
         r, group = self.r, f"{source}-{target}"
         domain, kept = self._synthetic(target) if source == SYNTHETIC else (self._real(source), "")
         if r.clip.weights and f"zero_shot.{target}" not in self.names:
-            self.add(f"zero_shot.{target}", ZeroShot(r.clip, self.class_names, r.known.describe(target)), self._scored_images(target))
+            self.add(
+                f"zero_shot.{target}",
+                ZeroShot(r.clip, self.class_names, r.known.describe(target)),
+                self._scored_images(target),
+            )
         if r.clip.weights:
-            self.row("CLIP zero-shot", f"zero_shot.{target}", note=f"no training; {r.clip.weights}", group=group, chosen=False, metric=r.known.metric)
+            self.row(
+                "CLIP zero-shot",
+                f"zero_shot.{target}",
+                note=f"no training; {r.clip.weights}",
+                group=group,
+                chosen=False,
+                metric=r.known.metric,
+            )
         for seed in r.seeds:
             tag = f"{group}.s{seed}"
             for method in r.methods:
@@ -148,7 +177,9 @@ class _Build(AdaptationGraph):
             domain = self.domain(name, self.add(f"images.{name}", stage))
             held_out = r.known.test_split(name)
             if held_out:
-                test = self.add(f"test.{name}", Images(r.data, ((f"{held_out}/0", held_out),), r.benchmark, r.partial))
+                test = self.add(
+                    f"test.{name}", Images(r.data, ((f"{held_out}/0", held_out),), r.benchmark, r.partial)
+                )
                 domain = replace(domain, test=self.domain(held_out, test).rows)
             self.domains[name] = domain
         return self.domains[name]
@@ -165,7 +196,8 @@ class _Build(AdaptationGraph):
 
 
 def transfer_recipes(build: Callable[[], Benchmark], module: str) -> dict[str, Callable[[], Benchmark]]:
-    """A recipe function for every transfer of ``build``'s benchmark, real and synthetic source, for a file under pipelines/."""
+    """A recipe function for every transfer of ``build``'s benchmark, real and synthetic source, for a file
+    under pipelines/."""
     known = build().known
     pairs = [*known.pairs(), *((SYNTHETIC, t) for t in dict.fromkeys(t for _, t in known.pairs()))]
     functions: dict[str, Callable[[], Benchmark]] = {}
@@ -175,7 +207,10 @@ def transfer_recipes(build: Callable[[], Benchmark], module: str) -> dict[str, C
             return replace(build(), transfers=(pair,))
 
         one.__name__ = f"{source}_{target}".replace("-", "_").lower()
-        one.__doc__ = f"{known.title}: {'synthetic images' if source == SYNTHETIC else source} -> {target}, the methods of `all`."
+        one.__doc__ = (
+            f"{known.title}: {'synthetic images' if source == SYNTHETIC else source} -> {target}, the methods"
+            " of `all`."
+        )
         one.__module__ = module
         functions[one.__name__] = one
     return functions

@@ -11,8 +11,8 @@ from diffadapt.systems.adapt_anything.published import note, published
 
 
 def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None:
-    """``models`` and ``rows`` of (method, published value a model, value here, deviation here), ``remarks``; None when the run
-    is on no benchmark or nothing is published of it."""
+    """``models`` and ``rows`` of (method, published value a model, value here, deviation here), ``remarks``;
+    None when the run is on no benchmark or nothing is published of it."""
     config = manifest.get("config") or {}
     found = published(str(config.get("benchmark") or ""))
     if not found:
@@ -23,13 +23,23 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
     rows = []
     for method in methods:
         mine = _ours(table, method)
-        here = ("not run", "") if mine is None else (f"{mine.mean:.1f}", "" if mine.deviation is None else f"± {mine.deviation:.1f}")
+        here = (
+            ("not run", "")
+            if mine is None
+            else (f"{mine.mean:.1f}", "" if mine.deviation is None else f"± {mine.deviation:.1f}")
+        )
         rows.append((method, [values.get((method, m), "-") for m in models], *here))
-    return {"models": models, "rows": rows, "remarks": _remarks(manifest, table), "sources": list(dict.fromkeys(p.source for p in found))}
+    return {
+        "models": models,
+        "rows": rows,
+        "remarks": _remarks(manifest, table),
+        "sources": list(dict.fromkeys(p.source for p in found)),
+    }
 
 
 def _ours(table: Summary, method: str) -> MethodSummary | None:
-    """The main row of a published method: 'CDAN+E' stands beside CDAN, a stage 2 ('CDAN + FixMatch') beside nothing."""
+    """The main row of a published method: 'CDAN+E' stands beside CDAN, a stage 2 ('CDAN + FixMatch') beside
+    nothing."""
     for row in table.main:
         name = row.method.lower()
         if row.mean is not None and " + " not in name and name.split("+")[0].split(",")[0] == method.lower():
@@ -40,11 +50,22 @@ def _ours(table: Summary, method: str) -> MethodSummary | None:
 def _remarks(manifest: Mapping[str, Any], table: Summary) -> list[str]:
     backbone = manifest["config"].get("backbone") or {}
     network = str(backbone.get("arch") or backbone.get("name") or "").rstrip("/").split("/")[-1]
-    out = [note(), f"Here: {network or 'another network'}{', frozen' if backbone.get('frozen') else ''}, mean over {len(table.groups)} transfer{'s' * (len(table.groups) != 1)}."]
+    out = [
+        note(),
+        (
+            f"Here: {network or 'another network'}{', frozen' if backbone.get('frozen') else ''}, mean over"
+            f" {len(table.groups)} transfer{'s' * (len(table.groups) != 1)}."
+        ),
+    ]
     if generator.is_synthetic(manifest):
-        out.append("The source here is synthetic; the published figures have a real one. Adapt Anything's own tables are not public.")
+        out.append(
+            "The source here is synthetic; the published figures have a real one. Adapt Anything's own tables"
+            " are not public."
+        )
     if backbone.get("frozen"):
-        out.append("The published figures fine-tune the backbone, so a frozen one is expected to stay below them.")
+        out.append(
+            "The published figures fine-tune the backbone, so a frozen one is expected to stay below them."
+        )
     if all(r.selection != "oracle" for r in table.rows):
         out.append("No target label was used to choose an epoch here.")
     return out

@@ -1,4 +1,5 @@
-"""What every recipe of unsupervised adaptation has in common: stage 1, pseudo-labels, stage 2, predictions and score rows."""
+"""What every recipe of unsupervised adaptation has in common: stage 1, pseudo-labels, stage 2, predictions
+and score rows."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ SOURCE_ONLY = "source_only"
 
 @dataclass(frozen=True)
 class Domain:
-    """A set of images in the graph: ``images`` is its node; ``rows`` what training reads, the images or their features;
-    ``test`` the rows that scores count, where a benchmark holds them apart."""
+    """A set of images in the graph: ``images`` is its node; ``rows`` what training reads, the images or their
+    features; ``test`` the rows that scores count, where a benchmark holds them apart."""
 
     images: str
     rows: str
@@ -45,9 +46,19 @@ class Trained:
 
 
 class AdaptationGraph:
-    """Collects nodes and rows. Node names are ``<what>.<tags>``; what stands before the first dot groups them in tables."""
+    """Collects nodes and rows. Node names are ``<what>.<tags>``; what stands before the first dot groups them
+    in tables."""
 
-    def __init__(self, backbone: BackboneConfig, uda: UdaTraining, ssl: SslTraining, split: SplitConfig, select: SelectConfig, class_names: tuple[str, ...], seed: int):
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        uda: UdaTraining,
+        ssl: SslTraining,
+        split: SplitConfig,
+        select: SelectConfig,
+        class_names: tuple[str, ...],
+        seed: int,
+    ):
         self.backbone, self.uda, self.ssl, self.split_config, self.select = backbone, uda, ssl, split, select
         self.class_names, self.seed = class_names, seed
         self.nodes: list[Node] = []
@@ -63,33 +74,72 @@ class AdaptationGraph:
         self.nodes.append(Node(name, stage, inputs))
         return name
 
-    def row(self, name: str, trained: str, *, note: str = "", control: bool = False, group: str = "", seed: int | None = None, chosen: bool = True, metric: str = "top1") -> None:
+    def row(
+        self,
+        name: str,
+        trained: str,
+        *,
+        note: str = "",
+        control: bool = False,
+        group: str = "",
+        seed: int | None = None,
+        chosen: bool = True,
+        metric: str = "top1",
+    ) -> None:
         """A score row over one prediction node."""
         selection = self.select.rule if chosen else "last"
-        self.rows.append(MethodRow(name, (trained,), note, control, group=group, seed=seed, selection=selection, metric=metric))
+        self.rows.append(
+            MethodRow(
+                name, (trained,), note, control, group=group, seed=seed, selection=selection, metric=metric
+            )
+        )
 
     def domain(self, name: str, images: str) -> Domain:
         """The training rows of an images node: cached features where the backbone is frozen."""
         if not self.backbone.frozen:
             return Domain(images, images)
-        return Domain(images, self.add(f"features.{name}", Features(self.backbone, self.uda.augment, self.uda.flip, self.seed), images))
+        return Domain(
+            images,
+            self.add(
+                f"features.{name}",
+                Features(self.backbone, self.uda.augment, self.uda.flip, self.seed),
+                images,
+            ),
+        )
 
-    def synthetic(self, prompts: PromptConfig, generator: TextToImageConfig, filters: FilterConfig, description: str, tag: str = "") -> tuple[str, str]:
-        """(node of synthetic images, node of the filter's decisions or '') for a target that is described in words."""
-        written = self.add(_name("prompts", tag), Prompts(prompts, self.class_names, description, generator.classes_per_shard, self.seed))
-        images = self.add(_name("synth", tag), TextToImage(generator, len(self.class_names), self.seed), written)
+    def synthetic(
+        self,
+        prompts: PromptConfig,
+        generator: TextToImageConfig,
+        filters: FilterConfig,
+        description: str,
+        tag: str = "",
+    ) -> tuple[str, str]:
+        """(node of synthetic images, node of the filter's decisions or '') for a target that is described in
+        words."""
+        written = self.add(
+            _name("prompts", tag),
+            Prompts(prompts, self.class_names, description, generator.classes_per_shard, self.seed),
+        )
+        images = self.add(
+            _name("synth", tag), TextToImage(generator, len(self.class_names), self.seed), written
+        )
         self.outputs.setdefault("prompts", written)
         self.outputs.setdefault("synth", images)
         if not filters.active:
             return images, ""
-        return images, self.add(_name("filter", tag), FilterImages(filters, self.class_names, self.backbone.in_channels), images)
+        return images, self.add(
+            _name("filter", tag), FilterImages(filters, self.class_names, self.backbone.in_channels), images
+        )
 
     @property
     def frozen_note(self) -> str:
         """What a row of a frozen backbone has to say."""
         return "trained on cached features of a frozen backbone" if self.backbone.frozen else ""
 
-    def stage1(self, method: str, source: Domain, target: Domain, kept: str = "", *, tag: str = "", seed: int = 0) -> Trained:
+    def stage1(
+        self, method: str, source: Domain, target: Domain, kept: str = "", *, tag: str = "", seed: int = 0
+    ) -> Trained:
         """Stage 1 with ``method`` from ``source`` to ``target``, and its predictions."""
         config = replace(self.uda, method=method, seed=seed)
         if method == SOURCE_ONLY:
@@ -105,18 +155,35 @@ class AdaptationGraph:
 
     def _predict(self, model: str, where: str, rows: str) -> str:
         """Logits of a model of stage 1 or 2."""
-        stage = PredictHead(len(self.class_names)) if self.backbone.frozen else Predict(plain(self.backbone), len(self.class_names), True)
+        stage = (
+            PredictHead(len(self.class_names))
+            if self.backbone.frozen
+            else Predict(plain(self.backbone), len(self.class_names), True)
+        )
         head, dot, tag = model.partition(".")
         name = f"{head}_on_{where}{dot}{tag}"
         return name if name in self.names else self.add(name, stage, rows, model)
 
-    def stage2(self, method: str, start: Trained, target: Domain, *, tag: str = "", seed: int = 0, stem: str = "") -> Trained:
-        """Pseudo-labels from ``start``'s predictions, then ``method`` on the target alone, from ``start``'s weights."""
+    def stage2(
+        self, method: str, start: Trained, target: Domain, *, tag: str = "", seed: int = 0, stem: str = ""
+    ) -> Trained:
+        """Pseudo-labels from ``start``'s predictions, then ``method`` on the target alone, from ``start``'s
+        weights."""
         head, dot, tags = start.model.partition(".")
         split = f"split_{head}{dot}{tags}"
         if split not in self.names:
-            self.add(split, Split(self.split_config, len(self.class_names), self.class_names), self._predict(start.model, "target", target.rows))
-        stage = FitSsl(replace(self.ssl, method=method, seed=seed), self.backbone, len(self.class_names), self.class_names, self.select)
+            self.add(
+                split,
+                Split(self.split_config, len(self.class_names), self.class_names),
+                self._predict(start.model, "target", target.rows),
+            )
+        stage = FitSsl(
+            replace(self.ssl, method=method, seed=seed),
+            self.backbone,
+            len(self.class_names),
+            self.class_names,
+            self.select,
+        )
         name = self.add(_name(stem or f"{head}_{method}", tag), stage, target.rows, split, start.model)
         return self._trained(name, target, f"{start.title} + {title_of(SSL_METHODS[method], method)}")
 

@@ -1,4 +1,5 @@
-"""Published averages of unsupervised domain adaptation, quoted beside a run's scores and never mixed into them."""
+"""Published averages of unsupervised domain adaptation, quoted beside a run's scores and never mixed into
+them."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PublishedAverage:
-    """``value``: average accuracy over the benchmark's transfers in percent (VisDA-2017: mean of the classes' accuracies)."""
+    """``value``: average accuracy over the benchmark's transfers in percent (VisDA-2017: mean of the classes'
+    accuracies)."""
 
     benchmark: str
     model: str
@@ -21,11 +23,13 @@ class PublishedAverage:
 
 
 def published(benchmark: str, model: str | None = None) -> list[PublishedAverage]:
-    """The rows of a benchmark (a name of data/benchmarks.py), of one model ('ResNet-50', ...) or of all; empty where none
-    are known."""
+    """The rows of a benchmark (a name of data/benchmarks.py), of one model ('ResNet-50', ...) or of all;
+    empty where none are known."""
     values = _read()
     return [
-        PublishedAverage(benchmark, place.split("/")[1], row["method"], value, values["sources"][row["source"]])
+        PublishedAverage(
+            benchmark, place.split("/")[1], row["method"], value, values["sources"][row["source"]]
+        )
         for row in values["rows"]
         for place, value in row["values"].items()
         if place.split("/")[0] == benchmark and model in (None, place.split("/")[1])

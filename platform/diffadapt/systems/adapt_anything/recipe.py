@@ -1,8 +1,10 @@
 """Adapt Anything as a recipe type: from class names and unlabelled images to an adapted classifier.
 
-    class names, domain -> prompts -> synthetic images -> stage 1 (UDA) -> pseudo-labels -> stage 2 (target alone) -> classifier
+    class names, domain -> prompts -> synthetic images -> stage 1 (UDA) -> pseudo-labels -> stage 2 (target
+    alone) -> classifier
 
-With ``source`` real labelled images take the place of the synthetic ones (the protocol of published UDA figures).
+With ``source`` real labelled images take the place of the synthetic ones (the protocol of published UDA
+figures).
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class AdaptAnything:
     classes: str = ""
     """A text file with one class name a line; needed unless the source or target has class folders."""
     target: DataConfig = DataConfig(block=128)
-    """The unlabelled images. Labels that it has, as class folders or ``target.labels``, serve for scores alone."""
+    """The unlabelled images. Labels that it has, as class folders or ``target.labels``, serve for scores
+    alone."""
     domain: str = ""
     """What the target shows, for the prompts: "webcam photos of office objects"."""
     source: DataConfig = DataConfig(block=128)
@@ -55,7 +58,8 @@ class AdaptAnything:
     select: SelectConfig = SelectConfig()
     clip: ClipConfig = ClipConfig()
     controls: tuple[str, ...] = CONTROLS
-    """direct: stage 2 straight from the source-only model; unfiltered: stage 1 without the filters' choice, where they chose."""
+    """direct: stage 2 straight from the source-only model; unfiltered: stage 1 without the filters' choice,
+    where they chose."""
     seeds: tuple[int, ...] = (0,)
     """Training is repeated with each; the images are the same."""
     figures: bool = True
@@ -88,7 +92,9 @@ class AdaptAnything:
             return read_class_names(self.classes)
         names = cached_source(self.source if self.source.path else self.target).class_names
         if not names:
-            raise DataError("The classes are not known: give --classes, a text file with one class name a line.")
+            raise DataError(
+                "The classes are not known: give --classes, a text file with one class name a line."
+            )
         return names
 
     @property
@@ -97,15 +103,27 @@ class AdaptAnything:
 
     def _check(self) -> None:
         if not self.target.path:
-            raise RecipeError("The recipe has no target images: give --target, a folder of unlabelled images.")
+            raise RecipeError(
+                "The recipe has no target images: give --target, a folder of unlabelled images."
+            )
         for name in self.controls:
             if name not in CONTROLS:
-                raise RecipeError(f"controls has no {name!r}.{suggest(name, CONTROLS)} Known are: {', '.join(CONTROLS)}.")
+                raise RecipeError(
+                    f"controls has no {name!r}.{suggest(name, CONTROLS)} Known are: {', '.join(CONTROLS)}."
+                )
         check_methods(self.uda, self.ssl)
         check_once("controls", self.controls)
-        check_training(self.execution, self.backbone, self.uda, self.ssl if self.ssl.method != "none" else None, self.seeds)
+        check_training(
+            self.execution,
+            self.backbone,
+            self.uda,
+            self.ssl if self.ssl.method != "none" else None,
+            self.seeds,
+        )
         if len(self.class_names) < 2:
-            raise RecipeError(f"There is one class only ({self.class_names[0]!r}): a classifier needs at least two.")
+            raise RecipeError(
+                f"There is one class only ({self.class_names[0]!r}): a classifier needs at least two."
+            )
 
 
 def check_methods(uda: Any, ssl: Any) -> None:
@@ -124,7 +142,9 @@ class _Build(AdaptationGraph):
 
     def build(self) -> None:
         r = self.r
-        targets = Images(replace(r.target, classes=r.classes or r.target.classes), (("target/0", ""),), subset=True)
+        targets = Images(
+            replace(r.target, classes=r.classes or r.target.classes), (("target/0", ""),), subset=True
+        )
         sources = None if r.synthetic else Images(replace(r.source, classes=r.classes or r.source.classes))
         check_labels(r.select, targets.source(""), sources and sources.source(""))
         self.outputs["target"] = target = self.add("target", targets)
@@ -141,7 +161,9 @@ class _Build(AdaptationGraph):
             final = self.add("adapted", MergeHead(r.backbone, self.class_names), final)
         self.outputs["model"] = final
         candidates = [n.name for n in self.nodes if n.name in {t.scored for t in first}]
-        self.outputs["validators"] = self.add("validators", Validate(VALIDATORS, len(self.class_names)), *candidates)
+        self.outputs["validators"] = self.add(
+            "validators", Validate(VALIDATORS, len(self.class_names)), *candidates
+        )
         if r.figures:
             self._figures(source, target, domains, first)
 
@@ -168,7 +190,13 @@ class _Build(AdaptationGraph):
             self.row(models[-1].title, models[-1].scored, seed=seed)
             if "direct" in r.controls and r.uda.method != SOURCE_ONLY:
                 direct = self.stage2(r.ssl.method, base, target, tag=tag, seed=seed)
-                self.row(direct.title, direct.scored, seed=seed, note="stage 2 straight from stage 1's baseline", control=True)
+                self.row(
+                    direct.title,
+                    direct.scored,
+                    seed=seed,
+                    note="stage 2 straight from stage 1's baseline",
+                    control=True,
+                )
         if "unfiltered" in r.controls and kept and r.filters.chooses:
             self._unfiltered(source, target, seed, tag)
         return models
@@ -177,14 +205,33 @@ class _Build(AdaptationGraph):
         for method in dict.fromkeys((SOURCE_ONLY, self.r.uda.method)):
             whole = self.stage1(method, source, target, "", tag=f"unfiltered{tag}", seed=seed)
             title = "Synthetic only" if method == SOURCE_ONLY else whole.title
-            self.row(f"{title}, unfiltered", whole.scored, seed=seed, note="trained on all synthetic images", control=True)
+            self.row(
+                f"{title}, unfiltered",
+                whole.scored,
+                seed=seed,
+                note="trained on all synthetic images",
+                control=True,
+            )
 
-    def _figures(self, source: str, target: str, domains: tuple[Domain, Domain], ladder: list[Trained]) -> None:
+    def _figures(
+        self, source: str, target: str, domains: tuple[Domain, Domain], ladder: list[Trained]
+    ) -> None:
         stage = AdaptationFigures(
-            self.class_names, self.r.backbone, target=target, source=source, prompts="prompts" if self.r.synthetic else "",
-            predictions=tuple((t.title, t.scored) for t in ladder), before=ladder[0].model, after=ladder[-1].model,
+            self.class_names,
+            self.r.backbone,
+            target=target,
+            source=source,
+            prompts="prompts" if self.r.synthetic else "",
+            predictions=tuple((t.title, t.scored) for t in ladder),
+            before=ladder[0].model,
+            after=ladder[-1].model,
             features=tuple(d.rows for d in domains) if self.r.backbone.frozen else (),
-        )  # fmt: skip
-        inputs = [source, target, *([d.rows for d in domains] if self.r.backbone.frozen else []), *(["prompts"] if self.r.synthetic else [])]
+        )
+        inputs = [
+            source,
+            target,
+            *([d.rows for d in domains] if self.r.backbone.frozen else []),
+            *(["prompts"] if self.r.synthetic else []),
+        ]
         inputs += [t.scored for t in ladder] + [ladder[0].model, ladder[-1].model]
         self.outputs["figures"] = self.add("figures", stage, *dict.fromkeys(inputs))

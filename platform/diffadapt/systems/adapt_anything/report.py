@@ -1,4 +1,5 @@
-"""What a report says of a run of Adapt Anything beside its scores: images, filters, split, choice of the epoch, validators, prompts."""
+"""What a report says of a run of Adapt Anything beside its scores: images, filters, split, choice of the
+epoch, validators, prompts."""
 
 from __future__ import annotations
 
@@ -26,12 +27,18 @@ def adaptation(run: Run, manifest: Mapping[str, Any], table: Summary) -> dict[st
     if not is_adaptation(manifest):
         return None
     steps, nodes = ladder(manifest), manifest["nodes"]
-    fits = {n: fit_metrics(run, manifest, n) for n, i in nodes.items() if i.get("kind") in ("uda", "ssl", "split", "filter")}
+    fits = {
+        n: fit_metrics(run, manifest, n)
+        for n, i in nodes.items()
+        if i.get("kind") in ("uda", "ssl", "split", "filter")
+    }
     return {
         "images": _images(manifest),
         "zero_shot": _zero_shot(manifest, steps),
         "filters": [_filter(n, fits[n]) for n, i in nodes.items() if i.get("kind") == "filter" and fits[n]],
-        "splits": [_split(n, manifest, fits[n]) for n, i in nodes.items() if i.get("kind") == "split" and fits[n]][:SHOWN],
+        "splits": [
+            _split(n, manifest, fits[n]) for n, i in nodes.items() if i.get("kind") == "split" and fits[n]
+        ][:SHOWN],
         "selection": _selection(manifest, fits),
         "validators": validators(run, manifest),
         "published": beside(manifest, table),
@@ -60,8 +67,11 @@ def what(manifest: Mapping[str, Any]) -> str:
     return f"{text}, benchmark {config['benchmark']}" if config.get("benchmark") else text
 
 
-def tiles(table: Summary, manifest: Mapping[str, Any], split: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    """The steps as large figures, each with its gain over the one before it, the control and the zero-shot baseline beside them.
+def tiles(
+    table: Summary, manifest: Mapping[str, Any], split: Mapping[str, Any] | None
+) -> list[dict[str, str]]:
+    """The steps as large figures, each with its gain over the one before it, the control and the zero-shot
+    baseline beside them.
 
     Without labels: what the split says of the target.
     """
@@ -70,31 +80,59 @@ def tiles(table: Summary, manifest: Mapping[str, Any], split: Mapping[str, Any] 
     if not rows:
         return _unlabelled_tiles(split)
     named = [steps.base, *steps.stage1, *steps.stage2]
-    named = [*named, *steps.direct, *([steps.zero_shot] if steps.zero_shot else [])] if len(named) <= TILES - 2 else named[:TILES]
+    named = (
+        [*named, *steps.direct, *([steps.zero_shot] if steps.zero_shot else [])]
+        if len(named) <= TILES - 2
+        else named[:TILES]
+    )
     out = []
     for name in dict.fromkeys(n for n in named if n in rows):
         row, start = rows[name], rows.get(steps.starts.get(name, steps.base))
-        d = difference(row, start, table.metric) if start and start is not row and name != steps.zero_shot else None
+        d = (
+            difference(row, start, table.metric)
+            if start and start is not row and name != steps.zero_shot
+            else None
+        )
         step = f"{d.value:+.1f} to {start.title}" + ("" if d.same_images else " *") if d and start else ""
         kind = "control: " if row.control else ""
-        out.append({"name": kind + row.title, "value": f"{row.mean:.1f}", "error": "" if row.spread is None else f"± {row.spread:.1f}", "step": step})
+        out.append(
+            {
+                "name": kind + row.title,
+                "value": f"{row.mean:.1f}",
+                "error": "" if row.spread is None else f"± {row.spread:.1f}",
+                "step": step,
+            }
+        )
     return out
 
 
 def validators(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Label-free scores: ``names`` and ``rows`` of (model, values), the best of each column marked; empty without validators.json."""
+    """Label-free scores: ``names`` and ``rows`` of (model, values), the best of each column marked; empty
+    without validators.json."""
     known = optional_json(run, "validators.json")
     nodes = known.get("nodes") or {}
     names = list(dict.fromkeys(name for scores in nodes.values() for name in scores))
     titles = {row["members"][0]: row["name"] for row in manifest.get("rows") or () if row.get("members")}
     order = list(titles)
-    nodes = dict(sorted(nodes.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    nodes = dict(
+        sorted(nodes.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+    )
     best = {n: max(scores[n] for scores in nodes.values() if n in scores) for n in names}
     rows = [
-        (masked(titles.get(node, node)), [(f"{scores[n]:.4f}" if n in scores else "-", len(nodes) > 1 and scores.get(n) == best[n]) for n in names])
+        (
+            masked(titles.get(node, node)),
+            [
+                (f"{scores[n]:.4f}" if n in scores else "-", len(nodes) > 1 and scores.get(n) == best[n])
+                for n in names
+            ],
+        )
         for node, scores in nodes.items()
     ]
-    return {"names": names, "rows": rows, "notes": [f"{n}: {text}" for n, text in (known.get("notes") or {}).items()]}
+    return {
+        "names": names,
+        "rows": rows,
+        "notes": [f"{n}: {text}" for n, text in (known.get("notes") or {}).items()],
+    }
 
 
 def fit_metrics(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]:
@@ -117,7 +155,16 @@ def _images(manifest: Mapping[str, Any]) -> dict[str, Any]:
     config, nodes = manifest["config"], manifest["nodes"]
     made = [i for i in nodes.values() if i.get("kind") == "synth"]
     settings = config.get("generator") or {}
-    facts = [(k, str(settings[f])) for f, k in (("images_per_class", "images a class"), ("guidance", "guidance"), ("steps", "steps"), ("scheduler", "scheduler")) if f in settings]
+    facts = [
+        (k, str(settings[f]))
+        for f, k in (
+            ("images_per_class", "images a class"),
+            ("guidance", "guidance"),
+            ("steps", "steps"),
+            ("scheduler", "scheduler"),
+        )
+        if f in settings
+    ]
     target = nodes.get((manifest.get("outputs") or {}).get("target"), {})
     return {
         "synthetic": generator.is_synthetic(manifest),
@@ -134,22 +181,36 @@ def _zero_shot(manifest: Mapping[str, Any], steps: Ladder) -> str:
     """Why there is no zero-shot row; empty when there is one."""
     if steps.zero_shot:
         return ""
-    return "CLIP zero-shot, the baseline that needs no training, was not run: clip.weights is empty. Give a CLIP folder or hub id to see whether adaptation beats it."
+    return (
+        "CLIP zero-shot, the baseline that needs no training, was not run: clip.weights is empty. Give a CLIP"
+        " folder or hub id to see whether adaptation beats it."
+    )
 
 
 def _filter(node: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     classes = metrics.get("classes") or {}
-    reasons = list(dict.fromkeys(k for counts in classes.values() for k in counts if k not in ("made", "kept")))
+    reasons = list(
+        dict.fromkeys(k for counts in classes.values() for k in counts if k not in ("made", "kept"))
+    )
     used = [r for r in reasons if any(c.get(r) for c in classes.values())]
-    rows = [(name, c.get("made", 0), c.get("kept", 0), [c.get(r, 0) for r in used]) for name, c in classes.items()]
+    rows = [
+        (name, c.get("made", 0), c.get("kept", 0), [c.get(r, 0) for r in used]) for name, c in classes.items()
+    ]
     touched = sorted(rows, key=lambda r: r[2] / max(r[1], 1))[:SHOWN]
-    return {"node": node, "images": metrics.get("images", 0), "kept": metrics.get("kept", 0), "reasons": [r.replace("_", " ") for r in used], "rows": touched, "more": len(rows) - len(touched)}
+    return {
+        "node": node,
+        "images": metrics.get("images", 0),
+        "kept": metrics.get("kept", 0),
+        "reasons": [r.replace("_", " ") for r in used],
+        "rows": touched,
+        "more": len(rows) - len(touched),
+    }
 
 
 def _split(node: str, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     titles = {row["members"][0]: row["name"] for row in manifest.get("rows") or () if row.get("members")}
     start = next(iter(manifest["nodes"][node].get("inputs") or ()), "")
-    threshold = ((manifest["config"].get("split") or {}).get("threshold", 0.9))
+    threshold = (manifest["config"].get("split") or {}).get("threshold", 0.9)
     per_class = metrics.get("per_class") or {}
     return {
         "from": masked(titles.get(start, start)) + (f" ({node.partition('.')[2]})" if "." in node else ""),
@@ -164,24 +225,54 @@ def _split(node: str, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -
 
 def _selection(manifest: Mapping[str, Any], fits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     rule = (manifest["config"].get("select") or {}).get("rule", "last")
-    chosen = [(n, m["selection"]) for n, m in fits.items() if isinstance(m.get("selection"), Mapping) and m["selection"].get("chosen_step") is not None]
+    chosen = [
+        (n, m["selection"])
+        for n, m in fits.items()
+        if isinstance(m.get("selection"), Mapping) and m["selection"].get("chosen_step") is not None
+    ]
     notes = sorted({str(s["note"]) for _, s in chosen if s.get("note")})
-    return {"rule": rule, "oracle": rule == "oracle", "rows": [(n, str(s["chosen_step"]), ", ".join(s.get("scores") or ())) for n, s in chosen][:SHOWN], "notes": notes}
+    return {
+        "rule": rule,
+        "oracle": rule == "oracle",
+        "rows": [(n, str(s["chosen_step"]), ", ".join(s.get("scores") or ())) for n, s in chosen][:SHOWN],
+        "notes": notes,
+    }
 
 
 def _prompts(run: Run) -> dict[str, Any]:
     known = optional_json(run, "figures/prompts.json")
     by_class: dict[str, list[tuple[str, str]]] = {}
     for p in masked(known.get("prompts") or []):
-        by_class.setdefault(str(p.get("class", "")), []).append((str(p.get("prompt", "")), str(p.get("source", ""))))
-    return {"classes": list(by_class.items()), "sources": masked(known.get("sources") or []), "more": max(0, int(known.get("classes") or 0) - len(by_class))}
+        by_class.setdefault(str(p.get("class", "")), []).append(
+            (str(p.get("prompt", "")), str(p.get("source", "")))
+        )
+    return {
+        "classes": list(by_class.items()),
+        "sources": masked(known.get("sources") or []),
+        "more": max(0, int(known.get("classes") or 0) - len(by_class)),
+    }
 
 
 def _unlabelled_tiles(split: Mapping[str, Any] | None) -> list[dict[str, str]]:
     if not split:
         return []
     return [
-        {"name": "target images", "value": str(split.get("images", 0)), "error": "", "step": "without labels: no accuracy is known"},
-        {"name": "classes predicted", "value": f"{100 * split.get('coverage', 0):.0f}", "error": "%", "step": ""},
-        {"name": "mean confidence of stage 1", "value": f"{split.get('mean_confidence', 0):.2f}", "error": "", "step": "confidence is not accuracy"},
+        {
+            "name": "target images",
+            "value": str(split.get("images", 0)),
+            "error": "",
+            "step": "without labels: no accuracy is known",
+        },
+        {
+            "name": "classes predicted",
+            "value": f"{100 * split.get('coverage', 0):.0f}",
+            "error": "%",
+            "step": "",
+        },
+        {
+            "name": "mean confidence of stage 1",
+            "value": f"{split.get('mean_confidence', 0):.2f}",
+            "error": "",
+            "step": "confidence is not accuracy",
+        },
     ]

@@ -1,4 +1,5 @@
-"""Published figures, kept apart from anything measured here: they are quoted with their table and never mixed into scores."""
+"""Published figures, kept apart from anything measured here: they are quoted with their table and never mixed
+into scores."""
 
 from __future__ import annotations
 
@@ -56,16 +57,24 @@ def models(benchmark: str) -> list[str]:
 
 
 def published(benchmark: str, model: str | None = None, table: str | None = None) -> list[Published]:
-    """The paper's rows on ``benchmark`` ('imagenet-c', 'imagenet-w') for ``model`` ('ResNet-50', ...; None: all).
+    """The paper's rows on ``benchmark`` ('imagenet-c', 'imagenet-w') for ``model`` ('ResNet-50', ...; None:
+    all).
 
-    ``table`` '1', '2', '4', '5', '6' or 'A.2' gives that table's rows only. RecipeError for an unknown benchmark or model.
+    ``table`` '1', '2', '4', '5', '6' or 'A.2' gives that table's rows only. RecipeError for an unknown
+    benchmark or model.
     """
     if benchmark not in _paper()["benchmarks"]:
-        raise RecipeError(f"The paper has no benchmark {benchmark!r}: it reports {', '.join(_paper()['benchmarks'])}.{suggest(benchmark, _paper()['benchmarks'])}")
+        raise RecipeError(
+            f"The paper has no benchmark {benchmark!r}: it reports"
+            f" {', '.join(_paper()['benchmarks'])}.{suggest(benchmark, _paper()['benchmarks'])}"
+        )
     rows = [r for r in _all() if r.benchmark == benchmark]
     known = list(dict.fromkeys(r.model for r in rows))
     if model is not None and model not in known:
-        raise RecipeError(f"The paper has no model {model!r} on {benchmark}: it reports {', '.join(known)}.{suggest(model, known)}")
+        raise RecipeError(
+            f"The paper has no model {model!r} on {benchmark}: it reports"
+            f" {', '.join(known)}.{suggest(model, known)}"
+        )
     return [r for r in rows if (model is None or r.model == model) and (table is None or r.table == table)]
 
 
@@ -73,7 +82,14 @@ def published(benchmark: str, model: str | None = None, table: str | None = None
 def _all() -> tuple[Published, ...]:
     short = _paper()["paper"]["short"]
     return tuple(
-        Published(t["table"], f"{short}, {'Table ' if t['table'].isdigit() else ''}{t['table']}", benchmark, model, method, value)
+        Published(
+            t["table"],
+            f"{short}, {'Table ' if t['table'].isdigit() else ''}{t['table']}",
+            benchmark,
+            model,
+            method,
+            value,
+        )
         for t in _paper()["tables"]
         for benchmark, by_model in t["values"].items()
         for model, values in by_model.items()
@@ -85,17 +101,23 @@ def _all() -> tuple[Published, ...]:
 def match(recipe: str, config: Mapping[str, Any]) -> tuple[str, str | None] | None:
     """(benchmark, model or None) of the paper that a run stands beside, or None.
 
-    The target's kind decides the benchmark, and for configs without one the recipe's name; the classifier's name (a timm
-    name or an architecture) decides the model.
+    The target's kind decides the benchmark, and for configs without one the recipe's name; the classifier's
+    name (a timm name or an architecture) decides the model.
     """
     target = config.get("target")
     kind = target.get("kind") if isinstance(target, Mapping) else None
     if kind is None:
-        kind = next((b for b in MAIN_TABLES if b.replace("-", "") in re.sub(r"[^a-z]", "", recipe.lower())), None)
+        kind = next(
+            (b for b in MAIN_TABLES if b.replace("-", "") in re.sub(r"[^a-z]", "", recipe.lower())), None
+        )
     if kind not in MAIN_TABLES:
         return None
     classifier = config.get("classifier")
-    names = [str(classifier.get(k) or "") for k in ("arch", "name", "weights")] if isinstance(classifier, Mapping) else [str(classifier or "")]
+    names = (
+        [str(classifier.get(k) or "") for k in ("arch", "name", "weights")]
+        if isinstance(classifier, Mapping)
+        else [str(classifier or "")]
+    )
     return kind, next((m for n in [*names, recipe] if (m := _model(n))), None)
 
 

@@ -1,8 +1,9 @@
-"""Synthetic-Domain Alignment as a recipe type: one value holds all settings, :meth:`SDA.pipeline` joins the stages.
+"""Synthetic-Domain Alignment as a recipe type: one value holds all settings, :meth:`SDA.pipeline` joins the
+stages.
 
-    source images --(train)--> classifier, generator, unconditional model        (each optional: weights may be given)
-    generator -> synth -> aligned -> fine-tuned classifier
-    target -> projected;  prediction = softmax f_source(target) + softmax f_finetuned(projected)   (equation 5)
+source images --(train)--> classifier, generator, unconditional model        (each optional: weights may be
+given) generator -> synth -> aligned -> fine-tuned classifier
+target -> projected;  prediction = softmax f_source(target) + softmax f_finetuned(projected)   (equation 5)
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class SDA:
     classifier: ClassifierConfig = ClassifierConfig()
     target: TargetConfig = TargetConfig()
     source: DataConfig = DataConfig()
-    """Labelled source images: needed for what is trained here and for the real-image control; else leave the path empty."""
+    """Labelled source images: needed for what is trained here and for the real-image control; else leave the
+    path empty."""
     num_classes: int = 0
     """0: as many as the source or target data have."""
     synth: SynthConfig = SynthConfig()
@@ -73,7 +75,13 @@ class SDA:
         "model": ("classifier.name",),
         "image-size": ("source.image_size", "target.data.image_size", "target.resize", "target.size"),
         "target": ("target.data.path",),
-        "seed": ("seed", "classifier_fit.seed", "finetune.seed", "generator_fit.seed", "unconditional_fit.seed"),
+        "seed": (
+            "seed",
+            "classifier_fit.seed",
+            "finetune.seed",
+            "generator_fit.seed",
+            "unconditional_fit.seed",
+        ),
     }
     """Short options of the command line and the fields that they set."""
 
@@ -104,21 +112,41 @@ class SDA:
             return 1000
         names = self.class_names
         if not names:
-            raise DataError("The data have no class folders or labels: give --num-classes, or a labelled --source.path.")
+            raise DataError(
+                "The data have no class folders or labels: give --num-classes, or a labelled --source.path."
+            )
         return len(names)
 
     def _check(self) -> None:
         for given, known, what in ((self.methods, METHODS, "methods"), (self.controls, CONTROLS, "controls")):
             for name in given:
                 if name not in known:
-                    raise RecipeError(f"{what} has no {name!r}.{suggest(name, known)} Known are: {', '.join(known)}.")
+                    raise RecipeError(
+                        f"{what} has no {name!r}.{suggest(name, known)} Known are: {', '.join(known)}."
+                    )
         if not self.target.data.path:
-            raise RecipeError("The recipe has no target images: give --target.data.path (or --data for a folder of classes).")
-        trains = [n for n, v in (("classifier.name", self.classifier.name), ("synth.weights", self.synth.weights), ("align.weights", self.align.weights)) if v == "train"]
+            raise RecipeError(
+                "The recipe has no target images: give --target.data.path (or --data for a folder of"
+                " classes)."
+            )
+        trains = [
+            n
+            for n, v in (
+                ("classifier.name", self.classifier.name),
+                ("synth.weights", self.synth.weights),
+                ("align.weights", self.align.weights),
+            )
+            if v == "train"
+        ]
         if trains and not self.source.path:
-            raise RecipeError(f"{trains[0]} is 'train' but there are no labelled source images: give --source.path.")
+            raise RecipeError(
+                f"{trains[0]} is 'train' but there are no labelled source images: give --source.path."
+            )
         if self.classifier.name == "train" and not self.classifier.arch:
-            raise RecipeError("classifier.name is 'train' but classifier.arch does not say which network: give a timm name, e.g. --classifier.arch resnet50.")
+            raise RecipeError(
+                "classifier.name is 'train' but classifier.arch does not say which network: give a timm name,"
+                " e.g. --classifier.arch resnet50."
+            )
 
 
 class _Graph:
@@ -153,14 +181,21 @@ class _Graph:
             if "source_on_clean" in self.names:
                 self.row("Source", "source_on_clean")
         if "diffpure" in r.methods:
-            self._project("diffpure", replace(r.diffpure, weights=r.align.weights, precision=r.align.precision))
+            self._project(
+                "diffpure", replace(r.diffpure, weights=r.align.weights, precision=r.align.precision)
+            )
             self.predict("source_on_diffpure", "diffpure")
             self.row("DiffPure", "source_on_diffpure", note="no ensemble")
         self._online()
         if "gda" in r.methods:
             self._project("gda", replace(r.align, guidance="gda"))
             self.predict("source_on_gda", "gda")
-            self.row("GDA", "source_on_target", "source_on_gda", note="as publicly described; its hyper-parameters are not published")
+            self.row(
+                "GDA",
+                "source_on_target",
+                "source_on_gda",
+                note="as publicly described; its hyper-parameters are not published",
+            )
         if needs_projection:
             self._project("projected", r.align)
             self.predict("source_on_projected", "projected")
@@ -191,8 +226,19 @@ class _Graph:
             self.add("target", Images(t.data, (("target/0", ""),)))
         else:
             self.add("clean", Images(t.data))
-            names, severities = ((WATERMARK,), (5,)) if t.kind == "watermark" else (t.corruptions, t.severities)
-            stage = Corrupt(names, severities, t.data.channels, t.resize, t.size, t.jpeg_quality, t.frost_textures, self.r.seed)
+            names, severities = (
+                ((WATERMARK,), (5,)) if t.kind == "watermark" else (t.corruptions, t.severities)
+            )
+            stage = Corrupt(
+                names,
+                severities,
+                t.data.channels,
+                t.resize,
+                t.size,
+                t.jpeg_quality,
+                t.frost_textures,
+                self.r.seed,
+            )
             self.add("target", stage, "clean")
         self.outputs["target"] = "target"
 
@@ -200,7 +246,19 @@ class _Graph:
         r = self.r
         self.fitted = ()
         if r.classifier.name == "train":
-            self.add("classifier", FitClassifier(r.classifier_fit, r.classifier, self.classes, "scratch", 0, r.source.image_size, self.names_of_classes), "source_images")
+            self.add(
+                "classifier",
+                FitClassifier(
+                    r.classifier_fit,
+                    r.classifier,
+                    self.classes,
+                    "scratch",
+                    0,
+                    r.source.image_size,
+                    self.names_of_classes,
+                ),
+                "source_images",
+            )
             self.fitted = ("classifier",)
             self.outputs["classifier"] = "classifier"
 
@@ -208,14 +266,24 @@ class _Graph:
         r = self.r
         self.uncond = ()
         if r.align.weights == "train":
-            self.add("unconditional", FitGenerator(r.unconditional_fit, 0, r.source.image_size, r.source.channels), "source_images")
+            self.add(
+                "unconditional",
+                FitGenerator(r.unconditional_fit, 0, r.source.image_size, r.source.channels),
+                "source_images",
+            )
             self.uncond = ("unconditional",)
             self.outputs["unconditional"] = "unconditional"
 
     def _project(self, name: str, config: AlignConfig) -> None:
         config = replace(config, storage=self.r.project_storage)  # type: ignore[arg-type]
         if config.guidance == "gda":
-            self.add(name, Align(config, self.r.seed, self.r.classifier, self.classes), "target", *self.uncond, *self.fitted)
+            self.add(
+                name,
+                Align(config, self.r.seed, self.r.classifier, self.classes),
+                "target",
+                *self.uncond,
+                *self.fitted,
+            )
         else:
             self.add(name, Align(config, self.r.seed), "target", *self.uncond)
 
@@ -226,56 +294,125 @@ class _Graph:
     def _online(self) -> None:
         r = self.r
         if "memo" in r.methods:
-            self.add("memo", Memo(r.memo, r.classifier, self.classes, bool(self.fitted), r.seed), "target", *self.fitted)
+            self.add(
+                "memo",
+                Memo(r.memo, r.classifier, self.classes, bool(self.fitted), r.seed),
+                "target",
+                *self.fitted,
+            )
             self.row("MEMO", "memo")
             if r.memo.limit is not None:
-                self.rows.append(MethodRow("Source on MEMO's images", ("source_on_target",), "to compare MEMO with", True, "memo"))
+                self.rows.append(
+                    MethodRow(
+                        "Source on MEMO's images", ("source_on_target",), "to compare MEMO with", True, "memo"
+                    )
+                )
         if "tent" not in r.methods:
             return
         settings = [r.tent]
         if r.tent_grid:
-            settings = [replace(r.tent, batch_size=b, mixed_classes=c, mixed_types=t) for c in (False, True) for t in (False, True) for b in (1, 64)]
+            settings = [
+                replace(r.tent, batch_size=b, mixed_classes=c, mixed_types=t)
+                for c in (False, True)
+                for t in (False, True)
+                for b in (1, 64)
+            ]
         for c in settings:
             stage = Tent(c, r.classifier, self.classes, bool(self.fitted), r.seed)
             name = "tent" if len(settings) == 1 else f"tent_{stage.label()}"
             self.add(name, stage, "target", *self.fitted)
-            note = f"batch {c.batch_size}, classes {'mixed' if c.mixed_classes else 'in order'}, types {'mixed' if c.mixed_types else 'apart'}"
-            self.row("Tent" if len(settings) == 1 else f"Tent ({note})", name, note=note if len(settings) == 1 else "")
+            note = (
+                f"batch {c.batch_size}, classes {'mixed' if c.mixed_classes else 'in order'}, types"
+                f" {'mixed' if c.mixed_types else 'apart'}"
+            )
+            self.row(
+                "Tent" if len(settings) == 1 else f"Tent ({note})",
+                name,
+                note=note if len(settings) == 1 else "",
+            )
         if "batchnorm" in r.controls:
-            self.add("batchnorm", Tent(replace(r.tent, lr=0.0), r.classifier, self.classes, bool(self.fitted), r.seed), "target", *self.fitted)
-            self.row("Batch statistics only", "batchnorm", note="Tent without its gradient step", control=True)
+            self.add(
+                "batchnorm",
+                Tent(replace(r.tent, lr=0.0), r.classifier, self.classes, bool(self.fitted), r.seed),
+                "target",
+                *self.fitted,
+            )
+            self.row(
+                "Batch statistics only", "batchnorm", note="Tent without its gradient step", control=True
+            )
 
     def _sda(self) -> None:
         r = self.r
         generator = ()
         if r.synth.weights == "train":
-            self.add("generator", FitGenerator(r.generator_fit, self.classes, r.source.image_size, r.source.channels, self.names_of_classes), "source_images")
+            self.add(
+                "generator",
+                FitGenerator(
+                    r.generator_fit,
+                    self.classes,
+                    r.source.image_size,
+                    r.source.channels,
+                    self.names_of_classes,
+                ),
+                "source_images",
+            )
             generator = ("generator",)
             self.outputs["generator"] = "generator"
         self.add("synth", Synthesize(r.synth, self.classes, r.seed), *generator)
         self.add("aligned", Align(r.align, r.seed), "synth", *self.uncond)
-        self.outputs.update(synth="synth", aligned="aligned", projected="projected", source_on_target="source_on_target")
+        self.outputs.update(
+            synth="synth", aligned="aligned", projected="projected", source_on_target="source_on_target"
+        )
         self._finetune("finetuned", "aligned")
         self.outputs["finetuned"] = "finetuned"
         self.row("SDA", "source_on_target", "finetuned_on_projected")
         if "finetuned" in r.controls:
-            self.row("Fine-tuned model on projected images", "finetuned_on_projected", note="no ensemble", control=True)
+            self.row(
+                "Fine-tuned model on projected images",
+                "finetuned_on_projected",
+                note="no ensemble",
+                control=True,
+            )
         if "nonaligned" in r.controls:
             self._finetune("nonaligned", "synth")
-            self.row("SDA without alignment", "source_on_target", "nonaligned_on_projected", note="fine-tuned on non-aligned synthetic images", control=True)
+            self.row(
+                "SDA without alignment",
+                "source_on_target",
+                "nonaligned_on_projected",
+                note="fine-tuned on non-aligned synthetic images",
+                control=True,
+            )
         if "real" in r.controls and self.has_source:
             self._finetune("real", "source_images", epoch_images=r.synth.images_per_class * self.classes)
-            self.row("Real-image fine-tuning", "source_on_target", "real_on_projected", note="as many steps, on real source images", control=True)
+            self.row(
+                "Real-image fine-tuning",
+                "source_on_target",
+                "real_on_projected",
+                note="as many steps, on real source images",
+                control=True,
+            )
 
     def _finetune(self, name: str, images: str, epoch_images: int = 0) -> None:
         r = self.r
         init = "fitted" if self.fitted else "config"
         size = r.source.image_size if self.has_source else 256
-        self.add(name, FitClassifier(r.finetune, r.classifier, self.classes, init, epoch_images, size, self.names_of_classes), images, *self.fitted)
+        self.add(
+            name,
+            FitClassifier(
+                r.finetune, r.classifier, self.classes, init, epoch_images, size, self.names_of_classes
+            ),
+            images,
+            *self.fitted,
+        )
         self.predict(f"{name}_on_projected", "projected", (name,))
 
     def _figures(self) -> None:
         models = [n for n in ("classifier", "finetuned") if n in self.names]
         pictures = [n for n in ("clean", "target", "projected", "synth", "aligned") if n in self.names]
-        self.add("figures", Figures(self.r.classifier, self.classes, tuple(pictures), tuple(models), self.names_of_classes), *pictures, *models)
+        self.add(
+            "figures",
+            Figures(self.r.classifier, self.classes, tuple(pictures), tuple(models), self.names_of_classes),
+            *pictures,
+            *models,
+        )
         self.outputs["figures"] = "figures"

@@ -1,7 +1,8 @@
-"""Detection by ZoDi's transfer as a recipe type: boxes carry over unchanged, because the transfer keeps the layout.
+"""Detection by ZoDi's transfer as a recipe type: boxes carry over unchanged, because the transfer keeps the
+layout.
 
-    source scenes with boxes --(transfer to the domain)--> transferred --(quality control)--> pairs (x, x', boxes)
-    source only | transferred only | both  ->  boxes on the target, COCO's mean average precision
+    source scenes with boxes --(transfer to the domain)--> transferred --(quality control)--> pairs (x, x',
+    boxes) source only | transferred only | both  ->  boxes on the target, COCO's mean average precision
 
 The target's images, where there are any, are for scores and pictures alone.
 """
@@ -35,7 +36,8 @@ class ZodiDetection:
     target: SceneConfig = SceneConfig(layout="coco", labels="annotations.json")
     """Scenes of the target domain, for scores and pictures alone; an empty path: there are none."""
     source_test: SceneConfig = SceneConfig(layout="coco", labels="annotations.json")
-    """Scenes like the source's that no training sees, for the detectors' precision on the source; an empty path: none."""
+    """Scenes like the source's that no training sees, for the detectors' precision on the source; an empty
+    path: none."""
     transfer: TransferConfig = TransferConfig()
     quality: QualityConfig = QualityConfig()
     detector: DetectorConfig = DetectorConfig()
@@ -62,9 +64,15 @@ class ZodiDetection:
     def _check(self) -> None:
         check_scene_recipe(self, METHODS)
         if self.quality.needs_model:
-            raise RecipeError("quality.consistency asks a segmenter, and detection trains none: set it to 0, and use edges, luminance or clip_score.")
+            raise RecipeError(
+                "quality.consistency asks a segmenter, and detection trains none: set it to 0, and use edges,"
+                " luminance or clip_score."
+            )
         if self.transfer.weights == "train":
-            raise RecipeError("transfer.weights is 'train', but detection trains no generator: give a folder that a recipe of segmentation made, a hub id, or embedded:streets.")
+            raise RecipeError(
+                "transfer.weights is 'train', but detection trains no generator: give a folder that a recipe"
+                " of segmentation made, a hub id, or embedded:streets."
+            )
 
 
 class _Build(SceneGraph):
@@ -80,15 +88,31 @@ class _Build(SceneGraph):
         trained = [(m, seed, self._fit(m, seed)) for seed in r.seeds for m in METHODS if m in r.methods]
         for metric, where in (("map", "target"), ("map_source", "source_test")):
             for method, seed, model in trained if where in self.sets else ():
-                title = METHODS[method] + (" + similarity" if method == "both" and r.training.similarity else "")
+                title = METHODS[method] + (
+                    " + similarity" if method == "both" and r.training.similarity else ""
+                )
                 self.row(title, model, PredictBoxes(r.detector, self.classes), where, metric, seed)
         self.outputs["model"] = next(model for _, seed, model in reversed(trained) if seed == r.seeds[0])
         if r.figures and self.transfers:
             shown = self.shown("map")
-            stage = DetectionFigures(self.classes, "source", "transferred", self.sets.get("target", ""), shown)
-            self.outputs["figures"] = self.add("figures", stage, "source", "transferred", *([self.sets["target"]] if shown else []), *(node for _, node in shown))
+            stage = DetectionFigures(
+                self.classes, "source", "transferred", self.sets.get("target", ""), shown
+            )
+            self.outputs["figures"] = self.add(
+                "figures",
+                stage,
+                "source",
+                "transferred",
+                *([self.sets["target"]] if shown else []),
+                *(node for _, node in shown),
+            )
 
     def _fit(self, method: str, seed: int) -> str:
         r = self.r
         inputs = ["source", *([] if method == SOURCE_ONLY else ["transferred", "quality"])]
-        return self.model(method, FitDetector(r.detector, replace(r.training, seed=seed), self.classes, method), *inputs, seed=seed)
+        return self.model(
+            method,
+            FitDetector(r.detector, replace(r.training, seed=seed), self.classes, method),
+            *inputs,
+            seed=seed,
+        )

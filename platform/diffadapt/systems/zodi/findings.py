@@ -1,4 +1,5 @@
-"""What the rows of a ZoDi run show: the method beside the source-only model, its ablations and controls, and the estimate beside the measured."""
+"""What the rows of a ZoDi run show: the method beside the source-only model, its ablations and controls, and
+the estimate beside the measured."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def is_zodi(manifest: Mapping[str, Any]) -> bool:
 
 
 def methods(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Method (source_only, transferred_only, both, zodi) -> the name of its main rows, read off the run's graph."""
+    """Method (source_only, transferred_only, both, zodi) -> the name of its main rows, read off the run's
+    graph."""
     nodes = manifest.get("nodes") or {}
     found: dict[str, str] = {}
     for row in manifest.get("rows") or ():
@@ -72,7 +74,11 @@ def _step(table: Summary, row: MethodSummary, start: MethodSummary, harm: str) -
 def _estimate(scores: Sequence[Score], table: Summary) -> list[str]:
     """How far the estimate without target images is from what was measured."""
     other = ESTIMATE.get(table.metric, "")
-    guessed = {r.method: r for r in summarise(scores, other).rows if r.mean is not None} if any(s.metric == other for s in scores) else {}
+    guessed = (
+        {r.method: r for r in summarise(scores, other).rows if r.mean is not None}
+        if any(s.metric == other for s in scores)
+        else {}
+    )
     pairs = [(r, guessed[r.method]) for r in table.rows if r.mean is not None and r.method in guessed]
     if not pairs:
         return []
@@ -80,8 +86,14 @@ def _estimate(scores: Sequence[Score], table: Summary) -> list[str]:
     listed = ", ".join(f"{r.title} {e.mean:.1f} against {r.mean:.1f}" for r, e in pairs)
     way = "above" if min(gaps) >= 0 else "below" if max(gaps) <= 0 else "off"
     span = " to ".join(dict.fromkeys(f"{f(map(abs, gaps)):.1f}" for f in (min, max)))
-    text = f"The estimate without any target image is {span} points {way} what was measured on the target (estimated against measured: {listed})"
+    text = (
+        f"The estimate without any target image is {span} points {way} what was measured on the target"
+        f" (estimated against measured: {listed})"
+    )
     if len(pairs) < 2:
         return [text + "."]
     best = max(pairs, key=lambda p: p[0].mean or 0)[0] is max(pairs, key=lambda p: p[1].mean or 0)[0]
-    return [f"{text}; it {'names the same row as the best one' if best else 'would have chosen another row than the best one'}."]
+    return [
+        f"{text}; it"
+        f" {'names the same row as the best one' if best else 'would have chosen another row than the best one'}."
+    ]

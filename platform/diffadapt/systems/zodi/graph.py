@@ -1,4 +1,5 @@
-"""What recipes over transferred scenes have in common, whatever is trained on them: sets of scenes, transfer, models by method and seed."""
+"""What recipes over transferred scenes have in common, whatever is trained on them: sets of scenes, transfer,
+models by method and seed."""
 
 from __future__ import annotations
 
@@ -35,17 +36,26 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 
 def check_scene_recipe(recipe: Any, methods: Mapping[str, str]) -> None:
-    """RecipeError for a recipe without scenes, with unknown methods, or whose seeds and batches do not fit."""
+    """RecipeError for a recipe without scenes, with unknown methods, or whose seeds and batches do not
+    fit."""
     if not recipe.source.path:
         official = published(recipe.source) is not None
-        error = RecipeError(f"The recipe has no labelled scenes: give --{'data' if official else 'source'}, the root folder of the data set.")
+        error = RecipeError(
+            f"The recipe has no labelled scenes: give --{'data' if official else 'source'}, the root folder"
+            " of the data set."
+        )
         if not official:
             raise error
         missing(error)
     elif _place(recipe.source_test) == _place(recipe.source):
-        raise RecipeError("source_test names the very scenes that source names, and what is trained on cannot be tested on: give --source-test another folder, or leave it out.")
+        raise RecipeError(
+            "source_test names the very scenes that source names, and what is trained on cannot be tested on:"
+            " give --source-test another folder, or leave it out."
+        )
     if not recipe.source.labels:
-        raise RecipeError("source.labels is empty, but what is trained on needs its truth: name the source's labels.")
+        raise RecipeError(
+            "source.labels is empty, but what is trained on needs its truth: name the source's labels."
+        )
     check_names("methods", recipe.methods, methods)
     if not recipe.methods:
         raise RecipeError(f"methods is empty: name at least one of {', '.join(methods)}.")
@@ -53,13 +63,27 @@ def check_scene_recipe(recipe: Any, methods: Mapping[str, str]) -> None:
         raise RecipeError(f"seeds is {list(recipe.seeds)}: give at least one, each once.")
     training, workers = recipe.training, max(1, recipe.execution.train_workers)
     if training.seed:
-        raise RecipeError(f"training.seed is {training.seed}, but training is repeated with each of `seeds`: give --seeds {training.seed} instead.")
+        raise RecipeError(
+            f"training.seed is {training.seed}, but training is repeated with each of `seeds`: give --seeds"
+            f" {training.seed} instead."
+        )
     if training.batch_size % workers:
-        raise RecipeError(f"training.batch_size is {training.batch_size}, which {workers} workers cannot share evenly: use a multiple, or another --execution.train-workers.")
+        raise RecipeError(
+            f"training.batch_size is {training.batch_size}, which {workers} workers cannot share evenly: use"
+            " a multiple, or another --execution.train-workers."
+        )
 
 
 def _place(data: SceneConfig) -> tuple[Any, ...]:
-    return data.path, data.layout, data.images, data.labels, data.sequences, data.condition, "" if data.layout in ("folder", "parquet", "coco") else data.split
+    return (
+        data.path,
+        data.layout,
+        data.images,
+        data.labels,
+        data.sequences,
+        data.condition,
+        "" if data.layout in ("folder", "parquet", "coco") else data.split,
+    )
 
 
 def check_names(what: str, given: tuple[str, ...], known: Mapping[str, str]) -> None:
@@ -71,7 +95,8 @@ def check_names(what: str, given: tuple[str, ...], known: Mapping[str, str]) -> 
 
 
 class SceneGraph:
-    """Collects the nodes and rows of one recipe. ``sets``: what is predicted ('target', 'source_test', ...) -> its node."""
+    """Collects the nodes and rows of one recipe. ``sets``: what is predicted ('target', 'source_test', ...)
+    -> its node."""
 
     def __init__(self, recipe: Any):
         self.r = recipe
@@ -83,9 +108,13 @@ class SceneGraph:
         self.classes: ClassTable = source.classes
         self.add("source", source)
         if self._wanted(recipe.target):
-            self.sets["target"] = self.outputs["target"] = self.add("target", self.scenes(recipe.target, recipe.transfer.domain, "target"))
+            self.sets["target"] = self.outputs["target"] = self.add(
+                "target", self.scenes(recipe.target, recipe.transfer.domain, "target")
+            )
         if self._wanted(recipe.source_test):
-            self.sets["source_test"] = self.add("source_test", self.scenes(recipe.source_test, "source", "source_test"))
+            self.sets["source_test"] = self.add(
+                "source_test", self.scenes(recipe.source_test, "source", "source_test")
+            )
 
     def _wanted(self, data: SceneConfig) -> bool:
         """Whether there are such scenes; planning without any data, those whose number is published."""
@@ -113,14 +142,33 @@ class SceneGraph:
         names, own = stage.classes.names, self.classes.names
         if names != own:
             pair = next(((a, b) for a, b in zip(own, names, strict=False) if a != b), None)
-            why = f"{pair[1]!r} stands where the source has {pair[0]!r}" if pair else f"{len(names)} against {len(own)}"
-            raise RecipeError(f"The classes of {field} are not those of the source ({why}): give {field}.classes a table with the same names in the same order.")
+            why = (
+                f"{pair[1]!r} stands where the source has {pair[0]!r}"
+                if pair
+                else f"{len(names)} against {len(own)}"
+            )
+            raise RecipeError(
+                f"The classes of {field} are not those of the source ({why}): give {field}.classes a table"
+                " with the same names in the same order."
+            )
         return stage
 
-    def transfer(self, name: str, scenes: str, config: TransferConfig, fitted: tuple[str, ...] = (), segmenter: SegmenterConfig | None = None) -> str:
+    def transfer(
+        self,
+        name: str,
+        scenes: str,
+        config: TransferConfig,
+        fitted: tuple[str, ...] = (),
+        segmenter: SegmenterConfig | None = None,
+    ) -> str:
         """Transferred ``scenes``; ``fitted`` are the generator and the judge, where they are trained here."""
         r = self.r
-        return self.add(name, TransferScenes(config, r.quality, self.classes, segmenter or SegmenterConfig(), r.seed), scenes, *fitted)
+        return self.add(
+            name,
+            TransferScenes(config, r.quality, self.classes, segmenter or SegmenterConfig(), r.seed),
+            scenes,
+            *fitted,
+        )
 
     def judged(self, transferred: str, name: str) -> str:
         """Quality control's decisions on ``transferred``."""
@@ -128,14 +176,35 @@ class SceneGraph:
 
     def model(self, method: str, stage: Stage, *inputs: str, seed: int, tag: str = "") -> str:
         """A trained model; its name says method and seed."""
-        return self.add(".".join(n for n in (method, tag, f"s{seed}" if len(self.r.seeds) > 1 else "") if n), stage, *inputs)
+        return self.add(
+            ".".join(n for n in (method, tag, f"s{seed}" if len(self.r.seeds) > 1 else "") if n),
+            stage,
+            *inputs,
+        )
 
-    def row(self, title: str, model: str, predict: Stage, where: str, metric: str, seed: int, *, control: bool = False, selection: str = "last") -> None:
+    def row(
+        self,
+        title: str,
+        model: str,
+        predict: Stage,
+        where: str,
+        metric: str,
+        seed: int,
+        *,
+        control: bool = False,
+        selection: str = "last",
+    ) -> None:
         """A score row over the predictions of ``model`` on the set ``where``."""
         head, dot, tag = model.partition(".")
         member = self.add(f"{head}_on_{where}{dot}{tag}", predict, self.sets[where], model)
-        self.rows.append(MethodRow(title, (member,), control=control, seed=seed, selection=selection, metric=metric))
+        self.rows.append(
+            MethodRow(title, (member,), control=control, seed=seed, selection=selection, metric=metric)
+        )
 
     def shown(self, metric: str) -> tuple[tuple[str, str], ...]:
         """(title, predictions on the target) of the methods of the first seed, for pictures."""
-        return tuple((row.name, row.members[0]) for row in self.rows if row.metric == metric and row.seed == self.r.seeds[0] and not row.control)
+        return tuple(
+            (row.name, row.members[0])
+            for row in self.rows
+            if row.metric == metric and row.seed == self.r.seeds[0] and not row.control
+        )

@@ -1,4 +1,5 @@
-"""Published mean IoU of adaptation without target images from Cityscapes, quoted beside a run's scores and never mixed into them."""
+"""Published mean IoU of adaptation without target images from Cityscapes, quoted beside a run's scores and
+never mixed into them."""
 
 from __future__ import annotations
 
@@ -11,12 +12,15 @@ from typing import Any
 from diffadapt.report.summary import Summary
 
 NETWORKS = {
-    ("deeplabv3plus", "resnet50"): "DeepLabv3+ R50", ("deeplabv3plus", "resnet101"): "DeepLabv3+ R101", ("refinenet", "resnet50"): "RefineNet R50",
-}  # fmt: skip
+    ("deeplabv3plus", "resnet50"): "DeepLabv3+ R50",
+    ("deeplabv3plus", "resnet101"): "DeepLabv3+ R101",
+    ("refinenet", "resnet50"): "RefineNet R50",
+}
 
 
 def domain_of(config: Mapping[str, Any]) -> str:
-    """The published domain that a recipe's source and target are; empty when they are another pair of data sets."""
+    """The published domain that a recipe's source and target are; empty when they are another pair of data
+    sets."""
     source, target = (config.get(name) or {} for name in ("source", "target"))
     if source.get("layout") != "cityscapes" or not target.get("path"):
         return ""
@@ -25,8 +29,9 @@ def domain_of(config: Mapping[str, Any]) -> str:
 
 
 def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None:
-    """``domains``, ``rows`` of (method, network, a value a domain, whether it is this run's network), ``here`` likewise, ``column`` (this
-    run's domain), ``remarks``; None for a run on other data or one that was not scored on its target."""
+    """``domains``, ``rows`` of (method, network, a value a domain, whether it is this run's network),
+    ``here`` likewise, ``column`` (this run's domain), ``remarks``; None for a run on other data or one that
+    was not scored on its target."""
     config = manifest.get("config") or {}
     domain = domain_of(config)
     if not domain or table.metric != "miou":
@@ -35,13 +40,38 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
     segmenter = config.get("segmenter") or {}
     network = NETWORKS.get((str(segmenter.get("arch")), str(segmenter.get("backbone"))), "")
     column = known["domains"].index(domain)
-    rows = [(r["method"], r["network"] or "-", ["-" if v is None else f"{v:.1f}" for v in r["values"]], bool(network) and r["network"] == network) for r in known["rows"]]
-    here = [(r.title, [f"{r.mean:.1f}" if i == column else "" for i in range(len(known["domains"]))]) for r in table.rows if r.mean is not None]
-    used = network or f"{segmenter.get('arch')} on {str(segmenter.get('backbone')).rstrip('/').split('/')[-1]}"
+    rows = [
+        (
+            r["method"],
+            r["network"] or "-",
+            ["-" if v is None else f"{v:.1f}" for v in r["values"]],
+            bool(network) and r["network"] == network,
+        )
+        for r in known["rows"]
+    ]
+    here = [
+        (r.title, [f"{r.mean:.1f}" if i == column else "" for i in range(len(known["domains"]))])
+        for r in table.rows
+        if r.mean is not None
+    ]
+    used = (
+        network or f"{segmenter.get('arch')} on {str(segmenter.get('backbone')).rstrip('/').split('/')[-1]}"
+    )
     remarks = [known["note"], f"Here: {used}, {table.rows[0].of_images} target images."]
     if config.get("scale", 1) != 1 or not network:
-        remarks.append("This run has another network or resolution than the published ones, so its figures are not comparable with them.")
-    return {"domains": known["domains"], "rows": rows, "here": here, "network": used, "column": column, "remarks": remarks, "sources": list(known["sources"].values())}
+        remarks.append(
+            "This run has another network or resolution than the published ones, so its figures are not"
+            " comparable with them."
+        )
+    return {
+        "domains": known["domains"],
+        "rows": rows,
+        "here": here,
+        "network": used,
+        "column": column,
+        "remarks": remarks,
+        "sources": list(known["sources"].values()),
+    }
 
 
 @lru_cache(maxsize=1)

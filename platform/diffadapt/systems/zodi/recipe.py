@@ -1,9 +1,12 @@
-"""ZoDi as a recipe type: from labelled scenes and the target domain's name to a segmenter for it, without one image of it.
+"""ZoDi as a recipe type: from labelled scenes and the target domain's name to a segmenter for it, without one
+image of it.
 
-    source scenes --(transfer to the domain, layout kept)--> transferred --(quality control)--> pairs (x, x', y)
-    source only | transferred only | both | both + feature similarity (ZoDi)  ->  label maps of the target, mean IoU
+    source scenes --(transfer to the domain, layout kept)--> transferred --(quality control)--> pairs (x, x',
+    y) source only | transferred only | both | both + feature similarity (ZoDi)  ->  label maps of the target,
+    mean IoU
 
-The target's images, where there are any, are for scores and pictures alone (section 4 of the paper: a zero-shot setting).
+The target's images, where there are any, are for scores and pictures alone (section 4 of the paper: a
+zero-shot setting).
 """
 
 from __future__ import annotations
@@ -35,11 +38,19 @@ from diffadapt.tasks.segmentation.predict import PredictSegments
 from diffadapt.worlds.streets.config import LayoutFitConfig
 from diffadapt.worlds.streets.fit import FitLayout
 
-METHODS = {SOURCE_ONLY: "Source only", "transferred_only": "Transferred only", "both": "Source + transferred", "zodi": "ZoDi"}
+METHODS = {
+    SOURCE_ONLY: "Source only",
+    "transferred_only": "Transferred only",
+    "both": "Source + transferred",
+    "zodi": "ZoDi",
+}
 VARIANTS = {
-    "img2img": "plain img2img", "edit_friendly": "edit-friendly inversion", "aligned": "aligned levels", "layout": "layout to image",
+    "img2img": "plain img2img",
+    "edit_friendly": "edit-friendly inversion",
+    "aligned": "aligned levels",
+    "layout": "layout to image",
     "relight": "relighting without diffusion",
-}  # fmt: skip
+}
 """Other transfers that ZoDi's training can be given, as controls."""
 
 
@@ -52,22 +63,26 @@ class Zodi:
     target: SceneConfig = SceneConfig()
     """Scenes of the target domain, for scores and pictures alone; an empty path: there are none."""
     source_test: SceneConfig = SceneConfig()
-    """Labelled scenes like the source's that no training sees: for mIoU on the source, for the estimate, and for best_source."""
+    """Labelled scenes like the source's that no training sees: for mIoU on the source, for the estimate, and
+    for best_source."""
     transfer: TransferConfig = TransferConfig()
     quality: QualityConfig = QualityConfig()
     layout: LayoutFitConfig = LayoutFitConfig()
     """How the generator is trained on the source scenes when transfer.weights is 'train'."""
     appearances: tuple[str, ...] = ()
-    """Relit copies of the source scenes that such a generator also learns from (dusk, night, fog: data/scenes/relight.py)."""
+    """Relit copies of the source scenes that such a generator also learns from (dusk, night, fog:
+    data/scenes/relight.py)."""
     segmenter: SegmenterConfig = SegmenterConfig()
     training: SegmentTraining = SegmentTraining()
     methods: tuple[str, ...] = tuple(METHODS)
     variants: tuple[str, ...] = ()
     """Controls: ZoDi trained on another transfer (img2img, edit_friendly, aligned, layout, relight)."""
     estimate: int = 100
-    """So many of the source's test images are transferred to estimate the performance on the target without it; 0: no estimate."""
+    """So many of the source's test images are transferred to estimate the performance on the target without
+    it; 0: no estimate."""
     scale: float = 1.0
-    """Multiplies every resolution (of transfer, segmenter, crops, and of a generator trained here): a run at small scale by one field."""
+    """Multiplies every resolution (of transfer, segmenter, crops, and of a generator trained here): a run at
+    small scale by one field."""
     seeds: tuple[int, ...] = (0,)
     """Training is repeated with each; the transferred images are the same."""
     figures: bool = True
@@ -75,7 +90,11 @@ class Zodi:
     """Of the transferred images."""
     execution: ExecutionConfig = ExecutionConfig()
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {**LIMITS, "estimate": (0, None), "scale": (1e-3, 16)}
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
+        **LIMITS,
+        "estimate": (0, None),
+        "scale": (1e-3, 16),
+    }
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {**ALIASES, "backbone": ("segmenter.backbone",)}
     """Short options of the command line and the fields that they set."""
 
@@ -92,25 +111,45 @@ class Zodi:
             return self
 
         def pair(value: tuple[int, int]) -> tuple[int, int]:
-            return (max(1, round(value[0] * self.scale)), max(1, round(value[1] * self.scale))) if any(value) else value
+            return (
+                (max(1, round(value[0] * self.scale)), max(1, round(value[1] * self.scale)))
+                if any(value)
+                else value
+            )
 
         return replace(
-            self, scale=1.0,
+            self,
+            scale=1.0,
             transfer=replace(self.transfer, size=max(1, round(self.transfer.size * self.scale))),
             segmenter=replace(self.segmenter, size=pair(self.segmenter.size)),
             training=replace(self.training, crop=pair(self.training.crop)),
-            layout=self.layout if not self.layout.size else replace(self.layout, size=pair((self.layout.size, 1))[0], crop=_multiples(pair(self.layout.crop), self.layout.unit)),
-        )  # fmt: skip
+            layout=self.layout
+            if not self.layout.size
+            else replace(
+                self.layout,
+                size=pair((self.layout.size, 1))[0],
+                crop=_multiples(pair(self.layout.crop), self.layout.unit),
+            ),
+        )
 
     def _check(self) -> None:
         check_scene_recipe(self, METHODS)
         check_names("variants", self.variants, VARIANTS)
         if self.training.select == "best_source" and not self.source_test.path:
-            raise RecipeError("training.select is best_source, but there are no test images of the source: give --source-test, or set it to last.")
+            raise RecipeError(
+                "training.select is best_source, but there are no test images of the source: give"
+                " --source-test, or set it to last."
+            )
         if self.training.select == "oracle" and not self.target.path:
-            raise RecipeError("training.select is oracle, but there are no target images: give --target, or set it to last.")
+            raise RecipeError(
+                "training.select is oracle, but there are no target images: give --target, or set it to last."
+            )
         if "relight" in self.variants and self.transfer.domain not in CAPTIONS:
-            raise RecipeError(f"The variant 'relight' needs an appearance of the domain's name, and {self.transfer.domain!r} is none: give one of {', '.join(CAPTIONS)} as the domain, or leave the variant out.")
+            raise RecipeError(
+                "The variant 'relight' needs an appearance of the domain's name, and"
+                f" {self.transfer.domain!r} is none: give one of {', '.join(CAPTIONS)} as the domain, or"
+                " leave the variant out."
+            )
 
 
 def _multiples(size: tuple[int, int], unit: int) -> tuple[int, int]:
@@ -126,22 +165,55 @@ class _Build(SceneGraph):
     def build(self) -> None:
         r = self.r
         if r.transfer.weights == "train":
-            self.outputs["generator"] = self.add("generator", FitLayout(r.layout, self.classes, (r.transfer.source_prompt,), r.appearances), "source")
+            self.outputs["generator"] = self.add(
+                "generator",
+                FitLayout(r.layout, self.classes, (r.transfer.source_prompt,), r.appearances),
+                "source",
+            )
         if self.transfers:
             self.outputs["transferred"] = self._transfer("transferred", "source", r.transfer)
             self.outputs["quality"] = self.judged("transferred", "quality")
             self._estimate()
         trained = [(m, seed, self._fit(m, seed)) for seed in r.seeds for m in METHODS if m in r.methods]
         trained += [(v, seed, self._variant(v, seed)) for seed in r.seeds for v in r.variants]
-        for metric, where in (("miou", "target"), ("miou_source", "source_test"), ("miou_estimated", "transferred_test")):
+        for metric, where in (
+            ("miou", "target"),
+            ("miou_source", "source_test"),
+            ("miou_estimated", "transferred_test"),
+        ):
             for method, seed, model in trained if where in self.sets else ():
                 title = METHODS.get(method) or f"ZoDi, {VARIANTS[method]}"
-                self.row(title, model, PredictSegments(r.segmenter, self.classes), where, metric, seed, control=method in VARIANTS, selection=r.training.select)
-        self.outputs["model"] = next(model for m, seed, model in reversed(trained) if m in METHODS and seed == r.seeds[0])
+                self.row(
+                    title,
+                    model,
+                    PredictSegments(r.segmenter, self.classes),
+                    where,
+                    metric,
+                    seed,
+                    control=method in VARIANTS,
+                    selection=r.training.select,
+                )
+        self.outputs["model"] = next(
+            model for m, seed, model in reversed(trained) if m in METHODS and seed == r.seeds[0]
+        )
         if r.figures and self.transfers:
             shown = self.shown("miou")
-            stage = SceneFigures(self.classes, source="source", transferred="transferred", target=self.sets.get("target", ""), predictions=shown)
-            self.outputs["figures"] = self.add("figures", stage, "source", "transferred", "quality", *([self.sets["target"]] if shown else []), *(node for _, node in shown))
+            stage = SceneFigures(
+                self.classes,
+                source="source",
+                transferred="transferred",
+                target=self.sets.get("target", ""),
+                predictions=shown,
+            )
+            self.outputs["figures"] = self.add(
+                "figures",
+                stage,
+                "source",
+                "transferred",
+                "quality",
+                *([self.sets["target"]] if shown else []),
+                *(node for _, node in shown),
+            )
 
     def _transfer(self, name: str, scenes: str, config: TransferConfig) -> str:
         judge = [self._fit(SOURCE_ONLY, self.r.seeds[0])] if self.r.quality.needs_model else []
@@ -155,17 +227,38 @@ class _Build(SceneGraph):
             chosen = self.add("estimate_source", Scenes(replace(r.source_test, limit=limit), "source"))
             self.sets["transferred_test"] = self._transfer("transferred_test", chosen, r.transfer)
 
-    def _fit(self, method: str, seed: int, transferred: str = "transferred", quality: str = "quality", tag: str = "") -> str:
+    def _fit(
+        self,
+        method: str,
+        seed: int,
+        transferred: str = "transferred",
+        quality: str = "quality",
+        tag: str = "",
+    ) -> str:
         r = self.r
         inputs = ["source", *([] if method == SOURCE_ONLY else [transferred, quality])]
         if r.training.select != "last":
             inputs.append(self.sets["source_test" if r.training.select == "best_source" else "target"])
-        return self.model(method, FitSegmenter(r.segmenter, replace(r.training, seed=seed), self.classes, method), *inputs, seed=seed, tag=tag)
+        return self.model(
+            method,
+            FitSegmenter(r.segmenter, replace(r.training, seed=seed), self.classes, method),
+            *inputs,
+            seed=seed,
+            tag=tag,
+        )
 
     def _variant(self, variant: str, seed: int) -> str:
         r, name = self.r, f"transferred.{variant}"
         if variant == "relight":
             self.add(name, RelightScenes(r.transfer.domain, self.classes, r.seed), "source")
         else:
-            self._transfer(name, "source", replace(r.transfer, aligned=True) if variant == "aligned" else replace(r.transfer, method=variant))  # type: ignore[arg-type]
+            self._transfer(
+                name,
+                "source",
+                (
+                    replace(r.transfer, aligned=True)
+                    if variant == "aligned"
+                    else replace(r.transfer, method=variant)
+                ),
+            )  # type: ignore[arg-type]
         return self._fit("zodi", seed, name, self.judged(name, f"quality.{variant}"), variant)

@@ -19,7 +19,8 @@ from diffadapt.stages.models import classifier_identity, classifier_revisions, l
 
 @dataclass(frozen=True)
 class Memo(Stage):
-    """MEMO on the first ``config.limit`` images (in the order of a hash of their keys) of each shard's share of a group."""
+    """MEMO on the first ``config.limit`` images (in the order of a hash of their keys) of each shard's share
+    of a group."""
 
     config: MemoConfig = MemoConfig()
     classifier: ClassifierConfig = ClassifierConfig()
@@ -32,7 +33,12 @@ class Memo(Stage):
     def identity(self) -> dict[str, Any]:
         fields = to_dict(self.config, identity_only=True)
         fields.pop("limit")  # it is in the shards
-        return {"config": fields, "classifier": classifier_identity(self.classifier), "fitted": self.fitted, "seed": self.seed}
+        return {
+            "config": fields,
+            "classifier": classifier_identity(self.classifier),
+            "fitted": self.fitted,
+            "seed": self.seed,
+        }
 
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.classifier, self.fitted)
@@ -44,11 +50,22 @@ class Memo(Stage):
         shards = []
         for p in images.shards:
             group = p.shard.params.get("group", "")
-            quota = p.shard.items if self.config.limit is None else min(p.shard.items, left.setdefault(group, self.config.limit))
+            quota = (
+                p.shard.items
+                if self.config.limit is None
+                else min(p.shard.items, left.setdefault(group, self.config.limit))
+            )
             if self.config.limit is not None:
                 left[group] -= quota
             if quota:
-                shards.append(Shard(p.shard.key, {"group": group, "take": quota}, (Input(images.name, p.digest), *also), quota))
+                shards.append(
+                    Shard(
+                        p.shard.key,
+                        {"group": group, "take": quota},
+                        (Input(images.name, p.digest), *also),
+                        quota,
+                    )
+                )
         return shards
 
     def open(self, context: WorkContext) -> _Memo:
@@ -70,19 +87,29 @@ class _Memo:
 
         decoded = decode_rows(inputs[0], self.stage.classifier.in_channels)
         lost = [f.key for f in decoded.failures]
-        chosen = set(sorted([*decoded.keys, *lost], key=digest)[: shard.params["take"]])  # unreadable images take their place too
+        chosen = set(
+            sorted([*decoded.keys, *lost], key=digest)[: shard.params["take"]]
+        )  # unreadable images take their place too
         keys, labels, logits, failures = [], [], [], [f for f in decoded.failures if f.key in chosen]
         for i, key in enumerate(decoded.keys):
             if key not in chosen:
                 continue
             try:
-                logits.append(np.asarray(self.method.predict(decoded.images[i], item_seed(self.stage.seed, "memo", key, self.stage.kind))))
+                logits.append(
+                    np.asarray(
+                        self.method.predict(
+                            decoded.images[i], item_seed(self.stage.seed, "memo", key, self.stage.kind)
+                        )
+                    )
+                )
             except ItemError as error:
                 failures.append(Failure(key, str(error)))
                 continue
             keys.append(key)
             labels.append(decoded.labels[i])
-        return logits_rows(keys, labels, np.stack(logits) if logits else np.zeros((0, 0), np.float32), failures)
+        return logits_rows(
+            keys, labels, np.stack(logits) if logits else np.zeros((0, 0), np.float32), failures
+        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +129,12 @@ class Tent(Stage):
         return f"b{c.batch_size}-{'mixed' if c.mixed_classes else 'sorted'}-{'alltypes' if c.mixed_types else 'onetype'}"
 
     def identity(self) -> dict[str, Any]:
-        return {"config": to_dict(self.config, identity_only=True), "classifier": classifier_identity(self.classifier), "fitted": self.fitted, "seed": self.seed}
+        return {
+            "config": to_dict(self.config, identity_only=True),
+            "classifier": classifier_identity(self.classifier),
+            "fitted": self.fitted,
+            "seed": self.seed,
+        }
 
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.classifier, self.fitted)
@@ -114,7 +146,12 @@ class Tent(Stage):
             streams["all" if self.config.mixed_types else p.shard.params.get("group", "target")].append(p)
         also = tuple(n.as_input() for n in fitted)
         return [
-            Shard(name.replace("/", "-"), {"group": name}, (*(Input(images.name, p.digest) for p in parts), *also), self._count(parts))
+            Shard(
+                name.replace("/", "-"),
+                {"group": name},
+                (*(Input(images.name, p.digest) for p in parts), *also),
+                self._count(parts),
+            )
             for name, parts in streams.items()
         ]
 
@@ -142,12 +179,22 @@ class _Tent:
         model = open_classifier(stage.classifier, self.context.fitted, stage.num_classes, self.context.device)
         method = Method(model, c)
         parts = [decode_rows(rows, stage.classifier.in_channels) for rows in inputs]
-        items = [(key, label, image) for d in parts for key, label, image in zip(d.keys, d.labels, d.images, strict=True)]
-        described = [("/".join(key.split("/", 2)[:2]), -1 if label is None else label) for key, label, _ in items]
-        (order,) = stream_order(described, c.mixed_classes, True, stage.seed) or [np.zeros(0, np.int64)]  # one shard is one stream
+        items = [
+            (key, label, image)
+            for d in parts
+            for key, label, image in zip(d.keys, d.labels, d.images, strict=True)
+        ]
+        described = [
+            ("/".join(key.split("/", 2)[:2]), -1 if label is None else label) for key, label, _ in items
+        ]
+        (order,) = stream_order(described, c.mixed_classes, True, stage.seed) or [
+            np.zeros(0, np.int64)
+        ]  # one shard is one stream
         order = order[: c.limit]
         batches = (
-            to_input([items[i][2] for i in order[s : s + c.batch_size]], stage.classifier, self.context.device)
+            to_input(
+                [items[i][2] for i in order[s : s + c.batch_size]], stage.classifier, self.context.device
+            )
             for s in range(0, len(order), c.batch_size)
         )
         logits = np.asarray(method.forward_stream(batches))

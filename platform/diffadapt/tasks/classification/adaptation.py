@@ -1,4 +1,5 @@
-"""Stage 1 of Adapt Anything: unsupervised domain adaptation of any method of methods/uda through the one training loop."""
+"""Stage 1 of Adapt Anything: unsupervised domain adaptation of any method of methods/uda through the one
+training loop."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from diffadapt.train.views import Views
 from diffadapt.train.watch import Watcher, without_watched
 
 FROZEN_BOTTLENECK = 256
-"""Bottleneck of an adapting method that has none, when the backbone is frozen: something must move the features."""
+"""Bottleneck of an adapting method that has none, when the backbone is frozen: something must move the
+features."""
 
 
 def fit_uda(
@@ -44,22 +46,28 @@ def fit_uda(
     watcher: Watcher | None = None,
     until: int | None = None,
 ) -> tuple[AdaptationNetwork, dict[str, Any]]:
-    """Adapt from ``source`` (labels 0..classes-1) to ``target``, whose labels are not looked at; goes on from the newest checkpoint.
+    """Adapt from ``source`` (labels 0..classes-1) to ``target``, whose labels are not looked at; goes on from
+    the newest checkpoint.
 
-    ``backbone`` maps the views' inputs to (B, width); Identity for cached features. ``config`` is a UdaConfig. ``chooser``
-    keeps the weights of another epoch than the last (train/candidates.py). ``readers`` threads prepare the next batch
-    meanwhile. Every step reports the method's losses, ``lr`` and ``grad_norm``; after every epoch ``watcher`` (train/watch.py)
-    adds its score. With ``until`` training pauses after so many finished steps with a checkpoint, and the result is what it is then.
+    ``backbone`` maps the views' inputs to (B, width); Identity for cached features. ``config`` is a
+    UdaConfig. ``chooser`` keeps the weights of another epoch than the last (train/candidates.py). ``readers``
+    threads prepare the next batch meanwhile. Every step reports the method's losses, ``lr`` and
+    ``grad_norm``; after every epoch ``watcher`` (train/watch.py) adds its score. With ``until`` training
+    pauses after so many finished steps with a checkpoint, and the result is what it is then.
 
-    Returns the network in evaluation mode and the last step's scalars with ``steps``, ``resumed_from`` and ``selection`` (what
-    was chosen and why). Raises DataError for an empty set or labels outside the classes, RecipeError for settings that do not
-    fit (SDAT with a method of several passes, a batch that the workers cannot share), TrainingError on NaN.
+    Returns the network in evaluation mode and the last step's scalars with ``steps``, ``resumed_from`` and
+    ``selection`` (what was chosen and why). Raises DataError for an empty set or labels outside the classes,
+    RecipeError for settings that do not fit (SDAT with a method of several passes, a batch that the workers
+    cannot share), TrainingError on NaN.
     """
     demand_sets(source, target, classes)
     method = method_of(config, frozen=not any(True for _ in backbone.parameters()))
     passes = method.passes_with(config.sdat)
     if config.batch_size % reporter.world_size:
-        raise RecipeError(f"uda.batch_size is {config.batch_size}, which {reporter.world_size} workers cannot share evenly: use a multiple.")
+        raise RecipeError(
+            f"uda.batch_size is {config.batch_size}, which {reporter.world_size} workers cannot share evenly:"
+            " use a multiple."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = AdaptationNetwork(backbone, width, classes, method).to(reporter.device)
@@ -75,7 +83,10 @@ def fit_uda(
         return Progress(step, total, config.steps_per_epoch, name)
 
     def loss_fn(module: nn.Module, batch: PairBatch, step: int, current: Pass) -> dict[str, torch.Tensor]:
-        return module(PairBatch(*(x.to(reporter.device, non_blocking=True) for x in batch)), progress(step, current.name))
+        return module(
+            PairBatch(*(x.to(reporter.device, non_blocking=True) for x in batch)),
+            progress(step, current.name),
+        )
 
     def before_step(step: int) -> None:
         if refreshes and step % config.steps_per_epoch == 0:
@@ -85,7 +96,11 @@ def fit_uda(
     def after_step(finished: int, scalars: dict[str, float]) -> None:
         if chooser is not None and finished in chooser.steps:
             with evaluating(net):
-                chooser.offer(finished, reader.forward, lambda: {k: v.detach().cpu().clone() for k, v in net.state_dict().items()})
+                chooser.offer(
+                    finished,
+                    reader.forward,
+                    lambda: {k: v.detach().cpu().clone() for k, v in net.state_dict().items()},
+                )
         if watcher is not None and watcher.due(finished):
             with evaluating(net):
                 scalars.update(watcher.after(finished, reader.forward))
@@ -94,11 +109,23 @@ def fit_uda(
 
     with batches:
         result: dict[str, Any] = run_loop(
-            module=net, loss_fn=loss_fn, batch_fn=batches, optimizer=make_optimizer(net),
-            lr_at=lambda step: method.lr_at(progress(step)), total_steps=total, reporter=reporter, checkpoints=checkpoints,
-            precision=config.precision, clip_norm=method.clip_norm, seed=config.seed, checkpoint_every=config.checkpoint_every,
-            on_step=after_step, passes=passes, before_step=before_step, until=until,
-        )  # fmt: skip
+            module=net,
+            loss_fn=loss_fn,
+            batch_fn=batches,
+            optimizer=make_optimizer(net),
+            lr_at=lambda step: method.lr_at(progress(step)),
+            total_steps=total,
+            reporter=reporter,
+            checkpoints=checkpoints,
+            precision=config.precision,
+            clip_norm=method.clip_norm,
+            seed=config.seed,
+            checkpoint_every=config.checkpoint_every,
+            on_step=after_step,
+            passes=passes,
+            before_step=before_step,
+            until=until,
+        )
     result = without_watched(result)
     same_buffers(net)
     separate(net).eval()
@@ -110,7 +137,8 @@ def fit_uda(
 
 
 def method_of(config: Any, frozen: bool) -> UdaMethod:
-    """The method of a UdaConfig with the recipe's rate; with frozen features an adapting method has at least a bottleneck.
+    """The method of a UdaConfig with the recipe's rate; with frozen features an adapting method has at least
+    a bottleneck.
 
     Raises RecipeError for an unknown method, or one that cannot work on frozen features.
     """
@@ -118,7 +146,10 @@ def method_of(config: Any, frozen: bool) -> UdaMethod:
     if config.lr is not None:
         method = replace(method, lr=config.lr)
     if frozen and method.backbone_kind == "vit":
-        raise RecipeError(f"The method {config.method!r} works inside a vision transformer, so cached features will not do: set backbone.frozen to false or choose another method.")
+        raise RecipeError(
+            f"The method {config.method!r} works inside a vision transformer, so cached features will not do:"
+            " set backbone.frozen to false or choose another method."
+        )
     if frozen and method.uses_target and not method.bottleneck:
         method = replace(method, bottleneck=FROZEN_BOTTLENECK)
     method.check(config.epochs)
@@ -128,7 +159,13 @@ def method_of(config: Any, frozen: bool) -> UdaMethod:
 def make_optimizer(net: AdaptationNetwork) -> torch.optim.Optimizer:
     """SGD over the method's groups; a group may bring its own momentum or weight decay."""
     method = net.method
-    return torch.optim.SGD(net.parameter_groups(), lr=1.0, momentum=method.momentum, nesterov=method.nesterov and method.momentum > 0, weight_decay=method.weight_decay)
+    return torch.optim.SGD(
+        net.parameter_groups(),
+        lr=1.0,
+        momentum=method.momentum,
+        nesterov=method.nesterov and method.momentum > 0,
+        weight_decay=method.weight_decay,
+    )
 
 
 def demand_sets(source: Views, target: Views, classes: int) -> None:
@@ -138,13 +175,19 @@ def demand_sets(source: Views, target: Views, classes: int) -> None:
             raise DataError(f"There are no readable {name} images to adapt with.")
     low, high = int(np.min(source.labels)), int(np.max(source.labels))
     if low < 0:
-        raise DataError(f"{int((np.asarray(source.labels) < 0).sum())} of {len(source)} source images have no label: the source needs one for each, e.g. a sub-folder a class.")
+        raise DataError(
+            f"{int((np.asarray(source.labels) < 0).sum())} of {len(source)} source images have no label: the"
+            " source needs one for each, e.g. a sub-folder a class."
+        )
     if high >= classes:
-        raise DataError(f"The source labels run to {high}, but there are {classes} classes (0..{classes - 1}).")
+        raise DataError(
+            f"The source labels run to {high}, but there are {classes} classes (0..{classes - 1})."
+        )
 
 
 class evaluating:
-    """The network in evaluation mode, with rank 0's running averages on every rank; training mode again afterwards."""
+    """The network in evaluation mode, with rank 0's running averages on every rank; training mode again
+    afterwards."""
 
     def __init__(self, net: nn.Module):
         self.net = net
@@ -158,15 +201,31 @@ class evaluating:
 
 
 class Reader:
-    """What a method's ``refresh`` may read: test views of both sets through the present network, and the source's labels."""
+    """What a method's ``refresh`` may read: test views of both sets through the present network, and the
+    source's labels."""
 
-    def __init__(self, source: Views, target: Views, net: AdaptationNetwork, config: Any, device: torch.device, batch: int = 256):
-        self._sets, self._net, self._precision, self._device, self._batch = {"source": source, "target": target}, net, config.precision, device, batch
+    def __init__(
+        self,
+        source: Views,
+        target: Views,
+        net: AdaptationNetwork,
+        config: Any,
+        device: torch.device,
+        batch: int = 256,
+    ):
+        self._sets, self._net, self._precision, self._device, self._batch = (
+            {"source": source, "target": target},
+            net,
+            config.precision,
+            device,
+            batch,
+        )
         self.source_labels = np.asarray(source.labels, np.int64)
         """int64 (N,)."""
 
     def features(self, domain: str) -> np.ndarray:
-        """float32 (N, width) of ``domain``, 'source' or 'target', in the set's order; the same on every rank."""
+        """float32 (N, width) of ``domain``, 'source' or 'target', in the set's order; the same on every
+        rank."""
         return self._outputs(domain, 1)
 
     def logits(self, domain: str) -> np.ndarray:

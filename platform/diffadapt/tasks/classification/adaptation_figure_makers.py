@@ -1,4 +1,5 @@
-"""Makes the pictures of :class:`~diffadapt.tasks.classification.adaptation_figures.AdaptationFigures` from stored shards and fitted folders."""
+"""Makes the pictures of :class:`~diffadapt.tasks.classification.adaptation_figures.AdaptationFigures` from
+stored shards and fitted folders."""
 
 from __future__ import annotations
 
@@ -39,24 +40,57 @@ def make_figures(stage: AdaptationFigures, job: FitJob) -> dict[str, Any]:
     prompts = _prompts(stage, job)
     if prompts:
         (out / "prompts.json").write_text(json.dumps(prompts, indent=1, ensure_ascii=False), encoding="utf-8")
-    few = f"; the first {CLASSES_SHOWN} of {len(stage.class_names)} classes" if len(stage.class_names) > CLASSES_SHOWN else ""
+    few = (
+        f"; the first {CLASSES_SHOWN} of {len(stage.class_names)} classes"
+        if len(stage.class_names) > CLASSES_SHOWN
+        else ""
+    )
     if stage.source:
         kind = "Synthetic images" if stage.prompts else "Source images"
-        add("source.png", _source(stage, job), f"{kind} by class", f"The first images of each class in the order of their numbers, not chosen{few}.")
+        add(
+            "source.png",
+            _source(stage, job),
+            f"{kind} by class",
+            f"The first images of each class in the order of their numbers, not chosen{few}.",
+        )
     if stage.target and stage.predictions:
         predicted = predictions_by_key([job.read(f) for f in job.inputs(stage.predictions[-1][1])])
         known = any(label is not None for label, _ in predicted.values())
-        add("confidence.png", _sure_and_unsure(stage, job, predicted), "The target's most and least confident images",
-            "Predicted class and its probability by the adapted classifier" + (": green when right, red when wrong; training did not see the labels." if known else "; the target has no labels."))  # fmt: skip
+        add(
+            "confidence.png",
+            _sure_and_unsure(stage, job, predicted),
+            "The target's most and least confident images",
+            "Predicted class and its probability by the adapted classifier"
+            + (
+                ": green when right, red when wrong; training did not see the labels."
+                if known
+                else "; the target has no labels."
+            ),
+        )
     if stage.before and stage.after:
         how = "Principal components" if stage.embedding == "pca" else "t-SNE"
-        where = "cached backbone features, then behind the adapted head's hidden layer" if stage.backbone.frozen else "features in front of the last layer"
-        add("features.png", _features(stage, job), "Features before and after adaptation",
-            f"{how} of the {where}, each panel for itself. Colour: the class that the model predicts. Up to {stage.sample} images of each domain, drawn by a hash of their names.")  # fmt: skip
+        where = (
+            "cached backbone features, then behind the adapted head's hidden layer"
+            if stage.backbone.frozen
+            else "features in front of the last layer"
+        )
+        add(
+            "features.png",
+            _features(stage, job),
+            "Features before and after adaptation",
+            f"{how} of the {where}, each panel for itself. Colour: the class that the model predicts. Up to {stage.sample} images of each domain, drawn by a hash of their names.",
+        )
     if stage.predictions:
-        shares = {t: _confidences(predictions_by_key([job.read(f) for f in job.inputs(n)])) for t, n in stage.predictions}
-        add("histogram.png", draw.confidence_histograms(shares), "Confidence on the target, stage by stage",
-            "How many target images have which largest class probability. Confidence is not accuracy: self-training makes models surer whether they are right or not.")  # fmt: skip
+        shares = {
+            t: _confidences(predictions_by_key([job.read(f) for f in job.inputs(n)]))
+            for t, n in stage.predictions
+        }
+        add(
+            "histogram.png",
+            draw.confidence_histograms(shares),
+            "Confidence on the target, stage by stage",
+            "How many target images have which largest class probability. Confidence is not accuracy: self-training makes models surer whether they are right or not.",
+        )
     return {"pictures": sections.write(), "prompts": len(prompts["prompts"]) if prompts else 0}
 
 
@@ -67,27 +101,44 @@ def _prompts(stage: AdaptationFigures, job: FitJob) -> dict[str, Any] | None:
     rows = []
     for file in job.inputs(stage.prompts):
         table = job.read(file)
-        rows += list(zip(*(table.column(c) for c in ("label", "index", "category", "prompt", "source")), strict=True))
+        rows += list(
+            zip(*(table.column(c) for c in ("label", "index", "category", "prompt", "source")), strict=True)
+        )
     shown: dict[int, list] = {}
     for label, _, category, prompt, source in sorted(rows):
-        if (label in shown or len(shown) < CLASSES_SHOWN) and len(shown.setdefault(label, [])) < PROMPTS_SHOWN:
+        if (label in shown or len(shown) < CLASSES_SHOWN) and len(
+            shown.setdefault(label, [])
+        ) < PROMPTS_SHOWN:
             shown[label].append({"class": category, "prompt": prompt, "source": source})
     sources = sorted({source for *_, source in rows})
-    return {"prompts": [p for listed in shown.values() for p in listed], "sources": sources, "classes": len(stage.class_names), "shown_classes": len(shown)}
+    return {
+        "prompts": [p for listed in shown.values() for p in listed],
+        "sources": sources,
+        "classes": len(stage.class_names),
+        "shown_classes": len(shown),
+    }
 
 
 def _source(stage: AdaptationFigures, job: FitJob) -> bytes | None:
     images: dict[int, list[np.ndarray]] = {}
     for file in job.inputs(stage.source):
         rows = _decoded(job.read(file), stage)
-        for _, label, image in sorted(zip(rows.keys, rows.labels, rows.images, strict=True), key=lambda r: r[0]):
-            if label is not None and label < CLASSES_SHOWN and len(images.setdefault(label, [])) < stage.columns:
+        for _, label, image in sorted(
+            zip(rows.keys, rows.labels, rows.images, strict=True), key=lambda r: r[0]
+        ):
+            if (
+                label is not None
+                and label < CLASSES_SHOWN
+                and len(images.setdefault(label, [])) < stage.columns
+            ):
                 images[label].append(image)
     named = {_name(stage, c): images[c] for c in sorted(images) if images[c]}
     return draw.class_grid(named, 96 if len(named) <= 12 else 64) if named else None
 
 
-def _sure_and_unsure(stage: AdaptationFigures, job: FitJob, predicted: dict[str, tuple[int | None, np.ndarray]]) -> bytes | None:
+def _sure_and_unsure(
+    stage: AdaptationFigures, job: FitJob, predicted: dict[str, tuple[int | None, np.ndarray]]
+) -> bytes | None:
     if not predicted:
         return None
     p = {k: softmax(logits) for k, (_, logits) in predicted.items()}
@@ -103,25 +154,38 @@ def _sure_and_unsure(stage: AdaptationFigures, job: FitJob, predicted: dict[str,
     def sample(key: str) -> draw.Sample:
         best = int(p[key].argmax())
         label = predicted[key][0]
-        return draw.Sample(images[key], _name(stage, best), float(p[key].max()), None if label is None else label == best)
+        return draw.Sample(
+            images[key], _name(stage, best), float(p[key].max()), None if label is None else label == best
+        )
 
-    return draw.confidence_grid(*([sample(k) for k in keys if k in images] for keys in (most, least)), per_row=stage.columns)
+    return draw.confidence_grid(
+        *([sample(k) for k in keys if k in images] for keys in (most, least)), per_row=stage.columns
+    )
 
 
 def _with_keys(stage: AdaptationFigures, job: FitJob, wanted: set[str]) -> list[InputFile]:
-    """The target's shards that hold the wanted images: predictions are made shard by shard, under the same shard keys."""
-    shards = {f.shard.key for f in job.inputs(stage.predictions[-1][1]) if wanted & set(job.read(f).column("key"))}
+    """The target's shards that hold the wanted images: predictions are made shard by shard, under the same
+    shard keys."""
+    shards = {
+        f.shard.key for f in job.inputs(stage.predictions[-1][1]) if wanted & set(job.read(f).column("key"))
+    }
     files = list(job.inputs(stage.target))
     return [f for f in files if f.shard.key in shards] or files
 
 
 def _confidences(predicted: dict[str, tuple[int | None, np.ndarray]]) -> np.ndarray:
-    return softmax(np.stack([logits for _, logits in predicted.values()])).max(axis=1) if predicted else np.zeros(0)
+    return (
+        softmax(np.stack([logits for _, logits in predicted.values()])).max(axis=1)
+        if predicted
+        else np.zeros(0)
+    )
 
 
 def _features(stage: AdaptationFigures, job: FitJob) -> bytes | None:
     """Both panels; None when a domain has no image."""
-    read, nodes = (_cached, stage.features) if stage.backbone.frozen else (_images, (stage.source, stage.target))
+    read, nodes = (
+        (_cached, stage.features) if stage.backbone.frozen else (_images, (stage.source, stage.target))
+    )
     source, target = (read(stage, job, node) for node in nodes)
     if not len(source) or not len(target):
         return None
@@ -130,10 +194,18 @@ def _features(stage: AdaptationFigures, job: FitJob) -> bytes | None:
     for title, node in (("before: source only", stage.before), ("after: adapted", stage.after)):
         features, classes = _run(stage, job.context.fitted[node], [*source, *target], node == stage.after)
         panels.append(draw.FeatureMap(title, _embed(features, stage.embedding), classes, is_target))
-    return draw.feature_maps(panels, [_name(stage, c) for c in range(max(len(stage.class_names), int(max(p.classes.max() for p in panels)) + 1))])
+    return draw.feature_maps(
+        panels,
+        [
+            _name(stage, c)
+            for c in range(max(len(stage.class_names), int(max(p.classes.max() for p in panels)) + 1))
+        ],
+    )
 
 
-def _run(stage: AdaptationFigures, folder: str, items: Sequence[np.ndarray], after: bool) -> tuple[np.ndarray, np.ndarray]:
+def _run(
+    stage: AdaptationFigures, folder: str, items: Sequence[np.ndarray], after: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """(features (N, D), predicted classes (N,)) of one model on images, or of one head on cached features."""
     import torch
 
@@ -146,15 +218,21 @@ def _run(stage: AdaptationFigures, folder: str, items: Sequence[np.ndarray], aft
         head, info = load_head(folder)
         x = torch.from_numpy(np.stack(items)).float()
         hidden, logits = penultimate(head, x, info["num_classes"])
-        features.append((logits if hidden.shape == x.shape and torch.equal(hidden, x) else hidden) if after else x)
+        features.append(
+            (logits if hidden.shape == x.shape and torch.equal(hidden, x) else hidden) if after else x
+        )
         classes.append(logits.argmax(1))
     else:
         from diffadapt.models.classifier import load_classifier
         from diffadapt.models.preprocess import to_input
 
-        model = load_classifier(replace(stage.backbone, name=folder, arch=None), len(stage.class_names) or None)
+        model = load_classifier(
+            replace(stage.backbone, name=folder, arch=None), len(stage.class_names) or None
+        )
         for start in range(0, len(items), BATCH):
-            hidden, logits = penultimate(model, to_input(items[start : start + BATCH], stage.backbone), model.num_classes)
+            hidden, logits = penultimate(
+                model, to_input(items[start : start + BATCH], stage.backbone), model.num_classes
+            )
             features.append(hidden)
             classes.append(logits.argmax(1))
     return torch.cat(features).numpy(), torch.cat(classes).numpy()
@@ -193,7 +271,8 @@ def _drawn(keys: Sequence[str], count: int) -> list[int]:
 
 
 def _shares(stage: AdaptationFigures, job: FitJob, node: str) -> list[tuple[InputFile, int]]:
-    """How many images to draw from each shard: as evenly as their sizes allow, from at most 16 shards of a large target."""
+    """How many images to draw from each shard: as evenly as their sizes allow, from at most 16 shards of a
+    large target."""
     files = list(job.inputs(node))
     if len(files) > LARGE and node in (stage.target, *stage.features[1:]):
         files = [files[i * len(files) // LARGE] for i in range(LARGE)]

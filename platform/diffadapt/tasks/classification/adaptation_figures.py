@@ -1,4 +1,5 @@
-"""Pictures of Adapt Anything for the report: prompts, synthetic images, sure and unsure predictions, features, confidences."""
+"""Pictures of Adapt Anything for the report: prompts, synthetic images, sure and unsure predictions,
+features, confidences."""
 
 from __future__ import annotations
 
@@ -22,13 +23,15 @@ class AdaptationFigures(Stage):
 
     class_names: tuple[str, ...] = ()
     backbone: BackboneConfig = BackboneConfig()
-    """How an image becomes the classifiers' input; ``frozen``: the fitted inputs are heads for cached features."""
+    """How an image becomes the classifiers' input; ``frozen``: the fitted inputs are heads for cached
+    features."""
     prompts: str = ""
     source: str = ""
     """The source images: synthetic ones when there are prompts."""
     target: str = ""
     predictions: tuple[tuple[str, str], ...] = ()
-    """(title of the stage, prediction node on the target) in the order of the stages; the last is the adapted classifier."""
+    """(title of the stage, prediction node on the target) in the order of the stages; the last is the adapted
+    classifier."""
     before: str = ""
     """The fitted source-only classifier (or head)."""
     after: str = ""
@@ -59,7 +62,8 @@ class AdaptationFigures(Stage):
         return [Shard("all", {}, tuple(chosen), len(chosen))]
 
     def _needed(self, name: str, node: NodePlan) -> list[PlannedShard]:
-        """All shards of fits, of the target and of its predictions; of prompts and source images the first ones of every class."""
+        """All shards of fits, of the target and of its predictions; of prompts and source images the first
+        ones of every class."""
         if name == self.prompts:
             return first_of_classes(node, 1)
         if name in (self.source, *self.features[:1]):
@@ -76,7 +80,8 @@ class AdaptationFigures(Stage):
 
 
 def first_of_classes(node: NodePlan, items: int) -> list[PlannedShard]:
-    """The first shards of every range of classes until there are ``items`` rows; of a node without class ranges, evenly spread ones."""
+    """The first shards of every range of classes until there are ``items`` rows; of a node without class
+    ranges, evenly spread ones."""
     shards = list(node.shards)
     if all({"start", "first_class"} <= set(p.shard.params) for p in shards):
         order = sorted(shards, key=lambda p: (p.shard.params["start"], p.shard.params["first_class"]))

@@ -10,13 +10,20 @@ from diffadapt.stages.models import classifier_identity
 
 
 def training_identity(stage: Any) -> dict[str, Any]:
-    """Identity of a FitUda or FitSsl: the chosen method's settings, the backbone's, the classes, and how the epoch is chosen."""
+    """Identity of a FitUda or FitSsl: the chosen method's settings, the backbone's, the classes, and how the
+    epoch is chosen."""
     select = to_dict(stage.select, identity_only=True) if stage.select.rule != "last" else {"rule": "last"}
-    return {"config": stage.config.identity(), "backbone": classifier_identity(stage.backbone), "classes": list(stage.class_names) or stage.num_classes, "select": select}
+    return {
+        "config": stage.config.identity(),
+        "backbone": classifier_identity(stage.backbone),
+        "classes": list(stage.class_names) or stage.num_classes,
+        "select": select,
+    }
 
 
 def make_chooser(stage: Any, job: FitJob, target: Any, source: Any, classes: int) -> Any:
-    """Whoever picks the epoch (train/candidates.py); None keeps the last. Only the oracle is shown the target's labels."""
+    """Whoever picks the epoch (train/candidates.py); None keeps the last. Only the oracle is shown the
+    target's labels."""
     rule = stage.select.rule
     if rule == "last":
         return None
@@ -24,7 +31,17 @@ def make_chooser(stage: Any, job: FitJob, target: Any, source: Any, classes: int
 
     steps = candidate_steps(stage.config.epochs, stage.config.steps_per_epoch, stage.select.candidates)
     labels = target.labels if rule == "oracle" else None
-    return Chooser(rule, job.checkpoints, steps, target, source, classes, job.context.device, labels, seed=stage.config.seed)
+    return Chooser(
+        rule,
+        job.checkpoints,
+        steps,
+        target,
+        source,
+        classes,
+        job.context.device,
+        labels,
+        seed=stage.config.seed,
+    )
 
 
 def make_watcher(stage: Any, job: FitJob, target: Any) -> Any:
@@ -34,4 +51,10 @@ def make_watcher(stage: Any, job: FitJob, target: Any) -> Any:
         return None
     from diffadapt.train.watch import Watcher
 
-    return Watcher(name, target, stage.config.steps_per_epoch, job.context.device, target.labels if name == "oracle" else None)
+    return Watcher(
+        name,
+        target,
+        stage.config.steps_per_epoch,
+        job.context.device,
+        target.labels if name == "oracle" else None,
+    )

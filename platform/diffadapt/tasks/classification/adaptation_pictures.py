@@ -1,4 +1,5 @@
-"""Pictures of an adaptation: images by class, sure and unsure predictions, feature maps, confidence histograms.
+"""Pictures of an adaptation: images by class, sure and unsure predictions, feature maps, confidence
+histograms.
 
 Everything takes arrays and gives PNG bytes; PIL draws, nothing here needs a display.
 """
@@ -36,7 +37,8 @@ LEGEND_CLASSES = 24
 
 @dataclass(frozen=True)
 class Sample:
-    """One target image: uint8 (H, W) or (H, W, C); the predicted class and its probability; whether it is right (None: not known)."""
+    """One target image: uint8 (H, W) or (H, W, C); the predicted class and its probability; whether it is
+    right (None: not known)."""
 
     image: np.ndarray
     predicted: str
@@ -46,7 +48,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """One panel: ``points`` (N, 2), the predicted class of each (int, N), and whether it is a target image (bool, N)."""
+    """One panel: ``points`` (N, 2), the predicted class of each (int, N), and whether it is a target image
+    (bool, N)."""
 
     title: str
     points: np.ndarray
@@ -55,7 +58,8 @@ class FeatureMap:
 
 
 def thumbnail(image: np.ndarray, smallest: int, largest: int) -> np.ndarray:
-    """``image`` as RGB with its short side at least ``smallest`` and its long one at most ``largest`` pixels where both can be.
+    """``image`` as RGB with its short side at least ``smallest`` and its long one at most ``largest`` pixels
+    where both can be.
 
     Sides that differ by more than ``largest / smallest`` are cut around the centre.
     """
@@ -67,24 +71,30 @@ def thumbnail(image: np.ndarray, smallest: int, largest: int) -> np.ndarray:
 
 
 def class_grid(images: Mapping[str, Sequence[np.ndarray]], largest: int = 96) -> bytes:
-    """A row of images for every class; small ones are enlarged without smoothing, large ones reduced. ValueError when empty."""
+    """A row of images for every class; small ones are enlarged without smoothing, large ones reduced.
+    ValueError when empty."""
     names = [n for n, row in images.items() if len(row)]
     rows = [[thumbnail(i, 48, largest) for i in images[n]] for n in names]
     return png(image_grid(rows, [drawable(n, f"class {i}") for i, n in enumerate(names)]))
 
 
 def confidence_grid(most: Sequence[Sample], least: Sequence[Sample], per_row: int = 8) -> bytes:
-    """The surest predictions above the least sure ones: under each image the class and its probability, green when right, red when wrong."""
+    """The surest predictions above the least sure ones: under each image the class and its probability, green
+    when right, red when wrong."""
     rows = []
     for label, samples in (("most confident", most), ("least confident", least)):
         for start in range(0, len(samples), per_row):
-            cells = [GradCamCell(thumbnail(s.image, 96, 128), None, f"{s.predicted}: {s.confidence:.2f}", s.right) for s in samples[start : start + per_row]]
+            cells = [
+                GradCamCell(thumbnail(s.image, 96, 128), None, f"{s.predicted}: {s.confidence:.2f}", s.right)
+                for s in samples[start : start + per_row]
+            ]
             rows.append(GradCamRow(label if start == 0 else "", cells))
     return gradcam_panel(rows, ())
 
 
 def feature_maps(panels: Sequence[FeatureMap], names: Sequence[str], side: int = 400) -> bytes:
-    """Scatter plots side by side. Colour: predicted class; hollow squares: source; filled discs: target. Axes have no unit.
+    """Scatter plots side by side. Colour: predicted class; hollow squares: source; filled discs: target. Axes
+    have no unit.
 
     Up to LEGEND_CLASSES classes are named underneath; colours repeat beyond 40.
     """
@@ -115,7 +125,8 @@ def feature_maps(panels: Sequence[FeatureMap], names: Sequence[str], side: int =
 
 
 def confidence_histograms(stages: Mapping[str, np.ndarray], width: int = 300, height: int = 150) -> bytes:
-    """A histogram of the largest softmax probability for every stage (title -> values in [0, 1]), shares of its images, one scale."""
+    """A histogram of the largest softmax probability for every stage (title -> values in [0, 1]), shares of
+    its images, one scale."""
     counts = {t: np.histogram(np.clip(v, 0, 1), BINS, (0, 1))[0] / max(len(v), 1) for t, v in stages.items()}
     top = max([float(c.max()) for c in counts.values()] + [0.05])
     columns = min(len(counts), 3)
@@ -134,14 +145,18 @@ def confidence_histograms(stages: Mapping[str, np.ndarray], width: int = 300, he
         step = width / BINS
         for b, value in enumerate(share):
             if value:
-                pen.rectangle((x + b * step + 1, y + height * (1 - value / top), x + (b + 1) * step - 1, y + height), fill=BAR)
+                pen.rectangle(
+                    (x + b * step + 1, y + height * (1 - value / top), x + (b + 1) * step - 1, y + height),
+                    fill=BAR,
+                )
         for tick in (0, 0.25, 0.5, 0.75, 1):
             pen.text((x + tick * width, y + height + 4), f"{tick:g}", fill=SOFT, font=font(11), anchor="ma")
     return png(np.asarray(sheet))
 
 
 def principal_components(features: np.ndarray, count: int = 2) -> np.ndarray:
-    """(N, D) -> the first ``count`` principal components (N, count), zero-padded; each sign such that its largest loading is positive."""
+    """(N, D) -> the first ``count`` principal components (N, count), zero-padded; each sign such that its
+    largest loading is positive."""
     x = np.asarray(features, np.float64)
     x = x - x.mean(axis=0)
     out = np.zeros((len(x), count))
@@ -155,14 +170,17 @@ def principal_components(features: np.ndarray, count: int = 2) -> np.ndarray:
 
 def class_colour(index: int, classes: int) -> tuple[int, int, int]:
     """A colour of its own for each of up to 40 classes: hues around the circle, every other ring darker."""
-    ring, count = (index // 2, max(1, -(-min(classes, 40) // 2))) if classes > 10 else (index, max(classes, 1))
+    ring, count = (
+        (index // 2, max(1, -(-min(classes, 40) // 2))) if classes > 10 else (index, max(classes, 1))
+    )
     light = (0.45, 0.3)[index % 2] if classes > 10 else 0.45
     red, green, blue = colorsys.hls_to_rgb((ring / count) % 1.0, light, 0.75)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def drawable(name: str, otherwise: str) -> str:
-    """``name``, without its accents where the drawing font lacks them; ``otherwise`` where it lacks the letters."""
+    """``name``, without its accents where the drawing font lacks them; ``otherwise`` where it lacks the
+    letters."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
     return next((n for n in (name, plain) if n and all(_has(c) for c in n)), otherwise)
 
@@ -201,7 +219,9 @@ def _scatter(panel: FeatureMap, side: int, classes: int) -> Image.Image:
     span = np.maximum(high - low, 1e-12)
     places = np.clip((points - low) / span, -0.03, 1.03) * (big * 0.9) + big * 0.05
     for target in (False, True):
-        for (x, y), c in zip(places[panel.target == target], panel.classes[panel.target == target], strict=True):
+        for (x, y), c in zip(
+            places[panel.target == target], panel.classes[panel.target == target], strict=True
+        ):
             _mark(pen, float(x), big - float(y), 3.2 * SCALE, class_colour(int(c), classes), target)
     return sheet.resize((side, side), Image.Resampling.LANCZOS)
 

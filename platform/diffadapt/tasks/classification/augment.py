@@ -1,4 +1,5 @@
-"""Training augmentations for classifiers, one image at a time and a function of (image, seed) only (SDA Table 7)."""
+"""Training augmentations for classifiers, one image at a time and a function of (image, seed) only (SDA Table
+7)."""
 
 from __future__ import annotations
 
@@ -18,15 +19,19 @@ Augment = Callable[[np.ndarray, int], torch.Tensor]
 
 
 def make_augment(config: FitConfig, inputs: ClassifierConfig) -> Augment:
-    """``augment(image uint8 (H, W, C), seed)`` -> (in_channels, crop, crop): uint8, or float32 already normalised.
+    """``augment(image uint8 (H, W, C), seed)`` -> (in_channels, crop, crop): uint8, or float32 already
+    normalised.
 
-    Only ``transformer`` returns floats, because RandomErasing fills with noise in normalised units. ``none`` is the
-    evaluation preprocessing; ``flip`` holds for all others. Grey images go through RandAugment as grey RGB.
+    Only ``transformer`` returns floats, because RandomErasing fills with noise in normalised units. ``none``
+    is the evaluation preprocessing; ``flip`` holds for all others. Grey images go through RandAugment as grey
+    RGB.
     """
     if config.augment == "none":
         return lambda image, seed: _to_tensor(prepare_image(image, inputs))
     if config.augment == "shift":
-        return lambda image, seed: _shift(prepare_image(image, inputs), np.random.default_rng(seed), config.flip)
+        return lambda image, seed: _shift(
+            prepare_image(image, inputs), np.random.default_rng(seed), config.flip
+        )
     return _Timm(config, inputs)
 
 
@@ -35,7 +40,8 @@ def _to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def _shift(image: np.ndarray, rng: np.random.Generator, flip: bool) -> torch.Tensor:
-    """Translate by up to an eighth of each side, black where nothing comes in; mirror with probability one half."""
+    """Translate by up to an eighth of each side, black where nothing comes in; mirror with probability one
+    half."""
     height, width = image.shape[:2]
     dy, dx = (int(rng.integers(-(n // 8), n // 8 + 1)) for n in (height, width))
     out = np.zeros_like(image)
@@ -46,7 +52,8 @@ def _shift(image: np.ndarray, rng: np.random.Generator, flip: bool) -> torch.Ten
 
 
 class _Timm:
-    """timm's RandomResizedCrop pipelines; they draw from the global generators, which are set to the seed and put back."""
+    """timm's RandomResizedCrop pipelines; they draw from the global generators, which are set to the seed and
+    put back."""
 
     def __init__(self, config: FitConfig, inputs: ClassifierConfig):
         from timm.data import create_transform
@@ -60,7 +67,11 @@ class _Timm:
         )  # fmt: skip
         if self.floats:
             self.transform = create_transform(
-                **shared, interpolation="bicubic", auto_augment="rand-m9-n2-mstd0.5-inc1", re_prob=0.25, re_mode="pixel"
+                **shared,
+                interpolation="bicubic",
+                auto_augment="rand-m9-n2-mstd0.5-inc1",
+                re_prob=0.25,
+                re_mode="pixel",
             )
         else:
             self.transform = create_transform(**shared, interpolation="bilinear", normalize=False)

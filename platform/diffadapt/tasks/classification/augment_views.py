@@ -1,6 +1,8 @@
-"""The views of an image that adaptation trains on: test, weak and strong, each a function of (image, seed) alone.
+"""The views of an image that adaptation trains on: test, weak and strong, each a function of (image, seed)
+alone.
 
-``uda`` is Transfer-Learning-Library's training transform, ``strong`` FixMatch's: the weak view, RandAugment and cutout.
+``uda`` is Transfer-Learning-Library's training transform, ``strong`` FixMatch's: the weak view, RandAugment
+and cutout.
 """
 
 from __future__ import annotations
@@ -24,30 +26,35 @@ SQUASHED = ("uda", "center")
 
 
 def make_views(preset: str, inputs: ClassifierConfig, flip: bool) -> dict[str, Augment]:
-    """Kind -> ``augment(image uint8 (H, W, 1 or 3), seed)`` -> uint8 (in_channels, crop, crop), for test, weak and strong.
+    """Kind -> ``augment(image uint8 (H, W, 1 or 3), seed)`` -> uint8 (in_channels, crop, crop), for test,
+    weak and strong.
 
-    The weak view of ``preset``: ``uda`` squashes to ``inputs.resize`` on both sides and takes a RandomResizedCrop of .08-1 of
-    the area; ``center`` squashes and takes the centre (VisDA); ``shift`` is the evaluation preprocessing, translated by up
-    to an eighth; ``none`` is that as it is. ``flip``: all but ``none`` are mirrored with probability one half. The strong
-    view is a weak one after RandAugment and cutout.
+    The weak view of ``preset``: ``uda`` squashes to ``inputs.resize`` on both sides and takes a
+    RandomResizedCrop of .08-1 of the area; ``center`` squashes and takes the centre (VisDA); ``shift`` is the
+    evaluation preprocessing, translated by up to an eighth; ``none`` is that as it is. ``flip``: all but
+    ``none`` are mirrored with probability one half. The strong view is a weak one after RandAugment and
+    cutout.
 
-    The test view of ``uda`` and ``center`` is the centre of the squashed image, that of the others the evaluation
-    preprocessing (short edge, centre crop), which the prediction stage uses. The two are the same for square images, such as
-    all synthetic ones and Office-31's; of other images the squashed view shows more, a little out of proportion.
+    The test view of ``uda`` and ``center`` is the centre of the squashed image, that of the others the
+    evaluation preprocessing (short edge, centre crop), which the prediction stage uses. The two are the same
+    for square images, such as all synthetic ones and Office-31's; of other images the squashed view shows
+    more, a little out of proportion.
     """
     weak = WeakView(preset, inputs, flip)
     return {"test": Evaluated(preset, inputs), "weak": weak, "strong": StrongView(weak)}
 
 
 def preparation(preset: str, inputs: ClassifierConfig) -> Callable[[np.ndarray], np.ndarray] | None:
-    """What may be done to an image once, before it is kept in memory, without changing any of its views; None: nothing."""
+    """What may be done to an image once, before it is kept in memory, without changing any of its views;
+    None: nothing."""
     if preset not in SQUASHED or not inputs.resize:
         return None
     return lambda image: squash(match_channels(image, inputs.in_channels), inputs.resize)
 
 
 def squash(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 (H, W, C) -> (side, side, C), bicubic and without regard to proportions; side 0: the image as it is."""
+    """uint8 (H, W, C) -> (side, side, C), bicubic and without regard to proportions; side 0: the image as it
+    is."""
     if not side or image.shape[:2] == (side, side):
         return image
     return from_pil(to_pil(image).resize((side, side), Image.Resampling.BICUBIC))
@@ -107,7 +114,8 @@ class StrongView:
 
 
 def random_resized_crop(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A random part of uint8 (H, W, C), bilinear to (side, side, C); the whole centre where ten tries fit nowhere."""
+    """A random part of uint8 (H, W, C), bilinear to (side, side, C); the whole centre where ten tries fit
+    nowhere."""
     height, width = image.shape[:2]
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     for _ in range(10):

@@ -1,4 +1,5 @@
-"""Batches of a labelled image set as a function of (seed, step, rank, micro), with or without reader processes."""
+"""Batches of a labelled image set as a function of (seed, step, rank, micro), with or without reader
+processes."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from diffadapt.tasks.classification.augment import Augment
 
 
 class Batch(NamedTuple):
-    """``images`` (b, C, H, W), ``labels`` int64 (b,), and the ``weight`` that turns this part's mean into its share of the
-    global batch's mean: b * parts / global batch size."""
+    """``images`` (b, C, H, W), ``labels`` int64 (b,), and the ``weight`` that turns this part's mean into its
+    share of the global batch's mean: b * parts / global batch size."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -26,9 +27,10 @@ class Batch(NamedTuple):
 class Batches:
     """Epochs are permutations from (seed, epoch); the last batch of an epoch may be smaller and is kept.
 
-    A global batch is cut into world_size * accumulate parts whose sizes differ by at most one. A part that gets no image
-    (fewer images than parts) holds one with weight 0, so that every rank still takes part in the step. An image's
-    augmentation is seeded by (seed, epoch, its index), so it does not depend on the number of workers or readers.
+    A global batch is cut into world_size * accumulate parts whose sizes differ by at most one. A part that
+    gets no image (fewer images than parts) holds one with weight 0, so that every rank still takes part in
+    the step. An image's augmentation is seeded by (seed, epoch, its index), so it does not depend on the
+    number of workers or readers.
     """
 
     def __init__(
@@ -71,7 +73,8 @@ class Batches:
         return self._order[1][start + low : start + high]
 
     def __call__(self, step: int, micro: int) -> Batch:
-        """The batch of this rank. In-order calls are read ahead if there are readers; any order gives the same batches."""
+        """The batch of this rank. In-order calls are read ahead if there are readers; any order gives the
+        same batches."""
         if self.readers == 0:
             return self.make(step, micro)
         if self._stream is None or self._next != (step, micro):
@@ -95,9 +98,12 @@ class Batches:
 
     def _read_ahead(self, step: int, micro: int) -> Iterator[Batch]:
         loader = DataLoader(
-            _Steps(self), batch_size=None, sampler=_From(step, micro, self.accumulate), num_workers=self.readers,
+            _Steps(self),
+            batch_size=None,
+            sampler=_From(step, micro, self.accumulate),
+            num_workers=self.readers,
             pin_memory=torch.cuda.is_available(),
-        )  # fmt: skip
+        )
         for images, labels, weight in loader:
             yield Batch(images, labels, float(weight))
 

@@ -1,4 +1,5 @@
-"""Feature stage: what a frozen backbone makes of every image's test, weak and strong views, computed once and then trained on."""
+"""Feature stage: what a frozen backbone makes of every image's test, weak and strong views, computed once and
+then trained on."""
 
 from __future__ import annotations
 
@@ -17,11 +18,13 @@ from diffadapt.stages.models import classifier_identity, classifier_revisions
 
 @dataclass(frozen=True)
 class Features(Stage):
-    """Input: images. Rows in FEATURES_SCHEMA: ``test`` (D), ``weak`` (weak_views x D) and ``strong`` (strong_views x D) features.
+    """Input: images. Rows in FEATURES_SCHEMA: ``test`` (D), ``weak`` (weak_views x D) and ``strong``
+    (strong_views x D) features.
 
-    The test view is the prediction stage's preprocessing, so that a classifier merged from backbone and head gives on an image
-    what the head gives on its test features. The other views are those of ``augment`` (tasks/classification/augment_views.py); each depends
-    on the seed, the image's key and the view's number alone.
+    The test view is the prediction stage's preprocessing, so that a classifier merged from backbone and head
+    gives on an image what the head gives on its test features. The other views are those of ``augment``
+    (tasks/classification/augment_views.py); each depends on the seed, the image's key and the view's number
+    alone.
     """
 
     backbone: BackboneConfig = BackboneConfig()
@@ -44,7 +47,10 @@ class Features(Stage):
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         if self.backbone.name == "train":
-            raise RecipeError("A frozen backbone needs trained weights, but backbone.name is 'train': name weights, or set backbone.frozen to false.")
+            raise RecipeError(
+                "A frozen backbone needs trained weights, but backbone.name is 'train': name weights, or set"
+                " backbone.frozen to false."
+            )
         (images,) = inputs.values()
         return one_to_one(images)
 
@@ -59,7 +65,11 @@ class Features(Stage):
     def seeds(self, key: str) -> list[tuple[str, int]]:
         """(kind, seed) of each view that is augmented, in the order in which they are stored."""
         counts = (("weak", self.backbone.weak_views), ("strong", self.backbone.strong_views))
-        return [(kind, item_seed(self.seed, "features", key, f"{kind}-{i}")) for kind, count in counts for i in range(count)]
+        return [
+            (kind, item_seed(self.seed, "features", key, f"{kind}-{i}"))
+            for kind, count in counts
+            for i in range(count)
+        ]
 
 
 class _Extractor:
@@ -71,7 +81,9 @@ class _Extractor:
         from diffadapt.tasks.classification.augment_views import make_views
 
         self.stage, self.device = stage, context.device
-        self.model = load_backbone(stage.backbone, context.device).module.to(memory_format=torch.channels_last)
+        self.model = load_backbone(stage.backbone, context.device).module.to(
+            memory_format=torch.channels_last
+        )
         self.augments = make_views(stage.augment, stage.backbone, stage.flip)
         self.batcher = Batcher((context.batch_size or stage.backbone.batch_size) // stage.views)
         self.threads = ThreadPoolExecutor(max(1, context.threads))
@@ -96,7 +108,10 @@ class _Extractor:
         def views(i: int) -> list[torch.Tensor]:
             image = decoded.images[i]
             test = torch.from_numpy(np.ascontiguousarray(prepare_image(image, config).transpose(2, 0, 1)))
-            return [test, *(self.augments[kind](image, seed) for kind, seed in self.stage.seeds(decoded.keys[i]))]
+            return [
+                test,
+                *(self.augments[kind](image, seed) for kind, seed in self.stage.seeds(decoded.keys[i])),
+            ]
 
         @torch.inference_mode()
         def process(batch: Sequence[int]) -> list[np.ndarray]:
@@ -105,12 +120,24 @@ class _Extractor:
             with float32_mode(config.precision), autocast(self.device, config.precision):
                 features = self.model(x).float().cpu().numpy()
             if not np.isfinite(features).all():
-                raise ItemError("the backbone's features have NaN or infinity: use backbone.precision fp32, or check the weights")
+                raise ItemError(
+                    "the backbone's features have NaN or infinity: use backbone.precision fp32, or check the"
+                    " weights"
+                )
             return list(features.reshape(len(batch), self.stage.views, -1))
 
         done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
         index, weak = [i for i, _ in done], 1 + config.weak_views
         parts = {"test": slice(0, 1), "weak": slice(1, weak), "strong": slice(weak, None)}
-        columns = {kind: pa.array([made[part].ravel() for _, made in done], pa.list_(pa.float32())) for kind, part in parts.items()}
-        keys, labels = pa.array([decoded.keys[i] for i in index], pa.string()), pa.array([decoded.labels[i] for i in index], pa.int64())
-        return Rows(pa.table({"key": keys, "label": labels, **columns}, schema=FEATURES_SCHEMA), decoded.failures + failures)
+        columns = {
+            kind: pa.array([made[part].ravel() for _, made in done], pa.list_(pa.float32()))
+            for kind, part in parts.items()
+        }
+        keys, labels = (
+            pa.array([decoded.keys[i] for i in index], pa.string()),
+            pa.array([decoded.labels[i] for i in index], pa.int64()),
+        )
+        return Rows(
+            pa.table({"key": keys, "label": labels, **columns}, schema=FEATURES_SCHEMA),
+            decoded.failures + failures,
+        )

@@ -1,4 +1,5 @@
-"""The report's pictures from stored shards: synthesis and projection before and after, Grad-CAM side by side."""
+"""The report's pictures from stored shards: synthesis and projection before and after, Grad-CAM side by
+side."""
 
 from __future__ import annotations
 
@@ -25,17 +26,25 @@ def make_figures(stage: Figures, job: FitJob) -> dict[str, Any]:
     add = sections.add
     if pictures.get("synth") and pictures.get("aligned"):
         before, after = _pairs_by_class(stage, pictures["synth"], pictures["aligned"])
-        add("alignment.png", before_after_grid(before, after), "Synthetic images before and after alignment",
-            "Each class as the conditional model made it, and after noising and denoising by the unconditional model.")  # fmt: skip
+        add(
+            "alignment.png",
+            before_after_grid(before, after),
+            "Synthetic images before and after alignment",
+            "Each class as the conditional model made it, and after noising and denoising by the unconditional model.",
+        )
     if pictures.get("target") and pictures.get("projected"):
         before, after = _pairs_by_group(stage, pictures["target"], pictures["projected"])
         add("projection.png", before_after_grid(before, after), "Target images before and after projection",
             "Each corruption as it is met, and after projection into the synthetic domain.")  # fmt: skip
         rows = _gradcam_rows(stage, job, pictures)
         if rows:
-            add("gradcam.png", gradcam_panel([GradCamRow(group, cells) for group, cells in rows.items()]), "Where the models look (Grad-CAM)",
+            add(
+                "gradcam.png",
+                gradcam_panel([GradCamRow(group, cells) for group, cells in rows.items()]),
+                "Where the models look (Grad-CAM)",
                 "Source image with the source model; the corrupted target with the source model; the projected target with the source "
-                "model (DDA) and with the fine-tuned model (SDA). One target image of each corruption, drawn by a hash of its name.")  # fmt: skip
+                "model (DDA) and with the fine-tuned model (SDA). One target image of each corruption, drawn by a hash of its name.",
+            )
     return {"pictures": sections.write()}
 
 
@@ -72,7 +81,8 @@ def _pairs_by_group(stage: Figures, before: dict[str, Picture], after: dict[str,
 
 
 def _spread(keys: set[str]) -> list[str]:
-    """Keys by group, within a group in the order of a hash of the image's name, so that all groups show the same images."""
+    """Keys by group, within a group in the order of a hash of the image's name, so that all groups show the
+    same images."""
     from diffadapt.core.identity import digest
 
     return sorted(keys, key=lambda k: (k.split("/", 2)[:2], digest(k.split("/", 2)[2])))
@@ -85,15 +95,26 @@ def _gradcam_rows(stage: Figures, job: FitJob, pictures: dict[str, dict[str, Pic
     from diffadapt.tasks.classification.gradcam import gradcam
 
     fitted = job.context.fitted
-    source = open_classifier(stage.classifier, {"classifier": fitted["classifier"]} if "classifier" in fitted else {}, stage.num_classes, "cpu")
-    tuned = open_classifier(stage.classifier, {"finetuned": fitted["finetuned"]}, stage.num_classes, "cpu") if "finetuned" in fitted else None
+    source = open_classifier(
+        stage.classifier,
+        {"classifier": fitted["classifier"]} if "classifier" in fitted else {},
+        stage.num_classes,
+        "cpu",
+    )
+    tuned = (
+        open_classifier(stage.classifier, {"finetuned": fitted["finetuned"]}, stage.num_classes, "cpu")
+        if "finetuned" in fitted
+        else None
+    )
 
     def cell(model: Any, image: np.ndarray, label: int | None) -> GradCamCell:
         x = to_input([image], stage.classifier)
         heat = gradcam(model, x)[0].numpy()
         predicted = int(model(x).argmax(1))
         name = stage.class_names[predicted] if stage.class_names else str(predicted)
-        return GradCamCell(prepare_image(image, stage.classifier), heat, name, None if label is None else predicted == label)
+        return GradCamCell(
+            prepare_image(image, stage.classifier), heat, name, None if label is None else predicted == label
+        )
 
     rows: dict[str, list] = {}
     for key in _spread(set(pictures["target"]) & set(pictures["projected"])):
@@ -103,5 +124,10 @@ def _gradcam_rows(stage: Figures, job: FitJob, pictures: dict[str, dict[str, Pic
         image, label = pictures["target"][key]
         projected = pictures["projected"][key][0]
         clean = pictures.get("clean", {}).get(f"clean/0/{item}")
-        rows[group] = [cell(source, clean[0], label) if clean else None, cell(source, image, label), cell(source, projected, label), cell(tuned, projected, label) if tuned else None]
+        rows[group] = [
+            cell(source, clean[0], label) if clean else None,
+            cell(source, image, label),
+            cell(source, projected, label),
+            cell(tuned, projected, label) if tuned else None,
+        ]
     return rows

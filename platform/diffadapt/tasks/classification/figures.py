@@ -1,4 +1,5 @@
-"""Pictures for the report: before/after grids of alignment and projection, and Grad-CAM side by side (SDA Fig. 4)."""
+"""Pictures for the report: before/after grids of alignment and projection, and Grad-CAM side by side (SDA
+Fig. 4)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from diffadapt.stages.models import classifier_identity, classifier_revisions
 
 @dataclass(frozen=True)
 class Figures(Stage):
-    """Reads a few shards of each image input (the first of each group) and the classifiers; makes PNG files and figures.json."""
+    """Reads a few shards of each image input (the first of each group) and the classifiers; makes PNG files
+    and figures.json."""
 
     classifier: ClassifierConfig = ClassifierConfig()
     num_classes: int = 0
@@ -34,9 +36,13 @@ class Figures(Stage):
 
     def identity(self) -> dict[str, Any]:
         return {
-            "classifier": classifier_identity(self.classifier), "pictures": list(self.pictures), "models": list(self.models),
-            "class_names": list(self.class_names), "columns": self.columns, "groups": self.groups,
-        }  # fmt: skip
+            "classifier": classifier_identity(self.classifier),
+            "pictures": list(self.pictures),
+            "models": list(self.models),
+            "class_names": list(self.class_names),
+            "columns": self.columns,
+            "groups": self.groups,
+        }
 
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.classifier, "classifier" in self.models)

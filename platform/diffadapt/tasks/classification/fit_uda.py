@@ -1,4 +1,5 @@
-"""Stage 1: unsupervised domain adaptation from the source to the unlabelled target (Adapt Anything section 3)."""
+"""Stage 1: unsupervised domain adaptation from the source to the unlabelled target (Adapt Anything section
+3)."""
 
 from __future__ import annotations
 
@@ -24,10 +25,11 @@ VIT_MODULES = ("vision_transformer", "deit")
 
 @dataclass(frozen=True)
 class FitUda(Stage):
-    """Inputs: source rows, target rows (images, or features where the backbone is frozen), and maybe a filter's decisions on the source.
+    """Inputs: source rows, target rows (images, or features where the backbone is frozen), and maybe a
+    filter's decisions on the source.
 
-    The result is a classifier folder, or a head folder where the backbone is frozen. The target's labels are not looked at
-    unless ``select`` is the oracle.
+    The result is a classifier folder, or a head folder where the backbone is frozen. The target's labels are
+    not looked at unless ``select`` is the oracle.
     """
 
     config: Any = UdaConfig()
@@ -53,7 +55,10 @@ class FitUda(Stage):
         method.check(config.epochs)
         classes = self.num_classes or len(self.class_names)
         if classes < 2:
-            raise RecipeError(f"Adaptation needs at least two classes, but there {'is one' if classes == 1 else 'are none'}: name more classes.")
+            raise RecipeError(
+                "Adaptation needs at least two classes, but there"
+                f" {'is one' if classes == 1 else 'are none'}: name more classes."
+            )
         method.passes_with(config.sdat, config.method)
         if not self.backbone.frozen:
             check_backbone(self.backbone)
@@ -70,32 +75,55 @@ class FitUda(Stage):
         names = self.class_names or tuple(str(i) for i in range(self.num_classes))
         source_files, target_files = row_inputs(job)[:2]
         kept = kept_keys(fitted_with(job, KEPT))
-        source, failed = load_views(source_files, read, self.backbone, config.augment, config.flip, kept, what="source")
-        target, also_failed = load_views(target_files, read, self.backbone, config.augment, config.flip, what="target")
+        source, failed = load_views(
+            source_files, read, self.backbone, config.augment, config.flip, kept, what="source"
+        )
+        target, also_failed = load_views(
+            target_files, read, self.backbone, config.augment, config.flip, what="target"
+        )
         demand_sets(source, target, len(names))
         counts = _demand_classes(source.labels, names, kept is not None)
         body, module, width = self._body(job, source)
         net, found = fit_uda(
-            source, target, module, width, len(names), config, job.reporter, Checkpoints(job.checkpoints), make_chooser(self, job, target, source, len(names)),
+            source,
+            target,
+            module,
+            width,
+            len(names),
+            config,
+            job.reporter,
+            Checkpoints(job.checkpoints),
+            make_chooser(self, job, target, source, len(names)),
             readers=0 if self.backbone.frozen or job.context.device == "cpu" else job.context.threads,
-            watcher=make_watcher(self, job, target), until=job.until,
-        )  # fmt: skip
+            watcher=make_watcher(self, job, target),
+            until=job.until,
+        )
         losses = {k: v for k, v in found.items() if k not in ("step_seconds", "resumed_from")}
         if job.reporter.rank == 0:
             self._write(job, net, body, width, names, found.get("selection"))
         warnings = []
         if config.chosen.uses_target and len(target) < config.batch_size:
-            warnings.append(f"The target has {len(target)} image{'' if len(target) == 1 else 's'}, fewer than a batch of {config.batch_size}, so that every batch holds some of them repeatedly.")
+            warnings.append(
+                f"The target has {len(target)} image{'' if len(target) == 1 else 's'}, fewer than a batch of"
+                f" {config.batch_size}, so that every batch holds some of them repeatedly."
+            )
         return {
-            **losses, "images": len(source), "target_images": len(target), "source_per_class": counts, "warnings": warnings,
+            **losses,
+            "images": len(source),
+            "target_images": len(target),
+            "source_per_class": counts,
+            "warnings": warnings,
             "quarantined": [[f.key, f.reason] for f in [*failed, *also_failed]],
-        }  # fmt: skip
+        }
 
     def _demand_vit(self) -> None:
         """Raise RecipeError where it can be known that the method cannot work inside the backbone."""
         what = f"The method {self.config.method!r} works inside a vision transformer"
         if self.backbone.frozen:
-            raise RecipeError(f"{what}, so cached features will not do: set backbone.frozen to false or choose another method.")
+            raise RecipeError(
+                f"{what}, so cached features will not do: set backbone.frozen to false or choose another"
+                " method."
+            )
         arch = _architecture(self.backbone)
         if arch is None:
             return
@@ -104,10 +132,14 @@ class FitUda(Stage):
         import diffadapt.models.cifar_resnet  # noqa: F401  # registers ours
 
         if timm.is_model(arch) and not timm.models.is_model_in_modules(arch, VIT_MODULES):
-            raise RecipeError(f"{what}, but the backbone is {arch!r}: name a timm VisionTransformer, e.g. deit_small_patch16_224, or choose another method.")
+            raise RecipeError(
+                f"{what}, but the backbone is {arch!r}: name a timm VisionTransformer, e.g."
+                " deit_small_patch16_224, or choose another method."
+            )
 
     def _body(self, job: FitJob, source: Any) -> tuple[Any, Any, int]:
-        """(the loaded backbone, the module to train through, the width of its features); cached features pass an Identity."""
+        """(the loaded backbone, the module to train through, the width of its features); cached features pass
+        an Identity."""
         import torch
         from torch import nn
 
@@ -120,7 +152,9 @@ class FitUda(Stage):
             body = load_backbone(self.backbone, "cpu")
         return body, body.module, body.width
 
-    def _write(self, job: FitJob, net: Any, body: Any, width: int, names: tuple[str, ...], selection: Any) -> None:
+    def _write(
+        self, job: FitJob, net: Any, body: Any, width: int, names: tuple[str, ...], selection: Any
+    ) -> None:
         from diffadapt.methods.uda.layers import flat
 
         head = flat(net.bottleneck, net.method.exported_head(net))
@@ -135,8 +169,18 @@ class FitUda(Stage):
         from diffadapt.models.export import export_classifier
         from diffadapt.models.mlp_head import join
 
-        model, arch, args = join(net.backbone, body.arch, head, len(names), self.backbone.in_channels, body.model_args)
-        export_classifier(model, job.output, arch, replace(self.backbone, arch=arch), names, {**extra, "backbone": f"{body.arch} ({body.revision})"}, args)
+        model, arch, args = join(
+            net.backbone, body.arch, head, len(names), self.backbone.in_channels, body.model_args
+        )
+        export_classifier(
+            model,
+            job.output,
+            arch,
+            replace(self.backbone, arch=arch),
+            names,
+            {**extra, "backbone": f"{body.arch} ({body.revision})"},
+            args,
+        )
 
 
 def _architecture(backbone: BackboneConfig) -> str | None:
@@ -161,6 +205,10 @@ def _demand_classes(labels: Any, names: tuple[str, ...], filtered: bool) -> dict
     empty = [name for name, count in zip(names, counts, strict=True) if not count]
     if empty:
         more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        why = "the filters left none of its images (lower their thresholds or generate more)" if filtered else "give images of it, or leave the class out"
+        why = (
+            "the filters left none of its images (lower their thresholds or generate more)"
+            if filtered
+            else "give images of it, or leave the class out"
+        )
         raise DataError(f"The source has no image of {', '.join(map(repr, empty[:5]))}{more}: {why}.")
     return {name: int(count) for name, count in zip(names, counts, strict=True)}

@@ -1,4 +1,5 @@
-"""Grad-CAM (Selvaraju et al. 2017) for timm classifiers: convolutional, Swin and ConvNeXt stages, and ViT tokens."""
+"""Grad-CAM (Selvaraju et al. 2017) for timm classifiers: convolutional, Swin and ConvNeXt stages, and ViT
+tokens."""
 
 from __future__ import annotations
 
@@ -12,23 +13,30 @@ from diffadapt.core.errors import RecipeError
 from diffadapt.models.classifier import Classifier
 
 
-def gradcam(model: nn.Module, images: torch.Tensor, classes: Sequence[int] | torch.Tensor | None = None) -> torch.Tensor:
-    """Normalised images (B, C, H, W) -> heat maps (B, H, W), float32 in [0, 1], 1 at each image's strongest point.
+def gradcam(
+    model: nn.Module, images: torch.Tensor, classes: Sequence[int] | torch.Tensor | None = None
+) -> torch.Tensor:
+    """Normalised images (B, C, H, W) -> heat maps (B, H, W), float32 in [0, 1], 1 at each image's strongest
+    point.
 
-    The maps explain the logits of ``classes`` (B,), by default the predicted ones, from the last stage's features; for
-    token models from the last block's first norm, because the class token alone reaches the head after it. A map without
-    positive evidence is all zero. Modes, gradients and parameters are left as they were. Raises RecipeError for models
-    without timm's forward_features and forward_head.
+    The maps explain the logits of ``classes`` (B,), by default the predicted ones, from the last stage's
+    features; for token models from the last block's first norm, because the class token alone reaches the
+    head after it. A map without positive evidence is all zero. Modes, gradients and parameters are left as
+    they were. Raises RecipeError for models without timm's forward_features and forward_head.
     """
     model = model.model if isinstance(model, Classifier) else model
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise RecipeError(f"Grad-CAM needs timm's forward_features and forward_head, which {type(model).__name__} has not.")
+        raise RecipeError(
+            f"Grad-CAM needs timm's forward_features and forward_head, which {type(model).__name__} has not."
+        )
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
         tokens = hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens")
         features, logits = (_token_features if tokens else _map_features)(model, images)
-        chosen = logits.argmax(1) if classes is None else torch.as_tensor(classes, device=logits.device).long()
+        chosen = (
+            logits.argmax(1) if classes is None else torch.as_tensor(classes, device=logits.device).long()
+        )
         gradient = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), features)[0]
     finally:
         for module, mode in modes:
@@ -37,7 +45,9 @@ def gradcam(model: nn.Module, images: torch.Tensor, classes: Sequence[int] | tor
     heat = F.relu((gradient.mean((2, 3), keepdim=True) * features).sum(1, keepdim=True))
     heat = F.interpolate(heat, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     peak = heat.amax((1, 2), keepdim=True)
-    return torch.where(peak > 0, heat / peak.clamp_min(torch.finfo(heat.dtype).tiny), torch.zeros_like(heat)).clamp(0, 1)
+    return torch.where(
+        peak > 0, heat / peak.clamp_min(torch.finfo(heat.dtype).tiny), torch.zeros_like(heat)
+    ).clamp(0, 1)
 
 
 def _map_features(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,8 @@ from diffadapt.models.preprocess import to_input
 
 @torch.inference_mode()
 def predict_logits(classifier: Classifier, images: Iterable[np.ndarray] | Sequence[np.ndarray]) -> np.ndarray:
-    """uint8 (H, W, C) images -> float32 (N, K) logits in evaluation mode, ``config.batch_size`` images at a time.
+    """uint8 (H, W, C) images -> float32 (N, K) logits in evaluation mode, ``config.batch_size`` images at a
+    time.
 
     Raises TrainingError if a logit is NaN or infinite.
     """
@@ -28,5 +29,7 @@ def predict_logits(classifier: Classifier, images: Iterable[np.ndarray] | Sequen
     classifier.train(was_training)
     logits = np.concatenate(parts) if parts else np.zeros((0, classifier.num_classes), np.float32)
     if not np.isfinite(logits).all():
-        raise TrainingError(f"The classifier gave NaN or infinite logits in {classifier.config.precision}; use fp32.")
+        raise TrainingError(
+            f"The classifier gave NaN or infinite logits in {classifier.config.precision}; use fp32."
+        )
     return logits

@@ -1,4 +1,5 @@
-"""A frozen backbone and the head that was trained on its features, joined to one classifier that takes images."""
+"""A frozen backbone and the head that was trained on its features, joined to one classifier that takes
+images."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from diffadapt.stages.roles import HEAD, fitted_with
 
 @dataclass(frozen=True)
 class MergeHead(Stage):
-    """Input: a fitted head. The result is a timm/HF folder whose logits on an image are the head's on its test features."""
+    """Input: a fitted head. The result is a timm/HF folder whose logits on an image are the head's on its
+    test features."""
 
     backbone: BackboneConfig = BackboneConfig()
     class_names: tuple[str, ...] = ()
@@ -50,7 +52,9 @@ class MergeHead(Stage):
         head, info = load_head(folder)
         body = load_backbone(self.backbone)
         names = self.class_names or tuple(info["label_names"])
-        model, arch, args = join(body.module, body.arch, head, len(names), self.backbone.in_channels, body.model_args)
+        model, arch, args = join(
+            body.module, body.arch, head, len(names), self.backbone.in_channels, body.model_args
+        )
         if job.reporter.rank == 0:
             extra = {**info.get("diffadapt", {}), "backbone": f"{body.arch}, frozen ({body.revision})"}
             export_classifier(model, job.output, arch, replace(self.backbone, arch=arch), names, extra, args)

@@ -10,7 +10,8 @@ from torch import nn
 
 @torch.no_grad()
 def penultimate(model: nn.Module, x: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(features (B, D), logits (B, classes)): what goes into the last Linear (or 1x1 convolution) with ``classes`` outputs, float32.
+    """(features (B, D), logits (B, classes)): what goes into the last Linear (or 1x1 convolution) with
+    ``classes`` outputs, float32.
 
     A model without such a layer gives its logits as features.
     """

@@ -1,4 +1,5 @@
-"""Prediction stage: logits of one classifier on one set of images. Ensembles are views over these (SDA equation 5)."""
+"""Prediction stage: logits of one classifier on one set of images. Ensembles are views over these (SDA
+equation 5)."""
 
 from __future__ import annotations
 
@@ -66,10 +67,18 @@ class _Predictor:
             x = to_input([decoded.images[i] for i in batch], self.stage.classifier, self.device)
             logits = self.model(x).float().cpu().numpy()
             if not np.isfinite(logits).all():
-                raise ItemError("the classifier's output has NaN or infinity: use classifier.precision fp32, or check the weights")
+                raise ItemError(
+                    "the classifier's output has NaN or infinity: use classifier.precision fp32, or check the"
+                    " weights"
+                )
             return list(logits)
 
         done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
         index = [i for i, _ in done]
         logits = np.stack([r for _, r in done]) if done else np.zeros((0, 0), np.float32)
-        return logits_rows([decoded.keys[i] for i in index], [decoded.labels[i] for i in index], logits, decoded.failures + failures)
+        return logits_rows(
+            [decoded.keys[i] for i in index],
+            [decoded.labels[i] for i in index],
+            logits,
+            decoded.failures + failures,
+        )

@@ -40,7 +40,10 @@ class _Predictor:
         self.head, info = load_head(folder)
         self.width = info["width"]
         if stage.num_classes and info["num_classes"] != stage.num_classes:
-            raise DataError(f"The head has {info['num_classes']} classes, but the data have {stage.num_classes}: train it on these classes.")
+            raise DataError(
+                f"The head has {info['num_classes']} classes, but the data have {stage.num_classes}: train it"
+                " on these classes."
+            )
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         import torch
@@ -51,7 +54,10 @@ class _Predictor:
         rows = inputs[0]
         test = feature_arrays(rows)["test"]
         if len(test) and test.shape[1] != self.width:
-            raise DataError(f"The cached features have width {test.shape[1]}, but the head takes {self.width}: both need the same backbone.")
+            raise DataError(
+                f"The cached features have width {test.shape[1]}, but the head takes {self.width}: both need"
+                " the same backbone."
+            )
         with torch.inference_mode():
             logits = self.head(torch.tensor(test)).numpy() if len(test) else test
         return logits_rows(rows.column("key"), rows.column("label"), logits, rows.failures)

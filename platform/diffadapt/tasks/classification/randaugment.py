@@ -1,6 +1,8 @@
-"""RandAugment as FixMatch uses it (Sohn et al. 2020, section 2.3 and appendix D): random operations of random strength.
+"""RandAugment as FixMatch uses it (Sohn et al. 2020, section 2.3 and appendix D): random operations of random
+strength.
 
-timm's and torchvision's RandAugment hold the strength fixed for all images and have other ranges, hence this one.
+timm's and torchvision's RandAugment hold the strength fixed for all images and have other ranges, hence this
+one.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ Operation = Callable[[Image.Image, float], Image.Image]
 
 
 def randaugment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Two operations drawn with replacement, each with a uniformly drawn strength, then cutout. Grey or RGB, any size."""
+    """Two operations drawn with replacement, each with a uniformly drawn strength, then cutout. Grey or RGB,
+    any size."""
     for index in rng.integers(len(OPERATIONS), size=COUNT):
         apply, low, high = OPERATIONS[NAMES[index]]
         image = apply(image, float(rng.uniform(low, high)))
@@ -28,7 +31,8 @@ def randaugment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def cutout(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A grey square of random side (up to half of the image's) around a random point, cut off at the border."""
+    """A grey square of random side (up to half of the image's) around a random point, cut off at the
+    border."""
     width, height = image.size
     side = rng.uniform(0, CUTOUT) * min(width, height)
     x, y = rng.uniform(0, width), rng.uniform(0, height)
@@ -36,7 +40,9 @@ def cutout(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     right, bottom = min(width, round(x + side / 2)), min(height, round(y + side / 2))
     if right > left and bottom > top:
         image = image.copy()
-        ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), fill=GREY if image.mode == "L" else (GREY,) * 3)
+        ImageDraw.Draw(image).rectangle(
+            (left, top, right - 1, bottom - 1), fill=GREY if image.mode == "L" else (GREY,) * 3
+        )
     return image
 
 
@@ -60,6 +66,7 @@ OPERATIONS: dict[str, tuple[Operation, float, float]] = {
     "TranslateX": (lambda image, v: _affine(image, 1, 0, v * image.size[0], 0, 1, 0), -0.3, 0.3),
     "TranslateY": (lambda image, v: _affine(image, 1, 0, 0, 0, 1, v * image.size[1]), -0.3, 0.3),
 }
-"""Name -> (operation, smallest strength, largest): factors of ImageEnhance, bits kept, degrees, tangents of the angle, grey
-levels from which an image is inverted, and fractions of the side. Pillow equalizes nothing in images of a few hundred pixels."""
+"""Name -> (operation, smallest strength, largest): factors of ImageEnhance, bits kept, degrees, tangents of
+the angle, grey levels from which an image is inverted, and fractions of the side. Pillow equalizes nothing in
+images of a few hundred pixels."""
 NAMES = tuple(OPERATIONS)

@@ -1,4 +1,5 @@
-"""The split of the target into confident and unconfident images, from stage 1's predictions (Adapt Anything section 3)."""
+"""The split of the target into confident and unconfident images, from stage 1's predictions (Adapt Anything
+section 3)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
 from diffadapt.methods.ssl.config import SplitConfig
 from diffadapt.stages.roles import SPLIT, row_inputs
 
-SPLIT_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("confidence", pa.float64()), ("confident", pa.bool_())])
+SPLIT_SCHEMA = pa.schema(
+    [("key", pa.string()), ("label", pa.int64()), ("confidence", pa.float64()), ("confident", pa.bool_())]
+)
 """``label`` is the predicted class, never the true one; ``confidence`` its softmax probability."""
 NAMED = 8
 """Classes that a warning names."""
@@ -26,10 +29,11 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Split(Stage):
-    """Input: one prediction node (logits). The folder holds split.parquet in :data:`SPLIT_SCHEMA`, sorted by key.
+    """Input: one prediction node (logits). The folder holds split.parquet in :data:`SPLIT_SCHEMA`, sorted by
+    key.
 
-    True labels among the predictions' rows are not looked at. The metrics say how far the predictions can be trusted, and
-    warn in ``warnings`` where stage 1 looks collapsed.
+    True labels among the predictions' rows are not looked at. The metrics say how far the predictions can be
+    trusted, and warn in ``warnings`` where stage 1 looks collapsed.
     """
 
     config: SplitConfig = SplitConfig()
@@ -45,7 +49,13 @@ class Split(Stage):
     def identity(self) -> dict[str, Any]:
         c = self.config
         rule = {"fraction": c.fraction} if c.rule == "top" else {}
-        return {"rule": c.rule, **rule, "threshold": c.threshold, "warn": [c.warn_confident, c.warn_coverage], "classes": list(self.class_names) or self.num_classes}
+        return {
+            "rule": c.rule,
+            **rule,
+            "threshold": c.threshold,
+            "warn": [c.warn_confident, c.warn_coverage],
+            "classes": list(self.class_names) or self.num_classes,
+        }
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         return whole(inputs)
@@ -58,25 +68,43 @@ class Split(Stage):
         rows = [job.read(f) for f in files]
         keys = [key for part in rows for key in part.column("key")]
         if not keys:
-            raise DataError("There is no prediction on the target to take pseudo-labels from: none of its images could be read.")
+            raise DataError(
+                "There is no prediction on the target to take pseudo-labels from: none of its images could be"
+                " read."
+            )
         logits = np.asarray([values for part in rows for values in part.column("logits")], np.float64)
         if logits.shape[1] != self.num_classes:
-            raise DataError(f"The predictions have {logits.shape[1]} classes, but the recipe has {self.num_classes}.")
+            raise DataError(
+                f"The predictions have {logits.shape[1]} classes, but the recipe has {self.num_classes}."
+            )
         p = softmax(logits)
         predicted, confidence = p.argmax(1), p.max(1)
         confident = choose(predicted, confidence, keys, self.config)
         if job.reporter.rank == 0:
             order = sorted(range(len(keys)), key=keys.__getitem__)
-            columns = {"key": [keys[i] for i in order], "label": predicted[order], "confidence": confidence[order], "confident": confident[order]}
+            columns = {
+                "key": [keys[i] for i in order],
+                "label": predicted[order],
+                "confidence": confidence[order],
+                "confident": confident[order],
+            }
             pq.write_table(pa.table(columns, schema=SPLIT_SCHEMA), Path(job.output) / SPLIT)
-        return split_metrics(predicted, confidence, confident, self.config, self.class_names or [str(i) for i in range(self.num_classes)])
+        return split_metrics(
+            predicted,
+            confidence,
+            confident,
+            self.config,
+            self.class_names or [str(i) for i in range(self.num_classes)],
+        )
 
 
-def choose(predicted: np.ndarray, confidence: np.ndarray, keys: Sequence[str], config: SplitConfig) -> np.ndarray:
+def choose(
+    predicted: np.ndarray, confidence: np.ndarray, keys: Sequence[str], config: SplitConfig
+) -> np.ndarray:
     """bool (N,): which images are confident.
 
-    ``top``: of each predicted class the ``fraction`` (rounded up, so at least one) with the largest confidence, ties by key;
-    ``threshold``: those with confidence >= ``threshold``.
+    ``top``: of each predicted class the ``fraction`` (rounded up, so at least one) with the largest
+    confidence, ties by key; ``threshold``: those with confidence >= ``threshold``.
     """
     if config.rule == "threshold":
         return confidence >= config.threshold
@@ -87,9 +115,15 @@ def choose(predicted: np.ndarray, confidence: np.ndarray, keys: Sequence[str], c
     return confident
 
 
-def split_metrics(predicted: np.ndarray, confidence: np.ndarray, confident: np.ndarray, config: SplitConfig, names: Sequence[str]) -> dict[str, Any]:
-    """What the split says about stage 1: counts, fractions of the target, coverage (the fraction of classes that is predicted),
-    ``per_class`` name -> [predicted, confident], and warnings."""
+def split_metrics(
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    confident: np.ndarray,
+    config: SplitConfig,
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """What the split says about stage 1: counts, fractions of the target, coverage (the fraction of classes
+    that is predicted), ``per_class`` name -> [predicted, confident], and warnings."""
     counts = np.bincount(predicted, minlength=len(names))
     chosen = np.bincount(predicted[confident], minlength=len(names))
     above = float((confidence >= config.threshold).mean())
@@ -108,22 +142,29 @@ def split_metrics(predicted: np.ndarray, confidence: np.ndarray, confident: np.n
     }
 
 
-def _warnings(above: float, coverage: float, absent: Sequence[str], classes: int, config: SplitConfig) -> list[str]:
+def _warnings(
+    above: float, coverage: float, absent: Sequence[str], classes: int, config: SplitConfig
+) -> list[str]:
     said = []
     if above < config.warn_confident:
         said.append(
-            f"Only {_percent(above)} of the target is predicted with confidence {config.threshold:g} or more, which is a sign of a "
-            "collapsed stage 1: look at the synthetic images and at stage 1's predictions before trusting stage 2."
+            f"Only {_percent(above)} of the target is predicted with confidence {config.threshold:g} or more,"
+            " which is a sign of a collapsed stage 1: look at the synthetic images and at stage 1's"
+            " predictions before trusting stage 2."
         )
     if absent:
         shown = ", ".join(repr(name) for name in absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
         if coverage < config.warn_coverage:
             said.append(
-                f"Stage 1 predicts only {classes - len(absent)} of the {classes} classes ({_percent(coverage)}), which is a sign of collapse; "
-                f"stage 2 cannot learn the others: {shown}."
+                f"Stage 1 predicts only {classes - len(absent)} of the {classes} classes"
+                f" ({_percent(coverage)}), which is a sign of collapse; stage 2 cannot learn the others:"
+                f" {shown}."
             )
         else:
-            said.append(f"No target image is predicted as {shown}: stage 2 has no pseudo-label for {'this class' if len(absent) == 1 else 'these classes'}.")
+            said.append(
+                f"No target image is predicted as {shown}: stage 2 has no pseudo-label for"
+                f" {'this class' if len(absent) == 1 else 'these classes'}."
+            )
     return said
 
 

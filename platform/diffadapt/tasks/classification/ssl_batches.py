@@ -1,4 +1,5 @@
-"""Batches of stage 2: confident images with pseudo-labels and unconfident ones, as a function of (seed, step, rank) alone."""
+"""Batches of stage 2: confident images with pseudo-labels and unconfident ones, as a function of (seed, step,
+rank) alone."""
 
 from __future__ import annotations
 
@@ -13,11 +14,13 @@ from diffadapt.train.views import Views
 
 
 class SslBatches(StepBatches[SslBatch]):
-    """``batches(step, micro) -> SslBatch`` of this rank, on the CPU; call in any order. A context: its threads end with it.
+    """``batches(step, micro) -> SslBatch`` of this rank, on the CPU; call in any order. A context: its
+    threads end with it.
 
-    Both sets are shuffled and cycled independently (train/pair_batches.py). The views are seeded by (seed, role, step, place
-    in the global batch): they do not depend on the number of workers. With ``readers`` threads, the next batch is prepared
-    ahead. ``unconfident`` may be empty: the batch then has no views and an empty ``index``.
+    Both sets are shuffled and cycled independently (train/pair_batches.py). The views are seeded by (seed,
+    role, step, place in the global batch): they do not depend on the number of workers. With ``readers``
+    threads, the next batch is prepared ahead. ``unconfident`` may be empty: the batch then has no views and
+    an empty ``index``.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""Supervised training and fine-tuning of classifiers (SDA section 4.4, Table 7) through the one training loop."""
+"""Supervised training and fine-tuning of classifiers (SDA section 4.4, Table 7) through the one training
+loop."""
 
 from __future__ import annotations
 
@@ -35,16 +36,20 @@ def fit_classifier(
     readers: int = 0,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
-    """Train ``model`` in place on all epochs and leave it in evaluation mode; goes on from the newest checkpoint.
+    """Train ``model`` in place on all epochs and leave it in evaluation mode; goes on from the newest
+    checkpoint.
 
-    ``images`` is a uint8 (N, H, W, C) array with ``labels`` (N,), or anything indexable that gives (uint8 (H, W, C), label).
-    ``inputs`` says how an image becomes the network's input; ``readers`` processes augment ahead (0: this process).
-    The last, smaller batch of an epoch is kept and spread evenly over the workers. With batch norm each worker uses its own
-    part's statistics. A model for ``config.drop_path`` > 0 has to be created with it.
+    ``images`` is a uint8 (N, H, W, C) array with ``labels`` (N,), or anything indexable that gives (uint8 (H,
+    W, C), label). ``inputs`` says how an image becomes the network's input; ``readers`` processes augment
+    ahead (0: this process). The last, smaller batch of an epoch is kept and spread evenly over the workers.
+    With batch norm each worker uses its own part's statistics. A model for ``config.drop_path`` > 0 has to be
+    created with it.
 
     Every step reports ``loss``, ``accuracy`` (a fraction of the training batch), ``lr``, ``grad_norm`` and
-    ``images_per_second``. Returns the last step's scalars with ``steps``, ``epochs``, ``images`` and ``resumed_from``.
-    Raises DataError for labels outside the model's classes, RecipeError for settings that do not fit, TrainingError on NaN.
+    ``images_per_second``. Returns the last step's scalars with ``steps``, ``epochs``, ``images`` and
+    ``resumed_from``.
+    Raises DataError for labels outside the model's classes, RecipeError for settings that do not fit,
+    TrainingError on NaN.
     """
     model = model.model if isinstance(model, Classifier) else model
     _demand_drop_path(model, config.drop_path)
@@ -54,9 +59,15 @@ def fit_classifier(
     per_worker = -(-config.batch_size // reporter.world_size)
     accumulate = -(-per_worker // config.micro_batch) if config.micro_batch else 1
     batches = Batches(
-        pairs, make_augment(config, inputs), batch_size=config.batch_size, seed=config.seed, rank=reporter.rank,
-        world_size=reporter.world_size, accumulate=accumulate, readers=readers,
-    )  # fmt: skip
+        pairs,
+        make_augment(config, inputs),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=reporter.rank,
+        world_size=reporter.world_size,
+        accumulate=accumulate,
+        readers=readers,
+    )
     model.to(reporter.device)
 
     def loss_fn(module: nn.Module, batch: Batch, step: int) -> dict[str, torch.Tensor]:
@@ -73,11 +84,21 @@ def fit_classifier(
             on_step(step, scalars)
 
     result = run_loop(
-        module=model, loss_fn=loss_fn, batch_fn=batches, optimizer=make_optimizer(model, config),
-        lr_at=make_schedule(config, batches.steps_per_epoch), total_steps=config.epochs * batches.steps_per_epoch,
-        reporter=reporter, checkpoints=checkpoints, precision=config.precision, clip_norm=config.clip_norm,
-        accumulate=accumulate, seed=config.seed, checkpoint_every=config.checkpoint_every, on_step=count_speed,
-    )  # fmt: skip
+        module=model,
+        loss_fn=loss_fn,
+        batch_fn=batches,
+        optimizer=make_optimizer(model, config),
+        lr_at=make_schedule(config, batches.steps_per_epoch),
+        total_steps=config.epochs * batches.steps_per_epoch,
+        reporter=reporter,
+        checkpoints=checkpoints,
+        precision=config.precision,
+        clip_norm=config.clip_norm,
+        accumulate=accumulate,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+        on_step=count_speed,
+    )
     model.eval()
     return {**result, "epochs": float(config.epochs), "images": float(len(pairs))}
 
@@ -85,7 +106,8 @@ def fit_classifier(
 def _demand_labels(labels: np.ndarray, classes: int) -> None:
     if classes and len(labels) and not (0 <= labels.min() and labels.max() < classes):
         raise DataError(
-            f"The training labels run from {labels.min()} to {labels.max()}, but the classifier has classes 0..{classes - 1}."
+            f"The training labels run from {labels.min()} to {labels.max()}, but the classifier has classes"
+            f" 0..{classes - 1}."
         )
 
 

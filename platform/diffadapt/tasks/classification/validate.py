@@ -1,4 +1,5 @@
-"""Label-free validators of finished predictions: which model would have been chosen without target labels (Adapt Anything's tables)."""
+"""Label-free validators of finished predictions: which model would have been chosen without target labels
+(Adapt Anything's tables)."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ FILE = "validators.json"
 
 @dataclass(frozen=True)
 class Validate(Stage):
-    """Inputs: prediction nodes (logits of one target). Writes validators.json and returns its content as metrics:
+    """Inputs: prediction nodes (logits of one target). Writes validators.json and returns its content as
+    metrics:
 
-    ``nodes``: node -> validator -> score; ``ensv``: node -> agreement with the mean of all the given nodes, over the images
-    that all of them have; ``directions``: validator -> 'higher'; ``images``: node -> count; ``notes``: validator -> a remark.
-    Labels in the rows are not read.
+    ``nodes``: node -> validator -> score; ``ensv``: node -> agreement with the mean of all the given nodes,
+    over the images that all of them have; ``directions``: validator -> 'higher'; ``images``: node -> count;
+    ``notes``: validator -> a remark. Labels in the rows are not read.
     """
 
     names: tuple[str, ...] = NAMES
@@ -37,7 +39,10 @@ class Validate(Stage):
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         for name in self.names:
             if name not in NAMES:
-                raise RecipeError(f"The validator {name!r} cannot be computed from stored logits.{suggest(name, NAMES)} Possible are: {', '.join(NAMES)}.")
+                raise RecipeError(
+                    f"The validator {name!r} cannot be computed from stored logits.{suggest(name, NAMES)}"
+                    f" Possible are: {', '.join(NAMES)}."
+                )
         # The file names the nodes, so their names are part of what is made.
         return [replace(shard, params={"nodes": list(inputs)}) for shard in whole(inputs)]
 
@@ -63,7 +68,10 @@ class Validate(Stage):
         for node, by_key in nodes.items():
             logits = np.stack(list(by_key.values()))
             if self.classes and logits.shape[1] != self.classes:
-                raise DataError(f"The predictions of {node} have {logits.shape[1]} classes, and the target has {self.classes}; evaluate a model of the target's classes.")
+                raise DataError(
+                    f"The predictions of {node} have {logits.shape[1]} classes, and the target has"
+                    f" {self.classes}; evaluate a model of the target's classes."
+                )
             scores[node] = {}
             for name in self.names:
                 if name == "classami":
@@ -81,11 +89,16 @@ class Validate(Stage):
         if "ensv" in self.names:
             common = sorted(set.intersection(*(set(by_key) for by_key in nodes.values())))
             if common:
-                agreement = validators.ensv(np.stack([[by_key[k] for k in common] for by_key in nodes.values()]))
+                agreement = validators.ensv(
+                    np.stack([[by_key[k] for k in common] for by_key in nodes.values()])
+                )
                 result["ensv"] = dict(zip(nodes, agreement.tolist(), strict=True))
                 for node, value in result["ensv"].items():
                     scores[node]["ensv"] = value
-            result["notes"]["ensv"] = f"Agreement with the mean of {len(nodes)} predictions on the {len(common)} images that all of them have."
+            result["notes"]["ensv"] = (
+                f"Agreement with the mean of {len(nodes)} predictions on the {len(common)} images that all of"
+                " them have."
+            )
         return result
 
 
@@ -97,8 +110,14 @@ def _predictions(job: FitJob) -> dict[str, dict[str, Any]]:
     for file in job.every_input():
         if not file.fitted:
             parts.setdefault(file.node, []).append(job.read(file))
-    nodes = {node: {key: logits for key, (_, logits) in predictions_by_key(rows).items()} for node, rows in parts.items()}
+    nodes = {
+        node: {key: logits for key, (_, logits) in predictions_by_key(rows).items()}
+        for node, rows in parts.items()
+    }
     empty = [node for node, by_key in nodes.items() if not by_key]
     if empty or not nodes:
-        raise DataError(f"There are no predictions of {', '.join(empty) or 'any model'} to validate: every image of the target failed.")
+        raise DataError(
+            f"There are no predictions of {', '.join(empty) or 'any model'} to validate: every image of the"
+            " target failed."
+        )
     return nodes

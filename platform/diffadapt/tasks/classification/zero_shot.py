@@ -1,4 +1,5 @@
-"""CLIP zero-shot classification of the target, the baseline beside every adapted model (Radford et al. 2021)."""
+"""CLIP zero-shot classification of the target, the baseline beside every adapted model (Radford et al.
+2021)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from diffadapt.prompts.prompts import fill
 
 @dataclass(frozen=True)
 class ZeroShot(Stage):
-    """Input: target images. Rows of LOGITS_SCHEMA: CLIP's logit scale times the cosine of image and class text."""
+    """Input: target images. Rows of LOGITS_SCHEMA: CLIP's logit scale times the cosine of image and class
+    text."""
 
     config: ClipConfig = ClipConfig()
     class_names: tuple[str, ...] = ()
@@ -36,12 +38,18 @@ class ZeroShot(Stage):
 
     def texts(self) -> list[list[str]]:
         """Every class's prompts."""
-        return [[fill(template, name, self.domain) for template in self.config.templates] for name in self.class_names]
+        return [
+            [fill(template, name, self.domain) for template in self.config.templates]
+            for name in self.class_names
+        ]
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         wrong = [template for template in self.config.templates if "{category}" not in template]
         if wrong or not self.config.templates:
-            raise RecipeError(f"clip.templates {'is empty' if not wrong else f'has {wrong[0]!r} without {{category}}'}: every template must say where the class goes.")
+            raise RecipeError(
+                f"clip.templates {'is empty' if not wrong else f'has {wrong[0]!r} without {{category}}'}:"
+                " every template must say where the class goes."
+            )
         check_clip(self.config.weights)
         (images,) = inputs.values()
         return one_to_one(images)
@@ -74,10 +82,17 @@ class _ZeroShot:
         def process(batch: Sequence[int]) -> list[np.ndarray]:
             logits = self.clip.logits([decoded.images[i] for i in batch], self.classes).numpy()
             if not np.isfinite(logits).all():
-                raise ItemError("CLIP's output has NaN or infinity: use clip.precision fp32, or check the weights")
+                raise ItemError(
+                    "CLIP's output has NaN or infinity: use clip.precision fp32, or check the weights"
+                )
             return list(logits)
 
         done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
         index = [i for i, _ in done]
         logits = np.stack([r for _, r in done]) if done else np.zeros((0, 0), np.float32)
-        return logits_rows([decoded.keys[i] for i in index], [decoded.labels[i] for i in index], logits, decoded.failures + failures)
+        return logits_rows(
+            [decoded.keys[i] for i in index],
+            [decoded.labels[i] for i in index],
+            logits,
+            decoded.failures + failures,
+        )

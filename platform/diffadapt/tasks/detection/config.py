@@ -13,7 +13,8 @@ METHODS = ("source_only", "transferred_only", "both")
 
 @dataclass(frozen=True)
 class DetectionTraining:
-    """Loss = detector losses on x + detector losses on x', both with the source's boxes (- similarity * mean cos of their features)."""
+    """Loss = detector losses on x + detector losses on x', both with the source's boxes (- similarity * mean
+    cos of their features)."""
 
     similarity: float = 0.0
     """Weight of ZoDi's feature similarity between x and x', of the method 'both'; 0: none."""
@@ -40,6 +41,16 @@ class DetectionTraining:
     crop: ClassVar[tuple[int, int]] = (0, 0)
     """Boxes are trained on whole images."""
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "similarity": (0, None), "epochs": (1, None), "batch_size": (1, None), "jitter": (0, None), "lr": (0, None), "head_lr": (0, None),
-        "momentum": (0, 1), "weight_decay": (0, None), "warmup_steps": (0, None), "clip_norm": (1e-9, None), "seed": (0, None), "checkpoint_every": (1, None),
-    }  # fmt: skip
+        "similarity": (0, None),
+        "epochs": (1, None),
+        "batch_size": (1, None),
+        "jitter": (0, None),
+        "lr": (0, None),
+        "head_lr": (0, None),
+        "momentum": (0, 1),
+        "weight_decay": (0, None),
+        "warmup_steps": (0, None),
+        "clip_norm": (1e-9, None),
+        "seed": (0, None),
+        "checkpoint_every": (1, None),
+    }

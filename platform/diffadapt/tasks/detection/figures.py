@@ -1,4 +1,5 @@
-"""Pictures of detection for the report: transferred images with the boxes carried over, and what the detectors find on the target."""
+"""Pictures of detection for the report: transferred images with the boxes carried over, and what the
+detectors find on the target."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ SURE = 0.5
 
 @dataclass(frozen=True)
 class DetectionFigures(Stage):
-    """Inputs are found by the node names below; an empty name leaves that picture out. Writes PNG files and figures.json."""
+    """Inputs are found by the node names below; an empty name leaves that picture out. Writes PNG files and
+    figures.json."""
 
     classes: ClassTable = ClassTable()
     source: str = ""
@@ -48,7 +50,8 @@ class DetectionFigures(Stage):
         return [Shard("all", {}, every, len(every))]
 
     def _spread(self, node: NodePlan) -> list[PlannedShard]:
-        """Evenly spread shards, one a row; equal places of one set, because predictions have the shards of their images."""
+        """Evenly spread shards, one a row; equal places of one set, because predictions have the shards of
+        their images."""
         count = min(self.rows, len(node.shards))
         return [node.shards[i * len(node.shards) // count] for i in range(count)]
 
@@ -59,11 +62,19 @@ class DetectionFigures(Stage):
         sections = Sections(job.output)
         add = sections.add
         if self.source and self.transferred:
-            add("transfers.png", self._transfers(job), "Transferred images with their boxes",
-                "Source images with their true boxes, and the same images transferred to the target domain: the boxes carry over, because the transfer keeps the layout. Evenly spread, not chosen.")  # fmt: skip
+            add(
+                "transfers.png",
+                self._transfers(job),
+                "Transferred images with their boxes",
+                "Source images with their true boxes, and the same images transferred to the target domain: the boxes carry over, because the transfer keeps the layout. Evenly spread, not chosen.",
+            )
         if self.target and self.predictions:
-            add("panels.png", self._panels(job), "Detections on the target",
-                f"Target images with their true boxes, and each detector's surest ones, as many as there are true objects (where these are not known, those with a score of at least {SURE:g}). Images evenly spread, not chosen; training saw none of them.")  # fmt: skip
+            add(
+                "panels.png",
+                self._panels(job),
+                "Detections on the target",
+                f"Target images with their true boxes, and each detector's surest ones, as many as there are true objects (where these are not known, those with a score of at least {SURE:g}). Images evenly spread, not chosen; training saw none of them.",
+            )
         return {"pictures": sections.write()}
 
     def _transfers(self, job: FitJob) -> bytes | None:
@@ -72,7 +83,13 @@ class DetectionFigures(Stage):
         source = _scenes(job, self.source)
         made = _scenes(job, self.transferred)
         keys = _evenly([k for k in sorted(source) if k in made], self.rows)
-        cells = [[_drawn(source[k], source[k].objects, self.classes), _drawn(made[k], made[k].objects, self.classes)] for k in keys]
+        cells = [
+            [
+                _drawn(source[k], source[k].objects, self.classes),
+                _drawn(made[k], made[k].objects, self.classes),
+            ]
+            for k in keys
+        ]
         half = -(-len(cells) // 2)
         rows = [[*cells[i], *(cells[half + i] if half + i < len(cells) else ())] for i in range(half)]
         titles = ["source", "transferred"] * (2 if len(cells) > 1 else 1)
@@ -83,7 +100,10 @@ class DetectionFigures(Stage):
         from diffadapt.tasks.detection.pictures import box_panel
 
         target = _scenes(job, self.target)
-        found = [{key: boxes for file in job.inputs(node) for key, boxes in _boxes(job.read(file))} for _, node in self.predictions]
+        found = [
+            {key: boxes for file in job.inputs(node) for key, boxes in _boxes(job.read(file))}
+            for _, node in self.predictions
+        ]
         keys = _evenly([k for k in sorted(target) if all(k in f for f in found)], self.rows)
         known = any(target[k].objects is not None for k in keys)
         rows: list[list[Any]] = []
@@ -94,7 +114,16 @@ class DetectionFigures(Stage):
             rows.append([first, *(_drawn(target[k], boxes, self.classes) for boxes in shown)])
             listed += [*(target[k].objects or ()), *(b for boxes in shown for b in boxes)]
         names, colours = self._legend(listed)
-        return box_panel(rows, ["truth" if known else "image", *(title for title, _ in self.predictions)], names, colours) if rows else None
+        return (
+            box_panel(
+                rows,
+                ["truth" if known else "image", *(title for title, _ in self.predictions)],
+                names,
+                colours,
+            )
+            if rows
+            else None
+        )
 
     def _legend(self, boxes: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[tuple[int, int, int]]]:
         """Names and colours of the classes that occur."""
@@ -113,8 +142,11 @@ def _boxes(rows: Any) -> list[tuple[str, list[dict[str, Any]]]]:
     return list(zip(rows.column("key"), rows.column("boxes"), strict=True))
 
 
-def _surest(boxes: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
-    """The detections that are drawn: thresholds of scores would say more about calibration than about what was found."""
+def _surest(
+    boxes: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]] | None
+) -> list[Mapping[str, Any]]:
+    """The detections that are drawn: thresholds of scores would say more about calibration than about what
+    was found."""
     if objects is None:
         return [b for b in boxes if b["score"] >= SURE]
     return sorted(boxes, key=lambda b: -b["score"])[: sum(not o["crowd"] for o in objects)]

@@ -1,4 +1,5 @@
-"""Pictures of detection: images with their boxes side by side, classes by colour with a legend. Arrays in, PNG bytes out."""
+"""Pictures of detection: images with their boxes side by side, classes by colour with a legend. Arrays in,
+PNG bytes out."""
 
 from __future__ import annotations
 
@@ -12,13 +13,16 @@ from diffadapt.report.panels import GAP, INK, PAPER, fit_size, image_grid, png
 from diffadapt.tasks.classification.adaptation_pictures import drawable, font, pixels
 
 SIDES = (160, 224)
-"""Short side that a small image is enlarged to at least, and long side that a large one is reduced to at most."""
+"""Short side that a small image is enlarged to at least, and long side that a large one is reduced to at
+most."""
 CROWD = (150, 150, 150)
 
 
-def boxed(image: np.ndarray, boxes: Sequence[Mapping[str, Any]], colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """``image`` (uint8 HWC) at a size to look at, with ``boxes`` ({category, bbox, and maybe score or crowd}) drawn in their classes' colours, crowds in
-    grey; the surest lies above the others."""
+def boxed(
+    image: np.ndarray, boxes: Sequence[Mapping[str, Any]], colours: Sequence[tuple[int, int, int]]
+) -> np.ndarray:
+    """``image`` (uint8 HWC) at a size to look at, with ``boxes`` ({category, bbox, and maybe score or crowd})
+    drawn in their classes' colours, crowds in grey; the surest lies above the others."""
     shown = fit_size(image, *SIDES)
     y, x = shown.shape[0] / image.shape[0], shown.shape[1] / image.shape[1]
     picture = Image.fromarray(shown)
@@ -27,7 +31,9 @@ def boxed(image: np.ndarray, boxes: Sequence[Mapping[str, Any]], colours: Sequen
         x1, y1, x2, y2 = (round(v * f) for v, f in zip(box["bbox"], (x, y, x, y), strict=True))
         colour = CROWD if box.get("crowd") else colours[box["category"]]
         corners = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
-        pen.rectangle((corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1), outline=contrast(colour))
+        pen.rectangle(
+            (corners[0] - 1, corners[1] - 1, corners[2] + 1, corners[3] + 1), outline=contrast(colour)
+        )
         pen.rectangle(corners, outline=colour, width=2 if min(x2 - x1, y2 - y1) > 8 else 1)
     return np.asarray(picture)
 
@@ -37,8 +43,14 @@ def contrast(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     return (255, 255, 255) if sum(colour) < 330 else (0, 0, 0)
 
 
-def box_panel(rows: Sequence[Sequence[np.ndarray | None]], columns: Sequence[str], names: Sequence[str], colours: Sequence[tuple[int, int, int]]) -> bytes:
-    """Rows of pictures of :func:`boxed` under the titles ``columns``, and a legend of the classes. ValueError without a picture."""
+def box_panel(
+    rows: Sequence[Sequence[np.ndarray | None]],
+    columns: Sequence[str],
+    names: Sequence[str],
+    colours: Sequence[tuple[int, int, int]],
+) -> bytes:
+    """Rows of pictures of :func:`boxed` under the titles ``columns``, and a legend of the classes. ValueError
+    without a picture."""
     grid = image_grid(rows, (), columns)
     legend = _legend([drawable(n, f"class {i}") for i, n in enumerate(names)], colours, grid.shape[1])
     sheet = np.full((grid.shape[0] + legend.shape[0], grid.shape[1], 3), 255, np.uint8)

@@ -16,10 +16,12 @@ from diffadapt.models.detection.config import DetectorConfig
 
 @dataclass(frozen=True)
 class PredictBoxes(Stage):
-    """Inputs: scenes (or transferred scenes, of which those that were refused are passed over), then the fitted detector.
+    """Inputs: scenes (or transferred scenes, of which those that were refused are passed over), then the
+    fitted detector.
 
-    Images are brought to ``config.size``; boxes are stored in pixels of the image as it lies. The network, and how its input is
-    normalised, are the fitted folder's; the least score, the overlap and the number of detections are ``config``'s.
+    Images are brought to ``config.size``; boxes are stored in pixels of the image as it lies. The network,
+    and how its input is normalised, are the fitted folder's; the least score, the overlap and the number of
+    detections are ``config``'s.
     """
 
     config: DetectorConfig = DetectorConfig()
@@ -29,7 +31,13 @@ class PredictBoxes(Stage):
 
     def identity(self) -> dict[str, Any]:
         c = self.config
-        chosen = {"size": list(c.size), "score": c.score, "overlap": c.overlap, "detections": c.detections, "precision": c.precision}
+        chosen = {
+            "size": list(c.size),
+            "score": c.score,
+            "overlap": c.overlap,
+            "detections": c.detections,
+            "precision": c.precision,
+        }
         return {**chosen, "classes": to_dict(self.classes, identity_only=True)}
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
@@ -48,7 +56,9 @@ class _Predictor:
         from diffadapt.stages.batching import Batcher
 
         self.stage, self.device = stage, context.device
-        self.net, self.inputs, classes, _ = load_detector(next(iter(context.fitted.values())), context.device, stage.config)
+        self.net, self.inputs, classes, _ = load_detector(
+            next(iter(context.fitted.values())), context.device, stage.config
+        )
         demand_classes("detector", classes.names, stage.classes.names)
         self.batcher = Batcher(context.batch_size or stage.config.batch_size)
 
@@ -65,10 +75,17 @@ class _Predictor:
         done, also = self.batcher.run(scenes, [s.key for s in scenes], self._predict)
         found = [scenes[i] for i, _ in done]
         columns = {
-            "key": [s.key for s in found], "label": [None] * len(found), "objects": [s.objects for s in found], "boxes": [boxes for _, boxes in done],
-            "width": [s.image.shape[1] for s in found], "height": [s.image.shape[0] for s in found],
-        }  # fmt: skip
-        return Rows(pa.table({f.name: pa.array(columns[f.name], f.type) for f in BOXES_SCHEMA}, schema=BOXES_SCHEMA), [*failures, *also])
+            "key": [s.key for s in found],
+            "label": [None] * len(found),
+            "objects": [s.objects for s in found],
+            "boxes": [boxes for _, boxes in done],
+            "width": [s.image.shape[1] for s in found],
+            "height": [s.image.shape[0] for s in found],
+        }
+        return Rows(
+            pa.table({f.name: pa.array(columns[f.name], f.type) for f in BOXES_SCHEMA}, schema=BOXES_SCHEMA),
+            [*failures, *also],
+        )
 
     def _predict(self, scenes: Sequence[Any]) -> list[list[dict[str, Any]]]:
         """The boxes found in each scene, the surest first."""
@@ -82,7 +99,9 @@ class _Predictor:
         with torch.inference_mode(), float32_mode(precision), autocast(self.device, precision):
             found = self.net(normalise(x, self.inputs))
         if not all(bool(torch.isfinite(f.boxes).all() and torch.isfinite(f.scores).all()) for f in found):
-            raise ItemError("the detector's output has NaN or infinity: use detector.precision fp32, or check the weights")
+            raise ItemError(
+                "the detector's output has NaN or infinity: use detector.precision fp32, or check the weights"
+            )
         return [_boxes(f, s.image.shape[:2], size) for f, s in zip(found, scenes, strict=True)]
 
 
@@ -91,4 +110,8 @@ def _boxes(found: Any, stored: tuple[int, int], size: tuple[int, int]) -> list[d
     y, x = stored[0] / size[0], stored[1] / size[1]
     corners = found.boxes.double().cpu().numpy() * [x, y, x, y]
     labels, scores = found.labels.cpu().tolist(), found.scores.double().cpu().tolist()
-    return [{"category": c, "bbox": box.tolist(), "score": s} for c, box, s in zip(labels, corners, scores, strict=True) if c >= 0]
+    return [
+        {"category": c, "bbox": box.tolist(), "score": s}
+        for c, box, s in zip(labels, corners, scores, strict=True)
+        if c >= 0
+    ]

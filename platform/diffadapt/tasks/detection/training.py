@@ -1,4 +1,5 @@
-"""Training of an object detector on source scenes and their transferred images, with the source's boxes, by the one training loop."""
+"""Training of an object detector on source scenes and their transferred images, with the source's boxes, by
+the one training loop."""
 
 from __future__ import annotations
 
@@ -39,39 +40,59 @@ def fit_detector(
 ) -> dict[str, Any]:
     """Train ``net`` in place, going on from the newest checkpoint; it ends in evaluation mode.
 
-    ``source`` and ``transferred`` (None: method source_only) give images of ``config.size``, ``boxes`` the objects of every source scene
-    in those pixels. Returns the last step's scalars with ``images`` (trained on in an epoch, at most), ``objects``, ``steps``, ``resumed_from`` and ``left_out``. Raises
-    DataError for sets that cannot be trained on, RecipeError for an unknown method or a batch that the workers cannot share,
-    TrainingError on NaN.
+    ``source`` and ``transferred`` (None: method source_only) give images of ``config.size``, ``boxes`` the
+    objects of every source scene in those pixels. Returns the last step's scalars with ``images`` (trained on
+    in an epoch, at most), ``objects``, ``steps``, ``resumed_from`` and ``left_out``. Raises DataError for
+    sets that cannot be trained on, RecipeError for an unknown method or a batch that the workers cannot
+    share, TrainingError on NaN.
     """
     uses = uses_of(method)
     if training.batch_size % reporter.world_size:
-        raise RecipeError(f"training.batch_size is {training.batch_size}, which {reporter.world_size} workers cannot share evenly: use a multiple.")
+        raise RecipeError(
+            f"training.batch_size is {training.batch_size}, which {reporter.world_size} workers cannot share"
+            " evenly: use a multiple."
+        )
     if not len(source):
         raise DataError("There are no readable source scenes with boxes to train a detector with.")
     assert transferred is not None or not uses[1], "the method needs transferred scenes"
     pairs = pair(source, transferred if uses[1] else None)
     objects = sum(len(boxes[int(i)].labels) for i in pairs.source)
     if not objects:
-        raise DataError(f"None of the {len(pairs)} training images has an object, so a detector cannot learn anything: give images with boxes.")
+        raise DataError(
+            f"None of the {len(pairs)} training images has an object, so a detector cannot learn anything:"
+            " give images with boxes."
+        )
     step = steps_per_epoch(len(pairs), training.batch_size)
     steps = training.epochs * step
     module = PairLosses(net, config, training.similarity if all(uses) else 0.0).to(reporter.device)
     warmup = min(training.warmup_steps, steps // 2)
-    batches = DetectionBatches(source, transferred, boxes, pairs, training, uses, reporter.rank, reporter.world_size, readers)
+    batches = DetectionBatches(
+        source, transferred, boxes, pairs, training, uses, reporter.rank, reporter.world_size, readers
+    )
     with batches:
         found: dict[str, Any] = run_loop(
-            module=module, loss_fn=lambda wrapped, batch, step: wrapped(moved(batch, reporter.device)), batch_fn=batches, optimizer=make_optimizer(net, training),
-            lr_at=lambda s: warm_cosine(s, training.lr, warmup, steps), total_steps=steps, reporter=reporter, checkpoints=checkpoints,
-            precision=training.precision, clip_norm=training.clip_norm, seed=training.seed, checkpoint_every=training.checkpoint_every, until=until,
-        )  # fmt: skip
+            module=module,
+            loss_fn=lambda wrapped, batch, step: wrapped(moved(batch, reporter.device)),
+            batch_fn=batches,
+            optimizer=make_optimizer(net, training),
+            lr_at=lambda s: warm_cosine(s, training.lr, warmup, steps),
+            total_steps=steps,
+            reporter=reporter,
+            checkpoints=checkpoints,
+            precision=training.precision,
+            clip_norm=training.clip_norm,
+            seed=training.seed,
+            checkpoint_every=training.checkpoint_every,
+            until=until,
+        )
     same_buffers(net)
     net.eval()
     return {**found, "images": len(pairs), "objects": objects, "left_out": pairs.left_out}
 
 
 class PairLosses(nn.Module):
-    """The losses of a batch of pairs: x and x' go through the network one after the other, each with its own batch statistics."""
+    """The losses of a batch of pairs: x and x' go through the network one after the other, each with its own
+    batch statistics."""
 
     def __init__(self, net: DetectionNetwork, config: DetectorConfig, similarity: float = 0.0):
         super().__init__()
@@ -79,7 +100,8 @@ class PairLosses(nn.Module):
         self.find_unused_parameters = bool(getattr(net, "find_unused_parameters", False))
 
     def forward(self, batch: DetectionBatch) -> dict[str, Tensor]:
-        """``loss``, the sum of ``task_source``, ``task_transferred`` and ``similarity``, as far as the method has them."""
+        """``loss``, the sum of ``task_source``, ``task_transferred`` and ``similarity``, as far as the method
+        has them."""
         losses: dict[str, Tensor] = {}
         maps = []
         for name, x in (("source", batch.source), ("transferred", batch.transferred)):
@@ -93,13 +115,19 @@ class PairLosses(nn.Module):
 
 
 def uses_of(method: str) -> tuple[bool, bool]:
-    """Whether a method trains on source images, on transferred ones. Raises RecipeError for an unknown one."""
+    """Whether a method trains on source images, on transferred ones. Raises RecipeError for an unknown
+    one."""
     if method not in METHODS:
-        raise RecipeError(f"There is no detection method {method!r}.{suggest(method, METHODS)} Known are: {', '.join(METHODS)}.")
+        raise RecipeError(
+            f"There is no detection method {method!r}.{suggest(method, METHODS)} Known are:"
+            f" {', '.join(METHODS)}."
+        )
     return method != "transferred_only", method != "source_only"
 
 
 def moved(batch: DetectionBatch, device: torch.device) -> DetectionBatch:
     """``batch`` on ``device``."""
     targets = [Target(*(t.to(device, non_blocking=True) for t in one)) for one in batch.targets]
-    return DetectionBatch(batch.source.to(device, non_blocking=True), batch.transferred.to(device, non_blocking=True), targets)
+    return DetectionBatch(
+        batch.source.to(device, non_blocking=True), batch.transferred.to(device, non_blocking=True), targets
+    )

@@ -1,7 +1,9 @@
-"""From a scene to what a segmenter is trained on: size, crop and flip shared by a pair, colour jitter of each image by itself.
+"""From a scene to what a segmenter is trained on: size, crop and flip shared by a pair, colour jitter of each
+image by itself.
 
-As the ZoDi authors' code does it: images are brought to the training size by Pillow's Lanczos filter and label maps by its nearest
-neighbour, before the crop; brightness, contrast, saturation and hue follow in this order, on the crop, through Pillow's operations.
+As the ZoDi authors' code does it: images are brought to the training size by Pillow's Lanczos filter and
+label maps by its nearest neighbour, before the crop; brightness, contrast, saturation and hue follow in this
+order, on the crop, through Pillow's operations.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from diffadapt.tasks.segmentation.config import SegmentTraining
 
 
 class Draw(NamedTuple):
-    """What is random in one pair: the crop's place as fractions of its range, whether it is mirrored, eight jitter draws in -1..1."""
+    """What is random in one pair: the crop's place as fractions of its range, whether it is mirrored, eight
+    jitter draws in -1..1."""
 
     top: float
     left: float
@@ -24,14 +27,9 @@ class Draw(NamedTuple):
     jitter: tuple[float, ...]
 
 
-
-
-
-
-
-
 def draw(seed: int) -> Draw:
-    """The random choices of one pair, a function of the seed alone, whatever the method or the settings use of them."""
+    """The random choices of one pair, a function of the seed alone, whatever the method or the settings use
+    of them."""
     values = np.random.default_rng(seed).random(11)
     return Draw(values[0], values[1], bool(values[2] < 0.5), tuple(2 * values[3:] - 1))
 
@@ -42,13 +40,19 @@ class PairAugment:
     def __init__(self, training: SegmentTraining):
         self.crop, self.flip, self.jitter = training.crop, training.flip, training.jitter
 
-    def __call__(self, images: Sequence[np.ndarray | None], annotation: np.ndarray, seed: int) -> tuple[list[np.ndarray | None], np.ndarray]:
-        """The pair ``images`` (uint8 (H, W, 3), None: left out) and its labels (H, W), augmented: uint8 (h, w, 3) each and (h, w).
+    def __call__(
+        self, images: Sequence[np.ndarray | None], annotation: np.ndarray, seed: int
+    ) -> tuple[list[np.ndarray | None], np.ndarray]:
+        """The pair ``images`` (uint8 (H, W, 3), None: left out) and its labels (H, W), augmented: uint8 (h,
+        w, 3) each and (h, w).
 
         An image's jitter does not depend on whether the other one is there.
         """
         chosen = draw(seed)
-        made = [None if x is None else self._jittered(self._placed(x, chosen), chosen.jitter[4 * i : 4 * i + 4]) for i, x in enumerate(images)]
+        made = [
+            None if x is None else self._jittered(self._placed(x, chosen), chosen.jitter[4 * i : 4 * i + 4])
+            for i, x in enumerate(images)
+        ]
         return made, np.ascontiguousarray(self._placed(annotation, chosen))
 
     def _placed(self, array: np.ndarray, chosen: Draw) -> np.ndarray:
@@ -64,7 +68,9 @@ class PairAugment:
         if not any(self.jitter):
             return np.ascontiguousarray(image)
         picture = Image.fromarray(np.ascontiguousarray(image))
-        brightness, contrast, saturation, hue = (d * width for d, width in zip(draws, self.jitter, strict=True))
+        brightness, contrast, saturation, hue = (
+            d * width for d, width in zip(draws, self.jitter, strict=True)
+        )
         if self.jitter[0]:
             picture = F.adjust_brightness(picture, max(0.0, 1 + brightness))
         if self.jitter[1]:
@@ -74,7 +80,3 @@ class PairAugment:
         if self.jitter[3]:
             picture = F.adjust_hue(picture, hue)
         return np.asarray(picture)
-
-
-
-

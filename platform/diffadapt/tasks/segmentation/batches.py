@@ -1,4 +1,5 @@
-"""Batches of segmentation training: pairs of a source and its transferred image, found by key, as a function of (seed, step, rank) alone."""
+"""Batches of segmentation training: pairs of a source and its transferred image, found by key, as a function
+of (seed, step, rank) alone."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class SceneSet(Protocol):
 
 @dataclass(frozen=True)
 class Pairs:
-    """What a method trains on: items of the source and, where it uses them, of the transferred set; equal places belong together."""
+    """What a method trains on: items of the source and, where it uses them, of the transferred set; equal
+    places belong together."""
 
     source: np.ndarray
     transferred: np.ndarray
@@ -45,7 +47,8 @@ class Pairs:
 
 
 def pair(source: SceneSet, transferred: SceneSet | None) -> Pairs:
-    """Every source scene with the transferred scene of the same key, in the source's order; every source scene without a second set.
+    """Every source scene with the transferred scene of the same key, in the source's order; every source
+    scene without a second set.
 
     Raises DataError for a key that occurs twice in a set, or where no key is in both.
     """
@@ -56,31 +59,44 @@ def pair(source: SceneSet, transferred: SceneSet | None) -> Pairs:
     shared = [key for key in source.keys if key in others]
     if not shared:
         raise DataError(
-            f"None of the {len(source)} source scenes and {len(transferred)} transferred scenes have a key in common, so there are no pairs to train on: "
-            "both must come from the same data set."
+            f"None of the {len(source)} source scenes and {len(transferred)} transferred scenes have a key in"
+            " common, so there are no pairs to train on: both must come from the same data set."
         )
-    left_out = {"without_transferred": len(source) - len(shared), "without_source": len(transferred) - len(shared)}
-    return Pairs(np.array([places[k] for k in shared]), np.array([others[k] for k in shared]), {k: v for k, v in left_out.items() if v})
+    left_out = {
+        "without_transferred": len(source) - len(shared),
+        "without_source": len(transferred) - len(shared),
+    }
+    return Pairs(
+        np.array([places[k] for k in shared]),
+        np.array([others[k] for k in shared]),
+        {k: v for k, v in left_out.items() if v},
+    )
 
 
 def _places(scenes: SceneSet, what: str) -> dict[str, int]:
     places = {key: i for i, key in enumerate(scenes.keys)}
     if len(places) < len(scenes):
         twice = next(key for i, key in enumerate(scenes.keys) if places[key] != i)
-        raise DataError(f"The {what} scenes hold the key {twice!r} twice, so pairs are not clear: give every scene its own name.")
+        raise DataError(
+            f"The {what} scenes hold the key {twice!r} twice, so pairs are not clear: give every scene its"
+            " own name."
+        )
     return places
 
 
 def steps_per_epoch(pairs: int, batch_size: int) -> int:
-    """The last, incomplete batch is dropped; a set smaller than a batch makes one batch, in which pairs occur repeatedly."""
+    """The last, incomplete batch is dropped; a set smaller than a batch makes one batch, in which pairs occur
+    repeatedly."""
     return max(1, pairs // batch_size)
 
 
 class SegmentBatches(StepBatches[SegmentBatch]):
-    """``batches(step, micro) -> SegmentBatch`` of this rank on the CPU, images still uint8; call in any order. A context: its threads end with it.
+    """``batches(step, micro) -> SegmentBatch`` of this rank on the CPU, images still uint8; call in any
+    order. A context: its threads end with it.
 
-    Crop, flip and jitter are seeded by (seed, step, place in the global batch): they depend neither on the number of workers nor on
-    the method, so that ablations see the same crops. With ``readers`` threads, the next batch is prepared ahead.
+    Crop, flip and jitter are seeded by (seed, step, place in the global batch): they depend neither on the
+    number of workers nor on the method, so that ablations see the same crops. With ``readers`` threads, the
+    next batch is prepared ahead.
     """
 
     def __init__(
@@ -88,19 +104,32 @@ class SegmentBatches(StepBatches[SegmentBatch]):
         rank: int = 0, world_size: int = 1, readers: int = 0,
     ):  # fmt: skip
         super().__init__(readers)
-        self.source, self.transferred, self.pairs, self.training, self.method = source, transferred, pairs, training, method
+        self.source, self.transferred, self.pairs, self.training, self.method = (
+            source,
+            transferred,
+            pairs,
+            training,
+            method,
+        )
         self.augment = PairAugment(training)
-        self.mine = slice(rank * training.batch_size // world_size, (rank + 1) * training.batch_size // world_size)
+        self.mine = slice(
+            rank * training.batch_size // world_size, (rank + 1) * training.batch_size // world_size
+        )
 
     def make(self, step: int) -> SegmentBatch:
         """The batch, made now."""
         size, seed = self.training.batch_size, self.training.seed
         chosen = cycled(len(self.pairs), size, step, seed, "pairs")[self.mine]
-        seeds = np.random.default_rng(item_seed(seed, "pairs", str(step), "views")).integers(1 << 62, size=size)[self.mine]
+        seeds = np.random.default_rng(item_seed(seed, "pairs", str(step), "views")).integers(
+            1 << 62, size=size
+        )[self.mine]
         made = self._items(list(zip(chosen.tolist(), seeds.tolist(), strict=True)))
         labels = torch.from_numpy(np.stack([m[1] for m in made]))
         empty = torch.zeros((0, 3, *labels.shape[1:]), dtype=torch.uint8)
-        x, other = (stacked([m[0][i] for m in made]) if uses else empty for i, uses in enumerate((self.method.source, self.method.transferred)))
+        x, other = (
+            stacked([m[0][i] for m in made]) if uses else empty
+            for i, uses in enumerate((self.method.source, self.method.transferred))
+        )
         return SegmentBatch(x, other, labels)
 
     def _items(self, items: list[tuple[int, int]]) -> list:
@@ -111,5 +140,9 @@ class SegmentBatches(StepBatches[SegmentBatch]):
     def _item(self, place: int, seed: int) -> tuple[list[np.ndarray | None], np.ndarray]:
         image, annotation = self.source.get(int(self.pairs.source[place]))
         assert annotation is not None, "unlabelled scenes are left out before"
-        other = self.transferred.get(int(self.pairs.transferred[place]))[0] if self.method.transferred and self.transferred is not None else None
+        other = (
+            self.transferred.get(int(self.pairs.transferred[place]))[0]
+            if self.method.transferred and self.transferred is not None
+            else None
+        )
         return self.augment([image if self.method.source else None, other], annotation, seed)

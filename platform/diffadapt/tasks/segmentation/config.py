@@ -11,7 +11,8 @@ from diffadapt.core.errors import RecipeError
 
 @dataclass(frozen=True)
 class SegmentTraining:
-    """The authors' settings. Loss = CE(f(x), y) + CE(f(x'), y) - similarity * mean cos(GAP(h(x)), GAP(h(x')))."""
+    """The authors' settings. Loss = CE(f(x), y) + CE(f(x'), y) - similarity * mean cos(GAP(h(x)),
+    GAP(h(x')))."""
 
     similarity: float = 0.1
     epochs: int = 100
@@ -33,9 +34,11 @@ class SegmentTraining:
     clip_norm: float | None = None
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     sync_batch_norm: bool = False
-    """Several workers take the statistics of the global batch, so that any number of them trains as one does."""
+    """Several workers take the statistics of the global batch, so that any number of them trains as one does.
+    """
     select: Literal["last", "best_source", "oracle"] = "last"
-    """last; best_source: the epoch with the best mean IoU on the source's test images; oracle: on the target's labels (stamped)."""
+    """last; best_source: the epoch with the best mean IoU on the source's test images; oracle: on the
+    target's labels (stamped)."""
     candidates: int = 10
     """At most so many epochs are tried, evenly spread, the last among them."""
     seed: int = 0
@@ -45,4 +48,7 @@ class SegmentTraining:
 def check_jitter(jitter: tuple[float, float, float, float]) -> None:
     """RecipeError for a hue beyond what the circle of hues has."""
     if jitter[3] > 0.5:
-        raise RecipeError(f"training.jitter has a hue of {jitter[3]:g}, but half of the circle of hues, 0.5, is all there is.")
+        raise RecipeError(
+            f"training.jitter has a hue of {jitter[3]:g}, but half of the circle of hues, 0.5, is all"
+            " there is."
+        )

@@ -30,11 +30,25 @@ def make_figures(stage: SceneFigures, job: FitJob) -> dict[str, Any]:
     """Write the files into the job's output folder."""
     sections = Sections(job.output)
     add = sections.add
-    add("transfers.png", _transfers(stage, job), "Transferred scenes",
-        "A source scene, its label map, and the scene after the transfer; chosen evenly over the data, not by their looks. Green: training saw it; red: quality control refused it, with the reason.")  # fmt: skip
+    add(
+        "transfers.png",
+        _transfers(stage, job),
+        "Transferred scenes",
+        "A source scene, its label map, and the scene after the transfer; chosen evenly over the data, not by their looks. Green: training saw it; red: quality control refused it, with the reason.",
+    )
     picture, labelled = _panels(stage, job)
-    said = "The target's labels served for these pictures and for scores alone." if labelled else "The target has no labels, so nothing says which map is right."
-    add("panels.png", picture, "Label maps of the target", f"Target images chosen evenly over the data, not by the result, and what the models see in them. {said}")
+    said = (
+        "The target's labels served for these pictures and for scores alone."
+        if labelled
+        else "The target has no labels, so nothing says which map is right."
+    )
+    add(
+        "panels.png",
+        picture,
+        "Label maps of the target",
+        "Target images chosen evenly over the data, not by the result, and what the models see in them."
+        f" {said}",
+    )
     add("confusion.png", *_confusion(stage, job))
     return {"pictures": sections.write()}
 
@@ -46,16 +60,25 @@ def _transfers(stage: SceneFigures, job: FitJob) -> bytes | None:
     found: list[tuple[str, bool, str, InputFile]] = []
     for file in job.inputs(stage.transferred):
         rows = job.read(file)
-        for key, accepted, scores in zip(*(rows.column(c) for c in ("key", "accepted", "scores")), strict=True):
+        for key, accepted, scores in zip(
+            *(rows.column(c) for c in ("key", "accepted", "scores")), strict=True
+        ):
             decided = decisions.get(key, {})
             kept = bool(decided.get("kept", accepted))
             found.append((key, kept, _said(kept, json.loads(scores), decided), file))
     found.sort(key=lambda f: f[0])
-    chosen = [*evenly([f for f in found if f[1]], stage.accepted), *evenly([f for f in found if not f[1]], stage.refused)]
+    chosen = [
+        *evenly([f for f in found if f[1]], stage.accepted),
+        *evenly([f for f in found if not f[1]], stage.refused),
+    ]
     keys, files = {f[0] for f in chosen}, {f[3].digest: f[3] for f in chosen}
     made = _scenes(job, files.values(), keys)
     sources = _scenes(job, _parents(job, stage.source, files.values()), keys)
-    entries = [draw.Transfer(sources[k].image, made[k].annotation, made[k].image, text, kept) for k, kept, text, _ in chosen if k in made and k in sources]
+    entries = [
+        draw.Transfer(sources[k].image, made[k].annotation, made[k].image, text, kept)
+        for k, kept, text, _ in chosen
+        if k in made and k in sources
+    ]
     return draw.contact_sheet(entries, stage.classes) if entries else None
 
 
@@ -101,11 +124,16 @@ def _panels(stage: SceneFigures, job: FitJob) -> tuple[bytes | None, bool]:
     scenes = _scenes(job, _parents(job, stage.target, files.values()), set(keys))
     rows = []
     for scene in (scenes[k] for k in keys if k in scenes):
-        maps, texts = zip(*(_map(scene.key, prediction[scene.key], len(stage.classes.names)) for prediction in seen), strict=True)
+        maps, texts = zip(
+            *(_map(scene.key, prediction[scene.key], len(stage.classes.names)) for prediction in seen),
+            strict=True,
+        )
         rows.append(draw.Panel(scene.image, scene.annotation, maps, texts))
     if not rows:
         return None, False
-    return draw.panels(rows, [title for title, _ in stage.shown], stage.classes), any(r.truth is not None for r in rows)
+    return draw.panels(rows, [title for title, _ in stage.shown], stage.classes), any(
+        r.truth is not None for r in rows
+    )
 
 
 class _Predicted(NamedTuple):
@@ -122,7 +150,9 @@ def _predicted(job: FitJob, node: str, scenes: set[str]) -> dict[str, _Predicted
     for file in job.inputs(node):
         if any(i.digest in scenes for i in file.shard.inputs):
             rows = job.read(file)
-            for key, stored, counts in zip(*(rows.column(c) for c in ("key", "prediction", "confusion")), strict=True):
+            for key, stored, counts in zip(
+                *(rows.column(c) for c in ("key", "prediction", "confusion")), strict=True
+            ):
                 found[key] = _Predicted(stored["bytes"], counts, file)
     return found
 
@@ -143,5 +173,13 @@ def _confusion(stage: SceneFigures, job: FitJob) -> tuple[bytes | None, str, str
     matrix = total(counts, len(stage.classes.names))
     if not matrix[:-1].sum():
         return None, "", ""
-    caption = f"Which class {title} takes a pixel for: of every 100 pixels of the class on the left, so many are seen as the class above. All {len(counts)} labelled target images; pixels without a label count nowhere."
-    return draw.confusion_matrix(matrix, stage.classes), f"Confusion of classes on the target, {title}", caption
+    caption = (
+        f"Which class {title} takes a pixel for: of every 100 pixels of the class on the left, so many are"
+        f" seen as the class above. All {len(counts)} labelled target images; pixels without a label count"
+        " nowhere."
+    )
+    return (
+        draw.confusion_matrix(matrix, stage.classes),
+        f"Confusion of classes on the target, {title}",
+        caption,
+    )

@@ -1,4 +1,5 @@
-"""Pictures of ZoDi for the report: a contact sheet of the transfer, panels of label maps, the confusion matrix."""
+"""Pictures of ZoDi for the report: a contact sheet of the transfer, panels of label maps, the confusion
+matrix."""
 
 from __future__ import annotations
 
@@ -17,9 +18,11 @@ SHARDS = 8
 
 @dataclass(frozen=True)
 class SceneFigures(Stage):
-    """Inputs, in any order, are found by the node names below (an empty name leaves its picture out); further ones are the decisions of quality.
+    """Inputs, in any order, are found by the node names below (an empty name leaves its picture out); further
+    ones are the decisions of quality.
 
-    Writes transfers.png, panels.png and confusion.png, as far as there is something to show, and figures.json. Metrics: ``pictures``.
+    Writes transfers.png, panels.png and confusion.png, as far as there is something to show, and
+    figures.json. Metrics: ``pictures``.
     """
 
     classes: ClassTable = ClassTable()
@@ -27,7 +30,8 @@ class SceneFigures(Stage):
     transferred: str = ""
     target: str = ""
     predictions: tuple[tuple[str, str], ...] = ()
-    """(title of the method, node of its label maps on the target): the first is the source-only one, the last the method itself."""
+    """(title of the method, node of its label maps on the target): the first is the source-only one, the last
+    the method itself."""
     accepted: int = 6
     refused: int = 4
     """Entries of the contact sheet at most."""
@@ -65,7 +69,11 @@ class SceneFigures(Stage):
         last = self.predictions[-1][1] if self.predictions else ""
         for _, name in self.shown:
             if name in inputs:
-                chosen[name] = [p for p in inputs[name].shards if name == last or any(i.digest in targets for i in p.shard.inputs)]
+                chosen[name] = [
+                    p
+                    for p in inputs[name].shards
+                    if name == last or any(i.digest in targets for i in p.shard.inputs)
+                ]
         for name, node in inputs.items():
             if node.stage.fit_stage:
                 chosen[name] = node.shards

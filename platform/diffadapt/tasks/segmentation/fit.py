@@ -1,4 +1,5 @@
-"""Training of a segmenter on source and transferred images (ZoDi section 3.3), or on a part of them (its ablations)."""
+"""Training of a segmenter on source and transferred images (ZoDi section 3.3), or on a part of them (its
+ablations)."""
 
 from __future__ import annotations
 
@@ -30,8 +31,9 @@ MANY = 5
 
 @dataclass(frozen=True)
 class FitSegmenter(Stage):
-    """Inputs: source scenes; transferred scenes and the decisions of quality control, unless the method is source_only; and, unless
-    ``training.select`` is last, labelled scenes to choose the epoch by (the source's test images, or for the oracle the target).
+    """Inputs: source scenes; transferred scenes and the decisions of quality control, unless the method is
+    source_only; and, unless ``training.select`` is last, labelled scenes to choose the epoch by (the source's
+    test images, or for the oracle the target).
 
     The result is a segmenter folder (models/segmentation/folder.py).
     """
@@ -54,7 +56,12 @@ class FitSegmenter(Stage):
             training.pop("similarity")
         if self.training.select == "last":
             training.pop("candidates")
-        return {"segmenter": segmenter, "training": training, "classes": to_dict(self.classes, identity_only=True), "method": self.method}
+        return {
+            "segmenter": segmenter,
+            "training": training,
+            "classes": to_dict(self.classes, identity_only=True),
+            "method": self.method,
+        }
 
     def revisions(self) -> dict[str, str]:
         return segmenter_revisions(self.config)
@@ -63,13 +70,18 @@ class FitSegmenter(Stage):
         kind = method_of(self.method)
         count = len(self.classes.names)
         if count < 2:
-            raise RecipeError(f"Segmentation needs at least two classes, but there {'is one' if count == 1 else 'are none'}: give a class table with more.")
+            raise RecipeError(
+                "Segmentation needs at least two classes, but there"
+                f" {'is one' if count == 1 else 'are none'}: give a class table with more."
+            )
         check_segmenter(self.config)
         self._check_sizes()
         check_jitter(self.training.jitter)
         rows = sum(not node.stage.fit_stage for node in inputs.values())
         wanted = 1 + kind.transferred + (self.training.select != "last")
-        assert rows == wanted, f"{self.method} with select {self.training.select} reads {wanted} sets of scenes, not {rows}"
+        assert rows == wanted, (
+            f"{self.method} with select {self.training.select} reads {wanted} sets of scenes, not {rows}"
+        )
         return whole(inputs)
 
     def _check_sizes(self) -> None:
@@ -77,11 +89,19 @@ class FitSegmenter(Stage):
         if any(crop) and not all(crop):
             raise RecipeError(f"training.crop is {crop}: give both height and width, or 0 0 for no crop.")
         if crop[0] > size[0] or crop[1] > size[1]:
-            raise RecipeError(f"training.crop {crop} is larger than segmenter.size {size}, out of which it is cut: lower it, or raise segmenter.size.")
+            raise RecipeError(
+                f"training.crop {crop} is larger than segmenter.size {size}, out of which it is cut: lower"
+                " it, or raise segmenter.size."
+            )
         if any(crop) and min(crop) < SMALLEST:
-            raise RecipeError(f"training.crop is {crop}, but the networks need at least {SMALLEST} pixels on either side.")
+            raise RecipeError(
+                f"training.crop is {crop}, but the networks need at least {SMALLEST} pixels on either side."
+            )
         if self.training.batch_size == 1 and self.config.arch == "deeplabv3plus":
-            raise RecipeError("training.batch_size is 1, but the batch normalisation behind DeepLabv3+'s image pooling needs at least two pairs: raise it.")
+            raise RecipeError(
+                "training.batch_size is 1, but the batch normalisation behind DeepLabv3+'s image pooling"
+                " needs at least two pairs: raise it."
+            )
 
     def fit(self, job: FitJob) -> dict[str, Any]:
         import torch
@@ -96,40 +116,91 @@ class FitSegmenter(Stage):
             torch.manual_seed(self.training.seed)
             net = build_segmenter(self.config, len(self.classes.names))
         found = fit_segmenter(
-            source, transferred, net, self.training, self.method, job.reporter, Checkpoints(job.checkpoints), inputs=self.config,
-            classes=len(self.classes.names), chooser=self._chooser(job, chosen_by, source, transferred),
-            readers=0 if job.context.device == "cpu" else job.context.threads, until=job.until,
-        )  # fmt: skip
+            source,
+            transferred,
+            net,
+            self.training,
+            self.method,
+            job.reporter,
+            Checkpoints(job.checkpoints),
+            inputs=self.config,
+            classes=len(self.classes.names),
+            chooser=self._chooser(job, chosen_by, source, transferred),
+            readers=0 if job.context.device == "cpu" else job.context.threads,
+            until=job.until,
+        )
         metrics = {k: v for k, v in found.items() if k not in ("step_seconds", "resumed_from")}
         metrics["left_out"] = _left_out(source, transferred, metrics["left_out"])
         if job.reporter.rank == 0:
             selection = found.get("selection", {"rule": "last"})
             extra = {
-                "method": self.method, "training": to_dict(self.training, identity_only=True), "selection": selection["rule"], "chosen_step": selection.get("chosen_step"),
-                "images": metrics["images"], "pairs": metrics["pairs"],
-            }  # fmt: skip
+                "method": self.method,
+                "training": to_dict(self.training, identity_only=True),
+                "selection": selection["rule"],
+                "chosen_step": selection.get("chosen_step"),
+                "images": metrics["images"],
+                "pairs": metrics["pairs"],
+            }
             save_segmenter(net.cpu(), job.output, self.config, self.classes, extra)
         failures = {f.key: f for s in (source, transferred, chosen_by) if s is not None for f in s.failures}
-        return {**metrics, "warnings": self._warnings(metrics, source), "quarantined": [[f.key, f.reason] for f in failures.values()]}
+        return {
+            **metrics,
+            "warnings": self._warnings(metrics, source),
+            "quarantined": [[f.key, f.reason] for f in failures.values()],
+        }
 
     def _sets(self, job: FitJob) -> tuple[Any, Any, Any]:
-        """(source, transferred or None, the scenes to choose the epoch by or None). Raises DataError when one is empty."""
+        """(source, transferred or None, the scenes to choose the epoch by or None). Raises DataError when one
+        is empty."""
         from diffadapt.tasks.segmentation.scene_sets import demand_scenes, load_scenes
 
         files, count = row_inputs(job), len(self.classes.names)
         transferred = chosen_by = None
         if method_of(self.method).transferred:
-            transferred = load_scenes(files[1], job.read, self.config.size, count, keep=kept_keys(fitted_with(job, KEPT)), annotated=False)
-            demand_scenes(transferred, "transferred", "quality control refused them all (lower its thresholds), or none is readable")
+            transferred = load_scenes(
+                files[1],
+                job.read,
+                self.config.size,
+                count,
+                keep=kept_keys(fitted_with(job, KEPT)),
+                annotated=False,
+            )
+            demand_scenes(
+                transferred,
+                "transferred",
+                "quality control refused them all (lower its thresholds), or none is readable",
+            )
         keep = None if transferred is None else transferred.keys
-        source = load_scenes(files[0], job.read, self.config.size, count, keep=None if keep is None else set(keep), reason="without_transferred")
-        demand_scenes(source, "labelled source", "none has a readable label map" if transferred is None else "none of those that were transferred has a readable label map")
+        source = load_scenes(
+            files[0],
+            job.read,
+            self.config.size,
+            count,
+            keep=None if keep is None else set(keep),
+            reason="without_transferred",
+        )
+        demand_scenes(
+            source,
+            "labelled source",
+            (
+                "none has a readable label map"
+                if transferred is None
+                else "none of those that were transferred has a readable label map"
+            ),
+        )
         if not _labelled(source):
             said = f" ({source.warnings[0].rstrip('.')})" if source.warnings else ""
-            raise DataError(f"No pixel of the {len(source)} source scenes has a class to learn{said}: check that the class table lists the values of the label files.")
+            raise DataError(
+                f"No pixel of the {len(source)} source scenes has a class to learn{said}: check that the"
+                " class table lists the values of the label files."
+            )
         if self.training.select != "last":
             chosen_by = load_scenes(files[-1], job.read, self.config.size, count)
-            demand_scenes(chosen_by, "labelled", f"training.select {self.training.select} has none to choose the epoch by: set it to last")
+            demand_scenes(
+                chosen_by,
+                "labelled",
+                f"training.select {self.training.select} has none to choose the epoch by: set it to last",
+            )
         return source, transferred, chosen_by
 
     def _chooser(self, job: FitJob, scenes: Any, source: Any, transferred: Any) -> Any:
@@ -143,20 +214,40 @@ class FitSegmenter(Stage):
         training = self.training
         epoch = steps_per_epoch(len(pair(source, transferred)), training.batch_size)
         steps = candidate_steps(training.epochs, epoch, training.candidates)
-        return SegmentChooser(training.select, job.checkpoints, steps, scenes, len(self.classes.names), job.reporter.device, self.config.batch_size)
+        return SegmentChooser(
+            training.select,
+            job.checkpoints,
+            steps,
+            scenes,
+            len(self.classes.names),
+            job.reporter.device,
+            self.config.batch_size,
+        )
 
     def _warnings(self, metrics: Mapping[str, Any], source: Any) -> list[str]:
-        """What reading the source had to say, unless the transfer, which reads it too, says so; and a set smaller than a batch."""
+        """What reading the source had to say, unless the transfer, which reads it too, says so; and a set
+        smaller than a batch."""
         said = [] if metrics["pairs"] else source.warnings
-        found = [*said[:MANY], *([f"{len(said) - MANY} more label maps of the source gave such warnings."] if len(said) > MANY else [])]
+        found = [
+            *said[:MANY],
+            *(
+                [f"{len(said) - MANY} more label maps of the source gave such warnings."]
+                if len(said) > MANY
+                else []
+            ),
+        ]
         count, unit = (metrics["pairs"], "pair") if metrics["pairs"] else (metrics["images"], "image")
         if count < self.training.batch_size:
-            found.append(f"{self.method} trains on {count} {unit}{'' if count == 1 else 's'}, fewer than a batch of {self.training.batch_size}, so that every batch holds some of them repeatedly.")
+            found.append(
+                f"{self.method} trains on {count} {unit}{'' if count == 1 else 's'}, fewer than a batch of"
+                f" {self.training.batch_size}, so that every batch holds some of them repeatedly."
+            )
         return found
 
 
 def _left_out(source: Any, transferred: Any, unpaired: Mapping[str, int]) -> dict[str, int]:
-    """How many source scenes are not trained on, by reason: refused by quality control, without a transferred image, unlabelled."""
+    """How many source scenes are not trained on, by reason: refused by quality control, without a transferred
+    image, unlabelled."""
     found = dict(source.left_out)
     refused = 0 if transferred is None else transferred.left_out.get("refused", 0)
     if refused:

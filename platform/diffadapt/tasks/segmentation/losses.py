@@ -1,4 +1,5 @@
-"""Losses of ZoDi's model adaptation (section 3.3) and of its ablations: which images are trained on, and whether features are pulled together.
+"""Losses of ZoDi's model adaptation (section 3.3) and of its ablations: which images are trained on, and
+whether features are pulled together.
 
 Torch is imported where it is used, so that recipes can name the methods without it.
 """
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SegmentMethod:
-    """What a method trains on: the source images x, the transferred images x', and whether their features are to be similar."""
+    """What a method trains on: the source images x, the transferred images x', and whether their features are
+    to be similar."""
 
     name: str
     source: bool = True
@@ -42,7 +44,8 @@ METHODS = tuple(_KNOWN)
 
 
 class SegmentBatch(NamedTuple):
-    """``source`` and ``transferred`` float32 (B, 3, h, w), normalised; empty (0, 3, h, w) where the method has no use for them.
+    """``source`` and ``transferred`` float32 (B, 3, h, w), normalised; empty (0, 3, h, w) where the method
+    has no use for them.
 
     ``labels`` uint8 or int64 (B, h, w): class numbers, IGNORED elsewhere; the same for both images of a pair.
     """
@@ -55,12 +58,18 @@ class SegmentBatch(NamedTuple):
 def method_of(name: str) -> SegmentMethod:
     """The method of that name. Raises RecipeError, with the nearest name, for another."""
     if name not in _KNOWN:
-        raise RecipeError(f"There is no segmentation method {name!r}.{suggest(name, METHODS)} Known are: {', '.join(METHODS)}.")
+        raise RecipeError(
+            f"There is no segmentation method {name!r}.{suggest(name, METHODS)} Known are:"
+            f" {', '.join(METHODS)}."
+        )
     return _KNOWN[name]
 
 
-def task_loss(logits: torch.Tensor, labels: torch.Tensor, pixels: torch.Tensor | None = None, ignore: int = IGNORED) -> torch.Tensor:
-    """Mean cross-entropy of ``logits`` (B, C, h, w) over the pixels of ``labels`` (B, h, w) that are not ``ignore``; 0 where all are.
+def task_loss(
+    logits: torch.Tensor, labels: torch.Tensor, pixels: torch.Tensor | None = None, ignore: int = IGNORED
+) -> torch.Tensor:
+    """Mean cross-entropy of ``logits`` (B, C, h, w) over the pixels of ``labels`` (B, h, w) that are not
+    ``ignore``; 0 where all are.
 
     ``pixels``: divide by this number instead of by the batch's own count (:func:`labelled_pixels`).
     """
@@ -75,8 +84,8 @@ def task_loss(logits: torch.Tensor, labels: torch.Tensor, pixels: torch.Tensor |
 def labelled_pixels(labels: torch.Tensor) -> torch.Tensor:
     """The mean over workers of the labelled pixels of each one's part of the batch.
 
-    A sum of losses divided by it, averaged over workers as DistributedDataParallel averages gradients, is the mean over the
-    pixels of the global batch, however the void pixels are spread over the workers.
+    A sum of losses divided by it, averaged over workers as DistributedDataParallel averages gradients, is the
+    mean over the pixels of the global batch, however the void pixels are spread over the workers.
     """
     import torch.distributed as dist
 
@@ -102,16 +111,23 @@ def similarity_loss(f: torch.Tensor, g: torch.Tensor, weight: float) -> torch.Te
     return -weight * cosine(f, g).mean()
 
 
-def pair_losses(net: nn.Module, batch: SegmentBatch, method: str, training: SegmentTraining) -> dict[str, torch.Tensor]:
-    """``loss`` and what it is made of: ``task_source``, ``task_transferred``, ``similarity`` (as far as the method has them).
+def pair_losses(
+    net: nn.Module, batch: SegmentBatch, method: str, training: SegmentTraining
+) -> dict[str, torch.Tensor]:
+    """``loss`` and what it is made of: ``task_source``, ``task_transferred``, ``similarity`` (as far as the
+    method has them).
 
-    ``net(x)`` gives (logits (B, C, h, w), features (B, F, h', w')). x and x' go through it one after the other, each with its own
-    batch statistics, as in the authors' code. Where both are trained on, ``cosine`` reports the mean cosine of their features.
+    ``net(x)`` gives (logits (B, C, h, w), features (B, F, h', w')). x and x' go through it one after the
+    other, each with its own batch statistics, as in the authors' code. Where both are trained on, ``cosine``
+    reports the mean cosine of their features.
     """
     kind = method_of(method)
     pixels = labelled_pixels(batch.labels)
     losses, features = {}, []
-    for name, x in (("source", batch.source if kind.source else None), ("transferred", batch.transferred if kind.transferred else None)):
+    for name, x in (
+        ("source", batch.source if kind.source else None),
+        ("transferred", batch.transferred if kind.transferred else None),
+    ):
         if x is not None:
             logits, deepest = net(x)
             losses[f"task_{name}"] = task_loss(logits, batch.labels, pixels)

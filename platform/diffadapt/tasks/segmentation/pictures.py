@@ -1,4 +1,5 @@
-"""Pictures of labelled scenes: transfers beside their sources, label maps beside the truth, the confusion matrix.
+"""Pictures of labelled scenes: transfers beside their sources, label maps beside the truth, the confusion
+matrix.
 
 Everything takes arrays and gives PNG bytes; PIL draws, nothing here needs a display.
 """
@@ -18,14 +19,16 @@ from diffadapt.report.panels import INK, PAPER, RIGHT, SMALLEST, WRONG, Cell, dr
 from diffadapt.tasks.classification.adaptation_pictures import LINE, SOFT, drawable, font, pixels
 
 WIDEST, NARROWEST = 300, 160
-"""Pixels that a picture is wide in a sheet; smaller ones are enlarged by a whole factor, larger ones reduced."""
+"""Pixels that a picture is wide in a sheet; smaller ones are enlarged by a whole factor, larger ones reduced.
+"""
 ROOM = 1240
 """Pixels that a sheet may be wide before its entries stand in one column."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """One entry of a contact sheet: ``source`` and ``transferred`` uint8 (H, W, 3), ``labels`` uint8 (H, W) or None, and what is said of it."""
+    """One entry of a contact sheet: ``source`` and ``transferred`` uint8 (H, W, 3), ``labels`` uint8 (H, W)
+    or None, and what is said of it."""
 
     source: np.ndarray
     labels: np.ndarray | None
@@ -36,7 +39,8 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Panel:
-    """One scene: ``image`` uint8 (H, W, 3), ``truth`` uint8 (H, W) or None, predicted label maps of any size with a text each."""
+    """One scene: ``image`` uint8 (H, W, 3), ``truth`` uint8 (H, W) or None, predicted label maps of any size
+    with a text each."""
 
     image: np.ndarray
     truth: np.ndarray | None
@@ -45,22 +49,39 @@ class Panel:
 
 
 def contact_sheet(entries: Sequence[Transfer], classes: ClassTable) -> bytes:
-    """Source | labels | transferred, several entries side by side where there is room; refused ones are marked in red. ValueError when empty."""
+    """Source | labels | transferred, several entries side by side where there is room; refused ones are
+    marked in red. ValueError when empty."""
     width = _width([e.transferred for e in entries])
-    heads = ["source", "labels", "transferred"] if any(e.labels is not None for e in entries) else ["source", "transferred"]
+    heads = (
+        ["source", "labels", "transferred"]
+        if any(e.labels is not None for e in entries)
+        else ["source", "transferred"]
+    )
     cells: list[list[Cell | None]] = []
     for e in entries:
-        cell: list[Cell | None] = [Cell(_scaled(e.source, width)), Cell(_scaled(e.transferred, width), e.text, RIGHT if e.accepted else WRONG)]
+        cell: list[Cell | None] = [
+            Cell(_scaled(e.source, width)),
+            Cell(_scaled(e.transferred, width), e.text, RIGHT if e.accepted else WRONG),
+        ]
         if len(heads) == 3:
             cell.insert(1, None if e.labels is None else Cell(_painted(e.labels, classes, width)))
         cells.append(cell)
     side = max(1, min((ROOM + SMALLEST) // ((width + 6) * len(heads) + SMALLEST), len(cells)))
-    rows = [[c for cell in cells[i : i + side] for c in (*cell, None)][:-1] for i in range(0, len(cells), side)]  # an empty place between entries
-    return png(_with_legend(draw_grid(rows, (), [h for _ in range(side) for h in (*heads, "")][:-1]), classes, [e.labels for e in entries]))
+    rows = [
+        [c for cell in cells[i : i + side] for c in (*cell, None)][:-1] for i in range(0, len(cells), side)
+    ]  # an empty place between entries
+    return png(
+        _with_legend(
+            draw_grid(rows, (), [h for _ in range(side) for h in (*heads, "")][:-1]),
+            classes,
+            [e.labels for e in entries],
+        )
+    )
 
 
 def panels(rows: Sequence[Panel], titles: Sequence[str], classes: ClassTable) -> bytes:
-    """Image | truth | a column for each of ``titles``; without any truth its column is left out. ValueError when empty."""
+    """Image | truth | a column for each of ``titles``; without any truth its column is left out. ValueError
+    when empty."""
     labelled = any(r.truth is not None for r in rows)
     width = _width([r.image for r in rows])
     heads = ["image", *(["truth"] if labelled else []), *titles]
@@ -70,14 +91,18 @@ def panels(rows: Sequence[Panel], titles: Sequence[str], classes: ClassTable) ->
         row: list[Cell | None] = [Cell(shown)]
         if labelled:
             row.append(None if r.truth is None else Cell(_painted(r.truth, classes, width, shown.shape[0])))
-        row += [Cell(_painted(p, classes, width, shown.shape[0]), text) for p, text in zip(r.predictions, r.texts, strict=True)]
+        row += [
+            Cell(_painted(p, classes, width, shown.shape[0]), text)
+            for p, text in zip(r.predictions, r.texts, strict=True)
+        ]
         cells.append(row)
     seen = [m for r in rows for m in (r.truth, *r.predictions)]
     return png(_with_legend(draw_grid(cells, (), heads), classes, seen))
 
 
 def confusion_matrix(matrix: np.ndarray, classes: ClassTable) -> bytes:
-    """(K+1, K+1) pixel counts as percent of each true class's pixels; rows are classes that occur, void is a column where it was predicted.
+    """(K+1, K+1) pixel counts as percent of each true class's pixels; rows are classes that occur, void is a
+    column where it was predicted.
 
     ValueError when no pixel is labelled.
     """
@@ -86,13 +111,17 @@ def confusion_matrix(matrix: np.ndarray, classes: ClassTable) -> bytes:
     rows = [c for c in range(count) if counts[c].sum()]
     if not rows:
         raise ValueError("a confusion matrix needs labelled pixels")
-    columns = [c for c in range(count) if counts[c].sum() or counts[:count, c].sum()] + [count] * bool(counts[:count, count].sum())
+    columns = [c for c in range(count) if counts[c].sum() or counts[:count, c].sum()] + [count] * bool(
+        counts[:count, count].sum()
+    )
     share = counts[rows][:, columns] / counts[rows].sum(1, keepdims=True)
     names = [drawable(n, f"class {i}") for i, n in enumerate(classes.names)] + ["void"]
     side = 54 if len(columns) <= 12 else 36
     left, top = max(pixels(names[c]) for c in rows) + 34, max(pixels(names[c]) for c in columns) + 54
     head = "predicted, % of the true class's pixels"
-    sheet = Image.new("RGB", (left + max(side * len(columns), pixels(head)) + 8, top + side * len(rows) + 8), PAPER)
+    sheet = Image.new(
+        "RGB", (left + max(side * len(columns), pixels(head)) + 8, top + side * len(rows) + 8), PAPER
+    )
     pen = ImageDraw.Draw(sheet)
     pen.text((left - 26, 6), "true", fill=SOFT, font=font(12), anchor="ra")
     pen.text((left, 6), head, fill=SOFT, font=font(12))
@@ -110,7 +139,13 @@ def confusion_matrix(matrix: np.ndarray, classes: ClassTable) -> bytes:
             pen.rectangle((x, y, x + side - 1, y + side - 1), fill=shade, outline=LINE)
             if value >= 0.005:
                 dark = sum(shade) < 384
-                pen.text((x + side / 2, y + side / 2), f"{100 * value:.0f}", fill=PAPER if dark else INK, font=font(13 if r == c else 12), anchor="mm")
+                pen.text(
+                    (x + side / 2, y + side / 2),
+                    f"{100 * value:.0f}",
+                    fill=PAPER if dark else INK,
+                    font=font(13 if r == c else 12),
+                    anchor="mm",
+                )
     return png(np.asarray(sheet))
 
 
@@ -131,8 +166,11 @@ def _width(images: Sequence[np.ndarray]) -> int:
     return min(WIDEST, widest * max(1, -(-NARROWEST // widest)))
 
 
-def _scaled(image: np.ndarray, width: int, how: Image.Resampling = Image.Resampling.BOX, height: int = 0) -> np.ndarray:
-    """``image`` at ``width``, its sides in proportion unless ``height`` is given; enlarged without smoothing."""
+def _scaled(
+    image: np.ndarray, width: int, how: Image.Resampling = Image.Resampling.BOX, height: int = 0
+) -> np.ndarray:
+    """``image`` at ``width``, its sides in proportion unless ``height`` is given; enlarged without
+    smoothing."""
     height = height or max(1, round(image.shape[0] * width / image.shape[1]))
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)

@@ -1,4 +1,5 @@
-"""Prediction stage: label maps of one segmenter on one set of scenes, with confusion counts where the truth is known."""
+"""Prediction stage: label maps of one segmenter on one set of scenes, with confusion counts where the truth
+is known."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictSegments(Stage):
-    """Inputs: scenes (or transferred scenes, of which those that were refused are passed over), then the fitted segmenter.
+    """Inputs: scenes (or transferred scenes, of which those that were refused are passed over), then the
+    fitted segmenter.
 
-    Images are brought to ``config.size`` (Lanczos), label maps by the nearest pixel; predictions have that size. The network, and
-    how its input is normalised, are the fitted folder's.
+    Images are brought to ``config.size`` (Lanczos), label maps by the nearest pixel; predictions have that
+    size. The network, and how its input is normalised, are the fitted folder's.
     """
 
     config: SegmenterConfig = SegmenterConfig()
@@ -35,7 +37,11 @@ class PredictSegments(Stage):
     may_warn = True
 
     def identity(self) -> dict[str, Any]:
-        return {"size": list(self.config.size), "precision": self.config.precision, "classes": to_dict(self.classes, identity_only=True)}
+        return {
+            "size": list(self.config.size),
+            "precision": self.config.precision,
+            "classes": to_dict(self.classes, identity_only=True),
+        }
 
     def revisions(self) -> dict[str, str]:
         if not self.folder:
@@ -82,7 +88,9 @@ class _Predictor:
         scenes, failures = decode_scenes(rows, annotation=True)
         scenes, wrong = self._sound(scenes)
         done, also = self.batcher.run(scenes, [s.key for s in scenes], self._predict)
-        made = segment_rows([scenes[i].key for i, _ in done], [found for _, found in done], [*failures, *wrong, *also])
+        made = segment_rows(
+            [scenes[i].key for i, _ in done], [found for _, found in done], [*failures, *wrong, *also]
+        )
         made.warnings = [*rows.warnings, *_nothing_labelled(made)]
         return made
 
@@ -90,9 +98,13 @@ class _Predictor:
         """The scenes whose label maps hold known classes, and the others."""
         from diffadapt.tasks.segmentation.training import label_problem
 
-        problems = [label_problem(s.annotation, self.count) if s.annotation is not None else "" for s in scenes]
+        problems = [
+            label_problem(s.annotation, self.count) if s.annotation is not None else "" for s in scenes
+        ]
         sound = [s for s, problem in zip(scenes, problems, strict=True) if not problem]
-        return sound, [Failure(s.key, problem) for s, problem in zip(scenes, problems, strict=True) if problem]
+        return sound, [
+            Failure(s.key, problem) for s, problem in zip(scenes, problems, strict=True) if problem
+        ]
 
     def _predict(self, scenes: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray | None, float]]:
         """(label map, confusion or None, confidence) of each scene."""
@@ -103,11 +115,21 @@ class _Predictor:
 
         found = logits(self.net, self.config, [s.image for s in scenes], self.device).float()
         if not bool(torch.isfinite(found).all()):
-            raise ItemError("the segmenter's output has NaN or infinity: use segmenter.precision fp32, or check the weights")
+            raise ItemError(
+                "the segmenter's output has NaN or infinity: use segmenter.precision fp32, or check the"
+                " weights"
+            )
         confidence, predicted = found.softmax(1).max(1)
         confidence = confidence.double().mean((1, 2)).cpu().numpy()
         maps = predicted.to(torch.uint8).cpu().numpy()
-        counts = [None if s.annotation is None else confusion(fit_labels(s.annotation, self.config.size), m, self.count) for s, m in zip(scenes, maps, strict=True)]
+        counts = [
+            (
+                None
+                if s.annotation is None
+                else confusion(fit_labels(s.annotation, self.config.size), m, self.count)
+            )
+            for s, m in zip(scenes, maps, strict=True)
+        ]
         return list(zip(maps, counts, confidence.tolist(), strict=True))
 
 
@@ -117,12 +139,22 @@ def _nothing_labelled(made: Rows) -> list[str]:
     side = round(len(known[0]) ** 0.5) if known else 0
     if not known or any(sum(c[:-side]) for c in known):
         return []
-    some = f"the {len(known)} label maps from {made.column('key')[0]} on" if len(known) > 1 else f"the label map of {made.column('key')[0]}"
-    return [f"No pixel of {some} has a class of the class table, so that no score counts it: check that the table fits these label files."]
+    some = (
+        f"the {len(known)} label maps from {made.column('key')[0]} on"
+        if len(known) > 1
+        else f"the label map of {made.column('key')[0]}"
+    )
+    return [
+        f"No pixel of {some} has a class of the class table, so that no score counts it: check that the table"
+        " fits these label files."
+    ]
 
 
-def segment_rows(keys: Sequence[str], found: Sequence[tuple[Any, Any, float]], failures: Sequence[Failure]) -> Rows:
-    """(label map uint8 (H, W), confusion (K+1, K+1) or None, confidence) of each key as rows of SEGMENTS_SCHEMA."""
+def segment_rows(
+    keys: Sequence[str], found: Sequence[tuple[Any, Any, float]], failures: Sequence[Failure]
+) -> Rows:
+    """(label map uint8 (H, W), confusion (K+1, K+1) or None, confidence) of each key as rows of
+    SEGMENTS_SCHEMA."""
     import pyarrow as pa
 
     from diffadapt.data.image import encode_png
@@ -130,9 +162,16 @@ def segment_rows(keys: Sequence[str], found: Sequence[tuple[Any, Any, float]], f
     columns = {
         "key": list(keys),
         "label": [None] * len(keys),
-        "prediction": [{"bytes": encode_png(m), "path": f"{key}.png"} for key, (m, _, _) in zip(keys, found, strict=True)],
+        "prediction": [
+            {"bytes": encode_png(m), "path": f"{key}.png"} for key, (m, _, _) in zip(keys, found, strict=True)
+        ],
         "confusion": [None if c is None else c.ravel().tolist() for _, c, _ in found],
         "confidence": [confidence for _, _, confidence in found],
     }
     assert SEGMENTS_SCHEMA.field("prediction").type == IMAGE_TYPE
-    return Rows(pa.table({f.name: pa.array(columns[f.name], f.type) for f in SEGMENTS_SCHEMA}, schema=SEGMENTS_SCHEMA), list(failures))
+    return Rows(
+        pa.table(
+            {f.name: pa.array(columns[f.name], f.type) for f in SEGMENTS_SCHEMA}, schema=SEGMENTS_SCHEMA
+        ),
+        list(failures),
+    )

@@ -1,4 +1,5 @@
-"""Scenes of many shards for training, at one size: in memory when small, else in a memory-mapped table on the local disk."""
+"""Scenes of many shards for training, at one size: in memory when small, else in a memory-mapped table on the
+local disk."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ SCHEMA = pa.schema([("key", pa.string()), ("image", pa.binary()), ("annotation",
 
 @dataclass
 class Loaded:
-    """A set of scenes (train/segmentation_batches.SceneSet) with what could not be read and how many were left out, by reason."""
+    """A set of scenes (train/segmentation_batches.SceneSet) with what could not be read and how many were
+    left out, by reason."""
 
     keys: list[str]
     items: Any
@@ -64,20 +66,27 @@ def load_scenes(
 ) -> Loaded:
     """Every readable scene of ``files`` at ``size``: images by Lanczos, label maps by the nearest pixel.
 
-    ``annotated``: scenes without a label map are left out, and one with a class number outside 0..classes-1 is a failure; else label
-    maps are not read. ``keep``: only the scenes of these keys (the others count as left out for ``reason``); without it, only those that are
-    not marked as refused (column ``accepted``).
+    ``annotated``: scenes without a label map are left out, and one with a class number outside 0..classes-1
+    is a failure; else label maps are not read. ``keep``: only the scenes of these keys (the others count as
+    left out for ``reason``); without it, only those that are not marked as refused (column ``accepted``).
     """
-    cached = Path(tempfile.gettempdir()) / "diffadapt-cache" / f"scenes-{digest([FORMAT, [f.digest for f in files], list(size), classes, annotated, None if keep is None else sorted(keep), reason])}.arrow"
+    cached = (
+        Path(tempfile.gettempdir())
+        / "diffadapt-cache"
+        / f"scenes-{digest([FORMAT, [f.digest for f in files], list(size), classes, annotated, None if keep is None else sorted(keep), reason])}.arrow"
+    )
     if cached.exists():
         return _open(cached)
     return _Collector(size, classes, annotated, cached, in_memory).collect(files, read, keep, reason)
 
 
 def demand_scenes(scenes: Loaded, what: str, why: str) -> None:
-    """DataError where a set has nothing to train with; ``why`` says how that can be, the first failure is named."""
+    """DataError where a set has nothing to train with; ``why`` says how that can be, the first failure is
+    named."""
     if not len(scenes):
-        first = f"; the first: {scenes.failures[0].key}: {scenes.failures[0].reason}" if scenes.failures else ""
+        first = (
+            f"; the first: {scenes.failures[0].key}: {scenes.failures[0].reason}" if scenes.failures else ""
+        )
         raise DataError(f"There are no {what} scenes to train with: {why}{first}.")
 
 
@@ -85,20 +94,36 @@ class _Collector:
     """Goes through the shards once; what outgrows the memory goes to the disk."""
 
     def __init__(self, size: tuple[int, int], classes: int, annotated: bool, path: Path, in_memory: int):
-        self.size, self.classes, self.annotated, self.path, self.in_memory = size, classes, annotated, path, in_memory
+        self.size, self.classes, self.annotated, self.path, self.in_memory = (
+            size,
+            classes,
+            annotated,
+            path,
+            in_memory,
+        )
         self.found = Loaded([], [])
         self.bytes = 0
         self.temporary = path.with_name(f"{path.name}.{os.getpid()}")
         self.writer: Any = None
 
-    def collect(self, files: Sequence[InputFile], read: Callable[[InputFile], Rows], keep: Collection[str] | None, reason: str) -> Loaded:
+    def collect(
+        self,
+        files: Sequence[InputFile],
+        read: Callable[[InputFile], Rows],
+        keep: Collection[str] | None,
+        reason: str,
+    ) -> Loaded:
         try:
             for file in files:
                 self._shard(read(file), keep, reason)
             if self.writer is None:
                 return self.found
             self.writer.close()
-            notes = {"failures": [[f.key, f.reason] for f in self.found.failures], "left_out": self.found.left_out, "warnings": self.found.warnings}
+            notes = {
+                "failures": [[f.key, f.reason] for f in self.found.failures],
+                "left_out": self.found.left_out,
+                "warnings": self.found.warnings,
+            }
             _replace(self.path.with_suffix(".json"), json.dumps(notes).encode())
             os.replace(self.temporary, self.path)
         finally:
@@ -130,7 +155,10 @@ class _Collector:
         if annotation is not None and (problem := label_problem(annotation, self.classes)):
             self.found.failures.append(Failure(scene.key, problem))
             return
-        item = fit_image(scene.image, self.size), None if annotation is None else fit_labels(annotation, self.size)
+        item = (
+            fit_image(scene.image, self.size),
+            None if annotation is None else fit_labels(annotation, self.size),
+        )
         self.bytes += sum(a.nbytes for a in item if a is not None)
         if self.writer is None and self.bytes > self.in_memory:
             self._to_disk()
@@ -149,7 +177,11 @@ class _Collector:
 
     def _write(self, key: str, item: tuple[np.ndarray, np.ndarray | None]) -> None:
         image, annotation = item
-        row = {"key": [key], "image": [encode_png(image)], "annotation": [None if annotation is None else encode_png(annotation)]}
+        row = {
+            "key": [key],
+            "image": [encode_png(image)],
+            "annotation": [None if annotation is None else encode_png(annotation)],
+        }
         self.writer.write_table(pa.table(row, schema=SCHEMA))
 
     def _left_out(self, why: str, count: int) -> None:
@@ -163,7 +195,13 @@ def _accepted(rows: Rows) -> list[bool] | None:
 def _open(path: Path) -> Loaded:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     notes = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    return Loaded(table.column("key").to_pylist(), table, [Failure(*f) for f in notes["failures"]], notes["left_out"], notes["warnings"])
+    return Loaded(
+        table.column("key").to_pylist(),
+        table,
+        [Failure(*f) for f in notes["failures"]],
+        notes["left_out"],
+        notes["warnings"],
+    )
 
 
 def _replace(path: Path, content: bytes) -> None:

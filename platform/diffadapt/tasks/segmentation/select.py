@@ -1,7 +1,9 @@
-"""Which epoch of a segmentation training is kept: the best mean IoU on the source's test images, or (an upper bound that says so) on the target.
+"""Which epoch of a segmentation training is kept: the best mean IoU on the source's test images, or (an upper
+bound that says so) on the target.
 
-Candidates, their scores and the best one's weights lie in storage as those of adaptation do (train/candidates.py), so that a killed
-training goes on without computing one again and ends in the same choice.
+Candidates, their scores and the best one's weights lie in storage as those of adaptation do
+(train/candidates.py), so that a killed training goes on without computing one again and ends in the same
+choice.
 """
 
 from __future__ import annotations
@@ -25,17 +27,32 @@ RULES = {"best_source": "the source's test images", "oracle": "the target"}
 
 
 class SegmentChooser(Chooser):
-    """Keeps candidates under ``<location>/candidates`` and names the one with the best mean IoU on ``scenes``; ties go to the later step.
+    """Keeps candidates under ``<location>/candidates`` and names the one with the best mean IoU on
+    ``scenes``; ties go to the later step.
 
-    ``scenes`` have annotations and one size. Every rank of a process group makes one and calls the same methods; each predicts
-    its part of the scenes. Raises RecipeError for an unknown rule, DataError when no pixel of ``scenes`` is labelled.
+    ``scenes`` have annotations and one size. Every rank of a process group makes one and calls the same
+    methods; each predicts its part of the scenes. Raises RecipeError for an unknown rule, DataError when no
+    pixel of ``scenes`` is labelled.
     """
 
-    def __init__(self, rule: str, location: str, steps: Sequence[int], scenes: SceneSet, classes: int, device: str | torch.device, batch_size: int = 4):
+    def __init__(
+        self,
+        rule: str,
+        location: str,
+        steps: Sequence[int],
+        scenes: SceneSet,
+        classes: int,
+        device: str | torch.device,
+        batch_size: int = 4,
+    ):
         if rule not in RULES:
-            raise RecipeError(f"There is no selection rule {rule!r} for segmentation; known are last, {', '.join(RULES)}.")
+            raise RecipeError(
+                f"There is no selection rule {rule!r} for segmentation; known are last, {', '.join(RULES)}."
+            )
         if not len(scenes):
-            raise DataError(f"The selection rule {rule!r} needs labelled scenes of {RULES[rule]}, and none is readable.")
+            raise DataError(
+                f"The selection rule {rule!r} needs labelled scenes of {RULES[rule]}, and none is readable."
+            )
         self.rule, self.needs, self.steps = rule, "scores", sorted(set(steps))
         self.target, self.classes = scenes, classes  # type: ignore[assignment]
         self.batch_size, self.device = batch_size, torch.device(device)
@@ -64,7 +81,13 @@ class SegmentChooser(Chooser):
         if not bool(torch.isfinite(logits).all()):
             return None
         predicted = logits.argmax(1).cpu().numpy()
-        return np.sum([confusion(annotation, p, self.classes) for (_, annotation), p in zip(scenes, predicted, strict=True)], axis=0)
+        return np.sum(
+            [
+                confusion(annotation, p, self.classes)
+                for (_, annotation), p in zip(scenes, predicted, strict=True)
+            ],
+            axis=0,
+        )
 
     def _score(self, found: dict[str, np.ndarray]) -> float:
         matrix = found["confusion"]

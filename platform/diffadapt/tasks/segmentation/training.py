@@ -1,4 +1,5 @@
-"""Model adaptation of ZoDi (section 3.3) and its ablations: a segmenter on source and transferred images, through the one training loop."""
+"""Model adaptation of ZoDi (section 3.3) and its ablations: a segmenter on source and transferred images,
+through the one training loop."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from diffadapt.train.reporter import Reporter
 
 
 class PairNetwork(nn.Module):
-    """A segmenter whose forward pass is one step's losses, so that a wrapper for several workers sees both images of a pair in one pass."""
+    """A segmenter whose forward pass is one step's losses, so that a wrapper for several workers sees both
+    images of a pair in one pass."""
 
     def __init__(self, net: nn.Module, method: str, training: SegmentTraining):
         super().__init__()
@@ -53,19 +55,25 @@ def fit_segmenter(
     readers: int = 0,
     until: int | None = None,
 ) -> dict[str, Any]:
-    """Train ``net`` in place by ``method`` and leave it in evaluation mode; goes on from the newest checkpoint.
+    """Train ``net`` in place by ``method`` and leave it in evaluation mode; goes on from the newest
+    checkpoint.
 
-    Both sets hold scenes of one size; those of ``source`` have annotations of class numbers 0..classes-1 and IGNORED. Pairs are
-    found by key; ``transferred`` is not needed by source_only. ``inputs`` says how an image is normalised. ``chooser`` keeps the
-    weights of another epoch than the last (tasks/segmentation/select.py). ``readers`` threads prepare the next batch meanwhile.
+    Both sets hold scenes of one size; those of ``source`` have annotations of class numbers 0..classes-1 and
+    IGNORED. Pairs are found by key; ``transferred`` is not needed by source_only. ``inputs`` says how an
+    image is normalised. ``chooser`` keeps the weights of another epoch than the last
+    (tasks/segmentation/select.py). ``readers`` threads prepare the next batch meanwhile.
 
-    Every step reports the losses, ``lr`` and ``grad_norm``. Returns the last step's with ``steps``, ``resumed_from``, ``epochs``,
-    ``images`` (of the source), ``pairs``, ``left_out`` (counts by reason) and ``selection``. Raises DataError for sets that cannot be
-    trained on, RecipeError for a batch that the workers cannot share, TrainingError on NaN.
+    Every step reports the losses, ``lr`` and ``grad_norm``. Returns the last step's with ``steps``,
+    ``resumed_from``, ``epochs``, ``images`` (of the source), ``pairs``, ``left_out`` (counts by reason) and
+    ``selection``. Raises DataError for sets that cannot be trained on, RecipeError for a batch that the
+    workers cannot share, TrainingError on NaN.
     """
     kind = method_of(method)
     if kind.transferred and transferred is None:
-        raise RecipeError(f"The method {method!r} trains on transferred images, but there are none: give them, or train source_only.")
+        raise RecipeError(
+            f"The method {method!r} trains on transferred images, but there are none: give them, or train"
+            " source_only."
+        )
     transferred = transferred if kind.transferred else None
     for what, scenes in (("source", source), ("transferred", transferred)):
         if scenes is not None and not len(scenes):
@@ -87,7 +95,11 @@ def fit_segmenter(
     def after_step(finished: int, scalars: dict[str, float]) -> None:
         if chooser is not None and finished in chooser.steps:
             with evaluating(net):
-                chooser.offer(finished, forward, lambda: {k: v.detach().cpu().clone() for k, v in net.state_dict().items()})
+                chooser.offer(
+                    finished,
+                    forward,
+                    lambda: {k: v.detach().cpu().clone() for k, v in net.state_dict().items()},
+                )
         if on_step is not None:
             on_step(finished, scalars)
 
@@ -95,13 +107,25 @@ def fit_segmenter(
         with autocast(reporter.device, training.precision):
             return net(normalise(x.to(reporter.device), inputs))
 
-    with SegmentBatches(source, transferred, pairs, training, kind, reporter.rank, reporter.world_size, readers) as batches:
+    with SegmentBatches(
+        source, transferred, pairs, training, kind, reporter.rank, reporter.world_size, readers
+    ) as batches:
         result: dict[str, Any] = run_loop(
-            module=module, loss_fn=loss_fn, batch_fn=batches, optimizer=make_optimizer(net, training),
-            lr_at=lambda step: poly(training, step // epoch), total_steps=training.epochs * epoch, reporter=reporter, checkpoints=checkpoints,
-            precision=training.precision, clip_norm=training.clip_norm, seed=training.seed, checkpoint_every=training.checkpoint_every,
-            on_step=after_step, until=until,
-        )  # fmt: skip
+            module=module,
+            loss_fn=loss_fn,
+            batch_fn=batches,
+            optimizer=make_optimizer(net, training),
+            lr_at=lambda step: poly(training, step // epoch),
+            total_steps=training.epochs * epoch,
+            reporter=reporter,
+            checkpoints=checkpoints,
+            precision=training.precision,
+            clip_norm=training.clip_norm,
+            seed=training.seed,
+            checkpoint_every=training.checkpoint_every,
+            on_step=after_step,
+            until=until,
+        )
     same_buffers(net)
     separate(net).eval()
     net.to(memory_format=torch.contiguous_format)
@@ -109,7 +133,13 @@ def fit_segmenter(
         state, result["selection"] = chooser.choose()
         if state is not None:
             net.load_state_dict(state)
-    return {**result, "epochs": training.epochs, "images": len(source), "pairs": len(pairs) if kind.transferred else 0, "left_out": pairs.left_out}
+    return {
+        **result,
+        "epochs": training.epochs,
+        "images": len(source),
+        "pairs": len(pairs) if kind.transferred else 0,
+        "left_out": pairs.left_out,
+    }
 
 
 def poly(training: SegmentTraining, epoch: int) -> float:
@@ -118,31 +148,50 @@ def poly(training: SegmentTraining, epoch: int) -> float:
 
 
 def make_optimizer(net: Any, training: Any) -> torch.optim.Optimizer:
-    """SGD or AdamW over what is trained of a segmenter's or detector's backbone and head; the head's rate is ``head_lr`` times the backbone's."""
+    """SGD or AdamW over what is trained of a segmenter's or detector's backbone and head; the head's rate is
+    ``head_lr`` times the backbone's."""
     groups = []
-    for name, parameters, scale in (("backbone", net.backbone_parameters(), 1.0), ("head", net.head_parameters(), training.head_lr)):
+    for name, parameters, scale in (
+        ("backbone", net.backbone_parameters(), 1.0),
+        ("head", net.head_parameters(), training.head_lr),
+    ):
         trained = [p for p in parameters if p.requires_grad]
         if trained:
             groups.append({"params": trained, "lr_scale": scale, "name": name})
     if training.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay)
-    return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay)
+    return torch.optim.SGD(
+        groups, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
+    )
 
 
 def label_problem(annotation: np.ndarray, classes: int) -> str:
-    """What is wrong with a label map, in a sentence; empty if it holds class numbers 0..classes-1 and IGNORED alone."""
+    """What is wrong with a label map, in a sentence; empty if it holds class numbers 0..classes-1 and IGNORED
+    alone."""
     found = np.unique(annotation)
     wrong = found[(found >= classes) & (found != IGNORED)]
     if not len(wrong):
         return ""
-    return f"its label map holds the class number {int(wrong[0])}, but there are {classes} classes (0..{classes - 1}, {IGNORED} for void): check the class table"
+    return (
+        f"its label map holds the class number {int(wrong[0])}, but there are {classes} classes"
+        f" (0..{classes - 1}, {IGNORED} for void): check the class table"
+    )
 
 
 def _demand_shares(training: SegmentTraining, inputs: SegmenterConfig, workers: int) -> None:
     if training.batch_size % workers:
-        raise RecipeError(f"training.batch_size is {training.batch_size}, which {workers} workers cannot share evenly: use a multiple.")
-    if training.batch_size // workers == 1 and workers > 1 and inputs.arch == "deeplabv3plus" and not training.sync_batch_norm:
         raise RecipeError(
-            f"training.batch_size {training.batch_size} over {workers} workers leaves one pair to each, but the batch normalisation behind DeepLabv3+'s image "
-            "pooling needs two: raise it, use fewer workers, or set training.sync_batch_norm."
+            f"training.batch_size is {training.batch_size}, which {workers} workers cannot share evenly: use"
+            " a multiple."
+        )
+    if (
+        training.batch_size // workers == 1
+        and workers > 1
+        and inputs.arch == "deeplabv3plus"
+        and not training.sync_batch_norm
+    ):
+        raise RecipeError(
+            f"training.batch_size {training.batch_size} over {workers} workers leaves one pair to each, but"
+            " the batch normalisation behind DeepLabv3+'s image pooling needs two: raise it, use fewer"
+            " workers, or set training.sync_batch_norm."
         )

@@ -1,7 +1,7 @@
 """Captions of drawn glyphs: which words name the subject, which name how it looks, and which mean nothing.
 
-Words without meaning are there on purpose: prompts are longer and richer than any small vocabulary, and a generator
-must not lose its subject among words that it does not know.
+Words without meaning are there on purpose: prompts are longer and richer than any small vocabulary, and a
+generator must not lose its subject among words that it does not know.
 """
 
 from __future__ import annotations
@@ -37,9 +37,140 @@ STYLES: dict[str, tuple[str, ...]] = {
 }
 """What a word says of the picture."""
 
-MEDIA = ("photo", "photograph", "picture", "image", "drawing", "painting", "sketch", "print", "scan", "rendering", "illustration", "sign", "poster", "view", "interpretation", "depiction", "portrait", "study", "version")
-PLACES = ("paper", "wall", "table", "canvas", "screen", "board", "glass", "wood", "stone", "fabric", "metal", "floor", "street", "garden", "room", "studio", "window", "sky", "field", "background", "surface", "light", "style", "scene", "colors", "white", "black", "red", "blue", "green", "yellow", "gold", "wooden", "old", "new", "abstract", "vintage", "minimal", "simple", "detailed", "beautiful", "realistic", "digital", "art", "ink", "oil", "pen", "paint", "texture", "morning", "evening", "warm", "cold", "natural", "top", "side", "front", "above", "below", "angle", "quality", "high", "low", "resolution", "contrast", "centered", "single", "isolated", "digits", "numbers", "letters", "characters", "symbols", "glyphs")  # fmt: skip
-GLUE = ("a", "an", "the", "of", "in", "on", "with", "and", "at", "by", "from", "to", "for", "is", "it", "as", "its", "this", "that", "style", "digit", "number", "numeral", "figure", "letter", "capital", "character", "shape", "symbol", "up", "out", "over", "under", "near", "very")  # fmt: skip
+MEDIA = (
+    "photo",
+    "photograph",
+    "picture",
+    "image",
+    "drawing",
+    "painting",
+    "sketch",
+    "print",
+    "scan",
+    "rendering",
+    "illustration",
+    "sign",
+    "poster",
+    "view",
+    "interpretation",
+    "depiction",
+    "portrait",
+    "study",
+    "version",
+)
+PLACES = (
+    "paper",
+    "wall",
+    "table",
+    "canvas",
+    "screen",
+    "board",
+    "glass",
+    "wood",
+    "stone",
+    "fabric",
+    "metal",
+    "floor",
+    "street",
+    "garden",
+    "room",
+    "studio",
+    "window",
+    "sky",
+    "field",
+    "background",
+    "surface",
+    "light",
+    "style",
+    "scene",
+    "colors",
+    "white",
+    "black",
+    "red",
+    "blue",
+    "green",
+    "yellow",
+    "gold",
+    "wooden",
+    "old",
+    "new",
+    "abstract",
+    "vintage",
+    "minimal",
+    "simple",
+    "detailed",
+    "beautiful",
+    "realistic",
+    "digital",
+    "art",
+    "ink",
+    "oil",
+    "pen",
+    "paint",
+    "texture",
+    "morning",
+    "evening",
+    "warm",
+    "cold",
+    "natural",
+    "top",
+    "side",
+    "front",
+    "above",
+    "below",
+    "angle",
+    "quality",
+    "high",
+    "low",
+    "resolution",
+    "contrast",
+    "centered",
+    "single",
+    "isolated",
+    "digits",
+    "numbers",
+    "letters",
+    "characters",
+    "symbols",
+    "glyphs",
+)
+GLUE = (
+    "a",
+    "an",
+    "the",
+    "of",
+    "in",
+    "on",
+    "with",
+    "and",
+    "at",
+    "by",
+    "from",
+    "to",
+    "for",
+    "is",
+    "it",
+    "as",
+    "its",
+    "this",
+    "that",
+    "style",
+    "digit",
+    "number",
+    "numeral",
+    "figure",
+    "letter",
+    "capital",
+    "character",
+    "shape",
+    "symbol",
+    "up",
+    "out",
+    "over",
+    "under",
+    "near",
+    "very",
+)
 _NUMERAL_NOUNS = ("digit", "digit", "number", "numeral", "figure")
 MAX_WORDS = 34
 """Longest caption; a tokenizer for 40 positions keeps two for its marks."""
@@ -53,7 +184,8 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def caption(character: str, styles: list[str], rng: np.random.Generator) -> str:
-    """A caption in lower case for ``character`` (0-9, a-z, A-Z), naming most of ``styles`` among words that mean nothing.
+    """A caption in lower case for ``character`` (0-9, a-z, A-Z), naming most of ``styles`` among words that
+    mean nothing.
 
     A third of the captions has no such words; the others up to two dozen, half of them made up.
     """
@@ -100,5 +232,7 @@ def _fill(count: int, rng: np.random.Generator) -> list[str]:
         elif kind < 0.5:
             words.append(str(rng.choice(PLACES)))
         else:
-            words.append("".join(rng.choice(list("bdfgklmnprstvz")) + rng.choice(list("aeiou")) for _ in range(3)))
+            words.append(
+                "".join(rng.choice(list("bdfgklmnprstvz")) + rng.choice(list("aeiou")) for _ in range(3))
+            )
     return words

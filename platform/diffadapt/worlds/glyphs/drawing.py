@@ -1,7 +1,9 @@
-"""Procedural pictures of digits and letters with captions: what the shipped small text-to-image model is trained on.
+"""Procedural pictures of digits and letters with captions: what the shipped small text-to-image model is
+trained on.
 
-Characters come from fonts and, for digits, half of the time from stroke skeletons (glyph_strokes). Each picture draws its own
-looks (slant, weight, size, blur, contrast, ...), and its caption names most of them. Light on dark, grey stored as RGB.
+Characters come from fonts and, for digits, half of the time from stroke skeletons (glyph_strokes). Each
+picture draws its own looks (slant, weight, size, blur, contrast, ...), and its caption names most of them.
+Light on dark, grey stored as RGB.
 """
 
 from __future__ import annotations
@@ -22,12 +24,39 @@ from diffadapt.worlds.glyphs.strokes import curves
 OVERSAMPLING = 4
 _LETTER_SHARE = 0.25
 _UNUSABLE = ("STIXNon", "STIXSiz", "cmex", "cmsy", "cmmi", "LastResort", "Display", "Math")
-_FOLDERS = ("/usr/share/fonts/truetype/dejavu", "/usr/share/fonts/truetype/liberation", "/usr/share/fonts/truetype/liberation2")
+_FOLDERS = (
+    "/usr/share/fonts/truetype/dejavu",
+    "/usr/share/fonts/truetype/liberation",
+    "/usr/share/fonts/truetype/liberation2",
+)
 _STYLE_SHARES = {
-    "slanted": 0.2, "rotated": 0.12, "blurry": 0.15, "sharp": 0.15, "faint": 0.12, "bright": 0.15, "foggy": 0.08, "noisy": 0.12,
-    "small": 0.1, "large": 0.2, "wobbly": 0.15, "narrow": 0.12, "wide": 0.12, "thin": 0.2, "thick": 0.2, "coarse": 0.08, "inverted": 0.04,
-}  # fmt: skip
-_EXCLUSIVE = (("blurry", "sharp"), ("faint", "bright"), ("small", "large"), ("narrow", "wide"), ("thin", "thick"), ("sharp", "coarse"), ("bright", "foggy"))
+    "slanted": 0.2,
+    "rotated": 0.12,
+    "blurry": 0.15,
+    "sharp": 0.15,
+    "faint": 0.12,
+    "bright": 0.15,
+    "foggy": 0.08,
+    "noisy": 0.12,
+    "small": 0.1,
+    "large": 0.2,
+    "wobbly": 0.15,
+    "narrow": 0.12,
+    "wide": 0.12,
+    "thin": 0.2,
+    "thick": 0.2,
+    "coarse": 0.08,
+    "inverted": 0.04,
+}
+_EXCLUSIVE = (
+    ("blurry", "sharp"),
+    ("faint", "bright"),
+    ("small", "large"),
+    ("narrow", "wide"),
+    ("thin", "thick"),
+    ("sharp", "coarse"),
+    ("bright", "foggy"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +66,9 @@ class GlyphConfig:
     size: int = 16
     examples: int = 20_000
     fonts: tuple[str, ...] = ("pillow", "matplotlib", "system")
-    """Where fonts are taken from: Pillow's bundled one, those that matplotlib ships (if it is installed), DejaVu and Liberation
-    under /usr/share/fonts. The bytes of what is found count, so another machine's fonts are another data set."""
+    """Where fonts are taken from: Pillow's bundled one, those that matplotlib ships (if it is installed),
+    DejaVu and Liberation under /usr/share/fonts. The bytes of what is found count, so another machine's fonts
+    are another data set."""
     handwriting: float = 0.5
     """Share of the digits drawn from stroke skeletons."""
     seed: int = 0
@@ -47,7 +77,8 @@ class GlyphConfig:
 
 
 class GlyphSet:
-    """``glyphs[i]`` is a uint8 array (size, size, 3) and its caption, decided by ``i`` and the configuration alone.
+    """``glyphs[i]`` is a uint8 array (size, size, 3) and its caption, decided by ``i`` and the configuration
+    alone.
 
     Raises DataError if there is no font.
     """
@@ -63,7 +94,11 @@ class GlyphSet:
         if not 0 <= index < len(self):
             raise IndexError(index)
         rng = np.random.default_rng(item_seed(self.config.seed, "glyphs", str(index), "draw"))
-        character = str(rng.choice(list(string.ascii_letters))) if rng.random() < _LETTER_SHARE else str(rng.integers(10))
+        character = (
+            str(rng.choice(list(string.ascii_letters)))
+            if rng.random() < _LETTER_SHARE
+            else str(rng.integers(10))
+        )
         styles = _styles(rng)
         if character.isdigit() and rng.random() < self.config.handwriting:
             styles.append("handwritten")
@@ -91,7 +126,10 @@ def find_fonts(groups: tuple[str, ...]) -> tuple[str, ...]:
             if not file.name.startswith(_UNUSABLE) and not any(part in file.stem for part in _UNUSABLE):
                 found.setdefault(file.stem, str(file))
     if not found:
-        raise DataError(f"No font was found in {', '.join(groups) or 'no group'}: use 'pillow', 'matplotlib' or 'system' (install DejaVu fonts).")
+        raise DataError(
+            f"No font was found in {', '.join(groups) or 'no group'}: use 'pillow', 'matplotlib' or 'system'"
+            " (install DejaVu fonts)."
+        )
     return tuple(found[name] for name in sorted(found))
 
 
@@ -122,14 +160,22 @@ def font_styles(font: str) -> list[str]:
         styles.append("sans")
     if "italic" in name or "oblique" in name or name.endswith("ita") or "cmti" in name:
         styles.append("slanted")
-    return styles + (["thick"] if "bold" in name or "cmb" in name else []) + (["narrow"] if "condensed" in name or "narrow" in name else [])
+    return (
+        styles
+        + (["thick"] if "bold" in name or "cmb" in name else [])
+        + (["narrow"] if "condensed" in name or "narrow" in name else [])
+    )
 
 
 def _matplotlib_fonts() -> Path:
     import importlib.util
 
     spec = importlib.util.find_spec("matplotlib")
-    return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" if spec and spec.origin else Path("/nonexistent")
+    return (
+        Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
+        if spec and spec.origin
+        else Path("/nonexistent")
+    )
 
 
 def _styles(rng: np.random.Generator) -> list[str]:
@@ -144,7 +190,13 @@ def _box(styles: list[str], aspect: float, side: int, rng: np.random.Generator) 
     """Width and height of the glyph in pixels of the oversampled canvas."""
     low, high = (0.42, 0.6) if "small" in styles else (0.86, 1.0) if "large" in styles else (0.62, 0.96)
     height = rng.uniform(low, high) * side
-    stretch = rng.uniform(0.6, 0.8) if "narrow" in styles else rng.uniform(1.2, 1.5) if "wide" in styles else rng.uniform(0.85, 1.15)
+    stretch = (
+        rng.uniform(0.6, 0.8)
+        if "narrow" in styles
+        else rng.uniform(1.2, 1.5)
+        if "wide" in styles
+        else rng.uniform(0.85, 1.15)
+    )
     return min(height * aspect * stretch, side), height
 
 
@@ -169,13 +221,23 @@ def _handwritten(digit: int, styles: list[str], size: int, rng: np.random.Genera
     lines = curves(digit, rng.uniform(0.05, 0.075) if "wobbly" in styles else rng.uniform(0.015, 0.045), rng)
     every = np.vstack(lines)
     width, height = _box(styles, rng.uniform(0.55, 0.85), side, rng)
-    pen = side * (rng.uniform(0.045, 0.07) if "thin" in styles else rng.uniform(0.13, 0.19) if "thick" in styles else rng.uniform(0.07, 0.13))
-    scale = np.array([width if np.ptp(every[:, 0]) > 0.3 else width * 0.6, height]) / np.maximum(np.ptp(every, axis=0), 0.3)
+    pen = side * (
+        rng.uniform(0.045, 0.07)
+        if "thin" in styles
+        else rng.uniform(0.13, 0.19)
+        if "thick" in styles
+        else rng.uniform(0.07, 0.13)
+    )
+    scale = np.array([width if np.ptp(every[:, 0]) > 0.3 else width * 0.6, height]) / np.maximum(
+        np.ptp(every, axis=0), 0.3
+    )
     frame, centre = _frame(styles, rng), (every.max(0) + every.min(0)) / 2
     placed = [((line - centre) * scale) @ frame.T for line in lines]
     every = np.vstack(placed)
     middle = (every.max(0) + every.min(0)) / 2
-    fit = min(1.0, *((side - pen) / np.maximum(np.ptp(every, axis=0), 1e-6)))  # the pen's width stays inside, too
+    fit = min(
+        1.0, *((side - pen) / np.maximum(np.ptp(every, axis=0), 1e-6))
+    )  # the pen's width stays inside, too
     target = _shift(np.ptp(every, axis=0) * fit + pen, side, rng)
     canvas = Image.new("L", (side, side))
     draw = ImageDraw.Draw(canvas)
@@ -191,10 +253,22 @@ def _printed(character: str, font: str, styles: list[str], size: int, rng: np.ra
     from scipy.ndimage import map_coordinates
 
     side = size * OVERSAMPLING
-    weight = 0 if "thick" in font_styles(font) else int(rng.integers(2, 4)) if "thick" in styles else -1 if "thin" in styles else int(rng.integers(0, 2))
+    weight = (
+        0
+        if "thick" in font_styles(font)
+        else (
+            int(rng.integers(2, 4))
+            if "thick" in styles
+            else -1
+            if "thin" in styles
+            else int(rng.integers(0, 2))
+        )
+    )
     glyph = _glyph(font, character, side, weight)
     width, height = _box(styles, min(1.0, glyph.shape[1] / glyph.shape[0]), side, rng)
-    frame = _frame(["" if s == "slanted" and "slanted" in font_styles(font) else s for s in styles], rng) @ np.diag([width, height])
+    frame = _frame(
+        ["" if s == "slanted" and "slanted" in font_styles(font) else s for s in styles], rng
+    ) @ np.diag([width, height])
     corners = np.array([[x, y] for x in (-0.5, 0.5) for y in (-0.5, 0.5)]) @ frame.T
     frame = frame * min(1.0, *(side / np.ptp(corners, axis=0)))
     target = _shift(np.ptp(corners, axis=0), side, rng)
@@ -210,22 +284,29 @@ def _warp(side: int, strength: float, rng: np.random.Generator) -> np.ndarray:
     from scipy.ndimage import zoom
 
     coarse = rng.normal(0.0, strength, (4, 4, 2))
-    return np.stack([zoom(coarse[..., k], side / 4, order=1, mode="nearest", grid_mode=True) for k in range(2)], -1)
+    return np.stack(
+        [zoom(coarse[..., k], side / 4, order=1, mode="nearest", grid_mode=True) for k in range(2)], -1
+    )
 
 
 @functools.lru_cache(maxsize=20_000)
 def _glyph(font: str, character: str, side: int, weight: int) -> np.ndarray:
-    """The character cropped to its ink, float32 0..1, with ``weight`` pixels of stroke added (or one taken away)."""
+    """The character cropped to its ink, float32 0..1, with ``weight`` pixels of stroke added (or one taken
+    away)."""
     from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
     face = ImageFont.load_default(side) if font == "pillow" else ImageFont.truetype(font, side)
     canvas = Image.new("L", (2 * side, 2 * side))
-    ImageDraw.Draw(canvas).text((side, side), character, fill=255, font=face, anchor="mm", stroke_width=max(0, weight))
+    ImageDraw.Draw(canvas).text(
+        (side, side), character, fill=255, font=face, anchor="mm", stroke_width=max(0, weight)
+    )
     if weight < 0:
         canvas = canvas.filter(ImageFilter.MinFilter(3))
     box = canvas.getbbox()
     if box is None:
-        raise DataError(f"The font {font_name(font)} draws nothing for {character!r}: take another group of fonts.")
+        raise DataError(
+            f"The font {font_name(font)} draws nothing for {character!r}: take another group of fonts."
+        )
     return np.asarray(canvas.crop(box), np.float32) / 255
 
 
@@ -242,11 +323,19 @@ def _finish(mask: np.ndarray, styles: list[str], rng: np.random.Generator) -> np
     if "coarse" in styles:
         coarse = mask.reshape(n // 2, 2, n // 2, 2).mean((1, 3))
         mask = zoom(coarse, 2, order=1, mode="nearest", grid_mode=True)
-    sigma = rng.uniform(0.9, 1.3) if "blurry" in styles else rng.uniform(0.0, 0.25) if "sharp" in styles else rng.uniform(0.3, 0.8)
+    sigma = (
+        rng.uniform(0.9, 1.3)
+        if "blurry" in styles
+        else rng.uniform(0.0, 0.25)
+        if "sharp" in styles
+        else rng.uniform(0.3, 0.8)
+    )
     if sigma > 0.2:
         mask = gaussian_filter(mask, sigma * n / 16)
         mask = mask / max(float(mask.max()), 1e-6) * rng.uniform(0.9, 1.0)
-    ink = rng.uniform(0.4, 0.65) if "faint" in styles else 1.0 if "bright" in styles else rng.uniform(0.8, 1.0)
+    ink = (
+        rng.uniform(0.4, 0.65) if "faint" in styles else 1.0 if "bright" in styles else rng.uniform(0.8, 1.0)
+    )
     paper = rng.uniform(0.12, 0.3) if "foggy" in styles else abs(rng.normal(0, 0.02))
     image = paper + (ink - paper) * mask
     if "noisy" in styles:

@@ -1,4 +1,5 @@
-"""Fit stages that make a text-to-image model from drawn glyphs: a CLIP model, an autoencoder, the pipeline on top of both."""
+"""Fit stages that make a text-to-image model from drawn glyphs: a CLIP model, an autoencoder, the pipeline on
+top of both."""
 
 from __future__ import annotations
 
@@ -59,9 +60,20 @@ class FitGlyphClip(_GlyphFit):
         from diffadapt.worlds.glyphs.captions import vocabulary
         from diffadapt.worlds.glyphs.cards import clip_card
 
-        found = self.metrics(train_clip(self.glyphs(), vocabulary(), self.config, job.reporter, Checkpoints(job.checkpoints), job.output))
+        found = self.metrics(
+            train_clip(
+                self.glyphs(),
+                vocabulary(),
+                self.config,
+                job.reporter,
+                Checkpoints(job.checkpoints),
+                job.output,
+            )
+        )
         if job.reporter.rank == 0:
-            (Path(job.output) / "README.md").write_text(clip_card(self.data, self.config, found), encoding="utf-8")
+            (Path(job.output) / "README.md").write_text(
+                clip_card(self.data, self.config, found), encoding="utf-8"
+            )
         return found
 
 
@@ -77,12 +89,17 @@ class FitGlyphAutoencoder(_GlyphFit):
         from diffadapt.train.checkpoints import Checkpoints
         from diffadapt.worlds.vae import train_autoencoder
 
-        return self.metrics(train_autoencoder(self.glyphs(), self.config, job.reporter, Checkpoints(job.checkpoints), job.output))
+        return self.metrics(
+            train_autoencoder(
+                self.glyphs(), self.config, job.reporter, Checkpoints(job.checkpoints), job.output
+            )
+        )
 
 
 @dataclass(frozen=True)
 class FitTextToImage(_GlyphFit):
-    """Inputs: a fitted CLIP model and a fitted autoencoder. The result is a StableDiffusionPipeline folder."""
+    """Inputs: a fitted CLIP model and a fitted autoencoder. The result is a StableDiffusionPipeline
+    folder."""
 
     config: TextToImageFitConfig = TextToImageFitConfig()
 
@@ -95,8 +112,12 @@ class FitTextToImage(_GlyphFit):
 
         (clip,), (vae,) = fitted_with(job, CLIP), fitted_with(job, AUTOENCODER)
         found = self.metrics(
-            train_text_to_image(self.glyphs(), clip, vae, self.config, job.reporter, Checkpoints(job.checkpoints), job.output)
+            train_text_to_image(
+                self.glyphs(), clip, vae, self.config, job.reporter, Checkpoints(job.checkpoints), job.output
+            )
         )
         if job.reporter.rank == 0:
-            (Path(job.output) / "README.md").write_text(generator_card(self.data, self.config, found), encoding="utf-8")
+            (Path(job.output) / "README.md").write_text(
+                generator_card(self.data, self.config, found), encoding="utf-8"
+            )
         return found

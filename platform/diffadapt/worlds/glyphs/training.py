@@ -36,9 +36,10 @@ def train_text_to_image(
 ) -> dict[str, float]:
     """Train the denoising network and write the pipeline's folder under ``out`` (rank 0).
 
-    Text encoder and tokenizer come from ``clip_folder`` (a CLIPModel), the autoencoder from ``vae_folder``; both stay frozen. The
-    text conditions the network through cross-attention and, pooled by attention, through the time embedding. Returns the last
-    scalars with ``parameters`` (of the whole pipeline) and ``unet_parameters``.
+    Text encoder and tokenizer come from ``clip_folder`` (a CLIPModel), the autoencoder from ``vae_folder``;
+    both stay frozen. The text conditions the network through cross-attention and, pooled by attention,
+    through the time embedding. Returns the last scalars with ``parameters`` (of the whole pipeline) and
+    ``unet_parameters``.
     """
     device = reporter.device
     vae = load_component(AutoencoderKL, vae_folder).to(device)
@@ -70,12 +71,19 @@ def train_text_to_image(
         return {"loss": nn.functional.mse_loss(module(x_t, t, encoder_hidden_states=words).sample.float(), v)}
 
     metrics = run_loop(
-        module=unet, loss_fn=loss_fn, batch_fn=batch_fn,
+        module=unet,
+        loss_fn=loss_fn,
+        batch_fn=batch_fn,
         optimizer=torch.optim.AdamW(unet.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps), total_steps=config.steps,
-        reporter=reporter, checkpoints=checkpoints, ema=ema, clip_norm=config.clip_norm, seed=config.seed,
+        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
+        total_steps=config.steps,
+        reporter=reporter,
+        checkpoints=checkpoints,
+        ema=ema,
+        clip_norm=config.clip_norm,
+        seed=config.seed,
         checkpoint_every=config.checkpoint_every,
-    )  # fmt: skip
+    )
     metrics["unet_parameters"] = float(sum(p.numel() for p in unet.parameters()))
     metrics["parameters"] = float(sum(p.numel() for m in (unet, vae, text) for p in m.parameters()))
     if reporter.rank == 0:
@@ -95,15 +103,24 @@ def train_text_to_image(
 
 
 def zero_terminal_snr() -> DDIMScheduler:
-    """The scaled-linear schedule rescaled so that its last step is pure noise, v-prediction, trailing steps (Lin et al. 2024)."""
+    """The scaled-linear schedule rescaled so that its last step is pure noise, v-prediction, trailing steps
+    (Lin et al. 2024)."""
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
 
 
 def _text_encoder(clip_folder: str) -> CLIPTextModel:
-    """The text half of a CLIPModel, frozen (loading it as a CLIPTextModel would report the image half as unexpected)."""
+    """The text half of a CLIPModel, frozen (loading it as a CLIPTextModel would report the image half as
+    unexpected)."""
     clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32)
     text = CLIPTextModel(clip.config.text_config)
     getattr(text, "text_model", text).load_state_dict(clip.text_model.state_dict())
@@ -112,18 +129,31 @@ def _text_encoder(clip_folder: str) -> CLIPTextModel:
 
 def _unet(config: TextToImageFitConfig, channels: int, side: int, text_width: int) -> UNet2DConditionModel:
     levels = len(config.channels)
-    if levels < 2 or any(c % config.groups or c % config.heads for c in config.channels) or side % 2 ** (levels - 1):
+    if (
+        levels < 2
+        or any(c % config.groups or c % config.heads for c in config.channels)
+        or side % 2 ** (levels - 1)
+    ):
         raise RecipeError(
-            f"channels {config.channels} need at least two levels, multiples of groups ({config.groups}) and heads ({config.heads}), and latents "
-            f"of side {side} must halve {levels - 1} times: change one of them."
+            f"channels {config.channels} need at least two levels, multiples of groups ({config.groups}) and"
+            f" heads ({config.heads}), and latents of side {side} must halve {levels - 1} times: change one"
+            " of them."
         )
     unet = UNet2DConditionModel(
-        sample_size=side, in_channels=channels, out_channels=channels, block_out_channels=config.channels, layers_per_block=1,
+        sample_size=side,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=config.channels,
+        layers_per_block=1,
         down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (levels - 1)),
         up_block_types=(*("CrossAttnUpBlock2D",) * (levels - 1), "UpBlock2D"),
-        cross_attention_dim=text_width, attention_head_dim=config.heads, norm_num_groups=config.groups,
-        addition_embed_type="text", addition_embed_type_num_heads=config.heads, resnet_time_scale_shift="scale_shift",
-    )  # fmt: skip
+        cross_attention_dim=text_width,
+        attention_head_dim=config.heads,
+        norm_num_groups=config.groups,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=config.heads,
+        resnet_time_scale_shift="scale_shift",
+    )
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)  # type: ignore[arg-type]
     return unet
@@ -131,15 +161,23 @@ def _unet(config: TextToImageFitConfig, channels: int, side: int, text_width: in
 
 def _without(file: Path, *names: str) -> None:
     values = json.loads(file.read_text())
-    file.write_text(json.dumps({k: v for k, v in values.items() if k not in names}, indent=2, sort_keys=True) + "\n")
+    file.write_text(
+        json.dumps({k: v for k, v in values.items() if k not in names}, indent=2, sort_keys=True) + "\n"
+    )
 
 
 def _write_index(folder: Path) -> None:
     index = {
-        "_class_name": "StableDiffusionPipeline", "_diffusers_version": diffusers.__version__,
-        "feature_extractor": [None, None], "image_encoder": [None, None], "requires_safety_checker": False,
-        "safety_checker": [None, None], "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-    }  # fmt: skip
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

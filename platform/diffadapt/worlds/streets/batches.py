@@ -15,7 +15,8 @@ from diffadapt.core.identity import digest
 
 @dataclass
 class LayoutExamples:
-    """Images and colour maps as uint8 (H, W, 3), a caption for each, in memory; ``unit`` divides every side."""
+    """Images and colour maps as uint8 (H, W, 3), a caption for each, in memory; ``unit`` divides every
+    side."""
 
     size: int
     unit: int
@@ -30,7 +31,8 @@ class LayoutExamples:
         return len(self.captions)
 
     def add(self, colours: np.ndarray, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Every (caption, picture) is an example with the colour map ``colours``; all have one size before they are resized."""
+        """Every (caption, picture) is an example with the colour map ``colours``; all have one size before
+        they are resized."""
         height, width = brought_to(*colours.shape[:2], self.size, self.unit)
         small = resized(colours, height, width)
         for caption, picture in pictures:
@@ -45,16 +47,24 @@ class LayoutExamples:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width) of what is trained on. Raises RecipeError if crops do not fit, or whole images differ in size."""
+        """(height, width) of what is trained on. Raises RecipeError if crops do not fit, or whole images
+        differ in size."""
         sizes = {image.shape[:2] for image in self.images}
         if self.crop == (0, 0):
             if len(sizes) > 1:
-                raise RecipeError(f"The images have {len(sizes)} sizes ({', '.join(f'{h}x{w}' for h, w in sorted(sizes)[:4])}, ...): give crop, (height, width).")
+                raise RecipeError(
+                    f"The images have {len(sizes)} sizes"
+                    f" ({', '.join(f'{h}x{w}' for h, w in sorted(sizes)[:4])}, ...): give crop, (height,"
+                    " width)."
+                )
             return next(iter(sizes))
         height, width = self.crop
         low = min(h for h, _ in sizes), min(w for _, w in sizes)
         if height > low[0] or width > low[1]:
-            raise RecipeError(f"crop {self.crop} is larger than an image of {low[0]}x{low[1]}: give a smaller crop or a larger size.")
+            raise RecipeError(
+                f"crop {self.crop} is larger than an image of {low[0]}x{low[1]}: give a smaller crop or a"
+                " larger size."
+            )
         return self.crop
 
     def corners(self, step: int, count: int, grid: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +75,10 @@ class LayoutExamples:
     def corner(self, index: int, place: np.ndarray, grid: int) -> tuple[int, int]:
         """Top left corner of the crop of image ``index``, a multiple of ``grid``."""
         (height, width), (h, w) = self.images[index].shape[:2], self._cropped
-        return int(place[0] * ((height - h) // grid + 1)) * grid, int(place[1] * ((width - w) // grid + 1)) * grid
+        return (
+            int(place[0] * ((height - h) // grid + 1)) * grid,
+            int(place[1] * ((width - w) // grid + 1)) * grid,
+        )
 
     @property
     def _cropped(self) -> tuple[int, int]:
@@ -73,7 +86,8 @@ class LayoutExamples:
 
 
 def brought_to(height: int, width: int, size: int, unit: int) -> tuple[int, int]:
-    """Sides for a short side of ``size`` (0: as it is), both rounded to multiples of ``unit``, at least one."""
+    """Sides for a short side of ``size`` (0: as it is), both rounded to multiples of ``unit``, at least
+    one."""
     scale = size / min(height, width) if size else 1.0
     return max(unit, round(height * scale / unit) * unit), max(unit, round(width * scale / unit) * unit)
 
@@ -87,7 +101,12 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), how))
 
 
-def crops(images: Sequence[np.ndarray], corners: Sequence[tuple[int, int]], mirrored: Sequence[bool], shape: tuple[int, int]) -> np.ndarray:
+def crops(
+    images: Sequence[np.ndarray],
+    corners: Sequence[tuple[int, int]],
+    mirrored: Sequence[bool],
+    shape: tuple[int, int],
+) -> np.ndarray:
     """uint8 (B, h, w, 3) of ``shape``; each is mirrored after it is cut."""
     cut = [image[y : y + shape[0], x : x + shape[1]] for image, (y, x) in zip(images, corners, strict=True)]
     return np.stack([part[:, ::-1] if flip else part for part, flip in zip(cut, mirrored, strict=True)])
@@ -95,4 +114,6 @@ def crops(images: Sequence[np.ndarray], corners: Sequence[tuple[int, int]], mirr
 
 def vocabulary(captions: Iterable[str], *more: str) -> tuple[str, ...]:
     """The words of ``captions`` and ``more``, sorted: lower case, without punctuation, digits one by one."""
-    return tuple(sorted({word for text in (*captions, *more) for word in re.findall(r"[^\W\d_]+|\d", text.lower())}))
+    return tuple(
+        sorted({word for text in (*captions, *more) for word in re.findall(r"[^\W\d_]+|\d", text.lower())})
+    )

@@ -22,14 +22,21 @@ diffadapt export last --what generator --out streets
 
 
 def layout_card(
-    classes: ClassTable, config: LayoutFitConfig, captions: Sequence[str], appearances: Sequence[str], metrics: Mapping[str, Any]
+    classes: ClassTable,
+    config: LayoutFitConfig,
+    captions: Sequence[str],
+    appearances: Sequence[str],
+    metrics: Mapping[str, Any],
 ) -> str:
     """Markdown with Hugging Face front matter for a StableDiffusionControlNetPipeline folder."""
     streets = classes.name == "streets"
-    colours = "\n".join(f"| {name} | {', '.join(map(str, colour))} |" for name, colour in zip(classes.names, classes.colours, strict=True))
+    colours = "\n".join(
+        f"| {name} | {', '.join(map(str, colour))} |"
+        for name, colour in zip(classes.names, classes.colours, strict=True)
+    )
     relit = (
-        f"Beside them copies that a program relit by what each pixel is ({', '.join(appearances)}; {config.variants} of each scene): no image of "
-        "these appearances was seen."
+        f"Beside them copies that a program relit by what each pixel is ({', '.join(appearances)};"
+        f" {config.variants} of each scene): no image of these appearances was seen."
         if appearances
         else ""
     )

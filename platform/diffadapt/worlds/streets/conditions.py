@@ -1,4 +1,5 @@
-"""What light and weather do to a street: the same geometry by day, at night, at dusk, in fog, rain and snow."""
+"""What light and weather do to a street: the same geometry by day, at night, at dusk, in fog, rain and
+snow."""
 
 from __future__ import annotations
 
@@ -46,9 +47,14 @@ class Light:
 
 HERE = Light()
 ELSEWHERE = Light(
-    night=(0.09, 0.30), night_cast=(0.95, 0.90, 1.02), sky=(0.08, 0.07, 0.10), dusk=(0.28, 0.56), fog=(0.14, 0.42), noise=(0.012, 0.035),
+    night=(0.09, 0.30),
+    night_cast=(0.95, 0.90, 1.02),
+    sky=(0.08, 0.07, 0.10),
+    dusk=(0.28, 0.56),
+    fog=(0.14, 0.42),
+    noise=(0.012, 0.035),
     lamps=(0.6, 1.1),
-)  # fmt: skip
+)
 """The light that the shipped generator learns from."""
 
 
@@ -65,12 +71,15 @@ class _View:
 
 
 def render(layout: Layout, condition: str, rng: np.random.Generator, light: Light) -> np.ndarray:
-    """uint8 (size, size, 3) of ``layout`` in ``condition``; ``rng`` draws what changes from picture to picture."""
+    """uint8 (size, size, 3) of ``layout`` in ``condition``; ``rng`` draws what changes from picture to
+    picture."""
     view = _view(layout, rng)
     found = _CONDITIONS[condition](view, rng, light)
     side = layout.side // SCALE
     small = found.reshape(side, SCALE, side, SCALE, 3).mean((1, 3))
-    noise = {"night": rng.uniform(*light.noise), "dusk": rng.uniform(*light.noise) * 0.6}.get(condition, 0.012)
+    noise = {"night": rng.uniform(*light.noise), "dusk": rng.uniform(*light.noise) * 0.6}.get(
+        condition, 0.012
+    )
     small = small + rng.normal(0, noise, small.shape)
     return np.clip(small * 255.0 + 0.5, 0, 255).astype(np.uint8)
 
@@ -84,7 +93,9 @@ def _view(layout: Layout, rng: np.random.Generator) -> _View:
     depth = np.where(ground, np.clip(along, 0.8, 60.0), depth)
     colour = np.array(layout.colours)[index] / 255.0
     grain = rng.normal(0, 1, layout.canvas.shape)
-    strength = np.select([label == TREE, label == ROAD, label == BUILDING, label == PAVEMENT], [0.10, 0.05, 0.03, 0.045], 0.0)
+    strength = np.select(
+        [label == TREE, label == ROAD, label == BUILDING, label == PAVEMENT], [0.10, 0.05, 0.03, 0.045], 0.0
+    )
     colour = colour * (1.0 + (grain * strength)[..., None])
     return _View(colour, label, depth, np.array(layout.lights)[index], rows, layout.horizon)
 
@@ -97,7 +108,9 @@ def _sky(view: _View, top, bottom) -> np.ndarray:
 def _clouds(view: _View, rng: np.random.Generator) -> np.ndarray:
     """Smooth noise in 0..1."""
     side = view.rows.shape[0]
-    coarse = Image.fromarray((rng.random((5, 5)) * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray((rng.random((5, 5)) * 255).astype(np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
     return np.asarray(coarse)[..., None] / 255.0
 
 
@@ -123,7 +136,11 @@ def _dusk(view: _View, rng: np.random.Generator, light: Light) -> np.ndarray:
     level = rng.uniform(*light.dusk)
     grey = view.colour.mean(-1, keepdims=True)
     found = (0.6 * view.colour + 0.4 * grey) ** 1.25 * level * np.array((1.08, 0.94, 0.98))
-    sky = _sky(view, np.array((0.36, 0.38, 0.56)) * rng.uniform(0.85, 1.1), np.array((0.95, 0.66, 0.46)) * rng.uniform(0.85, 1.02))
+    sky = _sky(
+        view,
+        np.array((0.36, 0.38, 0.56)) * rng.uniform(0.85, 1.1),
+        np.array((0.95, 0.66, 0.46)) * rng.uniform(0.85, 1.02),
+    )
     found = np.where((view.label == SKY)[..., None], sky, found)
     return _lamps(view, found, rng, 0.5 * rng.uniform(*light.lamps), beam=0.15)
 
@@ -142,7 +159,9 @@ def _rain(view: _View, rng: np.random.Generator, light: Light) -> np.ndarray:
     sky = _sky(view, (0.40, 0.43, 0.48), (0.58, 0.61, 0.65)) * rng.uniform(0.9, 1.1)
     found = np.where((view.label == SKY)[..., None], sky, found)
     haze = 1 - np.exp(-0.05 * view.depth)[..., None]
-    found = np.where((view.label == SKY)[..., None], found, found * (1 - haze) + np.array((0.52, 0.55, 0.59)) * haze)
+    found = np.where(
+        (view.label == SKY)[..., None], found, found * (1 - haze) + np.array((0.52, 0.55, 0.59)) * haze
+    )
     found = _lamps(view, found, rng, 0.45, beam=0.0)
     side = found.shape[0]
     wet = (view.label == ROAD) | (view.label == PAVEMENT)
@@ -162,7 +181,17 @@ def _snow(view: _View, rng: np.random.Generator, light: Light) -> np.ndarray:
     level = rng.uniform(0.84, 0.98)
     dull = 0.6 * view.colour + 0.4 * view.colour.mean(-1, keepdims=True)
     white = np.array((0.90, 0.92, 0.96))
-    cover = np.select([view.label == PAVEMENT, view.label == ROAD, view.label == TREE, view.label == CAR, view.label == POLE], [0.85, 0.5, 0.55, 0.2, 0.2], 0.0)
+    cover = np.select(
+        [
+            view.label == PAVEMENT,
+            view.label == ROAD,
+            view.label == TREE,
+            view.label == CAR,
+            view.label == POLE,
+        ],
+        [0.85, 0.5, 0.55, 0.2, 0.2],
+        0.0,
+    )
     cover = np.where(view.light == MARKING, 0.7, cover)
     cover = np.clip(cover + (_clouds(view, rng)[..., 0] - 0.5) * (cover > 0) * 0.8, 0, 0.95)
     above = np.roll(view.label, 2, 0)
@@ -179,10 +208,16 @@ def _snow(view: _View, rng: np.random.Generator, light: Light) -> np.ndarray:
 
 
 def _lamps(view: _View, found: np.ndarray, rng: np.random.Generator, power: float, beam: float) -> np.ndarray:
-    """``found`` with its lamps on: they shine themselves, glow around, and headlights show the road before the camera."""
+    """``found`` with its lamps on: they shine themselves, glow around, and headlights show the road before
+    the camera."""
     own = view.colour
     lit = np.zeros_like(found)
-    for kind, colour, level in ((LIT_WINDOW, _WARM, 0.75), (HEADLIGHT, _WHITE, 1.0), (TAIL_LIGHT, _RED, 0.85), (LAMP, _SODIUM, 1.0)):
+    for kind, colour, level in (
+        (LIT_WINDOW, _WARM, 0.75),
+        (HEADLIGHT, _WHITE, 1.0),
+        (TAIL_LIGHT, _RED, 0.85),
+        (LAMP, _SODIUM, 1.0),
+    ):
         lit += (view.light == kind)[..., None] * np.array(colour) * level * min(power, 1.0)
     on = (lit.sum(-1, keepdims=True) > 0).astype(float)
     dark = (view.light == DARK_WINDOW)[..., None]
@@ -202,7 +237,9 @@ def _lamps(view: _View, found: np.ndarray, rng: np.random.Generator, power: floa
 
 def _blur(image: np.ndarray, radius: float) -> np.ndarray:
     """Gaussian blur of values in 0..1, channel by channel."""
-    parts = Image.fromarray(np.clip(image * 255, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
+    parts = Image.fromarray(np.clip(image * 255, 0, 255).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(radius)
+    )
     return np.asarray(parts) / 255.0
 
 

@@ -1,7 +1,9 @@
-"""Geometry of a procedural street: primitives in perspective, painted from far to near on one canvas of numbers.
+"""Geometry of a procedural street: primitives in perspective, painted from far to near on one canvas of
+numbers.
 
-Each primitive has a number; tables give its colour, class, distance and light. So one pass of drawing yields the picture, the
-label map, the depth and the lamps, and they cannot disagree. Lengths are in image heights at depth 1, the bottom row's depth.
+Each primitive has a number; tables give its colour, class, distance and light. So one pass of drawing yields
+the picture, the label map, the depth and the lamps, and they cannot disagree. Lengths are in image heights at
+depth 1, the bottom row's depth.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ SCALE = 2
 
 @dataclass(frozen=True)
 class World:
-    """Ranges that scenes of one world are drawn from; the generator is trained in another than it is used in."""
+    """Ranges that scenes of one world are drawn from; the generator is trained in another than it is used
+    in."""
 
     horizon: tuple[float, float] = (0.40, 0.50)
     road: tuple[float, float] = (0.42, 0.58)
@@ -30,7 +33,13 @@ class World:
     pavement: tuple[float, float] = (0.18, 0.30)
     height: tuple[float, float] = (0.75, 1.7)
     """Of buildings."""
-    walls: tuple[tuple[int, int, int], ...] = ((168, 120, 96), (150, 140, 130), (190, 172, 140), (120, 110, 112), (176, 150, 128))
+    walls: tuple[tuple[int, int, int], ...] = (
+        (168, 120, 96),
+        (150, 140, 130),
+        (190, 172, 140),
+        (120, 110, 112),
+        (176, 150, 128),
+    )
     asphalt: tuple[float, float] = (92.0, 118.0)
     leaves: tuple[tuple[int, int, int], ...] = ((66, 104, 52), (84, 116, 60))
     spread: float = 14.0
@@ -42,16 +51,24 @@ class World:
 
 TOWN = World()
 SUBURB = World(
-    horizon=(0.36, 0.54), road=(0.36, 0.66), pavement=(0.12, 0.34), height=(0.5, 1.9),
-    walls=((204, 196, 184), (132, 84, 70), (110, 124, 138), (214, 190, 150), (146, 156, 130), (96, 88, 84)), asphalt=(74.0, 138.0),
-    leaves=((60, 92, 70), (104, 124, 48), (52, 84, 40)), spread=24.0, windows=(0.25, 0.65), markings=("dashed", "solid", "none"),
-)  # fmt: skip
+    horizon=(0.36, 0.54),
+    road=(0.36, 0.66),
+    pavement=(0.12, 0.34),
+    height=(0.5, 1.9),
+    walls=((204, 196, 184), (132, 84, 70), (110, 124, 138), (214, 190, 150), (146, 156, 130), (96, 88, 84)),
+    asphalt=(74.0, 138.0),
+    leaves=((60, 92, 70), (104, 124, 48), (52, 84, 40)),
+    spread=24.0,
+    windows=(0.25, 0.65),
+    markings=("dashed", "solid", "none"),
+)
 """The world that the shipped generator learns from: wider ranges and other colours than TOWN's."""
 
 
 @dataclass
 class Layout:
-    """Primitives by number and where they are seen; ``canvas`` is int32 (side, side) of numbers, at SCALE times the resolution."""
+    """Primitives by number and where they are seen; ``canvas`` is int32 (side, side) of numbers, at SCALE
+    times the resolution."""
 
     side: int
     horizon: float
@@ -67,8 +84,11 @@ class Layout:
     """The class of each object."""
 
     def point(self, x: float, z: float, up: float = 0.0) -> tuple[float, float]:
-        """Where a point ``x`` to the right, ``z`` deep and ``up`` above the ground is seen, in pixels of the canvas."""
-        return (self.vanish + x / z) * self.side, (self.horizon + (1.0 - self.horizon) / z - up / z) * self.side
+        """Where a point ``x`` to the right, ``z`` deep and ``up`` above the ground is seen, in pixels of the
+        canvas."""
+        return (self.vanish + x / z) * self.side, (
+            self.horizon + (1.0 - self.horizon) / z - up / z
+        ) * self.side
 
 
 class Painter:
@@ -90,20 +110,33 @@ class Painter:
         return len(y.labels) - 1
 
     def polygon(self, points, colour, label: int, depth: float, light: int = DARK) -> None:
-        self.pen.polygon([(float(a), float(b)) for a, b in points], fill=self._number(colour, label, depth, light))
+        self.pen.polygon(
+            [(float(a), float(b)) for a, b in points], fill=self._number(colour, label, depth, light)
+        )
 
-    def box(self, x0: float, x1: float, low: float, high: float, z: float, colour, label: int, light: int = DARK) -> None:
+    def box(
+        self, x0: float, x1: float, low: float, high: float, z: float, colour, label: int, light: int = DARK
+    ) -> None:
         """An upright rectangle facing the camera."""
         left, top = self.layout.point(x0, z, high)
         right, bottom = self.layout.point(x1, z, low)
-        self.pen.rectangle((left, top, max(right, left), max(bottom, top)), fill=self._number(colour, label, z, light))
+        self.pen.rectangle(
+            (left, top, max(right, left), max(bottom, top)), fill=self._number(colour, label, z, light)
+        )
 
-    def ellipse(self, x: float, up: float, rx: float, ry: float, z: float, colour, label: int, light: int = DARK) -> None:
+    def ellipse(
+        self, x: float, up: float, rx: float, ry: float, z: float, colour, label: int, light: int = DARK
+    ) -> None:
         left, top = self.layout.point(x - rx, z, up + ry)
         right, bottom = self.layout.point(x + rx, z, up - ry)
-        self.pen.ellipse((left, top, max(right, left + 1), max(bottom, top + 1)), fill=self._number(colour, label, z, light))
+        self.pen.ellipse(
+            (left, top, max(right, left + 1), max(bottom, top + 1)),
+            fill=self._number(colour, label, z, light),
+        )
 
-    def ground(self, x0: float, x1: float, z0: float, z1: float, colour, label: int, light: int = DARK) -> None:
+    def ground(
+        self, x0: float, x1: float, z0: float, z1: float, colour, label: int, light: int = DARK
+    ) -> None:
         p = self.layout.point
         self.polygon([p(x0, z0), p(x1, z0), p(x1, z1), p(x0, z1)], colour, label, z0, light)
 
@@ -130,8 +163,12 @@ def street_layout(rng: np.random.Generator, world: World, size: int) -> Layout:
     band = layout.horizon * side - rng.uniform(0.02, 0.07) * side  # trees at the street's end
     paint.polygon([(0, band), (side, band + rng.uniform(-4, 4)), (side, side), (0, side)], leaves, TREE, 14.0)
     out = half + walk
-    paint.polygon([p(-6, 0.9), p(-6, FAR), p(6, FAR), p(6, 0.9)], (slab, slab * 0.97, slab * 0.93), PAVEMENT, 1.0)
-    paint.polygon([p(-half, 0.9), p(-half, FAR), p(half, FAR), p(half, 0.9)], (grey, grey, grey * 1.02), ROAD, 1.0)
+    paint.polygon(
+        [p(-6, 0.9), p(-6, FAR), p(6, FAR), p(6, 0.9)], (slab, slab * 0.97, slab * 0.93), PAVEMENT, 1.0
+    )
+    paint.polygon(
+        [p(-half, 0.9), p(-half, FAR), p(half, FAR), p(half, 0.9)], (grey, grey, grey * 1.02), ROAD, 1.0
+    )
     _markings(paint, rng, world, half)
     for left in (-1, 1):
         _side(paint, rng, world, left * out, left)
@@ -140,13 +177,22 @@ def street_layout(rng: np.random.Generator, world: World, size: int) -> Layout:
         draw(paint, z)
     if rng.random() < 0.6:
         rise = rng.uniform(0.03, 0.08)
-        paint.pen.ellipse((0.08 * side, (1 - rise) * side, 0.92 * side, (1 + 2 * rise) * side), fill=paint._number((46, 48, 56), BONNET, 0.8, DARK))
+        paint.pen.ellipse(
+            (0.08 * side, (1 - rise) * side, 0.92 * side, (1 + 2 * rise) * side),
+            fill=paint._number((46, 48, 56), BONNET, 0.8, DARK),
+        )
     layout.canvas = np.asarray(paint.image)
     return layout
 
 
 def _colour(rng: np.random.Generator, palette, spread: float) -> np.ndarray:
-    return np.clip(np.array(palette[rng.integers(len(palette))], float) + rng.normal(0, spread) + rng.normal(0, spread / 3, 3), 20, 245)
+    return np.clip(
+        np.array(palette[rng.integers(len(palette))], float)
+        + rng.normal(0, spread)
+        + rng.normal(0, spread / 3, 3),
+        20,
+        245,
+    )
 
 
 def _markings(paint: Painter, rng: np.random.Generator, world: World, half: float) -> None:
@@ -179,18 +225,33 @@ def _side(paint: Painter, rng: np.random.Generator, world: World, x: float, side
         if gap:
             colour = _colour(rng, world.leaves, world.spread / 2)
             for z in (z1 * 0.98, (z0 + z1) / 2):
-                paint.ellipse(x + side * 0.35, 0.32, 0.34, rng.uniform(0.3, 0.5), z, colour * rng.uniform(0.85, 1.1), TREE)
+                paint.ellipse(
+                    x + side * 0.35,
+                    0.32,
+                    0.34,
+                    rng.uniform(0.3, 0.5),
+                    z,
+                    colour * rng.uniform(0.85, 1.1),
+                    TREE,
+                )
             continue
         _house(paint, rng, world, x, side, z0, z1)
 
 
-def _house(paint: Painter, rng: np.random.Generator, world: World, x: float, side: int, z0: float, z1: float) -> None:
+def _house(
+    paint: Painter, rng: np.random.Generator, world: World, x: float, side: int, z0: float, z1: float
+) -> None:
     height, wall = rng.uniform(*world.height), _colour(rng, world.walls, world.spread)
     p, depth = paint.layout.point, (z0 + z1) / 2
     far = x + side * 3.0
     paint.box(min(x, far), max(x, far), 0.0, height, z0, wall * 0.86, BUILDING)
     paint.polygon([p(x, z0), p(x, z1), p(x, z1, height), p(x, z0, height)], wall, BUILDING, depth)
-    paint.polygon([p(x, z0, height), p(x, z1, height), p(x, z1, height * 0.95), p(x, z0, height * 0.95)], wall * 0.7, BUILDING, depth)
+    paint.polygon(
+        [p(x, z0, height), p(x, z1, height), p(x, z1, height * 0.95), p(x, z0, height * 0.95)],
+        wall * 0.7,
+        BUILDING,
+        depth,
+    )
     rows, columns, share = int(rng.integers(2, 5)), int(rng.integers(2, 4)), rng.uniform(*world.windows)
     pane = np.array((70, 84, 104), float) + rng.normal(0, 10)
     lit = rng.uniform(0.25, 0.6)
@@ -201,7 +262,9 @@ def _house(paint: Painter, rng: np.random.Generator, world: World, x: float, sid
             light = LIT_WINDOW if rng.random() < lit else DARK_WINDOW
             a = z0 * (z1 / z0) ** ((column + 0.5 * (1 - share)) / columns)
             b = z0 * (z1 / z0) ** ((column + 0.5 * (1 + share)) / columns)
-            paint.polygon([p(x, a, low), p(x, b, low), p(x, b, high), p(x, a, high)], pane, BUILDING, depth, light)
+            paint.polygon(
+                [p(x, a, low), p(x, b, low), p(x, b, high), p(x, a, high)], pane, BUILDING, depth, light
+            )
         for column in range(3):
             light = LIT_WINDOW if rng.random() < lit else DARK_WINDOW
             near = x + side * (0.12 + 0.32 * column)
@@ -217,7 +280,17 @@ def _furniture(rng: np.random.Generator, half: float, walk: float, leaves: np.nd
         kinds = rng.permutation(["tree", "lamp", "sign", "tree", "lamp", "none"])
         for kind in kinds[:5]:
             if kind == "tree":
-                things.append((z, _tree(side * (half + walk * 0.8), rng.uniform(0.15, 0.26), rng.uniform(0.45, 0.65), leaves * rng.uniform(0.8, 1.15))))
+                things.append(
+                    (
+                        z,
+                        _tree(
+                            side * (half + walk * 0.8),
+                            rng.uniform(0.15, 0.26),
+                            rng.uniform(0.45, 0.65),
+                            leaves * rng.uniform(0.8, 1.15),
+                        ),
+                    )
+                )
             elif kind == "lamp":
                 things.append((z, _lamp(side * (half + 0.05), side, rng.uniform(0.85, 1.05))))
             elif kind == "sign":
@@ -231,7 +304,9 @@ def _tree(x: float, radius: float, up: float, colour):
     def draw(paint: Painter, z: float) -> None:
         paint.box(x - 0.025, x + 0.025, 0.0, up, z, (82, 62, 46), TREE)
         for dx, dy, scale, shade in ((-0.5, 0.0, 0.75, 0.85), (0.5, 0.05, 0.7, 1.1), (0.0, 0.35, 0.8, 1.0)):
-            paint.ellipse(x + dx * radius, up + dy * radius, radius * scale, radius * scale, z, colour * shade, TREE)
+            paint.ellipse(
+                x + dx * radius, up + dy * radius, radius * scale, radius * scale, z, colour * shade, TREE
+            )
 
     return draw
 
@@ -273,7 +348,15 @@ def _traffic(rng: np.random.Generator, half: float) -> list:
 
 
 def _car(rng: np.random.Generator, x: float, oncoming: bool, parked: bool = False):
-    palette = ((180, 38, 38), (40, 62, 130), (210, 210, 208), (44, 46, 50), (128, 132, 138), (196, 170, 60), (52, 104, 84))
+    palette = (
+        (180, 38, 38),
+        (40, 62, 130),
+        (210, 210, 208),
+        (44, 46, 50),
+        (128, 132, 138),
+        (196, 170, 60),
+        (52, 104, 84),
+    )
     colour = _colour(rng, palette, 10.0)
     width, height = rng.uniform(0.15, 0.18), rng.uniform(0.22, 0.29)
     lamp = DARK if parked else HEADLIGHT if oncoming else TAIL_LIGHT
@@ -286,12 +369,36 @@ def _car(rng: np.random.Generator, x: float, oncoming: bool, parked: bool = Fals
             paint.box(x + wheel * width - 0.03, x + wheel * width + 0.03, 0.0, 0.07, z, (24, 24, 26), CAR)
         paint.box(x - width, x + width, 0.035, height * 0.6, z, colour, CAR)
         roof, belt = height, height * 0.58
-        paint.polygon([p(x - width * 0.92, z, belt), p(x - width * 0.7, z, roof), p(x + width * 0.7, z, roof), p(x + width * 0.92, z, belt)], colour * 0.92, CAR, z)
-        glass = [p(x - width * 0.74, z, belt + 0.01), p(x - width * 0.6, z, roof - 0.02), p(x + width * 0.6, z, roof - 0.02), p(x + width * 0.74, z, belt + 0.01)]
+        paint.polygon(
+            [
+                p(x - width * 0.92, z, belt),
+                p(x - width * 0.7, z, roof),
+                p(x + width * 0.7, z, roof),
+                p(x + width * 0.92, z, belt),
+            ],
+            colour * 0.92,
+            CAR,
+            z,
+        )
+        glass = [
+            p(x - width * 0.74, z, belt + 0.01),
+            p(x - width * 0.6, z, roof - 0.02),
+            p(x + width * 0.6, z, roof - 0.02),
+            p(x + width * 0.74, z, belt + 0.01),
+        ]
         paint.polygon(glass, (58, 70, 84), CAR, z)
         off = (228, 226, 214) if oncoming else (140, 24, 26)
         for end in (-0.8, 0.8):
-            paint.box(x + end * width - 0.028, x + end * width + 0.028, height * 0.34, height * 0.5, z, off, CAR, lamp)
+            paint.box(
+                x + end * width - 0.028,
+                x + end * width + 0.028,
+                height * 0.34,
+                height * 0.5,
+                z,
+                off,
+                CAR,
+                lamp,
+            )
         paint.end()
 
     return draw

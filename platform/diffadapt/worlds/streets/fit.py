@@ -1,4 +1,5 @@
-"""Fit stage that makes a layout-conditional generator from labelled scenes, where no published one is at hand."""
+"""Fit stage that makes a layout-conditional generator from labelled scenes, where no published one is at
+hand."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ _LESS = ("step_seconds", "resumed_from", "lr")
 
 @dataclass(frozen=True)
 class FitLayout(Stage):
-    """Inputs: scenes, one or more nodes, each with its caption. The result is a StableDiffusionControlNetPipeline folder.
+    """Inputs: scenes, one or more nodes, each with its caption. The result is a
+    StableDiffusionControlNetPipeline folder.
 
-    ``appearances`` (names of data/relight.CAPTIONS) add relit copies of every scene with their own captions: so a generator of
-    dusk is made of day images alone. The ControlNet sees label maps in the class table's own colours.
+    ``appearances`` (names of data/relight.CAPTIONS) add relit copies of every scene with their own captions:
+    so a generator of dusk is made of day images alone. The ControlNet sees label maps in the class table's
+    own colours.
     """
 
     config: LayoutFitConfig = LayoutFitConfig()
@@ -39,9 +42,14 @@ class FitLayout(Stage):
         check_layout(self.config)
         check_appearances(self.appearances)
         if len(self.captions) != len(inputs) or not all(c.strip() for c in self.captions):
-            raise RecipeError(f"The generator has {len(inputs)} sets of scenes ({', '.join(inputs)}) but {len(self.captions)} captions: give each set one.")
+            raise RecipeError(
+                f"The generator has {len(inputs)} sets of scenes ({', '.join(inputs)}) but"
+                f" {len(self.captions)} captions: give each set one."
+            )
         if not self.classes.names:
-            raise RecipeError("The generator needs the class table of its scenes: give scenes with label maps.")
+            raise RecipeError(
+                "The generator needs the class table of its scenes: give scenes with label maps."
+            )
         (shard,) = whole(inputs)
         if not shard.items:
             raise DataError("There are no scenes to train the generator on: check the path and the split.")
@@ -54,16 +62,24 @@ class FitLayout(Stage):
 
         examples, scenes, failures = self._examples(job)
         found = train_layout_generator(
-            examples, self.config, job.reporter, lambda part: Checkpoints(f"{job.checkpoints.rstrip('/')}/{part}"), job.output
+            examples,
+            self.config,
+            job.reporter,
+            lambda part: Checkpoints(f"{job.checkpoints.rstrip('/')}/{part}"),
+            job.output,
         )
-        metrics = {k: float(v) for k, v in found.items() if k not in _LESS} | {"scenes": scenes, "examples": len(examples)}
+        metrics = {k: float(v) for k, v in found.items() if k not in _LESS} | {
+            "scenes": scenes,
+            "examples": len(examples),
+        }
         if job.reporter.rank == 0:
             card = layout_card(self.classes, self.config, self.captions, self.appearances, metrics)
             (Path(job.output) / "README.md").write_text(card, encoding="utf-8")
         return {**metrics, "quarantined": [[f.key, f.reason] for f in failures]}
 
     def _examples(self, job: FitJob) -> tuple[Any, int, list[Failure]]:
-        """Every example in memory, the number of scenes, and what could not be used. Raises DataError when nothing could."""
+        """Every example in memory, the number of scenes, and what could not be used. Raises DataError when
+        nothing could."""
         from diffadapt.data.scenes.palettes import paint
         from diffadapt.data.scenes.rows import decode_scenes
         from diffadapt.worlds.streets.batches import LayoutExamples
@@ -77,7 +93,13 @@ class FitLayout(Stage):
                 failures += bad
                 for scene in scenes:
                     if scene.annotation is None:
-                        failures.append(Failure(scene.key, f"{scene.key} has no label map, which a layout-conditional generator learns from."))
+                        failures.append(
+                            Failure(
+                                scene.key,
+                                f"{scene.key} has no label map, which a layout-conditional generator learns"
+                                " from.",
+                            )
+                        )
                         continue
                     count += 1
                     colours = paint(scene.annotation, self.classes, "own")
@@ -96,5 +118,10 @@ class FitLayout(Stage):
 
         for appearance in self.appearances:
             for variant in range(self.config.variants):
-                rng = np.random.default_rng(item_seed(self.config.seed, "relight", scene.key, f"{appearance}/{variant}"))
-                yield CAPTIONS[appearance], relight(scene.image, scene.annotation, self.classes.names, appearance, rng)
+                rng = np.random.default_rng(
+                    item_seed(self.config.seed, "relight", scene.key, f"{appearance}/{variant}")
+                )
+                yield (
+                    CAPTIONS[appearance],
+                    relight(scene.image, scene.annotation, self.classes.names, appearance, rng),
+                )

@@ -15,19 +15,32 @@ PATH = "embedded:streets"
 
 
 def open_streets(config: SceneConfig) -> SceneSource:
-    """All scenes of one split in one condition (empty: day). A scene has the same key, label map and boxes in every condition."""
+    """All scenes of one split in one condition (empty: day). A scene has the same key, label map and boxes in
+    every condition."""
     from diffadapt.worlds.streets.conditions import CONDITIONS
     from diffadapt.worlds.streets.scenes import COUNTS
 
     condition = config.condition or "day"
     if config.path not in ("", PATH):
-        raise RecipeError(f"The layout 'streets' is made, not read, but the path is {config.path!r}: leave it empty, or give the layout of your data.")
+        raise RecipeError(
+            f"The layout 'streets' is made, not read, but the path is {config.path!r}: leave it empty, or"
+            " give the layout of your data."
+        )
     for what, value, known in (("split", config.split, COUNTS), ("condition", condition, CONDITIONS)):
         if value not in known:
-            raise RecipeError(f"Streets have no {what} {value!r}: give one of {', '.join(known)}.{suggest(value, known)}")
+            raise RecipeError(
+                f"Streets have no {what} {value!r}: give one of {', '.join(known)}.{suggest(value, known)}"
+            )
     table = class_table(config)
     items = tuple(SceneItem(f"{i:04d}", f"{i:04d}", f"{i:04d}") for i in range(COUNTS[config.split]))
-    return SceneSource(f"streets-{condition}-{config.split}", items, table, table, StreetReader(condition, config.split), bool(config.labels))
+    return SceneSource(
+        f"streets-{condition}-{config.split}",
+        items,
+        table,
+        table,
+        StreetReader(condition, config.split),
+        bool(config.labels),
+    )
 
 
 @dataclass(frozen=True)

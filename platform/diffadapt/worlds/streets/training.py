@@ -1,7 +1,8 @@
 """Training of a small layout-conditional generator, written as a StableDiffusionControlNetPipeline folder.
 
-Two fits one after another, each resumed from its own checkpoints: the autoencoder; then U-Net, ControlNet and text encoder
-together. There is no pretrained U-Net to keep, so the ControlNet is not the copy of one and its outputs do not start at zero.
+Two fits one after another, each resumed from its own checkpoints: the autoencoder; then U-Net, ControlNet and
+text encoder together. There is no pretrained U-Net to keep, so the ControlNet is not the copy of one and its
+outputs do not start at zero.
 """
 
 from __future__ import annotations
@@ -47,13 +48,17 @@ _ENCODE = 32
 
 
 def train_layout_generator(
-    data: LayoutExamples, config: LayoutFitConfig, reporter: Reporter, checkpoints: Callable[[str], Checkpoints | None], out: str | Path
+    data: LayoutExamples,
+    config: LayoutFitConfig,
+    reporter: Reporter,
+    checkpoints: Callable[[str], Checkpoints | None],
+    out: str | Path,
 ) -> dict[str, float]:
     """Train on ``data`` and write the pipeline's folder under ``out`` (rank 0).
 
-    ``checkpoints(part)`` gives those of "vae" and of "generator". Returns the last scalars with ``parameters``,
-    ``unet_parameters``, ``controlnet_parameters`` and ``reconstruction_psnr`` (decibels, mean over up to 256 crops). Raises
-    RecipeError if sizes and widths do not fit.
+    ``checkpoints(part)`` gives those of "vae" and of "generator". Returns the last scalars with
+    ``parameters``, ``unet_parameters``, ``controlnet_parameters`` and ``reconstruction_psnr`` (decibels, mean
+    over up to 256 crops). Raises RecipeError if sizes and widths do not fit.
     """
     check_layout(config)
     folder, shape, device = Path(out), data.shape, reporter.device
@@ -62,7 +67,10 @@ def train_layout_generator(
     factor = 2 ** (len(config.vae.channels) - 1)
     latents = _latents(vae, data, device)
     tokenizer = build_tokenizer(vocabulary(data.captions, SUFFIX, NEGATIVE), config.max_words)
-    plain, praised = token_ids(tokenizer, data.captions), token_ids(tokenizer, [c + SUFFIX for c in data.captions])
+    plain, praised = (
+        token_ids(tokenizer, data.captions),
+        token_ids(tokenizer, [c + SUFFIX for c in data.captions]),
+    )
     nothing = token_ids(tokenizer, ["", NEGATIVE])
     scheduler = sd_schedule()
     alphas = scheduler.alphas_cumprod
@@ -92,7 +100,10 @@ def train_layout_generator(
         seen = crops([data.colours[i] for i in index], corners, mirrored, shape)
         control = pixels(seen, torch.device("cpu")) / 2 + 0.5
         shown = (chance[2] >= config.layout_dropout).float()
-        return tuple(x.to(device) for x in (scheduler.add_noise(z, noise, t), noise, t, tokens, control, shown, weights[t]))
+        return tuple(
+            x.to(device)
+            for x in (scheduler.add_noise(z, noise, t), noise, t, tokens, control, shown, weights[t])
+        )
 
     def loss_fn(module: nn.Module, batch: tuple[Tensor, ...], step: int) -> dict[str, Tensor]:
         x_t, noise, t, tokens, control, shown, weight = batch
@@ -100,14 +111,24 @@ def train_layout_generator(
         return {"loss": (error * weight).mean(), "error": error.mean()}
 
     metrics = run_loop(
-        module=net, loss_fn=loss_fn, batch_fn=batch_fn,
+        module=net,
+        loss_fn=loss_fn,
+        batch_fn=batch_fn,
         optimizer=torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps), total_steps=config.steps,
-        reporter=_Part(reporter, config.vae.steps, every, ""), checkpoints=checkpoints("generator"), ema=ema, precision=config.precision, clip_norm=config.clip_norm,
-        seed=config.seed, checkpoint_every=config.checkpoint_every,
-    )  # fmt: skip
+        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
+        total_steps=config.steps,
+        reporter=_Part(reporter, config.vae.steps, every, ""),
+        checkpoints=checkpoints("generator"),
+        ema=ema,
+        precision=config.precision,
+        clip_norm=config.clip_norm,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+    )
     parts = {"unet": net.unet, "controlnet": net.controlnet, "text_encoder": net.text, "vae": vae}
-    metrics |= {f"{name}_parameters": float(sum(p.numel() for p in part.parameters())) for name, part in parts.items()}
+    metrics |= {
+        f"{name}_parameters": float(sum(p.numel() for p in part.parameters())) for name, part in parts.items()
+    }
     metrics["parameters"] = sum(metrics[f"{name}_parameters"] for name in parts)
     if reporter.rank == 0:
         ema.copy_to(net)
@@ -130,40 +151,69 @@ class LayoutDenoiser(nn.Module):
         super().__init__()
         levels = len(config.channels)
         shared = dict(
-            in_channels=latent_channels, block_out_channels=config.channels, layers_per_block=1,
-            down_block_types=(*("DownBlock2D",) * (levels - 1), "CrossAttnDownBlock2D"), mid_block_type="UNetMidBlock2DCrossAttn",
-            cross_attention_dim=config.text_width, attention_head_dim=config.heads, norm_num_groups=config.groups,
-            addition_embed_type="text", addition_embed_type_num_heads=config.heads, resnet_time_scale_shift="scale_shift",
-        )  # fmt: skip
-        self.unet = UNet2DConditionModel(
-            sample_size=latent_side, out_channels=latent_channels, up_block_types=("CrossAttnUpBlock2D", *("UpBlock2D",) * (levels - 1)), **shared
+            in_channels=latent_channels,
+            block_out_channels=config.channels,
+            layers_per_block=1,
+            down_block_types=(*("DownBlock2D",) * (levels - 1), "CrossAttnDownBlock2D"),
+            mid_block_type="UNetMidBlock2DCrossAttn",
+            cross_attention_dim=config.text_width,
+            attention_head_dim=config.heads,
+            norm_num_groups=config.groups,
+            addition_embed_type="text",
+            addition_embed_type_num_heads=config.heads,
+            resnet_time_scale_shift="scale_shift",
         )
-        self.controlnet = ControlNetModel(conditioning_embedding_out_channels=_embedding_widths(config), **shared)
-        for part in (self.controlnet.controlnet_cond_embedding.conv_out, *self.controlnet.controlnet_down_blocks, self.controlnet.controlnet_mid_block):
+        self.unet = UNet2DConditionModel(
+            sample_size=latent_side,
+            out_channels=latent_channels,
+            up_block_types=("CrossAttnUpBlock2D", *("UpBlock2D",) * (levels - 1)),
+            **shared,
+        )
+        self.controlnet = ControlNetModel(
+            conditioning_embedding_out_channels=_embedding_widths(config), **shared
+        )
+        for part in (
+            self.controlnet.controlnet_cond_embedding.conv_out,
+            *self.controlnet.controlnet_down_blocks,
+            self.controlnet.controlnet_mid_block,
+        ):
             part.reset_parameters()
         nn.init.zeros_(self.unet.conv_out.weight)
         nn.init.zeros_(self.unet.conv_out.bias)  # type: ignore[arg-type]
         self.text = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=words, hidden_size=config.text_width, intermediate_size=4 * config.text_width, num_hidden_layers=config.text_layers,
-                num_attention_heads=config.heads, max_position_embeddings=config.max_words, projection_dim=config.text_width, hidden_act="gelu",
-                bos_token_id=MARKS.index(START), eos_token_id=MARKS.index(END), pad_token_id=MARKS.index(PAD),
+                vocab_size=words,
+                hidden_size=config.text_width,
+                intermediate_size=4 * config.text_width,
+                num_hidden_layers=config.text_layers,
+                num_attention_heads=config.heads,
+                max_position_embeddings=config.max_words,
+                projection_dim=config.text_width,
+                hidden_act="gelu",
+                bos_token_id=MARKS.index(START),
+                eos_token_id=MARKS.index(END),
+                pad_token_id=MARKS.index(PAD),
             )
-        )  # fmt: skip
+        )
 
     def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, control: Tensor, shown: Tensor) -> Tensor:
-        """The noise in ``x_t`` (B, C, h, w); ``control`` (B, 3, H, W) in 0..1; ``shown`` (B,): 0 where the layout is left out."""
+        """The noise in ``x_t`` (B, C, h, w); ``control`` (B, 3, H, W) in 0..1; ``shown`` (B,): 0 where the
+        layout is left out."""
         words = self.text(tokens).last_hidden_state
         down, mid = self.controlnet(x_t, t, words, control, return_dict=False)
         gate = shown[:, None, None, None]
         return self.unet(
-            x_t, t, words, down_block_additional_residuals=tuple(d * gate for d in down), mid_block_additional_residual=mid * gate
+            x_t,
+            t,
+            words,
+            down_block_additional_residuals=tuple(d * gate for d in down),
+            mid_block_additional_residual=mid * gate,
         ).sample
 
 
 def coloured_noise(shape: tuple[int, int, int, int], low: float, generator: torch.Generator) -> Tensor:
-    """Noise (B, C, h, w) of unit variance: white, and by an amplitude up to ``low``, drawn for each example, constant over the
-    image and over its sixteenths."""
+    """Noise (B, C, h, w) of unit variance: white, and by an amplitude up to ``low``, drawn for each example,
+    constant over the image and over its sixteenths."""
     white = torch.randn(shape, generator=generator)
     amplitude = low * torch.rand((shape[0], 1, 1, 1), generator=generator)
     whole = torch.randn((*shape[:2], 1, 1), generator=generator)
@@ -173,7 +223,8 @@ def coloured_noise(shape: tuple[int, int, int, int], low: float, generator: torc
 
 
 class _Part:
-    """A reporter for one of several fits in a row: steps go on from those before it, scalars have its prefix."""
+    """A reporter for one of several fits in a row: steps go on from those before it, scalars have its
+    prefix."""
 
     def __init__(self, reporter: Reporter, before: int, total: int, prefix: str):
         self._reporter, self._before, self._total, self._prefix = reporter, before, total, prefix
@@ -182,24 +233,39 @@ class _Part:
         return getattr(self._reporter, name)
 
     def report(self, step: int, total: int, scalars: Mapping[str, float]) -> None:
-        self._reporter.report(self._before + step, self._total, {self._prefix + k: v for k, v in scalars.items()})
+        self._reporter.report(
+            self._before + step, self._total, {self._prefix + k: v for k, v in scalars.items()}
+        )
 
 
 def sd_schedule() -> DDIMScheduler:
     """Stable Diffusion 1.5's schedule, as ZoDi samples with it."""
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
         prediction_type="epsilon",
-    )  # fmt: skip
+    )
 
 
 def _embedding_widths(config: LayoutFitConfig) -> tuple[int, ...]:
-    """Of the network that brings a colour map to the latents' resolution: one halving for each of the autoencoder's."""
+    """Of the network that brings a colour map to the latents' resolution: one halving for each of the
+    autoencoder's."""
     return tuple(16 * 2**i for i in range(len(config.vae.channels)))
 
 
-def _autoencoder(data: LayoutExamples, config: LayoutFitConfig, reporter: Reporter, checkpoints: Checkpoints | None, folder: Path) -> AutoencoderKL:
-    """Trained, then read back as it was stored, so that latents are those of the published weights; every rank has the same."""
+def _autoencoder(
+    data: LayoutExamples,
+    config: LayoutFitConfig,
+    reporter: Reporter,
+    checkpoints: Checkpoints | None,
+    folder: Path,
+) -> AutoencoderKL:
+    """Trained, then read back as it was stored, so that latents are those of the published weights; every
+    rank has the same."""
     shuffled = Shuffled(len(data), config.vae.batch_size, config.vae.seed, reporter)
 
     def pictures(step: int) -> np.ndarray:
@@ -210,9 +276,18 @@ def _autoencoder(data: LayoutExamples, config: LayoutFitConfig, reporter: Report
 
     target = folder / "vae"
     fit_autoencoder(
-        config.vae, data.shape, shuffled, pictures, _some(data, 1024), reporter, checkpoints, target, precision=config.precision,
-        build=build_autoencoder, spread=config.latent_scale,
-    )  # fmt: skip
+        config.vae,
+        data.shape,
+        shuffled,
+        pictures,
+        _some(data, 1024),
+        reporter,
+        checkpoints,
+        target,
+        precision=config.precision,
+        build=build_autoencoder,
+        spread=config.latent_scale,
+    )
     if reporter.world_size > 1:
         return _shared(target, config, reporter)
     return load_component(AutoencoderKL, str(target)).to(reporter.device)
@@ -222,14 +297,21 @@ def _autoencoder(data: LayoutExamples, config: LayoutFitConfig, reporter: Report
 def build_autoencoder(config: AutoencoderFitConfig, side: int) -> AutoencoderKL:
     """A shallow autoencoder that is nearly linear and nearly free of noise at first, for short trainings.
 
-    Residual branches start at zero and the posterior at a standard deviation of exp(-3.5): with the usual ones, and with groups
-    of two channels in its normalisations, it is still worse than halving and doubling the picture after hundreds of steps.
+    Residual branches start at zero and the posterior at a standard deviation of exp(-3.5): with the usual
+    ones, and with groups of two channels in its normalisations, it is still worse than halving and doubling
+    the picture after hundreds of steps.
     """
     levels = len(config.channels)
     vae = AutoencoderKL(
-        block_out_channels=config.channels, down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=0, latent_channels=config.latent_channels, norm_num_groups=config.channels[0] // 8, sample_size=side, mid_block_add_attention=False,
-    )  # fmt: skip
+        block_out_channels=config.channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=0,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.channels[0] // 8,
+        sample_size=side,
+        mid_block_add_attention=False,
+    )
     for name, part in vae.named_modules():
         if name.endswith("conv2"):
             nn.init.zeros_(part.weight)
@@ -262,7 +344,8 @@ def _some(data: LayoutExamples, count: int) -> np.ndarray:
 
 @torch.no_grad()
 def _latents(vae: AutoencoderKL, data: LayoutExamples, device: torch.device) -> list[tuple[Tensor, ...]]:
-    """Mean and standard deviation of every image's latents (C, h, w) in half precision, then those of its mirror image."""
+    """Mean and standard deviation of every image's latents (C, h, w) in half precision, then those of its
+    mirror image."""
     known: dict[int, tuple[Tensor, ...]] = {}
     by_size: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
     for image in data.images:  # an image that stands for several examples is encoded once
@@ -272,7 +355,10 @@ def _latents(vae: AutoencoderKL, data: LayoutExamples, device: torch.device) -> 
         for start in range(0, len(names), _ENCODE):
             part = names[start : start + _ENCODE]
             stacked = np.stack([images[name] for name in part])
-            both = [encode(vae, x, device) for x in ((stacked, np.ascontiguousarray(stacked[:, :, ::-1])) if data.flip else (stacked,))]
+            both = [
+                encode(vae, x, device)
+                for x in ((stacked, np.ascontiguousarray(stacked[:, :, ::-1])) if data.flip else (stacked,))
+            ]
             for k, name in enumerate(part):
                 known[name] = tuple(x[k].half() for pair in both for x in pair)
     return [known[id(image)] for image in data.images]
@@ -298,17 +384,26 @@ def _psnr(vae: AutoencoderKL, data: LayoutExamples, device: torch.device) -> flo
     found = []
     for image in _some(data, _HELD):
         x = pixels(image[None], device)
-        error = float((vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1) - x).square().mean()) / 4.0
+        error = (
+            float((vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1) - x).square().mean()) / 4.0
+        )
         found.append(-10.0 * np.log10(max(error, 1e-10)))
     return float(np.mean(found))
 
 
 def _write_index(folder: Path) -> None:
     index = {
-        "_class_name": "StableDiffusionControlNetPipeline", "_diffusers_version": diffusers.__version__,
-        "controlnet": ["diffusers", "ControlNetModel"], "feature_extractor": [None, None], "image_encoder": [None, None],
-        "requires_safety_checker": False, "safety_checker": [None, None], "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-    }  # fmt: skip
+        "_class_name": "StableDiffusionControlNetPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "controlnet": ["diffusers", "ControlNetModel"],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
