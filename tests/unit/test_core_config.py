@@ -24,8 +24,8 @@ PACKAGE = Path(diffadapt.__file__).parent
 def config_classes() -> list[type]:
     """Every configuration class: those of all config.py files, of recipes and of execution."""
     found = {ExecutionConfig, SDA}
-    for file in sorted(PACKAGE.glob("*/config.py")):
-        module = importlib.import_module(f"diffadapt.{file.parent.name}.config")
+    for file in sorted(PACKAGE.rglob("config.py")):
+        module = importlib.import_module(".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts))
         found |= {
             c
             for _, c in inspect.getmembers(module, inspect.isclass)

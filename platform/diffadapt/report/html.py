@@ -66,10 +66,12 @@ def render(run: Run) -> str:
 
 
 def load_page(name: str) -> Any:
+    """The template ``name`` of the report's own folder, or one that lies beside a system's section or the sweeps' page."""
     import jinja2
 
+    folders = [FOLDER, *sorted({p.parent for p in FOLDER.parent.glob("*/*/*.j2")})]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
+        loader=jinja2.FileSystemLoader(folders),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -9,12 +9,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from diffadapt.core.store import redact
-from diffadapt.report.html import FOLDER, load_page, style_sheet
+from diffadapt.report.html import load_page, style_sheet
 from diffadapt.report.provenance import shown
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.recommend import Setting, judged, why
@@ -52,7 +53,7 @@ def render(sweep: Sweep, found: View | None = None) -> str:
     lines = parallel(v)
     spots = pareto(v)
     return load_page("sweep.html.j2").render(
-        style=style_sheet() + Markup((FOLDER / "sweep.css").read_text(encoding="utf-8")),
+        style=style_sheet() + Markup((Path(__file__).parent / "sweep.css").read_text(encoding="utf-8")),
         v=v,
         head=_head(v),
         notes=_notes(v),
