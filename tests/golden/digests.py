@@ -1,0 +1,387 @@
+"""What must never change by moving code: digests, names in the store, options and commands.
+
+All of it is computed anew and compared with digests.json. A store that was made once is served by later
+code only while every digest stays what it is. ``python -m tests.golden.digests`` says what differs;
+``--write`` writes the file again, which is right only where a stage raised its version, or a field, a
+recipe or a command was added on purpose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import gc
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+GOLDEN = Path(__file__).resolve().parent / "digests.json"
+ROOT = GOLDEN.parents[2]
+PARTS = ("kind", "version", "family", "shards", "first_key", "first_digest", "first_name", "last_digest")
+COMMANDS_WITH_RECIPE = ("plan", "run", "show")
+LISTINGS = ("", "spaces", "quickstart", "sda", "adapt_anything", "zodi")
+ABSENT = {"data.path": "absent"}
+"""What a benchmark's recipe is given to be planned without its images."""
+SHORT = {"data.block": 4096, "seeds": (0,)}
+"""For DomainNet's single transfers, which domainnet/all and /synthetic hold at their own settings."""
+SAME = "the first"
+"""Of a node's last digest, where it has one shard."""
+ONE_FONT = {"glyphs.fonts": ("pillow",)}
+"""What the recipe that draws glyphs is given: the bytes of other fonts are those of a machine."""
+
+
+def compute() -> dict[str, Any]:
+    """Everything, in a process of its own that knows no cache, hub or folder but the synthetic ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        place = Path(folder) / "place"
+        place.mkdir()
+        environment = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("DIFFADAPT_", "HF_", "RAY_", "TORCH_HOME", "XDG_"))
+        }
+        environment |= {
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_CACHE": str(place / "hub"),
+            "XDG_CACHE_HOME": str(Path(folder) / "cache"),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "100",
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "platform"), str(ROOT)]),
+            "NO_COLOR": "1",
+        }
+        environment.pop("FORCE_COLOR", None)
+        command = [sys.executable, "-m", "tests.golden.digests", "--here", str(out)]
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"The digests cannot be computed:\n{done.stdout}{done.stderr}")
+        return json.loads(out.read_text())
+
+
+def compute_here() -> dict[str, Any]:
+    """The same in this process and folder; called by :func:`compute`."""
+    from diffadapt.core.errors import DiffadaptError
+    from diffadapt.systems import recipes
+    from tests.golden import usertree
+
+    gc.disable()  # a million small values that all stay: a fifth of the time
+    usertree.build()
+    made: dict[str, list[Any]] = {}
+    planned: dict[str, Any] = {}
+    refused: dict[str, str] = {}
+    loaded = {name: recipes.load(name) for name in recipes.recipes()}
+    for name, recipe, overrides in _cases(loaded):
+        try:
+            planned[name] = {
+                "recipe": recipe,
+                "overrides": overrides,
+                **_plan(recipe, loaded[recipe], overrides, made),
+            }
+        except DiffadaptError as error:
+            refused[name] = str(error)
+    options = _options(loaded)
+    fields = {f"--{field.replace('_', '-')}" for types in options.values() for field in types["fields"]}
+    return {
+        "planned": planned,
+        "made": dict(sorted(made.items())),
+        "refused": refused,
+        "options": options,
+        "sweeps": _sweeps(),
+        "commands": _commands(fields),
+        "listings": {what: _said(["ls", what] if what else ["ls"]) for what in LISTINGS},
+    }
+
+
+def _cases(loaded: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(name, recipe, overrides): recipes as they stand, benchmarks without their images, the variants."""
+    from tests.golden.cases import variants
+
+    for name, recipe in loaded.items():
+        yield name, name, ONE_FONT if hasattr(recipe, "glyphs") else {}
+        if hasattr(recipe, "benchmark"):
+            many = recipe.benchmark == "domainnet" and len(recipe.transfers) == 1
+            yield f"{name} (no images)", name, ABSENT | (SHORT if many else {})
+    digits = loaded["adapt_anything/digits"]
+    methods = [
+        [f.name for f in dataclasses.fields(c) if dataclasses.is_dataclass(getattr(c, f.name))]
+        for c in (digits.uda, digits.ssl)
+    ]
+    for name, (recipe, overrides) in variants(*methods).items():
+        yield name, recipe, overrides
+
+
+def _plan(name: str, recipe: Any, overrides: Mapping[str, Any], made: dict[str, list[Any]]) -> dict[str, Any]:
+    """What is planned for one recipe; the nodes' records go to ``made``, each once."""
+    from diffadapt.core.config import override, to_dict
+    from diffadapt.core.leniency import lenient
+    from diffadapt.core.manifest import run_digest
+    from diffadapt.core.runs import run_name
+    from diffadapt.core.store import Store
+
+    recipe = override(recipe, overrides)
+    with (
+        lenient(),
+        _pretended_peft("transfer.lora" in overrides),
+        _pretended_pillow(hasattr(recipe, "glyphs")),
+    ):
+        pipeline = recipe.pipeline()
+        plans = pipeline.plan(Store("memory://golden"))
+    nodes = {}
+    for node, plan in plans.items():
+        first, last = plan.shards[0], plan.shards[-1]
+        name_in_store = _template(first.path, plan.stage.kind, plan.family, first.shard.key, first.digest)
+        last_digest = last.digest if last is not first else SAME
+        record = [
+            plan.stage.kind,
+            plan.stage.version,
+            plan.family,
+            len(plan.shards),
+            first.shard.key,
+            first.digest,
+            name_in_store,
+            last_digest,
+        ]
+        key = _short(record, 10)
+        made[key], nodes[node] = record, key
+    rows = [dataclasses.astuple(row) for row in pipeline.rows]
+    return {
+        "run": run_name(name, run_digest(to_dict(recipe, identity_only=True), plans)),
+        "rows": f"{len(rows)} {_short(rows)}",
+        "outputs": _short([pipeline.outputs, pipeline.class_names]),
+        "nodes": nodes,
+    }
+
+
+def _template(name: str | None, kind: str, family: str, key: str, digest: str) -> str | None:
+    """A name in the store with what the record says anyway left out, where it is there."""
+    if name is None:
+        return None
+    folder, _, file = name.partition(f"{kind}/")[2].rpartition("/")
+    if folder.endswith(f"-{family[:12]}") and file == f"{key}-{digest[:12]}.parquet":
+        return f"{kind}/{folder.removesuffix(family[:12])}{{family}}/{{key}}-{{digest}}.parquet"
+    return name.replace(digest[:12], "{digest}")
+
+
+def _short(value: Any, length: int = 8) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
+
+
+@contextlib.contextmanager
+def _pretended_peft(wanted: bool) -> Iterator[None]:
+    """A LoRA is planned only where the package peft is installed; an empty one will do."""
+    if not wanted:
+        yield
+        return
+    Path("pretended/peft").mkdir(parents=True, exist_ok=True)
+    Path("pretended/peft/__init__.py").touch()
+    sys.path.append(os.path.abspath("pretended"))
+    try:
+        yield
+    finally:
+        sys.path.pop()
+
+
+@contextlib.contextmanager
+def _pretended_pillow(wanted: bool) -> Iterator[None]:
+    """Pillow's version stands for its own font in the revision of fonts."""
+    import PIL
+
+    own = PIL.__version__
+    PIL.__version__ = "0.0.0" if wanted else own
+    try:
+        yield
+    finally:
+        PIL.__version__ = own
+
+
+def _options(loaded: Mapping[str, Any]) -> dict[str, Any]:
+    """By the first recipe of each type: every field with its type and default, and what recipes change."""
+    from diffadapt.core.config import changes, field_types, to_dict
+
+    types: dict[type, str] = {}
+    found: dict[str, Any] = {}
+    for name, recipe in loaded.items():
+        first = types.setdefault(type(recipe), name)
+        if first == name:
+            default = type(recipe)()
+            identity = _flat(to_dict(default, identity_only=True))
+            fields = {
+                field: f"{_hint(hint)} = {json.dumps(_flat(to_dict(default))[field])}"
+                + ("" if field in identity else " (execution)")
+                for field, hint in field_types(default).items()
+            }
+            short = {f"--{k}": list(v) for k, v in getattr(type(recipe), "aliases", {}).items()}
+            found[first] = {"fields": dict(sorted(fields.items())), "short options": short, "recipes": {}}
+        found[first]["recipes"][name] = _short(dict(sorted(changes(type(recipe)(), recipe).items())))
+    return found
+
+
+def _hint(hint: Any) -> str:
+    text = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
+    return re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found.update(
+            _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+        )
+    return found
+
+
+def _sweeps() -> dict[str, str]:
+    """The folder of each space's sweep over its own recipe."""
+    from diffadapt.sweeps.folder import sweep_name
+    from diffadapt.systems.recipes import load
+    from diffadapt.systems.spaces import load_space, spaces
+
+    found = {}
+    for name in spaces():
+        title, space = load_space(name)
+        found[name] = sweep_name(title, space, {space.recipe: load(space.recipe)})
+    return found
+
+
+def _commands(fields: set[str]) -> dict[str, list[str]]:
+    """Every command of the overview with the options that its help names and that are no ``fields``."""
+    found = {}
+    for name in re.findall(r"^  ([a-z]\w*) ", _said(["--help"]), re.MULTILINE):
+        words = [name, "quickstart"] if name in COMMANDS_WITH_RECIPE else [name]
+        text = _said([*words, "--help"])
+        found[name] = [option for option in _named(text) if option not in fields]
+        inner = re.search(r"^usage: diffadapt \w+ \[-h\] \{([\w,-]+)\}", text, re.MULTILINE)
+        for sub in inner[1].split(",") if inner else ():
+            found[f"{name} {sub}"] = _named(_said([name, sub, "--help"]))
+    found["sweep digits"] = [
+        option for option in _named(_said(["sweep", "digits", "--help"])) if option not in fields
+    ]
+    return found
+
+
+def _named(text: str) -> list[str]:
+    """The options of a help page of one column: what begins a line, and what usage lines hold."""
+    found = set(re.findall(r"^[\s│|]*(-h, --help|--[a-z][\w.-]*)", text, re.MULTILINE))
+    for line in text.splitlines():
+        if line.startswith("usage:") or re.match(r"\s+diffadapt ", line):
+            found |= set(re.findall(r"--[a-z][\w-]*", line))
+    return sorted(found)
+
+
+def _said(words: list[str]) -> str:
+    """What a command prints."""
+    from diffadapt.cli import main
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main(words)
+    return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+
+
+def differences(golden: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Part of the file -> sentences on what differs. Empty where nothing does."""
+    said: dict[str, list[str]] = {part: [] for part in golden}
+    for name in sorted({*golden["planned"], *found["planned"]}):
+        was, now = golden["planned"].get(name), found["planned"].get(name)
+        if was is None or now is None:
+            lost = f"is planned no more: {found['refused'].get(name, 'it is gone')}"
+            said["planned"].append(f"{name}: {'was not planned before' if was is None else lost}")
+            continue
+        said["planned"] += [
+            f"{name}: {what} was {was[what]!r}, is {now[what]!r}"
+            for what in ("recipe", "overrides", "run", "rows", "outputs")
+            if was[what] != now[what]
+        ]
+        for node in dict.fromkeys([*was["nodes"], *now["nodes"]]):
+            before, after = (
+                side["made"].get(v["nodes"].get(node)) for side, v in ((golden, was), (found, now))
+            )
+            if before is None or after is None:
+                said["planned"].append(f"{name}, node {node}: {'is new' if before is None else 'is gone'}")
+            elif before != after:
+                changed = "; ".join(
+                    f"{part} was {a!r}, is {b!r}"
+                    for part, a, b in zip(PARTS, before, after, strict=True)
+                    if a != b
+                )
+                said["planned"].append(f"{name}, node {node}: {changed}")
+        if list(was["nodes"]) != list(now["nodes"]) and set(was["nodes"]) == set(now["nodes"]):
+            said["planned"].append(
+                f"{name}: the order of the nodes was {list(was['nodes'])}, is {list(now['nodes'])}"
+            )
+    for part in ("refused", "options", "sweeps", "commands", "listings"):
+        said[part] += _compared(part, golden[part], found[part])
+    return {part: sentences for part, sentences in said.items() if sentences}
+
+
+def _compared(where: str, was: Any, now: Any) -> list[str]:
+    if isinstance(was, dict) and isinstance(now, dict):
+        return [
+            line
+            for key in dict.fromkeys([*was, *now])
+            for line in _compared(f"{where}: {key}", was.get(key), now.get(key))
+        ]
+    if isinstance(was, list) and isinstance(now, list):
+        lost, new = [v for v in was if v not in now], [v for v in now if v not in was]
+        return [f"{where}: gone {lost}, new {new}"] if was != now else []
+    if was == now:
+        return []
+    return [
+        f"{where} is gone (was {was!r})"
+        if now is None
+        else f"{where} is new ({now!r})"
+        if was is None
+        else f"{where} was {was!r}, is {now!r}"
+    ]
+
+
+def write(values: Mapping[str, Any]) -> None:
+    """The golden file: a line for each case, node and option."""
+    lines = []
+    for part, content in values.items():
+        if part in ("planned", "made"):
+            inner = ",\n".join(
+                f"  {json.dumps(k)}: {json.dumps(v, separators=(',', ':'), ensure_ascii=False)}"
+                for k, v in content.items()
+            )
+            lines.append(f" {json.dumps(part)}: {{\n{inner}\n }}")
+        else:
+            lines.append(
+                f" {json.dumps(part)}: "
+                + json.dumps(content, indent=1, ensure_ascii=False).replace("\n", "\n ")
+            )
+    GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def read() -> dict[str, Any]:
+    return json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write digests.json again")
+    parser.add_argument("--here", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.here:
+        Path(options.here).write_text(json.dumps(compute_here()))
+        return 0
+    found = compute()
+    if options.write:
+        write(found)
+        return 0
+    said = differences(read(), found)
+    print("\n".join(line for lines in said.values() for line in lines) or "Nothing differs.")
+    return bool(said)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
