@@ -1,0 +1,84 @@
+"""`make test` and .ci/run see a user's environment: what only CI and containers set reaches pip, no test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOREIGN = (
+    "CI", "BUILD_NUMBER", "DEBIAN_FRONTEND", "IS_SANDBOX", "RUST_BACKTRACE",
+    "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED",
+    "PIP_FIND_LINKS", "PIP_CERT", "PIP_INDEX_URL", "PIP_DEFAULT_TIMEOUT", "PIP_DISABLE_PIP_VERSION_CHECK",
+    "AWS_CA_BUNDLE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE",
+    "NIX_SSL_CERT_FILE", "HTTPLIB2_CA_CERTS", "NODE_EXTRA_CA_CERTS", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+    "GIT_SSL_CAINFO", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+)  # fmt: skip
+USERS = (
+    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NVPL_BLAS_DEBUG_CPU_TYPE", "CUDA_VISIBLE_DEVICES", "HF_HOME",
+    "LANG", "LD_LIBRARY_PATH", "HTTPS_PROXY", "PYENV_ROOT",
+)  # fmt: skip
+TARGETS = ("test", "test-slow", "test-gpu", "test-cluster")
+TESTS = [["bash", ".ci/run"], *(["make", target] for target in TARGETS)]
+
+
+class Recorder:
+    """A stand-in for the interpreter of .venv that only notes its words and its environment."""
+
+    def __init__(self, folder: Path):
+        self.bin, self.stamp, self.noted = folder / "bin", folder / "installed", folder / "noted"
+        self.bin.mkdir()
+        script = self.bin / "python"
+        script.write_text(f'#!/bin/sh\n{{ printf "%s " "$@"; printf "\\0"; env -0; }} > "{self.noted}"\n')
+        script.chmod(0o755)
+
+    def run(self, command: list[str]) -> tuple[str, dict[str, str]]:
+        """The words after ``python`` and their environment, when every variable above is set."""
+        settings = f"BIN={self.bin} STAMP={self.stamp} PYTHON={sys.executable}"
+        environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "MAKEFLAGS": f" -- {settings}"}
+        environment |= dict.fromkeys((*FOREIGN, *USERS), "1")
+        environment |= {"LANG": "C.UTF-8", "LD_LIBRARY_PATH": "/nonexistent"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        words, *variables = self.noted.read_text().rstrip("\0").split("\0")
+        return words.strip(), dict(v.split("=", 1) for v in variables)
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Recorder:
+    if not shutil.which("make"):
+        pytest.skip("there is no make")
+    return Recorder(tmp_path)
+
+
+@pytest.mark.parametrize("command", TESTS, ids=" ".join)
+def test_tests_run_in_a_users_environment(recorder: Recorder, command: list[str]) -> None:
+    recorder.stamp.touch()
+    words, environment = recorder.run(command)
+    assert words.startswith("-m pytest ")
+    assert [v for v in FOREIGN if v in environment] == []
+    assert [v for v in USERS if v not in environment] == []
+    wanted = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    assert {k: environment.get(k) for k in wanted} == wanted
+
+
+def test_pip_keeps_its_settings(recorder: Recorder) -> None:
+    words, environment = recorder.run(["make", "setup"])
+    assert words.startswith("-m pip install ")
+    assert [v for v in (*FOREIGN, *USERS) if v not in environment] == []
+
+
+def test_no_other_recipe_starts_pytest() -> None:
+    recipes = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("\t")]
+    assert [line for line in recipes if "pytest" in line.replace(".pytest_cache", "")] == []
+    assert len([line for line in recipes if "$(PYTEST)" in line]) == len(TARGETS)
+
+
+@pytest.mark.skipif("MAKELEVEL" not in os.environ, reason="not started by make")
+def test_this_process_was_started_without_them() -> None:
+    assert [v for v in FOREIGN if v in os.environ] == []
