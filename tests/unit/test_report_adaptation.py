@@ -13,10 +13,10 @@ from diffadapt.commands.run import show_result
 from diffadapt.core.record import Score
 from diffadapt.report.findings import findings
 from diffadapt.report.html import render
-from diffadapt.report.ladder import ladder
+from diffadapt.systems.adapt_anything.findings import ladder
 from diffadapt.report.summary import difference, summarise
 from diffadapt.report.table import score_table
-from diffadapt.report.unlabelled import unlabelled_text
+from diffadapt.systems.adapt_anything.report import unlabelled_text
 
 EVIL = "<script>alert(1)</script>"
 MAIN = {"CLIP zero-shot": 40.0, "Synthetic only": 60.0, "DANN": 68.0, "DANN + FixMatch": 80.0}

@@ -13,6 +13,7 @@ from typing import Any
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.runs import Run
 from diffadapt.report.mask import masked
+from diffadapt.report.page import load_page, style_sheet
 from diffadapt.report.provenance import flatten, shown
 from diffadapt.report.summary import MethodSummary, Summary, difference, metrics, summarise
 from diffadapt.report.table import DASH, clean_text, table_style, to_text
@@ -141,8 +142,6 @@ def _listing(
 
 def compare_html(runs: Sequence[Run]) -> str:
     """The comparison as one self-contained page."""
-    from diffadapt.report.html import load_page, style_sheet
-
     return load_page("compare.html.j2").render(style=style_sheet(), found=comparison(runs))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from diffadapt.core.pipeline import RESULT, SOURCE, Role
 from diffadapt.core.record import Score
 from diffadapt.data.config import CORRUPTIONS
+from diffadapt.report.old_runs import by_title
 
 CLEAN = "clean"
 PERCENT_OF_IMAGES = ("top1",)
@@ -72,6 +73,7 @@ class MethodSummary:
     images: int
     of_images: int
     of_groups: int
+    role: Role = Role()
 
     @property
     def whole(self) -> bool:
@@ -149,24 +151,27 @@ class Summary:
 
     @property
     def reference(self) -> MethodSummary | None:
-        """The row that differences are taken to: the first main one called Source..., or 'Synthetic only'."""
-        return self.role("source") or next(
-            (r for r in self.main if r.method.lower().startswith("synthetic only")), None
-        )
+        """The row that differences are taken to: the first that was trained on the source alone."""
+        return next((r for r in self.main if r.role.kind == SOURCE), None)
 
     @property
     def reference_word(self) -> str:
         """'Source', or the first word of what stands in its place."""
         return (self.reference.method.split() or ["Source"])[0] if self.reference else "Source"
 
-    def role(self, name: str) -> MethodSummary | None:
-        """The main row called ``name`` (any case), else the first whose first word it is, e.g. 'DDA
-        (ensemble)', but no sum of several."""
-        exact = [r for r in self.main if r.method.lower() == name]
-        return next(
-            iter(exact + [r for r in self.main if first_word(r.method) == name and " + " not in r.method]),
-            None,
-        )
+    def named(self, method: str) -> MethodSummary | None:
+        """The row called ``method``."""
+        return next((r for r in self.rows if r.method == method), None)
+
+    def partner(self, row: MethodSummary) -> MethodSummary | None:
+        """The row that ``row`` is read beside, where it is stated and in the table."""
+        return self.named(row.role.partner) if row.role.partner else None
+
+    @property
+    def lead(self) -> MethodSummary | None:
+        """The system's own method, else the last main row that is not the reference."""
+        own = [r for r in self.main if r.role.kind == RESULT]
+        return next(iter([*own, *(r for r in reversed(self.main) if r is not self.reference)]), None)
 
     @property
     def group_noun(self) -> str:
@@ -208,6 +213,9 @@ def summarise(scores: Sequence[Score], metric: str | None = None) -> Summary:
     for score in mine:
         by_method.setdefault(score.method, []).append(score)
     rows = tuple(_row(m, s, groups, of_images, bool(shifted), metric) for m, s in by_method.items())
+    if not all(r.role.kind for r in rows):
+        known = by_title(rows)
+        rows = tuple(r if r.role.kind else replace(r, role=known.get(r.method, r.role)) for r in rows)
     return Summary(metric, groups, rows)
 
 
@@ -264,10 +272,6 @@ def is_transfer(name: str) -> bool:
     return bool(dash and source.strip() and target.strip())
 
 
-def first_word(text: str) -> str:
-    return next(iter(re.findall(r"[a-z0-9]+", text.lower())), "")
-
-
 def group_label(group: str, groups: Sequence[str]) -> str:
     """'gaussian noise', with the severity when the table has several."""
     corruption, _, severity = group.partition("/")
@@ -309,6 +313,7 @@ def _row(
         images=sum(c.images for c in cells.values()),
         of_images=sum(of_images.values()),
         of_groups=len(groups),
+        role=first.role,
     )
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from diffadapt.core.pipeline import SOURCE
 from diffadapt.core.record import Score
 from diffadapt.core.runs import Run
 from diffadapt.report.charts import svg, tag
 from diffadapt.report.mask import masked
+from diffadapt.report.provenance import fit_metrics
+from diffadapt.report.sections import Page, SystemReport
 from diffadapt.report.summary import BY_CLASS, PERCENT, Summary, difference, metrics, summarise
-from diffadapt.systems.adapt_anything.report import fit_metrics
-from diffadapt.systems.zodi.findings import ESTIMATE, SOURCE_ONLY, is_zodi, methods, ours
+from diffadapt.systems.zodi.findings import ESTIMATE, methods, ours, zodi_findings
 from diffadapt.systems.zodi.published import beside
 
 REFUSED_SHOWN = 30
@@ -44,37 +46,43 @@ MEASURES = {
 }
 
 
-def zodi(run: Run, manifest: Mapping[str, Any], scores: Sequence[Score]) -> dict[str, Any] | None:
-    """The sections of a ZoDi run as plain values; None for a run of another system."""
-    if not is_zodi(manifest):
-        return None
-    table = summarise(scores)
-    return {
-        "transfer": _transfer(manifest),
-        "quality": _quality(run, manifest),
-        "others": _others(scores, manifest),
-        "classes": _classes(scores, manifest),
-        "published": beside(manifest, table),
-        "oracle": (manifest["config"].get("training") or {}).get("select") == "oracle",
-        "target": bool((manifest["config"].get("target") or {}).get("path")),
-    }
+class ZodiReport(SystemReport):
+    """The transfer, quality control, other metrics, every class, published figures."""
 
+    tables = 1
 
-def what(manifest: Mapping[str, Any]) -> str:
-    """The system in a sentence's beginning, for the head of the page."""
-    transfer = (manifest.get("config") or {}).get("transfer") or {}
-    kind = "detector" if any(n.get("kind") == "boxes" for n in manifest["nodes"].values()) else "segmenter"
-    return masked(
-        f"ZoDi: a {kind} for the domain “{transfer.get('domain', '')}”, of which training sees no image:"
-        " labelled source scenes are transferred to it by a diffusion model"
-    )
+    def what(self, page: Page) -> str:
+        transfer = (page.manifest.get("config") or {}).get("transfer") or {}
+        boxes = any(n.get("kind") == "boxes" for n in page.manifest["nodes"].values())
+        return masked(
+            f"ZoDi: a {'detector' if boxes else 'segmenter'} for the domain “{transfer.get('domain', '')}”, of"
+            " which training sees no image: labelled source scenes are transferred to it by a diffusion model"
+        )
+
+    def tiles(self, page: Page) -> list[dict[str, str]]:
+        return tiles(page.scores, page.manifest)
+
+    def findings(self, table: Summary, scores: Sequence[Score], manifest: Mapping[str, Any]) -> list[str]:
+        return zodi_findings(table, scores, manifest)
+
+    def data(self, page: Page) -> dict[str, Any]:
+        run, manifest, scores = page.run, page.manifest, page.scores
+        return {
+            "transfer": _transfer(manifest),
+            "quality": _quality(run, manifest),
+            "others": _others(scores, manifest),
+            "classes": _classes(scores, manifest),
+            "published": beside(manifest, page.table),
+            "oracle": (manifest["config"].get("training") or {}).get("select") == "oracle",
+            "target": bool((manifest["config"].get("target") or {}).get("path")),
+        }
 
 
 def tiles(scores: Sequence[Score], manifest: Mapping[str, Any]) -> list[dict[str, str]]:
     """The source-only model, the method with its gain, and the estimate, as large figures."""
     table, names = summarise(scores), methods(manifest)
     rows = {r.method: r for r in table.rows if r.mean is not None}
-    base, lead = rows.get(names.get(SOURCE_ONLY, "")), rows.get(ours(names))
+    base, lead = rows.get(names.get(SOURCE, "")), rows.get(ours(names))
     out = []
     for row in [r for r in (base, lead if lead is not base else None) if r]:
         d = difference(row, base, table.metric) if base and row is not base else None
@@ -291,7 +299,7 @@ def _classes(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, 
     tables: list[Summary] = [summarise(scores, m) for m in listed]
     heads = list(dict.fromkeys(r.method for t in tables for r in t.main))
     names = methods(manifest)
-    base, lead = names.get(SOURCE_ONLY, ""), ours(names)
+    base, lead = names.get(SOURCE, ""), ours(names)
     rows = []
     for metric, table in zip(listed, tables, strict=True):
         means = {r.method: r.mean for r in table.rows if r.mean is not None}
