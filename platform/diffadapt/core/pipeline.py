@@ -106,6 +106,30 @@ class Pipeline:
         return plans
 
 
+class Builder:
+    """Collects what a recipe's pipeline is made of; ``system`` is the folder under systems/ that it is of."""
+
+    system = ""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.rows: list[MethodRow] = []
+        self.outputs: dict[str, str] = {}
+
+    def add(self, name: str, stage: Stage, *inputs: str, output: str = "") -> str:
+        """A node, unless there is one of that name; returns its name. ``output``: the role that later commands
+        know it by."""
+        node = self.nodes.setdefault(name, Node(name, stage, inputs))
+        assert node.inputs == inputs, f"two nodes are called {name}"
+        if output:
+            self.outputs[output] = name
+        return name
+
+    def pipeline(self, class_names: tuple[str, ...] = ()) -> Pipeline:
+        """The pipeline of all that was added."""
+        return Pipeline(tuple(self.nodes.values()), tuple(self.rows), class_names, self.outputs, self.system)
+
+
 def ancestors(nodes: Sequence[Node], name: str) -> set[str]:
     """Names of all nodes that ``name`` depends on."""
     by_name = {n.name: n for n in nodes}

@@ -1,9 +1,8 @@
-"""Scores: views over stored logits, one long table per run. Knows numpy and pyarrow only."""
+"""Scores: one long table per run, and what they are views over. Knows numpy and pyarrow only."""
 
 from __future__ import annotations
 
 import io
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -108,48 +107,6 @@ def predictions_by_key(parts: Sequence[Rows]) -> dict[str, tuple[int | None, np.
         ):
             out[key] = (label, np.asarray(logits, np.float32))
     return out
-
-
-def score_rows(
-    run: str,
-    seed: int,
-    rows: Sequence[MethodRow],
-    predictions: Mapping[str, Mapping[str, tuple[int | None, np.ndarray]]],
-    totals: Mapping[str, int],
-) -> list[Score]:
-    """The accuracy (percent) of each method row in every group, on the keys that all its members predicted.
-
-    A method's prediction is the argmax of the sum of its members' softmax probabilities (SDA equation 5). The
-    group is ``row.group``, else the key's corruption/severity; the seed ``row.seed``, else ``seed``.
-    ``totals``: images of each group. Images without a label count nowhere, so unlabelled targets give no
-    scores.
-    """
-    out: list[Score] = []
-    for row in rows:
-        members = [predictions[m] for m in row.members]
-        others = [*members[1:], *([predictions[row.images_of]] if row.images_of else [])]
-        keys = [k for k in members[0] if all(k in m for m in others)]
-        by_group: dict[str, list[str]] = defaultdict(list)
-        for key in keys:
-            if members[0][key][0] is not None:
-                by_group[group_of(row, key)].append(key)
-        for group, names in sorted(by_group.items()):
-            total = sum(softmax(np.stack([m[k][1] for k in names])) for m in members)
-            labels = np.array([members[0][k][0] for k in names])
-            value = accuracy(total.argmax(axis=1), labels, row.metric) * 100
-            count = len(names)
-            out.append(Score.of(run, seed, row, group, row.metric, value, count, totals.get(group, count)))
-    return out
-
-
-def accuracy(predicted: np.ndarray, labels: np.ndarray, metric: str = "top1") -> float:
-    """The share of right predictions: of all images (top1), or the mean of the shares of each class that
-    occurs (class_mean)."""
-    right = predicted == labels
-    if metric == "top1":
-        return float(right.mean())
-    assert metric == "class_mean", f"no metric {metric}"
-    return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
 
 
 def to_bytes(scores: Sequence[Score]) -> bytes:

@@ -9,26 +9,11 @@ from dataclasses import dataclass, replace
 from diffadapt.core.pipeline import RESULT, SOURCE, Role
 from diffadapt.core.record import Score
 from diffadapt.data.config import CORRUPTIONS
+from diffadapt.metrics import metric as metric_of
+from diffadapt.metrics.classification import TOP1
 from diffadapt.report.old_runs import by_title
 
 CLEAN = "clean"
-PERCENT_OF_IMAGES = ("top1",)
-"""Metrics that are a share of images, so that a binomial standard error exists."""
-PERCENT = {
-    "top1": "top-1 accuracy",
-    "class_mean": "mean of the classes' accuracies",
-    "miou": "mean IoU",
-    "miou_source": "mean IoU on the source's test images",
-    "miou_estimated": "mean IoU estimated on transferred test images of the source",
-    "pixel_accuracy": "pixel accuracy",
-    "map": "mean average precision",
-    "map50": "mean average precision at IoU .50",
-    "map_source": "mean average precision on the source's test images",
-}
-"""Metrics in percent, and what they are called."""
-BY_CLASS = ("iou.", "ap.")
-"""What the metrics of single classes begin with: they have one table together, in the report of the runs that
-have them."""
 
 
 @dataclass(frozen=True)
@@ -183,19 +168,21 @@ class Summary:
 
     @property
     def unit(self) -> str:
-        return " %" if self.metric in PERCENT else ""
+        unit = metric_of(self.metric).unit
+        return f" {unit}" if unit else ""
 
     @property
     def metric_name(self) -> str:
         """'top-1 accuracy (%)'."""
-        return f"{PERCENT[self.metric]} (%)" if self.metric in PERCENT else self.metric
+        known = metric_of(self.metric)
+        return f"{known.title} ({known.unit})" if known.unit else self.metric
 
 
 def metrics(scores: Sequence[Score]) -> list[str]:
     """The metrics in ``scores``, top1 first, those on the source last, else in order of appearance; those of
     single classes are left out."""
-    found = [m for m in dict.fromkeys(s.metric for s in scores) if not m.startswith(BY_CLASS)]
-    return sorted(found, key=lambda m: (m != "top1", m.endswith("_source")))
+    found = [m for m in dict.fromkeys(s.metric for s in scores) if not metric_of(m).by_class]
+    return sorted(found, key=lambda m: (m != TOP1.name, metric_of(m).place == "source"))
 
 
 def summarise(scores: Sequence[Score], metric: str | None = None) -> Summary:
@@ -204,7 +191,7 @@ def summarise(scores: Sequence[Score], metric: str | None = None) -> Summary:
     Clean images stand in their own column, unless the target has nothing else. Several seeds are averaged in
     a cell.
     """
-    metric = metric or next(iter(metrics(scores)), "top1")
+    metric = metric or next(iter(metrics(scores)), TOP1.name)
     mine = [s for s in scores if s.metric == metric]
     shifted = {s.group for s in mine if s.corruption != CLEAN}
     groups = tuple(sorted(shifted or {s.group for s in mine}, key=_benchmark_order))
@@ -219,7 +206,7 @@ def summarise(scores: Sequence[Score], metric: str | None = None) -> Summary:
     return Summary(metric, groups, rows)
 
 
-def difference(left: MethodSummary, right: MethodSummary, metric: str = "top1") -> Difference | None:
+def difference(left: MethodSummary, right: MethodSummary, metric: str = TOP1.name) -> Difference | None:
     """``left`` minus ``right`` over their common groups; None when there are none."""
     common = [g for g in left.cells if g in right.cells]
     if not common:
@@ -333,7 +320,7 @@ def _binomial(cells: Sequence[Cell], metric: str, groups: int = 0) -> float | No
     no share of images."""
     return (
         math.sqrt(sum(c.variance for c in cells)) / (groups or len(cells))
-        if metric in PERCENT_OF_IMAGES
+        if metric_of(metric).share
         else None
     )
 

@@ -12,13 +12,14 @@ from typing import Any
 from diffadapt.core.errors import StoreError
 from diffadapt.core.pipeline import SOURCE
 from diffadapt.core.runs import Run
+from diffadapt.metrics import metric
 from diffadapt.models.card import LIMITATIONS, classifier_card
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.segmentation.marker import MARKER
 from diffadapt.report.generator import described, is_synthetic, is_toy
 from diffadapt.report.provenance import optional_json
 from diffadapt.report.roles import named, roles, system
-from diffadapt.report.summary import PERCENT, summarise
+from diffadapt.report.summary import summarise
 from diffadapt.run.segmenter_card import run_card
 
 OWN = ("_SUCCESS", "family.json")
@@ -127,13 +128,13 @@ def _adapted(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]
     made["selection"] = mine.get("selection") or "last"
     known, seed = roles(manifest), manifest["seed"] if mine.get("seed") is None else mine["seed"]
     path = [mine["name"]]
-    while not mine.get("control") and (start := known[path[0]].partner):
+    while not mine.get("control") and (start := known[path[0]].partner) in known:
         path.insert(0, start)
     baseline = named(known, "zero_shot")
     names = dict.fromkeys((*baseline[:1], *named(known, SOURCE)[:1], *path))
     scores = run.scores() if run.has("scores.parquet") else []
     found = {
-        f"{name}: {PERCENT.get(s.metric, s.metric)} on the target, %": round(s.value, 2)
+        f"{name}: {metric(s.metric).title} on the target, %": round(s.value, 2)
         for name in names
         for s in scores
         if s.method == name

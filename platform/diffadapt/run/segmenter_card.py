@@ -7,14 +7,19 @@ from typing import Any
 
 from diffadapt.core.pipeline import SOURCE
 from diffadapt.core.runs import Run
+from diffadapt.metrics.segmentation import MIOU
 from diffadapt.models.segmentation.card import segmenter_card
 from diffadapt.models.segmentation.marker import parse_marker
 from diffadapt.report.roles import roles
 
 METRICS = {
-    "miou": "mean IoU on the target, %", "miou_source": "mean IoU on the source's test images, %",
-    "miou_estimated": "mean IoU on transferred test images (an estimate without the target), %",
-}  # fmt: skip
+    MIOU.on(place).name: f"{MIOU.title} on {where}, %"
+    for place, where in {
+        "": "the target",
+        "source": "the source's test images",
+        "estimated": "transferred test images (an estimate without the target)",
+    }.items()
+}
 
 
 def run_card(run: Run, manifest: Mapping[str, Any], node: str, marker: Any) -> str:

@@ -1,11 +1,12 @@
-"""What a report says of a run of SDA beside its scores: the paper's figures, beside ours where the run's target
-is that benchmark, by themselves otherwise."""
+"""What a report says of a run of SDA beside its scores: the paper's figures, beside ours where the run's
+target is that benchmark, by themselves otherwise."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from diffadapt.core.pipeline import RESULT
+from diffadapt.metrics.classification import TOP1
 from diffadapt.report.sections import Page, SystemReport
 from diffadapt.report.summary import Summary, summarise
 from diffadapt.systems.sda import published as paper
@@ -25,7 +26,7 @@ class SdaReport(SystemReport):
         names = paper.benchmarks()
         return {
             "citation": paper.citation(),
-            "beside": _beside(summarise(page.scores, "top1"), benchmark, model) if model else [],
+            "beside": _beside(summarise(page.scores, TOP1.name), benchmark, model) if model else [],
             "model": model,
             "grids": [_grid(b, names[b], model) for b in paper.MAIN_TABLES if benchmark in ("", b)],
             "open": bool(found),

@@ -8,13 +8,14 @@ from typing import Any
 
 from diffadapt.core.pipeline import SOURCE
 from diffadapt.core.record import Score
+from diffadapt.metrics.segmentation import MIOU
 from diffadapt.report.roles import roles
 from diffadapt.report.sentences import against_control, compare, doubt, limits, numbers
 from diffadapt.report.summary import MethodSummary, Summary, difference, summarise
 
 TRANSFERRED_ONLY, BOTH, ZODI, VARIANT = "transferred_only", "both", "zodi", "variant"
 """Kinds of roles beside the source-only model's; a variant is ZoDi on another transfer, as a control."""
-ESTIMATE = {"miou": "miou_estimated"}
+ESTIMATE = {MIOU.name: MIOU.on("estimated").name}
 """The metric that estimates another one without a target image."""
 HARM = "training on transferred images did harm here"
 OTHERWISE = {

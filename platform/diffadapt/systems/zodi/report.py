@@ -11,25 +11,19 @@ from markupsafe import Markup
 from diffadapt.core.pipeline import SOURCE
 from diffadapt.core.record import Score
 from diffadapt.core.runs import Run
+from diffadapt.metrics import metric
+from diffadapt.metrics.detection import MAP
+from diffadapt.metrics.segmentation import MIOU
 from diffadapt.report.charts import svg, tag
 from diffadapt.report.mask import masked
 from diffadapt.report.provenance import fit_metrics
 from diffadapt.report.sections import Page, SystemReport
-from diffadapt.report.summary import BY_CLASS, PERCENT, Summary, difference, metrics, summarise
+from diffadapt.report.summary import Summary, difference, metrics, summarise
 from diffadapt.systems.zodi.findings import ESTIMATE, methods, ours, zodi_findings
 from diffadapt.systems.zodi.published import beside
 
 REFUSED_SHOWN = 30
 BINS = 20
-SHORT = {
-    "miou": "mean IoU",
-    "miou_estimated": "estimate without target images",
-    "miou_source": "mean IoU, source test images",
-    "pixel_accuracy": "pixel accuracy",
-    "map": "mAP",
-    "map50": "AP at IoU .50",
-    "map_source": "mAP, source test images",
-}
 MEASURES = {
     "consistency": (
         "consistency",
@@ -93,7 +87,7 @@ def tiles(scores: Sequence[Score], manifest: Mapping[str, Any]) -> list[dict[str
                 "error": "" if row.spread is None else f"± {row.spread:.1f}",
                 "step": f"{d.value:+.1f} to {base.title}"
                 if d and base
-                else PERCENT.get(table.metric, "") + ", %",
+                else f"{metric(table.metric).title}, %",
             }
         )
     other = ESTIMATE.get(table.metric, "")
@@ -266,8 +260,8 @@ def _others(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, A
     order = list(dict.fromkeys(s.method for s in scores))
     controls = {s.method for s in scores if s.control}
 
-    def cell(metric: str, method: str) -> str:
-        row = tables[metric].get(method)
+    def cell(name: str, method: str) -> str:
+        row = tables[name].get(method)
         return (
             "-"
             if row is None
@@ -279,17 +273,23 @@ def _others(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, A
         for m in sorted(order, key=lambda m: m in controls)
     ]
     where = {m: next(iter(s.group for s in scores if s.metric == m)).partition("/")[0] for m in names}
-    heads = [SHORT.get(m, m) + (f" ({where[m]})" if m in ("miou", "map") else "") for m in names]
+    heads = [_head(m, where[m]) for m in names]
     return {
         "heads": heads,
         "rows": rows,
-        "estimated": max((s.images for s in scores if s.metric == "miou_estimated"), default=0),
+        "estimated": max((s.images for s in scores if s.metric in ESTIMATE.values()), default=0),
     }
+
+
+def _head(name: str, group: str) -> str:
+    """The head of a metric's column; of the row's own metric with the group that it is measured on."""
+    known = metric(name)
+    return (known.short or name) + (f" ({group})" if name in (MIOU.name, MAP.name) else "")
 
 
 def _classes(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A row a class: a value a method, and what the method gains over the source-only model."""
-    found = {s.metric for s in scores if s.metric.startswith(BY_CLASS)}
+    found = {s.metric for s in scores if metric(s.metric).by_class}
     order = list(manifest.get("class_names") or ())
     listed = sorted(
         found, key=lambda m: (order.index(c) if (c := m.partition(".")[2]) in order else len(order), m)
@@ -301,7 +301,7 @@ def _classes(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, 
     names = methods(manifest)
     base, lead = names.get(SOURCE, ""), ours(names)
     rows = []
-    for metric, table in zip(listed, tables, strict=True):
+    for name, table in zip(listed, tables, strict=True):
         means = {r.method: r.mean for r in table.rows if r.mean is not None}
         gain = means[lead] - means[base] if base in means and lead in means and base != lead else None
         sign = 0 if gain is None or abs(gain) < 0.05 else (1 if gain > 0 else -1)
@@ -310,13 +310,12 @@ def _classes(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, 
             (f"{means[h]:.1f}", round(means[h], 1) == best > worst) if h in means else ("-", False)
             for h in heads
         ]
-        rows.append((masked(metric.partition(".")[2]), cells, "" if gain is None else f"{gain:+.1f}", sign))
-    word = "IoU" if listed[0].startswith("iou.") else "average precision"
+        rows.append((masked(name.partition(".")[2]), cells, "" if gain is None else f"{gain:+.1f}", sign))
     return {
         "heads": [masked(h) for h in heads],
         "rows": rows,
         "gain": f"{lead} to {base}" if any(r[2] for r in rows) else "",
-        "word": word,
+        "word": metric(listed[0]).title,
     }
 
 
