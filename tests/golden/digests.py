@@ -69,8 +69,8 @@ def compute() -> dict[str, Any]:
 
 def compute_here() -> dict[str, Any]:
     """The same in this process and folder; called by :func:`compute`."""
+    from diffadapt.core import recipes
     from diffadapt.core.errors import DiffadaptError
-    from diffadapt.systems import recipes
     from tests.golden import usertree
 
     gc.disable()  # a million small values that all stay: a fifth of the time
@@ -241,9 +241,9 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _sweeps() -> dict[str, str]:
     """The folder of each space's sweep over its own recipe."""
+    from diffadapt.core.recipes import load
     from diffadapt.sweeps.folder import sweep_name
-    from diffadapt.systems.recipes import load
-    from diffadapt.systems.spaces import load_space, spaces
+    from diffadapt.sweeps.spaces import load_space, spaces
 
     found = {}
     for name in spaces():
