@@ -104,8 +104,10 @@ def extended(name: str, base: type, pieces: Mapping[str, type], module: str) -> 
 
     Raises RecipeError for a piece that is called as a field of ``base``.
     """
+    own = {f.name: f.default for f in fields(base)}
     added = [(piece.replace("-", "_"), cls, cls()) for piece, cls in pieces.items() if fields(cls)]
-    for taken in {f.name for f in fields(base)} & {f for f, _, _ in added}:
+    added = [(taken, cls, default) for taken, cls, default in added if own.get(taken) != default]
+    for taken in own.keys() & {f for f, _, _ in added}:
         raise RecipeError(f"A file cannot be called {taken}.py, because {name} has a field of that name.")
     result = make_dataclass(name, added, bases=(base,), frozen=True)
     result.__module__, result.__doc__ = module, base.__doc__
