@@ -60,6 +60,10 @@ class Seam:
         files = {m.name for m in pkgutil.iter_modules(paths)} - self.skip
         return sorted(f.replace("_", "-") if self.hyphens else f for f in files if not f.startswith("_"))
 
+    def choices(self, *first: str) -> tuple[str, ...]:
+        """The names for an option: ``first``, then all others."""
+        return (*first, *(name for name in self.names() if name not in first))
+
     def load(self, name: str) -> Any:
         """The class or value of that name. Raises RecipeError, with the nearest name, where there is none,
         and for a file that cannot be imported or does not hold exactly one piece of its own."""
@@ -73,8 +77,10 @@ class Seam:
         except Exception as error:
             raise RecipeError(f"{said} cannot be imported ({type(error).__name__}: {error}).") from error
         pieces = [piece for piece in vars(module).values() if self._is_piece(piece, module.__name__)]
-        if len(pieces) != 1 or not is_dataclass(pieces[0]):
-            form = "value that is a" if self.values else "frozen dataclass that extends"
+        frozen = is_dataclass(self.base)
+        if len(pieces) != 1 or (frozen and not is_dataclass(pieces[0])):
+            form = "frozen dataclass" if frozen else "class"
+            form = "value that is a" if self.values else f"{form} that extends"
             raise RecipeError(
                 f"{said} must hold exactly one {form} {self.base.__name__}; it holds {len(pieces)}."
             )

@@ -14,7 +14,7 @@ from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.diffusion.generators.config import TextToImageConfig
 from diffadapt.diffusion.generators.pipeline_index import check_settings, pipeline_index
 from diffadapt.models.weights import revision
-from diffadapt.prompts.prompts import prompt_index, prompt_key
+from diffadapt.prompts.text import prompt_index, prompt_key
 from diffadapt.stages.image_grid import blocks, grid_identity, weights_label
 
 PROMPTS = "prompts"
