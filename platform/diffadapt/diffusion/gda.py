@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from diffadapt.core.errors import RecipeError, WeightsError
-from diffadapt.diffusion.aligners.gda import GDAConfig
 from diffadapt.diffusion.network import UnconditionalNetwork
 from diffadapt.diffusion.samplers import ddim_step, network_time
 from diffadapt.diffusion.schedule import Schedule
@@ -34,7 +34,7 @@ ImageEmbedder = Callable[[torch.Tensor], torch.Tensor]
 
 
 class GDA:
-    """The three losses with what they need.
+    """The three losses with what they need; ``config`` is the GDAConfig of aligners/gda.py.
 
     Raises RecipeError when an entropy weight has no classifier or all weights are 0, and WeightsError when a
     style weight has no CLIP weights.
@@ -42,7 +42,7 @@ class GDA:
 
     def __init__(
         self,
-        config: GDAConfig,
+        config: Any,
         network: UnconditionalNetwork,
         classifier: Classifier | None,
         device: torch.device,
@@ -167,7 +167,7 @@ def patch_contrast(
     return F.cross_entropy(logits.transpose(1, 2), right, reduction="none").mean(dim=1)
 
 
-def clip_style(config: GDAConfig, device: torch.device) -> ImageEmbedder:
+def clip_style(config: Any, device: torch.device) -> ImageEmbedder:
     """A function images in [-1, 1] (B, 1 or 3, H, W) -> 1 - cosine to the prompt, (B,). Raises WeightsError
     without CLIP."""
     if not config.clip:

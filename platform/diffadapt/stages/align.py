@@ -16,8 +16,7 @@ from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.diffusion.aligners.config import AlignConfig
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.models.weights import revision
-from diffadapt.stages.image_grid import weights_label
+from diffadapt.models.weights import revision, weights_label
 from diffadapt.stages.models import classifier_identity, classifier_revisions, open_classifier
 
 
