@@ -15,6 +15,7 @@ import diffadapt
 from diffadapt.core.config import changes, execution, field_types, from_dict, override, to_dict
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import digest
+from diffadapt.diffusion.aligners.gda import GDAConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.systems.sda.recipe import SDA
 
@@ -23,7 +24,7 @@ PACKAGE = Path(diffadapt.__file__).parent
 
 def config_classes() -> list[type]:
     """Every configuration class: those of all config.py files, of recipes and of execution."""
-    found = {ExecutionConfig, SDA}
+    found = {ExecutionConfig, SDA, GDAConfig}
     for file in sorted(PACKAGE.rglob("config.py")):
         module = importlib.import_module(".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts))
         found |= {

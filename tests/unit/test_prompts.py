@@ -11,18 +11,11 @@ from diffadapt.core.artifact import PROMPT_SCHEMA
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import WorkContext, plan_node
 from diffadapt.core.store import Store
-from diffadapt.prompts import bank as prompt_bank
-from diffadapt.prompts.bank import bank, with_article
 from diffadapt.prompts.config import PromptConfig
-from diffadapt.prompts.prompts import (
-    FALLBACK,
-    fill,
-    make_prompts,
-    prompt_count,
-    prompt_index,
-    prompt_table,
-    prompt_warnings,
-)
+from diffadapt.prompts.prompts import make_prompts, prompt_count, prompt_table, prompt_warnings
+from diffadapt.prompts.sources import bank as prompt_bank
+from diffadapt.prompts.sources.bank import bank, with_article
+from diffadapt.prompts.text import FALLBACK, fill, prompt_index
 from diffadapt.stages.prompts import Prompts
 
 NAMES = ("back_pack", "mug", "apple", "scissors", "grüner_Tee")

@@ -49,6 +49,8 @@ def run(argv: Sequence[str]) -> int:
 
 def make_runner(config: ExecutionConfig) -> Runner:
     """The runner that a recipe's execution settings ask for."""
+    import diffadapt.orchestrate  # noqa: F401  # hands in what a local run may ask for too
+
     wanted = config.runner
     if wanted == "auto":
         import importlib.util

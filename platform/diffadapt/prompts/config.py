@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from diffadapt.core.config import execution
+from diffadapt.prompts.backends.base import BACKENDS
+from diffadapt.prompts.sources.base import SOURCES
+
+Backends: Any = Literal[BACKENDS.choices("transformers", "openai", "ray")]
+Sources: Any = Literal[SOURCES.choices("template", "bank", "llm", "file")]
 
 
 @dataclass(frozen=True)
 class LlmConfig:
     """The language model that writes prompts (Adapt Anything section 3: diversified prompts)."""
 
-    backend: Literal["transformers", "openai", "ray"] = "transformers"
+    backend: Backends = "transformers"
     """transformers: in the worker's process; openai: an OpenAI-compatible endpoint (vLLM server and others);
     ray: ray.data.llm."""
     model: str = "Qwen/Qwen2.5-7B-Instruct"
@@ -28,7 +33,7 @@ class LlmConfig:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    source: Literal["template", "bank", "llm", "file"] = "bank"
+    source: Sources = "bank"
     """template: one sentence a class; bank: domain x style x background x viewpoint x light, deterministic;
     llm; file: your own."""
     prompts_per_class: int = 200

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from diffadapt.core.config import execution
-from diffadapt.methods import ssl
-from diffadapt.methods.discover import chosen, config_class, discover, identity
+from diffadapt.core.discover import extended
+from diffadapt.methods.discover import chosen, identity, methods
 from diffadapt.methods.ssl.base import SslMethod
 
-METHODS: dict[str, type] = discover(ssl, SslMethod)
+METHODS: dict[str, type] = methods("ssl", SslMethod).all()
 
 
 @dataclass(frozen=True)
@@ -57,4 +57,4 @@ class SslTraining:
         return identity(self, "semi-supervised")
 
 
-SslConfig: Any = config_class("SslConfig", SslTraining, METHODS, __name__)
+SslConfig: Any = extended("SslConfig", SslTraining, METHODS, __name__)

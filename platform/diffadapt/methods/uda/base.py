@@ -85,10 +85,10 @@ class UdaMethod:
         return (Pass(),)
 
     def passes_with(self, sdat: float, name: str = "") -> tuple[Pass, ...]:
-        """:meth:`passes`, after SAM's climb on the task loss for ``sdat`` > 0 (Rangwani et al. 2022,
+        """:meth:`passes`, after SAM's ascent of the task loss for ``sdat`` > 0 (Rangwani et al. 2022,
         algorithm 1).
 
-        The climb moves what the task loss reaches: backbone, bottleneck and head, never a discriminator.
+        The ascent moves what the task loss reaches: backbone, bottleneck and head, never a discriminator.
         Raises RecipeError, which calls the method ``name`` (default: its class), for a method of several
         passes.
         """
@@ -100,7 +100,7 @@ class UdaMethod:
                 f"uda.sdat is {sdat:g}, but {name or type(self).__name__} makes {len(passes)} updates a step"
                 " and SDAT needs a method with one: set uda.sdat to 0 or choose another method."
             )
-        return (Pass(SHARPNESS, climb=sdat), *passes)
+        return (Pass(SHARPNESS, ascend=sdat), *passes)
 
     def parameter_groups(self, net: AdaptationNetwork) -> list[dict[str, Any]]:
         """Optimiser groups with ``name``, ``params`` and ``lr_scale``; keys of torch.optim.SGD may be

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from diffadapt.core.config import execution
-from diffadapt.methods import uda
-from diffadapt.methods.discover import chosen, config_class, discover, identity
+from diffadapt.core.discover import extended
+from diffadapt.methods.discover import chosen, identity, methods
 from diffadapt.methods.uda.base import UdaMethod
 
-METHODS: dict[str, type] = discover(uda, UdaMethod)
+METHODS: dict[str, type] = methods("uda", UdaMethod).all()
 """Method name -> its class."""
 
 
@@ -49,4 +49,4 @@ class UdaTraining:
         return identity(self, "UDA")
 
 
-UdaConfig: Any = config_class("UdaConfig", UdaTraining, METHODS, __name__)
+UdaConfig: Any = extended("UdaConfig", UdaTraining, METHODS, __name__)

@@ -276,7 +276,7 @@ class _Graph:
 
     def _project(self, name: str, config: AlignConfig) -> None:
         config = replace(config, storage=self.r.project_storage)  # type: ignore[arg-type]
-        if config.guidance == "gda":
+        if config.aligner.needs_classifier:
             self.add(
                 name,
                 Align(config, self.r.seed, self.r.classifier, self.classes),

@@ -17,7 +17,7 @@ from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.stages.quality import Quality
 from diffadapt.stages.scenes import Scenes
-from diffadapt.stages.transfer import TransferScenes
+from diffadapt.stages.translate import TransferScenes
 from diffadapt.systems.adapt_anything.checks import check_once
 
 SOURCE_ONLY = "source_only"
