@@ -241,9 +241,10 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _sweeps() -> dict[str, str]:
     """The folder of each space's sweep over its own recipe."""
-    from diffadapt.sweeps.folder import sweep_name
     from diffadapt.systems.recipes import load
     from diffadapt.systems.spaces import load_space, spaces
+
+    from diffadapt.sweeps.folder import sweep_name
 
     found = {}
     for name in spaces():

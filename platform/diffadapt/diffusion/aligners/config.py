@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffadapt.core.config import execution
+from diffadapt.core.ranges import AboveZero, Positive, Steps
 
 SCALE_PER_IMAGE = 1.8973665961010275
 """6 / sqrt(10): the strength an image feels in the authors' batch-coupled norm at their scale 6 and batch 10.
@@ -28,11 +29,11 @@ class GDAConfig:
     style_weight: float = 0.0
     """Weight of the CLIP distance between the predicted clean image and ``prompt``; above 0 it needs
     ``clip``."""
-    views: int = 4
+    views: Positive = 4
     """Augmented views an image at each step."""
-    patches: int = 64
+    patches: Positive = 64
     """Positions of the feature map that are contrasted, on a regular grid."""
-    temperature: float = 0.07
+    temperature: AboveZero = 0.07
     """Of the patch-contrastive loss."""
     clip: str | None = None
     """A folder or hub id with a transformers CLIPModel and its tokenizer."""
@@ -48,24 +49,24 @@ class AlignConfig:
     """dda: structural guidance with a norm for each image; dda-batch: the authors' one norm over the batch
     (parity);
     none: unguided noise and denoise; gda: the publicly described form of Generalized Diffusion Adaptation."""
-    respacing: int = 100
+    respacing: Steps = 100
     """Sampling steps that the 1000 training steps are thinned to."""
-    start: int = 50
+    start: Positive = 50
     """N: x is noised to respaced index N (abar_N), and denoised from index N - 1 down (the published
     off-by-one)."""
     noise_at_first_step: bool = False
     """Noise to the index of the first denoising step instead (DiffPure: start from abar_149, then i =
     149..0)."""
     scale: float = SCALE_PER_IMAGE
-    factor: int = 4
+    factor: Positive = 4
     """D of the low-pass operator phi = U Dn."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     storage: Literal["png", "jpeg75"] = "png"
     """How images are stored: lossless, or JPEG quality 75 4:2:0 as the authors store projections."""
-    batch_size: int = execution(32)
+    batch_size: Positive = execution(32)
     """Images at a time. In dda-batch mode the norm couples the images of a batch, so there ``coupled_batch``
     rules."""
-    coupled_batch: int = 10
+    coupled_batch: Positive = 10
     compile: bool = execution(False)
     gda: GDAConfig = GDAConfig()
     """Read in gda mode only."""
