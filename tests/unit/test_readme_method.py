@@ -17,7 +17,7 @@ import numpy as np, torch
 from torch import nn
 torch.set_num_threads(1)
 from diffadapt.methods.uda.config import METHODS, UdaConfig
-from diffadapt.systems.limits import check_limits
+from diffadapt.core.ranges import check_limits
 from diffadapt.tasks.classification.adaptation import fit_uda
 from diffadapt.train.reporter import LocalReporter
 from diffadapt.train.views import FeatureViews

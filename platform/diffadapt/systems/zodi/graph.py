@@ -21,7 +21,6 @@ from diffadapt.stages.translate import TransferScenes
 from diffadapt.systems.adapt_anything.checks import check_once
 
 SOURCE_ONLY = "source_only"
-LIMITS: dict[str, tuple[float | None, float | None]] = {"seed": (0, None), "seeds": (0, None)}
 ALIASES: dict[str, tuple[str, ...]] = {
     "data": ("source.path", "source_test.path"),
     "source": ("source.path",),
