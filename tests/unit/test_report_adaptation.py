@@ -9,7 +9,7 @@ import re
 import pytest
 from reportkit import fake_manifest, fake_run
 
-from diffadapt.commands.run import show_result
+from diffadapt.commands.common import show_result
 from diffadapt.core.record import Score
 from diffadapt.report.findings import findings
 from diffadapt.report.html import render

@@ -3,9 +3,10 @@ cluster."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from diffadapt.core.artifact import Receipt
 from diffadapt.core.config import execution
@@ -44,7 +45,7 @@ class ExecutionConfig:
     """Loaded models that one worker process keeps."""
 
 
-class Runner(Protocol):
+class Runner(ABC):
     """Carries out waves of work. Receipts and progress arrive in the driver's process."""
 
     name: str
@@ -52,14 +53,17 @@ class Runner(Protocol):
     def prepare(self) -> None:
         """Check that the request can be met (ResourceError within seconds, never a hang) and start what is
         needed."""
-        ...
 
+    def existing(self, shards: Mapping[str, int]) -> None:
+        """Told once, after :meth:`prepare`, what the store had before: node -> shards."""
+
+    @abstractmethod
     def run_chains(
         self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt
     ) -> None:
         """Make every shard of ``chains``; a receipt for each shard, in any order."""
-        ...
 
+    @abstractmethod
     def run_fits(
         self,
         fits: Sequence[Task],
@@ -71,6 +75,6 @@ class Runner(Protocol):
     ) -> None:
         """Carry out independent fits. ``log_dir`` is an fsspec URL for TensorBoard logs, one folder a
         node."""
-        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End what :meth:`prepare` started."""
