@@ -13,10 +13,10 @@ from diffadapt.commands.common import show_result
 from diffadapt.core.record import Score
 from diffadapt.report.findings import findings
 from diffadapt.report.html import render
-from diffadapt.report.ladder import ladder
 from diffadapt.report.summary import difference, summarise
 from diffadapt.report.table import score_table
-from diffadapt.report.unlabelled import unlabelled_text
+from diffadapt.systems.adapt_anything.findings import ladder
+from diffadapt.systems.adapt_anything.report import unlabelled_text
 
 EVIL = "<script>alert(1)</script>"
 MAIN = {"CLIP zero-shot": 40.0, "Synthetic only": 60.0, "DANN": 68.0, "DANN + FixMatch": 80.0}
@@ -225,7 +225,7 @@ def test_many_methods_are_told_in_one_sentence():
 def test_seeds_give_a_deviation_and_paired_differences():
     rows = scores(seeds=(0, 1, 2), groups=("amazon-webcam", "dslr-webcam"))
     table = summarise(rows)
-    base, dann = table.role("synthetic only") or table.reference, table.role("dann")
+    base, dann = table.reference, table.named("DANN")
     assert (
         base.deviation == pytest.approx(0.4)
         and base.standard_error is None

@@ -88,10 +88,9 @@ WARNINGS_SHOWN = 8
 def show_result(run: Run) -> None:
     """The score table, what it shows, what the stages warned of, and the places of the results."""
     from diffadapt.report.findings import findings
-    from diffadapt.report.ladder import is_adaptation
+    from diffadapt.report.provenance import warnings
+    from diffadapt.report.sections import report_of
     from diffadapt.report.table import clean_text, score_table
-    from diffadapt.report.unlabelled import unlabelled_text
-    from diffadapt.systems.adapt_anything.report import warnings
 
     scores = run.scores() if run.has("scores.parquet") else []
     manifest = run.manifest() if run.has("manifest.json") else {}
@@ -99,8 +98,8 @@ def show_result(run: Run) -> None:
         print("\n" + score_table(scores))
         for sentence in findings(scores, manifest=manifest):
             print(f"  {sentence}")
-    elif is_adaptation(manifest):
-        print("\n" + unlabelled_text(run, manifest))
+    elif manifest and (text := report_of(manifest).without_scores(run, manifest)):
+        print("\n" + text)
     said = warnings(run)
     for sentence in said[:WARNINGS_SHOWN]:
         print(f"  Warning: {clean_text(sentence)}")

@@ -33,7 +33,7 @@ from diffadapt.core.stage import FitJob, NodePlan, WorkContext
 from diffadapt.run.epochs import trained
 from diffadapt.run.executor import device_name, one_line
 from diffadapt.run.fit import make_job
-from diffadapt.run.scores import totals
+from diffadapt.run.scores import score_rows, totals
 from diffadapt.run.trial import TrialWork, failed, hours
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.objective import accuracy, objective
@@ -344,9 +344,7 @@ def _judge(
             for p in plans[node].shards
         ]
         predictions[node] = record.predictions_by_key(parts)
-    scores = record.score_rows(
-        place.name, member.work.recipe.seed, rows, predictions, totals(pipeline, plans)
-    )
+    scores = score_rows(place.name, member.work.recipe.seed, rows, predictions, totals(pipeline, plans))
     place.write("scores.parquet", record.to_bytes(scores))
     before = {n: plans[n] for n in needed(pipeline, member.node)}
     spent, device = hours(place.root, before), device_name(job.context.device)
