@@ -1,8 +1,9 @@
-"""What all tests share: no hub, few threads, and a Ctrl-C that child processes heed wherever the tests are
-started from."""
+"""What all tests share: no hub, few threads, the same examples everywhere, and a Ctrl-C that child processes
+heed wherever the tests are started from."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -12,3 +13,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A shell's background job ignores SIGINT, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# Hypothesis would draw other examples, within a deadline, wherever CI is not set; no test measures time.
+with contextlib.suppress(ImportError):  # the tests that need it import it themselves
+    from hypothesis import settings
+
+    settings.register_profile("anywhere", derandomize=True, deadline=None, database=None)
+    settings.load_profile("anywhere")

@@ -9,8 +9,8 @@ from diffadapt.data.config import DataConfig
 from diffadapt.data.corruptions import corrupt
 from diffadapt.data.source import open_source
 from diffadapt.diffusion.aligners.config import AlignConfig
-from diffadapt.diffusion.aligners.project import Projector
 from diffadapt.diffusion.network import UnconditionalNetwork, load_unconditional
+from diffadapt.diffusion.projector import Projector
 from tests.bench.metric import Metric, Report
 from tests.bench.networks import Size, make_adm
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from diffadapt.diffusion.aligners.config import AlignConfig
-from diffadapt.diffusion.aligners.project import Projector
 from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.diffusion.generators.dit import Generator
 from diffadapt.diffusion.network import UnconditionalNetwork
+from diffadapt.diffusion.projector import Projector
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.stages.batching import is_out_of_memory, release_memory
 from tests.bench.measure import clock, extrapolate, matmul_rate, peak_gib, reset_peak
@@ -148,9 +148,17 @@ def alignment(size: Size, device: torch.device, precision: str) -> Report:
 
 
 def _report(
-    name: str, title: str, size: Size, device: torch.device, precision: str, batch: int, full: int, work: float,
-    prepare: Callable[[Setting], Callable[[int], Run]], published: Setting,
-) -> Report:  # fmt: skip
+    name: str,
+    title: str,
+    size: Size,
+    device: torch.device,
+    precision: str,
+    batch: int,
+    full: int,
+    work: float,
+    prepare: Callable[[Setting], Callable[[int], Run]],
+    published: Setting,
+) -> Report:
     cuda = device.type == "cuda"
     judged = cuda and size.name == "published"
     rate = matmul_rate(device, precision, size.matmul)

@@ -10,6 +10,8 @@ import os
 import pickle
 import re
 import shutil
+import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import fsspec
@@ -131,43 +133,42 @@ def png() -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["../../hostile.png", "/abs/hostile.png", "a/../../hostile.png", "..\\hostile.png", "C:\\hostile.png"],
-)
-def test_paths_inside_a_parquet_file_stay_inside_the_export(place: Place, name: str) -> None:
+def byte_code(recipes: Path) -> set[Path]:
+    """Where Python itself may keep byte code of these recipes: exactly these files and their folder."""
+    files = {Path(cache_from_source(str(file))) for file in recipes.glob("*.py")}
+    return files | {file.parent for file in files}
+
+
+HOSTILE = [
+    "../../hostile.png",
+    "/abs/hostile.png",
+    "a/../../hostile.png",
+    "..\\hostile.png",
+    "C:\\hostile.png",
+]
+
+
+@pytest.mark.parametrize(("name", "written"), [*((name, True) for name in HOSTILE), (HOSTILE[0], False)])
+def test_paths_inside_a_parquet_file_stay_inside_the_export(
+    place: Place, monkeypatch: pytest.MonkeyPatch, name: str, written: bool
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", not written)  # what PYTHONDONTWRITEBYTECODE sets
+    monkeypatch.setattr(sys, "pycache_prefix", None)  # PYTHONPYCACHEPREFIX
     file, out = place.folder / "images.parquet", place.folder / "deep" / "er" / "out"
-    images = pa.array(
-        [{"bytes": png(), "path": name}, {"bytes": png(), "path": "b.png"}],
-        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-    )
+    rows = [{"bytes": png(), "path": path} for path in (name, "b.png")]
+    images = pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     pq.write_table(pa.table({"image": images, "label": pa.array([0, 1])}), file)
     before = set(place.folder.rglob("*"))
-    result = place.run(
-        "--target.data.path",
-        file,
-        "--target.data.split",
-        "all",
-        "--target.data.limit-per-class",
-        "None",
-        "--num-classes",
-        "10",
-    )
+    words = ("--target.data.split", "all", "--target.data.limit-per-class", "None", "--num-classes", "10")
+    result = place.run("--target.data.path", file, *words)
     assert result.status == 0, result.text
     for layout in ("flat", "imagefolder"):
-        diffadapt(
-            "export",
-            "last",
-            "--root",
-            place.root,
-            "--what",
-            "projected",
-            "--layout",
-            layout,
-            "--out",
-            out / layout,
-        )
-    new = {p for p in place.folder.rglob("*") if p not in before and place.root not in p.parents}
+        export = ("--what", "projected", "--layout", layout, "--out", out / layout)
+        assert diffadapt("export", "last", "--root", place.root, *export).status == 0
+    python = byte_code(place.folder / "recipes")
+    new = {p for p in set(place.folder.rglob("*")) - before if place.root not in p.parents}
+    assert any(p in python for p in new) == written
+    new -= python
     assert any(p.is_file() for p in new)
     assert all(p == out or out in p.parents or p in out.parents or p == place.root for p in new), new
 

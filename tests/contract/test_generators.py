@@ -13,10 +13,10 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from diffadapt.diffusion.aligners.config import AlignConfig  # noqa: E402
-from diffadapt.diffusion.aligners.project import Projector  # noqa: E402
 from diffadapt.diffusion.generators.config import SynthConfig  # noqa: E402
 from diffadapt.diffusion.generators.dit import load_generator  # noqa: E402
 from diffadapt.diffusion.network import load_unconditional  # noqa: E402
+from diffadapt.diffusion.projector import Projector  # noqa: E402
 from tests.contract.tinyweights import adm_folder, dit_folder  # noqa: E402
 
 MODES = get_args(get_type_hints(AlignConfig)["guidance"])

@@ -89,9 +89,9 @@ def start(root: Path, generator: str, log: Path, slowly: str = "") -> subprocess
 SLOW = """
 import sys, time
 from diffadapt.cli import main
-from diffadapt.stages.transfer_worker import Transferrer
+from diffadapt.stages.translate import Translator
 
-attempt, place = Transferrer._attempt, sys.argv[1]
+attempt, place = Translator._attempt, sys.argv[1]
 
 def slowly(self, number, *rest):
     with open(place, "a") as log:
@@ -99,7 +99,7 @@ def slowly(self, number, *rest):
     time.sleep(0.3 * (number > 0))
     attempt(self, number, *rest)
 
-Transferrer._attempt = slowly
+Translator._attempt = slowly
 sys.exit(main(sys.argv[2:]))
 """
 

@@ -24,6 +24,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffadapt import cli
+from diffadapt.core import recipes
+from diffadapt.core.config import changes, field_types, override, to_dict
+from diffadapt.core.errors import DiffadaptError
+from diffadapt.core.leniency import lenient
+from diffadapt.core.manifest import run_digest
+from diffadapt.core.runs import Root, run_name
+from diffadapt.core.store import Store
+from diffadapt.sweeps.folder import sweep_name
+from diffadapt.sweeps.spaces import load_space, spaces
+from diffadapt.systems.predict import from_run
+from tests.golden import deployed, usertree
+from tests.golden.cases import variants
+
 GOLDEN = Path(__file__).resolve().parent / "digests.json"
 ROOT = GOLDEN.parents[2]
 PARTS = ("kind", "version", "family", "shards", "first_key", "first_digest", "first_name", "last_digest")
@@ -69,10 +83,6 @@ def compute() -> dict[str, Any]:
 
 def compute_here() -> dict[str, Any]:
     """The same in this process and folder; called by :func:`compute`."""
-    from diffadapt.core.errors import DiffadaptError
-    from diffadapt.systems import recipes
-    from tests.golden import usertree
-
     gc.disable()  # a million small values that all stay: a fifth of the time
     usertree.build()
     made: dict[str, list[Any]] = {}
@@ -88,6 +98,7 @@ def compute_here() -> dict[str, Any]:
             }
         except DiffadaptError as error:
             refused[name] = str(error)
+    planned |= _predictions(loaded, made)
     options = _options(loaded)
     fields = {f"--{field.replace('_', '-')}" for types in options.values() for field in types["fields"]}
     return {
@@ -103,8 +114,6 @@ def compute_here() -> dict[str, Any]:
 
 def _cases(loaded: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(name, recipe, overrides): recipes as they stand, benchmarks without their images, the variants."""
-    from tests.golden.cases import variants
-
     for name, recipe in loaded.items():
         yield name, name, ONE_FONT if hasattr(recipe, "glyphs") else {}
         if hasattr(recipe, "benchmark"):
@@ -121,12 +130,6 @@ def _cases(loaded: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]
 
 def _plan(name: str, recipe: Any, overrides: Mapping[str, Any], made: dict[str, list[Any]]) -> dict[str, Any]:
     """What is planned for one recipe; the nodes' records go to ``made``, each once."""
-    from diffadapt.core.config import override, to_dict
-    from diffadapt.core.leniency import lenient
-    from diffadapt.core.manifest import run_digest
-    from diffadapt.core.runs import run_name
-    from diffadapt.core.store import Store
-
     recipe = override(recipe, overrides)
     with (
         lenient(),
@@ -135,30 +138,62 @@ def _plan(name: str, recipe: Any, overrides: Mapping[str, Any], made: dict[str, 
     ):
         pipeline = recipe.pipeline()
         plans = pipeline.plan(Store("memory://golden"))
+    return {
+        "run": run_name(name, run_digest(to_dict(recipe, identity_only=True), plans)),
+        **_views(pipeline),
+        "nodes": _nodes(plans, made),
+    }
+
+
+def _views(pipeline: Any) -> dict[str, str]:
+    """The score rows, and the outputs with the class names."""
+    rows = [dataclasses.astuple(row) for row in pipeline.rows]
+    outputs = _short([dict(pipeline.outputs), pipeline.class_names])
+    return {"rows": f"{len(rows)} {_short(rows)}", "outputs": outputs}
+
+
+def _nodes(plans: Mapping[str, Any], made: dict[str, list[Any]]) -> dict[str, str]:
+    """Node -> the key of its record in ``made``."""
     nodes = {}
     for node, plan in plans.items():
-        first, last = plan.shards[0], plan.shards[-1]
-        name_in_store = _template(first.path, plan.stage.kind, plan.family, first.shard.key, first.digest)
-        last_digest = last.digest if last is not first else SAME
+        kind, (first, *_), last = plan.stage.kind, plan.shards, plan.shards[-1]
+        name = _template(first.path, kind, plan.family, first.shard.key, first.digest)
+        end = last.digest if last is not first else SAME
         record = [
-            plan.stage.kind,
+            kind,
             plan.stage.version,
             plan.family,
             len(plan.shards),
             first.shard.key,
             first.digest,
-            name_in_store,
-            last_digest,
+            name,
+            end,
         ]
-        key = _short(record, 10)
-        made[key], nodes[node] = record, key
-    rows = [dataclasses.astuple(row) for row in pipeline.rows]
-    return {
-        "run": run_name(name, run_digest(to_dict(recipe, identity_only=True), plans)),
-        "rows": f"{len(rows)} {_short(rows)}",
-        "outputs": _short([pipeline.outputs, pipeline.class_names]),
-        "nodes": nodes,
-    }
+        nodes[node] = _short(record, 10)
+        made[nodes[node]] = record
+    return nodes
+
+
+def _predictions(loaded: Mapping[str, Any], made: dict[str, list[Any]]) -> dict[str, Any]:
+    """What finished runs, made by hand, plan on new images."""
+    found = {}
+    for i, (name, (recipe, overrides)) in enumerate(deployed.CASES.items()):
+        run, root = f"run-{i}", Root(os.path.abspath("finished"))
+        value = override(loaded[recipe], overrides)
+        with lenient():
+            pipeline = value.pipeline()
+            plans = pipeline.plan(root.store)
+            config = to_dict(value, identity_only=True)
+            deployed.finish("finished", run, recipe, json.loads(json.dumps(config)), pipeline.outputs, plans)
+            prediction = from_run(root.run(run), "flat/*.png", value.execution, 4).pipeline()
+            found[f"predict: {name}"] = {
+                "recipe": recipe,
+                "overrides": overrides,
+                "run": "",
+                **_views(prediction),
+                "nodes": _nodes(prediction.plan(root.store), made),
+            }
+    return found
 
 
 def _template(name: str | None, kind: str, family: str, key: str, digest: str) -> str | None:
@@ -205,8 +240,6 @@ def _pretended_pillow(wanted: bool) -> Iterator[None]:
 
 def _options(loaded: Mapping[str, Any]) -> dict[str, Any]:
     """By the first recipe of each type: every field with its type and default, and what recipes change."""
-    from diffadapt.core.config import changes, field_types, to_dict
-
     types: dict[type, str] = {}
     found: dict[str, Any] = {}
     for name, recipe in loaded.items():
@@ -241,14 +274,10 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _sweeps() -> dict[str, str]:
     """The folder of each space's sweep over its own recipe."""
-    from diffadapt.sweeps.folder import sweep_name
-    from diffadapt.systems.recipes import load
-    from diffadapt.systems.spaces import load_space, spaces
-
     found = {}
     for name in spaces():
         title, space = load_space(name)
-        found[name] = sweep_name(title, space, {space.recipe: load(space.recipe)})
+        found[name] = sweep_name(title, space, {space.recipe: recipes.load(space.recipe)})
     return found
 
 
@@ -279,11 +308,9 @@ def _named(text: str) -> list[str]:
 
 def _said(words: list[str]) -> str:
     """What a command prints."""
-    from diffadapt.cli import main
-
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        main(words)
+        cli.main(words)
     return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
 
 

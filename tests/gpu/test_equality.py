@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from diffadapt.diffusion.aligners.config import AlignConfig
-from diffadapt.diffusion.aligners.project import Projector
 from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.diffusion.network import UnconditionalNetwork
 from diffadapt.diffusion.noise import ItemNoise
+from diffadapt.diffusion.projector import Projector
 from tests.bench.networks import SMALL, make_adm
 
 GATES = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 1.6e-2}

@@ -7,8 +7,8 @@ import torch
 
 from diffadapt.core.errors import ResourceError
 from diffadapt.diffusion.aligners.config import AlignConfig
-from diffadapt.diffusion.aligners.project import Projector
 from diffadapt.diffusion.generators.config import SynthConfig
+from diffadapt.diffusion.projector import Projector
 from diffadapt.stages.batching import Batcher, release_memory
 
 

@@ -14,7 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from diffadapt.core.errors import RecipeError, WeightsError  # noqa: E402
 from diffadapt.diffusion.aligners.config import AlignConfig, GDAConfig  # noqa: E402
-from diffadapt.diffusion.aligners.gda import (  # noqa: E402
+from diffadapt.diffusion.gda import (  # noqa: E402
     GDA,
     clip_style,
     encoder_features,
@@ -23,8 +23,8 @@ from diffadapt.diffusion.aligners.gda import (  # noqa: E402
     patch_contrast,
     view_maps,
 )
-from diffadapt.diffusion.aligners.project import Projector  # noqa: E402
 from diffadapt.diffusion.network import UnconditionalNetwork  # noqa: E402
+from diffadapt.diffusion.projector import Projector  # noqa: E402
 from diffadapt.diffusion.schedule import Schedule  # noqa: E402
 from diffadapt.models.importers.adm import adm_from_original, read_checkpoint  # noqa: E402
 

@@ -20,12 +20,11 @@ from diffadapt.diffusion.aligners.config import (
     dda_published,
     diffpure,
 )  # noqa: E402
-from diffadapt.diffusion.aligners.guidance import Trace, guided_loop, structural_distance  # noqa: E402
-from diffadapt.diffusion.aligners.pixels import to_network, to_uint8  # noqa: E402
-from diffadapt.diffusion.aligners.project import NonFiniteImages, Projector  # noqa: E402
+from diffadapt.diffusion.guidance import Trace, guided_loop, structural_distance  # noqa: E402
 from diffadapt.diffusion.lowpass import LowPass  # noqa: E402
 from diffadapt.diffusion.network import UnconditionalNetwork  # noqa: E402
 from diffadapt.diffusion.noise import ItemNoise  # noqa: E402
+from diffadapt.diffusion.projector import NonFiniteImages, Projector, to_network, to_uint8  # noqa: E402  # noqa: E402
 from diffadapt.diffusion.schedule import Schedule  # noqa: E402
 from diffadapt.models.importers.adm import adm_from_original, read_checkpoint  # noqa: E402
 

@@ -41,9 +41,7 @@ def test_the_ensemble_sums_probabilities_not_logits():
 def test_members_pair_by_key_whatever_their_order():
     a = logits(fog__5__x=(0, [0.6, 0.4]), fog__5__y=(1, [0.6, 0.4]), fog__5__only_a=(0, [1, 0]))
     b = logits(fog__5__y=(1, [0.0, 9.0]), fog__5__x=(0, [9.0, 0.0]))
-    (score,) = score_rows(
-        "r", 3, [MethodRow("m", ("a", "b"), "note", True)], {"a": a, "b": b}, {"fog/5": 4}
-    )
+    (score,) = score_rows("r", 3, [MethodRow("m", ("a", "b"), "note", True)], {"a": a, "b": b}, {"fog/5": 4})
     assert (score.value, score.images, score.of_images) == (100.0, 2, 4)
     assert (score.run, score.seed, score.note, score.control, score.corruption, score.severity) == (
         "r",

@@ -94,9 +94,11 @@ def test_boxes_move_with_their_images():
 
 def test_batches_are_slices_of_the_global_batch():
     source, other = ToyBoxes(10), ToyBoxes(10, inverted=True)
-    make = lambda rank, world: DetectionBatches(
-        source, other, source.boxes(), pair(source, other), QUICK, (True, True), rank, world
-    )  # noqa: E731
+
+    def make(rank: int, world: int) -> DetectionBatches:
+        pairs = pair(source, other)
+        return DetectionBatches(source, other, source.boxes(), pairs, QUICK, (True, True), rank, world)
+
     for step in (3, 0):
         whole, parts = make(0, 1).make(step), [make(r, 2).make(step) for r in range(2)]
         assert torch.equal(whole.source, torch.cat([p.source for p in parts])) and torch.equal(

@@ -11,18 +11,11 @@ from diffadapt.core.artifact import PROMPT_SCHEMA
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import WorkContext, plan_node
 from diffadapt.core.store import Store
-from diffadapt.prompts import bank as prompt_bank
-from diffadapt.prompts.bank import bank, with_article
 from diffadapt.prompts.config import PromptConfig
-from diffadapt.prompts.prompts import (
-    FALLBACK,
-    fill,
-    make_prompts,
-    prompt_count,
-    prompt_index,
-    prompt_table,
-    prompt_warnings,
-)
+from diffadapt.prompts.prompts import make_prompts, prompt_count, prompt_table, prompt_warnings
+from diffadapt.prompts.sources import bank as prompt_bank
+from diffadapt.prompts.sources.bank import bank, with_article
+from diffadapt.prompts.text import FALLBACK, fill, prompt_index
 from diffadapt.stages.prompts import Prompts
 
 NAMES = ("back_pack", "mug", "apple", "scissors", "grüner_Tee")
@@ -77,13 +70,37 @@ def test_two_hundred_prompts_vary_in_every_respect():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("mug", "a mug"), ("apple", "an apple"), ("unicycle", "a unicycle"), ("umbrella", "an umbrella"), ("unimportant thing", "an unimportant thing"),
-        ("hourglass", "an hourglass"), ("8", "an 8"), ("7", "a 7"), ("11", "an 11"), ("18", "an 18"), ("80s car", "an 80s car"), ("F", "an F"), ("U", "a U"),
-        ("LED lamp", "an LED lamp"), ("TV", "a TV"), ("USB stick", "a USB stick"), ("scissors", "scissors"), ("headphones", "headphones"), ("bus", "a bus"),
-        ("lens", "a lens"), ("Eiffel Tower", "an Eiffel Tower"), ("European shorthair", "a European shorthair"), ("glass", "a glass"), ("one-way sign", "a one-way sign"),
-        ("the moon", "the moon"), ("écharpe", "an écharpe"), ("猫", "a 猫"), ("A", "an A"), ("utensil", "a utensil"),
+        ("mug", "a mug"),
+        ("apple", "an apple"),
+        ("unicycle", "a unicycle"),
+        ("umbrella", "an umbrella"),
+        ("unimportant thing", "an unimportant thing"),
+        ("hourglass", "an hourglass"),
+        ("8", "an 8"),
+        ("7", "a 7"),
+        ("11", "an 11"),
+        ("18", "an 18"),
+        ("80s car", "an 80s car"),
+        ("F", "an F"),
+        ("U", "a U"),
+        ("LED lamp", "an LED lamp"),
+        ("TV", "a TV"),
+        ("USB stick", "a USB stick"),
+        ("scissors", "scissors"),
+        ("headphones", "headphones"),
+        ("bus", "a bus"),
+        ("lens", "a lens"),
+        ("Eiffel Tower", "an Eiffel Tower"),
+        ("European shorthair", "a European shorthair"),
+        ("glass", "a glass"),
+        ("one-way sign", "a one-way sign"),
+        ("the moon", "the moon"),
+        ("écharpe", "an écharpe"),
+        ("猫", "a 猫"),
+        ("A", "an A"),
+        ("utensil", "a utensil"),
     ],
-)  # fmt: skip
+)
 def test_articles(name, said):
     assert with_article(name) == said
 

@@ -13,12 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+import diffadapt.orchestrate  # noqa: F401  # hands in the back-end of Ray
 from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.core.stage import WorkContext
+from diffadapt.prompts.backends.base import Failed, Request
+from diffadapt.prompts.backends.openai import HttpBackend
 from diffadapt.prompts.config import LlmConfig, PromptConfig
-from diffadapt.prompts.llm import Failed, Request
-from diffadapt.prompts.llm_http import HttpBackend
-from diffadapt.prompts.prompts import FALLBACK, make_prompts
+from diffadapt.prompts.prompts import make_prompts
+from diffadapt.prompts.text import FALLBACK
 from diffadapt.stages.prompts import Prompts
 
 DOMAIN = "webcam photos"
@@ -42,7 +44,7 @@ def good(count, category, seed):
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr("diffadapt.prompts.llm.PAUSE", 0.0)
+    monkeypatch.setattr("diffadapt.prompts.sources.llm.PAUSE", 0.0)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -244,7 +246,7 @@ def test_transformers_rubbish_ends_with_the_bank(tiny_model, tmp_path, monkeypat
 
 
 def test_transformers_answers_depend_on_their_own_seed_alone(tiny_model):
-    from diffadapt.prompts.llm_transformers import TransformersBackend
+    from diffadapt.prompts.backends.transformers import TransformersBackend
 
     backend = TransformersBackend(LlmConfig(model=str(tiny_model)), "cpu")
     one, two = Request("Write some prompts.", 1, 24), Request("Write.", 2, 24)
@@ -264,7 +266,7 @@ def test_transformers_answers_depend_on_their_own_seed_alone(tiny_model):
 
 def test_the_sampler_draws_from_the_nucleus_at_the_temperature():
     torch = pytest.importorskip("torch")
-    from diffadapt.prompts.llm_transformers import _Sampler
+    from diffadapt.prompts.backends.transformers import _Sampler
 
     logits = torch.tensor([1.0, 2.0, 0.0, -3.0])
     drawn = _Sampler(list(range(4000)), 0.5, torch.device("cpu"))(None, logits.repeat(4000, 1)).argmax(-1)
@@ -274,7 +276,7 @@ def test_the_sampler_draws_from_the_nucleus_at_the_temperature():
 
 
 def test_transformers_without_a_model(tmp_path):
-    from diffadapt.prompts.llm_transformers import TransformersBackend
+    from diffadapt.prompts.backends.transformers import TransformersBackend
 
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(WeightsError, match="no causal language model"):

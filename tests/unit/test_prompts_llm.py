@@ -9,9 +9,11 @@ import re
 import pytest
 
 from diffadapt.prompts.answers import names_category, parse_answer, usable
+from diffadapt.prompts.backends.base import Failed
 from diffadapt.prompts.config import LlmConfig, PromptConfig
-from diffadapt.prompts.llm import AnswerCache, Failed, PromptLlm
-from diffadapt.prompts.prompts import FALLBACK, make_prompts
+from diffadapt.prompts.prompts import make_prompts
+from diffadapt.prompts.sources.llm import AnswerCache, PromptLlm
+from diffadapt.prompts.text import FALLBACK
 
 DOMAIN = "webcam photos"
 LLM = PromptConfig(source="llm", llm=LlmConfig(backend="openai", model="scribe", ask=4, retries=2))

@@ -22,7 +22,7 @@ from diffadapt.diffusion.translation.quality import DomainScore, compare
 from diffadapt.diffusion.translation.verdict import judge, said
 from diffadapt.stages.quality import Quality
 from diffadapt.stages.roles import KEPT, kept_keys
-from diffadapt.stages.transfer import TransferScenes
+from diffadapt.stages.translate import TransferScenes
 
 DAY = kit.toy_scene(0, (64, 96))[0]
 

@@ -77,7 +77,15 @@ def test_the_similarity_term_brings_features_together(learnt):
     assert alike(learnt["zodi"]) > alike(learnt["both"]) + 0.02
 
 
-@pytest.mark.parametrize(("method", "names"), [("source_only", {"task_source"}), ("transferred_only", {"task_transferred"}), ("both", {"task_source", "task_transferred", "cosine"}), ("zodi", {"task_source", "task_transferred", "cosine", "similarity"})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("source_only", {"task_source"}),
+        ("transferred_only", {"task_transferred"}),
+        ("both", {"task_source", "task_transferred", "cosine"}),
+        ("zodi", {"task_source", "task_transferred", "cosine", "similarity"}),
+    ],
+)
 def test_every_step_reports_its_losses(method, names):
     seen = []
     fit(

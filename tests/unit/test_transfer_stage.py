@@ -19,7 +19,7 @@ from diffadapt.core.store import Store
 from diffadapt.data.image import decode
 from diffadapt.data.scenes.classes import plain_table
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
-from diffadapt.stages.transfer import TransferScenes
+from diffadapt.stages.translate import TransferScenes
 
 
 @pytest.fixture(scope="module")

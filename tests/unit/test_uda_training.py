@@ -238,12 +238,12 @@ def test_synchronised_layers_change_back():
     ] == kinds
 
 
-def test_sdat_climbs_with_the_task_loss_alone():
+def test_sdat_ascends_with_the_task_loss_alone():
     seen = {}
     reporter = LocalReporter(on_report=lambda step, total, scalars: seen.update({step: scalars}))
     fit(replace(QUICK, sdat=0.05), reporter=reporter)
     assert {"sharpness_task", "loss_sharpness", "loss", "task", "domain"} <= set(seen[1])
-    assert seen[1]["task"] > seen[1]["sharpness_task"], "the task loss is larger where the climb ended"
+    assert seen[1]["task"] > seen[1]["sharpness_task"], "the task loss is larger where the ascent ended"
     plain, _ = fit()
     sharp, _ = fit(replace(QUICK, sdat=0.05))
     assert not same(plain.state_dict(), sharp.state_dict())

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SHARPNESS = "sharpness"
-"""Name of the pass that climbs on the task loss for SDAT."""
+"""Name of the pass that ascends the task loss for SDAT."""
 
 
 @dataclass(frozen=True)
 class Pass:
     """One forward, backward and update within a step; most methods have one, MCD has six.
 
-    ``groups`` are the names of the parameter groups that the optimiser moves (None: all). ``climb`` > 0 makes
-    it the first half of SAM: instead of an update, the weights of the groups move by climb * g / ||g|| and
+    ``groups`` are the names of the parameter groups that the optimiser moves (None: all). ``ascend`` > 0 makes
+    it the first half of SAM: instead of an update, the weights of the groups move by ascend * g / ||g|| and
     come back after the next pass's gradient is known (Foret et al. 2021, equation 2).
     """
 
     name: str = "update"
     groups: tuple[str, ...] | None = None
-    climb: float = 0.0
+    ascend: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Methods are found, not listed: every file of a methods folder that holds one method class is a method of
-that name.
+"""Methods are found, not listed: every file of methods/uda and methods/ssl that holds one method class is a
+method of that name.
 
 DIFFADAPT_METHODS may name further folders (separated by the system's path separator) with sub-folders ``uda``
 and ``ssl``, so that a method of one's own needs no change of the package.
@@ -7,69 +7,23 @@ and ``ssl``, so that a method of one's own needs no change of the package.
 
 from __future__ import annotations
 
-import importlib
-import os
-import pkgutil
-from dataclasses import fields, is_dataclass, make_dataclass
-from pathlib import Path
-from types import ModuleType
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from diffadapt.core.config import to_dict
-from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.discover import Seam, check_name
 
-NOT_METHODS = {"base", "config", "layers"}
-
-
-def extend(paths: list[str], kind: str) -> None:
-    """Add the user's folders of ``kind`` ('uda', 'ssl') to a package's search path."""
-    for folder in os.environ.get("DIFFADAPT_METHODS", "").split(os.pathsep):
-        place = Path(folder) / kind
-        if folder and place.is_dir() and str(place) not in paths:
-            paths.append(str(place))
+VARIABLE = "DIFFADAPT_METHODS"
 
 
-def discover(package: ModuleType, base: type) -> dict[str, type]:
-    """File name -> the subclass of ``base`` in it, sorted. The files import no torch at their top.
-
-    Raises RecipeError for a file without exactly one method class of its own, or whose class is not a frozen
-    dataclass.
-    """
-    found: dict[str, type] = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        if info.name in NOT_METHODS or info.name.startswith("_"):
-            continue
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
-        classes = [
-            c
-            for c in vars(module).values()
-            if isinstance(c, type) and issubclass(c, base) and c.__module__ == module.__name__
-        ]
-        if len(classes) != 1 or not is_dataclass(classes[0]):
-            raise RecipeError(
-                f"The method file {info.name}.py must hold exactly one frozen dataclass that extends"
-                f" {base.__name__}; it holds {len(classes)}."
-            )
-        found[info.name] = classes[0]
-    return dict(sorted(found.items()))
-
-
-def config_class(name: str, training: type, methods: dict[str, type], module: str) -> type:
-    """``training`` with one field a method, named as the method, that holds its settings."""
-    added: list[tuple[str, Any, Any]] = [(method, cls, cls()) for method, cls in methods.items()]
-    made = make_dataclass(name, added, bases=(training,), frozen=True)
-    made.__module__, made.__doc__ = module, training.__doc__
-    return made
+def methods(kind: str, base: type) -> Seam:
+    """The methods of ``kind`` ('uda', 'ssl'). Their files import no torch at their top."""
+    return Seam("method", f"diffadapt.methods.{kind}", VARIABLE, base, folder=kind)
 
 
 def chosen(config: Any, what: str) -> Any:
     """The settings of the method that ``config.method`` names. Raises RecipeError with the nearest name."""
-    known = method_names(config)
-    if config.method not in known:
-        raise RecipeError(
-            f"There is no {what} method {config.method!r}.{suggest(config.method, known)} Known are:"
-            f" {', '.join(known)}."
-        )
+    check_name(f"{what} method", config.method, method_names(config))
     return getattr(config, config.method)
 
 

@@ -60,6 +60,12 @@ def is_hub_id(resolved: str) -> bool:
     return not os.path.exists(resolved)
 
 
+def weights_label(weights: str) -> str:
+    """The readable name of weights in the store; 'trained' where a recipe trains them."""
+    name = "trained" if weights == "train" else weights.rstrip("/").replace("\\", "/").split("/")[-1]
+    return name.removeprefix("embedded:")
+
+
 def revision(weights: str) -> str:
     """A string that changes when the weights do: ``sha256:...`` of local content, or ``hub:<commit>``."""
     try:

@@ -15,9 +15,9 @@ import ray
 from diffadapt.core.errors import RecipeError, ResourceError
 from diffadapt.models.weights import resolve, revision
 from diffadapt.orchestrate.connection import Connection, quiet_logs
+from diffadapt.prompts.backends.base import Backend, Failed, Request, public_endpoint
+from diffadapt.prompts.backends.openai import TRANSIENT, authorization, chat_answer, chat_payload, refusal
 from diffadapt.prompts.config import LlmConfig
-from diffadapt.prompts.llm import Failed, Request, public_endpoint
-from diffadapt.prompts.llm_http import TRANSIENT, authorization, chat_answer, chat_payload, refusal
 from diffadapt.run.runner import ExecutionConfig
 
 INSTALL = 'pip install "ray[llm]"'
@@ -27,7 +27,7 @@ _STATUS = re.compile(r"endpoint status (\d{3})")
 log = logging.getLogger(__name__)
 
 
-class RayBackend:
+class RayBackend(Backend):
     """Answers through a ray.data.llm processor, one Ray Data job for each call of :meth:`complete`.
 
     With ``config.endpoint`` the processor sends HTTP requests (needs aiohttp); without, it loads
@@ -36,8 +36,8 @@ class RayBackend:
     starts a small one under the local runner. Raises RecipeError or ResourceError.
     """
 
-    def __init__(self, config: LlmConfig):
-        self.config = config
+    def __init__(self, config: LlmConfig, device: str = "cpu"):
+        super().__init__(config, device)
         self._connection: Connection | None = None
         if config.endpoint:
             self.where = public_endpoint(config.endpoint)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from diffadapt.diffusion.aligners.guidance import Trace, guided_loop
-from diffadapt.diffusion.aligners.pixels import to_uint8
+from diffadapt.diffusion.guidance import Trace, guided_loop
 from diffadapt.diffusion.lowpass import LowPass
+from diffadapt.diffusion.projector import to_uint8
 from diffadapt.diffusion.samplers import sample
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.parity.check import EXACT_GATE, UINT8_GATE, NumberFile, ParityRow, compare, groups

@@ -178,7 +178,7 @@ def _sam(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Rows
         seen.update({f"{name}_{k}": v.detach().clone().numpy() for k, v in linear.named_parameters()})
 
     def loss_fn(module: nn.Module, batch: Any, step: int, current: Pass) -> Mapping[str, torch.Tensor]:
-        if not current.climb:
+        if not current.ascend:
             keep(f"perturbed{step}")
         return {"loss": F.cross_entropy(module(x), y)}
 
@@ -199,7 +199,7 @@ def _sam(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Rows
         reporter=LocalReporter(),
         checkpoints=None,
         on_step=lambda done, scalars: keep(f"step{done - 1}"),
-        passes=(Pass("sharpness", climb=float(a["in_rho"])), Pass()),
+        passes=(Pass("sharpness", ascend=float(a["in_rho"])), Pass()),
     )
     for name, got in sorted(seen.items()):
         yield compare(file, f"{name}{suffix}", got, a[f"out_{name}"], gate)

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.artifact import Rows, Shard, image_table
-from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.diffusion.aligners.config import AlignConfig
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.models.weights import revision
+from diffadapt.models.weights import revision, weights_label
 from diffadapt.stages.models import classifier_identity, classifier_revisions, open_classifier
 
 
@@ -37,30 +36,17 @@ class Align(Stage):
 
     def label(self) -> str:
         c = self.config
-        name = (
-            "trained"
-            if c.weights == "train"
-            else c.weights.rstrip("/").split("/")[-1].removeprefix("embedded:")
-        )
-        return f"{name}-{c.guidance}-{c.start}of{c.respacing}"
+        return f"{weights_label(c.weights)}-{c.guidance}-{c.start}of{c.respacing}"
 
     def identity(self) -> dict[str, Any]:
-        fields = to_dict(self.config, identity_only=True)
-        fields.pop("weights")
-        if self.config.guidance != "dda-batch":
-            fields.pop("coupled_batch")
-        if self.config.guidance != "gda":
-            fields.pop("gda")
-            return {"config": fields, "seed": self.seed}
-        return {
-            "config": fields,
-            "seed": self.seed,
-            "classifier": classifier_identity(self.classifier) if self.classifier else None,
-        }
+        values = {"config": self.config.identity(), "seed": self.seed}
+        if self.config.aligner.needs_classifier:
+            values["classifier"] = classifier_identity(self.classifier) if self.classifier else None
+        return values
 
     def revisions(self) -> dict[str, str]:
         own = {} if self.config.weights == "train" else {"unconditional": revision(self.config.weights)}
-        if self.config.guidance == "gda" and self.classifier:
+        if self.config.aligner.needs_classifier and self.classifier:
             own |= classifier_revisions(self.classifier, False)
         return own
 
@@ -82,8 +68,8 @@ class Align(Stage):
 class _Aligner:
     def __init__(self, stage: Align, context: WorkContext):
         from diffadapt.data.image import encode_jpeg, encode_png
-        from diffadapt.diffusion.aligners.project import Projector
         from diffadapt.diffusion.network import load_unconditional
+        from diffadapt.diffusion.projector import Projector
         from diffadapt.stages.batching import Batcher
         from diffadapt.stages.encoding import Encoder
 
@@ -93,7 +79,7 @@ class _Aligner:
         self.stage = stage
         self.network = load_unconditional(weights, context.device, c.precision, c.compile)
         judge = None
-        if c.guidance == "gda" and stage.classifier is not None:
+        if c.aligner.needs_classifier and stage.classifier is not None:
             judge = _judge(
                 open_classifier(stage.classifier, dict(fitted), stage.num_classes, context.device),
                 stage.classifier,
@@ -102,9 +88,7 @@ class _Aligner:
         self.encoder = Encoder(
             (lambda image: encode_jpeg(image, 75)) if c.storage == "jpeg75" else encode_png
         )
-        self.batcher = Batcher(
-            c.coupled_batch if c.guidance == "dda-batch" else context.batch_size or c.batch_size
-        )
+        self.batcher = Batcher(c.coupled_batch if c.aligner.coupled else context.batch_size or c.batch_size)
 
     @property
     def batch_size(self) -> int:

@@ -7,8 +7,6 @@ import gc
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import torch
-
 from diffadapt.core.artifact import Failure
 from diffadapt.core.errors import ItemError, ResourceError
 
@@ -62,6 +60,8 @@ class Batcher:
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an exception says that device or host memory ran out."""
+    import torch
+
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
@@ -72,6 +72,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 def release_memory() -> None:
     """Give freed blocks back before a smaller batch is tried."""
+    import torch
+
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

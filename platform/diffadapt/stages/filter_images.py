@@ -16,7 +16,7 @@ from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
 from diffadapt.diffusion.generators.config import FilterConfig
 from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.weights import revision
-from diffadapt.prompts.prompts import fill
+from diffadapt.prompts.text import fill
 from diffadapt.stages.roles import KEPT, row_inputs
 
 REASONS = ("unreadable", "blank", "near_duplicate", "clip")

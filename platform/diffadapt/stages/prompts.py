@@ -13,14 +13,9 @@ from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.data.class_names import check_class_names
 from diffadapt.models.weights import revision
 from diffadapt.prompts.config import PromptConfig
-from diffadapt.prompts.prompts import (
-    check_prompts,
-    make_prompts,
-    prompt_count,
-    prompt_identity,
-    prompt_key,
-    prompt_warnings,
-)
+from diffadapt.prompts.prompts import check_prompts, prompt_warnings, source_of
+from diffadapt.prompts.sources.base import PromptSource
+from diffadapt.prompts.text import prompt_key
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class Prompts(Stage):
 
     A shard holds ``config.block`` consecutive prompts of ``classes_per_shard`` consecutive classes, and
     depends on these classes' names alone: more prompts or more classes make the missing shards. Prompts that
-    the bank wrote in place of a language model say so in their ``source``; synth.prompts.prompt_warnings
+    the bank wrote in place of a language model say so in their ``source``; prompts.prompt_warnings
     turns these into sentences.
     """
 
@@ -43,26 +38,30 @@ class Prompts(Stage):
     kind = "prompts"
     may_warn = True
 
+    @property
+    def source(self) -> PromptSource:
+        return source_of(self.config, self.domain, self.seed)
+
     def label(self) -> str:
-        if self.config.source != "llm":
-            return self.config.source
-        return self.config.llm.model.rstrip("/").replace("\\", "/").split("/")[-1]
+        return self.source.label
 
     def identity(self) -> dict[str, Any]:
-        return prompt_identity(self.config, self.domain, self.seed)
+        return self.source.identity()
 
     def revisions(self) -> dict[str, str]:
-        return {"llm": revision(self.config.llm.model)} if self._in_process() else {}
+        weights = self.source.weights
+        return {"llm": revision(weights)} if weights else {}
 
     def resources(self) -> str:
-        return "gpu" if self._in_process() else "cpu"
+        return "gpu" if self.source.weights else "cpu"
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         c = self.config
         check_class_names(self.class_names, "The class list")
         check_prompts(c, self.class_names, self.domain)
         shards = []
-        count = prompt_count(c)
+        source = self.source
+        count = source.count
         for start in range(0, count, c.block):
             stop = min(start + c.block, count)
             for first in range(0, len(self.class_names), self.classes_per_shard):
@@ -75,57 +74,30 @@ class Prompts(Stage):
                     "last_class": last,
                     "names": list(names),
                 }
-                if c.source == "file":
-                    params["content"] = self._content(names, start, stop)
-                shards.append(
-                    Shard(
-                        f"p{start:06d}-{stop:06d}-c{first:04d}-{last:04d}",
-                        params,
-                        (),
-                        (stop - start) * len(names),
-                    )
-                )
+                if source.by_content:
+                    params["content"] = _content(source, names, start, stop)
+                key = f"p{start:06d}-{stop:06d}-c{first:04d}-{last:04d}"
+                shards.append(Shard(key, params, (), (stop - start) * len(names)))
         return shards
 
     def open(self, context: WorkContext) -> _PromptWriter:
         return _PromptWriter(self, context)
 
-    def _in_process(self) -> bool:
-        return self.config.source == "llm" and self.config.llm.backend == "transformers"
-
-    def _content(self, names: Sequence[str], start: int, stop: int) -> str:
-        return digest(
-            [make_prompts(self.config, name, self.domain, start, stop, self.seed) for name in names]
-        )
-
 
 class _PromptWriter:
     def __init__(self, stage: Prompts, context: WorkContext):
-        self.stage = stage
-        self.llm = None
-        if stage.config.source == "llm":
-            from diffadapt.prompts.llm import open_llm
-
-            self.llm = open_llm(stage.config, context.device)
+        self.source = stage.source
+        self.source.open(context.device)
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
-        stage, p = self.stage, shard.params
+        source, p = self.source, shard.params
         start, stop = p["start"], p["stop"]
-        if stage.config.source == "file" and stage._content(p["names"], start, stop) != p["content"]:
+        if source.by_content and _content(source, p["names"], start, stop) != p["content"]:
             raise DataError(
-                f"The prompt file {stage.config.file} has changed since the run was planned: run the same"
+                f"The prompt file {source.config.file} has changed since the run was planned: run the same"
                 " command again."
             )
-        if self.llm is not None:
-            written = self.llm.write(p["names"], stage.domain, start, stop, stage.seed)
-        else:
-            written = [
-                [
-                    (text, stage.config.source)
-                    for text in make_prompts(stage.config, n, stage.domain, start, stop, stage.seed)
-                ]
-                for n in p["names"]
-            ]
+        written = source.write(p["names"], start, stop)
         rows = [
             {
                 "key": prompt_key(label, k),
@@ -141,6 +113,10 @@ class _PromptWriter:
             for k, (text, source) in zip(range(start, stop), prompts, strict=True)
         ]
         return Rows(_table(rows), warnings=prompt_warnings(rows))
+
+
+def _content(source: PromptSource, names: Sequence[str], start: int, stop: int) -> str:
+    return digest([source.prompts(name, start, stop) for name in names])
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Any:

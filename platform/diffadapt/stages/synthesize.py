@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from diffadapt.core.artifact import Rows, Shard, image_table
+from diffadapt.core.artifact import Rows, Shard
 from diffadapt.core.errors import RecipeError
-from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
+from diffadapt.diffusion.generators.base import generator_of
 from diffadapt.diffusion.generators.config import SynthConfig
-from diffadapt.models.weights import revision
-from diffadapt.stages.image_grid import blocks, grid_identity, weights_label
+from diffadapt.stages.image_grid import (
+    GridWorker,
+    blocks,
+    grid_identity,
+    grid_items,
+    grid_label,
+    grid_revisions,
+)
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,13 @@ class Synthesize(Stage):
     kind = "synth"
 
     def label(self) -> str:
-        return weights_label(self.config.weights)
+        return grid_label(self.config.weights)
 
     def identity(self) -> dict[str, Any]:
         return grid_identity(self.config, self.seed)
 
     def revisions(self) -> dict[str, str]:
-        return {} if self.config.weights == "train" else {"generator": revision(self.config.weights)}
+        return grid_revisions(self.config.weights)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         c = self.config
@@ -51,6 +56,8 @@ class Synthesize(Stage):
                 f"synth.guidance is {c.guidance}, which weakens the class; it must be at least 1 (1 = no"
                 " guidance)."
             )
+        if c.weights != "train":
+            generator_of(c.weights).check(c)
         fitted = tuple(n.as_input() for n in inputs.values())
         return [Shard(key, params, fitted, items) for key, params, items in blocks(c, self.num_classes)]
 
@@ -58,51 +65,15 @@ class Synthesize(Stage):
         return _Synthesizer(self, context)
 
 
-class _Synthesizer:
+class _Synthesizer(GridWorker):
     def __init__(self, stage: Synthesize, context: WorkContext):
-        from diffadapt.data.image import encode_png
-        from diffadapt.diffusion.generators.dit import load_generator
-        from diffadapt.stages.batching import Batcher
-        from diffadapt.stages.encoding import Encoder
-
         weights = next(iter(context.fitted.values()), stage.config.weights)
-        self.stage = stage
-        self.generator = load_generator(weights, context.device, stage.config.precision, stage.config.compile)
-        if stage.num_classes > self.generator.num_classes:
-            raise RecipeError(
-                f"The data has {stage.num_classes} classes but the generator {stage.label()} knows"
-                f" {self.generator.num_classes}: use a generator of these classes, or train one with"
-                " --synth.weights train."
-            )
-        self.encoder = Encoder(encode_png)
-        self.batcher = Batcher(context.batch_size or stage.config.batch_size)
-
-    @property
-    def batch_size(self) -> int:
-        return self.batcher.batch_size
+        generator = generator_of(weights)
+        super().__init__(
+            stage, context, generator.from_labels(stage.config, context.device, stage.num_classes)
+        )
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
-        p = shard.params
-        items = [
-            (c, i) for i in range(p["start"], p["stop"]) for c in range(p["first_class"], p["last_class"])
-        ]
-        keys = [f"synthetic/0/c{c:04d}/i{i:06d}" for c, i in items]
-        seeds = [item_seed(self.stage.seed, "synthetic", key, self.stage.kind) for key in keys]
-
-        def process(batch: Sequence[int]) -> list[Future[bytes]]:
-            images = self.generator.sample(
-                [items[i][0] for i in batch], [seeds[i] for i in batch], self.stage.config
-            )
-            return self.encoder.submit(images.permute(0, 2, 3, 1).contiguous().numpy())
-
-        done, failures = self.batcher.run(range(len(items)), keys, process)
-        index = [i for i, _ in done]
-        return Rows(
-            image_table(
-                [keys[i] for i in index],
-                [items[i][0] for i in index],
-                [b.result() for _, b in done],
-                [seeds[i] for i in index],
-            ),
-            failures,
-        )
+        keys, labels, _ = zip(*grid_items(shard.params), strict=True)
+        table, _, failures = self.images(keys, labels, labels)
+        return Rows(table, failures)

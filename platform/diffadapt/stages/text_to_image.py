@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from diffadapt.core.artifact import Failure, Input, Rows, Shard, image_table
-from diffadapt.core.errors import ItemError, RecipeError
-from diffadapt.core.identity import item_seed
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from diffadapt.core.artifact import Failure, Input, Rows, Shard
+from diffadapt.core.errors import RecipeError
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
+from diffadapt.data.image import encode_png, to_pil
+from diffadapt.diffusion.generators.base import generator_of
 from diffadapt.diffusion.generators.config import TextToImageConfig
-from diffadapt.diffusion.generators.pipeline_index import check_settings, pipeline_index
-from diffadapt.models.weights import revision
-from diffadapt.prompts.prompts import prompt_index, prompt_key
-from diffadapt.stages.image_grid import blocks, grid_identity, weights_label
+from diffadapt.diffusion.generators.pipeline_index import check_settings
+from diffadapt.prompts.text import prompt_index, prompt_key
+from diffadapt.stages.image_grid import (
+    GridWorker,
+    blocks,
+    grid_identity,
+    grid_items,
+    grid_label,
+    grid_revisions,
+)
 
 PROMPTS = "prompts"
 """Kind of the stage whose shards hold the prompts."""
@@ -39,13 +49,13 @@ class TextToImage(Stage):
     kind = "synth"
 
     def label(self) -> str:
-        return weights_label(self.config.weights)
+        return grid_label(self.config.weights)
 
     def identity(self) -> dict[str, Any]:
         return grid_identity(self.config, self.seed)
 
     def revisions(self) -> dict[str, str]:
-        return {} if self.config.weights == "train" else {"generator": revision(self.config.weights)}
+        return grid_revisions(self.config.weights)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         c = self.config
@@ -55,7 +65,9 @@ class TextToImage(Stage):
                 "generator.weights is 'train', but this recipe trains no text-to-image model: give a"
                 " diffusers folder or a hub id."
             )
-        check_settings(c, None if fitted else _known_index(c.weights))
+        check_settings(c, None)
+        if not fitted:
+            generator_of(c.weights).check(c)
         prompts = next(n for n in inputs.values() if n.stage.kind == PROMPTS)
         count = max(p.shard.params["stop"] for p in prompts.shards)
         shards = []
@@ -75,18 +87,6 @@ class TextToImage(Stage):
         return _Painter(self, context)
 
 
-def _known_index(weights: str) -> Any:
-    """What the weights say of themselves; None where planning goes on without them."""
-    from diffadapt.core.errors import WeightsError
-    from diffadapt.core.leniency import missing
-
-    try:
-        return pipeline_index(weights)
-    except WeightsError as error:
-        missing(error)
-        return None
-
-
 def _prompt_indices(start: int, stop: int, count: int) -> set[int]:
     return {prompt_index(i, count) for i in range(start, min(stop, start + count))}
 
@@ -99,65 +99,33 @@ def _overlaps(params: Mapping[str, Any], needed: Iterable[int], first: int, last
     )
 
 
-class _Painter:
-    """Holds the pipeline; makes shards."""
-
+class _Painter(GridWorker):
     def __init__(self, stage: TextToImage, context: WorkContext):
-        from diffadapt.data.image import encode_png
-        from diffadapt.diffusion.generators.text_to_image import load_text_to_image
-        from diffadapt.stages.batching import Batcher
-        from diffadapt.stages.encoding import Encoder
-
         weights = next(iter(context.fitted.values()), stage.config.weights)
-        self.stage = stage
-        self.generator = load_text_to_image(replace(stage.config, weights=weights), context.device)
-        self.encoder = Encoder(lambda image: encode_png(_resized(image, stage.config.store_size)))
-        self.batcher = Batcher(context.batch_size or stage.config.batch_size)
-
-    @property
-    def batch_size(self) -> int:
-        return self.batcher.batch_size
+        super().__init__(
+            stage,
+            context,
+            generator_of(weights).from_prompts(stage.config, context.device),
+            lambda image: encode_png(_resized(image, stage.config.store_size)),
+        )
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
-        """Rows of IMAGE_SCHEMA with a further column ``prompt``; keys ``synthetic/0/c0003/i000012``."""
-        p = shard.params
+        """Rows of IMAGE_SCHEMA with a further column ``prompt``."""
         known, lost = _prompts_of(inputs)
-        count = p.get("prompts", p["stop"])
+        count = shard.params.get("prompts", shard.params["stop"])
         keys, labels, prompts, failures = [], [], [], []
-        for i in range(p["start"], p["stop"]):
-            for c in range(p["first_class"], p["last_class"]):
-                key, source = f"synthetic/0/c{c:04d}/i{i:06d}", prompt_key(c, prompt_index(i, count))
-                prompt = known.get(source)
-                if prompt is None:
-                    failures.append(
-                        Failure(
-                            key,
-                            f"its prompt {source} is missing:"
-                            f" {lost.get(source, 'the prompts have no such row')}",
-                        )
-                    )
-                    continue
-                keys.append(key), labels.append(c), prompts.append(prompt)
-        seeds = [item_seed(self.stage.seed, "synthetic", key, self.stage.kind) for key in keys]
-
-        def process(batch: Sequence[int]) -> list[Future[bytes] | ItemError]:
-            images = self.generator.generate([prompts[i] for i in batch], [seeds[i] for i in batch])
-            return [
-                image if isinstance(image, ItemError) else self.encoder.submit([image])[0] for image in images
-            ]
-
-        done, unprocessed = self.batcher.run(range(len(keys)), keys, process)
-        failures += unprocessed
-        failures += [Failure(keys[i], str(made)) for i, made in done if isinstance(made, ItemError)]
-        good = [(i, made) for i, made in done if not isinstance(made, ItemError)]
-        index = [i for i, _ in good]
-        table = image_table(
-            [keys[i] for i in index],
-            [labels[i] for i in index],
-            [made.result() for _, made in good],
-            [seeds[i] for i in index],
-        )
-        return Rows(table.append_column("prompt", _strings([prompts[i] for i in index])), failures)
+        for key, c, i in grid_items(shard.params):
+            source = prompt_key(c, prompt_index(i, count))
+            if source in known:
+                keys.append(key)
+                labels.append(c)
+                prompts.append(known[source])
+            else:
+                why = lost.get(source, "the prompts have no such row")
+                failures.append(Failure(key, f"its prompt {source} is missing: {why}"))
+        table, at, unmade = self.images(keys, labels, prompts)
+        column = pa.array([prompts[i] for i in at], pa.string())
+        return Rows(table.append_column("prompt", column), failures + unmade)
 
 
 def _prompts_of(inputs: Sequence[Rows]) -> tuple[dict[str, str], dict[str, str]]:
@@ -170,19 +138,8 @@ def _prompts_of(inputs: Sequence[Rows]) -> tuple[dict[str, str], dict[str, str]]
     return known, lost
 
 
-def _resized(image: Any, side: int) -> Any:
+def _resized(image: np.ndarray, side: int) -> np.ndarray:
     """uint8 (H, W, C) scaled to ``side`` by ``side``, antialiased; 0 leaves it."""
-    import numpy as np
-    from PIL import Image
-
-    from diffadapt.data.image import to_pil
-
     if not side or image.shape[:2] == (side, side):
         return image
     return np.asarray(to_pil(image).resize((side, side), Image.Resampling.BICUBIC))
-
-
-def _strings(values: Sequence[str]) -> Any:
-    import pyarrow as pa
-
-    return pa.array(values, pa.string())

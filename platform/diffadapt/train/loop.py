@@ -76,7 +76,7 @@ def run_loop(
     scaler = torch.amp.GradScaler(reporter.device.type, enabled=precision == "fp16")
     start, scalars = _resume(module, optimizer, ema, scaler, checkpoints, reporter)
     last_saved = start
-    main = next((i for i, p in enumerate(passes) if not p.climb), 0)
+    main = next((i for i, p in enumerate(passes) if not p.ascend), 0)
     module.train()
     skipped = 0
     end = total_steps if until is None else min(until, total_steps)
@@ -88,7 +88,7 @@ def run_loop(
             rate = lr_at(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("lr_scale", 1.0)
-            climbed: list[tuple[torch.Tensor, torch.Tensor]] = []
+            moved: list[tuple[torch.Tensor, torch.Tensor]] = []
             scalars, norm = {}, 0.0
             for index, current in enumerate(passes or (Pass(),)):
                 optimizer.zero_grad(set_to_none=True)
@@ -115,7 +115,7 @@ def run_loop(
                 )
                 scaler.unscale_(optimizer)
                 _only(optimizer, current.groups)
-                norm = float(_clip(optimizer, None if current.climb else clip_norm))
+                norm = float(_clip(optimizer, None if current.ascend else clip_norm))
                 if precision == "fp16" and not math.isfinite(norm):
                     skipped += 1
                     if skipped > MAX_SKIPPED:
@@ -123,11 +123,11 @@ def run_loop(
                 else:
                     skipped = 0
                     _demand_finite("gradient", norm, step, last_saved)
-                if current.climb:
-                    climbed = [] if skipped else climb(optimizer, current.climb, norm)
+                if current.ascend:
+                    moved = [] if skipped else ascend(optimizer, current.ascend, norm)
                 else:
-                    descend(climbed)
-                    climbed = []
+                    restore(moved)
+                    moved = []
                     scaler.step(optimizer)
                 scaler.update()
             if ema is not None and not skipped:
@@ -154,11 +154,11 @@ def step_seed(seed: int, step: int, rank: int, micro: int, index: int = 0) -> in
 
 
 @torch.no_grad()
-def climb(
+def ascend(
     optimizer: torch.optim.Optimizer, radius: float, norm: float
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Move every weight that has a gradient g by radius g / ||g||; returns (weight, movement) for
-    :func:`descend`."""
+    :func:`restore`."""
     moved = []
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -170,8 +170,8 @@ def climb(
 
 
 @torch.no_grad()
-def descend(moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Undo :func:`climb`."""
+def restore(moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Undo :func:`ascend`."""
     for p, e in moved:
         p.sub_(e)
 

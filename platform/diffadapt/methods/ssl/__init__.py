@@ -1,5 +1,5 @@
 """Semi-supervised learning: one file a method (see base.py)."""
 
-from diffadapt.methods.discover import extend
+from diffadapt.core.discover import extend
 
-extend(__path__, "ssl")
+extend(__path__, "DIFFADAPT_METHODS", "ssl")

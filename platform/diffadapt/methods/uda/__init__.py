@@ -1,5 +1,5 @@
 """Unsupervised domain adaptation: one file a method (see base.py)."""
 
-from diffadapt.methods.discover import extend
+from diffadapt.core.discover import extend
 
-extend(__path__, "uda")
+extend(__path__, "DIFFADAPT_METHODS", "uda")

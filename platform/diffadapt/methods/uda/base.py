@@ -10,10 +10,11 @@ comes from torch's generators alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from diffadapt.compute.progress import SHARPNESS, Pass, Progress
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative
 
 if TYPE_CHECKING:
     import torch
@@ -27,19 +28,19 @@ class UdaMethod:
     """Base of all methods. The defaults are Transfer-Learning-Library's common recipe (SGD, nesterov,
     annealed rate)."""
 
-    lr: float = 0.01
-    lr_gamma: float = 0.001
+    lr: NonNegative = 0.01
+    lr_gamma: NonNegative = 0.001
     """lr_i = lr (1 + lr_gamma i)^-lr_decay at step i (Ganin et al. 2016, section 5.2.2)."""
-    lr_decay: float = 0.75
-    momentum: float = 0.9
+    lr_decay: NonNegative = 0.75
+    momentum: Fraction = 0.9
     nesterov: bool = True
-    weight_decay: float = 1e-3
-    backbone_lr: float = 0.1
+    weight_decay: NonNegative = 1e-3
+    backbone_lr: NonNegative = 0.1
     """The backbone's rate, relative to ``lr``."""
-    bottleneck: int = 256
+    bottleneck: Natural = 256
     """Width of Linear-BatchNorm-ReLU between backbone and head; 0: none (the model is then a plain timm
     model)."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float, AtLeast(1e-09)] | None = None
 
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {}
     """Smallest and largest value (None: no bound) of the fields that a method adds."""
@@ -85,10 +86,10 @@ class UdaMethod:
         return (Pass(),)
 
     def passes_with(self, sdat: float, name: str = "") -> tuple[Pass, ...]:
-        """:meth:`passes`, after SAM's climb on the task loss for ``sdat`` > 0 (Rangwani et al. 2022,
+        """:meth:`passes`, after SAM's ascent of the task loss for ``sdat`` > 0 (Rangwani et al. 2022,
         algorithm 1).
 
-        The climb moves what the task loss reaches: backbone, bottleneck and head, never a discriminator.
+        The ascent moves what the task loss reaches: backbone, bottleneck and head, never a discriminator.
         Raises RecipeError, which calls the method ``name`` (default: its class), for a method of several
         passes.
         """
@@ -100,7 +101,7 @@ class UdaMethod:
                 f"uda.sdat is {sdat:g}, but {name or type(self).__name__} makes {len(passes)} updates a step"
                 " and SDAT needs a method with one: set uda.sdat to 0 or choose another method."
             )
-        return (Pass(SHARPNESS, climb=sdat), *passes)
+        return (Pass(SHARPNESS, ascend=sdat), *passes)
 
     def parameter_groups(self, net: AdaptationNetwork) -> list[dict[str, Any]]:
         """Optimiser groups with ``name``, ``params`` and ``lr_scale``; keys of torch.optim.SGD may be

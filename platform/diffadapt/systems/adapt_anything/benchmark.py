@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.ranges import Natural
 from diffadapt.data.benchmarks import benchmark
 from diffadapt.data.config import DataConfig
 from diffadapt.diffusion.generators.config import FilterConfig, TextToImageConfig
@@ -56,11 +57,10 @@ class Benchmark:
     ssl: SslConfig = SslConfig()
     select: SelectConfig = SelectConfig()
     clip: ClipConfig = ClipConfig(weights="")
-    seeds: tuple[int, ...] = (0, 1, 2)
-    seed: int = 0
+    seeds: tuple[Natural, ...] = (0, 1, 2)
+    seed: Natural = 0
     execution: ExecutionConfig = ExecutionConfig()
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"seed": (0, None), "seeds": (0, None)}
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {
         "data": ("data.path",),
         "backbone": ("backbone.name",),

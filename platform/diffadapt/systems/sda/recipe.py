@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.pipeline import PART, RESULT, SAME_IMAGES, SOURCE, Builder, MethodRow, Pipeline, Role
+from diffadapt.core.ranges import Between
 from diffadapt.data.config import DataConfig, TargetConfig
 from diffadapt.diffusion.aligners.config import AlignConfig, diffpure
 from diffadapt.diffusion.generators.config import SynthConfig
@@ -45,7 +46,7 @@ class SDA:
     source: DataConfig = DataConfig()
     """Labelled source images: needed for what is trained here and for the real-image control; else leave the
     path empty."""
-    num_classes: int = 0
+    num_classes: Annotated[int, Between(0, wanted="not be negative (0: as many as the data have)")] = 0
     """0: as many as the source or target data have."""
     synth: SynthConfig = SynthConfig()
     align: AlignConfig = AlignConfig()
@@ -253,7 +254,7 @@ class _Graph(Builder):
 
     def _project(self, name: str, config: AlignConfig) -> None:
         r, config = self.r, replace(config, storage=self.r.project_storage)  # type: ignore[arg-type]
-        if config.guidance == "gda":
+        if config.aligner.needs_classifier:
             stage = Align(config, r.seed, r.classifier, self.classes)
             self.add(name, stage, "target", *self.uncond, *self.fitted)
         else:

@@ -14,12 +14,13 @@ from typing import ClassVar
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.pipeline import MethodRow, Pipeline
+from diffadapt.core.ranges import Natural
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.metrics.detection import MAP
 from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.systems.zodi.graph import ALIASES, LIMITS, SOURCE_ONLY, SceneGraph, check_scene_recipe
+from diffadapt.systems.zodi.graph import ALIASES, SOURCE_ONLY, SceneGraph, check_scene_recipe
 from diffadapt.tasks.detection.config import DetectionTraining
 from diffadapt.tasks.detection.figures import DetectionFigures
 from diffadapt.tasks.detection.fit import FitDetector
@@ -44,14 +45,13 @@ class ZodiDetection:
     detector: DetectorConfig = DetectorConfig()
     training: DetectionTraining = DetectionTraining()
     methods: tuple[str, ...] = tuple(METHODS)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Natural, ...] = (0,)
     """Training is repeated with each; the transferred images are the same."""
     figures: bool = True
-    seed: int = 0
+    seed: Natural = 0
     """Of the transferred images."""
     execution: ExecutionConfig = ExecutionConfig()
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = LIMITS
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {**ALIASES, "backbone": ("detector.backbone",)}
     """Short options of the command line and the fields that they set."""
 

@@ -17,12 +17,11 @@ from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.stages.quality import Quality
 from diffadapt.stages.scenes import Scenes
-from diffadapt.stages.transfer import TransferScenes
+from diffadapt.stages.translate import TransferScenes
 from diffadapt.systems.checks import check_known, check_once
 from diffadapt.systems.zodi.findings import BOTH, OTHERWISE, TRANSFERRED_ONLY, VARIANT
 
 SOURCE_ONLY = "source_only"
-LIMITS: dict[str, tuple[float | None, float | None]] = {"seed": (0, None), "seeds": (0, None)}
 ALIASES: dict[str, tuple[str, ...]] = {
     "data": ("source.path", "source_test.path"),
     "source": ("source.path",),

@@ -12,10 +12,11 @@ zero-shot setting).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.pipeline import MethodRow, Pipeline
+from diffadapt.core.ranges import Between, Natural
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.relight import CAPTIONS
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
@@ -25,7 +26,7 @@ from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.relight import RelightScenes
 from diffadapt.stages.scenes import Scenes
 from diffadapt.systems.checks import check_known, check_once
-from diffadapt.systems.zodi.graph import ALIASES, LIMITS, SOURCE_ONLY, SceneGraph, check_scene_recipe
+from diffadapt.systems.zodi.graph import ALIASES, SOURCE_ONLY, SceneGraph, check_scene_recipe
 from diffadapt.tasks.segmentation.config import SegmentTraining
 from diffadapt.tasks.segmentation.figures import SceneFigures
 from diffadapt.tasks.segmentation.fit import FitSegmenter
@@ -72,24 +73,19 @@ class Zodi:
     methods: tuple[str, ...] = tuple(METHODS)
     variants: tuple[str, ...] = ()
     """Controls: ZoDi trained on another transfer (img2img, edit_friendly, aligned, layout, relight)."""
-    estimate: int = 100
+    estimate: Natural = 100
     """So many of the source's test images are transferred to estimate the performance on the target without
     it; 0: no estimate."""
-    scale: float = 1.0
+    scale: Annotated[float, Between(0.001, 16)] = 1.0
     """Multiplies every resolution (of transfer, segmenter, crops, and of a generator trained here): a run at
     small scale by one field."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Natural, ...] = (0,)
     """Training is repeated with each; the transferred images are the same."""
     figures: bool = True
-    seed: int = 0
+    seed: Natural = 0
     """Of the transferred images."""
     execution: ExecutionConfig = ExecutionConfig()
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        **LIMITS,
-        "estimate": (0, None),
-        "scale": (1e-3, 16),
-    }
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {**ALIASES, "backbone": ("segmenter.backbone",)}
     """Short options of the command line and the fields that they set."""
 

@@ -13,7 +13,7 @@ from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.config import ClipConfig
 from diffadapt.models.weights import revision
-from diffadapt.prompts.prompts import fill
+from diffadapt.prompts.text import fill
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,15 @@ from __future__ import annotations
 import functools
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from diffadapt.core.identity import item_seed
-from diffadapt.prompts.config import PromptConfig
+from diffadapt.core.config import to_dict
+from diffadapt.core.errors import RecipeError
+from diffadapt.core.identity import digest, item_seed
+from diffadapt.data.class_names import spoken
+from diffadapt.prompts.sources.base import PromptSource
 
 BANK_VERSION = 1
 """Raised when the shipped lists or the walk change: it is part of the prompts' identity."""
@@ -151,12 +156,11 @@ class Bank:
     @property
     def size(self) -> int:
         """How many different prompts each class has."""
-        return (
-            (len(self.styles) + len(self.forms))
-            * len(self.backgrounds)
-            * len(self.viewpoints)
-            * len(self.lights)
-        )
+        return (len(self.styles) + len(self.forms)) * self._rest
+
+    @property
+    def _rest(self) -> int:
+        return len(self.backgrounds) * len(self.viewpoints) * len(self.lights)
 
     def prompt(self, k: int, category: str, seed: int) -> str:
         """The k-th prompt (from 0) of a class, ``category`` as a prompt says it. IndexError from ``size`` on.
@@ -164,26 +168,24 @@ class Bank:
         Domain and style take turns as long as both have prompts left; each of the two is a walk without
         repeats in which every run of n prompts uses each of n heads once.
         """
-        rest = (self.backgrounds, self.viewpoints, self.lights)
-        by_domain, by_style = (len(h) * _product(rest) for h in (self.forms, self.styles))
+        by_domain, by_style = (len(h) * self._rest for h in (self.forms, self.styles))
         both = min(by_domain, by_style)
         if k < 2 * both:
             heads, i = (self.forms, k // 2) if k % 2 == 0 else (self.styles, k // 2)
         else:
             heads, i = (self.forms if by_domain > by_style else self.styles), k - both
-        if i >= len(heads) * _product(rest):
+        if i >= len(heads) * self._rest:
             raise IndexError(k)
-        axes = (heads, *rest)
-        chosen = _walk(
-            i, axes, item_seed(seed, "prompts", category, "domain" if heads is self.forms else "style")
-        )
+        axes = (heads, self.backgrounds, self.viewpoints, self.lights)
+        kind = "domain" if heads is self.forms else "style"
+        chosen = _walk(i, axes, item_seed(seed, "prompts", category, kind))
         named = with_article(category)
         head = chosen[0].replace("{a}", named) if heads is self.forms else _styled(chosen[0], category, named)
         return ", ".join(part for part in (head, *chosen[1:]) if part)
 
 
-def bank(config: PromptConfig, domain: str) -> Bank:
-    """The bank of ``config``: its own lists where given (doubles count once), the shipped ones else."""
+def bank(config: Any, domain: str) -> Bank:
+    """The bank of a PromptConfig: its own lists where given (doubles count once), the shipped ones else."""
     phrase = " ".join(domain.split()).rstrip(".!?,;:")
     return Bank(
         styles=_list(config.styles, STYLES),
@@ -206,21 +208,7 @@ def with_article(category: str) -> str:
     return f"{'an' if _vowel_sound(first) else 'a'} {category}"
 
 
-_SINGULAR_S = frozenset(
-    (
-        "lens",
-        "canvas",
-        "atlas",
-        "christmas",
-        "gas",
-        "trellis",
-        "species",
-        "series",
-        "mars",
-        "bias",
-        "pancreas",
-    )
-)
+_SINGULAR_S = frozenset("lens canvas atlas christmas gas trellis species series mars bias pancreas".split())
 _LETTER_NAMES = "AEFHILMNORSX"
 
 
@@ -273,8 +261,35 @@ def _list(given: tuple[str, ...], shipped: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(" ".join(entry.split()) for entry in given)) or shipped
 
 
-def _product(axes: tuple[tuple[str, ...], ...]) -> int:
-    total = 1
-    for axis in axes:
-        total *= len(axis)
-    return total
+class BankSource(PromptSource):
+    """The bank: domain x style x background x viewpoint x light, deterministic."""
+
+    @property
+    def bank(self) -> Bank:
+        return bank(self.config, self.domain)
+
+    def check(self, class_names: Sequence[str]) -> None:
+        self._check_size(self.count)
+
+    def identity(self) -> dict[str, Any]:
+        lists = {"version": BANK_VERSION, **to_dict(self.bank)}
+        return {
+            "source": self.config.source,
+            "bank": digest(lists),
+            "domain": self.domain,
+            "seed": self.seed,
+        }
+
+    def prompts(self, category: str, start: int, stop: int) -> list[str]:
+        self._check_size(stop)
+        phrases = self.bank
+        return [phrases.prompt(k, spoken(category), self.seed) for k in range(start, stop)]
+
+    def _check_size(self, wanted: int) -> None:
+        size = self.bank.size
+        if wanted > size:
+            raise RecipeError(
+                f"prompts.prompts_per_class is {wanted}, but the lists of the prompt bank make {size}"
+                f" different prompts a class: ask for at most {size} (several images may share a prompt), or"
+                " give longer lists of styles, backgrounds, viewpoints or lights."
+            )

@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from diffadapt.core.errors import RecipeError
+from diffadapt.prompts.backends.base import Backend, Failed, Request, public_endpoint
 from diffadapt.prompts.config import LlmConfig
-from diffadapt.prompts.llm import Failed, Request, public_endpoint
 
 AT_ONCE = 8
 """Requests in flight."""
@@ -28,12 +28,12 @@ TRANSIENT = (408, 409, 425, 429)
 KEY = "OPENAI_API_KEY"
 
 
-class HttpBackend:
+class HttpBackend(Backend):
     """POSTs to ``<endpoint>/chat/completions``; the key comes from OPENAI_API_KEY of the worker's
     environment."""
 
-    def __init__(self, config: LlmConfig):
-        self.config = config
+    def __init__(self, config: LlmConfig, device: str = "cpu"):
+        super().__init__(config, device)
         self.where = public_endpoint(config.endpoint)
         self.identity = {"backend": "openai", "model": config.model, "endpoint": self.where}
         self._opener = urllib.request.build_opener(_NoRedirect())

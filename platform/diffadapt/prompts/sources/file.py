@@ -7,13 +7,38 @@ import functools
 import io
 import json
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import fsspec
 
-from diffadapt.core.errors import DataError
+from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.data.class_names import match_names, normalise
+from diffadapt.prompts.sources.base import PromptSource
+from diffadapt.prompts.text import fill
 
 _FORMS = "CSV with lines category,prompt, JSON with category -> prompts, or text lines with {category}"
+
+
+class FileSource(PromptSource):
+    """The prompts of ``prompts.file``, from the first again where there are fewer than are asked for."""
+
+    by_content: ClassVar[bool] = True
+
+    def check(self, class_names: Sequence[str]) -> None:
+        if not self.config.file:
+            raise RecipeError(
+                "prompts.source is 'file' but prompts.file is empty: give a CSV (category,prompt), a JSON or"
+                " a text file."
+            )
+        for name in class_names:
+            file_prompts(self.config.file, name, tuple(class_names))
+
+    def identity(self) -> dict[str, Any]:
+        return {"source": "file"}  # the prompts themselves are in the shards' parameters
+
+    def prompts(self, category: str, start: int, stop: int) -> list[str]:
+        mine = file_prompts(self.config.file, category)
+        return [fill(mine[k % len(mine)], category, self.domain) for k in range(start, stop)]
 
 
 def file_prompts(path: str, category: str, class_names: Sequence[str] = ()) -> list[str]:

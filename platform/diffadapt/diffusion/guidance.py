@@ -3,8 +3,9 @@ section 4.2)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
@@ -12,6 +13,10 @@ from diffadapt.diffusion.lowpass import LowPass
 from diffadapt.diffusion.samplers import Network, NoiseSource, network_time, noise_source
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.diffusion.step import ancestral_step, q_sample
+
+if TYPE_CHECKING:
+    from diffadapt.diffusion.aligners.base import Run, Tools
+    from diffadapt.diffusion.noise import ItemNoise
 
 NormMode = Literal["image", "batch"]
 
@@ -115,3 +120,25 @@ def guided_loop(
                 trace.norms.append(guide.norm)
                 trace.gradients.append(guide.gradient)
     return x
+
+
+def denoiser(tools: Tools, lowpass: LowPass | None, norm: NormMode = "image") -> Run:
+    """:func:`guided_loop` as an aligner runs it, with the settings of ``tools.config``."""
+    c = tools.config
+
+    def run(x_star: torch.Tensor, noise: ItemNoise, seeds: Sequence[int]) -> torch.Tensor:
+        return guided_loop(
+            tools.network.eps_model,
+            x_star,
+            noise.draw(),
+            noise.draw,
+            tools.schedule,
+            start=c.start,
+            scale=c.scale,
+            lowpass=lowpass,
+            norm=norm,
+            noise_index=c.start - 1 if c.noise_at_first_step else c.start,
+            gradient_factor=tools.gradient_factor,
+        )
+
+    return run

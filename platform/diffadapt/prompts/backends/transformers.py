@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, L
 
 from diffadapt.core.errors import ResourceError, WeightsError
 from diffadapt.models.weights import is_hub_id, resolve, revision
+from diffadapt.prompts.backends.base import Backend, Failed, Request
 from diffadapt.prompts.config import LlmConfig
-from diffadapt.prompts.llm import Failed, Request
 
 BATCH = 8
 TOP_P = 0.95
@@ -20,7 +20,7 @@ SHORTEST = 16
 """Tokens that must be left for an answer."""
 
 
-class TransformersBackend:
+class TransformersBackend(Backend):
     """Generates on ``device``: bf16 or what the weights say on a GPU, float32 on a CPU. Raises
     WeightsError."""
 

@@ -18,15 +18,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any
 
+from diffadapt.core.config import to_dict
+from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import digest, item_seed
 from diffadapt.data.class_names import spoken
 from diffadapt.prompts.answers import TEXT_VERSION, parse_answer, request_text, usable
-from diffadapt.prompts.bank import Bank, bank
-from diffadapt.prompts.config import LlmConfig, PromptConfig
-from diffadapt.prompts.prompts import FALLBACK
+from diffadapt.prompts.backends.base import Backend, Failed, Request, open_backend, public_endpoint
+from diffadapt.prompts.sources.bank import Bank, BankSource, bank
+from diffadapt.prompts.text import FALLBACK
 
 IDEAS = 6
 PAUSE = 1.0
@@ -38,55 +39,51 @@ TOKENS_PER_PROMPT = 60
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Request:
-    """One question to a language model: the user's message, the seed of its sampling, the longest answer in
-    tokens."""
+class LlmSource(BankSource):
+    """A language model; the bank gives it ideas and stands in for what it does not write."""
 
-    text: str
-    seed: int
-    max_tokens: int
+    @property
+    def label(self) -> str:
+        return self.config.llm.model.rstrip("/").replace("\\", "/").split("/")[-1]
 
+    @property
+    def weights(self) -> str:
+        return self.config.llm.model if self.config.llm.backend == "transformers" else ""
 
-@dataclass(frozen=True)
-class Failed:
-    """Why a request has no answer: part of a sentence, without keys, paths or passwords."""
+    def check(self, class_names: Sequence[str]) -> None:
+        super().check(class_names)
+        llm = self.config.llm
+        if llm.ask < 1 or llm.temperature < 0 or llm.retries < 0 or llm.timeout <= 0:
+            raise RecipeError(
+                "prompts.llm: ask must be at least 1, temperature and retries not negative, timeout positive."
+            )
+        if not llm.model:
+            raise RecipeError("prompts.llm.model is empty: name the language model.")
+        if llm.backend == "openai" or llm.endpoint:
+            if not llm.endpoint:
+                raise RecipeError(
+                    "prompts.llm.endpoint is empty: give the URL of an OpenAI-compatible endpoint up to /v1,"
+                    " such as http://localhost:8000/v1."
+                )
+            if not llm.endpoint.startswith(("http://", "https://")):
+                raise RecipeError(
+                    f"prompts.llm.endpoint is {llm.endpoint!r}, which is not a URL: it begins with http:// or"
+                    " https://."
+                )
 
-    reason: str
+    def identity(self) -> dict[str, Any]:
+        llm = to_dict(self.config.llm, identity_only=True)
+        llm["endpoint"] = public_endpoint(self.config.llm.endpoint)
+        if self.weights:
+            llm.pop("model")  # counts by its revision
+            llm.pop("endpoint")
+        return {**super().identity(), "llm": llm, "text": TEXT_VERSION, "block": self.config.block}
 
+    def open(self, device: str) -> None:
+        self.writer = PromptLlm(self.config, open_backend(self.config.llm, device))
 
-class Backend(Protocol):
-    """Where a language model runs."""
-
-    identity: dict[str, Any]
-    """What of the backend decides the answers: part of the name under which they are cached."""
-
-    def complete(self, requests: Sequence[Request]) -> list[str | Failed]:
-        """An answer, or why there is none, for each request, in order.
-
-        Raises DiffadaptError only for what the user must mend first (no such weights, a refused key, a
-        library missing).
-        """
-        ...
-
-
-def open_llm(config: PromptConfig, device: str) -> PromptLlm:
-    """The writer for ``config.llm``; loads the model when it runs in this process. Raises WeightsError or
-    RecipeError."""
-    backend: Backend
-    if config.llm.backend == "transformers":
-        from diffadapt.prompts.llm_transformers import TransformersBackend
-
-        backend = TransformersBackend(config.llm, device)
-    elif config.llm.backend == "openai":
-        from diffadapt.prompts.llm_http import HttpBackend
-
-        backend = HttpBackend(config.llm)
-    else:
-        from diffadapt.orchestrate.llm import RayBackend
-
-        backend = RayBackend(config.llm)
-    return PromptLlm(config, backend)
+    def write(self, names: Sequence[str], start: int, stop: int) -> list[list[tuple[str, str]]]:
+        return self.writer.write(names, self.domain, start, stop, self.seed)
 
 
 class PromptLlm:
@@ -94,7 +91,7 @@ class PromptLlm:
 
     def __init__(
         self,
-        config: PromptConfig,
+        config: Any,
         backend: Backend,
         cache: AnswerCache | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -270,18 +267,7 @@ class AnswerCache:
             log.debug("The cache of answers cannot be written.", exc_info=True)
 
 
-def public_endpoint(endpoint: str) -> str:
-    """An endpoint without user, password, query and trailing slash: what may be stored and shown."""
-    parts = urlsplit(endpoint)
-    if not parts.netloc:
-        return endpoint.rstrip("/")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
-
-
-def _model_name(config: LlmConfig) -> str:
+def _model_name(config: Any) -> str:
     """A hub id as it is, of a folder its name."""
-    return (
-        Path(config.model).expanduser().resolve().name
-        if Path(config.model).expanduser().is_dir()
-        else config.model
-    )
+    path = Path(config.model).expanduser()
+    return path.resolve().name if path.is_dir() else config.model

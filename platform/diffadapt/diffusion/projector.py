@@ -8,11 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from diffadapt.core.errors import DataError, ItemError, RecipeError, ResourceError
+from diffadapt.diffusion.aligners.base import Tools
 from diffadapt.diffusion.aligners.config import AlignConfig
-from diffadapt.diffusion.aligners.gda import GDA, gda_loop
-from diffadapt.diffusion.aligners.guidance import guided_loop
-from diffadapt.diffusion.aligners.pixels import to_network, to_uint8
-from diffadapt.diffusion.lowpass import LowPass
 from diffadapt.diffusion.network import UnconditionalNetwork
 from diffadapt.diffusion.noise import ItemNoise
 
@@ -38,9 +35,8 @@ class Projector:
         network: from :func:`diffadapt.diffusion.network.load_unconditional`, already on ``device``.
         config: what to do; see :class:`AlignConfig`.
         device: where; default the network's.
-        classifier: images in [-1, 1] (B, C, H, W) -> logits (B, classes), differentiable; needed in gda mode
-        with an
-            entropy weight.
+        classifier: images in [-1, 1] (B, C, H, W) -> logits (B, classes), differentiable; for aligners that
+            look at it.
 
     Raises RecipeError when the configuration's steps, factor or mode cannot be run.
     """
@@ -64,15 +60,9 @@ class Projector:
             )
         if config.coupled_batch < 1 or config.batch_size < 1:
             raise RecipeError("align.batch_size and align.coupled_batch must be at least 1.")
-        self.guided = config.guidance in ("dda", "dda-batch")
-        if self.guided and not 1 <= config.factor <= network.image_size:
-            raise RecipeError(
-                f"align.factor is {config.factor} but must be 1 to the image size, {network.image_size}."
-            )
-        self.lowpass = LowPass(config.factor) if self.guided else None
-        self.gda = None
-        if config.guidance == "gda":
-            self.gda = GDA(config.gda, network, classifier, self.device)
+        self.aligner = config.aligner
+        factor = FP16_GRADIENT_FACTOR if network.precision == "fp16" else 1.0
+        self.align = self.aligner.open(Tools(network, self.schedule, config, self.device, classifier, factor))
 
     def project(self, images: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """The projections as uint8 (B, C, H, W) on the CPU.
@@ -86,7 +76,7 @@ class Projector:
         ItemError), and ResourceError when device memory runs out.
         """
         self._check(images, seeds)
-        size = self.config.coupled_batch if self.config.guidance == "dda-batch" else self.config.batch_size
+        size = self.config.coupled_batch if self.aligner.coupled else self.config.batch_size
         done, bad = [], []
         for first in range(0, len(seeds), size):
             piece = images[first : first + size].to(self.device)
@@ -101,30 +91,10 @@ class Projector:
 
     def run(self, x_star: torch.Tensor, seeds: list[int]) -> torch.Tensor:
         """One piece, float32 (B, C, H, W) in [-1, 1] on the device -> the unclamped result, float32."""
-        config = self.config
-        noise = ItemNoise(seeds, tuple(x_star.shape[1:]), self.device, draws=config.start)
-        noised_to = config.start - 1 if config.noise_at_first_step else config.start
-        factor = FP16_GRADIENT_FACTOR if self.network.precision == "fp16" else 1.0
+        noise = ItemNoise(seeds, tuple(x_star.shape[1:]), self.device, draws=self.config.start)
         try:
             with self.network.float32_mode():
-                if self.gda is not None:
-                    return gda_loop(
-                        self.gda, x_star, noise.draw(), self.schedule, start=config.start, scale=config.scale,
-                        seeds=seeds, gradient_factor=factor,
-                    )  # fmt: skip
-                return guided_loop(
-                    self.network.eps_model,
-                    x_star,
-                    noise.draw(),
-                    noise.draw,
-                    self.schedule,
-                    start=config.start,
-                    scale=config.scale,
-                    lowpass=self.lowpass,
-                    norm="batch" if config.guidance == "dda-batch" else "image",
-                    noise_index=noised_to,
-                    gradient_factor=factor,
-                )
+                return self.align(x_star, noise, seeds)
         except torch.cuda.OutOfMemoryError as error:
             raise ResourceError(
                 f"The device has not enough memory to project {len(seeds)} images of"
@@ -148,3 +118,14 @@ class Projector:
             )
         if len(seeds) != len(images):
             raise ValueError(f"{len(images)} images but {len(seeds)} seeds")
+
+
+def to_network(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (any shape) -> float32 in [-1, 1], as the authors convert them: x / 127.5 - 1."""
+    return images.float() / 127.5 - 1.0
+
+
+def to_uint8(x: torch.Tensor) -> torch.Tensor:
+    """Float images, nominally in [-1, 1] -> uint8 in the same shape: ((clamp(x) + 1) / 2) 255 + 0.5,
+    truncated."""
+    return ((x.float().clamp(-1.0, 1.0) + 1.0) / 2.0 * 255.0 + 0.5).clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,71 @@
+"""What an aligner is: how images are moved onto the domain of an unconditional diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from diffadapt.core.discover import Seam
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffadapt.diffusion.network import UnconditionalNetwork
+    from diffadapt.diffusion.noise import ItemNoise
+    from diffadapt.diffusion.schedule import Schedule
+
+    Run = Callable[[torch.Tensor, ItemNoise, Sequence[int]], torch.Tensor]
+    """Images float32 (B, C, H, W) in [-1, 1] on the device, their noise and their seeds -> the aligned ones,
+    float32, unclamped. What belongs to an image must depend on its own seed only, unless the aligner is
+    ``coupled``."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What an aligner works with."""
+
+    network: UnconditionalNetwork
+    schedule: Schedule
+    """Already respaced to ``config.respacing`` steps."""
+    config: Any
+    """The AlignConfig: ``start``, ``scale``, ``factor`` and the others are every aligner's."""
+    device: torch.device
+    classifier: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """Images in [-1, 1] (B, C, H, W) -> logits (B, classes), differentiable; only for an aligner that asks
+    for it, and only where the recipe has one."""
+    gradient_factor: float = 1.0
+    """What a loss is multiplied by before it goes back through a network in float16."""
+
+
+@dataclass(frozen=True)
+class Aligner:
+    """Base of all aligners; the fields of a subclass are its own settings, options ``--align.<name>.<field>``.
+
+    Of these and of the name an aligned image's digest is made. Raise ``version`` when the same settings
+    would give other images.
+    """
+
+    version: ClassVar[int] = 1
+    coupled: ClassVar[bool] = False
+    """Whether the images of a batch act on each other: then ``coupled_batch`` decides who they are."""
+    needs_classifier: ClassVar[bool] = False
+    """Whether it looks at the source classifier, where the recipe has one."""
+    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {}
+    """Field -> smallest and largest value."""
+
+    def open(self, tools: Tools) -> Run:
+        """Make ready once; what comes back is called batch by batch. Raises RecipeError for settings that
+        cannot be run. Torch is imported here, not at the file's top."""
+        raise NotImplementedError
+
+
+ALIGNERS = Seam(
+    "aligner",
+    "diffadapt.diffusion.aligners",
+    "DIFFADAPT_ALIGNERS",
+    Aligner,
+    hyphens=True,
+    skip=frozenset({"base", "config"}),
+)
+"""Every aligner by the value of ``align.guidance``."""

@@ -1,0 +1,21 @@
+"""Unguided noise and denoise (DiffPure, Nie et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffadapt.diffusion.aligners.base import Aligner, Tools
+
+if TYPE_CHECKING:
+    from diffadapt.diffusion.aligners.base import Run
+
+
+@dataclass(frozen=True)
+class Unguided(Aligner):
+    """No guidance, and so no gradient."""
+
+    def open(self, tools: Tools) -> Run:
+        from diffadapt.diffusion.guidance import denoiser
+
+        return denoiser(tools, None)

@@ -1,0 +1,69 @@
+"""Weights of diffusers pipelines: a folder, a hub id or ``embedded:<name>``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from diffadapt.core.errors import RecipeError, WeightsError
+from diffadapt.core.leniency import missing
+from diffadapt.diffusion.generators.base import Generator
+from diffadapt.diffusion.generators.config import TextToImageConfig
+from diffadapt.diffusion.generators.pipeline_index import check_settings, pipeline_index
+from diffadapt.diffusion.translation.checks import check_weights
+from diffadapt.diffusion.translation.config import TransferConfig
+from diffadapt.models.weights import revision, weights_label
+
+if TYPE_CHECKING:
+    from diffadapt.diffusion.generators.base import FromLabels, FromPrompts, FromScenes, Images
+
+
+@dataclass(frozen=True)
+class Diffusers(Generator):
+    """``address`` is where the weights are."""
+
+    def revision(self) -> str:
+        return revision(self.address)
+
+    @property
+    def label(self) -> str:
+        return weights_label(self.address)
+
+    def check(self, config: Any) -> None:
+        if isinstance(config, TextToImageConfig):
+            try:
+                index = pipeline_index(self.address)
+            except WeightsError as error:
+                missing(error)
+                index = None
+            check_settings(config, index)
+        elif isinstance(config, TransferConfig):
+            check_weights(config, pipeline_index(self.address))
+
+    def from_prompts(self, config: Any, device: str) -> FromPrompts:
+        from diffadapt.diffusion.generators.text_to_image import load_text_to_image
+
+        return load_text_to_image(replace(config, weights=self.address), device).generate
+
+    def from_labels(self, config: Any, device: str, num_classes: int) -> FromLabels:
+        from diffadapt.diffusion.generators.dit import load_generator
+
+        generator = load_generator(self.address, device, config.precision, config.compile)
+        if num_classes > generator.num_classes:
+            raise RecipeError(
+                f"The data has {num_classes} classes but the generator {weights_label(config.weights)} knows"
+                f" {generator.num_classes}: use a generator of these classes, or train one with"
+                " --synth.weights train."
+            )
+
+        def sample(labels: Sequence[int], seeds: Sequence[int]) -> Images:
+            images = generator.sample(labels, seeds, config)
+            return list(images.permute(0, 2, 3, 1).contiguous().numpy())
+
+        return sample
+
+    def from_scenes(self, config: Any, device: str, classes: Any) -> FromScenes:
+        from diffadapt.diffusion.translation.pipeline import load_scene_transfer
+
+        return load_scene_transfer(replace(config, weights=self.address), classes, device).transfer
