@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from reportkit import fake_run
 
 from diffadapt.core.errors import RecipeError
+from diffadapt.report import own
 from diffadapt.report.html import render
 
 TEXT = (Path(__file__).parent / "examples" / "section.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture()
-def folder(tmp_path, monkeypatch) -> Path:
+def folder(tmp_path, monkeypatch) -> Iterator[Path]:
     place = tmp_path / "my_sections"
     place.mkdir()
     monkeypatch.setenv("DIFFADAPT_SECTIONS", str(place))
-    return place
+    monkeypatch.setattr(own, "__path__", list(own.__path__))
+    yield place
+    for name in [n for n in sys.modules if n.startswith(f"{own.__name__}.")]:
+        del sys.modules[name]
 
 
 def test_the_example_is_a_section_of_every_report(tmp_path, folder):
@@ -46,7 +52,7 @@ def test_a_template_beside_the_file_and_plain_text(tmp_path, folder):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("x = 1 / 0", "cannot be loaded .ZeroDivisionError"),
+        ("x = 1 / 0", "cannot be imported .ZeroDivisionError"),
         ("x = 1", "exactly one class that extends Section"),
     ],
 )

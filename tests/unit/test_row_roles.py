@@ -1,5 +1,5 @@
-"""What the rows of every recipe mean: stated by the recipe, kept by the manifest, joined to the scores; and what
-is guessed of runs that state nothing (older versions') is the same."""
+"""What the rows of every recipe mean: stated by the recipe, kept by the manifest, joined to the scores; and
+what is guessed of runs that state nothing (older versions') is the same."""
 
 from __future__ import annotations
 

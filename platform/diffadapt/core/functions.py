@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -107,3 +107,16 @@ def _import(file: Path, stem: str, what: str) -> ModuleType:
             f" it out of {file.parent.name}/."
         ) from error
     return module
+
+
+def lazily(package: str, files: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """A package's ``__getattr__`` that takes names out of its ``files`` (file -> names) when they are asked
+    for, so that one file of the package can be imported without the others."""
+    where = {name: file for file, names in files.items() for name in names}
+
+    def find_name(name: str) -> Any:
+        if name not in where:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{where[name]}"), name)
+
+    return find_name

@@ -7,27 +7,21 @@ whose run gives it data. A system's :class:`SystemReport` is found by the system
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 from markupsafe import Markup
 
-from diffadapt.core.errors import RecipeError
+from diffadapt.core.discover import Seam
 from diffadapt.core.record import Score
 from diffadapt.core.runs import Run
 from diffadapt.report.page import load_page
 from diffadapt.report.roles import system
 from diffadapt.report.summary import Summary, summarise
-
-VARIABLE = "DIFFADAPT_SECTIONS"
 
 
 @dataclass(frozen=True)
@@ -89,46 +83,20 @@ class SystemReport(Section):
         return ""
 
 
+SECTIONS = Seam("report section", "diffadapt.report.own", "DIFFADAPT_SECTIONS", Section)
+
+
 def report_of(manifest: Mapping[str, Any]) -> SystemReport:
     """The report of the run's system: of ``systems/<name>/report.py``, where there is one."""
-    name = f"diffadapt.systems.{system(manifest)}.report"
+    seam = Seam("system's report", f"diffadapt.systems.{system(manifest)}", "", SystemReport)
     try:
-        known = importlib.util.find_spec(name)
-    except ModuleNotFoundError:  # of a system of one's own
-        known = None
-    return _the_one(importlib.import_module(name), SystemReport) if known else SystemReport()
+        known = "report" in seam.names()
+    except (ImportError, AttributeError):  # no package of ours: a system of one's own
+        known = False
+    return seam.load("report")() if known else SystemReport()
 
 
 def own_sections() -> list[Section]:
-    """The sections of the folders that DIFFADAPT_SECTIONS names (separated as the system separates paths), by
-    file name. RecipeError for a file that cannot be imported or holds no or several sections."""
-    folders = [Path(f) for f in os.environ.get(VARIABLE, "").split(os.pathsep) if f]
-    files = sorted((f for folder in folders for f in folder.glob("[!_]*.py")), key=lambda f: f.name)
-    return [_the_one(_load(file), Section) for file in files]
-
-
-def _load(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"diffadapt_own_section_{file.stem}", file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # classes of a file find it through their module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise RecipeError(
-            f"The section file {file.name} cannot be loaded ({type(error).__name__}: {error}): mend it or move"
-            f" it out of {file.parent.name}/."
-        ) from error
-    return module
-
-
-def _the_one(module: ModuleType, base: type) -> Any:
-    """The piece of ``base`` that a module defines."""
-    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-    pieces = [c for c in own if issubclass(c, base)]
-    if len(pieces) != 1:
-        raise RecipeError(
-            f"The file {Path(str(module.__file__)).name} must hold exactly one class that extends"
-            f" {base.__name__}; it holds {len(pieces)}."
-        )
-    return pieces[0]()
+    """The sections of the folders that DIFFADAPT_SECTIONS names, by file name. RecipeError for a file that
+    cannot be imported or holds no or several sections."""
+    return [section() for section in SECTIONS.all().values()]

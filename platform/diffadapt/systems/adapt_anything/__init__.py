@@ -1,14 +1,11 @@
 """Adapt Anything: the recipe types (a run, a benchmark), published figures, its part of reports."""
 
-from diffadapt.systems.adapt_anything.benchmark import SYNTHETIC, Benchmark, transfer_recipes
-from diffadapt.systems.adapt_anything.recipe import CONTROLS, VALIDATORS, AdaptAnything, check_methods
+from diffadapt.core.functions import lazily
 
-__all__ = [
-    "CONTROLS",
-    "SYNTHETIC",
-    "VALIDATORS",
-    "AdaptAnything",
-    "Benchmark",
-    "check_methods",
-    "transfer_recipes",
-]
+__getattr__ = lazily(
+    __name__,
+    {
+        "recipe": ("CONTROLS", "VALIDATORS", "AdaptAnything", "check_methods"),
+        "benchmark": ("SYNTHETIC", "Benchmark", "transfer_recipes"),
+    },
+)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffadapt.report import generator
+from diffadapt.report.roles import roles
 from diffadapt.report.summary import Summary
 from diffadapt.systems.adapt_anything.published import note, published
 
@@ -20,7 +21,9 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
     models = list(dict.fromkeys(p.model for p in found))
     methods = list(dict.fromkeys(p.method for p in found))
     values = {(p.method, p.model): f"{p.value:.1f}" for p in found}
-    ours = {r.role.published.lower(): r for r in reversed(table.main) if r.mean is not None}
+    known = roles(manifest)
+    measured = [r for r in reversed(table.main) if r.mean is not None and r.method in known]
+    ours = {known[r.method].published.lower(): r for r in measured}
     rows = []
     for method in methods:
         mine = ours.get(method.lower())

@@ -1,5 +1,5 @@
 """SDA: the recipe type, the paper's settings, its published figures, its part of reports."""
 
-from diffadapt.systems.sda.recipe import CONTROLS, METHODS, SDA
+from diffadapt.core.functions import lazily
 
-__all__ = ["CONTROLS", "METHODS", "SDA"]
+__getattr__ = lazily(__name__, {"recipe": ("CONTROLS", "METHODS", "SDA")})

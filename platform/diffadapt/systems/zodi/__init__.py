@@ -1,6 +1,5 @@
 """ZoDi: the recipe types (segmentation, detection), published figures, its part of reports."""
 
-from diffadapt.systems.zodi.detection import ZodiDetection
-from diffadapt.systems.zodi.recipe import METHODS, VARIANTS, Zodi
+from diffadapt.core.functions import lazily
 
-__all__ = ["METHODS", "VARIANTS", "Zodi", "ZodiDetection"]
+__getattr__ = lazily(__name__, {"recipe": ("METHODS", "VARIANTS", "Zodi"), "detection": ("ZodiDetection",)})
