@@ -1,5 +1,5 @@
-"""A metric as a value: what it is called, how it is computed and which way is better. Tables, charts, findings,
-searches and recipes name it by this; the values themselves lie in metrics/, beside the functions they need."""
+"""A metric as a value: what it is called, how it is computed and which way is better. Tables, charts,
+findings, searches and recipes name it by this; the values lie in metrics/, beside the functions they need."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Metric:
     title: str
     """In tables and charts."""
     reads: str
-    """What ``value`` is computed from: 'labels' (predicted and true classes, two int arrays), 'confusion' (one
-    matrix over all pixels, void last), 'boxes' (BOXES_SCHEMA rows)."""
+    """What ``value`` is computed from: 'labels' (predicted and true classes, two int arrays), 'confusion'
+    (one matrix over all pixels, void last), 'boxes' (BOXES_SCHEMA rows)."""
     value: Callable[..., Any] | None = None
     """None: computed together with another one."""
     short: str = ""

@@ -64,8 +64,8 @@ class MethodRow:
     selection: str = "last"
     """How the epoch was chosen: 'last', a label-free validator, or 'oracle' (on target labels)."""
     metric: str = "top1"
-    """The name of a :class:`diffadapt.core.metric.Metric`: top1 or class_mean of classes, miou, miou_source or
-    miou_estimated of label maps, map or map_source of boxes."""
+    """The name of a :class:`diffadapt.core.metric.Metric`: top1 or class_mean of classes; of label maps miou,
+    miou_source, miou_estimated; of boxes map, map_source."""
     role: Role = Role()
 
 
@@ -117,8 +117,8 @@ class Builder:
         self.outputs: dict[str, str] = {}
 
     def add(self, name: str, stage: Stage, *inputs: str, output: str = "") -> str:
-        """A node, unless there is one of that name; returns its name. ``output``: the role that later commands
-        know it by."""
+        """A node, unless there is one of that name; returns its name. ``output``: what later commands know it
+        as."""
         node = self.nodes.setdefault(name, Node(name, stage, inputs))
         assert node.inputs == inputs, f"two nodes are called {name}"
         if output:

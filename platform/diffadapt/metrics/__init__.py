@@ -1,4 +1,4 @@
-"""Metrics, each a :class:`diffadapt.core.metric.Metric` at the top of a file of this folder, and found there."""
+"""Metrics: each a :class:`diffadapt.core.metric.Metric` at the top of a file of this folder, found there."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Runs whose manifest does not say what system they are of or what their rows mean, because an older version
-made them or their recipe states nothing: the one place that guesses it, from the graph and from the titles."""
+made them or their recipe states nothing: the one place that guesses it, from the graph and the titles."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ class SystemReport(Section):
         return "Adaptation of a classifier without target labels" if page.table.rows else ""
 
     def tiles(self, page: Page) -> list[dict[str, str]] | None:
-        """Large figures: ``name``, ``value``, ``error``, ``step``; None: the reference and the rows that build
-        on it."""
+        """Large figures: ``name``, ``value``, ``error``, ``step``; None: the reference and what builds on
+        it."""
         return None
 
     def findings(

@@ -97,10 +97,11 @@ def limits(table: Summary, partners: dict[str, MethodSummary]) -> list[str]:
                 if len(row.cells) < row.of_groups
                 else ""
             )
+            alike = partners.get(row.method)
+            but = f", but for the control {alike.title}" if alike else ""
             out.append(
                 f"{row.title} was measured on {row.coverage} images{groups}; its differences to other rows"
-                " are not like for"
-                f" like{', but for the control ' + partners[row.method].title if row.method in partners else ''}."
+                f" are not like for like{but}."
             )
     oracle = [r.method for r in table.rows if r.selection == "oracle"]
     if oracle:

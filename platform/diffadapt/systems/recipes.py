@@ -1,4 +1,4 @@
-"""The name under which recipe files of one's own load other recipes; :mod:`diffadapt.core.recipes` has them."""
+"""The name under which recipe files of one's own know :mod:`diffadapt.core.recipes`."""
 
 from diffadapt.core.recipes import folders, load, read_file, recipes
 

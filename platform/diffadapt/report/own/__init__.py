@@ -1,4 +1,4 @@
-"""Sections of reports that are found by file; the folders that DIFFADAPT_SECTIONS names are looked into too."""
+"""Sections of reports, found by file, here and in the folders that DIFFADAPT_SECTIONS names."""
 
 from diffadapt.core.discover import extend
 

@@ -1,5 +1,5 @@
-"""What the rows of a run of Adapt Anything show: the steps (source only, stage 1, stage 2), their controls and
-the zero-shot baseline."""
+"""What the rows of a run of Adapt Anything show: the steps (source only, stage 1, stage 2), their controls
+and the zero-shot baseline."""
 
 from __future__ import annotations
 

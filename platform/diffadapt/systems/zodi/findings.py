@@ -90,8 +90,6 @@ def _estimate(scores: Sequence[Score], table: Summary) -> list[str]:
     )
     if len(pairs) < 2:
         return [text + "."]
-    best = max(pairs, key=lambda p: p[0].mean or 0)[0] is max(pairs, key=lambda p: p[1].mean or 0)[0]
-    return [
-        f"{text}; it"
-        f" {'names the same row as the best one' if best else 'would have chosen another row than the best one'}."
-    ]
+    best, chosen = max(pairs, key=lambda p: p[0].mean or 0), max(pairs, key=lambda p: p[1].mean or 0)
+    right, wrong = "names the same row as the best one", "would have chosen another row than the best one"
+    return [f"{text}; it {right if chosen is best else wrong}."]

@@ -48,9 +48,10 @@ class ZodiReport(SystemReport):
     def what(self, page: Page) -> str:
         transfer = (page.manifest.get("config") or {}).get("transfer") or {}
         boxes = any(n.get("kind") == "boxes" for n in page.manifest["nodes"].values())
+        kind, domain = "detector" if boxes else "segmenter", transfer.get("domain", "")
         return masked(
-            f"ZoDi: a {'detector' if boxes else 'segmenter'} for the domain “{transfer.get('domain', '')}”, of"
-            " which training sees no image: labelled source scenes are transferred to it by a diffusion model"
+            f"ZoDi: a {kind} for the domain “{domain}”, of which training sees no image: labelled source"
+            " scenes are transferred to it by a diffusion model"
         )
 
     def tiles(self, page: Page) -> list[dict[str, str]]:
