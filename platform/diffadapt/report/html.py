@@ -16,7 +16,7 @@ from diffadapt.report.findings import findings
 from diffadapt.report.mask import masked
 from diffadapt.report.page import load_page, style_sheet
 from diffadapt.report.pictures import pictures
-from diffadapt.report.sections import Page, SystemReport, own_sections, report_of
+from diffadapt.report.sections import Page, SystemReport, own_sections, report_of, tile
 from diffadapt.report.summary import Summary, difference, group_label, metrics, summarise
 from diffadapt.report.table import legend, rows_for_html
 
@@ -108,14 +108,7 @@ def _tiles(table: Summary) -> list[dict[str, str]]:
         step = ""
         if i and (d := difference(row, chosen[i - 1], table.metric)):
             step = f"{d.value:+.1f} to {chosen[i - 1].title}" + ("" if d.same_images else " *")
-        tiles.append(
-            {
-                "name": row.title,
-                "value": f"{row.mean:.1f}",
-                "error": "" if row.standard_error is None else f"± {row.standard_error:.1f}",
-                "step": step,
-            }
-        )
+        tiles.append(tile(row.title, row.mean, row.standard_error, step))
     return tiles
 
 

@@ -38,6 +38,12 @@ class Page:
         return summarise(self.scores)
 
 
+def tile(name: str, value: float | None, error: float | None, step: str) -> dict[str, str]:
+    """A large figure of a page's head: ``step`` stands under it."""
+    spread = "" if error is None else f"± {error:.1f}"
+    return {"name": name, "value": f"{value:.1f}", "error": spread, "step": step}
+
+
 class Section:
     """A part of a report. ``title`` is its heading (empty: its HTML has headings of its own)."""
 

@@ -90,7 +90,7 @@ def score_rows(
             if members[0][key][0] is not None:
                 by_group[group_of(row, key)].append(key)
         for group, names in sorted(by_group.items()):
-            total = sum(softmax(np.stack([m[k][1] for k in names])) for m in members)
+            total = np.asarray(sum(softmax(np.stack([m[k][1] for k in names])) for m in members))
             labels = np.array([members[0][k][0] for k in names])
             value = 100 * measure(total.argmax(axis=1), labels)
             count = len(names)

@@ -13,7 +13,7 @@ from diffadapt.core.runs import Run
 from diffadapt.report import generator
 from diffadapt.report.mask import masked
 from diffadapt.report.provenance import fit_metrics, optional_json
-from diffadapt.report.sections import Page, SystemReport
+from diffadapt.report.sections import Page, SystemReport, tile
 from diffadapt.report.summary import Summary, difference
 from diffadapt.report.table import clean_text, table_style, to_text
 from diffadapt.systems.adapt_anything.beside import beside
@@ -96,14 +96,7 @@ def tiles(
         )
         step = f"{d.value:+.1f} to {start.title}" + ("" if d.same_images else " *") if d and start else ""
         kind = "control: " if row.control else ""
-        out.append(
-            {
-                "name": kind + row.title,
-                "value": f"{row.mean:.1f}",
-                "error": "" if row.spread is None else f"± {row.spread:.1f}",
-                "step": step,
-            }
-        )
+        out.append(tile(kind + row.title, row.mean, row.spread, step))
     return out
 
 

@@ -54,8 +54,9 @@ def zodi_findings(table: Summary, scores: Sequence[Score], manifest: Mapping[str
         if start:
             out += _step(table, row, start, role.otherwise)
         row = start
-    for control in (r for r in table.controls if lead and r.mean is not None):
-        out += against_control(table, lead, control, base, known[control.method].otherwise)
+    for control in table.controls:
+        if lead and control.mean is not None:
+            out += against_control(table, lead, control, base, known[control.method].otherwise)
     return out + _estimate(scores, table) + limits(table, {})
 
 

@@ -17,7 +17,7 @@ from diffadapt.metrics.segmentation import MIOU
 from diffadapt.report.charts import svg, tag
 from diffadapt.report.mask import masked
 from diffadapt.report.provenance import fit_metrics
-from diffadapt.report.sections import Page, SystemReport
+from diffadapt.report.sections import Page, SystemReport, tile
 from diffadapt.report.summary import Summary, difference, metrics, summarise
 from diffadapt.systems.zodi.findings import ESTIMATE, methods, ours, zodi_findings
 from diffadapt.systems.zodi.published import beside
@@ -81,38 +81,14 @@ def tiles(scores: Sequence[Score], manifest: Mapping[str, Any]) -> list[dict[str
     out = []
     for row in [r for r in (base, lead if lead is not base else None) if r]:
         d = difference(row, base, table.metric) if base and row is not base else None
-        out.append(
-            {
-                "name": row.title,
-                "value": f"{row.mean:.1f}",
-                "error": "" if row.spread is None else f"± {row.spread:.1f}",
-                "step": f"{d.value:+.1f} to {base.title}"
-                if d and base
-                else f"{metric(table.metric).title}, %",
-            }
-        )
+        step = f"{d.value:+.1f} to {base.title}" if d and base else f"{metric(table.metric).title}, %"
+        out.append(tile(row.title, row.mean, row.spread, step))
     other = ESTIMATE.get(table.metric, "")
-    guess = (
-        next(
-            (
-                r
-                for r in summarise(scores, other).rows
-                if lead and r.method == lead.method and r.mean is not None
-            ),
-            None,
-        )
-        if other in metrics(scores)
-        else None
-    )
-    if guess and lead:
-        out.append(
-            {
-                "name": f"{lead.title}, estimated",
-                "value": f"{guess.mean:.1f}",
-                "error": "" if guess.spread is None else f"± {guess.spread:.1f}",
-                "step": "without a target image",
-            }
-        )
+    if lead and other in metrics(scores):
+        guess = summarise(scores, other).named(lead.method)
+        if guess and guess.mean is not None:
+            name = f"{lead.title}, estimated"
+            out.append(tile(name, guess.mean, guess.spread, "without a target image"))
     return out
 
 
