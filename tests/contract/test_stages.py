@@ -173,6 +173,7 @@ def test_work_without_networks_takes_no_gpu():
     assert {c.__name__ for c in stage_classes() if c.fit_stage and not c.trains} == {
         "FilterImages",
         "Figures",
+        "AdaptationFigures",
         "Quality",
         "SceneFigures",
         "DetectionFigures",
