@@ -20,9 +20,10 @@ from diffadapt.metrics.segmentation import confusion, iou, mean_iou, pixel_accur
 from diffadapt.models.segmentation.inputs import fit_image, fit_labels, normalise, stacked
 from diffadapt.tasks.segmentation import scene_sets
 from diffadapt.tasks.segmentation.augment import PairAugment, draw
-from diffadapt.tasks.segmentation.batches import SegmentBatches, pair, steps_per_epoch
+from diffadapt.tasks.segmentation.batches import PairedScenes, SegmentBatches, pair, steps_per_epoch
 from diffadapt.tasks.segmentation.losses import method_of
 from diffadapt.tasks.segmentation.scene_sets import load_scenes
+from diffadapt.train.step_batches import Share
 
 NO_JITTER = (0.0, 0.0, 0.0, 0.0)
 ZODI = method_of("zodi")
@@ -106,7 +107,7 @@ def test_normalisation():
 
 
 def batches(source, other, training=QUICK, method=ZODI, **more) -> SegmentBatches:
-    return SegmentBatches(source, other, pair(source, other), training, method, **more)
+    return SegmentBatches(PairedScenes(source, other, pair(source, other)), training, method, Share(**more))
 
 
 def test_pairs_are_made_by_key_whatever_the_order():

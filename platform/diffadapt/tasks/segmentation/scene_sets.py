@@ -18,8 +18,9 @@ import pyarrow as pa
 from diffadapt.core.artifact import Failure, Rows
 from diffadapt.core.errors import DataError
 from diffadapt.core.identity import digest
-from diffadapt.core.stage import InputFile
+from diffadapt.core.stage import FitJob, InputFile
 from diffadapt.data.image import encode_png
+from diffadapt.stages.roles import KEPT, fitted_with, kept_keys
 
 IN_MEMORY = 256 << 20
 """Bytes of pixels up to which a set is held as arrays."""
@@ -88,6 +89,16 @@ def demand_scenes(scenes: Loaded, what: str, why: str) -> None:
             f"; the first: {scenes.failures[0].key}: {scenes.failures[0].reason}" if scenes.failures else ""
         )
         raise DataError(f"There are no {what} scenes to train with: {why}{first}.")
+
+
+def load_transferred(job: FitJob, files: Sequence[InputFile], size: tuple[int, int], classes: int) -> Loaded:
+    """The transferred scenes that quality control kept, without their annotations, which are the source's.
+    DataError when there is none."""
+    keep = kept_keys(fitted_with(job, KEPT))
+    scenes = load_scenes(files, job.read, size, classes, keep=keep, annotated=False)
+    why = "quality control refused them all (lower its thresholds), or none is readable"
+    demand_scenes(scenes, "transferred", why)
+    return scenes
 
 
 class _Collector:
