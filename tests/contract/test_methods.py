@@ -32,8 +32,10 @@ from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.models.mlp_head import load_head, save_head
 from diffadapt.tasks.classification.adaptation import fit_uda
 from diffadapt.tasks.classification.semi_supervised import fit_ssl
+from diffadapt.tasks.classification.ssl_batches import PseudoLabels
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
+from diffadapt.train.run import TrainingRun
 from tests.workers import in_two_workers
 
 CLASSES, WIDTH, COUNT = 3, 8, 48
@@ -123,9 +125,7 @@ def train(
             WIDTH,
             CLASSES,
             config,
-            reporter,
-            checkpoints,
-            on_step=on_step,
+            TrainingRun(reporter, checkpoints, on_step=on_step),
         )
     confident, pseudo = (
         np.arange(0, COUNT, 2),
@@ -133,15 +133,11 @@ def train(
     )
     found = fit_ssl(
         target,
-        confident,
-        pseudo,
-        np.arange(1, COUNT, 2),
+        PseudoLabels(confident, pseudo, np.arange(1, COUNT, 2)),
         network,
         CLASSES,
         config,
-        reporter,
-        checkpoints,
-        on_step=on_step,
+        TrainingRun(reporter, checkpoints, on_step=on_step),
     )
     return network, found
 

@@ -20,6 +20,7 @@ from diffadapt.methods.uda.config import METHODS, UdaConfig
 from diffadapt.core.ranges import check_limits
 from diffadapt.tasks.classification.adaptation import fit_uda
 from diffadapt.train.reporter import LocalReporter
+from diffadapt.train.run import TrainingRun
 from diffadapt.train.views import FeatureViews
 rng = np.random.default_rng(0)
 centres = rng.normal(size=(3, 8)).astype(np.float32) * 2
@@ -37,7 +38,7 @@ def distance(trade_off):
     torch.manual_seed(0)
     seen = {}
     reporter = LocalReporter(on_report=lambda step, total, scalars: seen.update({step: scalars}))
-    fit_uda(views(False, True), views(True, False), nn.Identity(), 8, 3, config, reporter, None)
+    fit_uda(views(False, True), views(True, False), nn.Identity(), 8, 3, config, TrainingRun(reporter))
     return np.mean([s["coral"] for step, s in seen.items() if step > 100])
 print(json.dumps([sorted(METHODS), distance(0.0), distance(30.0)]))
 """
