@@ -39,12 +39,9 @@ LEFT_OUT = [
 ]
 LARGEST_SHOWN = 3
 MIB = 2**20
-PIECES = (
-    "DIFFADAPT_METHODS",
-    "DIFFADAPT_TRACKERS",
-    "DIFFADAPT_ALIGNERS",
-    "DIFFADAPT_GENERATORS",
-    "DIFFADAPT_PROMPTS",
+PIECES = tuple(
+    f"DIFFADAPT_{kind}"
+    for kind in ("METHODS", "TRACKERS", "ALIGNERS", "GENERATORS", "PROMPTS", "SECTIONS", "LAYOUTS")
 )
 """Variables with a user's folders of pieces that are found by file, which workers and jobs need too."""
 
