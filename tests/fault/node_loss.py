@@ -80,7 +80,7 @@ def swept(options: dict) -> None:
     """The same sweep twice; a line of JSON with its results after each."""
     from diffadapt.core.runs import Root
     from diffadapt.orchestrate.tune import TuneFan
-    from diffadapt.run.sweep import run_sweep
+    from diffadapt.run.sweep import SweepRequest, run_sweep
     from diffadapt.sweeps.space import Choice, Space
     from tests.ray.sweeptoy import Draw, LearnConfig, SweepToy, ToyRunner
 
@@ -94,10 +94,7 @@ def swept(options: dict) -> None:
         )
         start = time.time()
         sweep = run_sweep(
-            "toy",
-            space,
-            {"toy": recipe},
-            {},
+            SweepRequest("toy", space, {"toy": recipe}),
             Root(str(root / name)),
             config,
             lambda execution: ToyRunner(),

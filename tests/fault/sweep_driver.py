@@ -9,7 +9,7 @@ from diffadapt.core.interrupts import Interrupts
 from diffadapt.core.runs import Root
 from diffadapt.orchestrate.tune import TuneFan
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.run.sweep import run_sweep
+from diffadapt.run.sweep import SweepRequest, run_sweep
 from diffadapt.sweeps.space import Choice, Space
 from tests.ray.sweeptoy import Draw, LearnConfig, SweepToy, ToyRunner
 
@@ -25,10 +25,7 @@ def main() -> int:
     try:
         with Interrupts():
             run_sweep(
-                "toy",
-                space,
-                {"toy": recipe},
-                {},
+                SweepRequest("toy", space, {"toy": recipe}),
                 Root(options["root"]),
                 config,
                 ToyRunner,

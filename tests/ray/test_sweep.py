@@ -28,7 +28,7 @@ from diffadapt.orchestrate.searchers import Listed
 from diffadapt.orchestrate.tune import TuneFan, _resources, _room
 from diffadapt.orchestrate.tune_settings import tune_environment
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.run.sweep import run_sweep
+from diffadapt.run.sweep import SweepRequest, run_sweep
 from diffadapt.run.trial import TrialWork, out_of_memory, run_trial
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.space import Choice, SearchConfig, Space, Uniform
@@ -61,10 +61,7 @@ class Told:
             draw=replace(recipe.draw, side_log=str(self.folder / "log")),
         )
         self.sweep: Sweep = run_sweep(
-            "toy",
-            space,
-            {"toy": self.recipe},
-            {},
+            SweepRequest("toy", space, {"toy": self.recipe}),
             Root(str(root)),
             CONFIG,
             lambda execution: ToyRunner(),
@@ -277,10 +274,7 @@ def test_trials_of_two_training_workers_nest_ray_train(tmp_path):
     said: list[str] = []
     space = Space({"uda.lr": Choice(0.05, 0.01)}, SearchConfig(scheduler="asha", reduction=2))
     sweep = run_sweep(
-        "toy",
-        space,
-        {"digits": recipe},
-        {},
+        SweepRequest("toy", space, {"digits": recipe}),
         Root(str(tmp_path)),
         recipe.execution,
         make_runner,

@@ -17,7 +17,7 @@ from diffadapt.core.pipeline import MethodRow, Node, Pipeline
 from diffadapt.core.runs import Root
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.run.sweep import LocalFan, run_sweep
+from diffadapt.run.sweep import LocalFan, SweepRequest, run_sweep
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.space import Choice, Space
 from tests.unit.corekit import Numbers, PlainRunner, Total
@@ -88,10 +88,7 @@ def run_toy_sweep(
     runner = runner or (lambda execution: PlainRunner())
     recipes = recipes or {"guesses": Guesses()}
     return run_sweep(
-        "toy",
-        space,
-        recipes,
-        {},
+        SweepRequest("toy", space, recipes),
         Root(str(root)),
         next(iter(recipes.values())).execution,
         runner,

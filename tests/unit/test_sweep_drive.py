@@ -18,7 +18,7 @@ from diffadapt.orchestrate.searchers import Optuna
 from diffadapt.run.epochs import Epochs, read_epochs
 from diffadapt.run.progress import NodeProgress
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.run.sweep import LocalFan, plan_sweep, run_sweep
+from diffadapt.run.sweep import LocalFan, SweepRequest, plan_sweep, run_sweep
 from diffadapt.run.trial import TrialWork, halved, out_of_memory, run_trial
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.result import TrialResult
@@ -56,10 +56,7 @@ def toy(folder: Path, **learn: Any) -> SweepToy:
 
 def sweep(root: Path, space: Space, recipe: SweepToy, runner: type = ToyRunner) -> Sweep:
     return run_sweep(
-        "toy",
-        space,
-        {"toy": recipe},
-        {},
+        SweepRequest("toy", space, {"toy": recipe}),
         Root(str(root)),
         CONFIG,
         runner,
@@ -298,10 +295,7 @@ def test_what_no_axis_changes_is_made_before_a_search_that_decides_as_it_goes(tm
 
     space = Space({"learn.lr": Uniform(0.2, 0.5)}, SearchConfig(searcher="optuna", trials=3))
     run_sweep(
-        "toy",
-        space,
-        {"toy": recipe},
-        {},
+        SweepRequest("toy", space, {"toy": recipe}),
         Root(str(tmp_path / "root")),
         CONFIG,
         ToyRunner,

@@ -13,6 +13,7 @@ import tyro
 from diffadapt.core.config import field_types
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.runs import Root
+from diffadapt.train.trackers.base import check_trackers
 
 T = TypeVar("T")
 
@@ -108,6 +109,7 @@ def parse_fields(
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
     check_limits(parsed.recipe)  # type: ignore[attr-defined]
+    check_trackers(parsed.recipe.execution.trackers)  # type: ignore[attr-defined]
     return parsed
 
 

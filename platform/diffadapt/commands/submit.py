@@ -28,24 +28,32 @@ if TYPE_CHECKING:
 HELP = """usage: diffadapt submit <recipe> [fields] --root <place> [options]
        diffadapt submit sweep <space> --recipe <recipe> [...] --root <place> [options]
 
-Run a recipe or a sweep as a job of a Ray cluster. The words are those of `diffadapt run` and `diffadapt sweep`, and are
-checked here before anything is sent. Package, recipes and spaces travel with the job; data and results do not.
+Run a recipe or a sweep as a job of a Ray cluster. The words are those of `diffadapt run` and \
+`diffadapt sweep`, and are
+checked here before anything is sent. Package, recipes and spaces travel with the job; data and \
+results do not.
 `run` and `sweep` before the name may be left out where the name says which (tune_spaces/digits is a sweep).
 
-  --address URL          the job server, http://head:8265; default: DIFFADAPT_ADDRESS, RAY_ADDRESS, else this machine's
+  --address URL          the job server, http://head:8265; default: DIFFADAPT_ADDRESS, RAY_ADDRESS, \
+else this machine's
   --root PLACE           where results go: an absolute path or URL that all nodes see; default: DIFFADAPT_ROOT
-  --no-wait              print the job's name and return; otherwise its log follows, and the exit status is the job's
+  --no-wait              print the job's name and return; otherwise its log follows, and the exit \
+status is the job's
   --submission-id NAME   the job's name; default: the recipe's and a few random letters
-  --env NAME[=VALUE]     a variable for the job, with its value here if none is given (repeat for more); nothing else of
-                         this shell's environment travels. Ray keeps it with the job, readable by whoever may use the
+  --env NAME[=VALUE]     a variable for the job, with its value here if none is given (repeat for \
+more); nothing else of
+                         this shell's environment travels. Ray keeps it with the job, readable by \
+whoever may use the
                          cluster: prefer roles of the machines (an instance profile) to keys
 
-Ctrl-C while the log follows leaves the job running. Submitting the same line again follows the job that already runs it,
+Ctrl-C while the log follows leaves the job running. Submitting the same line again follows the job \
+that already runs it,
 or, after a job that ended or was stopped, goes on from what is finished.
 
 Example: diffadapt submit quickstart --root /shared/diffadapt
 
-  $ diffadapt submit sweep digits --recipe adapt_anything/digits --root s3://bucket/diffadapt --env AWS_PROFILE
+  $ diffadapt submit sweep digits --recipe adapt_anything/digits --root s3://bucket/diffadapt --env \
+AWS_PROFILE
   $ diffadapt status --address http://head:8265            # jobs, runs and sweeps
   $ diffadapt job logs last --follow                       # also: job ls, job stop
 

@@ -43,7 +43,7 @@ def sweep(argv: Sequence[str]) -> int:
     from diffadapt.commands.common import make_runner
     from diffadapt.commands.report import show_sweep
     from diffadapt.core.units import format_seconds
-    from diffadapt.run.sweep import plan_sweep, run_sweep
+    from diffadapt.run.sweep import SweepRequest, plan_sweep, run_sweep
 
     started = time.monotonic()
     told = read_words(argv, "sweep", "sweep")
@@ -55,9 +55,8 @@ def sweep(argv: Sequence[str]) -> int:
         print("\n".join(f"  {line}" for line in time_text.splitlines()), flush=True)
     if told.words.plan:
         return 0
-    done = run_sweep(
-        name, space, recipes, told.overrides, root, execution, make_runner, lambda e: make_fan(e), _say, plan
-    )
+    request = SweepRequest(name, space, recipes, told.overrides)
+    done = run_sweep(request, root, execution, make_runner, lambda e: make_fan(e), _say, plan)
     show_sweep(done)
     print(f"\n{format_seconds(time.monotonic() - started)}")
     ended = done.results()

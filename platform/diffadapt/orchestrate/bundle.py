@@ -39,6 +39,11 @@ LEFT_OUT = [
 ]
 LARGEST_SHOWN = 3
 MIB = 2**20
+PIECES = tuple(
+    f"DIFFADAPT_{kind}"
+    for kind in ("METHODS", "TRACKERS", "ALIGNERS", "GENERATORS", "PROMPTS", "SECTIONS", "LAYOUTS")
+)
+"""Variables with a user's folders of pieces that are found by file, which workers and jobs need too."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,12 @@ def _folders(package: Path) -> tuple[dict[Path, str], dict[str, str]]:
     package comes with it."""
     names: dict[Path, str] = {}
     env: dict[str, str] = {}
-    methods = [Path(p) for p in os.environ.get("DIFFADAPT_METHODS", "").split(os.pathsep) if p]
-    for variable, found in (
-        ("DIFFADAPT_PIPELINES", recipes.folders()), ("DIFFADAPT_TUNE_SPACES", spaces.folders()), ("DIFFADAPT_METHODS", [p for p in methods if p.is_dir()]),
-    ):  # fmt: skip
-        mine = list(dict.fromkeys(p.resolve() for p in found if package not in p.resolve().parents))
+    folders = {"DIFFADAPT_PIPELINES": recipes.folders(), "DIFFADAPT_TUNE_SPACES": spaces.folders()}
+    for variable in PIECES:
+        named = [Path(p) for p in os.environ.get(variable, "").split(os.pathsep) if p]
+        folders[variable] = [p for p in named if p.is_dir()]
+    for variable, existing in folders.items():
+        mine = list(dict.fromkeys(p.resolve() for p in existing if package not in p.resolve().parents))
         kind = variable.removeprefix("DIFFADAPT_").lower()
         for place, folder in enumerate(mine):
             names.setdefault(folder, kind if place == len(mine) - 1 else f"{kind}-{place}")

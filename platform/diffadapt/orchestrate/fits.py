@@ -37,7 +37,8 @@ class FitRunner:
     """Carries out waves of fits; keeps one process that has Ray Train loaded, because importing it takes
     seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, trackers: tuple[str, ...] = ()) -> None:
+        self.trackers = trackers
         self.host: Any = None
 
     def run(
@@ -60,7 +61,14 @@ class FitRunner:
         first = layout()
         mailbox: Any = Mailbox.options(scheduling_strategy=here()).remote()
         work = Work(
-            tuple(fits), dict(stages), store, log_dir, mailbox, first.train_workers > 1, first.threads
+            tuple(fits),
+            dict(stages),
+            store,
+            log_dir,
+            mailbox,
+            first.train_workers > 1,
+            first.threads,
+            self.trackers,
         )
         wave = _Wave(fits, mailbox, on_receipt, on_progress)
         trained = [t for t in fits if stages[t.node].trains and stages[t.node].resources() != "cpu"]

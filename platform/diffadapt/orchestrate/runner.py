@@ -72,7 +72,7 @@ class RayRunner(Runner):
     ) -> None:
         from diffadapt.orchestrate.fits import FitRunner
 
-        self._fits = self._fits or FitRunner()
+        self._fits = self._fits or FitRunner(self.config.trackers)
         self._fits.run(fits, stages, store, log_dir, self.layout, metrics.counted(on_receipt), on_progress)
 
     def close(self) -> None:

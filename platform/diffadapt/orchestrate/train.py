@@ -51,6 +51,7 @@ class Work:
     mailbox: Any
     data_parallel: bool
     threads: int
+    trackers: tuple[str, ...] = ()
 
 
 def outcome(job: Any) -> str:
@@ -157,13 +158,22 @@ def _carry_out(task: Task, work: Work, device: Any, *, writes: bool) -> bool:
     """One fit on this worker, unless it is settled. The worker that ``writes`` keeps logs and tells the
     driver."""
     from diffadapt.run.fit import run_fit
-    from diffadapt.run.logs import TensorBoardFolder
+    from diffadapt.run.logs import Logs
 
     if ray.get(work.mailbox.is_settled.remote(task.digest)):
         return False
-    with TensorBoardFolder(work.log_dir, task.node) if writes else nullcontext() as folder:
-        reporter = ray_train_reporter(device, folder, work.mailbox, task.node, work.data_parallel)
-        receipt = run_fit(task, work.stages, work.store, reporter, threads=work.threads, log_dir=folder)
+    with Logs(work.log_dir, task.node, work.trackers) if writes else nullcontext() as logs:
+        reporter = ray_train_reporter(
+            device, logs.trackers if logs else None, work.mailbox, task.node, work.data_parallel
+        )
+        receipt = run_fit(
+            task,
+            work.stages,
+            work.store,
+            reporter,
+            threads=work.threads,
+            log_dir=logs.folder if logs else None,
+        )
     _settle(receipt, work.mailbox, writes, work.data_parallel)
     return True
 
@@ -183,7 +193,7 @@ def _settle(receipt: Receipt, mailbox: Any, writes: bool, data_parallel: bool) -
         raise FitError(receipt.error.splitlines()[0])
 
 
-def ray_train_reporter(device: Any, log_dir: str | None, mailbox: Any, node: str, data_parallel: bool) -> Any:
+def ray_train_reporter(device: Any, trackers: Any, mailbox: Any, node: str, data_parallel: bool) -> Any:
     """A training reporter of this worker: its rank of the process group, or alone; news goes to
     ``mailbox``."""
     from diffadapt.train.reporter import DistributedReporter, LocalReporter
@@ -199,4 +209,4 @@ def ray_train_reporter(device: Any, log_dir: str | None, mailbox: Any, node: str
             last = now
             mailbox.progress.remote(node, step, total, {k: float(v) for k, v in scalars.items()})
 
-    return (DistributedReporter if data_parallel else LocalReporter)(device, log_dir, on_report)
+    return (DistributedReporter if data_parallel else LocalReporter)(device, trackers, on_report)

@@ -229,6 +229,25 @@ def tag(name: str, text: str | None = None, title: str | None = None, **attribut
     return Markup(f"<{name}{written}>{inner}</{name}>" if inner else f"<{name}{written}/>")
 
 
+def label(
+    text: str, x: float, y: float, kind: str = "", *, anchor: str = "", title: str | None = None
+) -> Markup:
+    """Text whose line begins, or with ``anchor`` (middle, end) has its middle or end, at (x, y); ``title``
+    shows in full on hover what was cut. ``kind``: its class of the style sheet."""
+    more = {k: v for k, v in (("text_anchor", anchor), ("class_", kind)) if v}
+    return tag("text", text, title, x=x, y=y, **more)
+
+
+def line(x1: float, x2: float, y1: float, y2: float, kind: str) -> Markup:
+    """A straight line from (x1, y1) to (x2, y2)."""
+    return tag("line", x1=x1, x2=x2, y1=y1, y2=y2, class_=kind)
+
+
+def dot(x: float, y: float, r: float, kind: str, title: str | None = None) -> Markup:
+    """A filled circle around (x, y), which says ``title`` on hover."""
+    return tag("circle", None, title, cx=x, cy=y, r=r, class_=kind)
+
+
 def _short(value: object) -> object:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
 

@@ -20,8 +20,10 @@ from diffadapt.core.runs import PLANNED, Root, Run, run_name
 from diffadapt.run.families import describe_families
 from diffadapt.run.finish import finish
 from diffadapt.run.heartbeat import Heartbeat
+from diffadapt.run.logs import track_run
 from diffadapt.run.progress import NodeProgress, Progress
 from diffadapt.run.work import Work
+from diffadapt.train.trackers.base import check_trackers
 
 
 def drive(
@@ -34,15 +36,15 @@ def drive(
     progress: Progress | None = None,
     overrides: Mapping[str, Any] | None = None,
     run: Run | None = None,
-    brief: bool = False,
 ) -> Run:
     """Make everything that is missing and write the run folder. ``runner_factory()`` is called only if work
     is left.
 
-    ``run`` is the folder where it is not the recipe's own; with ``brief`` it gets the scores but no copy of
-    the model and no report.
+    ``run`` is the folder where it is not the recipe's own (a trial's); it gets the scores but no copy of the
+    model and no report.
     """
-    started = time.time()
+    started, brief = time.time(), run is not None
+    check_trackers(recipe.execution.trackers)
     root.store.prepare()
     root.runs.prepare()
     plans = pipeline.plan(root.store)
@@ -101,6 +103,7 @@ def drive(
             )
         except StoreError:
             pass  # the error that brought us here is the one to report
+    track_run(run, recipe.execution.trackers)
     return run
 
 

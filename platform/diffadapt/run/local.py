@@ -59,16 +59,16 @@ class LocalRunner(Runner):
         on_progress: OnFitProgress,
     ) -> None:
         from diffadapt.run.fit import run_fit
-        from diffadapt.run.logs import TensorBoardFolder
+        from diffadapt.run.logs import Logs
         from diffadapt.train.reporter import LocalReporter
 
         for task in fits:
-            with TensorBoardFolder(log_dir, task.node) as folder:
+            with Logs(log_dir, task.node, self.config.trackers) as logs:
                 reporter = LocalReporter(
                     self.device,
-                    folder,
+                    logs.trackers,
                     lambda step, total, scalars, node=task.node: on_progress(node, step, total, scalars),
                 )
                 on_receipt(
-                    run_fit(task, stages, store, reporter, threads=self.config.threads, log_dir=folder)
+                    run_fit(task, stages, store, reporter, threads=self.config.threads, log_dir=logs.folder)
                 )

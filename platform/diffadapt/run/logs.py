@@ -1,31 +1,64 @@
-"""TensorBoard folders on any location: written in place when local, uploaded at the end when remote."""
+"""Trackers of fits and runs, and a folder for their files on any location: written in place when local,
+uploaded at the end when remote."""
 
 from __future__ import annotations
 
+import io
 import posixpath
 import shutil
 import tempfile
+from collections.abc import Sequence
 
 import fsspec
 
+from diffadapt.core.runs import Run
 from diffadapt.core.store import is_local
+from diffadapt.train.trackers.base import Trackers
+
+TENSORBOARD = "tensorboard"
 
 
-class TensorBoardFolder:
-    """A context manager giving a local folder whose event files end up under ``<log_dir>/<node>``."""
+class Logs:
+    """A context manager for one fit: its trackers, and a local folder whose files end up under
+    ``<log_dir>/<node>``. ``log_dir``: URL of the folder tensorboard/ of a run."""
 
-    def __init__(self, log_dir: str, node: str):
-        self.url = posixpath.join(log_dir, node)
-        self.fs, self.path = fsspec.core.url_to_fs(self.url)
+    def __init__(self, log_dir: str, node: str, trackers: Sequence[str]):
+        self.fs, self.path = fsspec.core.url_to_fs(posixpath.join(log_dir, node))
         self.local = is_local(self.fs)
+        self.run, self.node, self.names = posixpath.basename(posixpath.dirname(log_dir)), node, trackers
 
-    def __enter__(self) -> str:
+    def __enter__(self) -> Logs:
         self.folder = self.path if self.local else tempfile.mkdtemp(prefix="diffadapt-tb-")
-        return self.folder
+        self.trackers = Trackers(self.names, self.run, self.node, self.folder)
+        return self
 
     def __exit__(self, *error: object) -> None:
-        if not self.local:
-            try:
+        try:
+            self.trackers.close()
+            if not self.local:
                 self.fs.put(self.folder.rstrip("/") + "/", self.path.rstrip("/") + "/", recursive=True)
-            finally:
+        finally:
+            if not self.local:
                 shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def track_run(run: Run, trackers: Sequence[str]) -> None:
+    """Tell the trackers the scores and figures of a run that is done. TensorBoard's files hold fits alone."""
+    names = [name for name in trackers if name != TENSORBOARD]
+    if not names:
+        return
+    import numpy as np
+    from PIL import Image
+
+    with Logs(posixpath.join(run.url, TENSORBOARD), "", names) as logs:
+        if run.has("scores.parquet"):
+            logs.trackers.scores(run.scores())
+        pictures = {
+            file.removesuffix(".png"): np.asarray(
+                Image.open(io.BytesIO(run.read(f"figures/{file}"))).convert("RGB")
+            )
+            for file in run.place.list(posixpath.join(run.name, "figures"))
+            if file.endswith(".png")
+        }
+        if pictures:
+            logs.trackers.figures(0, pictures)

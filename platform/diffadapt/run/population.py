@@ -274,7 +274,7 @@ def _fit(
 ) -> Iterator[tuple[FitJob, dict[str, NodePlan], Pipeline]]:
     """The member's fit as a job whose checkpoints lie in ``folder``; the objective of each epoch is written
     beside them before its checkpoint."""
-    from diffadapt.run.logs import TensorBoardFolder
+    from diffadapt.run.logs import TENSORBOARD, Logs
     from diffadapt.train.reporter import LocalReporter
 
     def on_report(step: int, total: int, scalars: Mapping[str, float]) -> None:
@@ -282,7 +282,8 @@ def _fit(
             scores = {**_scores(place, folder), int(scalars["objective_epoch"]): float(scalars["objective"])}
             place.write(f"{folder}/scores.json", json.dumps(sorted(scores.items())).encode())
 
-    pipeline = recipe_of(member, values).pipeline()
+    recipe = recipe_of(member, values)
+    pipeline = recipe.pipeline()
     plans = pipeline.plan(place.root.store)
     (planned,) = plans[member.node].shards
     where = locate(plans)
@@ -295,11 +296,17 @@ def _fit(
     )
     with (
         tempfile.TemporaryDirectory(prefix="diffadapt-member-") as output,
-        TensorBoardFolder(posixpath.join(place.url, "tensorboard"), member.node) as logs,
+        Logs(posixpath.join(place.url, TENSORBOARD), member.node, recipe.execution.trackers) as logs,
     ):
-        reporter = LocalReporter(device, logs, on_report)
+        reporter = LocalReporter(device, logs.trackers, on_report)
         job = make_job(
-            task, {n: p.stage for n, p in plans.items()}, place.root.store, reporter, output, threads, logs
+            task,
+            {n: p.stage for n, p in plans.items()},
+            place.root.store,
+            reporter,
+            output,
+            threads,
+            logs.folder,
         )
         yield replace(job, checkpoints=posixpath.join(place.url, folder, "checkpoints")), plans, pipeline
 

@@ -3,7 +3,6 @@ cluster."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -43,9 +42,12 @@ class ExecutionConfig:
     """Object store of a Ray that is started here."""
     resident_models: Positive = execution(8)
     """Loaded models that one worker process keeps."""
+    trackers: tuple[str, ...] = execution(("tensorboard",))
+    """Where numbers of fits and scores go: tensorboard, mlflow, wandb, or a file of a folder that
+    DIFFADAPT_TRACKERS names."""
 
 
-class Runner(ABC):
+class Runner:
     """Carries out waves of work. Receipts and progress arrive in the driver's process."""
 
     name: str
@@ -57,13 +59,12 @@ class Runner(ABC):
     def existing(self, shards: Mapping[str, int]) -> None:
         """Told once, after :meth:`prepare`, what the store had before: node -> shards."""
 
-    @abstractmethod
     def run_chains(
         self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt
     ) -> None:
         """Make every shard of ``chains``; a receipt for each shard, in any order."""
+        raise NotImplementedError
 
-    @abstractmethod
     def run_fits(
         self,
         fits: Sequence[Task],
@@ -75,6 +76,7 @@ class Runner(ABC):
     ) -> None:
         """Carry out independent fits. ``log_dir`` is an fsspec URL for TensorBoard logs, one folder a
         node."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """End what :meth:`prepare` started."""

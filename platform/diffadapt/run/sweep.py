@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from diffadapt.core.errors import DiffadaptError, RecipeError, StoreError
@@ -105,11 +105,19 @@ def plan_sweep(space: Space, recipes: Mapping[str, Any], root: Root) -> SweepPla
     return SweepPlan(tuple(trials), plans, broken, tuple(economy(every, finished(merge(every), root.store))))
 
 
+@dataclass(frozen=True)
+class SweepRequest:
+    """What is asked for: a space by its name, recipes by name, and what was changed in these (execution
+    apart)."""
+
+    name: str
+    space: Space
+    recipes: Mapping[str, Any]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
 def run_sweep(
-    space_name: str,
-    space: Space,
-    recipes: Mapping[str, Any],
-    overrides: Mapping[str, Any],
+    request: SweepRequest,
     root: Root,
     execution: ExecutionConfig,
     make_runner: Callable[[ExecutionConfig], Runner],
@@ -119,12 +127,12 @@ def run_sweep(
 ) -> Sweep:
     """Carry out a sweep, or go on with it. ``make_runner`` makes what trials share, ``make_fan`` carries them
     out; ``say`` prints a line."""
-    started = time.time()
+    started, space, recipes = time.time(), request.space, request.recipes
     for place in (root.store, root.sweeps):
         place.prepare()
     plan = plan or plan_sweep(space, recipes, root)
-    sweep = Sweep(root, sweep_name(space_name, space, recipes))
-    sweep.describe(space_name, space, list(recipes), overrides, plan.economy)
+    sweep = Sweep(root, sweep_name(request.name, space, recipes))
+    sweep.describe(request.name, space, list(recipes), request.overrides, plan.economy)
     sweep.write(
         PLANNED,
         json.dumps(
@@ -182,7 +190,7 @@ def run_sweep(
         sweep.write_status(
             state, {n: p.as_dict() for n, p in counts.items()}, started=started, error=redact(error)
         )
-    finish_sweep(sweep, list(space.axes), overrides, list(results.values()))
+    finish_sweep(sweep, list(space.axes), request.overrides, list(results.values()))
     return sweep
 
 

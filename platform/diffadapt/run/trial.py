@@ -177,7 +177,6 @@ def _drive(
         progress=progress,
         overrides=work.trial.changes,
         run=place,
-        brief=True,
     )
     return replace(judge(work, pipeline, run, progress), epochs=epochs.values() if epochs else [])
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
@@ -57,8 +58,8 @@ def train_diffusion(
     ``images``: square uint8 images of one size (:class:`ArrayImages` in memory, or any indexable object);
     ``num_classes``: for a DiT, None for a unet. The loss is noise prediction over the linear 1000-step
     schedule (with ``learn_sigma`` the hybrid bound); the saved weights are the moving average. A global batch
-    is the same on any number of workers, and training resumes exactly. ``log_dir``
-    receives grids of samples for TensorBoard every ``config.sample_every`` steps.
+    is the same on any number of workers, and training resumes exactly. With
+    ``log_dir`` trackers get grids of samples every ``config.sample_every`` steps.
 
     Returns the last scalars with ``parameters``, ``steps``, ``resumed_from`` and ``images_per_second``.
     Raises TrainingError on NaN (the last good checkpoint stays), RecipeError for settings that do not fit,
@@ -105,7 +106,7 @@ def train_diffusion(
         checkpoint_every=config.checkpoint_every,
     )
     if log_dir is not None and config.sample_every and reporter.rank == 0:
-        grids = _Grids(model, ema, schedule, num_classes, (c, size, size), shrink, vae, config, log_dir)
+        grids = _Grids(model, ema, schedule, num_classes, (c, size, size), shrink, vae, config, reporter)
         run = replace(run, on_step=grids)
     began = time.perf_counter()
     metrics = run_loop(model, loss_fn, batches, how, run)
@@ -221,7 +222,7 @@ class _Grids:
     shrink: int
     vae: AutoencoderKL | None
     config: DiffusionFitConfig
-    log_dir: str
+    reporter: Reporter
 
     @torch.no_grad()
     def __call__(self, finished: int, scalars: dict[str, float]) -> None:
@@ -249,14 +250,12 @@ class _Grids:
         model.train()
         if vae is not None:
             x = torch.cat([vae.decode(z / vae.config.scaling_factor).sample for z in x.split(8)])
-        write_grid(upsample(x, self.shrink, UPSAMPLE_FILTER), finished, self.log_dir)
+        self.reporter.figures(finished, {"samples": _grid(upsample(x, self.shrink, UPSAMPLE_FILTER))})
 
 
-def write_grid(images: Tensor, step: int, log_dir: str) -> None:
-    """Add images (B, C, H, W) in [-1, 1] as one picture ``samples`` to the TensorBoard log in ``log_dir``."""
-    from torch.utils.tensorboard import SummaryWriter
+def _grid(images: Tensor) -> np.ndarray:
+    """Images (B, C, H, W) in [-1, 1] as one picture, uint8 (height, width, 3)."""
     from torchvision.utils import make_grid
 
     grid = make_grid(((images.float().cpu() + 1.0) / 2.0).clamp(0, 1), nrow=GRID_SIDE, padding=1)
-    with SummaryWriter(log_dir, filename_suffix=".samples") as writer:
-        writer.add_image("samples", grid, step)
+    return (grid * 255.0).to(torch.uint8).permute(1, 2, 0).numpy()

@@ -4,11 +4,14 @@ go."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from diffadapt.train.trackers.base import Trackers
 
 OnReport = Callable[[int, int, dict[str, float]], None]
 
@@ -33,6 +36,10 @@ class Reporter(Protocol):
         """Numbers after ``step`` of ``total`` finished steps, already averaged over ranks."""
         ...
 
+    def figures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Pictures (uint8, height x width x 3) of what the network makes after ``step`` finished steps."""
+        ...
+
     def all_reduce_mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """The mean over ranks of each value (the same keys on every rank); NaN on one rank gives NaN on
         all."""
@@ -42,8 +49,8 @@ class Reporter(Protocol):
 
 
 class LocalReporter:
-    """One process on one device; TensorBoard scalars under ``log_dir`` if given; ``on_report`` sees every
-    report."""
+    """One process on one device. ``log_dir``: trackers, or a folder for TensorBoard's files; ``on_report``
+    sees every report."""
 
     rank = 0
     world_size = 1
@@ -51,20 +58,27 @@ class LocalReporter:
     def __init__(
         self,
         device: str | torch.device = "cpu",
-        log_dir: str | None = None,
+        log_dir: str | Trackers | None = None,
         on_report: OnReport | None = None,
     ):
         self.device = torch.device(device)
-        self._board = _Board(log_dir)
+        self._trackers = (
+            Trackers(["tensorboard"], "", "fit", log_dir) if isinstance(log_dir, str) else log_dir
+        )
         self._on_report = on_report
 
     def wrap(self, module: nn.Module) -> nn.Module:
         return module.to(self.device)
 
     def report(self, step: int, total: int, scalars: Mapping[str, float]) -> None:
-        self._board.write(step, scalars)
+        if self._trackers is not None:
+            self._trackers.scalars(step, scalars)
         if self._on_report is not None:
             self._on_report(step, total, dict(scalars))
+
+    def figures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        if self._trackers is not None:
+            self._trackers.figures(step, pictures)
 
     def all_reduce_mean(self, values: Mapping[str, float]) -> dict[str, float]:
         return dict(values)
@@ -84,7 +98,7 @@ class DistributedReporter(LocalReporter):
     def __init__(
         self,
         device: str | torch.device = "cpu",
-        log_dir: str | None = None,
+        log_dir: str | Trackers | None = None,
         on_report: OnReport | None = None,
         sync_batch_norm: bool = False,
     ):
@@ -111,21 +125,3 @@ class DistributedReporter(LocalReporter):
 
     def barrier(self) -> None:
         dist.barrier()
-
-
-class _Board:
-    """TensorBoard scalars, opened on the first write: importing tensorboard takes a second."""
-
-    def __init__(self, log_dir: str | None):
-        self._log_dir, self._writer = log_dir, None
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        if self._log_dir is None:
-            return
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer: Any = SummaryWriter(self._log_dir)
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from diffadapt.report.charts import cut, svg, tag
+from diffadapt.report.charts import cut, dot, label, line, svg, tag
 from diffadapt.sweeps.report.axis import Axis
 from diffadapt.sweeps.report.compare import Agreement, Spot
 from diffadapt.sweeps.report.curves import Curve, Point
@@ -79,33 +79,22 @@ def curve_chart(view: View, curve: Curve) -> Markup:
     shown = 0.0
     for value in [p.value for p in curve.points] if axis.discrete else _range_ticks(axis, place):
         x = place(axis.number(value))
-        label = axis.text(value) if axis.discrete else f"{value:.4g}"
+        whole = axis.text(value) if axis.discrete else f"{value:.4g}"
         length = 14 if len(curve.points) < 5 else 9
-        text = axis.brief(value, length) if axis.discrete else label
+        text = axis.brief(value, length) if axis.discrete else whole
         half = 3.1 * len(text)
         if x - half > shown:
-            parts.append(
-                tag(
-                    "text",
-                    text,
-                    label,
-                    x=min(x, width - half),
-                    y=bottom + 17,
-                    text_anchor="middle",
-                    class_="soft",
-                )
-            )
+            parts.append(label(text, min(x, width - half), bottom + 17, "soft", anchor="middle", title=whole))
             shown = min(x, width - half) + half + 2
-        parts.append(tag("line", x1=x, x2=x, y1=bottom, y2=bottom + 4, class_="axis"))
-    parts.append(tag("line", x1=left, x2=width - right, y1=bottom, y2=bottom, class_="axis"))
+        parts.append(line(x, x, bottom, bottom + 4, "axis"))
+    parts.append(line(left, width - right, bottom, bottom, "axis"))
     parts.append(
-        tag(
-            "text",
+        label(
             cut(axis.name + (" (log scale)" if axis.log else ""), 52),
-            axis.name,
-            x=(left + width - right) / 2,
-            y=height - 10,
-            text_anchor="middle",
+            (left + width - right) / 2,
+            height - 10,
+            anchor="middle",
+            title=axis.name,
         )
     )
     if curve.elbow is not None:
@@ -113,7 +102,7 @@ def curve_chart(view: View, curve: Curve) -> Markup:
         parts.append(tag("line", None, curve.remark, x1=x, x2=x, y1=top - 6, y2=bottom, class_="elbow"))
     for n, v, r in curve.dots:
         told = f"{view.setting_text(r)}: {view.number(curve.metric, v)}" if len(curve.dots) <= NAMED else None
-        parts.append(tag("circle", None, told, cx=place(n), cy=y(v), r=2.2, class_="dot"))
+        parts.append(dot(place(n), y(v), 2.2, "dot", told))
     parts += _line(view, curve, curve.fixed, place, y, "fixed") + _line(
         view, curve, curve.points, place, y, "mean"
     )
@@ -139,27 +128,13 @@ def cloud_chart(view: View, spots: Sequence[Spot], *, narrow: bool = False) -> M
             f" {view.hours}"
         )
         kind = "chosen" if s.setting is view.best else "on-front" if s.mark else "off-front"
-        parts.append(
-            tag(
-                "circle",
-                None,
-                told,
-                cx=frame.x(s.x),
-                cy=frame.y(s.y),
-                r=5.5 if s.mark or kind == "chosen" else 3.5,
-                class_=kind,
-            )
-        )
+        parts.append(dot(frame.x(s.x), frame.y(s.y), 5.5 if s.mark or kind == "chosen" else 3.5, kind, told))
     for s in (
         front[:LABELS]
         if len(front) <= LABELS
         else [front[round(i * (len(front) - 1) / (LABELS - 1))] for i in range(LABELS)]
     ):
-        parts.append(
-            tag(
-                "text", str(s.mark), x=frame.x(s.x) - 8, y=frame.y(s.y) - 7, text_anchor="end", class_="value"
-            )
-        )
+        parts.append(label(str(s.mark), frame.x(s.x) - 8, frame.y(s.y) - 7, "value", anchor="end"))
     return svg(
         parts, frame.width, frame.height, f"{view.title(metric)} against {view.hours}, a point a setting"
     )
@@ -174,17 +149,7 @@ def agreement_chart(view: View, found: Agreement, *, narrow: bool = False) -> Ma
     for s in sorted(found.spots, key=lambda s: (s.setting is view.best, s.y)):
         kind = "chosen" if s.setting is view.best else "by-labels" if s.y == top else "off-front"
         told = f"{view.setting_text(s.setting.first)}: {view.objective} {s.x:.4f}, accuracy {s.y:.2f}"
-        parts.append(
-            tag(
-                "circle",
-                None,
-                told,
-                cx=frame.x(s.x),
-                cy=frame.y(s.y),
-                r=6 if kind != "off-front" else 3.5,
-                class_=kind,
-            )
-        )
+        parts.append(dot(frame.x(s.x), frame.y(s.y), 6 if kind != "off-front" else 3.5, kind, told))
     return svg(parts, frame.width, frame.height, f"Accuracy against {view.objective}, a point a setting")
 
 
@@ -200,30 +165,19 @@ class _Frame:
     def axes(self, x_title: str, y_title: str) -> list[Markup]:
         parts = _y_axis(self.y, self.left, self.right)
         for t in self.x.ticks:
-            parts.append(tag("line", x1=self.x(t), x2=self.x(t), y1=self.top, y2=self.bottom, class_="grid"))
-            parts.append(
-                tag(
-                    "text",
-                    self.x.text(t),
-                    x=self.x(t),
-                    y=self.bottom + 17,
-                    text_anchor="middle",
-                    class_="soft",
-                )
-            )
-        parts.append(tag("line", x1=self.left, x2=self.right, y1=self.bottom, y2=self.bottom, class_="axis"))
-        parts.append(
-            tag("text", x_title, x=(self.left + self.right) / 2, y=self.height - 8, text_anchor="middle")
-        )
-        parts.append(tag("text", y_title, x=4, y=14))
+            parts.append(line(self.x(t), self.x(t), self.top, self.bottom, "grid"))
+            parts.append(label(self.x.text(t), self.x(t), self.bottom + 17, "soft", anchor="middle"))
+        parts.append(line(self.left, self.right, self.bottom, self.bottom, "axis"))
+        parts.append(label(x_title, (self.left + self.right) / 2, self.height - 8, anchor="middle"))
+        parts.append(label(y_title, 4, 14))
         return parts
 
 
 def _y_axis(y: Scale, left: float, right: float) -> list[Markup]:
     parts = []
     for t in y.ticks:
-        parts.append(tag("line", x1=left, x2=right, y1=y(t), y2=y(t), class_="grid"))
-        parts.append(tag("text", y.text(t), x=left - 6, y=y(t) + 4, text_anchor="end", class_="soft"))
+        parts.append(line(left, right, y(t), y(t), "grid"))
+        parts.append(label(y.text(t), left - 6, y(t) + 4, "soft", anchor="end"))
     return parts
 
 
@@ -254,14 +208,12 @@ def _line(
             f" {view.number(curve.metric, p.mean, p.spread)}{over}; {where}"
         )
         parts.append(
-            tag(
-                "circle",
-                None,
+            dot(
+                a + (shift if not curve.axis.numeric else 0),
+                b,
+                4 if kind == "mean" else 3,
+                f"point {kind}",
                 told,
-                cx=a + (shift if not curve.axis.numeric else 0),
-                cy=b,
-                r=4 if kind == "mean" else 3,
-                class_=f"point {kind}",
             )
         )
     return parts

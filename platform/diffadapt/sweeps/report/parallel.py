@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from diffadapt.report.charts import cut, svg, tag
+from diffadapt.report.charts import cut, label, line, svg, tag
 from diffadapt.sweeps.recommend import Setting
 from diffadapt.sweeps.report.charts import Scale
 from diffadapt.sweeps.report.view import View
@@ -100,50 +100,46 @@ def _axis(
 ) -> list[Markup]:
     parts: list[Markup] = []
     if narrow:
-        parts.append(tag("text", cut(column.title, 44), column.title, x=0, y=at - 22, class_="heading"))
-        parts.append(tag("line", x1=start - 8, x2=end + 8, y1=at, y2=at, class_="rail"))
+        parts.append(label(cut(column.title, 44), 0, at - 22, "heading", title=column.title))
+        parts.append(line(start - 8, end + 8, at, at, "rail"))
     else:
         anchor = "start" if i == 0 else "end" if i == n - 1 else "middle"
         x = 2 if i == 0 else width - 2 if i == n - 1 else at
         parts.append(
-            tag(
-                "text",
+            label(
                 cut(column.title, max(10, int(150 / n) * 2)),
-                column.title,
-                x=x,
-                y=22 if i % 2 == 0 or n < 8 else 38,
-                text_anchor=anchor,
-                class_="heading",
+                x,
+                22 if i % 2 == 0 or n < 8 else 38,
+                "heading",
+                anchor=anchor,
+                title=column.title,
             )
         )
-        parts.append(tag("line", x1=at, x2=at, y1=end - 8, y2=start + 8, class_="rail"))
+        parts.append(line(at, at, end - 8, start + 8, "rail"))
     shown = -math.inf
     for place, text in column.ticks:
         p = start + (end - start) * place
-        label = cut(text, 14 if narrow else 16)
+        short = cut(text, 14 if narrow else 16)
         if narrow:
-            half = 3.2 * len(label)
+            half = 3.2 * len(short)
             middle = min(max(p, half), width - half)
             if middle - half > shown:
-                parts.append(
-                    tag("text", label, text, x=middle, y=at + 16, text_anchor="middle", class_="tick")
-                )
+                parts.append(label(short, middle, at + 16, "tick", anchor="middle", title=text))
                 shown = middle + half + 3
-            parts.append(tag("line", x1=p, x2=p, y1=at - 4, y2=at + 4, class_="axis"))
+            parts.append(line(p, p, at - 4, at + 4, "axis"))
         else:
             right = i < n - 1
             parts.append(
-                tag(
-                    "text",
-                    label,
-                    text,
-                    x=at + (7 if right else -7),
-                    y=p + 4,
-                    text_anchor="start" if right else "end",
-                    class_="tick",
+                label(
+                    short,
+                    at + (7 if right else -7),
+                    p + 4,
+                    "tick",
+                    anchor="start" if right else "end",
+                    title=text,
                 )
             )
-            parts.append(tag("line", x1=at - 4, x2=at + 4, y1=p, y2=p, class_="axis"))
+            parts.append(line(at - 4, at + 4, p, p, "axis"))
     return parts
 
 
