@@ -7,7 +7,9 @@ change how fast or where the work is done, never what is made, so it stays outsi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import operator
 import types
 import typing
 from collections.abc import Mapping
@@ -111,7 +113,12 @@ def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
 
 def _hints(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
-    return {f.name: hints[f.name] for f in fields(cls)}
+    return {f.name: _plain_union(hints[f.name]) for f in fields(cls)}
+
+
+def _plain_union(hint: Any) -> Any:
+    """``int | None`` for the Optional[int] that is left where a range was taken off: messages quote it."""
+    return functools.reduce(operator.or_, get_args(hint)) if get_origin(hint) is Union else hint
 
 
 def coerce(hint: Any, value: Any, name: str) -> Any:
