@@ -43,6 +43,8 @@ ROOT = GOLDEN.parents[2]
 PARTS = ("kind", "version", "family", "shards", "first_key", "first_digest", "first_name", "last_digest")
 ROW = ("name", "members", "note", "control", "images_of", "group", "seed", "selection", "metric")
 """What is compared of a score row; what else it states only the report reads."""
+ADDED = ("execution.trackers",)
+"""Options that came after digests.json was made; they are outside every digest."""
 COMMANDS_WITH_RECIPE = ("plan", "run", "show")
 LISTINGS = ("", "spaces", "quickstart", "sda", "adapt_anything", "zodi")
 ABSENT = {"data.path": "absent"}
@@ -253,6 +255,7 @@ def _options(loaded: Mapping[str, Any]) -> dict[str, Any]:
                 field: f"{_hint(hint)} = {json.dumps(_flat(to_dict(default))[field])}"
                 + ("" if field in identity else " (execution)")
                 for field, hint in field_types(default).items()
+                if field not in ADDED
             }
             short = {f"--{k}": list(v) for k, v in getattr(type(recipe), "aliases", {}).items()}
             found[first] = {"fields": dict(sorted(fields.items())), "short options": short, "recipes": {}}
