@@ -1,5 +1,5 @@
-"""What all tests share: no hub, few threads, the same examples everywhere, and a Ctrl-C that child processes heed
-wherever the tests are started from."""
+"""What all tests share: no hub, few threads, the same examples everywhere, and a Ctrl-C that child processes
+heed wherever the tests are started from."""
 
 from __future__ import annotations
 

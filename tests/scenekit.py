@@ -53,9 +53,14 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def fake_cityscapes(
-    root: Path | str, cities: Mapping[str, int] | None = None, size: tuple[int, int] = (32, 64), split: str = "train", *,
-    labels: Sequence[str] = ("labelIds",), colours: bool = True,
-) -> list[str]:  # fmt: skip
+    root: Path | str,
+    cities: Mapping[str, int] | None = None,
+    size: tuple[int, int] = (32, 64),
+    split: str = "train",
+    *,
+    labels: Sequence[str] = ("labelIds",),
+    colours: bool = True,
+) -> list[str]:
     """``{city: images}`` in one split of a Cityscapes tree; call it again for another split. ``size`` is
     CITYSCAPES_SIZE officially; ``labels`` may hold labelIds and labelTrainIds. Returns the scenes' keys,
     sorted."""

@@ -148,9 +148,17 @@ def alignment(size: Size, device: torch.device, precision: str) -> Report:
 
 
 def _report(
-    name: str, title: str, size: Size, device: torch.device, precision: str, batch: int, full: int, work: float,
-    prepare: Callable[[Setting], Callable[[int], Run]], published: Setting,
-) -> Report:  # fmt: skip
+    name: str,
+    title: str,
+    size: Size,
+    device: torch.device,
+    precision: str,
+    batch: int,
+    full: int,
+    work: float,
+    prepare: Callable[[Setting], Callable[[int], Run]],
+    published: Setting,
+) -> Report:
     cuda = device.type == "cuda"
     judged = cuda and size.name == "published"
     rate = matmul_rate(device, precision, size.matmul)

@@ -281,9 +281,12 @@ def main(argv: list[str] | None = None) -> int:
     if options.limit and (limit := in_process(LIMIT_ACTORS, LIMIT_ACTORS, options.limit, 0.0)):
         found.append(limit)
         print(
-            f"\nWithout sleep, {LIMIT_ACTORS} actors: {limit.rate / IMAGES:.0f} shards/s on these {os.cpu_count()} cores (load {limit.load:.1f}); CPU ms a shard:"
-            f" driver {limit.cpu_driver:.1f}, servers {limit.cpu_servers:.1f}, actor {limit.cpu_workers:.1f}.\n"
-            f"One core of the driver takes {1000 / limit.cpu_driver:.0f} shards/s: at {options.seconds:g} s a shard, {options.seconds * 1000 / limit.cpu_driver:.0f} GPUs."
+            f"\nWithout sleep, {LIMIT_ACTORS} actors: {limit.rate / IMAGES:.0f} shards/s on these "
+            f"{os.cpu_count()} cores (load {limit.load:.1f}); CPU ms a shard:"
+            f" driver {limit.cpu_driver:.1f}, servers {limit.cpu_servers:.1f}, "
+            f"actor {limit.cpu_workers:.1f}.\n"
+            f"One core of the driver takes {1000 / limit.cpu_driver:.0f} shards/s: "
+            f"at {options.seconds:g} s a shard, {options.seconds * 1000 / limit.cpu_driver:.0f} GPUs."
         )
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:

@@ -30,10 +30,14 @@ def recipe():
     return AdaptAnything(
         target=DataConfig(image_size=16, channels=1, block=20), domain="handwritten digits",
         prompts=PromptConfig(source="bank", prompts_per_class=3), controls=(),
-        generator=TextToImageConfig(images_per_class=3, guidance=1.0, steps=1, precision="fp32", images_per_shard=3, classes_per_shard=10),
-        backbone=BackboneConfig(name="train", arch="cifar_resnet8", in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.5,)),
-        uda=UdaConfig(method="dann", epochs=1, steps_per_epoch=3, batch_size=8, augment="shift", flip=False, dann=METHODS["dann"](bottleneck=16)),
-        ssl=SslConfig(epochs=1, steps_per_epoch=3, batch_size=8, augment="shift", flip=False), clip=ClipConfig(weights=""),
+        generator=TextToImageConfig(images_per_class=3, guidance=1.0, steps=1, precision="fp32",
+            images_per_shard=3, classes_per_shard=10),
+        backbone=BackboneConfig(name="train", arch="cifar_resnet8", in_channels=1, resize=0, crop=16,
+            mean=(0.5,), std=(0.5,)),
+        uda=UdaConfig(method="dann", epochs=1, steps_per_epoch=3, batch_size=8, augment="shift", flip=False,
+            dann=METHODS["dann"](bottleneck=16)),
+        ssl=SslConfig(epochs=1, steps_per_epoch=3, batch_size=8, augment="shift", flip=False),
+        clip=ClipConfig(weights=""),
     )
 '''
 

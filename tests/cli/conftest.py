@@ -29,7 +29,8 @@ def recipe():
     return replace(
         full, methods=("source", "sda"), controls=(), figures=False,
         target=replace(full.target, data=replace(full.target.data, limit_per_class=1, block=5)),
-        synth=replace(full.synth, images_per_class=4, images_per_shard=2, steps=2), align=replace(full.align, respacing=5, start=1),
+        synth=replace(full.synth, images_per_class=4, images_per_shard=2, steps=2),
+        align=replace(full.align, respacing=5, start=1),
     )
 '''
 

@@ -55,11 +55,17 @@ def test_help_of_a_recipe_lists_its_fields(cli, command):
 @pytest.mark.parametrize(
     ("arguments", "near"),
     [
-        (["rnu"], "'run'"), (["statsu"], "'status'"), (["show", "quickstrat"], "'quickstart'"), (["run", "sda/imagenet_c/resnet5"], "'sda/imagenet_c/resnet50'"),
-        (["show", "small", "--synth.guidence", "2"], "--synth.guidance"), (["status", "--rot", "x"], "--root"), (["ls", "sdaa"], "'sda"),
-        (["status", "smal-00000000"], "'small'"), (["cache", "why", "synth/digits", "sinth/digits-dit"], "'synth/digits-dit"),
+        (["rnu"], "'run'"),
+        (["statsu"], "'status'"),
+        (["show", "quickstrat"], "'quickstart'"),
+        (["run", "sda/imagenet_c/resnet5"], "'sda/imagenet_c/resnet50'"),
+        (["show", "small", "--synth.guidence", "2"], "--synth.guidance"),
+        (["status", "--rot", "x"], "--root"),
+        (["ls", "sdaa"], "'sda"),
+        (["status", "smal-00000000"], "'small'"),
+        (["cache", "why", "synth/digits", "sinth/digits-dit"], "'synth/digits-dit"),
     ],
-)  # fmt: skip
+)
 def test_mistyped_words_get_the_nearest(cli, arguments, near):
     status, out, err = cli(*arguments)
     assert status == 2 and near in squeezed(out + err)

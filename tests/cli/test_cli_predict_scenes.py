@@ -29,8 +29,12 @@ def recipe():
     """A segmenter of eight streets, in a second."""
     streets = SceneConfig(path="embedded:streets", layout="streets", limit=8)
     return Zodi(
-        source=streets, target=SceneConfig(path="embedded:streets", layout="streets", split="test", condition="night", limit=2), methods=("source_only",),
-        segmenter=SegmenterConfig(backbone="timm:cifar_resnet8", weights="none", width=16, size=(32, 64)), figures=False,
+        source=streets,
+        target=SceneConfig(path="embedded:streets", layout="streets", split="test", condition="night",
+            limit=2),
+        methods=("source_only",),
+        segmenter=SegmenterConfig(backbone="timm:cifar_resnet8", weights="none", width=16, size=(32, 64)),
+        figures=False,
         training=SegmentTraining(epochs=2, crop=(32, 32), lr=0.05),
     )
 '''

@@ -172,12 +172,17 @@ def test_a_machine_without_gpus_counts_its_cores(root: Path) -> None:
 @pytest.mark.parametrize(
     "words, parts",
     [
-        ("--on aws.g5.xlrge", ("aws.g5.xlrge", "Did you mean 'aws.g5.xlarge'")), ("--on g5.xlarge", ("g5.xlarge", "Did you mean")), ("--nodes 3", ("--on",)),
-        ("--on aws.g5.xlarge --nodes 0", ("--nodes is 0",)), ("--on aws.g5.xlarge --nodes -1", ("--nodes is -1",)), ("--speed 0", ("--speed is 0", "above 0")),
-        ("--on aws.g5.xlarge --speed nan", ("--speed",)), ("--spot-price -1 --on aws.g5.xlarge", ("--spot-price",)),
+        ("--on aws.g5.xlrge", ("aws.g5.xlrge", "Did you mean 'aws.g5.xlarge'")),
+        ("--on g5.xlarge", ("g5.xlarge", "Did you mean")),
+        ("--nodes 3", ("--on",)),
+        ("--on aws.g5.xlarge --nodes 0", ("--nodes is 0",)),
+        ("--on aws.g5.xlarge --nodes -1", ("--nodes is -1",)),
+        ("--speed 0", ("--speed is 0", "above 0")),
+        ("--on aws.g5.xlarge --speed nan", ("--speed",)),
+        ("--spot-price -1 --on aws.g5.xlarge", ("--spot-price",)),
         ("--on x --prices nope.toml", ("nope.toml", "cannot be read")),
     ],
-)  # fmt: skip
+)
 def test_bad_machines_are_refused(root: Path, words: str, parts: tuple[str, ...]) -> None:
     plan(*words.split()).sentence(*parts)
     assert not root.exists()

@@ -140,11 +140,24 @@ def test_run_and_sweep_are_told_apart(say, server, words, sent):
 
 def test_folders_and_files_of_ones_own_travel(say, server, tmp_path, monkeypatch):
     for folder, file, text in (
-        ("my recipes", "mine.py", "from diffadapt.core.recipes import load\n\ndef recipe():\n    '''Mine.'''\n    return load('quickstart')\n"),
-        ("my recipes", ".rayignore", "*.bin\n"), ("my recipes", "big.bin", "0" * 1000), ("my recipes/__pycache__", "mine.pyc", ""), ("methods/uda", "mine.py", ""),
-        (".", "space.py", "from diffadapt.sweeps.space import Choice, Space\n\ndef space():\n    '''S.'''\n    return Space({'seed': Choice(0, 1)}, recipe='quickstart')\n"),
+        (
+            "my recipes",
+            "mine.py",
+            "from diffadapt.core.recipes import load\n\ndef recipe():\n"
+            "    '''Mine.'''\n    return load('quickstart')\n",
+        ),
+        ("my recipes", ".rayignore", "*.bin\n"),
+        ("my recipes", "big.bin", "0" * 1000),
+        ("my recipes/__pycache__", "mine.pyc", ""),
+        ("methods/uda", "mine.py", ""),
+        (
+            ".",
+            "space.py",
+            "from diffadapt.sweeps.space import Choice, Space\n\ndef space():\n"
+            "    '''S.'''\n    return Space({'seed': Choice(0, 1)}, recipe='quickstart')\n",
+        ),
         (".", "recommended.json", json.dumps({"recipe": "quickstart", "overrides": {"seed": 5}})),
-    ):  # fmt: skip
+    ):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / file).write_text(text)
     (tmp_path / "methods" / "uda" / "mine.py").unlink()

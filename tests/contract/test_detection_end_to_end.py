@@ -12,6 +12,7 @@ import torch
 
 from diffadapt.core.config import from_dict, to_dict
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.ranges import check_limits
 from diffadapt.core.runs import Root
 from diffadapt.core.store import Store
 from diffadapt.data.image import encode_png
@@ -21,7 +22,6 @@ from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.run.drive import drive
 from diffadapt.run.local import LocalRunner
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.systems.limits import check_limits
 from diffadapt.systems.zodi.detection import ZodiDetection
 from diffadapt.tasks.detection.config import DetectionTraining
 from tests.diffusionkit import tiny_scene_pipeline

@@ -22,6 +22,7 @@ from diffadapt.core.config import from_dict, to_dict
 from diffadapt.core.discover import Seam
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import digest
+from diffadapt.core.ranges import check_limits, limits_of
 from diffadapt.methods.discover import chosen, methods
 from diffadapt.methods.ssl import config as ssl
 from diffadapt.methods.ssl.base import SslMethod
@@ -29,11 +30,12 @@ from diffadapt.methods.uda import config as uda
 from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.models.mlp_head import load_head, save_head
-from diffadapt.systems.limits import check_limits, limits_of
 from diffadapt.tasks.classification.adaptation import fit_uda
 from diffadapt.tasks.classification.semi_supervised import fit_ssl
+from diffadapt.tasks.classification.ssl_batches import PseudoLabels
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
+from diffadapt.train.run import TrainingRun
 from tests.workers import in_two_workers
 
 CLASSES, WIDTH, COUNT = 3, 8, 48
@@ -123,9 +125,7 @@ def train(
             WIDTH,
             CLASSES,
             config,
-            reporter,
-            checkpoints,
-            on_step=on_step,
+            TrainingRun(reporter, checkpoints, on_step=on_step),
         )
     confident, pseudo = (
         np.arange(0, COUNT, 2),
@@ -133,15 +133,11 @@ def train(
     )
     found = fit_ssl(
         target,
-        confident,
-        pseudo,
-        np.arange(1, COUNT, 2),
+        PseudoLabels(confident, pseudo, np.arange(1, COUNT, 2)),
         network,
         CLASSES,
         config,
-        reporter,
-        checkpoints,
-        on_step=on_step,
+        TrainingRun(reporter, checkpoints, on_step=on_step),
     )
     return network, found
 
@@ -198,7 +194,7 @@ class TestEveryMethod:
                     f"{name}.{f.name} is a number and needs a range in the method's limits"
                 )
                 with pytest.raises(RecipeError, match=f.name):
-                    low, high = ranges[f.name]
+                    low, high = ranges[f.name].low, ranges[f.name].high
                     outside = low - 1 if low is not None else high + 1
                     check_limits(replace(config, **{name: replace(method, **{f.name: type(value)(outside)})}))
 

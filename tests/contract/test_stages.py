@@ -37,15 +37,17 @@ from diffadapt.tasks.classification.predict import Predict  # noqa: E402
 from diffadapt.tasks.classification.zero_shot import ZeroShot  # noqa: E402
 from tests.unit import tinypipelines  # noqa: E402
 
-STAGES = Path(diffadapt.__file__).parent / "stages"
+PACKAGE = Path(diffadapt.__file__).parent
+ROOMS = ("stages", "tasks", "worlds")
 STREETS = SceneConfig(path="embedded:streets", layout="streets", limit=2)
 DIGITS = DataConfig(path="embedded:digits", split="test", image_size=16, channels=1)
 
 
 def stage_classes() -> list[type[Stage]]:
     found: set[type[Stage]] = set()
-    for file in STAGES.glob("*.py"):
-        module = importlib.import_module(f"diffadapt.stages.{file.stem}")
+    for file in (f for room in ROOMS for f in sorted((PACKAGE / room).rglob("[!_]*.py"))):
+        name = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+        module = importlib.import_module(name)
         here = {
             c
             for _, c in inspect.getmembers(module, inspect.isclass)
@@ -171,6 +173,7 @@ def test_work_without_networks_takes_no_gpu():
     assert {c.__name__ for c in stage_classes() if c.fit_stage and not c.trains} == {
         "FilterImages",
         "Figures",
+        "AdaptationFigures",
         "Quality",
         "SceneFigures",
         "DetectionFigures",

@@ -26,7 +26,7 @@ from diffadapt.core.pipeline import MethodRow, Node, Pipeline
 from diffadapt.core.stage import FitJob, NodePlan, Stage, WorkContext, whole
 from diffadapt.run.executor import Executor
 from diffadapt.run.fit import run_fit
-from diffadapt.run.runner import ExecutionConfig
+from diffadapt.run.runner import ExecutionConfig, Runner
 from tests.ray.toy import note
 
 PER_SHARD = 10
@@ -219,17 +219,13 @@ class ToyReporter:
     def barrier(self) -> None: ...
 
 
-class ToyRunner:
+class ToyRunner(Runner):
     """In this process, without torch."""
 
     name = "toy"
 
     def __init__(self, config: ExecutionConfig | None = None):
         self.config = config
-
-    def prepare(self) -> None: ...
-
-    def close(self) -> None: ...
 
     def run_chains(self, chains, stages, store, on_receipt) -> None:
         executor = Executor(stages, store)

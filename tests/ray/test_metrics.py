@@ -66,7 +66,7 @@ def wait_for(*keys: tuple, seconds: float = 30.0) -> dict[tuple, float]:
 def test_a_run_and_a_trial_are_exported(joined, tmp_path: Path):
     runner = RayRunner(ExecutionConfig(device="cpu", actors=2))
     outcome = run(map_pipeline(Source(shards=5, rows=3, fail="s0002"), Child()), tmp_path, runner)
-    runner.found({"child": 6, "source": 0})
+    runner.existing({"child": 6, "source": 0})
     metrics.trial_ended("finished")
     metrics.record(
         Receipt(

@@ -128,7 +128,8 @@ class Regress(Stage):
         import torch
 
         from diffadapt.train.checkpoints import Checkpoints
-        from diffadapt.train.loop import run_loop
+        from diffadapt.train.loop import Optimisation, run_loop
+        from diffadapt.train.run import TrainingRun
 
         rank = job.reporter.rank
         note(self.side_log, "place", os.getcwd())
@@ -158,16 +159,11 @@ class Regress(Stage):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         metrics = run_loop(
-            module=module,
-            loss_fn=loss,
-            batch_fn=batch,
-            optimizer=optimizer,
-            lr_at=lambda s: 0.05,
-            total_steps=self.steps,
-            reporter=job.reporter,
-            checkpoints=Checkpoints(job.checkpoints),
-            checkpoint_every=5,
-            on_step=after,
+            module,
+            loss,
+            batch,
+            Optimisation(optimizer, lambda s: 0.05, self.steps, checkpoint_every=5),
+            TrainingRun(job.reporter, Checkpoints(job.checkpoints), on_step=after),
         )
         if rank == 0:
             note(self.side_log, "resumed", job.node, int(metrics["resumed_from"]))

@@ -22,7 +22,7 @@ from diffadapt.run.drive import drive
 from diffadapt.run.executor import Executor
 from diffadapt.run.fit import run_fit
 from diffadapt.run.progress import Progress
-from diffadapt.run.runner import ExecutionConfig
+from diffadapt.run.runner import ExecutionConfig, Runner
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class PlainReporter:
     def barrier(self) -> None: ...
 
 
-class PlainRunner:
+class PlainRunner(Runner):
     """In this process, one after the other, without torch. ``stop_after`` receipts it raises
     KeyboardInterrupt."""
 
@@ -162,10 +162,6 @@ class PlainRunner:
 
     def __init__(self, stop_after: int | None = None, backwards: bool = False):
         self.stop_after, self.backwards, self.receipts = stop_after, backwards, []
-
-    def prepare(self) -> None: ...
-
-    def close(self) -> None: ...
 
     def _pass(self, receipt, on_receipt) -> None:
         self.receipts.append(receipt)

@@ -43,9 +43,19 @@ def result(
 
 
 def fill(
-    location: Any, space: Space, judge: Judge, *, recipes: Sequence[str] = ("toy",), name: str = "toys", points: Sequence[Mapping[str, Any]] | None = None, state: str = "finished",
-    economy: Sequence[Economy] = ECONOMY, planned: int | None = None, change: Callable[[TrialResult], TrialResult | None] = lambda r: r, overrides: Mapping[str, Any] | None = None,
-) -> Sweep:  # fmt: skip
+    location: Any,
+    space: Space,
+    judge: Judge,
+    *,
+    recipes: Sequence[str] = ("toy",),
+    name: str = "toys",
+    points: Sequence[Mapping[str, Any]] | None = None,
+    state: str = "finished",
+    economy: Sequence[Economy] = ECONOMY,
+    planned: int | None = None,
+    change: Callable[[TrialResult], TrialResult | None] = lambda r: r,
+    overrides: Mapping[str, Any] | None = None,
+) -> Sweep:
     """A sweep's folder with a trial for each recipe and point (default: the grid); ``change`` alters a result
     or drops it (None)."""
     points = (

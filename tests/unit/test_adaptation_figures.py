@@ -17,7 +17,7 @@ from diffadapt.core.stage import FitJob, InputFile, NodePlan, PlannedShard, Work
 from diffadapt.core.store import Store
 from diffadapt.data.image import encode_png
 from diffadapt.models.config import BackboneConfig, ClassifierConfig
-from diffadapt.report.panels import RIGHT, WRONG
+from diffadapt.report.panels import RIGHT, WRONG, drawable
 from diffadapt.tasks.classification import adaptation_pictures as draw
 from diffadapt.tasks.classification.adaptation_figures import AdaptationFigures, first_of_classes
 from diffadapt.tasks.classification.penultimate import penultimate
@@ -294,9 +294,9 @@ def test_principal_components_are_those_of_the_covariance():
 
 def test_names_that_the_font_cannot_draw_are_numbered_and_accents_fall():
     assert (
-        draw.drawable("日本", "class 2") == "class 2"
-        and draw.drawable("back pack", "x") == "back pack"
-        and draw.drawable("Öl", "x") in ("Öl", "Ol")
+        drawable("日本", "class 2") == "class 2"
+        and drawable("back pack", "x") == "back pack"
+        and drawable("Öl", "x") in ("Öl", "Ol")
     )
 
 

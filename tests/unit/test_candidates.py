@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffadapt.core.errors import DataError, RecipeError, StoreError, TrainingError
-from diffadapt.train.candidates import NEEDS, Chooser, candidate_steps, partners
+from diffadapt.train.candidates import NEEDS, Chooser, TargetJudge, candidate_steps, partners
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.views import FeatureViews
 from tests.workers import in_two_workers
@@ -58,7 +58,7 @@ class Training:
 
 def chooser(rule, folder, **given):
     options = {"source": views(40, 1, -0.2), "true_labels": TRUTH, "batch_size": 16, **given}
-    return Chooser(rule, str(folder), STEPS, views(), options.pop("source"), 3, "cpu", **options)
+    return Chooser(str(folder), STEPS, TargetJudge(rule, views(), options.pop("source"), 3, "cpu", **options))
 
 
 def kept(folder, what):
@@ -175,15 +175,9 @@ def test_target_labels_change_no_other_choice(rule, tmp_path):
     target = views()
     target.labels = (target.labels + 1) % 3
     other = Chooser(
-        rule,
         str(tmp_path / "b"),
         STEPS,
-        target,
-        views(40, 1, -0.2),
-        3,
-        "cpu",
-        true_labels=target.labels,
-        batch_size=16,
+        TargetJudge(rule, target, views(40, 1, -0.2), 3, "cpu", true_labels=target.labels, batch_size=16),
     )
     assert Training().run(other)[1] == info
 

@@ -18,9 +18,10 @@ from diffadapt.methods.uda.source_only import SourceOnly
 from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
 from diffadapt.models.cdtrans import PairList, nearest, pair_up, pseudo_labels, three_branches
 from diffadapt.tasks.classification.adaptation import fit_uda
-from diffadapt.train.candidates import Chooser
+from diffadapt.train.candidates import Chooser, TargetJudge
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
+from diffadapt.train.run import TrainingRun
 from diffadapt.train.views import ImageViews
 from tests.workers import in_two_workers
 
@@ -220,8 +221,7 @@ def test_settings_that_leave_no_adaptation_are_refused():
             32,
             4,
             UdaConfig(method="cdtrans", epochs=10),
-            LocalReporter(),
-            None,
+            TrainingRun(LocalReporter()),
         )
 
 
@@ -248,10 +248,16 @@ def test_a_toy_shift_is_overcome():
         method="source_only",
         source_only=SourceOnly(lr=0.05, lr_gamma=0.0, backbone_lr=1.0, weight_decay=1e-4),
     )
-    baseline, _ = fit_uda(source, target, vit(), 32, 4, plain, LocalReporter(), None)
+    baseline, _ = fit_uda(source, target, vit(), 32, 4, plain, TrainingRun(LocalReporter()))
     method = CdTrans(lr=0.05, pretrain_epochs=24, warmup_epochs=2, pair_every=4)
     net, result = fit_uda(
-        source, target, vit(), 32, 4, config(method, epochs=40, steps_per_epoch=12), LocalReporter(), None
+        source,
+        target,
+        vit(),
+        32,
+        4,
+        config(method, epochs=40, steps_per_epoch=12),
+        TrainingRun(LocalReporter()),
     )
     assert source.accuracy(baseline) > 0.95 and target.accuracy(baseline) < 0.9
     assert target.accuracy(net) > target.accuracy(baseline) + 0.05 and target.accuracy(net) > 0.93
@@ -262,7 +268,7 @@ def test_a_toy_shift_is_overcome():
 
 def trained(folder, kill_at=None):
     source, target = Strokes(0, 40), Strokes(1, 30)
-    chooser = Chooser("im", str(folder), [12, 18, 24], target, None, 4, "cpu")
+    chooser = Chooser(str(folder), [12, 18, 24], TargetJudge("im", target, None, 4, "cpu"))
 
     def stop(step, scalars):
         if step == kill_at:
@@ -275,10 +281,7 @@ def trained(folder, kill_at=None):
         32,
         4,
         config(),
-        LocalReporter(),
-        Checkpoints(str(folder)),
-        chooser,
-        on_step=stop,
+        TrainingRun(LocalReporter(), Checkpoints(str(folder)), on_step=stop, chooser=chooser),
     )
 
 
@@ -293,14 +296,16 @@ def test_a_resumed_training_ends_in_the_same_bytes(tmp_path):
 
 
 def _worker(rank, folder):
-    net, _ = fit_uda(Strokes(0, 40), Strokes(1, 30), vit(), 32, 4, config(), DistributedReporter(), None)
+    net, _ = fit_uda(
+        Strokes(0, 40), Strokes(1, 30), vit(), 32, 4, config(), TrainingRun(DistributedReporter())
+    )
     torch.save(net.state_dict(), f"{folder}/{rank}.pt")
 
 
 @pytest.mark.slow
 def test_two_workers_equal_one(tmp_path):
     in_two_workers(_worker, tmp_path)
-    one, _ = fit_uda(Strokes(0, 40), Strokes(1, 30), vit(), 32, 4, config(), LocalReporter(), None)
+    one, _ = fit_uda(Strokes(0, 40), Strokes(1, 30), vit(), 32, 4, config(), TrainingRun(LocalReporter()))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for key, value in one.state_dict().items():
         assert torch.equal(first[key], second[key]) and torch.allclose(first[key], value, atol=2e-4), key

@@ -75,7 +75,7 @@ def extras() -> set[str]:
 
 
 # -- all files
-# -----------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------
 
 
 def test_every_placeholder_is_in_the_table_with_its_files_and_no_other_is() -> None:
@@ -118,7 +118,7 @@ def test_the_page_s_shell_is_shell() -> None:
 
 
 # -- ray up
-# --------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------
 
 
 def prepared(cloud: str) -> dict[str, Any]:
@@ -300,9 +300,11 @@ def test_aws_account_and_nodes_come_up_in_an_emulated_aws(
     with moto.mock_aws():
         account = (CLUSTER / "aws-account.yaml").read_text()
         boto3.client("cloudformation").create_stack(
-            StackName="diffadapt", TemplateBody=account, Capabilities=["CAPABILITY_NAMED_IAM"],
+            StackName="diffadapt",
+            TemplateBody=account,
+            Capabilities=["CAPABILITY_NAMED_IAM"],
             Parameters=[{"ParameterKey": "Bucket", "ParameterValue": "some-bucket"}],
-        )  # fmt: skip
+        )
         iam, ec2 = boto3.client("iam"), boto3.client("ec2")
         assert [b["Name"] for b in boto3.client("s3").list_buckets()["Buckets"]] == ["some-bucket"]
         assert (
@@ -363,7 +365,7 @@ def test_aws_account_template_is_clean_for_cfn_lint() -> None:
 
 
 # -- Kubernetes
-# ----------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------
 
 
 def ray_cluster(name: str) -> dict[str, Any]:
@@ -472,7 +474,7 @@ def test_kuberay_files_are_what_the_definition_describes(name: str) -> None:
 
 
 # -- images
-# --------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------
 
 DOCKERFILES = ("Dockerfile", "Dockerfile.slim")
 INSTRUCTIONS = {"FROM", "ARG", "ENV", "RUN", "COPY", "USER", "WORKDIR", "CMD"}
@@ -571,7 +573,7 @@ def test_the_images_list_of_requirements_is_the_project_s(name: str) -> None:
 
 
 # -- Slurm
-# ---------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------
 
 
 def test_slurm_script_is_shell_and_says_what_it_needs(tmp_path: Path) -> None:
@@ -597,7 +599,7 @@ def test_slurm_script_is_shell_and_says_what_it_needs(tmp_path: Path) -> None:
 
 
 # -- monitoring
-# ----------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------
 
 
 @cache

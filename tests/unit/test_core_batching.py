@@ -94,9 +94,13 @@ def test_other_errors_pass_through():
 @pytest.mark.parametrize(
     ("error", "wanted"),
     [
-        (MemoryError(), True), (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True), (RuntimeError("CUDA error: out of memory"), True),
-        (RuntimeError("shape mismatch"), False), (ValueError("out of memory"), False), (None, False),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("out of memory"), False),
+        (None, False),
     ],
-)  # fmt: skip
+)
 def test_what_counts_as_out_of_memory(error, wanted):
     assert is_out_of_memory(error) is wanted

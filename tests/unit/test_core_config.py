@@ -58,13 +58,28 @@ class Outer:
 @pytest.mark.parametrize(
     ("field", "given", "wanted"),
     [
-        ("inner.rate", "1.5", 1.5), ("inner.rate", 2, 2.0), ("inner.mode", "slow", "slow"), ("inner.level", "3", 3), ("inner.level", 3, 3),
-        ("count", "4", 4), ("count", 4.0, 4), ("name", "none", None), ("name", None, None), ("name", "x", "x"),
-        ("limit", "None", None), ("limit", "7", 7), ("flag", "true", True), ("flag", False, False),
-        ("sizes", "3 4", (3, 4)), ("sizes", [5], (5,)), ("sizes", "6,7", (6, 7)), ("sizes", (), ()),
-        ("part", [0, 0.5], (0.0, 0.5)), ("pairs", [["a", "b"]], (("a", "b"),)),
+        ("inner.rate", "1.5", 1.5),
+        ("inner.rate", 2, 2.0),
+        ("inner.mode", "slow", "slow"),
+        ("inner.level", "3", 3),
+        ("inner.level", 3, 3),
+        ("count", "4", 4),
+        ("count", 4.0, 4),
+        ("name", "none", None),
+        ("name", None, None),
+        ("name", "x", "x"),
+        ("limit", "None", None),
+        ("limit", "7", 7),
+        ("flag", "true", True),
+        ("flag", False, False),
+        ("sizes", "3 4", (3, 4)),
+        ("sizes", [5], (5,)),
+        ("sizes", "6,7", (6, 7)),
+        ("sizes", (), ()),
+        ("part", [0, 0.5], (0.0, 0.5)),
+        ("pairs", [["a", "b"]], (("a", "b"),)),
     ],
-)  # fmt: skip
+)
 def test_override_coerces(field, given, wanted):
     value: Any = override(Outer(), {field: given})
     for part in field.split("."):
@@ -75,11 +90,28 @@ def test_override_coerces(field, given, wanted):
 @pytest.mark.parametrize(
     ("field", "given"),
     [
-        ("inner.rate", "fast"), ("inner.rate", True), ("inner.rate", "nan"), ("inner.rate", float("inf")), ("inner.rate", 10**400),
-        ("inner.mode", "fest"), ("inner.level", True), ("inner.level", 2), ("count", 1.5), ("count", "x"), ("count", True), ("count", None),
-        ("name", 3), ("limit", "x"), ("flag", 1), ("flag", "yes"), ("sizes", 3), ("sizes", "a"), ("part", [1.0]), ("inner.batch", None),
+        ("inner.rate", "fast"),
+        ("inner.rate", True),
+        ("inner.rate", "nan"),
+        ("inner.rate", float("inf")),
+        ("inner.rate", 10**400),
+        ("inner.mode", "fest"),
+        ("inner.level", True),
+        ("inner.level", 2),
+        ("count", 1.5),
+        ("count", "x"),
+        ("count", True),
+        ("count", None),
+        ("name", 3),
+        ("limit", "x"),
+        ("flag", 1),
+        ("flag", "yes"),
+        ("sizes", 3),
+        ("sizes", "a"),
+        ("part", [1.0]),
+        ("inner.batch", None),
     ],
-)  # fmt: skip
+)
 def test_override_refuses(field, given):
     with pytest.raises(RecipeError, match=field.split(".")[-1]):
         override(Outer(), {field: given})

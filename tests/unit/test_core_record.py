@@ -10,6 +10,7 @@ from diffadapt.core import record
 from diffadapt.core.artifact import LOGITS_SCHEMA, Rows
 from diffadapt.core.pipeline import MethodRow
 from diffadapt.core.record import Score
+from diffadapt.run.scores import score_rows
 
 
 def logits(**rows) -> dict:
@@ -28,7 +29,7 @@ def test_the_ensemble_sums_probabilities_not_logits():
     b = logits(fog__5__x=(1, [0.0, 3.0, 90.0 - 90.0]))
     both = record.softmax(a["fog/5/x"][1][None]) + record.softmax(b["fog/5/x"][1][None])
     rows = [MethodRow("A", ("a",)), MethodRow("B", ("b",)), MethodRow("both", ("a", "b"))]
-    scores = top1(record.score_rows("r", 0, rows, {"a": a, "b": b}, {}))
+    scores = top1(score_rows("r", 0, rows, {"a": a, "b": b}, {}))
     assert scores == {
         ("A", "fog/5"): 0.0,
         ("B", "fog/5"): 100.0,
@@ -40,9 +41,7 @@ def test_the_ensemble_sums_probabilities_not_logits():
 def test_members_pair_by_key_whatever_their_order():
     a = logits(fog__5__x=(0, [0.6, 0.4]), fog__5__y=(1, [0.6, 0.4]), fog__5__only_a=(0, [1, 0]))
     b = logits(fog__5__y=(1, [0.0, 9.0]), fog__5__x=(0, [9.0, 0.0]))
-    (score,) = record.score_rows(
-        "r", 3, [MethodRow("m", ("a", "b"), "note", True)], {"a": a, "b": b}, {"fog/5": 4}
-    )
+    (score,) = score_rows("r", 3, [MethodRow("m", ("a", "b"), "note", True)], {"a": a, "b": b}, {"fog/5": 4})
     assert (score.value, score.images, score.of_images) == (100.0, 2, 4)
     assert (score.run, score.seed, score.note, score.control, score.corruption, score.severity) == (
         "r",
@@ -57,13 +56,13 @@ def test_members_pair_by_key_whatever_their_order():
 def test_a_like_for_like_row_counts_the_other_nodes_images_only():
     a = logits(fog__5__x=(0, [1, 0]), fog__5__y=(0, [0, 1]))
     few = logits(fog__5__x=(0, [0, 1]))
-    (score,) = record.score_rows("r", 0, [MethodRow("m", ("a",), images_of="few")], {"a": a, "few": few}, {})
+    (score,) = score_rows("r", 0, [MethodRow("m", ("a",), images_of="few")], {"a": a, "few": few}, {})
     assert (score.value, score.images) == (100.0, 1)
 
 
 def test_unlabelled_images_give_no_scores():
     assert (
-        record.score_rows(
+        score_rows(
             "r", 0, [MethodRow("m", ("a",))], {"a": logits(target__0__x=(None, [1, 0]))}, {"target/0": 1}
         )
         == []
@@ -73,7 +72,7 @@ def test_unlabelled_images_give_no_scores():
 def test_a_row_names_its_transfer_seed_and_selection():
     a = logits(webcam__0__x=(1, [0.0, 1.0]), webcam__0__y=(0, [0.0, 1.0]))
     row = MethodRow("DANN", ("a",), group="amazon-webcam", seed=2, selection="oracle")
-    (score,) = record.score_rows("r", 0, [row], {"a": a}, {"amazon-webcam": 2})
+    (score,) = score_rows("r", 0, [row], {"a": a}, {"amazon-webcam": 2})
     assert (score.group, score.corruption, score.severity, score.seed, score.selection, score.value) == (
         "amazon-webcam",
         "amazon-webcam",
@@ -87,7 +86,7 @@ def test_a_row_names_its_transfer_seed_and_selection():
 def test_the_class_mean_counts_every_class_once():
     a = logits(t__0__1=(0, [1, 0, 0]), t__0__2=(0, [1, 0, 0]), t__0__3=(0, [1, 0, 0]), t__0__4=(2, [1, 0, 0]))
     top, mean = (
-        record.score_rows("r", 0, [MethodRow("m", ("a",), metric=m)], {"a": a}, {})[0]
+        score_rows("r", 0, [MethodRow("m", ("a",), metric=m)], {"a": a}, {})[0]
         for m in ("top1", "class_mean")
     )
     assert (top.metric, top.value) == ("top1", 75.0) and (mean.metric, mean.value) == ("class_mean", 50.0)

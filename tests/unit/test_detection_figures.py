@@ -14,8 +14,7 @@ from segmentationkit import job
 from diffadapt.core.artifact import BOXES_SCHEMA, Input, Rows, Shard
 from diffadapt.core.stage import NodePlan, PlannedShard
 from diffadapt.stages.scenes import Scenes
-from diffadapt.tasks.detection.figures import DetectionFigures
-from diffadapt.tasks.detection.pictures import CROWD, boxed
+from diffadapt.tasks.detection.figures import CROWD, DetectionFigures, boxed
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

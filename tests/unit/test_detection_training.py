@@ -22,9 +22,11 @@ from diffadapt.tasks.detection.data import DetectionBatches, training_boxes
 from diffadapt.tasks.detection.fit import FitDetector
 from diffadapt.tasks.detection.predict import PredictBoxes
 from diffadapt.tasks.detection.training import fit_detector
-from diffadapt.tasks.segmentation.batches import pair
+from diffadapt.tasks.segmentation.batches import PairedScenes, pair
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
+from diffadapt.train.run import TrainingRun
+from diffadapt.train.step_batches import Share
 from tests.workers import in_two_workers
 
 
@@ -39,9 +41,7 @@ def fit(net=None, method="both", training=QUICK, checkpoints=None, reporter=None
         TINY,
         training,
         method,
-        reporter or LocalReporter(),
-        checkpoints,
-        **more,
+        TrainingRun(reporter or LocalReporter(), checkpoints, **more),
     )
     return net, found
 
@@ -76,7 +76,8 @@ def test_boxes_move_with_their_images():
     or not."""
     source, other = ToyBoxes(12), ToyBoxes(12, inverted=True)
     training = replace(QUICK, jitter=(0.0, 0.0, 0.0, 0.0))
-    batches = DetectionBatches(source, other, source.boxes(), pair(source, other), training, (True, True))
+    scenes = PairedScenes(source, other, pair(source, other))
+    batches = DetectionBatches(scenes, source.boxes(), training, (True, True))
     seen = mirrored = 0
     for step in range(6):
         batch = batches.make(step)
@@ -94,9 +95,11 @@ def test_boxes_move_with_their_images():
 
 def test_batches_are_slices_of_the_global_batch():
     source, other = ToyBoxes(10), ToyBoxes(10, inverted=True)
-    make = lambda rank, world: DetectionBatches(
-        source, other, source.boxes(), pair(source, other), QUICK, (True, True), rank, world
-    )  # noqa: E731
+    scenes = PairedScenes(source, other, pair(source, other))
+
+    def make(rank, world):
+        return DetectionBatches(scenes, source.boxes(), QUICK, (True, True), Share(rank, world))
+
     for step in (3, 0):
         whole, parts = make(0, 1).make(step), [make(r, 2).make(step) for r in range(2)]
         assert torch.equal(whole.source, torch.cat([p.source for p in parts])) and torch.equal(
@@ -142,11 +145,12 @@ def test_sets_that_cannot_be_trained_on():
             TINY,
             QUICK,
             "source_only",
-            LocalReporter(),
-            None,
+            TrainingRun(LocalReporter()),
         )
     with pytest.raises(DataError, match="no readable source scenes"):
-        fit_detector(ToyBoxes(0), None, [], toy_net(), TINY, QUICK, "source_only", LocalReporter(), None)
+        fit_detector(
+            ToyBoxes(0), None, [], toy_net(), TINY, QUICK, "source_only", TrainingRun(LocalReporter())
+        )
     with pytest.raises(RecipeError, match="no detection method 'bth'. Did you mean 'both'"):
         fit(method="bth")
 

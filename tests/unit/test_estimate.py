@@ -114,10 +114,12 @@ def test_seconds_grow_with_the_images(tmp_path):
 @pytest.mark.parametrize(
     "config, items, seen",
     [
-        (Settings(epochs=3), 100, 300), (Settings(epochs=2, steps_per_epoch=5, batch_size=8), 100, 80), (Settings(steps=50, batch_size=4), 7, 200),
+        (Settings(epochs=3), 100, 300),
+        (Settings(epochs=2, steps_per_epoch=5, batch_size=8), 100, 80),
+        (Settings(steps=50, batch_size=4), 7, 200),
         (Settings(batch_size=4), 7, 0),
     ],
-)  # fmt: skip
+)
 def test_images_that_a_fit_sees(config, items, seen):
     assert samples(Trained(config=config), items) == seen
     assert samples(Numbers(), 5) == 0
@@ -179,10 +181,17 @@ def test_devices_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     "name, wanted, same",
     [
-        ("NVIDIA L4", "L4", True), ("NVIDIA L40S", "L4", False), ("NVIDIA A100-SXM4-40GB", "A100 40GB", True), ("NVIDIA A100 80GB PCIe", "A100 40GB", False),
-        ("Tesla T4", "t4", True), ("NVIDIA H100 80GB HBM3", "H100 80GB", True), ("cpu", "cpu", True), ("cpu", "", False), ("", "A10G", False),
+        ("NVIDIA L4", "L4", True),
+        ("NVIDIA L40S", "L4", False),
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB", True),
+        ("NVIDIA A100 80GB PCIe", "A100 40GB", False),
+        ("Tesla T4", "t4", True),
+        ("NVIDIA H100 80GB HBM3", "H100 80GB", True),
+        ("cpu", "cpu", True),
+        ("cpu", "", False),
+        ("", "A10G", False),
     ],
-)  # fmt: skip
+)
 def test_device_names(name, wanted, same):
     assert same_device(name, wanted) is same
 
@@ -372,11 +381,14 @@ def test_an_unknown_machine_is_named_with_its_nearest():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[aws", "is no TOML"), ("", "names no machine"), ('[aws."x"]\ngpu = "T4"\n', "aws.x of the price list .* is not whole"),
+        ("[aws", "is no TOML"),
+        ("", "names no machine"),
+        ('[aws."x"]\ngpu = "T4"\n', "aws.x of the price list .* is not whole"),
         ('[aws.x]\ngpu = ""\ngpus = 1\nvcpus = 4\non_demand = 1\ndate = "2026"', "not whole"),
-        ('[aws.x]\ngpu = "T4"\ngpus = 1\nvcpus = 4\non_demand = -1\ndate = "2026"', "not whole"), ("[aws]\nx = 3", "not whole"),
+        ('[aws.x]\ngpu = "T4"\ngpus = 1\nvcpus = 4\non_demand = -1\ndate = "2026"', "not whole"),
+        ("[aws]\nx = 3", "not whole"),
     ],
-)  # fmt: skip
+)
 def test_a_list_of_ones_own_is_checked(tmp_path, text, message):
     file = tmp_path / "prices.toml"
     file.write_text(text)

@@ -249,11 +249,16 @@ def test_what_cannot_work_is_said_while_planning(tmp_path):
     fit = FitLayout(TINY, builtin("streets"), ("driving in the daytime",), ("dusk",))
     assert _plan(fit, tmp_path).shards[0].shard.items == 4
     for wrong, words in (
-        (replace(fit, captions=()), "0 captions"), (replace(fit, captions=("",)), "give each set one"), (replace(fit, appearances=("dust",)), "'dust'.*dusk"),
-        (replace(fit, classes=type(fit.classes)()), "class table"), (replace(fit, config=replace(TINY, channels=(8,))), "two levels"),
-        (replace(fit, config=replace(TINY, channels=(8, 12))), "groups"), (replace(fit, config=replace(TINY, crop=(30, 48))), "multiples of 4"),
-        (replace(fit, config=replace(TINY, text_width=15)), "text_width"), (replace(fit, config=replace(TINY, vae=replace(VAE, channels=(8, 16)))), "multiple of 8"),
-    ):  # fmt: skip
+        (replace(fit, captions=()), "0 captions"),
+        (replace(fit, captions=("",)), "give each set one"),
+        (replace(fit, appearances=("dust",)), "'dust'.*dusk"),
+        (replace(fit, classes=type(fit.classes)()), "class table"),
+        (replace(fit, config=replace(TINY, channels=(8,))), "two levels"),
+        (replace(fit, config=replace(TINY, channels=(8, 12))), "groups"),
+        (replace(fit, config=replace(TINY, crop=(30, 48))), "multiples of 4"),
+        (replace(fit, config=replace(TINY, text_width=15)), "text_width"),
+        (replace(fit, config=replace(TINY, vae=replace(VAE, channels=(8, 16)))), "multiple of 8"),
+    ):
         with pytest.raises(RecipeError, match=words):
             _plan(wrong, tmp_path)
     check_layout(LayoutFitConfig())

@@ -105,9 +105,13 @@ def test_unreadable_files_and_names(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"xx")
     (tmp_path / "w.npz").write_bytes(b"")
     for name, words in (
-        ("torn.pth", "cannot be read|Python objects"), ("empty.pth", "no state_dict"), ("pickled.pth", "Python objects"),
-        ("bad.safetensors", "cannot be read"), ("w.npz", "not read"), ("missing.pth", "no classifier at"),
-    ):  # fmt: skip
+        ("torn.pth", "cannot be read|Python objects"),
+        ("empty.pth", "no state_dict"),
+        ("pickled.pth", "Python objects"),
+        ("bad.safetensors", "cannot be read"),
+        ("w.npz", "not read"),
+        ("missing.pth", "no classifier at"),
+    ):
         with pytest.raises(WeightsError, match=words):
             load_classifier(ClassifierConfig(name=str(tmp_path / name), arch="cifar_resnet8"))
     with pytest.raises(WeightsError, match="Did you mean 'resnet50'"):

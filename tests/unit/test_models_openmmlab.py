@@ -24,9 +24,13 @@ def invert_swin(state):
             out[f"backbone.stages.{int(match[1]) - 1}.downsample.{match[2]}"] = value[..., columns]
             continue
         for old, new in (
-            ("patch_embed.proj.", "patch_embed.projection."), (".attn.", ".attn.w_msa."), (".mlp.fc1.", ".FFN.0.0."),
-            (".mlp.fc2.", ".FFN.1."), ("layers.", "stages."), (".FFN.", ".ffn.layers."),
-        ):  # fmt: skip
+            ("patch_embed.proj.", "patch_embed.projection."),
+            (".attn.", ".attn.w_msa."),
+            (".mlp.fc1.", ".FFN.0.0."),
+            (".mlp.fc2.", ".FFN.1."),
+            ("layers.", "stages."),
+            (".FFN.", ".ffn.layers."),
+        ):
             key = key.replace(old, new)
         key = "norm3" + key[4:] if key.startswith("norm.") else key
         out[key if key.startswith("head.") else f"backbone.{key}"] = value

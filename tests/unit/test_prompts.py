@@ -70,13 +70,37 @@ def test_two_hundred_prompts_vary_in_every_respect():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("mug", "a mug"), ("apple", "an apple"), ("unicycle", "a unicycle"), ("umbrella", "an umbrella"), ("unimportant thing", "an unimportant thing"),
-        ("hourglass", "an hourglass"), ("8", "an 8"), ("7", "a 7"), ("11", "an 11"), ("18", "an 18"), ("80s car", "an 80s car"), ("F", "an F"), ("U", "a U"),
-        ("LED lamp", "an LED lamp"), ("TV", "a TV"), ("USB stick", "a USB stick"), ("scissors", "scissors"), ("headphones", "headphones"), ("bus", "a bus"),
-        ("lens", "a lens"), ("Eiffel Tower", "an Eiffel Tower"), ("European shorthair", "a European shorthair"), ("glass", "a glass"), ("one-way sign", "a one-way sign"),
-        ("the moon", "the moon"), ("écharpe", "an écharpe"), ("猫", "a 猫"), ("A", "an A"), ("utensil", "a utensil"),
+        ("mug", "a mug"),
+        ("apple", "an apple"),
+        ("unicycle", "a unicycle"),
+        ("umbrella", "an umbrella"),
+        ("unimportant thing", "an unimportant thing"),
+        ("hourglass", "an hourglass"),
+        ("8", "an 8"),
+        ("7", "a 7"),
+        ("11", "an 11"),
+        ("18", "an 18"),
+        ("80s car", "an 80s car"),
+        ("F", "an F"),
+        ("U", "a U"),
+        ("LED lamp", "an LED lamp"),
+        ("TV", "a TV"),
+        ("USB stick", "a USB stick"),
+        ("scissors", "scissors"),
+        ("headphones", "headphones"),
+        ("bus", "a bus"),
+        ("lens", "a lens"),
+        ("Eiffel Tower", "an Eiffel Tower"),
+        ("European shorthair", "a European shorthair"),
+        ("glass", "a glass"),
+        ("one-way sign", "a one-way sign"),
+        ("the moon", "the moon"),
+        ("écharpe", "an écharpe"),
+        ("猫", "a 猫"),
+        ("A", "an A"),
+        ("utensil", "a utensil"),
     ],
-)  # fmt: skip
+)
 def test_articles(name, said):
     assert with_article(name) == said
 

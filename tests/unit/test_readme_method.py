@@ -17,9 +17,10 @@ import numpy as np, torch
 from torch import nn
 torch.set_num_threads(1)
 from diffadapt.methods.uda.config import METHODS, UdaConfig
-from diffadapt.systems.limits import check_limits
+from diffadapt.core.ranges import check_limits
 from diffadapt.tasks.classification.adaptation import fit_uda
 from diffadapt.train.reporter import LocalReporter
+from diffadapt.train.run import TrainingRun
 from diffadapt.train.views import FeatureViews
 rng = np.random.default_rng(0)
 centres = rng.normal(size=(3, 8)).astype(np.float32) * 2
@@ -31,11 +32,13 @@ def views(shift, labelled):
     none = np.zeros((240, 0, 8), np.float32)
     return FeatureViews(y if labelled else np.full(240, -1), [str(i) for i in range(240)], x, none, none)
 def distance(trade_off):
-    config = UdaConfig(method="coral", epochs=2, steps_per_epoch=60, coral=METHODS["coral"](trade_off=trade_off, bottleneck=6))
+    config = UdaConfig(method="coral", epochs=2, steps_per_epoch=60,
+        coral=METHODS["coral"](trade_off=trade_off, bottleneck=6))
     check_limits(config)
     torch.manual_seed(0)
     seen = {}
-    fit_uda(views(False, True), views(True, False), nn.Identity(), 8, 3, config, LocalReporter(on_report=lambda step, total, scalars: seen.update({step: scalars})), None)
+    reporter = LocalReporter(on_report=lambda step, total, scalars: seen.update({step: scalars}))
+    fit_uda(views(False, True), views(True, False), nn.Identity(), 8, 3, config, TrainingRun(reporter))
     return np.mean([s["coral"] for step, s in seen.items() if step > 100])
 print(json.dumps([sorted(METHODS), distance(0.0), distance(30.0)]))
 """

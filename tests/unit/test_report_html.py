@@ -78,8 +78,23 @@ def test_the_page_is_well_formed_and_asks_for_nothing(tmp_path):
 
 def test_every_row_group_and_finding_is_on_the_page(tmp_path):
     text = render(fake_run(tmp_path))
-    for words in ("SDA without alignment", "controls", "300 of 9000", "gaussian noise", "jpeg compression", "Remark: SDA is 0.9 points below", "One seed (0)",
-                  "1 min 23 s", "sha256:0123abcd", "2.15.0", "synth", "guidance", "cifar_resnet8", "diffadapt run quickstart", "No item was quarantined"):  # fmt: skip
+    for words in (
+        "SDA without alignment",
+        "controls",
+        "300 of 9000",
+        "gaussian noise",
+        "jpeg compression",
+        "Remark: SDA is 0.9 points below",
+        "One seed (0)",
+        "1 min 23 s",
+        "sha256:0123abcd",
+        "2.15.0",
+        "synth",
+        "guidance",
+        "cifar_resnet8",
+        "diffadapt run quickstart",
+        "No item was quarantined",
+    ):
         assert words in text, words
     assert text.count("<svg") >= 4
 

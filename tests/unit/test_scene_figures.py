@@ -23,9 +23,10 @@ from diffadapt.data.scenes.classes import builtin
 from diffadapt.data.scenes.rows import decode_scenes
 from diffadapt.diffusion.translation.config import QualityConfig
 from diffadapt.metrics.segmentation import confusion
+from diffadapt.report.figures import evenly
 from diffadapt.stages.quality import Quality
 from diffadapt.tasks.segmentation import pictures as draw
-from diffadapt.tasks.segmentation.figures import SceneFigures, evenly
+from diffadapt.tasks.segmentation.figures import SceneFigures
 
 
 @dataclass(frozen=True)

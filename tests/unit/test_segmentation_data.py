@@ -18,11 +18,12 @@ from diffadapt.core.errors import DataError
 from diffadapt.core.stage import InputFile
 from diffadapt.metrics.segmentation import confusion, iou, mean_iou, pixel_accuracy, total
 from diffadapt.models.segmentation.inputs import fit_image, fit_labels, normalise, stacked
-from diffadapt.tasks.segmentation import scene_sets
+from diffadapt.stages import gather
 from diffadapt.tasks.segmentation.augment import PairAugment, draw
-from diffadapt.tasks.segmentation.batches import SegmentBatches, pair, steps_per_epoch
+from diffadapt.tasks.segmentation.batches import PairedScenes, SegmentBatches, pair, steps_per_epoch
 from diffadapt.tasks.segmentation.losses import method_of
 from diffadapt.tasks.segmentation.scene_sets import load_scenes
+from diffadapt.train.step_batches import Share
 
 NO_JITTER = (0.0, 0.0, 0.0, 0.0)
 ZODI = method_of("zodi")
@@ -106,7 +107,7 @@ def test_normalisation():
 
 
 def batches(source, other, training=QUICK, method=ZODI, **more) -> SegmentBatches:
-    return SegmentBatches(source, other, pair(source, other), training, method, **more)
+    return SegmentBatches(PairedScenes(source, other, pair(source, other)), training, method, Share(**more))
 
 
 def test_pairs_are_made_by_key_whatever_the_order():
@@ -172,7 +173,7 @@ def files(rows: dict[str, Rows]) -> tuple[list[InputFile], object]:
 
 
 def test_a_set_on_the_disk_is_the_set_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(scene_sets.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gather.tempfile, "gettempdir", lambda: str(tmp_path))
     listed, read = files(
         {
             "a": scene_rows(Toy(4, size=(33, 70))),
@@ -182,7 +183,7 @@ def test_a_set_on_the_disk_is_the_set_in_memory(tmp_path, monkeypatch):
     memory = load_scenes(listed, read, SIZE, 3)
     disk = load_scenes(listed, read, SIZE, 3, in_memory=20_000)
     again = load_scenes(listed, lambda f: pytest.fail("it lies on the disk"), SIZE, 3, in_memory=20_000)
-    assert isinstance(memory.items, list) and not isinstance(disk.items, list)
+    assert memory.rows.table is None and disk.rows.table is not None
     for other in (disk, again):
         assert other.keys == memory.keys and other.failures == memory.failures == [
             Failure("source/0/bad", "broken")

@@ -14,11 +14,12 @@ from diffadapt.core.errors import DataError, RecipeError, TrainingError
 from diffadapt.metrics.segmentation import confusion, mean_iou, total
 from diffadapt.models.segmentation.inputs import normalise, stacked
 from diffadapt.tasks.segmentation.losses import METHODS, cosine, method_of, task_loss
-from diffadapt.tasks.segmentation.select import SegmentChooser
+from diffadapt.tasks.segmentation.select import SceneJudge
 from diffadapt.tasks.segmentation.training import fit_segmenter, make_optimizer, poly
-from diffadapt.train.candidates import candidate_steps
+from diffadapt.train.candidates import Chooser, candidate_steps
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
+from diffadapt.train.run import TrainingRun
 from tests.workers import in_two_workers
 
 
@@ -32,11 +33,8 @@ def fit(method="zodi", training=QUICK, folder=None, count=10, net=None, **more):
         net,
         training,
         method,
-        more.pop("reporter", None) or LocalReporter(),
-        checkpoints,
+        TrainingRun(more.pop("reporter", None) or LocalReporter(), checkpoints, **more),
         inputs=INPUTS,
-        classes=3,
-        **more,
     )
     return net, found
 
@@ -77,7 +75,15 @@ def test_the_similarity_term_brings_features_together(learnt):
     assert alike(learnt["zodi"]) > alike(learnt["both"]) + 0.02
 
 
-@pytest.mark.parametrize(("method", "names"), [("source_only", {"task_source"}), ("transferred_only", {"task_transferred"}), ("both", {"task_source", "task_transferred", "cosine"}), ("zodi", {"task_source", "task_transferred", "cosine", "similarity"})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("source_only", {"task_source"}),
+        ("transferred_only", {"task_transferred"}),
+        ("both", {"task_source", "task_transferred", "cosine"}),
+        ("zodi", {"task_source", "task_transferred", "cosine", "similarity"}),
+    ],
+)
 def test_every_step_reports_its_losses(method, names):
     seen = []
     fit(
@@ -143,8 +149,10 @@ def _worker(rank, folder):
 
 
 def _chooser(folder):
-    return SegmentChooser(
-        "best_source", str(folder), candidate_steps(4, 2, 2), Toy(7, first=50), 3, "cpu", batch_size=2
+    return Chooser(
+        str(folder),
+        candidate_steps(4, 2, 2),
+        SceneJudge("best_source", Toy(7, first=50), 3, "cpu", batch_size=2),
     )
 
 
@@ -198,7 +206,7 @@ def test_the_best_epoch_on_the_source_is_kept_and_a_killed_choice_goes_on(tmp_pa
     steps = candidate_steps(4, 2, 4)
     whole, result = fit(
         folder=tmp_path / "a",
-        chooser=SegmentChooser("best_source", str(tmp_path / "a"), steps, Toy(6, first=50), 3, "cpu"),
+        chooser=Chooser(str(tmp_path / "a"), steps, SceneJudge("best_source", Toy(6, first=50), 3, "cpu")),
     )
     chosen = result["selection"]
     assert chosen["rule"] == "best_source" and list(chosen["scores"]) == ["2", "4", "6", "8"]
@@ -207,7 +215,7 @@ def test_the_best_epoch_on_the_source_is_kept_and_a_killed_choice_goes_on(tmp_pa
         whole, Toy(6, first=50)
     ) == pytest.approx(best, abs=1e-9)
 
-    class Once(SegmentChooser):
+    class Once(Chooser):
         made: list[int] = []
 
         def offer(self, step, forward, state):
@@ -223,11 +231,11 @@ def test_the_best_epoch_on_the_source_is_kept_and_a_killed_choice_goes_on(tmp_pa
         fit(
             folder=tmp_path / "b",
             on_step=kill,
-            chooser=Once("best_source", str(tmp_path / "b"), steps, Toy(6, first=50), 3, "cpu"),
+            chooser=Once(str(tmp_path / "b"), steps, SceneJudge("best_source", Toy(6, first=50), 3, "cpu")),
         )
     resumed, again = fit(
         folder=tmp_path / "b",
-        chooser=Once("best_source", str(tmp_path / "b"), steps, Toy(6, first=50), 3, "cpu"),
+        chooser=Once(str(tmp_path / "b"), steps, SceneJudge("best_source", Toy(6, first=50), 3, "cpu")),
     )
     assert again["selection"] == chosen and same(whole.state_dict(), resumed.state_dict())
     assert sorted(Once.made) == [2, 4, 6, 8], "no candidate is scored twice"
@@ -235,15 +243,17 @@ def test_the_best_epoch_on_the_source_is_kept_and_a_killed_choice_goes_on(tmp_pa
 
 def test_the_oracle_says_what_it_is(tmp_path):
     _, result = fit(
-        chooser=SegmentChooser(
-            "oracle", str(tmp_path), candidate_steps(4, 2, 2), Toy(4, inverted=True, first=50), 3, "cpu"
+        chooser=Chooser(
+            str(tmp_path),
+            candidate_steps(4, 2, 2),
+            SceneJudge("oracle", Toy(4, inverted=True, first=50), 3, "cpu"),
         )
     )
     assert result["selection"]["rule"] == "oracle" and "upper bound" in result["selection"]["note"]
     with pytest.raises(RecipeError, match="no selection rule 'best'"):
-        SegmentChooser("best", str(tmp_path), [1], Toy(1), 3, "cpu")
+        Chooser(str(tmp_path), [1], SceneJudge("best", Toy(1), 3, "cpu"))
     with pytest.raises(DataError, match="needs labelled scenes of the target"):
-        SegmentChooser("oracle", str(tmp_path), [1], Toy(0), 3, "cpu")
+        Chooser(str(tmp_path), [1], SceneJudge("oracle", Toy(0), 3, "cpu"))
 
 
 def test_a_batch_without_a_labelled_pixel_teaches_nothing_and_breaks_nothing():

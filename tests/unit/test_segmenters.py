@@ -267,7 +267,7 @@ def test_imagenet_mobilenet_from_integers_is_a_backbone(tmp_path):
         (dict(size=(16, 64)), RecipeError, "at least 32"),
         (dict(std=(1.0, 0.0, 1.0)), RecipeError, "three values"),
     ],
-)  # fmt: skip
+)
 def test_refusals_say_what_is_wrong(change, error, message):
     with pytest.raises(error, match=message):
         build_segmenter(replace(TINY, **change), 3)
@@ -289,7 +289,8 @@ def test_planning_knows_no_torch():
 import sys
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.segmentation.source import check_segmenter, segmenter_identity, segmenter_revisions
-for config in (SegmenterConfig(weights="none"), SegmenterConfig(arch="segformer", backbone="nvidia/mit-b0", weights="none")):
+for config in (SegmenterConfig(weights="none"),
+               SegmenterConfig(arch="segformer", backbone="nvidia/mit-b0", weights="none")):
     check_segmenter(config); segmenter_identity(config); segmenter_revisions(config)
 print(sorted({"torch", "timm", "transformers"} & set(sys.modules)))
 """

@@ -18,10 +18,12 @@ from diffadapt.methods.ssl.freematch import fairness_loss
 from diffadapt.methods.ssl.layers import interleave_order, interleaved
 from diffadapt.methods.ssl.mixmatch import MixMatch, mix
 from diffadapt.tasks.classification.semi_supervised import fit_ssl, with_features
-from diffadapt.tasks.classification.ssl_batches import SslBatches
-from diffadapt.train.candidates import Chooser, candidate_steps
+from diffadapt.tasks.classification.ssl_batches import PseudoLabels, SslBatches
+from diffadapt.train.candidates import Chooser, TargetJudge, candidate_steps
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
+from diffadapt.train.run import TrainingRun
+from diffadapt.train.step_batches import Share
 from tests.unit import sslkit
 from tests.workers import in_two_workers
 
@@ -46,16 +48,11 @@ def train(views, head, method, reporter=None, folder=None, chooser=None, on_step
     checkpoints = Checkpoints(str(folder)) if folder else None
     metrics = fit_ssl(
         views,
-        confident,
-        labels,
-        unconfident,
+        PseudoLabels(confident, labels, unconfident),
         head,
         sslkit.CLASSES,
         config,
-        reporter or LocalReporter(),
-        checkpoints,
-        chooser,
-        on_step,
+        TrainingRun(reporter or LocalReporter(), checkpoints, on_step=on_step, chooser=chooser),
     )
     return head, metrics
 
@@ -187,12 +184,12 @@ def test_a_batch_that_cannot_be_shared_is_refused(target):
 
 
 def test_batches_depend_on_seed_and_step_alone_and_workers_part_them(target):
-    confident, labels, unconfident = np.arange(50), np.arange(50) % 4, np.arange(50, 240)
+    labels = np.arange(50) % 4
+    split = PseudoLabels(np.arange(50), labels, np.arange(50, 240))
 
     def batches(rank=0, world=1, seed=0, readers=0):
-        return SslBatches(
-            target, confident, labels, unconfident, MixMatch(mu=2), 8, seed, rank, world, readers
-        )
+        config = sslkit.config("mixmatch", batch_size=8, seed=seed)
+        return SslBatches(target, split, MixMatch(mu=2), config, Share(rank, world, readers))
 
     one = batches()
     late = one(7, 0)
@@ -220,14 +217,15 @@ def test_batches_depend_on_seed_and_step_alone_and_workers_part_them(target):
 
 
 def test_epochs_show_every_unconfident_image(target):
-    stream = SslBatches(target, np.arange(40), np.zeros(40), np.arange(40, 240), FixMatch(), 8, 0)
+    split = PseudoLabels(np.arange(40), np.zeros(40), np.arange(40, 240))
+    stream = SslBatches(target, split, FixMatch(), sslkit.config("fixmatch", batch_size=8, seed=0))
     assert sorted(torch.cat([stream(step, 0).index for step in range(25)]).tolist()) == list(range(200))
 
 
 def test_the_epoch_is_chosen_without_labels(target, tmp_path):
     start = sslkit.biased_head(target)
     steps = candidate_steps(4, 10, 4)
-    chooser = Chooser("im", str(tmp_path / "c"), steps, target, None, sslkit.CLASSES, "cpu")
+    chooser = Chooser(str(tmp_path / "c"), steps, TargetJudge("im", target, None, sslkit.CLASSES, "cpu"))
     states = {}
 
     def keep(step, scalars):

@@ -17,6 +17,7 @@ from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.config import CONVNEXT_B_CODE, RESNET_CODE, RESNET_PAPER, SWIN_CODE, FitConfig
 from diffadapt.train.optim import make_optimizer, make_schedule, parameter_groups
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
+from diffadapt.train.run import TrainingRun
 from tests.workers import in_two_workers
 
 GREY = ClassifierConfig(in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.25,))
@@ -45,7 +46,12 @@ def fit(config=QUICK, n=72, checkpoints=None, reporter=None, model=None, **kwarg
     model = model or create_model("cifar_resnet8", 10, 1, config.drop_path)
     images, labels = digits(n)
     result = fit_classifier(
-        model, images, config, reporter or LocalReporter(), checkpoints, inputs=GREY, labels=labels, **kwargs
+        model,
+        images,
+        config,
+        TrainingRun(reporter or LocalReporter(), checkpoints, **kwargs),
+        inputs=GREY,
+        labels=labels,
     )
     return model, result
 
@@ -70,7 +76,9 @@ def test_digits_are_learned():
     reporter = LocalReporter(on_report=lambda step, total, scalars: seen.append(scalars))
     torch.manual_seed(0)
     model = create_model("cifar_resnet8", 10, 1, 0.05)
-    result = fit_classifier(model, images[300:], config, reporter, None, inputs=GREY, labels=labels[300:])
+    result = fit_classifier(
+        model, images[300:], config, TrainingRun(reporter), inputs=GREY, labels=labels[300:]
+    )
     assert not model.training
     x = (torch.from_numpy(images[:300]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     with torch.no_grad():
@@ -106,7 +114,7 @@ def test_an_indexable_object_and_a_wrapped_classifier_train_alike():
     plain, _ = fit(n=40)
     torch.manual_seed(0)
     wrapped = Classifier(create_model("cifar_resnet8", 10, 1), GREY, "cifar_resnet8", "train")
-    fit_classifier(wrapped, Labelled(images, labels), QUICK, LocalReporter(), None, inputs=GREY)
+    fit_classifier(wrapped, Labelled(images, labels), QUICK, TrainingRun(LocalReporter()), inputs=GREY)
     assert all(torch.equal(v, wrapped.model.state_dict()[k]) for k, v in plain.state_dict().items())
 
 
@@ -245,6 +253,8 @@ def test_users_mistakes():
         fit(model=create_model("cifar_resnet8", 5, 1))
     images, labels = digits(10)
     with pytest.raises(DataError, match="10 training images but 9 labels"):
-        fit_classifier(NoNorm(), images, QUICK, LocalReporter(), None, inputs=GREY, labels=labels[:9])
+        fit_classifier(NoNorm(), images, QUICK, TrainingRun(LocalReporter()), inputs=GREY, labels=labels[:9])
     with pytest.raises(DataError, match="no training images"):
-        fit_classifier(NoNorm(), images[:0], QUICK, LocalReporter(), None, inputs=GREY, labels=labels[:0])
+        fit_classifier(
+            NoNorm(), images[:0], QUICK, TrainingRun(LocalReporter()), inputs=GREY, labels=labels[:0]
+        )

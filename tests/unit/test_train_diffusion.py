@@ -23,6 +23,7 @@ from diffadapt.train.diffusion_batches import ArrayImages, BatchPlan, DiffusionB
 from diffadapt.train.diffusion_loss import diffusion_loss, vlb_bits
 from diffadapt.train.diffusion_network import build_denoiser
 from diffadapt.train.reporter import LocalReporter
+from diffadapt.train.run import TrainingRun
 from tests.workers import in_two_workers
 
 UNET = DiffusionFitConfig(
@@ -64,16 +65,9 @@ class ListImages:
         return self.source[index]
 
 
-def batches(source, micro=8, rank=0, world=1, **kwargs):
-    plan = BatchPlan(seed=3, batch_size=8, rank=rank, world=world, micro=micro)
-    kwargs = {
-        "device": CPU,
-        "timesteps": 1000,
-        "num_classes": 2,
-        "label_dropout": 0.3,
-        "flip": True,
-        **kwargs,
-    }
+def batches(source, micro=8, rank=0, world=1, flip=True, **kwargs):
+    plan = BatchPlan(seed=3, batch_size=8, rank=rank, world=world, micro=micro, label_dropout=0.3, flip=flip)
+    kwargs = {"device": CPU, "timesteps": 1000, "num_classes": 2, **kwargs}
     return DiffusionBatches(source, plan, **kwargs)
 
 
@@ -102,10 +96,8 @@ def test_every_epoch_visits_every_image_once_in_another_order():
 
 
 def test_labels_are_dropped_to_the_null_class_at_the_rate_asked_for():
-    plan = BatchPlan(seed=0, batch_size=2000, rank=0, world=1, micro=2000)
-    batch = DiffusionBatches(
-        stripes(size=2), plan, device=CPU, timesteps=1000, num_classes=2, label_dropout=0.1
-    )(0)
+    plan = BatchPlan(seed=0, batch_size=2000, rank=0, world=1, micro=2000, label_dropout=0.1)
+    batch = DiffusionBatches(stripes(size=2), plan, device=CPU, timesteps=1000, num_classes=2)(0)
     assert abs((batch.y == 2).float().mean().item() - 0.1) < 0.03
     assert abs(batch.t.float().mean().item() - 499.5) < 25 and abs(batch.noise.std().item() - 1) < 0.05
 
@@ -132,7 +124,7 @@ def test_networks_start_by_predicting_zero(config, classes):
 @pytest.mark.parametrize(("config", "classes", "part"), [(UNET, None, "unet"), (DIT, 2, "transformer")])
 def test_resume_is_exact(tmp_path, config, classes, part):
     source = stripes()
-    train_diffusion(source, config, classes, LocalReporter(), None, tmp_path / "straight")
+    train_diffusion(source, config, classes, TrainingRun(LocalReporter()), tmp_path / "straight")
 
     class Stop(Exception):
         pass
@@ -144,19 +136,25 @@ def test_resume_is_exact(tmp_path, config, classes, part):
     checkpoints = Checkpoints(str(tmp_path / "ckpt"))
     with pytest.raises(Stop):
         train_diffusion(
-            source, config, classes, LocalReporter(on_report=stop), checkpoints, tmp_path / "broken"
+            source,
+            config,
+            classes,
+            TrainingRun(LocalReporter(on_report=stop), checkpoints),
+            tmp_path / "broken",
         )
     assert checkpoints.steps() == [3]
-    metrics = train_diffusion(source, config, classes, LocalReporter(), checkpoints, tmp_path / "broken")
+    metrics = train_diffusion(
+        source, config, classes, TrainingRun(LocalReporter(), checkpoints), tmp_path / "broken"
+    )
     assert metrics["resumed_from"] == 3
     straight, broken = weights(tmp_path / "straight", part), weights(tmp_path / "broken", part)
     assert straight.keys() == broken.keys() and all(torch.equal(straight[k], broken[k]) for k in straight)
 
 
 def test_accumulation_gives_the_same_training(tmp_path):
-    train_diffusion(stripes(), DIT, 2, LocalReporter(), None, tmp_path / "a")
+    train_diffusion(stripes(), DIT, 2, TrainingRun(LocalReporter()), tmp_path / "a")
     train_diffusion(
-        stripes(), replace(DIT, micro_batch=3), 2, LocalReporter(), None, tmp_path / "b"
+        stripes(), replace(DIT, micro_batch=3), 2, TrainingRun(LocalReporter()), tmp_path / "b"
     )  # parts of 2
     a, b = weights(tmp_path / "a", "transformer"), weights(tmp_path / "b", "transformer")
     assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4
@@ -171,8 +169,7 @@ def test_a_conditional_network_learns_its_classes(tmp_path):
         stripes(size=4),
         config,
         2,
-        LocalReporter(on_report=lambda s, n, v: seen.append(v["loss"])),
-        None,
+        TrainingRun(LocalReporter(on_report=lambda s, n, v: seen.append(v["loss"]))),
         tmp_path,
         class_names=["rows", "columns"],
     )
@@ -187,7 +184,7 @@ def test_a_conditional_network_learns_its_classes(tmp_path):
 
 def test_an_unconditional_folder_is_read_by_alignment_and_by_diffusers(tmp_path):
     config = replace(UNET, space_to_depth=2, learn_sigma=True)
-    train_diffusion(stripes(size=16), config, None, LocalReporter(), None, tmp_path)
+    train_diffusion(stripes(size=16), config, None, TrainingRun(LocalReporter()), tmp_path)
     network = load_unconditional(str(tmp_path))
     assert (network.channels, network.image_size) == (1, 16)
     assert network(torch.randn(2, 1, 16, 16), torch.tensor([3, 3])).shape == (2, 2, 16, 16)
@@ -214,7 +211,7 @@ def test_native_size_trains_small_and_samples_large(tmp_path):
     batch = batches(large, shrink=2, flip=False)(0)
     # least squares undoes the enlargement up to the rounding of its pixels
     assert float((batch.x0 - batches(small, flip=False)(0).x0).abs().max()) < 0.02
-    train_diffusion(large, replace(DIT, native_size=8), 2, LocalReporter(), None, tmp_path)
+    train_diffusion(large, replace(DIT, native_size=8), 2, TrainingRun(LocalReporter()), tmp_path)
     generator = load_generator(str(tmp_path))
     assert generator.image_size == 16 and generator.sample([1], [1], SynthConfig(steps=2)).shape == (
         1,
@@ -251,7 +248,7 @@ def test_latent_training(tmp_path):
     z = (batch.x0 / 0.5 - posterior.mean) / posterior.std
     assert batch.x0.shape == (8, 4, 4, 4) and 0.8 < float(z.std()) < 1.2
     assert float((z - batch.noise).abs().max()) > 0.1
-    metrics = train_diffusion(source, config, 2, LocalReporter(), None, tmp_path / "out")
+    metrics = train_diffusion(source, config, 2, TrainingRun(LocalReporter()), tmp_path / "out")
     assert metrics["vlb"] > 0
     assert load_generator(str(tmp_path / "out")).sample([0], [1], SynthConfig(steps=2)).shape == (1, 3, 8, 8)
 
@@ -260,7 +257,7 @@ def test_sample_grids_reach_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = str(tmp_path / "log")
-    train_diffusion(stripes(), DIT, 2, LocalReporter(log_dir=log), None, tmp_path / "out", log_dir=log)
+    train_diffusion(stripes(), DIT, 2, TrainingRun(LocalReporter(log_dir=log)), tmp_path / "out", log_dir=log)
     events = EventAccumulator(log)
     events.Reload()
     assert "loss" in events.Tags()["scalars"]
@@ -268,8 +265,10 @@ def test_sample_grids_reach_tensorboard(tmp_path):
 
 
 def test_grids_do_not_disturb_training(tmp_path):
-    train_diffusion(stripes(), DIT, 2, LocalReporter(), None, tmp_path / "a")
-    train_diffusion(stripes(), DIT, 2, LocalReporter(), None, tmp_path / "b", log_dir=str(tmp_path / "log"))
+    train_diffusion(stripes(), DIT, 2, TrainingRun(LocalReporter()), tmp_path / "a")
+    train_diffusion(
+        stripes(), DIT, 2, TrainingRun(LocalReporter()), tmp_path / "b", log_dir=str(tmp_path / "log")
+    )
     a, b = weights(tmp_path / "a", "transformer"), weights(tmp_path / "b", "transformer")
     assert all(torch.equal(a[k], b[k]) for k in a)
 
@@ -287,7 +286,7 @@ def test_nan_stops_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "diffusion_loss", poisoned)
     checkpoints = Checkpoints(str(tmp_path / "ckpt"))
     with pytest.raises(TrainingError, match="step 5.*step 3 is kept"):
-        train_diffusion(stripes(), DIT, 2, LocalReporter(), checkpoints, tmp_path / "out")
+        train_diffusion(stripes(), DIT, 2, TrainingRun(LocalReporter(), checkpoints), tmp_path / "out")
     assert checkpoints.steps() == [3] and not (tmp_path / "out").exists()
 
 
@@ -339,14 +338,14 @@ def test_the_bound_trains_the_variance_only():
 )
 def test_settings_that_do_not_fit_name_the_field(tmp_path, change, classes, message):
     with pytest.raises(RecipeError, match=message):
-        train_diffusion(stripes(), replace(UNET, **change), classes, LocalReporter(), None, tmp_path)
+        train_diffusion(stripes(), replace(UNET, **change), classes, TrainingRun(LocalReporter()), tmp_path)
 
 
 def test_images_that_do_not_fit_are_named(tmp_path):
     good = stripes()
 
     def fit(images, labels=good.labels):
-        train_diffusion(ArrayImages(images, labels), DIT, 2, LocalReporter(), None, tmp_path)
+        train_diffusion(ArrayImages(images, labels), DIT, 2, TrainingRun(LocalReporter()), tmp_path)
 
     with pytest.raises(DataError, match="no images"):
         fit(good.images[:0])
@@ -357,18 +356,18 @@ def test_images_that_do_not_fit_are_named(tmp_path):
     mixed = ListImages(good)
     mixed.source = [good[i] if i else (np.zeros((6, 6, 1), np.uint8), 0) for i in range(20)]
     with pytest.raises(DataError, match="is uint8 of shape"):
-        train_diffusion(mixed, DIT, 2, LocalReporter(), None, tmp_path)
+        train_diffusion(mixed, DIT, 2, TrainingRun(LocalReporter()), tmp_path)
 
 
 def _worker(rank, folder, source):
     from diffadapt.train.reporter import DistributedReporter
 
-    train_diffusion(source, DIT, 2, DistributedReporter(), None, f"{folder}/two")
+    train_diffusion(source, DIT, 2, TrainingRun(DistributedReporter()), f"{folder}/two")
 
 
 @pytest.mark.slow
 def test_two_workers_equal_one(tmp_path):
     in_two_workers(_worker, tmp_path, stripes())
-    train_diffusion(stripes(), DIT, 2, LocalReporter(), None, tmp_path / "one")
+    train_diffusion(stripes(), DIT, 2, TrainingRun(LocalReporter()), tmp_path / "one")
     one, two = weights(tmp_path / "one", "transformer"), weights(tmp_path / "two", "transformer")
     assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-4

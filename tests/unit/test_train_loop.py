@@ -7,8 +7,9 @@ from torch import nn
 from diffadapt.core.errors import TrainingError
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
-from diffadapt.train.loop import run_loop
+from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.reporter import DistributedReporter, LocalReporter, Reporter
+from diffadapt.train.run import TrainingRun
 from tests.workers import in_two_workers
 
 
@@ -36,9 +37,22 @@ def loss_fn(module, batch, step):
 
 
 def train(
-    folder, steps, *, seed=3, reporter=None, batch=8, accumulate=1, dropout=0.1, checkpoints=True, on_step=None, every=5,
-    rank=0, world=1, lr=1e-2, precision="fp32",
-):  # fmt: skip
+    folder,
+    steps,
+    *,
+    seed=3,
+    reporter=None,
+    batch=8,
+    accumulate=1,
+    dropout=0.1,
+    checkpoints=True,
+    on_step=None,
+    every=5,
+    rank=0,
+    world=1,
+    lr=1e-2,
+    precision="fp32",
+):
     torch.manual_seed(0)
     net = Net(dropout)
     x, y = data()
@@ -51,11 +65,24 @@ def train(
     optimizer = torch.optim.AdamW(net.parameters(), lr=1.0)
     ema = Ema(net, 0.9)
     result = run_loop(
-        module=net, loss_fn=loss_fn, batch_fn=batch_fn, optimizer=optimizer, lr_at=lambda s: lr / (1 + s),
-        total_steps=steps, reporter=reporter or LocalReporter(), ema=ema, accumulate=accumulate, seed=seed,
-        checkpoints=Checkpoints(str(folder)) if checkpoints else None, checkpoint_every=every, clip_norm=1.0,
-        on_step=on_step, precision=precision,
-    )  # fmt: skip
+        net,
+        loss_fn,
+        batch_fn,
+        Optimisation(
+            optimizer,
+            lambda s: lr / (1 + s),
+            steps,
+            ema=ema,
+            accumulate=accumulate,
+            seed=seed,
+            checkpoint_every=every,
+            clip_norm=1.0,
+            precision=precision,
+        ),
+        TrainingRun(
+            reporter or LocalReporter(), Checkpoints(str(folder)) if checkpoints else None, on_step=on_step
+        ),
+    )
     return net, ema, result
 
 
@@ -112,9 +139,12 @@ def test_the_loop_does_not_move_the_global_generator():
     torch.manual_seed(7)
     before = torch.get_rng_state()
     run_loop(
-        module=net, loss_fn=loss_fn, batch_fn=lambda s, m: data(8), total_steps=2, reporter=LocalReporter(),
-        optimizer=torch.optim.SGD(net.parameters()), lr_at=lambda s: 0.1, checkpoints=None,
-    )  # fmt: skip
+        net,
+        loss_fn,
+        lambda s, m: data(8),
+        Optimisation(torch.optim.SGD(net.parameters()), lambda s: 0.1, 2),
+        TrainingRun(LocalReporter()),
+    )
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -163,10 +193,12 @@ def test_divergence_names_the_step_and_keeps_the_checkpoint(tmp_path, where):
     checkpoints = Checkpoints(str(tmp_path))
     with pytest.raises(TrainingError, match=rf"step 8 because the {where}.*checkpoint of step 6 is kept"):
         run_loop(
-            module=net, loss_fn=bad, batch_fn=lambda s, m: (x, y), lr_at=lambda s: 0.1, total_steps=20,
-            optimizer=torch.optim.SGD(net.parameters()), reporter=LocalReporter(), checkpoints=checkpoints,
-            checkpoint_every=3,
-        )  # fmt: skip
+            net,
+            bad,
+            lambda s, m: (x, y),
+            Optimisation(torch.optim.SGD(net.parameters()), lambda s: 0.1, 20, checkpoint_every=3),
+            TrainingRun(LocalReporter(), checkpoints),
+        )
     assert checkpoints.latest()["step"] == 6
     assert all(torch.isfinite(p).all() for p in net.parameters())
 
@@ -176,14 +208,11 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     net = nn.Linear(6, 3)
     with pytest.raises(TrainingError, match="another model"):
         run_loop(
-            module=net,
-            loss_fn=loss_fn,
-            batch_fn=lambda s, m: data(8),
-            lr_at=lambda s: 0.1,
-            total_steps=6,
-            optimizer=torch.optim.SGD(net.parameters()),
-            reporter=LocalReporter(),
-            checkpoints=Checkpoints(str(tmp_path)),
+            net,
+            loss_fn,
+            lambda s, m: data(8),
+            Optimisation(torch.optim.SGD(net.parameters()), lambda s: 0.1, 6),
+            TrainingRun(LocalReporter(), Checkpoints(str(tmp_path))),
         )
 
 
@@ -198,9 +227,12 @@ def test_lr_scale_of_a_group_multiplies_the_rate():
     net = nn.Linear(6, 3)
     optimizer = torch.optim.SGD([{"params": [net.weight]}, {"params": [net.bias], "lr_scale": 10.0}], lr=1.0)
     run_loop(
-        module=net, loss_fn=loss_fn, batch_fn=lambda s, m: data(8), lr_at=lambda s: 0.5, total_steps=1,
-        optimizer=optimizer, reporter=LocalReporter(), checkpoints=None,
-    )  # fmt: skip
+        net,
+        loss_fn,
+        lambda s, m: data(8),
+        Optimisation(optimizer, lambda s: 0.5, 1),
+        TrainingRun(LocalReporter()),
+    )
     assert [g["lr"] for g in optimizer.param_groups] == [0.5, 5.0]
 
 

@@ -350,11 +350,16 @@ def test_weights_that_cannot_serve_are_refused_in_one_sentence(config, weights, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"multiple": 12}, "multiples of 8"), ({"method": "edit_friendly", "eta": 0.0}, "transfer.eta = 0"), ({"method": "edit_friendly", "profile": "lcm"}, "cannot invert"),
-        ({"strength": 0.01}, "no step"), ({"steps": 2000}, "1 to 1000"), ({"domain": "dusk"}, "dusk"), ({"size": 0}, "at least 1"),
+        ({"multiple": 12}, "multiples of 8"),
+        ({"method": "edit_friendly", "eta": 0.0}, "transfer.eta = 0"),
+        ({"method": "edit_friendly", "profile": "lcm"}, "cannot invert"),
+        ({"strength": 0.01}, "no step"),
+        ({"steps": 2000}, "1 to 1000"),
+        ({"domain": "dusk"}, "dusk"),
+        ({"size": 0}, "at least 1"),
         ({"weights": "train", "variant": "non_ema"}, "leave the variant empty"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_work_are_refused_in_one_sentence(config, changes, message):
     with pytest.raises(RecipeError, match=message):
         load_scene_transfer(replace(config, **changes), CLASSES)

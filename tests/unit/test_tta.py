@@ -19,6 +19,7 @@ from diffadapt.models.preprocess import to_input
 from diffadapt.tasks.classification.training import fit_classifier
 from diffadapt.train.config import FitConfig
 from diffadapt.train.reporter import LocalReporter
+from diffadapt.train.run import TrainingRun
 
 GREY = ClassifierConfig(in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.25,))
 
@@ -38,7 +39,9 @@ def trained():
     config = FitConfig(
         epochs=5, batch_size=64, optimizer="adamw", lr=4e-3, schedule="cosine", augment="shift", flip=False
     )
-    fit_classifier(model, images[600:], config, LocalReporter(), None, inputs=GREY, labels=labels[600:])
+    fit_classifier(
+        model, images[600:], config, TrainingRun(LocalReporter()), inputs=GREY, labels=labels[600:]
+    )
     return model
 
 

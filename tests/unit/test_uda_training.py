@@ -16,10 +16,12 @@ from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.methods.uda.config import METHODS, UdaConfig
 from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.tasks.classification.adaptation import FROZEN_BOTTLENECK, Reader, fit_uda, method_of
-from diffadapt.train.candidates import Chooser, candidate_steps
+from diffadapt.train.candidates import Chooser, TargetJudge, candidate_steps
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.pair_batches import PairBatches, cycled
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
+from diffadapt.train.run import TrainingRun
+from diffadapt.train.step_batches import Share
 from tests.workers import in_two_workers
 
 SMALL = {
@@ -48,9 +50,7 @@ def fit(config=QUICK, source=None, target=None, folder=None, **more):
         8,
         CLASSES,
         config,
-        more.pop("reporter", None) or LocalReporter(),
-        checkpoints,
-        **more,
+        TrainingRun(more.pop("reporter", None) or LocalReporter(), checkpoints, **more),
     )
 
 
@@ -94,7 +94,7 @@ def test_target_labels_are_never_read():
         QUICK,
         source,
         Sealed(target),
-        chooser=Chooser("im", "memory://sealed", steps, Sealed(target), None, CLASSES, "cpu"),
+        chooser=Chooser("memory://sealed", steps, TargetJudge("im", Sealed(target), None, CLASSES, "cpu")),
     )
 
 
@@ -114,10 +114,10 @@ def test_batches_do_not_depend_on_order_workers_or_readers():
     net = AdaptationNetwork(nn.Identity(), 8, CLASSES, SMALL["dann"])
     whole = PairBatches(source, target, QUICK, net)
     wanted = [whole.make(step) for step in range(3)]
-    with PairBatches(source, target, QUICK, net, readers=3) as ahead:
+    with PairBatches(source, target, QUICK, net, Share(readers=3)) as ahead:
         for step in (0, 1, 2, 0, 2):
             assert all(torch.equal(a, b) for a, b in zip(ahead(step), wanted[step], strict=True))
-    parts = [PairBatches(source, target, QUICK, net, rank, 3)(1) for rank in range(3)]
+    parts = [PairBatches(source, target, QUICK, net, Share(rank, 3))(1) for rank in range(3)]
     assert all(torch.equal(torch.cat(p), w) for p, w in zip(zip(*parts, strict=True), wanted[1], strict=True))
     assert torch.equal(wanted[1].y_s, torch.from_numpy(source.labels)[wanted[1].i_s])
     alone = PairBatches(
@@ -294,7 +294,7 @@ def test_symnets_gradients_are_split():
 def test_the_chosen_weights_are_kept(tmp_path, rule):
     source, target = domains()
     steps = candidate_steps(2, 5, 2)
-    chooser = Chooser(rule, str(tmp_path), steps, target, None, CLASSES, "cpu")
+    chooser = Chooser(str(tmp_path), steps, TargetJudge(rule, target, None, CLASSES, "cpu"))
     at = {}
     config = replace(QUICK, checkpoint_every=100)
     net, result = fit(

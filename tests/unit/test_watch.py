@@ -19,8 +19,10 @@ from diffadapt.tasks.classification.adaptation import fit_uda
 from diffadapt.tasks.classification.fit_ssl import FitSsl
 from diffadapt.tasks.classification.fit_uda import FitUda
 from diffadapt.tasks.classification.semi_supervised import fit_ssl
+from diffadapt.tasks.classification.ssl_batches import PseudoLabels
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.reporter import DistributedReporter, LocalReporter
+from diffadapt.train.run import TrainingRun
 from diffadapt.train.watch import EPOCH, OBJECTIVE, Watcher
 from tests.unit import sslkit, udakit
 from tests.workers import in_two_workers
@@ -55,10 +57,7 @@ def uda(
         SX.shape[1],
         udakit.CLASSES,
         config,
-        reporter,
-        checkpoints,
-        watcher=watcher,
-        until=until,
+        TrainingRun(reporter, checkpoints, until=until, watcher=watcher),
     )
     return net, scalars, found
 
@@ -102,14 +101,11 @@ def ssl(watch="", checkpoints=None, until=None, **changes):
     torch.manual_seed(0)
     scalars = fit_ssl(
         views,
-        *sslkit.split(head, views),
+        PseudoLabels(*sslkit.split(head, views)),
         head,
         sslkit.CLASSES,
         config,
-        reporter,
-        checkpoints,
-        watcher=watcher,
-        until=until,
+        TrainingRun(reporter, checkpoints, until=until, watcher=watcher),
     )
     return views, head, scalars, found
 

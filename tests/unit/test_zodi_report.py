@@ -11,9 +11,10 @@ from reportkit import fake_manifest, fake_run
 from diffadapt.core.record import Score
 from diffadapt.report.findings import findings
 from diffadapt.report.html import render
+from diffadapt.report.roles import system
 from diffadapt.report.summary import metrics, summarise
 from diffadapt.report.table import score_table
-from diffadapt.systems.zodi.findings import is_zodi, methods, ours
+from diffadapt.systems.zodi.findings import methods, ours
 from diffadapt.systems.zodi.published import read
 
 EVIL = "<script>alert(1)</script>"
@@ -178,7 +179,7 @@ def text_of(rows, made=None) -> str:
 
 def test_methods_are_read_off_the_graph():
     made = manifest()
-    assert is_zodi(made) and not is_zodi(fake_manifest())
+    assert system(made) == "zodi" and system(fake_manifest()) != "zodi"
     assert methods(made) == {
         "source_only": "Source only",
         "transferred_only": "Transferred only",

@@ -87,7 +87,7 @@ def parse_fields(
     a number out of its range.
     """
     from diffadapt.cli import COMMANDS, example
-    from diffadapt.systems.limits import check_limits
+    from diffadapt.core.ranges import check_limits
 
     aliases = getattr(type(recipe), "aliases", {})
     combined = make_dataclass(

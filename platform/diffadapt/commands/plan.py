@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diffadapt.commands.common import format_plan, make_runner
 from diffadapt.commands.options import RootOption, parse_recipe
 from diffadapt.core import ledger
 from diffadapt.core.errors import RecipeError, ResourceError
-from diffadapt.core.estimate import Estimate, StageEstimate, estimate, same_device
+from diffadapt.core.estimate import Estimate, estimate, same_device
 from diffadapt.core.leniency import lenient
-from diffadapt.core.plan import NodeSummary, PlanSummary, summarise
+from diffadapt.core.plan import summarise
 from diffadapt.core.prices import Instance, find
 from diffadapt.core.runs import Root, run_name
 from diffadapt.core.schedule import finished
@@ -131,8 +132,6 @@ def flags(argv: Sequence[str], *names: str) -> list[str]:
 
 
 def _calibrate(name: str, recipe: Any, plans: Mapping[str, NodePlan], root: Root, digests: set[str]) -> bool:
-    from diffadapt.commands.run import make_runner
-
     if not digests:
         print("Nothing to calibrate: what is not measured is training, or waits for it.\n")
         return False
@@ -165,49 +164,6 @@ def cluster_layout(config: ExecutionConfig) -> tuple[Any, list[dict[str, float]]
         ) from None
     nodes = cluster_nodes(address)
     return plan_layout(config, nodes), nodes
-
-
-def format_plan(name: str, summary: PlanSummary, guess: Estimate | None = None) -> str:
-    """The plan as a table; stages that differ by transfer or seed alone (their names from the first dot on)
-    share a line."""
-    groups: dict[str, list[NodeSummary]] = {}
-    for n in summary.nodes:
-        groups.setdefault(n.name.partition(".")[0], []).append(n)
-    times = {s.name: s for s in guess.stages} if guess else {}
-    more = f" {'device time':>15}  known from" if times else ""
-    titles = {
-        stem: f"{stem} (x{len(nodes)})" if len(nodes) > 1 else nodes[0].name for stem, nodes in groups.items()
-    }
-    width = max([34, *map(len, titles.values())])
-    lines = [
-        f"{name}: {summary.missing} of {summary.shards} shards to make",
-        "",
-        f"  {'stage':<{width}} {'shards':>8} {'to make':>8} {'images':>10} {'to make':>10}{more}",
-    ]
-    for stem, nodes in groups.items():
-        sums = [
-            sum(getattr(n, field) for n in nodes) for field in ("shards", "missing", "items", "missing_items")
-        ]
-        known = _time([times[n.name] for n in nodes if n.name in times])
-        lines.append(
-            f"  {titles[stem]:<{width}} {sums[0]:>8} {sums[1]:>8} {sums[2]:>10} {sums[3]:>10}{known}"
-        )
-    return "\n".join(lines)
-
-
-def _time(stages: Sequence[StageEstimate]) -> str:
-    from diffadapt.core.units import format_seconds
-
-    if not stages:
-        return ""
-    sources = list(dict.fromkeys(s.source() for s in stages))
-    known = [s for s in stages if s.seconds is not None]
-    spent = sum(s.seconds or 0.0 for s in known)
-    amount = "" if not known else format_seconds(spent) if spent >= 10 else f"{spent:.1f} s"
-    return (
-        f" {('>= ' if known and len(known) < len(stages) else '') + amount:>15} "
-        f" {'; '.join(sources[:2])}{'; ...' if len(sources) > 2 else ''}"
-    )
 
 
 def format_time(

@@ -31,7 +31,7 @@ class PredictOptions(RootOption):
 def predict(argv: Sequence[str]) -> int:
     import fsspec
 
-    from diffadapt.commands.run import make_runner
+    from diffadapt.commands.common import make_runner
     from diffadapt.core.errors import DataError
     from diffadapt.core.predictions import predictions_parquet
     from diffadapt.core.record import predictions_by_key

@@ -16,7 +16,7 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
     import io
     import sys
 
-    from diffadapt.commands.run import make_runner
+    from diffadapt.commands.common import make_runner
     from diffadapt.core.errors import StoreError
     from diffadapt.core.predictions import image_path
     from diffadapt.core.store import redact

@@ -23,7 +23,7 @@ class ReportOptions(RootOption):
 
 
 def report(argv: Sequence[str]) -> int:
-    from diffadapt.commands.run import show_result
+    from diffadapt.commands.common import show_result
     from diffadapt.report.html import write_report
 
     options = parse(ReportOptions, argv, "report")

@@ -40,8 +40,8 @@ class Words:
 def sweep(argv: Sequence[str]) -> int:
     import time
 
+    from diffadapt.commands.common import make_runner
     from diffadapt.commands.report import show_sweep
-    from diffadapt.commands.run import make_runner
     from diffadapt.core.units import format_seconds
     from diffadapt.run.sweep import plan_sweep, run_sweep
 
@@ -172,7 +172,7 @@ def _load(name: str) -> Any:
 
 def make_fan(config: ExecutionConfig) -> Fan:
     """Ray Tune, or this process for --execution.runner local."""
-    from diffadapt.commands.run import make_runner
+    from diffadapt.commands.common import make_runner
     from diffadapt.run.sweep import LocalFan
 
     if make_runner(config).name == "local":

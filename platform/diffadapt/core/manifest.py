@@ -76,6 +76,7 @@ def build(
         "class_names": list(pipeline.class_names),
         "outputs": dict(pipeline.outputs),
         "rows": [asdict(r) for r in pipeline.rows],
+        "system": pipeline.system,
         "nodes": nodes,
         "versions": versions(),
     })  # fmt: skip

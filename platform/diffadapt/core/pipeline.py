@@ -19,6 +19,30 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Role:
+    """What a row means beside the other rows of its run. The recipe that makes the row states it; tables and
+    reports read it and nothing else."""
+
+    kind: str = ""
+    """SOURCE, RESULT, PART, SAME_IMAGES, or a word that the report of the row's system knows; empty: nothing
+    is stated."""
+    partner: str = ""
+    """The name of the row that this one is read beside: for a method what it builds on, for a control the
+    method that it is a control of. Empty: a control is read beside the run's result."""
+    otherwise: str = ""
+    """What it means when the method is not above its partner or, of a control, when the partner is not above
+    the control."""
+    published: str = ""
+    """The method's name in published tables; empty: none has it."""
+
+
+SOURCE, RESULT, PART, SAME_IMAGES = "source_only", "result", "part", "same_images"
+"""Kinds of role. A method: trained on the source alone, which differences are taken to; the system's own. A
+control: a part of the method by itself, read also beside what the method builds on; another method on the
+images of its partner, which counts few."""
+
+
+@dataclass(frozen=True)
 class MethodRow:
     """One row of the score table: the sum of the probabilities of its members' predictions.
 
@@ -40,8 +64,9 @@ class MethodRow:
     selection: str = "last"
     """How the epoch was chosen: 'last', a label-free validator, or 'oracle' (on target labels)."""
     metric: str = "top1"
-    """top1, or class_mean (mean of the classes' accuracies, as VisDA is scored); of label maps miou,
-    miou_source, miou_estimated; of boxes map, map50."""
+    """The name of a :class:`diffadapt.core.metric.Metric`: top1 or class_mean of classes, miou, miou_source or
+    miou_estimated of label maps, map or map_source of boxes."""
+    role: Role = Role()
 
 
 @dataclass(frozen=True)
@@ -55,20 +80,14 @@ class Pipeline:
     """What later commands need by role -> node name: 'target', 'figures', 'model' (the adapted classifier),
     'predictions' (its logits on the target), 'validators'; for SDA also 'classifier', 'finetuned',
     'projected', ..."""
+    system: str = ""
+    """The folder under systems/ whose report tells of its runs; empty: the report's common words."""
 
     def result(self) -> tuple[MethodRow, ...]:
         """The rows of the recipe's own result, one a seed and transfer: those called as the last one that is
         no control, in the first row's metric."""
-        names = [r.name for r in self.rows if not r.control]
-        return (
-            tuple(
-                r
-                for r in self.rows
-                if r.name == names[-1] and not r.control and r.metric == self.rows[0].metric
-            )
-            if names
-            else ()
-        )
+        main = [r for r in self.rows if not r.control]
+        return tuple(r for r in main if (r.name, r.metric) == (main[-1].name, self.rows[0].metric))
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -85,6 +104,30 @@ class Pipeline:
         for node in self.nodes:
             plans[node.name] = plan_node(node.name, node.stage, {i: plans[i] for i in node.inputs}, store)
         return plans
+
+
+class Builder:
+    """Collects what a recipe's pipeline is made of; ``system`` is the folder under systems/ that it is of."""
+
+    system = ""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.rows: list[MethodRow] = []
+        self.outputs: dict[str, str] = {}
+
+    def add(self, name: str, stage: Stage, *inputs: str, output: str = "") -> str:
+        """A node, unless there is one of that name; returns its name. ``output``: the role that later commands
+        know it by."""
+        node = self.nodes.setdefault(name, Node(name, stage, inputs))
+        assert node.inputs == inputs, f"two nodes are called {name}"
+        if output:
+            self.outputs[output] = name
+        return name
+
+    def pipeline(self, class_names: tuple[str, ...] = ()) -> Pipeline:
+        """The pipeline of all that was added."""
+        return Pipeline(tuple(self.nodes.values()), tuple(self.rows), class_names, self.outputs, self.system)
 
 
 def ancestors(nodes: Sequence[Node], name: str) -> set[str]:

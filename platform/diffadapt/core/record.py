@@ -1,18 +1,18 @@
-"""Scores: views over stored logits, one long table per run. Knows numpy and pyarrow only."""
+"""Scores: one long table per run, and what they are views over. Knows numpy and pyarrow only."""
 
 from __future__ import annotations
 
 import io
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffadapt.core.artifact import Rows
-from diffadapt.core.pipeline import MethodRow
+from diffadapt.core.pipeline import MethodRow, Role
 
 SCORES_SCHEMA = pa.schema(
     [
@@ -51,6 +51,44 @@ class Score:
     seed: int
     selection: str = "last"
     note: str = ""
+    role: Role = Role()
+    """The row's role, which the run's manifest keeps."""
+
+    @classmethod
+    def of(
+        cls,
+        run: str,
+        seed: int,
+        row: MethodRow,
+        group: str,
+        metric: str,
+        value: float,
+        images: int,
+        total: int,
+    ) -> Score:
+        """A score of ``row`` in ``group`` (corruption/severity, or a name alone); ``seed``: the recipe's."""
+        corruption, _, severity = group.partition("/")
+        return cls(
+            run=run,
+            method=row.name,
+            control=row.control,
+            group=group,
+            corruption=corruption,
+            severity=int(severity) if severity.isdigit() else 0,
+            metric=metric,
+            value=value,
+            images=images,
+            of_images=total,
+            seed=seed if row.seed is None else row.seed,
+            selection=row.selection,
+            note=row.note,
+            role=row.role,
+        )
+
+
+def group_of(row: MethodRow, key: str) -> str:
+    """The group that an image counts in: the row's own, else the corruption/severity of its key."""
+    return row.group or "/".join(key.split("/", 2)[:2])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -71,65 +109,6 @@ def predictions_by_key(parts: Sequence[Rows]) -> dict[str, tuple[int | None, np.
     return out
 
 
-def score_rows(
-    run: str,
-    seed: int,
-    rows: Sequence[MethodRow],
-    predictions: Mapping[str, Mapping[str, tuple[int | None, np.ndarray]]],
-    totals: Mapping[str, int],
-) -> list[Score]:
-    """The accuracy (percent) of each method row in every group, on the keys that all its members predicted.
-
-    A method's prediction is the argmax of the sum of its members' softmax probabilities (SDA equation 5). The
-    group is ``row.group``, else the key's corruption/severity; the seed ``row.seed``, else ``seed``.
-    ``totals``: images of each group. Images without a label count nowhere, so unlabelled targets give no
-    scores.
-    """
-    out: list[Score] = []
-    for row in rows:
-        members = [predictions[m] for m in row.members]
-        others = [*members[1:], *([predictions[row.images_of]] if row.images_of else [])]
-        keys = [k for k in members[0] if all(k in m for m in others)]
-        by_group: dict[str, list[str]] = defaultdict(list)
-        for key in keys:
-            if members[0][key][0] is not None:
-                by_group[row.group or "/".join(key.split("/", 2)[:2])].append(key)
-        for group, names in sorted(by_group.items()):
-            total = sum(softmax(np.stack([m[k][1] for k in names])) for m in members)
-            labels = np.array([members[0][k][0] for k in names])
-            value = accuracy(total.argmax(axis=1), labels, row.metric) * 100
-            corruption, _, severity = group.partition("/")
-            mine = seed if row.seed is None else row.seed
-            out.append(
-                Score(
-                    run,
-                    row.name,
-                    row.control,
-                    group,
-                    corruption,
-                    int(severity) if severity.isdigit() else 0,
-                    row.metric,
-                    value,
-                    len(names),
-                    totals.get(group, len(names)),
-                    mine,
-                    row.selection,
-                    row.note,
-                )  # fmt: skip
-            )
-    return out
-
-
-def accuracy(predicted: np.ndarray, labels: np.ndarray, metric: str = "top1") -> float:
-    """The share of right predictions: of all images (top1), or the mean of the shares of each class that
-    occurs (class_mean)."""
-    right = predicted == labels
-    if metric == "top1":
-        return float(right.mean())
-    assert metric == "class_mean", f"no metric {metric}"
-    return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
-
-
 def to_bytes(scores: Sequence[Score]) -> bytes:
     """Scores as Parquet bytes."""
     buffer = io.BytesIO()
@@ -137,6 +116,8 @@ def to_bytes(scores: Sequence[Score]) -> bytes:
     return buffer.getvalue()
 
 
-def from_bytes(data: bytes) -> list[Score]:
-    """Scores from :func:`to_bytes`."""
-    return [Score(**row) for row in pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).to_pylist()]
+def from_bytes(data: bytes, rows: Iterable[Mapping[str, Any]] = ()) -> list[Score]:
+    """Scores from :func:`to_bytes`, with the roles that a manifest's ``rows`` state."""
+    roles = {row["name"]: Role(**row["role"]) for row in rows if row.get("role")}
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    return [Score(**row, role=roles.get(row["method"], Role())) for row in table.to_pylist()]

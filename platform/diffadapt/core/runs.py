@@ -120,16 +120,23 @@ class Run:
         return set()
 
     def scores(self) -> list[Score]:
+        """The run's scores with the roles of their rows. StoreError when they are not there or damaged."""
         if not self.has("scores.parquet"):
             raise StoreError(f"The run {self.name} has no scores yet: run its recipe again to finish it.")
         try:
-            return record.from_bytes(self.read("scores.parquet"))
+            return record.from_bytes(self.read("scores.parquet"), self._rows())
         except StoreError:
             raise
         except Exception:
             raise StoreError(
                 f"The scores of {self.name} are damaged: run its recipe again; it is served from the store."
             ) from None
+
+    def _rows(self) -> list[dict[str, Any]]:
+        try:
+            return self.manifest().get("rows") or []
+        except StoreError:  # without a manifest there are scores, but nothing is stated of their rows
+            return []
 
     def status(self) -> dict[str, Any]:
         try:

@@ -4,7 +4,9 @@ own folder."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from diffadapt.core.ranges import Between, Fraction, Natural, Positive
 
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise",
@@ -27,10 +29,10 @@ class DataConfig:
     path: str = ""
     split: str = "all"
     """For embedded sets: train, test or all."""
-    part: tuple[float, float] = (0.0, 1.0)
+    part: tuple[Fraction, Fraction] = (0.0, 1.0)
     """The slice of every class's images (in the order of a hash of their names) that this set holds, as
     fractions."""
-    image_size: int = 256
+    image_size: Positive = 256
     """Side of the square RGB or grey image that the diffusion models see, in pixels."""
     channels: Literal[1, 3] = 3
     classes: str | None = None
@@ -40,11 +42,11 @@ class DataConfig:
     """auto: class folders or the label column, if there are any; none: every image counts as unlabelled,
     whatever folders there are; or a CSV file with lines ``path,class name`` (a header is allowed), which
     serves for scores alone on a target."""
-    limit_per_class: int | None = None
+    limit_per_class: Positive | None = None
     fingerprint: Literal["auto", "content", "size"] = "auto"
     """How a folder is identified: by the bytes of its files, or by their names and sizes; auto: bytes up to 1
     GiB."""
-    block: int = 256
+    block: Positive = 256
     """Images a shard."""
 
 
@@ -58,14 +60,14 @@ class TargetConfig:
     folder: ``data.path`` as it is."""
     data: DataConfig = DataConfig()
     corruptions: tuple[str, ...] = CORRUPTIONS
-    severities: tuple[int, ...] = (5,)
+    severities: tuple[Annotated[int, Between(1, 5)], ...] = (5,)
     partial: bool = False
     """Accept a benchmark folder with fewer images than published."""
-    resize: int = 256
+    resize: Natural = 256
     """Short edge before corruption (ours); 0: corrupt images as they are."""
-    size: int = 224
+    size: Positive = 224
     """Side of the centre crop that is corrupted."""
-    jpeg_quality: int = 85
+    jpeg_quality: Annotated[int, Between(0, 100)] = 85
     """Corrupted images are stored as JPEG of this quality, as ImageNet-C's are; 0: PNG."""
     frost_textures: str | None = None
     """Folder with ImageNet-C's frost1.png ... frost6.jpg; default: a procedural texture, named so in the

@@ -1,0 +1,29 @@
+"""Metrics, each a :class:`diffadapt.core.metric.Metric` at the top of a file of this folder, and found there."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import lru_cache
+
+from diffadapt.core.metric import PLACES, Metric
+
+
+@lru_cache(maxsize=1)
+def known() -> dict[str, Metric]:
+    """Every metric by name, on the target."""
+    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return {m.name: m for module in modules for m in vars(module).values() if isinstance(m, Metric)}
+
+
+def metric(name: str) -> Metric:
+    """The metric of a score (``miou``, ``miou_source``, ``iou.road``); of an unknown name a value without a
+    unit."""
+    plain = name.partition(".")[0]
+    if plain in known():
+        return known()[plain]
+    base, _, place = name.rpartition("_")
+    if base in known() and place in PLACES:
+        return known()[base].on(place)
+    return Metric(name, name, "", unit="")

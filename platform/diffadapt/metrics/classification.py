@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffadapt.core.errors import DataError
+from diffadapt.core.metric import Metric
 
 
 def predictions(scores: np.ndarray) -> np.ndarray:
@@ -71,3 +72,14 @@ def _paired(predicted: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
             " one, is needed."
         )
     return predicted.astype(np.int64), labels.astype(np.int64)
+
+
+def class_mean(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of their images that are right, 0..1 (as VisDA is
+    scored)."""
+    right = predicted == labels
+    return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
+
+
+TOP1 = Metric("top1", "top-1 accuracy", "labels", accuracy, share=True)
+CLASS_MEAN = Metric("class_mean", "mean of the classes' accuracies", "labels", class_mean)

@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 
-BY_CLASS = "ap."
-"""What stands before a class's name in the metric of its own average precision."""
+from diffadapt.core.metric import Metric
+
+MAP = Metric("map", "mean average precision", "boxes", short="mAP")
+MAP50 = Metric("map50", "mean average precision at IoU .50", "boxes", short="AP at IoU .50")
+AP = Metric("ap", "average precision", "boxes", by_class=True)
+"""All three come from one count, :func:`mean_ap`."""
 MOST = 100
 """Detections of an image that count, the surest first."""
 
@@ -46,7 +50,7 @@ def mean_ap(rows: Iterable[Mapping[str, Any]], class_names: Sequence[str] | None
     truth, detections = _annotations(known)
     occurring = sorted({a["category_id"] for a in truth if not a["iscrowd"]})
     if not occurring:
-        return {"map": math.nan, "map50": math.nan}
+        return {MAP.name: math.nan, MAP50.name: math.nan}
     with contextlib.redirect_stdout(io.StringIO()):  # it tells of every step
         data = COCO()
         data.dataset = {
@@ -67,15 +71,15 @@ def mean_ap(rows: Iterable[Mapping[str, Any]], class_names: Sequence[str] | None
         counted.params.areaRng, counted.params.areaRngLbl = [[0, math.inf]], ["all"]
         counted.evaluate()
         counted.accumulate()
-    precision = np.asarray(counted.eval["precision"])[
-        :, :, :, 0, 0
-    ]  # (IoU thresholds, recall points, classes)
+    # (IoU thresholds, recall points, classes)
+    precision = np.asarray(counted.eval["precision"])[:, :, :, 0, 0]
     by_class = {c: float(precision[:, :, i].mean()) for i, c in enumerate(occurring)}
     named = {
-        BY_CLASS + (class_names[c] if class_names is not None else str(c)): value
+        AP.of_class(class_names[c] if class_names is not None else str(c)): value
         for c, value in by_class.items()
     }
-    return {"map": float(np.mean(list(by_class.values()))), "map50": float(precision[0].mean()), **named}
+    mean = float(np.mean(list(by_class.values())))
+    return {MAP.name: mean, MAP50.name: float(precision[0].mean()), **named}
 
 
 def _annotations(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from diffadapt.core.metric import Metric
+
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """int64 (K+1, K+1) pixel counts, K = ``classes``: rows the truth, columns the prediction.
@@ -61,3 +63,10 @@ def pixel_accuracy(matrix: np.ndarray) -> float:
     labelled = np.asarray(matrix, np.float64)[:-1]
     count = labelled.sum()
     return float(np.diag(labelled).sum() / count) if count else float("nan")
+
+
+MIOU = Metric("miou", "mean IoU", "confusion", mean_iou, short="mean IoU")
+PIXEL_ACCURACY = Metric(
+    "pixel_accuracy", "pixel accuracy", "confusion", pixel_accuracy, short="pixel accuracy"
+)
+IOU = Metric("iou", "IoU", "confusion", iou, by_class=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffadapt.core.config import execution
+from diffadapt.core.ranges import AboveZero, Natural, Positive
 
 
 @dataclass(frozen=True)
@@ -17,19 +18,19 @@ class ClassifierConfig:
     arch: str | None = None
     """Architecture of a bare checkpoint file, or of the model to train; recognised from the keys where
     possible."""
-    num_classes: int | None = None
+    num_classes: Positive | None = None
     in_channels: Literal[1, 3] = 3
-    resize: int = 256
+    resize: Natural = 256
     """Short edge before the centre crop, bicubic; 0: no resize."""
-    crop: int = 224
+    crop: Positive = 224
     """Side of the network's input."""
     eval_resize: Literal["reference", "native"] = "reference"
     """reference: resize 224-pixel benchmark images too, as the authors do; native: leave images that already
     fit ``crop``."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    std: tuple[AboveZero, ...] = (0.229, 0.224, 0.225)
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    batch_size: int = execution(128)
+    batch_size: Positive = execution(128)
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class BackboneConfig(ClassifierConfig):
     frozen: bool = False
     """Cache the backbone's features once and train only what lies behind it: minutes on a CPU, a weaker
     adaptation, and so named."""
-    weak_views: int = 4
+    weak_views: Natural = 4
     """Cached augmented views an image (frozen)."""
-    strong_views: int = 4
+    strong_views: Natural = 4
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ClipConfig:
     templates: tuple[str, ...] = ("a photo of a {category}",)
     """Text features are averaged over them; ``{domain}`` is replaced too."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    batch_size: int = execution(64)
+    batch_size: Positive = execution(64)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class SelectConfig:
     rule: Literal["last", "ensv", "im", "mixval", "snd", "corrc", "bnm", "classami", "dev", "oracle"] = "last"
     """last: no choice is made. oracle chooses on target labels: an upper bound, stamped in every table and in
     the model card."""
-    candidates: int = 10
+    candidates: Positive = 10
     """Candidates are at most so many epochs, evenly spread, the last one among them."""
     watch: Literal["", "im", "entropy", "bnm", "corrc", "snd", "mano", "oracle"] = execution("")
     """Report this score of the target's predictions after every epoch (sweeps set it); it never changes what

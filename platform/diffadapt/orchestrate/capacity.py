@@ -110,7 +110,8 @@ def this_machine() -> dict[str, float]:
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
     try:
-        gpus = get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators()
+        manager = get_accelerator_manager_for_resource("GPU")
+        gpus = manager.get_current_node_num_accelerators() if manager else 0
     except Exception:  # a driver that cannot be asked has no GPUs to give
         log.debug("GPUs could not be counted.", exc_info=True)
         gpus = 0

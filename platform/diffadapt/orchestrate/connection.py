@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import cloudpickle
 
 import diffadapt
 from diffadapt.core.errors import ResourceError
@@ -177,7 +178,7 @@ def _send_recipe_files() -> None:
     """Classes that a recipe file defines travel by value: workers cannot import that file."""
     for name, module in list(sys.modules.items()):
         if name.startswith(MODULE):
-            ray.cloudpickle.register_pickle_by_value(module)
+            cloudpickle.register_pickle_by_value(module)
 
 
 def quiet_logs() -> None:

@@ -52,7 +52,8 @@ class Exchange(PopulationBasedTraining):
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
         for gone in self._gone:  # Tune counts them among the living
-            self._trial_state[gone].last_train_time = self._next_perturbation_sync
+            state: Any = self._trial_state[gone]
+            state.last_train_time = self._next_perturbation_sync
         with seeded(self._space.search.seed, result[EPOCH]):
             return super().on_trial_result(tune_controller, trial, result)
 
@@ -71,7 +72,7 @@ class Exchange(PopulationBasedTraining):
         if others and all(
             self._trial_state[t].last_train_time >= self._next_perturbation_sync for t in others
         ):
-            self.on_trial_result(tune_controller, others[0], self._trial_state[others[0]].last_result)
+            self.on_trial_result(tune_controller, others[0], self._trial_state[others[0]].last_result or {})
 
     def _get_new_config(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> tuple[dict, dict]:
         config, operations = super()._get_new_config(trial, trial_to_clone)

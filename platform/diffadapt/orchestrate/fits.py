@@ -58,7 +58,7 @@ class FitRunner:
         ResourceError when no node can host what is left for PATIENCE_SECONDS.
         """
         first = layout()
-        mailbox = Mailbox.options(scheduling_strategy=here()).remote()
+        mailbox: Any = Mailbox.options(scheduling_strategy=here()).remote()
         work = Work(
             tuple(fits), dict(stages), store, log_dir, mailbox, first.train_workers > 1, first.threads
         )

@@ -16,7 +16,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -233,7 +233,7 @@ class JobServer:
                 )
             await asyncio.sleep(1.0)
 
-    async def _messages(self, name: str) -> Any:
+    async def _messages(self, name: str) -> AsyncIterator[str]:
         client = self._client
         url = f"{client._address}/api/jobs/{name}/logs/tail"
         async with aiohttp.ClientSession(cookies=client._cookies, headers=client._headers) as session:
@@ -298,7 +298,7 @@ def check(cluster: Cluster) -> None:
             f" ray[default,data,train,tune]=={ours}."
         )
     try:
-        wanted = importlib.metadata.metadata("diffadapt").get("Requires-Python") or ""
+        wanted = importlib.metadata.metadata("diffadapt")["Requires-Python"] or ""
     except importlib.metadata.PackageNotFoundError:
         return
     if Version(cluster.python) not in SpecifierSet(wanted):

@@ -91,8 +91,8 @@ def record(receipt: Receipt) -> None:
         _safely(DEVICE_SECONDS, receipt.seconds * receipt.devices, labels)
 
 
-def found(shards: Mapping[str, int]) -> None:
-    """Record what the driver found finished in the store: node -> shards."""
+def existing(shards: Mapping[str, int]) -> None:
+    """Record what was finished in the store before: node -> shards."""
     for node, count in shards.items():
         _safely(SHARDS, count, {"stage": stage_label(node), "status": "hit"})
 
@@ -112,17 +112,15 @@ def counted_trials(on_result: OnResult) -> OnResult:
     return receive
 
 
-class CountedRunner:
+class CountedRunner(Runner):
     """A runner without Ray inside a Ray worker (a trial's), with every receipt recorded."""
 
     def __init__(self, inner: Runner):
         self.inner, self.name = inner, inner.name
+        self.prepare, self.close = inner.prepare, inner.close
 
-    def prepare(self) -> None:
-        self.inner.prepare()
-
-    def found(self, shards: Mapping[str, int]) -> None:
-        found(shards)
+    def existing(self, shards: Mapping[str, int]) -> None:
+        existing(shards)
 
     def run_chains(
         self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt
@@ -139,9 +137,6 @@ class CountedRunner:
         on_progress: OnFitProgress,
     ) -> None:
         self.inner.run_fits(fits, stages, store, log_dir, counted(on_receipt), on_progress)
-
-    def close(self) -> None:
-        self.inner.close()
 
 
 def stage_label(node: str) -> str:

@@ -99,7 +99,7 @@ def run_chains(
     actor or a node are given to a new pool, as large as ``layout()`` says then. Raises ResourceError when the
     cluster makes nothing at all any more.
     """
-    journal = Journal.options(scheduling_strategy=here()).remote()
+    journal: Any = Journal.options(scheduling_strategy=here()).remote()
     book = _Book(chains, on_receipt)
     while left := book.left():
         before = book.received

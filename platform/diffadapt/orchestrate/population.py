@@ -33,6 +33,7 @@ from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.exchange import EPOCH, MEMBER, SCORE, Exchange, Population
 from diffadapt.orchestrate.resources import Layout, limit_threads
 from diffadapt.orchestrate.runner import RayRunner
+from diffadapt.run.epochs import trained
 from diffadapt.run.executor import one_line
 from diffadapt.run.population import (
     Member,
@@ -155,7 +156,7 @@ def _members(
     Work(search.sweep, search.root.store, before, progress, runner.config.max_failed_fraction).run(
         lambda: _Borrowed(runner)
     )
-    epochs = plans[node].stage.config.epochs  # type: ignore[attr-defined]
+    epochs = trained(plans[node].stage).config.epochs
     return [
         Member(
             search.work(t), search.space, node, epochs, search.space.search.grace_epochs, lost.get(t.id, 0)

@@ -16,7 +16,7 @@ from diffadapt.orchestrate import metrics
 from diffadapt.orchestrate.capacity import POSSIBLE, cluster_nodes
 from diffadapt.orchestrate.connection import Connection
 from diffadapt.orchestrate.resources import Layout, plan_layout
-from diffadapt.run.runner import ExecutionConfig, OnFitProgress, OnReceipt
+from diffadapt.run.runner import ExecutionConfig, OnFitProgress, OnReceipt, Runner
 
 if TYPE_CHECKING:
     from diffadapt.orchestrate.fits import FitRunner
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 60.0
 """How long a run that lost too many nodes waits for others before it ends."""
 
 
-class RayRunner:
+class RayRunner(Runner):
     """Chains on an actor pool of Ray Data, fits on Ray Train. Receipts and progress arrive in the driver's
     thread."""
 
@@ -43,9 +43,8 @@ class RayRunner:
         # Decided once: a run that loses its GPUs must not go on with other bytes on CPUs.
         self.config = replace(self.config, device=self.layout().device)
 
-    def found(self, shards: Mapping[str, int]) -> None:
-        """What the store had before the work began, for the metrics: node -> shards."""
-        metrics.found(shards)
+    def existing(self, shards: Mapping[str, int]) -> None:
+        metrics.existing(shards)
 
     def run_chains(
         self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt

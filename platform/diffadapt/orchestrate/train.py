@@ -56,7 +56,8 @@ class Work:
 def outcome(job: Any) -> str:
     """The error of a finished job, in one line; empty when there was none."""
     try:
-        return ray.get(job)
+        error: Any = ray.get(job)
+        return error
     except ray.exceptions.RayError as error:
         return str(error).strip().splitlines()[-1]
 

@@ -272,7 +272,7 @@ def _scheduler(search: Search, trials: Sequence[Trial], known: Sequence[TrialRes
     )
     longest = max(settings.grace_epochs, epochs)
     rungs = 1 + int(math.log(longest / settings.grace_epochs, settings.reduction))
-    scheduler = AsyncHyperBandScheduler(
+    scheduler: Any = AsyncHyperBandScheduler(
         time_attr=AGE,
         metric=OBJECTIVE,
         mode="max",

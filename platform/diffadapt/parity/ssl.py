@@ -28,8 +28,9 @@ from diffadapt.methods.ssl.softmatch import SoftMatch
 from diffadapt.parity.check import EXACT_GATE, FLOAT_GATE, NumberFile, ParityRow, compare
 from diffadapt.tasks.classification.semi_supervised import SslNetwork, make_optimizer
 from diffadapt.train.ema import Ema
-from diffadapt.train.loop import run_loop
+from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.reporter import LocalReporter
+from diffadapt.train.run import TrainingRun
 
 DOUBLE_GATE = 1e-9
 Rows = Iterator[ParityRow]
@@ -315,14 +316,11 @@ def _trajectory(n: _Numbers) -> Rows:
         return Progress(step, steps, steps)
 
     run_loop(
-        module=network,
-        loss_fn=lambda net, batch, step: net(batch, progress(step)),
-        batch_fn=lambda step, micro: _views(x[step], y[step], weak[step], strong[step]),
-        optimizer=make_optimizer(network),
-        lr_at=lambda step: method.lr_at(progress(step)),
-        total_steps=steps,
-        reporter=LocalReporter(),
-        checkpoints=None,
+        network,
+        lambda net, batch, step: net(batch, progress(step)),
+        lambda step, micro: _views(x[step], y[step], weak[step], strong[step]),
+        Optimisation(make_optimizer(network), lambda step: method.lr_at(progress(step)), steps),
+        TrainingRun(LocalReporter()),
     )
     state = model.state_dict()
     for key, _ in n.matching(r"out_clf\..*"):

@@ -21,8 +21,9 @@ from diffadapt.methods.uda.symnets import SymNets
 from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
 from diffadapt.parity.check import FLOAT_GATE, NumberFile, ParityRow, compare
 from diffadapt.tasks.classification.adaptation import make_optimizer
-from diffadapt.train.loop import run_loop
+from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.reporter import LocalReporter
+from diffadapt.train.run import TrainingRun
 
 GATE = 1e-9
 PRECISIONS = ((torch.float64, GATE, ""), (torch.float32, FLOAT_GATE, ", float32"))
@@ -128,16 +129,17 @@ def _train(
         return module(batch, progress(step, current.name))
 
     run_loop(
-        module=net,
-        loss_fn=loss_fn,
-        batch_fn=lambda step, micro: batches[step],
-        optimizer=make_optimizer(net),
-        lr_at=lambda step: net.method.lr_at(progress(step)),
-        total_steps=len(batches),
-        reporter=LocalReporter(),
-        checkpoints=None,
-        clip_norm=net.method.clip_norm,
-        passes=net.method.passes(),
+        net,
+        loss_fn,
+        lambda step, micro: batches[step],
+        Optimisation(
+            make_optimizer(net),
+            lambda step: net.method.lr_at(progress(step)),
+            len(batches),
+            clip_norm=net.method.clip_norm,
+            passes=net.method.passes(),
+        ),
+        TrainingRun(LocalReporter()),
     )
 
 
@@ -184,22 +186,22 @@ def _sam(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Rows
 
     base = UdaMethod()
     run_loop(
-        module=linear,
-        loss_fn=loss_fn,
-        batch_fn=lambda step, micro: None,
-        lr_at=lambda step: float(a["in_lr"]),
-        total_steps=steps,
-        optimizer=torch.optim.SGD(
-            linear.parameters(),
-            lr=1.0,
-            momentum=base.momentum,
-            nesterov=base.nesterov,
-            weight_decay=base.weight_decay,
+        linear,
+        loss_fn,
+        lambda step, micro: None,
+        Optimisation(
+            torch.optim.SGD(
+                linear.parameters(),
+                lr=1.0,
+                momentum=base.momentum,
+                nesterov=base.nesterov,
+                weight_decay=base.weight_decay,
+            ),
+            lambda step: float(a["in_lr"]),
+            steps,
+            passes=(Pass("sharpness", ascend=float(a["in_rho"])), Pass()),
         ),
-        reporter=LocalReporter(),
-        checkpoints=None,
-        on_step=lambda done, scalars: keep(f"step{done - 1}"),
-        passes=(Pass("sharpness", ascend=float(a["in_rho"])), Pass()),
+        TrainingRun(LocalReporter(), on_step=lambda done, scalars: keep(f"step{done - 1}")),
     )
     for name, got in sorted(seen.items()):
         yield compare(file, f"{name}{suffix}", got, a[f"out_{name}"], gate)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from diffadapt.core.config import execution
+from diffadapt.core.ranges import AtLeast, Natural, NonNegative, Positive
 from diffadapt.prompts.backends.base import BACKENDS
 from diffadapt.prompts.sources.base import SOURCES
 
@@ -23,11 +24,11 @@ class LlmConfig:
     model: str = "Qwen/Qwen2.5-7B-Instruct"
     endpoint: str = ""
     """URL up to /v1 (openai). The key, if any, comes from OPENAI_API_KEY and is never written."""
-    temperature: float = 0.9
-    ask: int = 20
+    temperature: NonNegative = 0.9
+    ask: Positive = 20
     """Prompts asked for in one request."""
-    retries: int = execution(3)
-    timeout: float = execution(60.0)
+    retries: Natural = execution(3)
+    timeout: Annotated[float, AtLeast(0.1)] = execution(60.0)
     """Seconds for one request."""
 
 
@@ -36,7 +37,7 @@ class PromptConfig:
     source: Sources = "bank"
     """template: one sentence a class; bank: domain x style x background x viewpoint x light, deterministic;
     llm; file: your own."""
-    prompts_per_class: int = 200
+    prompts_per_class: Positive = 200
     template: str = "photo of a {category}"
     """``{category}`` and ``{domain}`` are replaced."""
     file: str = ""
@@ -47,5 +48,5 @@ class PromptConfig:
     viewpoints: tuple[str, ...] = ()
     lights: tuple[str, ...] = ()
     llm: LlmConfig = LlmConfig()
-    block: int = 50
+    block: Positive = 50
     """Prompts of each class in one shard."""

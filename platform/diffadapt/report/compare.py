@@ -12,7 +12,9 @@ from typing import Any
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.runs import Run
+from diffadapt.metrics.classification import TOP1
 from diffadapt.report.mask import masked
+from diffadapt.report.page import load_page, style_sheet
 from diffadapt.report.provenance import flatten, shown
 from diffadapt.report.summary import MethodSummary, Summary, difference, metrics, summarise
 from diffadapt.report.table import DASH, clean_text, table_style, to_text
@@ -59,7 +61,7 @@ def comparison(runs: Sequence[Run]) -> Comparison:
         )
     manifests = [run.manifest() for run in runs]
     scores = [run.scores() for run in runs]
-    metric = next(iter(metrics(scores[0])), "top1")
+    metric = next(iter(metrics(scores[0])), TOP1.name)
     tables = [summarise(s, metric) for s in scores]
     fields = _fields(manifests)
     only_seed = bool(fields) and all(name.split(".")[-1] == "seed" for name, _ in fields)
@@ -141,8 +143,6 @@ def _listing(
 
 def compare_html(runs: Sequence[Run]) -> str:
     """The comparison as one self-contained page."""
-    from diffadapt.report.html import load_page, style_sheet
-
     return load_page("compare.html.j2").render(style=style_sheet(), found=comparison(runs))
 
 

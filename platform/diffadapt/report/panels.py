@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,7 @@ LARGEST = 224
 """Pixels: images whose long side is more are reduced, so that a report stays small."""
 GAP, TEXT = 6, 13
 INK, PAPER, RIGHT, WRONG = (27, 35, 48), (255, 255, 255), (23, 115, 63), (179, 38, 30)
+SOFT, LINE = (91, 102, 117), (223, 227, 233)
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,18 @@ class Cell:
     colour: tuple[int, int, int] = INK
 
 
+def drawable(name: str, otherwise: str) -> str:
+    """``name``, without its accents where the drawing font lacks them; ``otherwise`` where it lacks the
+    letters."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    return next((n for n in (name, plain) if n and all(_has(c) for c in n)), otherwise)
+
+
+@lru_cache(maxsize=4096)
+def _has(letter: str) -> bool:
+    return letter.isspace() or bytes(font().getmask(letter)) != bytes(font().getmask("\U0010ffff"))
+
+
 def _readable(key: str) -> str:
     """'gaussian noise 5' of 'gaussian_noise/5'."""
     return key.replace("_", " ").replace("(", " (").replace("/", " ")
@@ -187,12 +201,13 @@ def _verdict(cell: GradCamCell) -> tuple[str, tuple[int, int, int]]:
 
 
 @lru_cache(maxsize=4)
-def _font(size: int = TEXT) -> Any:
+def font(size: int = TEXT) -> Any:
     return ImageFont.load_default(size)
 
 
-def _width(text: str) -> int:
-    return int(np.ceil(_font().getlength(text)))
+def pixels(text: str) -> int:
+    """The width of ``text`` as drawn."""
+    return int(np.ceil(font().getlength(text)))
 
 
 def _wrap(text: str, width: int, lines: int = 3) -> list[str]:
@@ -200,7 +215,7 @@ def _wrap(text: str, width: int, lines: int = 3) -> list[str]:
     be."""
     out: list[str] = []
     for word in " ".join(str(text).split()).split(" "):
-        if out and _width(f"{out[-1]} {word}") <= width:
+        if out and pixels(f"{out[-1]} {word}") <= width:
             out[-1] += f" {word}"
         else:
             out.append(word)
@@ -210,9 +225,9 @@ def _wrap(text: str, width: int, lines: int = 3) -> list[str]:
 
 
 def _cut(text: str, width: int) -> str:
-    if _width(text) <= width:
+    if pixels(text) <= width:
         return text
-    while text and _width(text + "...") > width:
+    while text and pixels(text + "...") > width:
         text = text[:-1]
     return text + "..."
 
@@ -232,7 +247,7 @@ def draw_grid(
         max([row[i].image.shape[1] for row in cells if i < len(row) and row[i]] + [SMALLEST])
         for i in range(columns)
     ]
-    left = min(max([_width(t) for t in row_labels], default=0), 190)
+    left = min(max([pixels(t) for t in row_labels], default=0), 190)
     left += GAP * 2 if left else 0
     line = TEXT + 3
     heads = [_wrap(t, w) for t, w in zip(column_labels, widths, strict=False)]
@@ -256,7 +271,7 @@ def draw_grid(
     for x, w, words in zip(starts, widths, heads, strict=False):
         _write(pen, words, x + w / 2, GAP / 2, line, INK, "ma")
     if heading:
-        pen.text((left + GAP, GAP), _cut(heading, sum(widths)), fill=INK, font=_font())
+        pen.text((left + GAP, GAP), _cut(heading, sum(widths)), fill=INK, font=font())
     y = head + GAP
     for i, (row, height, under) in enumerate(zip(cells, heights, unders, strict=True)):
         if i < len(row_labels) and row_labels[i]:
@@ -272,4 +287,4 @@ def draw_grid(
 
 def _write(pen: Any, words: Sequence[str], x: float, y: float, line: int, colour: tuple, anchor: str) -> None:
     for i, text in enumerate(words):
-        pen.text((x, y + i * line), text, fill=colour, font=_font(), anchor=anchor)
+        pen.text((x, y + i * line), text, fill=colour, font=font(), anchor=anchor)

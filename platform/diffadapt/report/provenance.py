@@ -4,6 +4,7 @@ repeat it."""
 from __future__ import annotations
 
 import json
+import posixpath
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -49,6 +50,25 @@ def optional_json(run: Run, name: str) -> dict[str, Any]:
     except (StoreError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def warnings(run: Run) -> list[str]:
+    """What finished stages had to say, one sentence each; of a damaged file nothing."""
+    try:
+        said = json.loads(run.read("warnings.json")) if run.has("warnings.json") else []
+        return [f"{masked(str(w['sentence']))} [{w['node']}]" for w in said]
+    except (StoreError, ValueError, KeyError, TypeError):
+        return []
+
+
+def fit_metrics(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]:
+    """What a fit recorded about itself; empty when its folder is no longer in the store."""
+    try:
+        path = manifest["nodes"][node]["shards"][0][3]
+        value = json.loads(run.root.store.read_bytes(posixpath.join(path, "metrics.json")))
+    except (StoreError, OSError, ValueError, LookupError, TypeError):
+        return {}
+    return masked(value) if isinstance(value, dict) else {}
 
 
 def settings(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

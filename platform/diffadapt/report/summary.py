@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from diffadapt.core.pipeline import RESULT, SOURCE, Role
 from diffadapt.core.record import Score
 from diffadapt.data.config import CORRUPTIONS
+from diffadapt.metrics import metric as metric_of
+from diffadapt.metrics.classification import TOP1
+from diffadapt.report.old_runs import by_title
 
 CLEAN = "clean"
-PERCENT_OF_IMAGES = ("top1",)
-"""Metrics that are a share of images, so that a binomial standard error exists."""
-PERCENT = {
-    "top1": "top-1 accuracy",
-    "class_mean": "mean of the classes' accuracies",
-    "miou": "mean IoU",
-    "miou_source": "mean IoU on the source's test images",
-    "miou_estimated": "mean IoU estimated on transferred test images of the source",
-    "pixel_accuracy": "pixel accuracy",
-    "map": "mean average precision",
-    "map50": "mean average precision at IoU .50",
-    "map_source": "mean average precision on the source's test images",
-}
-"""Metrics in percent, and what they are called."""
-BY_CLASS = ("iou.", "ap.")
-"""What the metrics of single classes begin with: they have one table together, in the report of the runs that
-have them."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +58,7 @@ class MethodSummary:
     images: int
     of_images: int
     of_groups: int
+    role: Role = Role()
 
     @property
     def whole(self) -> bool:
@@ -149,24 +136,27 @@ class Summary:
 
     @property
     def reference(self) -> MethodSummary | None:
-        """The row that differences are taken to: the first main one called Source..., or 'Synthetic only'."""
-        return self.role("source") or next(
-            (r for r in self.main if r.method.lower().startswith("synthetic only")), None
-        )
+        """The row that differences are taken to: the first that was trained on the source alone."""
+        return next((r for r in self.main if r.role.kind == SOURCE), None)
 
     @property
     def reference_word(self) -> str:
         """'Source', or the first word of what stands in its place."""
         return (self.reference.method.split() or ["Source"])[0] if self.reference else "Source"
 
-    def role(self, name: str) -> MethodSummary | None:
-        """The main row called ``name`` (any case), else the first whose first word it is, e.g. 'DDA
-        (ensemble)', but no sum of several."""
-        exact = [r for r in self.main if r.method.lower() == name]
-        return next(
-            iter(exact + [r for r in self.main if first_word(r.method) == name and " + " not in r.method]),
-            None,
-        )
+    def named(self, method: str) -> MethodSummary | None:
+        """The row called ``method``."""
+        return next((r for r in self.rows if r.method == method), None)
+
+    def partner(self, row: MethodSummary) -> MethodSummary | None:
+        """The row that ``row`` is read beside, where it is stated and in the table."""
+        return self.named(row.role.partner) if row.role.partner else None
+
+    @property
+    def lead(self) -> MethodSummary | None:
+        """The system's own method, else the last main row that is not the reference."""
+        own = [r for r in self.main if r.role.kind == RESULT]
+        return next(iter([*own, *(r for r in reversed(self.main) if r is not self.reference)]), None)
 
     @property
     def group_noun(self) -> str:
@@ -178,19 +168,21 @@ class Summary:
 
     @property
     def unit(self) -> str:
-        return " %" if self.metric in PERCENT else ""
+        unit = metric_of(self.metric).unit
+        return f" {unit}" if unit else ""
 
     @property
     def metric_name(self) -> str:
         """'top-1 accuracy (%)'."""
-        return f"{PERCENT[self.metric]} (%)" if self.metric in PERCENT else self.metric
+        known = metric_of(self.metric)
+        return f"{known.title} ({known.unit})" if known.unit else self.metric
 
 
 def metrics(scores: Sequence[Score]) -> list[str]:
     """The metrics in ``scores``, top1 first, those on the source last, else in order of appearance; those of
     single classes are left out."""
-    found = [m for m in dict.fromkeys(s.metric for s in scores) if not m.startswith(BY_CLASS)]
-    return sorted(found, key=lambda m: (m != "top1", m.endswith("_source")))
+    found = [m for m in dict.fromkeys(s.metric for s in scores) if not metric_of(m).by_class]
+    return sorted(found, key=lambda m: (m != TOP1.name, metric_of(m).place == "source"))
 
 
 def summarise(scores: Sequence[Score], metric: str | None = None) -> Summary:
@@ -199,7 +191,7 @@ def summarise(scores: Sequence[Score], metric: str | None = None) -> Summary:
     Clean images stand in their own column, unless the target has nothing else. Several seeds are averaged in
     a cell.
     """
-    metric = metric or next(iter(metrics(scores)), "top1")
+    metric = metric or next(iter(metrics(scores)), TOP1.name)
     mine = [s for s in scores if s.metric == metric]
     shifted = {s.group for s in mine if s.corruption != CLEAN}
     groups = tuple(sorted(shifted or {s.group for s in mine}, key=_benchmark_order))
@@ -208,10 +200,13 @@ def summarise(scores: Sequence[Score], metric: str | None = None) -> Summary:
     for score in mine:
         by_method.setdefault(score.method, []).append(score)
     rows = tuple(_row(m, s, groups, of_images, bool(shifted), metric) for m, s in by_method.items())
+    if not all(r.role.kind for r in rows):
+        known = by_title(rows)
+        rows = tuple(r if r.role.kind else replace(r, role=known.get(r.method, r.role)) for r in rows)
     return Summary(metric, groups, rows)
 
 
-def difference(left: MethodSummary, right: MethodSummary, metric: str = "top1") -> Difference | None:
+def difference(left: MethodSummary, right: MethodSummary, metric: str = TOP1.name) -> Difference | None:
     """``left`` minus ``right`` over their common groups; None when there are none."""
     common = [g for g in left.cells if g in right.cells]
     if not common:
@@ -264,10 +259,6 @@ def is_transfer(name: str) -> bool:
     return bool(dash and source.strip() and target.strip())
 
 
-def first_word(text: str) -> str:
-    return next(iter(re.findall(r"[a-z0-9]+", text.lower())), "")
-
-
 def group_label(group: str, groups: Sequence[str]) -> str:
     """'gaussian noise', with the severity when the table has several."""
     corruption, _, severity = group.partition("/")
@@ -309,6 +300,7 @@ def _row(
         images=sum(c.images for c in cells.values()),
         of_images=sum(of_images.values()),
         of_groups=len(groups),
+        role=first.role,
     )
 
 
@@ -328,7 +320,7 @@ def _binomial(cells: Sequence[Cell], metric: str, groups: int = 0) -> float | No
     no share of images."""
     return (
         math.sqrt(sum(c.variance for c in cells)) / (groups or len(cells))
-        if metric in PERCENT_OF_IMAGES
+        if metric_of(metric).share
         else None
     )
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffadapt.core.record import Score
+from diffadapt.metrics import metric
 from diffadapt.report.summary import (
-    PERCENT,
     Difference,
     MethodSummary,
     Summary,
@@ -117,7 +117,8 @@ def clean_text(text: str) -> str:
 def legend(table: Summary) -> list[str]:
     """The notes that belong under every table of these scores."""
     noun, count = table.group_noun, len(table.groups)
-    unit = f"{PERCENT[table.metric]} in percent" if table.metric in PERCENT else table.metric
+    known = metric(table.metric)
+    unit = f"{known.title} in percent" if known.unit == "%" else table.metric
     first = (
         f"{unit}; mean over {count} {noun}, each counted once"
         if count > 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, cast
 
 from diffadapt.core.errors import StoreError
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.runs import Run
+from diffadapt.core.stage import Stage
 from diffadapt.run.progress import NodeProgress, Progress
 
 OnEpoch = Callable[[int, float], None]
@@ -22,13 +23,25 @@ AGE, RESULT = "age", "result"
 result as JSON."""
 
 
+class TrainingStage(Protocol):
+    """What a fit stage that trains epoch by epoch has besides a Stage's own."""
+
+    config: Any
+    """Settings of the training, ``epochs`` and ``steps_per_epoch`` among them."""
+
+
+def trained(stage: Stage) -> TrainingStage:
+    """``stage``, of which the caller knows that it trains epoch by epoch."""
+    return cast(TrainingStage, stage)
+
+
 def watched_epochs(pipeline: Pipeline) -> dict[str, int]:
     """Node -> epochs of the fits that report the objective after each epoch."""
     return {
-        n.name: n.stage.config.epochs
+        n.name: trained(n.stage).config.epochs
         for n in pipeline.nodes
         if n.stage.fit_stage and getattr(getattr(n.stage, "select", None), "watch", "")
-    }  # type: ignore[attr-defined]
+    }
 
 
 class Epochs:

@@ -9,10 +9,10 @@ from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import Stage
 from diffadapt.core.store import Store
 from diffadapt.run.executor import Executor, choose_device
-from diffadapt.run.runner import ExecutionConfig, OnFitProgress, OnReceipt
+from diffadapt.run.runner import ExecutionConfig, OnFitProgress, OnReceipt, Runner
 
 
-class LocalRunner:
+class LocalRunner(Runner):
     """Runs chains and fits in order on one device."""
 
     name = "local"
@@ -72,6 +72,3 @@ class LocalRunner:
                 on_receipt(
                     run_fit(task, stages, store, reporter, threads=self.config.threads, log_dir=folder)
                 )
-
-    def close(self) -> None:
-        return None

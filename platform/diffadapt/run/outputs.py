@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from diffadapt.core.errors import StoreError
+from diffadapt.core.pipeline import SOURCE
 from diffadapt.core.runs import Run
+from diffadapt.metrics import metric
 from diffadapt.models.card import LIMITATIONS, classifier_card
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.segmentation.marker import MARKER
 from diffadapt.report.generator import described, is_synthetic, is_toy
-from diffadapt.report.ladder import is_adaptation, ladder
 from diffadapt.report.provenance import optional_json
-from diffadapt.report.summary import PERCENT, summarise
+from diffadapt.report.roles import named, roles, system
+from diffadapt.report.summary import summarise
 from diffadapt.run.segmenter_card import run_card
 
 OWN = ("_SUCCESS", "family.json")
@@ -70,14 +72,14 @@ def model_card(run: Run, manifest: Mapping[str, Any], node: str, config: Mapping
     settings = manifest["config"].get("backbone") or manifest["config"]["classifier"]
     known = {f.name for f in fields(ClassifierConfig)}
     extra = dict(config.get("diffadapt") or {})
-    told = {
+    kept = {
         name: extra.pop(name) for name in ("selection", "generator", "data", "limitations") if name in extra
     }
     for name in ("metrics", "recipe", "recipe_digest"):
         extra.pop(name, None)
-    made = (
+    added = (
         _adapted(run, manifest, node)
-        if is_adaptation(manifest)
+        if system(manifest) == "adapt_anything"
         else {"metrics": _of_shifts(run, manifest, node)}
     )
     return classifier_card(
@@ -89,20 +91,17 @@ def model_card(run: Run, manifest: Mapping[str, Any], node: str, config: Mapping
         recipe=manifest["recipe"],
         recipe_digest=run.name.rpartition("-")[2],
         extra=extra,
-        **{**told, **made},
+        **{**kept, **added},
     )
 
 
 def _of_shifts(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, float]:
     """SDA: the mean accuracy of the rows that this model is a member of, and of Source."""
-    mine = {r["name"] for r in manifest["rows"] if any(m.startswith(f"{node}_on_") for m in r["members"])} | {
-        "Source"
-    }
-    rows = (
-        [r for r in summarise(run.scores()).rows if r.method in mine and r.mean is not None]
-        if run.has("scores.parquet")
-        else []
-    )
+    if not run.has("scores.parquet"):
+        return {}
+    mine = {r["name"] for r in manifest["rows"] if any(m.startswith(f"{node}_on_") for m in r["members"])}
+    table = summarise(run.scores())
+    rows = [r for r in table.rows if (r.method in mine or r is table.reference) and r.mean is not None]
     return {f"{r.method}: mean top-1 over {len(r.cells)} shifts, %": round(r.mean or 0, 2) for r in rows}
 
 
@@ -127,18 +126,19 @@ def _adapted(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]
     if mine is None:
         return made
     made["selection"] = mine.get("selection") or "last"
-    steps, seed = ladder(manifest), manifest["seed"] if mine.get("seed") is None else mine["seed"]
+    known, seed = roles(manifest), manifest["seed"] if mine.get("seed") is None else mine["seed"]
     path = [mine["name"]]
-    while start := steps.starts.get(path[0]):
+    while not mine.get("control") and (start := known[path[0]].partner) in known:
         path.insert(0, start)
-    names = dict.fromkeys(n for n in (steps.zero_shot, steps.base, *path) if n)
+    baseline = named(known, "zero_shot")
+    names = dict.fromkeys((*baseline[:1], *named(known, SOURCE)[:1], *path))
     scores = run.scores() if run.has("scores.parquet") else []
     found = {
-        f"{name}: {PERCENT.get(s.metric, s.metric)} on the target, %": round(s.value, 2)
+        f"{name}: {metric(s.metric).title} on the target, %": round(s.value, 2)
         for name in names
         for s in scores
         if s.method == name
-        and (s.seed == seed or name == steps.zero_shot)
+        and (s.seed == seed or name in baseline)
         and (not mine.get("group") or s.group == mine["group"])
     }
     if not found:

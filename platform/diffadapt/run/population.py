@@ -30,9 +30,10 @@ from diffadapt.core.pipeline import Pipeline, ancestors
 from diffadapt.core.runs import Root, Run
 from diffadapt.core.schedule import Task, locate
 from diffadapt.core.stage import FitJob, NodePlan, WorkContext
+from diffadapt.run.epochs import trained
 from diffadapt.run.executor import device_name, one_line
 from diffadapt.run.fit import make_job
-from diffadapt.run.scores import totals
+from diffadapt.run.scores import score_rows, totals
 from diffadapt.run.trial import TrialWork, failed, hours
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.objective import accuracy, objective
@@ -193,7 +194,7 @@ def advance(
             _copy(sweep, before.folder, place, folder)
         with _fit(member, place, folder, values, device, threads) as (job, plans, pipeline):
             stage = plans[member.node].stage
-            metrics = stage.fit(replace(job, until=end * stage.config.steps_per_epoch))
+            metrics = stage.fit(replace(job, until=end * trained(stage).config.steps_per_epoch))
             found = _scores(place, folder)
             scores = [*before.scores, *(found[e] for e in range(before.trained + 1, end + 1))]
             state = replace(
@@ -343,9 +344,7 @@ def _judge(
             for p in plans[node].shards
         ]
         predictions[node] = record.predictions_by_key(parts)
-    scores = record.score_rows(
-        place.name, member.work.recipe.seed, rows, predictions, totals(pipeline, plans)
-    )
+    scores = score_rows(place.name, member.work.recipe.seed, rows, predictions, totals(pipeline, plans))
     place.write("scores.parquet", record.to_bytes(scores))
     before = {n: plans[n] for n in needed(pipeline, member.node)}
     spent, device = hours(place.root, before), device_name(job.context.device)

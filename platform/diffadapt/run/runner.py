@@ -3,12 +3,14 @@ cluster."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal
 
 from diffadapt.core.artifact import Receipt
 from diffadapt.core.config import execution
+from diffadapt.core.ranges import Fraction, Matching, Natural, NonNegative, Positive
 from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import Stage
 from diffadapt.core.store import Store
@@ -26,24 +28,24 @@ class ExecutionConfig:
     """auto: Ray if it is installed, else local."""
     address: str | None = execution(None)
     """Ray address; None: the job's cluster or RAY_ADDRESS if set, else a small Ray of its own."""
-    device: str = execution("auto")
+    device: Annotated[str, Matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu or cuda")] = execution("auto")
     """auto, cpu, cuda. On Ray: whether actors ask for GPUs."""
-    actors: int = execution(0)
+    actors: Natural = execution(0)
     """Actors of the synthesis and alignment pool; 0: one a GPU, or one a CPU core when there is none."""
-    gpus_per_actor: float = execution(1.0)
-    train_workers: int = execution(1)
+    gpus_per_actor: NonNegative = execution(1.0)
+    train_workers: Positive = execution(1)
     """Data-parallel workers of each fit (Ray Train, DDP)."""
-    max_failed_fraction: float = execution(0.05)
+    max_failed_fraction: Fraction = execution(0.05)
     """A stage fails when a larger fraction of its items than this is quarantined."""
-    threads: int = execution(0)
+    threads: Natural = execution(0)
     """CPU threads of each worker process; 0: one on Ray; locally OMP_NUM_THREADS or all cores."""
-    object_store_mb: int = execution(200)
+    object_store_mb: Positive = execution(200)
     """Object store of a Ray that is started here."""
-    resident_models: int = execution(8)
+    resident_models: Positive = execution(8)
     """Loaded models that one worker process keeps."""
 
 
-class Runner(Protocol):
+class Runner(ABC):
     """Carries out waves of work. Receipts and progress arrive in the driver's process."""
 
     name: str
@@ -51,14 +53,17 @@ class Runner(Protocol):
     def prepare(self) -> None:
         """Check that the request can be met (ResourceError within seconds, never a hang) and start what is
         needed."""
-        ...
 
+    def existing(self, shards: Mapping[str, int]) -> None:
+        """Told once, after :meth:`prepare`, what the store had before: node -> shards."""
+
+    @abstractmethod
     def run_chains(
         self, chains: Sequence[Chain], stages: Mapping[str, Stage], store: Store, on_receipt: OnReceipt
     ) -> None:
         """Make every shard of ``chains``; a receipt for each shard, in any order."""
-        ...
 
+    @abstractmethod
     def run_fits(
         self,
         fits: Sequence[Task],
@@ -70,6 +75,6 @@ class Runner(Protocol):
     ) -> None:
         """Carry out independent fits. ``log_dir`` is an fsspec URL for TensorBoard logs, one folder a
         node."""
-        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End what :meth:`prepare` started."""

@@ -5,22 +5,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from diffadapt.core import record
 from diffadapt.core.artifact import Rows
 from diffadapt.core.pipeline import MethodRow, Pipeline
-from diffadapt.core.record import Score
+from diffadapt.core.record import Score, group_of, softmax
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
+from diffadapt.metrics import known, metric
 
 SEGMENTS, BOXES = "segments", "boxes"
 """Kinds of the stages whose rows are label maps and boxes; all others that rows count store logits."""
-CLASS_IOU = "iou."
-"""What stands before a class's name in the metric of its own intersection over union."""
-MAIN = "miou"
-"""The metric of the target's images, whose rows also give the classes' own figures."""
 
 Predictions = dict[str, dict[str, tuple[int | None, np.ndarray]]]
 
@@ -42,14 +40,15 @@ def scores_of(
     }
     predictions = {m: record.predictions_by_key(_parts(plans[m], store)) for m in wanted}
     counts = totals(pipeline, plans)
-    scores = record.score_rows(run, seed, plain, predictions, counts)
+    scores = score_rows(run, seed, plain, predictions, counts)
     further: list[Score] = []
     for row in dense:
         (member,) = row.members
-        score = _segments if kinds[member] == SEGMENTS else _boxes
-        first, more = score(run, seed, row, _parts(plans[member], store), counts, pipeline.class_names)
-        scores += first
-        further += more
+        out = _Dense(run, seed, row, counts, [], [])
+        count = _segments if kinds[member] == SEGMENTS else _boxes
+        count(out, _parts(plans[member], store), pipeline.class_names)
+        scores += out.first
+        further += out.further
     return scores + further, predictions
 
 
@@ -65,112 +64,105 @@ def totals(pipeline: Pipeline, plans: Mapping[str, NodePlan]) -> dict[str, int]:
     return totals
 
 
+def score_rows(
+    run: str,
+    seed: int,
+    rows: Sequence[MethodRow],
+    predictions: Mapping[str, Mapping[str, tuple[int | None, np.ndarray]]],
+    totals: Mapping[str, int],
+) -> list[Score]:
+    """The metric (percent) of each method row in every group, on the keys that all its members predicted.
+
+    A method's prediction is the argmax of the sum of its members' softmax probabilities (SDA equation 5). The
+    group is ``row.group``, else the key's corruption/severity; the seed ``row.seed``, else ``seed``.
+    ``totals``: images of each group. Images without a label count nowhere, so unlabelled targets give no
+    scores.
+    """
+    out: list[Score] = []
+    for row in rows:
+        members = [predictions[m] for m in row.members]
+        others = [*members[1:], *([predictions[row.images_of]] if row.images_of else [])]
+        keys = [k for k in members[0] if all(k in m for m in others)]
+        measure = metric(row.metric).value
+        assert measure is not None, f"no metric {row.metric}"
+        by_group: dict[str, list[str]] = defaultdict(list)
+        for key in keys:
+            if members[0][key][0] is not None:
+                by_group[group_of(row, key)].append(key)
+        for group, names in sorted(by_group.items()):
+            total = sum(softmax(np.stack([m[k][1] for k in names])) for m in members)
+            labels = np.array([members[0][k][0] for k in names])
+            value = 100 * measure(total.argmax(axis=1), labels)
+            count = len(names)
+            out.append(Score.of(run, seed, row, group, row.metric, value, count, totals.get(group, count)))
+    return out
+
+
 def _parts(plan: NodePlan, store: Store) -> list[Rows]:
     return [store.load(p.path or "") for p in plan.shards]
 
 
-def _segments(
-    run: str,
-    seed: int,
-    row: MethodRow,
-    parts: Sequence[Rows],
-    counts: Mapping[str, int],
-    names: Sequence[str],
-) -> tuple[list[Score], list[Score]]:
-    """The mean IoU of each group's one confusion matrix, none where no pixel is labelled; for the target also
-    pixel accuracy and every class's IoU that occurs."""
-    from diffadapt.metrics.segmentation import iou, mean_iou, pixel_accuracy
+@dataclass(frozen=True)
+class _Dense:
+    """Scores of one row over dense predictions: ``first`` in the row's own metric, ``further`` in others."""
 
+    run: str
+    seed: int
+    row: MethodRow
+    totals: Mapping[str, int]
+    first: list[Score]
+    further: list[Score]
+
+    def add(self, group: str, name: str, percent: float, images: int) -> None:
+        """A score, unless there was nothing to measure."""
+        if np.isfinite(percent):
+            total = self.totals.get(group, images)
+            score = Score.of(self.run, self.seed, self.row, group, name, percent, images, total)
+            (self.first if name == self.row.metric else self.further).append(score)
+
+
+def _segments(out: _Dense, parts: Sequence[Rows], names: Sequence[str]) -> None:
+    """The row's metric of each group's one confusion matrix, none where no pixel is labelled; on the target
+    also every other metric of label maps, those of the classes that occur last."""
+    own = metric(out.row.metric)
+    others = [] if own.place else [m for m in known().values() if m.reads == own.reads and m is not own]
     found: dict[str, list[np.ndarray]] = defaultdict(list)
     for rows in parts:
         for key, counted in zip(rows.column("key"), rows.column("confusion"), strict=True):
             if counted is not None:
-                found[_group(row, key)].append(np.asarray(counted, np.int64))
-    first, further = [], []
+                found[group_of(out.row, key)].append(np.asarray(counted, np.int64))
     for group, matrices in sorted(found.items()):
         side = round(len(matrices[0]) ** 0.5)
         matrix = np.sum(matrices, axis=0).reshape(side, side)
         if not matrix[:-1].any():  # no pixel with a class: nothing to score
             continue
-
-        def score(metric: str, value: float, group: str = group, images: int = len(matrices)) -> Score:
-            return _score(run, seed, row, group, metric, value * 100, images, counts)
-
-        first.append(score(row.metric, mean_iou(matrix)))
-        if row.metric == MAIN:
-            further.append(score("pixel_accuracy", pixel_accuracy(matrix)))
-            further += [
-                score(CLASS_IOU + names[c], value)
-                for c, value in enumerate(iou(matrix).tolist())
-                if np.isfinite(value)
-            ]
-    return first, further
+        for m in (own, *sorted(others, key=lambda m: m.by_class)):
+            assert m.value is not None
+            values = m.value(matrix)
+            for c, value in enumerate(values.tolist() if m.by_class else [values]):
+                out.add(group, m.of_class(names[c]) if m.by_class else m.name, value * 100, len(matrices))
 
 
-def _boxes(
-    run: str,
-    seed: int,
-    row: MethodRow,
-    parts: Sequence[Rows],
-    counts: Mapping[str, int],
-    names: Sequence[str],
-) -> tuple[list[Score], list[Score]]:
-    """Average precision of each group; the row's metric first, the others and the classes' own after it."""
+def _boxes(out: _Dense, parts: Sequence[Rows], names: Sequence[str]) -> None:
+    """Average precision of each group; on the target also its other figures and the classes' own."""
     import pyarrow as pa
 
     from diffadapt.metrics.detection import scores as detection_scores
 
+    own = metric(out.row.metric)
+    base = own.name.removesuffix(f"_{own.place}")
     found: dict[str, list[pa.Table]] = defaultdict(list)
     for rows in parts:
-        groups = [_group(row, key) for key in rows.column("key")]
-        known = [objects is not None for objects in rows.column("objects")]
+        groups = [group_of(out.row, key) for key in rows.column("key")]
+        labelled = [objects is not None for objects in rows.column("objects")]
         for group in dict.fromkeys(groups):
-            mask = pa.array([g == group and k for g, k in zip(groups, known, strict=True)])
+            mask = pa.array([g == group and k for g, k in zip(groups, labelled, strict=True)])
             if len(part := rows.table.filter(mask)):
                 found[group].append(part)
-    first, further = [], []
     for group, tables in sorted(found.items()):
         images = sum(len(t) for t in tables)
-        base = row.metric.partition("_")[
-            0
-        ]  # map_source: map on the source's test images, whose other figures are left out
-        for metric, value in detection_scores(tables, names).items():
-            if not np.isfinite(value):  # no box to be found
-                continue
-            if metric == base:
-                first.append(_score(run, seed, row, group, row.metric, value, images, counts))
-            elif base == row.metric:
-                further.append(_score(run, seed, row, group, metric, value, images, counts))
-    return first, further
-
-
-def _group(row: MethodRow, key: str) -> str:
-    return row.group or "/".join(key.split("/", 2)[:2])
-
-
-def _score(
-    run: str,
-    seed: int,
-    row: MethodRow,
-    group: str,
-    metric: str,
-    value: float,
-    images: int,
-    counts: Mapping[str, int],
-) -> Score:
-    name, _, severity = group.partition("/")
-    return Score(
-        run,
-        row.name,
-        row.control,
-        group,
-        name,
-        int(severity) if severity.isdigit() else 0,
-        metric,
-        value,
-        images,
-        counts.get(group, images),
-        seed if row.seed is None else row.seed,
-        row.selection,
-        row.note,
-    )
+        for name, value in detection_scores(tables, names).items():
+            if name == base:
+                out.add(group, own.name, value, images)
+            elif not own.place:
+                out.add(group, name, value, images)

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffadapt.core.pipeline import SOURCE
 from diffadapt.core.runs import Run
+from diffadapt.metrics.segmentation import MIOU
 from diffadapt.models.segmentation.card import segmenter_card
 from diffadapt.models.segmentation.marker import parse_marker
+from diffadapt.report.roles import roles
 
 METRICS = {
-    "miou": "mean IoU on the target, %", "miou_source": "mean IoU on the source's test images, %",
-    "miou_estimated": "mean IoU on transferred test images (an estimate without the target), %",
-}  # fmt: skip
-BASE = "source_only"
+    MIOU.on(place).name: f"{MIOU.title} on {where}, %"
+    for place, where in {
+        "": "the target",
+        "source": "the source's test images",
+        "estimated": "transferred test images (an estimate without the target)",
+    }.items()
+}
 
 
 def run_card(run: Run, manifest: Mapping[str, Any], node: str, marker: Any) -> str:
@@ -21,15 +27,10 @@ def run_card(run: Run, manifest: Mapping[str, Any], node: str, marker: Any) -> s
     beside them those of the model of the same seed that was trained on the source alone."""
     known = parse_marker(marker, f"{node}/segmenter.json")
     nodes, rows = manifest["nodes"], manifest["rows"]
+    known_roles = roles(manifest)
     mine = [r for r in rows if node in nodes[r["members"][0]]["inputs"]]
     seed = mine[0]["seed"] if mine else None
-    base = [
-        r
-        for r in rows
-        if r["seed"] == seed
-        and r not in mine
-        and any(i.partition(".")[0] == BASE for i in nodes[r["members"][0]]["inputs"])
-    ]
+    base = [r for r in rows if r["seed"] == seed and r not in mine and known_roles[r["name"]].kind == SOURCE]
     scores = run.scores() if run.has("scores.parquet") else []
     found = {
         f"{row['name']}: {METRICS[row['metric']]}": round(s.value, 2)

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from diffadapt.core.artifact import Receipt
 from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
@@ -52,7 +51,7 @@ class Work:
         self.runner_name = "none"
         self.error = ""
 
-    def run(self, runner_factory: Any) -> None:
+    def run(self, runner_factory: Callable[[], Runner]) -> None:
         stages = {name: plan.stage for name, plan in self.plans.items()}
         log_dir = posixpath.join(self.run_folder.url, "tensorboard")
         runner: Runner | None = None
@@ -67,8 +66,7 @@ class Work:
                     runner = runner_factory()
                     self.runner_name = runner.name
                     runner.prepare()
-                    if hasattr(runner, "found"):  # a runner may want to know, for its metrics
-                        runner.found({name: node.hits for name, node in self.progress.nodes.items()})
+                    runner.existing({name: node.hits for name, node in self.progress.nodes.items()})
                 self.errors.clear()
                 self._one_wave(runner, wave, stages, log_dir)
                 done = finished(self.plans, self.store)

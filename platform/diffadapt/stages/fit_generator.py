@@ -3,18 +3,16 @@ images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from diffadapt.core.artifact import Shard
 from diffadapt.core.errors import DataError
-from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.core.stage import FitJob
 from diffadapt.train.config import DiffusionFitConfig
+from diffadapt.train.fit import Fit, Trained
 
 
 @dataclass(frozen=True)
-class FitGenerator(Stage):
+class FitGenerator(Fit):
     """Input: images. ``num_classes`` 0: unconditional. The result is a diffusers folder."""
 
     config: DiffusionFitConfig = DiffusionFitConfig()
@@ -24,20 +22,15 @@ class FitGenerator(Stage):
     class_names: tuple[str, ...] = ()
 
     kind = "generator"
-    fit_stage = True
 
     def label(self) -> str:
         return self.config.architecture
 
-    def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
-        return whole(inputs)
-
-    def fit(self, job: FitJob) -> dict[str, Any]:
+    def train(self, job: FitJob) -> Trained:
         import numpy as np
 
         from diffadapt.data.prepare import prepare
         from diffadapt.stages.image_table import load_images
-        from diffadapt.train.checkpoints import Checkpoints
         from diffadapt.train.diffusion import train_diffusion
         from diffadapt.train.diffusion_batches import ArrayImages
 
@@ -52,27 +45,14 @@ class FitGenerator(Stage):
                 " sub-folder a class."
             )
         source = ArrayImages(images, labels) if isinstance(images, np.ndarray) else images
-        metrics = train_diffusion(
+        scalars = train_diffusion(
             source,
             self.config,
             self.num_classes or None,
-            job.reporter,
-            Checkpoints(job.checkpoints),
+            self.run(job),
             job.output,
             class_names=self.class_names or None,
             log_dir=job.log_dir,
         )
-        return {
-            **_plain(metrics),
-            "images": len(images),
-            "quarantined": [[f.key, f.reason] for f in failures],
-        }
-
-
-def _plain(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Scalars without timings, so that equal work has equal files."""
-    return {
-        k: float(v)
-        for k, v in metrics.items()
-        if k not in ("step_seconds", "images_per_second", "resumed_from")
-    }
+        # The training wrote the folder itself, before its workers part.
+        return Trained(scalars, lambda metrics: None, {"images": len(images)}, failures)

@@ -10,6 +10,7 @@ import numpy as np
 from diffadapt.core.errors import DataError
 from diffadapt.core.pipeline import MethodRow
 from diffadapt.core.record import Score, softmax
+from diffadapt.metrics.segmentation import MIOU
 from diffadapt.sweeps.space import ESTIMATED, ORACLE
 
 Predictions = Mapping[str, Mapping[str, tuple[int | None, np.ndarray]]]
@@ -56,7 +57,7 @@ def objective(
 
 def _estimated(rows: Sequence[MethodRow], scores: Sequence[Score]) -> float:
     names = {r.name for r in rows}
-    values = [s.value for s in scores if s.method in names and s.metric == "miou_estimated"]
+    values = [s.value for s in scores if s.method in names and s.metric == MIOU.on("estimated").name]
     if not values:
         raise DataError(
             "The objective 'estimated' needs transferred test images of the source: give --source-test and"

@@ -126,7 +126,7 @@ def check(space: Space, recipes: Mapping[str, Any]) -> None:
     """RecipeError for a space that does not fit every recipe (name -> value): fields, types, ranges,
     searcher, objective."""
     from diffadapt.core.config import field_types, override
-    from diffadapt.systems.limits import check_limits
+    from diffadapt.core.ranges import check_limits
 
     _check_search(space)
     for recipe_name, recipe in recipes.items():

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffadapt.core.config import override, to_dict
 from diffadapt.core.identity import digest
-from diffadapt.sweeps.space import Space
+from diffadapt.sweeps.space import Choice, Space
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,10 @@ def enumerate_trials(space: Space, recipes: Sequence[str]) -> list[Trial]:
     if search.searcher == "grid":
         points = [
             dict(zip(space.axes, combination, strict=True))
-            for combination in itertools.product(*(a.values for a in space.axes.values()))
-        ]  # type: ignore[union-attr]
+            for combination in itertools.product(
+                *(a.values for a in space.axes.values() if isinstance(a, Choice))
+            )
+        ]
     else:
         points = [draw(space, k) for k in range(search.trials)]
     found: dict[str, Trial] = {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from diffadapt.core.pipeline import Node, Pipeline
+from diffadapt.core.ranges import Natural
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.worlds.config import AutoencoderFitConfig, ClipFitConfig, TextToImageFitConfig
 from diffadapt.worlds.glyphs.drawing import GlyphConfig
@@ -21,10 +22,9 @@ class Glyphs:
     clip: ClipFitConfig = ClipFitConfig()
     vae: AutoencoderFitConfig = AutoencoderFitConfig()
     generator: TextToImageFitConfig = TextToImageFitConfig()
-    seed: int = 0
+    seed: Natural = 0
     execution: ExecutionConfig = ExecutionConfig()
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"seed": (0, None)}
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {
         "seed": ("seed", "glyphs.seed", "clip.seed", "vae.seed", "generator.seed"), "size": ("glyphs.size",),
     }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.pipeline import Node, Pipeline
+from diffadapt.core.ranges import Natural, Positive
 from diffadapt.data.scenes.classes import builtin
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.run.runner import ExecutionConfig
@@ -32,13 +33,12 @@ class Streets:
     store."""
 
     conditions: tuple[str, ...] = CONDITIONS
-    scenes: int = 1024
+    scenes: Positive = 1024
     """Of each condition."""
     layout: LayoutFitConfig = LayoutFitConfig(flip=False)
-    seed: int = 0
+    seed: Natural = 0
     execution: ExecutionConfig = ExecutionConfig()
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"scenes": (1, None), "seed": (0, None)}
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {"seed": ("seed", "layout.seed", "layout.vae.seed")}
 
     def pipeline(self) -> Pipeline:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import posixpath
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,51 +44,137 @@ def candidate_steps(epochs: int, steps_per_epoch: int, candidates: int) -> list[
     return [math.ceil(epochs * i / count) * steps_per_epoch for i in range(1, count + 1)]
 
 
-class Chooser:
-    """Keeps candidates under ``<location>/candidates`` and names the best by ``rule`` (SelectConfig.rule);
-    ties go to the later step.
+class Judge(Protocol):
+    """What a rule looks at. Every rank of a process group makes one and calls the same methods."""
 
-    ``steps`` is empty for the rule 'last', which chooses nothing. Every rank of a process group makes one and
-    calls the same methods; the ranks share the predictions, rank 0 writes, and all must be able to read
-    ``location``. ``source`` (labelled) is needed by 'dev' alone, ``true_labels`` int (N,) of the target, -1
-    where unknown, by 'oracle' alone: no other rule sees them. ``metric`` is the oracle's: top1 or class_mean.
-    ``seed`` decides MixVal's pairs and DEV's part of a large source.
-    Raises RecipeError for an unknown rule or for what a rule lacks.
+    @property
+    def rule(self) -> str: ...
+
+    @property
+    def compares(self) -> bool:
+        """Whether a candidate's score depends on the predictions of the others (EnsV)."""
+        ...
+
+    def __len__(self) -> int:
+        """Items that are predicted."""
+        ...
+
+    def evidence(self, forward: Forward) -> dict[str, np.ndarray]:
+        """What the present weights give, the same on every rank; with ``logits`` where it ``compares``."""
+        ...
+
+    def score(self, found: dict[str, np.ndarray]) -> float:
+        """The score of one candidate's evidence; NaN where its outputs are not finite."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TargetJudge:
+    """Looks at the target's predictions by ``rule`` (SelectConfig.rule).
+
+    ``source`` (labelled) is read by 'dev' alone, ``true_labels`` int (N,) of the target, -1 where unknown, by
+    'oracle' alone: no other rule sees them. ``metric`` is the oracle's: top1 or class_mean. ``seed`` decides
+    MixVal's pairs and DEV's part of a large source. Raises RecipeError for an unknown rule or for what a rule
+    lacks, DataError where the oracle finds no label.
     """
 
-    def __init__(
-        self, rule: str, location: str, steps: Sequence[int], target: Views, source: Views | None, classes: int,
-        device: str | torch.device, true_labels: np.ndarray | None = None, *, metric: str = "top1", seed: int = 0, batch_size: int = 64,
-    ):  # fmt: skip
-        known = ["last", *NEEDS]
+    rule: str
+    target: Views
+    source: Views | None
+    classes: int
+    device: str | torch.device
+    true_labels: np.ndarray | None = None
+    metric: str = "top1"
+    seed: int = 0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        rule, known = self.rule, ["last", *NEEDS]
         if rule not in known:
             raise RecipeError(
                 f"There is no selection rule {rule!r}.{suggest(rule, known)} Known are: {', '.join(known)}."
             )
-        if rule == "dev" and source is None:
+        if rule == "dev" and self.source is None:
             raise RecipeError(
                 "The selection rule 'dev' needs the labelled source, which is not read here; choose ensv, im"
                 " or mixval."
             )
         if rule == "oracle":
-            if true_labels is None:
+            if self.true_labels is None:
                 raise RecipeError(
                     "The selection rule 'oracle' needs target labels, and the target has none; choose ensv,"
                     " im or mixval."
                 )
-            if not (np.asarray(true_labels) >= 0).any():
+            if not (np.asarray(self.true_labels) >= 0).any():
                 raise DataError(
                     "The selection rule 'oracle' needs target labels, and no target image has one; choose"
                     " ensv, im or mixval."
                 )
-        self.rule, self.needs, self.steps = (
-            rule,
-            NEEDS.get(rule, ""),
-            sorted(set(steps)) if rule != "last" else [],
-        )
-        self.target, self.source, self.classes = target, source if rule == "dev" else None, classes
-        self.labels = np.asarray(true_labels) if rule == "oracle" else None
-        self.metric, self.seed, self.batch_size, self.device = metric, seed, batch_size, torch.device(device)
+
+    @property
+    def needs(self) -> str:
+        """What of the target and the source the rule reads."""
+        return NEEDS.get(self.rule, "")
+
+    @property
+    def compares(self) -> bool:
+        return self.needs == "candidates"
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def evidence(self, forward: Forward) -> dict[str, np.ndarray]:
+        n, found = len(self.target), dict[str, np.ndarray]()
+        found["logits"], features = self._predict(self.target, np.arange(n), forward)
+        if self.needs in ("features", "source"):
+            found["features"] = features
+        if self.needs == "mixed":
+            found["partner"] = partners(n, self.seed)
+            found["mixed"], _ = self._predict(self.target, np.arange(n), forward, found["partner"])
+        if self.needs == "source" and self.source is not None:
+            order = np.random.default_rng(self.seed).permutation(len(self.source))[:SOURCE_LIMIT]
+            found["source_labels"] = np.asarray(self.source.labels)[order]
+            found["source_logits"], found["source_features"] = self._predict(self.source, order, forward)
+        return found
+
+    def _predict(
+        self, views: Views, items: np.ndarray, forward: Forward, partner: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return predict(views, items, forward, torch.device(self.device), self.batch_size, partner)
+
+    def score(self, found: dict[str, np.ndarray]) -> float:
+        logits = found["logits"]
+        if not all(np.isfinite(v).all() for v in found.values()):
+            return math.nan
+        if self.needs == "labels":
+            labels = np.asarray(self.true_labels)
+            known = labels >= 0
+            predicted, labels = logits[known].argmax(1), labels[known]
+            if self.metric == "class_mean":
+                return mean_class_accuracy(predicted, labels, self.classes)
+            return accuracy(predicted, labels)
+        if self.needs == "mixed":
+            return validators.mixval(logits, found["mixed"], found["partner"])
+        if self.needs == "source":
+            return validators.dev_of(
+                found["source_logits"], found["source_labels"], found["source_features"], found["features"]
+            )
+        if self.needs == "features":
+            return validators.classami(logits, found["features"])
+        return validators.of_logits(self.rule, logits)
+
+
+class Chooser:
+    """Keeps candidates under ``<location>/candidates`` and names the best that ``judge`` sees; ties go to the
+    later step.
+
+    ``steps`` is empty for the rule 'last', which chooses nothing. Every rank of a process group makes one and
+    calls the same methods; rank 0 writes, and all must be able to read ``location``.
+    """
+
+    def __init__(self, location: str, steps: Sequence[int], judge: Judge):
+        self.judge, self.rule = judge, judge.rule
+        self.steps = [] if judge.rule == "last" else sorted(set(steps))
         self._folder = posixpath.join(str(location), "candidates")
 
     def offer(self, step: int, forward: Forward, state: Callable[[], dict[str, Any]]) -> None:
@@ -100,7 +187,7 @@ class Chooser:
         if step not in self.steps:
             return
         if not self._known(step):
-            self._add(step, self._evidence(forward), state)
+            self._add(step, self.judge.evidence(forward), state)
 
     def choose(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """(the state of the best candidate, or None for 'last'; what was chosen: rule, chosen_step, scores by
@@ -140,80 +227,34 @@ class Chooser:
         return state["state"], {**info, "note": " ".join(notes)} if notes else info
 
     def _add(self, step: int, evidence: dict[str, np.ndarray], state: Callable[[], dict[str, Any]]) -> None:
-        if rank() == 0:
-            score = math.nan if self.needs == "candidates" else self._score(evidence)
-            kept = {"logits": evidence["logits"]} if self.needs == "candidates" else {}
-            before = self._all_evidence()
-            entry = {
-                "score": score,
-                "rule": self.rule,
-                "items": len(self.target),
-                **{k: torch.from_numpy(v) for k, v in kept.items()},
-            }
-            scores = self._scores({**before, step: entry})
-            # Weights first: evidence says that its weights, where they can still win, are there.
-            if self.needs == "candidates" or _best(scores) == step:
-                self._weights(step).save(step, {"state": state()})
-            self._predictions(step).save(step, entry)
-            if self.needs != "candidates":
-                for other in before:
-                    if other != _best(scores):
-                        self._weights(other).clear()
-
-    def _evidence(self, forward: Forward) -> dict[str, np.ndarray]:
-        n = len(self.target)
-        found: dict[str, np.ndarray] = {}
-        found["logits"], features = self._predict(self.target, np.arange(n), forward)
-        if self.needs in ("features", "source"):
-            found["features"] = features
-        if self.needs == "mixed":
-            found["partner"] = partners(n, self.seed)
-            found["mixed"], _ = self._predict(self.target, np.arange(n), forward, found["partner"])
-        if self.needs == "source" and self.source is not None:
-            order = np.random.default_rng(self.seed).permutation(len(self.source))[:SOURCE_LIMIT]
-            found["source_labels"] = np.asarray(self.source.labels)[order]
-            found["source_logits"], found["source_features"] = self._predict(self.source, order, forward)
-        return found
-
-    def _predict(
-        self, views: Views, items: np.ndarray, forward: Forward, partner: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return predict(views, items, forward, self.device, self.batch_size, partner)
-
-    def _score(self, found: dict[str, np.ndarray]) -> float:
-        """The score of one candidate; NaN where its outputs are not finite."""
-        logits = found["logits"]
-        if not all(np.isfinite(v).all() for v in found.values()):
-            return math.nan
-        if self.needs == "labels" and self.labels is not None:
-            known = self.labels >= 0
-            predicted = logits[known].argmax(1)
-            by_class = self.metric == "class_mean"
-            return (
-                mean_class_accuracy(predicted, self.labels[known], self.classes)
-                if by_class
-                else accuracy(predicted, self.labels[known])
-            )
-        if self.needs == "mixed":
-            return validators.mixval(logits, found["mixed"], found["partner"])
-        if self.needs == "source":
-            return validators.dev_of(
-                found["source_logits"], found["source_labels"], found["source_features"], found["features"]
-            )
-        if self.needs == "features":
-            return validators.classami(logits, found["features"])
-        return validators.of_logits(self.rule, logits)
+        if rank() != 0:
+            return
+        compares = self.judge.compares
+        entry: dict[str, Any] = {
+            "score": math.nan if compares else self.judge.score(evidence),
+            "rule": self.rule,
+            "items": len(self.judge),
+        }
+        if compares:
+            entry["logits"] = torch.from_numpy(evidence["logits"])
+        before = self._all_evidence()
+        best = _best(self._scores({**before, step: entry}))
+        # Weights first: evidence says that its weights, where they can still win, are there.
+        if compares or best == step:
+            self._weights(step).save(step, {"state": state()})
+        self._predictions(step).save(step, entry)
+        for other in before:
+            if not compares and other != best:
+                self._weights(other).clear()
 
     def _scores(self, evidence: dict[int, dict[str, Any]]) -> dict[int, float | None]:
         """Step -> score; None where it is not finite."""
-        if self.needs != "candidates":
+        if not self.judge.compares:
             return {s: e["score"] if math.isfinite(e["score"]) else None for s, e in evidence.items()}
         scores: dict[int, float | None] = dict.fromkeys(evidence)
-        sound = (
-            {s: e["logits"].numpy() for s, e in evidence.items() if bool(torch.isfinite(e["logits"]).all())}
-            if evidence
-            else {}
-        )
+        sound = {
+            s: e["logits"].numpy() for s, e in evidence.items() if bool(torch.isfinite(e["logits"]).all())
+        }
         if sound:
             scores.update(zip(sound, validators.ensv(np.stack(list(sound.values()))).tolist(), strict=True))
         return scores
@@ -223,7 +264,7 @@ class Chooser:
             evidence = self._all_evidence()
             if step not in evidence:
                 return False
-            may_win = self.needs == "candidates" or _best(self._scores(evidence)) == step
+            may_win = self.judge.compares or _best(self._scores(evidence)) == step
             return not may_win or self._weights(step).latest() is not None
 
         return _shared(known)
@@ -231,7 +272,7 @@ class Chooser:
     def _read(self, step: int) -> dict[str, Any] | None:
         """The evidence of one step if it is whole and of this rule and target."""
         entry = self._predictions(step).latest()
-        fits = entry is not None and entry["rule"] == self.rule and entry["items"] == len(self.target)
+        fits = entry is not None and entry["rule"] == self.rule and entry["items"] == len(self.judge)
         return entry if fits else None
 
     def _all_evidence(self) -> dict[int, dict[str, Any]]:

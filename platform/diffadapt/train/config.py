@@ -6,38 +6,39 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffadapt.core.config import execution
+from diffadapt.core.ranges import Fraction, Natural, NonNegative, Positive
 
 
 @dataclass(frozen=True)
 class FitConfig:
     """Classifier training. The defaults are SDA's ResNet recipe (Table 7)."""
 
-    epochs: int = 15
-    batch_size: int = 512
+    epochs: Positive = 15
+    batch_size: Positive = 512
     """Global batch: the sum over ``execution.train_workers`` workers and accumulation steps."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 5e-4
+    lr: NonNegative = 5e-4
     momentum: float = 0.9
-    weight_decay: float = 1e-4
+    weight_decay: NonNegative = 1e-4
     decay_norm_and_bias: bool = True
     schedule: Literal["constant", "step", "cosine"] = "step"
-    milestones: tuple[int, ...] = (10,)
+    milestones: tuple[Positive, ...] = (10,)
     """Epochs at which the step schedule multiplies the rate by 0.1."""
-    warmup_epochs: int = 0
-    warmup_lr: float = 0.0
-    min_lr: float = 0.0
-    clip_norm: float | None = None
-    label_smoothing: float = 0.0
+    warmup_epochs: Natural = 0
+    warmup_lr: NonNegative = 0.0
+    min_lr: NonNegative = 0.0
+    clip_norm: NonNegative | None = None
+    label_smoothing: Fraction = 0.0
     augment: Literal["none", "shift", "resnet", "transformer"] = "resnet"
     """none; shift: random translation by up to an eighth; resnet: RandomResizedCrop (.08-1) and flip;
     transformer: the same bicubic with RandAugment n2 m9 mstd0.5 and RandomErasing .25."""
     flip: bool = True
-    drop_path: float = 0.0
+    drop_path: Fraction = 0.0
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     seed: int = 0
-    micro_batch: int = execution(0)
+    micro_batch: Natural = execution(0)
     """Images a device sees at once; 0: batch_size / workers. Smaller values accumulate gradients."""
-    checkpoint_every: int = execution(200)
+    checkpoint_every: Positive = execution(200)
     """Steps between checkpoints."""
 
 
@@ -46,26 +47,26 @@ class DiffusionFitConfig:
     """Training of a small or large diffusion model on a user's own images."""
 
     architecture: Literal["dit", "unet"] = "unet"
-    steps: int = 100_000
-    batch_size: int = 128
-    lr: float = 1e-4
-    weight_decay: float = 0.0
-    warmup_steps: int = 100
-    ema_decay: float = 0.9999
-    clip_norm: float = 1.0
-    label_dropout: float = 0.1
+    steps: Positive = 100_000
+    batch_size: Positive = 128
+    lr: NonNegative = 1e-4
+    weight_decay: NonNegative = 0.0
+    warmup_steps: Natural = 100
+    ema_decay: Fraction = 0.9999
+    clip_norm: NonNegative = 1.0
+    label_dropout: Fraction = 0.1
     """Probability that a label becomes the null class (conditional models)."""
     flip: bool = False
-    channels: tuple[int, ...] = (128, 256, 256)
+    channels: tuple[Positive, ...] = (128, 256, 256)
     """UNet: block widths; DiT: (heads, head width, layers)."""
-    layers_per_block: int = 2
-    attention_levels: tuple[int, ...] = (1, 2)
+    layers_per_block: Positive = 2
+    attention_levels: tuple[Natural, ...] = (1, 2)
     """UNet: levels (0 = full resolution) that have attention."""
-    patch_size: int = 2
-    space_to_depth: int = 1
+    patch_size: Positive = 2
+    space_to_depth: Positive = 1
     """Fold s x s pixels into channels before the network: a fixed orthonormal change of basis that makes it
     s^2 cheaper."""
-    native_size: int = 0
+    native_size: Natural = 0
     """Train at this size and upsample what is sampled to ``image_size`` with a fixed filter; 0: the image
     size."""
     learn_sigma: bool = False
@@ -73,11 +74,11 @@ class DiffusionFitConfig:
     """A folder or hub id with an AutoencoderKL: train in its latent space (DiT only)."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     save_precision: Literal["fp32", "fp16"] = "fp32"
-    sample_every: int = execution(5_000)
+    sample_every: Natural = execution(5_000)
     """Steps between sample grids in TensorBoard; 0: none."""
     seed: int = 0
-    checkpoint_every: int = execution(1_000)
-    micro_batch: int = execution(0)
+    checkpoint_every: Positive = execution(1_000)
+    micro_batch: Natural = execution(0)
 
 
 RESNET_PAPER = FitConfig()

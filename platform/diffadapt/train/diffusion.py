@@ -4,7 +4,8 @@ own images."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,14 @@ from diffadapt.models.diffusers_folder import (
     write_details,
     write_model_index,
 )
-from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.config import DiffusionFitConfig
 from diffadapt.train.diffusion_batches import Batch, BatchPlan, DiffusionBatches, ImageSource, latent_shape
 from diffadapt.train.diffusion_loss import diffusion_loss
 from diffadapt.train.diffusion_network import Denoiser, build_denoiser, save_denoiser
 from diffadapt.train.ema import Ema
-from diffadapt.train.loop import run_loop
+from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.reporter import Reporter
+from diffadapt.train.run import TrainingRun
 
 UPSAMPLE_FILTER: Filter = "bilinear"
 """Between native and image size; the filter by which the embedded digits are enlarged."""
@@ -44,8 +45,7 @@ def train_diffusion(
     images: ImageSource,
     config: DiffusionFitConfig,
     num_classes: int | None,
-    reporter: Reporter,
-    checkpoints: Checkpoints | None,
+    run: TrainingRun,
     out: str | Path,
     *,
     class_names: Sequence[str] | None = None,
@@ -57,14 +57,15 @@ def train_diffusion(
     ``images``: square uint8 images of one size (:class:`ArrayImages` in memory, or any indexable object);
     ``num_classes``: for a DiT, None for a unet. The loss is noise prediction over the linear 1000-step
     schedule (with ``learn_sigma`` the hybrid bound); the saved weights are the moving average. A global batch
-    is the same on any number of workers, and training resumes exactly from ``checkpoints``. ``log_dir``
+    is the same on any number of workers, and training resumes exactly. ``log_dir``
     receives grids of samples for TensorBoard every ``config.sample_every`` steps.
 
     Returns the last scalars with ``parameters``, ``steps``, ``resumed_from`` and ``images_per_second``.
     Raises TrainingError on NaN (the last good checkpoint stays), RecipeError for settings that do not fit,
     DataError for images that do not.
     """
-    schedule, plan = Schedule.linear(), _plan(config, reporter)
+    reporter, schedule = run.reporter, Schedule.linear()
+    plan = _plan(config, reporter)
     image_size, channels = _image_shape(images)
     vae = _load_vae(config, channels, image_size, reporter.device)
     shrink = _shrink(config, image_size)
@@ -74,8 +75,6 @@ def train_diffusion(
         device=reporter.device,
         timesteps=len(schedule),
         num_classes=num_classes,
-        label_dropout=config.label_dropout,
-        flip=config.flip,
         shrink=shrink,
         shrink_filter=UPSAMPLE_FILTER,
         vae=vae,
@@ -94,26 +93,22 @@ def train_diffusion(
         with torch.autocast(x_t.device.type, enabled=False):
             return diffusion_loss(schedule, batch.t, batch.x0, x_t, batch.noise, out)
 
-    began = time.perf_counter()
-    metrics = run_loop(
-        module=model,
-        loss_fn=loss_fn,
-        batch_fn=batches,
-        optimizer=optimizer,
-        lr_at=lambda step: config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps)),
-        total_steps=config.steps,
-        reporter=reporter,
-        checkpoints=checkpoints,
+    how = Optimisation(
+        optimizer,
+        lambda step: config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps)),
+        config.steps,
         ema=ema,
         precision=config.precision,
         clip_norm=config.clip_norm,
         accumulate=plan.accumulate,
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
-        on_step=_sampler(
-            model, ema, schedule, num_classes, (c, size, size), shrink, vae, config, reporter, log_dir
-        ),
     )
+    if log_dir is not None and config.sample_every and reporter.rank == 0:
+        grids = _Grids(model, ema, schedule, num_classes, (c, size, size), shrink, vae, config, log_dir)
+        run = replace(run, on_step=grids)
+    began = time.perf_counter()
+    metrics = run_loop(model, loss_fn, batches, how, run)
     done = (config.steps - metrics["resumed_from"]) * config.batch_size
     metrics["images_per_second"] = done / max(time.perf_counter() - began, 1e-9)
     metrics["parameters"] = float(sum(p.numel() for p in model.parameters()))
@@ -156,7 +151,15 @@ def _plan(config: DiffusionFitConfig, reporter: Reporter) -> BatchPlan:
     share = config.batch_size // reporter.world_size
     limit = min(config.micro_batch or share, share)
     micro = next(m for m in range(limit, 0, -1) if share % m == 0)
-    return BatchPlan(config.seed, config.batch_size, reporter.rank, reporter.world_size, micro)
+    return BatchPlan(
+        config.seed,
+        config.batch_size,
+        reporter.rank,
+        reporter.world_size,
+        micro,
+        config.label_dropout,
+        config.flip,
+    )
 
 
 def _image_shape(images: ImageSource) -> tuple[int, int]:
@@ -206,40 +209,38 @@ def _load_vae(
     return vae
 
 
-def _sampler(
-    model: Denoiser,
-    ema: Ema,
-    schedule: Schedule,
-    num_classes: int | None,
-    shape: tuple[int, int, int],
-    shrink: int,
-    vae: AutoencoderKL | None,
-    config: DiffusionFitConfig,
-    reporter: Reporter,
-    log_dir: str | None,
-) -> Callable[[int, dict[str, float]], None] | None:
-    """An ``on_step`` that draws a grid of samples with the averaged weights on rank 0; None when no grid is
-    wanted."""
-    if log_dir is None or not config.sample_every or reporter.rank != 0:
-        return None
-    count = GRID_SIDE**2
+@dataclass(frozen=True)
+class _Grids:
+    """An ``on_step`` that draws a grid of samples with the averaged weights."""
+
+    model: Denoiser
+    ema: Ema
+    schedule: Schedule
+    num_classes: int | None
+    shape: tuple[int, int, int]
+    shrink: int
+    vae: AutoencoderKL | None
+    config: DiffusionFitConfig
+    log_dir: str
 
     @torch.no_grad()
-    def on_step(finished: int, scalars: dict[str, float]) -> None:
-        if finished % config.sample_every and finished != config.steps:
+    def __call__(self, finished: int, scalars: dict[str, float]) -> None:
+        if finished % self.config.sample_every and finished != self.config.steps:
             return
-        generator = torch.Generator().manual_seed(config.seed)
+        model, vae, count = self.model, self.vae, GRID_SIDE**2
+        device = next(model.parameters()).device
+        generator = torch.Generator().manual_seed(self.config.seed)
 
         def draw() -> Tensor:
-            return torch.randn((count, *shape), generator=generator).to(reporter.device)
+            return torch.randn((count, *self.shape), generator=generator).to(device)
 
-        labels = None if num_classes is None else (torch.arange(count) % num_classes).to(reporter.device)
+        labels = None if self.num_classes is None else (torch.arange(count) % self.num_classes).to(device)
         model.eval()
-        with ema.applied(model):
+        with self.ema.applied(model):
             x = sample(
                 lambda x, t: model(x, t, labels),
                 draw(),
-                schedule,
+                self.schedule,
                 sampler="ddpm",
                 steps=GRID_STEPS,
                 noise=draw,
@@ -248,9 +249,7 @@ def _sampler(
         model.train()
         if vae is not None:
             x = torch.cat([vae.decode(z / vae.config.scaling_factor).sample for z in x.split(8)])
-        write_grid(upsample(x, shrink, UPSAMPLE_FILTER), finished, log_dir)
-
-    return on_step
+        write_grid(upsample(x, self.shrink, UPSAMPLE_FILTER), finished, self.log_dir)
 
 
 def write_grid(images: Tensor, step: int, log_dir: str) -> None:

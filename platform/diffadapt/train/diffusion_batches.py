@@ -57,13 +57,16 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is cut: rank ``rank`` of ``world`` takes its share in parts of ``micro`` images."""
+    """How a global batch is cut: rank ``rank`` of ``world`` takes its share in parts of ``micro`` images;
+    labels are dropped with probability ``label_dropout``, half of the images mirrored if ``flip``."""
 
     seed: int
     batch_size: int
     rank: int
     world: int
     micro: int
+    label_dropout: float = 0.0
+    flip: bool = False
 
     @property
     def accumulate(self) -> int:
@@ -88,20 +91,16 @@ class DiffusionBatches:
         device: torch.device,
         timesteps: int,
         num_classes: int | None = None,
-        label_dropout: float = 0.0,
-        flip: bool = False,
         shrink: int = 1,
         shrink_filter: Filter = "bilinear",
         vae: AutoencoderKL | None = None,
     ):
         self.source, self.plan, self.device, self.timesteps = source, plan, device, timesteps
-        self.num_classes, self.label_dropout, self.flip = num_classes, label_dropout, flip
+        self.num_classes = num_classes
         self.shrink, self.filter, self.vae = shrink, shrink_filter, vae
-        self._readers = (
-            None
-            if isinstance(source, ArrayImages)
-            else ThreadPoolExecutor(READERS, thread_name_prefix="images")
-        )
+        self._readers: ThreadPoolExecutor | None = None
+        if not isinstance(source, ArrayImages):
+            self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="images")
         self.shape = source[0][0].shape
         self._ahead: tuple[tuple[int, int], list[Future]] | None = None
         self._generator = torch.Generator(device)
@@ -111,12 +110,9 @@ class DiffusionBatches:
         items = self._read(step, part)
         seeds = [int(digest(["diffusion", self.plan.seed, position], 15), 16) for position in positions]
         t, flips, drops = self._draw(seeds)
-        images = np.stack(
-            [
-                image[:, ::-1] if self.flip and flip else image
-                for (image, _), flip in zip(items, flips, strict=True)
-            ]
-        )
+        mirrored = [flip and self.plan.flip for flip in flips]
+        shown = [i[:, ::-1] if flip else i for (i, _), flip in zip(items, mirrored, strict=True)]
+        images = np.stack(shown)
         x0 = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         x0 = native(x0, self.shrink, self.filter).clamp(-1.0, 1.0)
         shape = x0.shape if self.vae is None else latent_shape(self.vae, x0.shape)
@@ -178,7 +174,7 @@ class DiffusionBatches:
             generator = torch.Generator().manual_seed(seed ^ 1)
             t[row] = torch.randint(self.timesteps, (), generator=generator)
             uniforms[row] = torch.rand(2, generator=generator)
-        return t, (uniforms[:, 0] < 0.5).tolist(), (uniforms[:, 1] < self.label_dropout).tolist()
+        return t, (uniforms[:, 0] < 0.5).tolist(), (uniforms[:, 1] < self.plan.label_dropout).tolist()
 
     @torch.no_grad()
     def _encode(self, x: Tensor, noise: Tensor) -> Tensor:

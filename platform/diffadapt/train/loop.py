@@ -11,6 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,55 +24,60 @@ from diffadapt.core.identity import digest
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
 from diffadapt.train.reporter import Reporter
+from diffadapt.train.run import TrainingRun
 
-LossFn = Callable[[nn.Module, Any, int], Mapping[str, torch.Tensor]]
-PassLossFn = Callable[[nn.Module, Any, int, Pass], Mapping[str, torch.Tensor]]
+LossFn = Callable[..., Mapping[str, torch.Tensor]]
 BatchFn = Callable[[int, int], Any]
 MAX_SKIPPED = 25
 """Consecutive steps that fp16 loss scaling may skip before the run counts as diverged."""
 
 
+@dataclass(frozen=True)
+class Optimisation:
+    """How weights are updated. ``optimizer`` and ``ema`` must hold tensors on the reporter's device: move the
+    module there before building them. On resume, settings of the optimiser's groups are those given here, its
+    state the checkpoint's."""
+
+    optimizer: torch.optim.Optimizer
+    lr_at: Callable[[int], float]
+    """The rate of a step, times each parameter group's ``lr_scale``."""
+    total_steps: int
+    ema: Ema | None = None
+    precision: str = "fp32"
+    clip_norm: float | None = None
+    accumulate: int = 1
+    """Parts of a batch."""
+    seed: int = 0
+    checkpoint_every: int = 200
+    passes: Sequence[Pass] = ()
+    """Each step runs them in order on one batch (several updates a step, or SAM)."""
+    before_step: Callable[[int], None] | None = None
+
+
 def run_loop(
-    *,
     module: nn.Module,
-    loss_fn: LossFn | PassLossFn,
+    loss_fn: LossFn,
     batch_fn: BatchFn,
-    optimizer: torch.optim.Optimizer,
-    lr_at: Callable[[int], float],
-    total_steps: int,
-    reporter: Reporter,
-    checkpoints: Checkpoints | None,
-    ema: Ema | None = None,
-    precision: str = "fp32",
-    clip_norm: float | None = None,
-    accumulate: int = 1,
-    seed: int = 0,
-    checkpoint_every: int = 200,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
-    passes: Sequence[Pass] = (),
-    before_step: Callable[[int], None] | None = None,
-    until: int | None = None,
+    how: Optimisation,
+    run: TrainingRun,
 ) -> dict[str, float]:
-    """Train ``module`` in place for ``total_steps`` optimiser steps, going on from the newest checkpoint if
-    there is one.
+    """Train ``module`` in place for ``how.total_steps`` optimiser steps, going on from the newest checkpoint
+    if there is one.
 
     ``batch_fn(step, micro)`` gives the batch of step 0..total-1 and accumulation part 0..accumulate-1 on this
     rank; it must not depend on earlier calls. ``loss_fn(module, batch, step)`` calls the (possibly wrapped)
     module itself and returns scalar tensors, ``loss`` among them; all are averaged over parts and ranks and
-    reported. ``lr_at(step)`` is the rate of that step, times each parameter group's ``lr_scale``.
-    ``on_step(finished, scalars)`` runs on every rank after each step and may add scalars;
-    ``before_step(step)`` runs before it. With ``passes``, each step runs them in order on one batch, and
-    ``loss_fn(module, batch, step, pass)`` is told which (several updates a step, or SAM); ``loss`` is that of
+    reported. With ``how.passes``, ``loss_fn(module, batch, step, pass)`` is given which; ``loss`` is that of
     the first pass that updates, the others report ``loss_<pass>``. Rank 0 writes checkpoints, which every
-    rank must be able to read. ``checkpoints`` None: no resume. Settings of the optimiser's groups are those
-    given here, its state the checkpoint's. ``until`` pauses after so many finished steps, with a checkpoint.
+    rank must be able to read.
 
-    ``optimizer`` and ``ema`` must hold tensors on the reporter's device: move the module there before
-    building them.
     Returns the last step's scalars with ``steps`` and ``resumed_from``. Raises TrainingError if the loss, the
     gradient or a weight becomes NaN or infinite (checkpoints already written stay), ResourceError if the
     device's memory is too small, or if ranks resume from different steps.
     """
+    reporter, checkpoints, until = run.reporter, run.checkpoints, run.until
+    optimizer, ema, passes, total_steps = how.optimizer, how.ema, how.passes, how.total_steps
+    precision, accumulate = how.precision, how.accumulate
     wrapped = reporter.wrap(module)
     scaler = torch.amp.GradScaler(reporter.device.type, enabled=precision == "fp16")
     start, scalars = _resume(module, optimizer, ema, scaler, checkpoints, reporter)
@@ -83,39 +89,31 @@ def run_loop(
     with _keep_rng(), float32_mode(precision), _memory():
         for step in range(start, end):
             began = time.perf_counter()
-            if before_step is not None:
-                before_step(step)
-            rate = lr_at(step)
+            if how.before_step is not None:
+                how.before_step(step)
+            rate = how.lr_at(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("lr_scale", 1.0)
-            moved: list[tuple[torch.Tensor, torch.Tensor]] = []
+            ascended: list[tuple[torch.Tensor, torch.Tensor]] = []
             scalars, norm = {}, 0.0
             for index, current in enumerate(passes or (Pass(),)):
                 optimizer.zero_grad(set_to_none=True)
                 parts = []
                 for micro in range(accumulate):
                     batch = batch_fn(step, micro)
-                    torch.manual_seed(step_seed(seed, step, reporter.rank, micro, index))
+                    torch.manual_seed(step_seed(how.seed, step, reporter.rank, micro, index))
                     with _sync(wrapped, micro == accumulate - 1):
                         with autocast(reporter.device, precision):
-                            losses = (
-                                loss_fn(wrapped, batch, step, current)
-                                if passes
-                                else loss_fn(wrapped, batch, step)
-                            )
+                            losses = loss_fn(wrapped, batch, step, *([current] if passes else []))
                         scaler.scale(losses["loss"] / accumulate).backward()
                     parts.append({k: v.detach().float().reshape(()) for k, v in losses.items()})
                 found = reporter.all_reduce_mean(_mean(parts))
                 _demand_finite("loss", found["loss"], step, last_saved)
-                scalars.update(
-                    {
-                        f"loss_{current.name}" if k == "loss" and index != main else k: v
-                        for k, v in found.items()
-                    }
-                )
+                name = "loss" if index == main else f"loss_{current.name}"
+                scalars.update({name if k == "loss" else k: v for k, v in found.items()})
                 scaler.unscale_(optimizer)
                 _only(optimizer, current.groups)
-                norm = float(_clip(optimizer, None if current.ascend else clip_norm))
+                norm = float(_clip(optimizer, None if current.ascend else how.clip_norm))
                 if precision == "fp16" and not math.isfinite(norm):
                     skipped += 1
                     if skipped > MAX_SKIPPED:
@@ -124,10 +122,10 @@ def run_loop(
                     skipped = 0
                     _demand_finite("gradient", norm, step, last_saved)
                 if current.ascend:
-                    moved = [] if skipped else ascend(optimizer, current.ascend, norm)
+                    ascended = [] if skipped else ascend(optimizer, current.ascend, norm)
                 else:
-                    restore(moved)
-                    moved = []
+                    restore(ascended)
+                    ascended = []
                     scaler.step(optimizer)
                 scaler.update()
             if ema is not None and not skipped:
@@ -136,10 +134,10 @@ def run_loop(
             if math.isfinite(norm):
                 scalars["grad_norm"] = norm
             finished = step + 1
-            if on_step is not None:
-                on_step(finished, scalars)
+            if run.on_step is not None:
+                run.on_step(finished, scalars)
             reporter.report(finished, total_steps, scalars)
-            if checkpoints is not None and (finished % checkpoint_every == 0 or finished == end):
+            if checkpoints is not None and (finished % how.checkpoint_every == 0 or finished == end):
                 _demand_finite_weights(module, step, last_saved)
                 if reporter.rank == 0:
                     checkpoints.save(finished, _state(finished, module, optimizer, ema, scaler, scalars))

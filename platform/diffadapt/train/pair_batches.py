@@ -11,7 +11,7 @@ from diffadapt.compute.progress import Progress
 from diffadapt.core.identity import item_seed
 from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
-from diffadapt.train.step_batches import StepBatches
+from diffadapt.train.step_batches import Share, StepBatches
 from diffadapt.train.views import Views
 
 
@@ -42,23 +42,13 @@ class PairBatches(StepBatches[PairBatch]):
     """
 
     def __init__(
-        self,
-        source: Views,
-        target: Views,
-        config: Any,
-        net: AdaptationNetwork,
-        rank: int = 0,
-        world_size: int = 1,
-        readers: int = 0,
+        self, source: Views, target: Views, config: Any, net: AdaptationNetwork, share: Share = Share()
     ):
         self.source, self.target, self.config, self.net = source, target, config, net
-        self.mine = slice(
-            rank * config.batch_size // world_size, (rank + 1) * config.batch_size // world_size
-        )
+        self.mine = share.of(config.batch_size)
         self.samples = type(net.method).sample is not UdaMethod.sample
-        super().__init__(
-            readers, ahead=not self.samples
-        )  # a method's own pairs may depend on the step before
+        # a method's own pairs may depend on the step before
+        super().__init__(share.readers, ahead=not self.samples)
 
     def make(self, step: int) -> PairBatch:
         """The batch, made now."""

@@ -4,7 +4,7 @@ threads."""
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,18 @@ import torch
 from diffadapt.train.views import Views
 
 B = TypeVar("B")
+
+
+class Share(NamedTuple):
+    """Which part of every batch this process makes, and with how many threads."""
+
+    rank: int = 0
+    world_size: int = 1
+    readers: int = 0
+
+    def of(self, size: int) -> slice:
+        """This rank's places among ``size``."""
+        return slice(self.rank * size // self.world_size, (self.rank + 1) * size // self.world_size)
 
 
 class StepBatches(Generic[B]):
@@ -34,16 +46,11 @@ class StepBatches(Generic[B]):
 
     def __call__(self, step: int, micro: int = 0) -> B:
         if self._held is None or self._held[0] != step:  # a step's passes share one batch
-            coming = self._next
-            self._held = (
-                step,
-                coming[1].result() if coming is not None and coming[0] == step else self.make(step),
-            )
-            self._next = (
-                (step + 1, self._pool.submit(self.make, step + 1))
-                if self._pool is not None and self.ahead
-                else None
-            )
+            coming, self._next = self._next, None
+            known = coming is not None and coming[0] == step
+            self._held = (step, coming[1].result() if coming is not None and known else self.make(step))
+            if self._pool is not None and self.ahead:
+                self._next = (step + 1, self._pool.submit(self.make, step + 1))
         return self._held[1]
 
     def read(self, views: Views, items: np.ndarray, kind: str, seeds: np.ndarray) -> torch.Tensor:
@@ -51,12 +58,8 @@ class StepBatches(Generic[B]):
         if self._pool is None or len(items) < 2:
             return views.get(items, kind, seeds)
         parts = np.array_split(np.arange(len(items)), min(self.readers, len(items)))
-        return torch.cat(
-            [
-                f.result()
-                for f in [self._pool.submit(views.get, items[part], kind, seeds[part]) for part in parts]
-            ]
-        )
+        made = [self._pool.submit(views.get, items[part], kind, seeds[part]) for part in parts]
+        return torch.cat([future.result() for future in made])
 
     def __enter__(self) -> Any:
         return self

@@ -10,9 +10,10 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.loop import run_loop
+from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.optim import warm_cosine
 from diffadapt.train.reporter import Reporter
+from diffadapt.train.run import TrainingRun
 from diffadapt.worlds.batches import CaptionedImages, Shuffled, pixels
 from diffadapt.worlds.config import ClipFitConfig
 from diffadapt.worlds.tokenizer import (
@@ -66,20 +67,17 @@ def train_clip(
     def before_step(step: int) -> None:
         model.logit_scale.data.clamp_(max=MAX_SCALE)
 
-    metrics = run_loop(
-        module=model,
-        loss_fn=loss_fn,
-        batch_fn=batch_fn,
-        optimizer=torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
-        total_steps=config.steps,
-        reporter=reporter,
-        checkpoints=checkpoints,
+    how = Optimisation(
+        torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay),
+        lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
+        config.steps,
         clip_norm=1.0,
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
         before_step=before_step,
     )
+    run = TrainingRun(reporter, checkpoints)
+    metrics = run_loop(model, loss_fn, batch_fn, how, run)
     metrics["parameters"] = float(sum(p.numel() for p in model.parameters()))
     if reporter.rank == 0:
         save_transformers(model, Path(out), config.save_precision)

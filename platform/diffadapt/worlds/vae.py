@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from diffadapt.core.errors import RecipeError
 from diffadapt.models.diffusers_folder import save_component
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.loop import run_loop
+from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.optim import warm_cosine
 from diffadapt.train.reporter import Reporter
+from diffadapt.train.run import TrainingRun
 from diffadapt.worlds.batches import CaptionedImages, Shuffled, pixels
 from diffadapt.worlds.config import AutoencoderFitConfig
 
@@ -106,20 +107,17 @@ def fit_autoencoder(
         error = nn.functional.mse_loss(found.float(), batch[0])
         return {"loss": error + config.kl_weight * kl, "error": error, "kl": kl}
 
-    metrics = run_loop(
-        module=module,
-        loss_fn=loss_fn,
-        batch_fn=batch_fn,
-        optimizer=torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=0.0),
-        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
-        total_steps=config.steps,
+    how = Optimisation(
+        torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=0.0),
+        lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
+        config.steps,
         precision=precision,
-        reporter=reporter,
-        checkpoints=checkpoints,
         clip_norm=1.0,
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
     )
+    run = TrainingRun(reporter, checkpoints)
+    metrics = run_loop(module, loss_fn, batch_fn, how, run)
     metrics["parameters"] = float(sum(p.numel() for p in vae.parameters()))
     if reporter.rank == 0:
         mean, std = encode(vae, sample, reporter.device)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from diffadapt.core.ranges import Natural, Positive
+
 Layout = Literal[
     "folder", "parquet", "cityscapes", "acdc", "gta5", "dark_zurich", "bdd100k", "camvid", "coco", "streets"
 ]
@@ -40,17 +42,17 @@ class SceneConfig:
     """A class table (CSV: value, name, red, green, blue; ``ignore`` as a name leaves a value out) or the name
     of a built-in one (cityscapes, camvid, streets, ...); empty: the layout's own (folder, parquet:
     ``classes.csv`` in the root; coco: its categories)."""
-    size: tuple[int, int] = (0, 0)
+    size: tuple[Natural, Natural] = (0, 0)
     """(height, width) that images (area) and label maps (nearest) are brought to when read; (0, 0): as they
     are."""
-    only_size: tuple[int, int] = (0, 0)
+    only_size: tuple[Natural, Natural] = (0, 0)
     """(height, width): leave other images out, as the authors' ACDC evaluation does with (1080, 1920); (0,
     0): all."""
-    limit: int | None = None
+    limit: Positive | None = None
     """Only so many images, evenly spread over the sorted names."""
     partial: bool = False
     """Accept other counts than the published ones of an official layout; in every layout, label maps without
     an image, and images without a label map, which are then set apart one by one."""
     fingerprint: Literal["auto", "content", "size"] = "auto"
-    block: int = 32
+    block: Positive = 32
     """Images a shard."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from diffadapt.core.config import execution, to_dict
 from diffadapt.core.discover import extended
+from diffadapt.core.ranges import Positive, Steps
 from diffadapt.diffusion.aligners.base import ALIGNERS, Aligner
 from diffadapt.diffusion.aligners.gda import GDAConfig
 
@@ -30,24 +31,24 @@ class AlignSettings:
     """dda: structural guidance with a norm for each image; dda-batch: the authors' one norm over the batch
     (parity); none: unguided noise and denoise; gda: the publicly described form of Generalized Diffusion
     Adaptation."""
-    respacing: int = 100
+    respacing: Steps = 100
     """Sampling steps that the 1000 training steps are thinned to."""
-    start: int = 50
+    start: Positive = 50
     """N: x is noised to respaced index N (abar_N), and denoised from index N - 1 down (the published
     off-by-one)."""
     noise_at_first_step: bool = False
     """Noise to the index of the first denoising step instead (DiffPure: start from abar_149, then i =
     149..0)."""
     scale: float = SCALE_PER_IMAGE
-    factor: int = 4
+    factor: Positive = 4
     """D of the low-pass operator phi = U Dn."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     storage: Literal["png", "jpeg75"] = "png"
     """How images are stored: lossless, or JPEG quality 75 4:2:0 as the authors store projections."""
-    batch_size: int = execution(32)
+    batch_size: Positive = execution(32)
     """Images at a time. In dda-batch mode the norm couples the images of a batch, so there ``coupled_batch``
     rules."""
-    coupled_batch: int = 10
+    coupled_batch: Positive = 10
     compile: bool = execution(False)
     gda: GDAConfig = GDAConfig()
     """Read in gda mode only."""

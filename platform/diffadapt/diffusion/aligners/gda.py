@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from diffadapt.core.ranges import AboveZero, Positive
 from diffadapt.diffusion.aligners.base import Aligner, Tools
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ class GDAConfig(Aligner):
     style_weight: float = 0.0
     """Weight of the CLIP distance between the predicted clean image and ``prompt``; above 0 it needs
     ``clip``."""
-    views: int = 4
+    views: Positive = 4
     """Augmented views an image at each step."""
-    patches: int = 64
+    patches: Positive = 64
     """Positions of the feature map that are contrasted, on a regular grid."""
-    temperature: float = 0.07
+    temperature: AboveZero = 0.07
     """Of the patch-contrastive loss."""
     clip: str | None = None
     """A folder or hub id with a transformers CLIPModel and its tokenizer."""

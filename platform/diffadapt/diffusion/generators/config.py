@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from diffadapt.core.config import execution
+from diffadapt.core.ranges import AtLeast, Between, Fraction, Natural, NonNegative, Positive, Steps
 
 
 @dataclass(frozen=True)
@@ -13,21 +14,21 @@ class SynthConfig:
     weights: str = "facebook/DiT-XL-2-256"
     """A DiTPipeline folder or hub id, ``embedded:digits-dit``, or ``train`` (train one on the source images).
     """
-    images_per_class: int = 50
-    guidance: float = 1.0
+    images_per_class: Positive = 50
+    guidance: Annotated[float, AtLeast(1)] = 1.0
     """Classifier-free guidance; at 1.0 the null half is never computed."""
-    steps: int = 250
+    steps: Steps = 250
     sampler: Literal["ddpm", "ddim", "dpmsolver++"] = "ddpm"
     guide_channels: Literal["first3", "all"] = "first3"
     """Which latent channels guidance acts on; the original DiT guides the first three."""
     output: Literal["truncate", "round"] = "truncate"
     """uint8 = truncate(127.5 x + 128), as the DiT authors store images, or rounding to nearest."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    images_per_shard: int = 1
+    images_per_shard: Positive = 1
     """Consecutive images of each class in one shard."""
-    classes_per_shard: int = 64
+    classes_per_shard: Positive = 64
     """Consecutive classes in one shard; a shard has images_per_shard x classes_per_shard images."""
-    batch_size: int = execution(64)
+    batch_size: Positive = execution(64)
     compile: bool = execution(False)
 
 
@@ -36,28 +37,28 @@ class TextToImageConfig:
     weights: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """Any diffusers text-to-image pipeline, as folder or hub id; ``embedded:glyphs`` (shipped, draws digits
     and letters)."""
-    images_per_class: int = 200
-    guidance: float = 2.0
+    images_per_class: Positive = 200
+    guidance: NonNegative = 2.0
     """Classifier-free guidance; about 2 makes better training data than the usual 7.5 (StableRep, Scaling
     Laws of Synthetic Images)."""
-    steps: int = 50
+    steps: Steps = 50
     scheduler: Literal[
         "pipeline", "ddim", "ddpm", "euler", "euler_ancestral", "dpmsolver++", "unipc", "lcm"
     ] = "pipeline"
     """pipeline: the one that the weights name."""
-    size: int = 0
+    size: Natural = 0
     """Side of the generated image in pixels; 0: the pipeline's own."""
-    store_size: int = 0
+    store_size: Natural = 0
     """Side of the stored image (antialiased); 0: as generated."""
     negative_prompt: str = ""
     safety_checker: bool = False
     """Run the pipeline's safety checker; images that it blocks are set apart, never stored as black."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp16"
     """On a CPU fp16 falls back to fp32, which is said in the log."""
-    images_per_shard: int = 10
+    images_per_shard: Positive = 10
     """Consecutive images of each class in one shard."""
-    classes_per_shard: int = 8
-    batch_size: int = execution(8)
+    classes_per_shard: Positive = 8
+    batch_size: Positive = execution(8)
     compile: bool = execution(False)
 
 
@@ -67,15 +68,15 @@ class FilterConfig:
 
     blank: bool = True
     """Images of (nearly) one grey level or colour."""
-    blank_std: float = 2.0
+    blank_std: NonNegative = 2.0
     """Standard deviation of the grey levels (0..255) below which an image is blank."""
-    near_duplicates: int = -1
+    near_duplicates: Annotated[int, Between(-1, 64)] = -1
     """Largest Hamming distance of 64-bit perceptual hashes at which the later of two images of a class is
     left out; -1: keep all."""
     clip: str = ""
     """CLIP weights (folder or hub id): keep images whose own-class probability exceeds ``clip_threshold``;
     empty: no CLIP filter."""
-    clip_threshold: float = 0.0
+    clip_threshold: Fraction = 0.0
     """0: one over the number of classes, the published form."""
     clip_template: str = "a photo of a {category}"
 

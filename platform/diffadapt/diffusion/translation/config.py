@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from diffadapt.core.config import execution
 from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.ranges import Between, Fraction, Natural, NonNegative, Positive, Steps
 
 
 class Domain(NamedTuple):
@@ -49,16 +50,16 @@ class TransferConfig:
     """A name of DOMAINS, or your own with ``prompt`` and ``strength``."""
     prompt: str = ""
     """Empty: the domain's."""
-    strength: float | None = None
+    strength: Annotated[float, Between(0.001, 1)] | None = None
     """Fraction of the schedule that an image is taken back, in (0, 1]; None: the domain's."""
     source_prompt: str = "driving in the daytime"
     """What the source shows (edit_friendly inverts under it)."""
     suffix: str = ", best quality"
     negative_prompt: str = "lower quality, worst quality"
-    steps: int = 20
-    guidance: float = 9.0
-    eta: float = 1.0
-    control_scale: float = 1.0
+    steps: Steps = 20
+    guidance: NonNegative = 9.0
+    eta: Fraction = 1.0
+    control_scale: NonNegative = 1.0
     palette: Literal["cityscapes", "ade20k", "own"] = "cityscapes"
     """Colours of the conditioning map. cityscapes: the raw colour map where the data have one (the authors);
     ade20k: those that the published ControlNet was trained on; own: the class table's."""
@@ -67,14 +68,14 @@ class TransferConfig:
     given), never parity."""
     lora: str = ""
     """A LoRA to load on top, e.g. latent-consistency/lcm-lora-sdv1-5 (needs the package peft)."""
-    size: int = 512
+    size: Positive = 512
     """Short side of the generated image in pixels."""
-    multiple: int = 64
+    multiple: Positive = 64
     """Both sides are rounded to it."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    images_per_shard: int = 32
+    images_per_shard: Natural = 32
     """At most so many images of one source shard in a shard; 0: as the source's shards."""
-    batch_size: int = execution(4)
+    batch_size: Positive = execution(4)
     compile: bool = execution(False)
 
     @property
@@ -98,22 +99,22 @@ class QualityConfig:
     """When a transferred image is accepted, and what is tried otherwise. A threshold of 0 measures nothing it
     need not and refuses nothing."""
 
-    consistency: float = 0.0
+    consistency: NonNegative = 0.0
     """Least mean IoU of the source model's segmentation with the labels, relative to that on the original
     image."""
-    edges: float = 0.0
+    edges: Annotated[float, Between(-1, 1)] = 0.0
     """Least similarity of edges (correlation of gradient magnitudes), -1 to 1; 0: measured, never refused."""
-    luminance: tuple[float, float] = (0.0, 255.0)
+    luminance: tuple[Annotated[float, Between(0, 255)], Annotated[float, Between(0, 255)]] = (0.0, 255.0)
     """Range of the mean luma, 0 to 255."""
     clip: str = ""
     """A CLIP folder or hub id: scores the probability of the target's prompt against the source's."""
-    clip_score: float = 0.0
+    clip_score: Fraction = 0.0
     """Least such probability."""
-    retries: int = 0
+    retries: Annotated[int, Between(0, 100)] = 0
     """Further attempts for a refused image; then it is left out of training."""
     retry: Literal["seed", "strength"] = "seed"
     """What changes: another seed, or another seed and ``strength_step`` less strength."""
-    strength_step: float = 0.1
+    strength_step: Fraction = 0.1
 
     @property
     def needs_model(self) -> bool:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from diffadapt.core.ranges import Natural
 from diffadapt.methods.ssl.base import SslBatch, SslMethod
 
 if TYPE_CHECKING:
@@ -25,10 +26,8 @@ class Consistency(SslMethod):
     schedule: Literal["anneal", "cosine"] = "anneal"
     """anneal: as stage 1's; cosine: lr cos(7 pi i / 16 N) after a linear warm-up, FixMatch's own (section
     2.4)."""
-    warmup_steps: int = 0
+    warmup_steps: Natural = 0
     """Steps of cosine's warm-up."""
-
-    limits = {"warmup_steps": (0, None)}
 
     def lr_at(self, progress):
         if self.schedule == "anneal":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from diffadapt.compute.progress import Pass, Progress
+from diffadapt.core.ranges import Fraction, NonNegative, Positive
 
 if TYPE_CHECKING:
     import torch
@@ -29,18 +30,18 @@ class SslBatch(NamedTuple):
 class SslMethod:
     """Base of all methods. ``net(x)`` gives logits (B, K); ``net.state`` is what :meth:`build` made."""
 
-    lr: float = 0.003
-    lr_gamma: float = 0.0004
-    lr_decay: float = 0.75
-    momentum: float = 0.9
+    lr: NonNegative = 0.003
+    lr_gamma: NonNegative = 0.0004
+    lr_decay: NonNegative = 0.75
+    momentum: Fraction = 0.9
     nesterov: bool = True
-    weight_decay: float = 1e-3
-    backbone_lr: float = 0.1
+    weight_decay: NonNegative = 1e-3
+    backbone_lr: NonNegative = 0.1
     """Rate of all but the head, relative to ``lr``."""
-    mu: int = 1
+    mu: Positive = 1
     """Unconfident images for each confident one."""
-    lambda_u: float = 1.0
-    ema: float = 0.999
+    lambda_u: NonNegative = 1.0
+    ema: Fraction = 0.999
     """Decay of the averaged weights, which predict; 0: none."""
 
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {}

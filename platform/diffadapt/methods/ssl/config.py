@@ -4,10 +4,11 @@ own."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from diffadapt.core.config import execution
 from diffadapt.core.discover import extended
+from diffadapt.core.ranges import Between, Fraction, NonNegative, Positive
 from diffadapt.methods.discover import chosen, identity, methods
 from diffadapt.methods.ssl.base import SslMethod
 
@@ -21,12 +22,12 @@ class SplitConfig:
     rule: Literal["top", "threshold"] = "top"
     """top: of each predicted class the ``fraction`` with the largest max softmax; threshold: max softmax >=
     ``threshold``."""
-    fraction: float = 0.5
-    threshold: float = 0.9
-    warn_confident: float = 0.1
+    fraction: Annotated[float, Between(1e-06, 1)] = 0.5
+    threshold: Fraction = 0.9
+    warn_confident: Fraction = 0.1
     """Warn before stage 2 when a smaller fraction of the target than this has max softmax >= ``threshold``.
     """
-    warn_coverage: float = 0.8
+    warn_coverage: Fraction = 0.8
     """Warn when a smaller fraction of the classes than this is predicted at all."""
 
 
@@ -36,10 +37,10 @@ class SslTraining:
 
     method: str = "fixmatch"
     """A file of methods/ssl."""
-    batch_size: int = 32
-    epochs: int = 10
-    steps_per_epoch: int = 500
-    lr: float | None = None
+    batch_size: Positive = 32
+    epochs: Positive = 10
+    steps_per_epoch: Positive = 500
+    lr: NonNegative | None = None
     """Overrides the method's own learning rate."""
     augment: Literal["uda", "shift", "none"] = "uda"
     """The weak view, as in stage 1; the strong one adds RandAugment and cutout."""
@@ -47,7 +48,7 @@ class SslTraining:
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     sync_batch_norm: bool = False
     seed: int = 0
-    checkpoint_every: int = execution(200)
+    checkpoint_every: Positive = execution(200)
 
     @property
     def chosen(self) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffadapt.core.ranges import Fraction
 from diffadapt.methods.ssl._consistency import Consistency
 
 
@@ -17,11 +18,10 @@ class FlexMatch(Consistency):
     far count as a class of their own (equation 10).
     """
 
-    threshold: float = 0.95
+    threshold: Fraction = 0.95
     threshold_warmup: bool = True
 
     title = "FlexMatch"
-    limits = {"threshold": (0, 1)}
 
     def build(self, classes, unlabelled):
         import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffadapt.core.ranges import Fraction, NonNegative
 from diffadapt.methods.ssl._consistency import Consistency
 
 
@@ -13,11 +14,11 @@ class FreeMatch(Consistency):
     the average prediction, relative to the largest (equations 5 to 7); and a fairness term (equations 9 to
     11)."""
 
-    momentum: float = 0.999
+    momentum: Fraction = 0.999
     """Of the moving averages, which start at no threshold at all. Published for a million steps; for a few
     thousand steps that start from stage 1's weights 0.9 to 0.99 is better (measured on Office-31 with frozen
     features)."""
-    fairness: float = 0.001
+    fairness: NonNegative = 0.001
     quantile: bool = False
     """The global threshold follows the .8 quantile of max p instead of its mean (as the authors' CIFAR runs
     do)."""
@@ -25,7 +26,6 @@ class FreeMatch(Consistency):
     """The global threshold never exceeds .95."""
 
     title = "FreeMatch"
-    limits = {"momentum": (0, 1), "fairness": (0, None)}
 
     def build(self, classes, unlabelled):
         import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffadapt.core.ranges import AboveZero
 from diffadapt.methods.ssl.base import SslMethod
 
 
@@ -15,14 +16,13 @@ class MixMatch(SslMethod):
 
     lambda_u: float = 10.0
     """About 10 for fine-tuning 224-pixel images, 75 to 150 on CIFAR from scratch."""
-    temperature: float = 0.5
-    alpha: float = 0.75
+    temperature: AboveZero = 0.5
+    alpha: AboveZero = 0.75
     """Of the Beta distribution of the mixing coefficient."""
 
     title = "MixMatch"
     weak_views = 2
     strong_views = 0
-    limits = {"temperature": (1e-6, None), "alpha": (1e-6, None)}
     batch_coupled = (
         "each worker mixes its own images with one another, by a coefficient and an order of its own"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffadapt.core.ranges import AboveZero, Fraction
 from diffadapt.methods.ssl._consistency import Consistency
 
 
@@ -13,17 +14,16 @@ class SoftMatch(Consistency):
     """FixMatch with a weight in place of a threshold: exp(-min(max p - mu, 0)^2 / (2 var / sigmas^2)), mu and
     var moving averages of max p over unlabelled batches (equations 5 to 7)."""
 
-    momentum: float = 0.999
+    momentum: Fraction = 0.999
     """Of the moving averages, which start at equal weights. Published for a million steps; for a few thousand
     steps that start from stage 1's weights 0.9 to 0.99 is better (measured on Office-31 with frozen
     features)."""
-    sigmas: float = 2.0
+    sigmas: AboveZero = 2.0
     align: bool = True
     """Uniform alignment: p is divided by its moving average before it is weighed (equation 8); targets stay
     as they are."""
 
     title = "SoftMatch"
-    limits = {"momentum": (0, 1), "sigmas": (1e-6, None)}
 
     def build(self, classes, unlabelled):
         import torch

@@ -10,10 +10,11 @@ comes from torch's generators alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from diffadapt.compute.progress import SHARPNESS, Pass, Progress
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative
 
 if TYPE_CHECKING:
     import torch
@@ -27,19 +28,19 @@ class UdaMethod:
     """Base of all methods. The defaults are Transfer-Learning-Library's common recipe (SGD, nesterov,
     annealed rate)."""
 
-    lr: float = 0.01
-    lr_gamma: float = 0.001
+    lr: NonNegative = 0.01
+    lr_gamma: NonNegative = 0.001
     """lr_i = lr (1 + lr_gamma i)^-lr_decay at step i (Ganin et al. 2016, section 5.2.2)."""
-    lr_decay: float = 0.75
-    momentum: float = 0.9
+    lr_decay: NonNegative = 0.75
+    momentum: Fraction = 0.9
     nesterov: bool = True
-    weight_decay: float = 1e-3
-    backbone_lr: float = 0.1
+    weight_decay: NonNegative = 1e-3
+    backbone_lr: NonNegative = 0.1
     """The backbone's rate, relative to ``lr``."""
-    bottleneck: int = 256
+    bottleneck: Natural = 256
     """Width of Linear-BatchNorm-ReLU between backbone and head; 0: none (the model is then a plain timm
     model)."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float, AtLeast(1e-09)] | None = None
 
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {}
     """Smallest and largest value (None: no bound) of the fields that a method adds."""

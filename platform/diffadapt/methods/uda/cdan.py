@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from diffadapt.compute.progress import Progress
+from diffadapt.core.ranges import NonNegative, Positive
 from diffadapt.methods.uda.base import UdaMethod
 
 if TYPE_CHECKING:
@@ -25,22 +26,16 @@ class Cdan(UdaMethod):
     lets gradients through).
     """
 
-    trade_off: float = 1.0
-    hidden: int = 1024
+    trade_off: NonNegative = 1.0
+    hidden: Positive = 1024
     """Width of the discriminator."""
     entropy: bool = False
     """CDAN+E: weigh each item by 1 + exp(-entropy of its prediction)."""
     randomized: bool = False
     """Two fixed random projections instead of the whole outer product (equation 6), for many classes."""
-    randomized_width: int = 1024
-    reversal_steps: int = 1000
+    randomized_width: Positive = 1024
+    reversal_steps: Positive = 1000
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "trade_off": (0, None),
-        "hidden": (1, None),
-        "randomized_width": (1, None),
-        "reversal_steps": (1, None),
-    }
     title: ClassVar[str] = "CDAN"
 
     def build(self, width: int, classes: int) -> dict[str, nn.Module]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffadapt.compute.progress import Progress
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.ranges import Fraction, Natural, Positive
 from diffadapt.methods.uda.base import UdaMethod
 
 if TYPE_CHECKING:
@@ -41,20 +42,14 @@ class CdTrans(UdaMethod):
     backbone_lr: float = 1.0
     bottleneck: int = 0
     clip_norm: float | None = 1.0
-    pretrain_epochs: int = 10
+    pretrain_epochs: Natural = 10
     """Epochs on the source alone, with a warm-up and a cosine of their own."""
-    warmup_epochs: int = 10
+    warmup_epochs: Natural = 10
     """Epochs of linear warm-up from a hundredth of ``lr``, in each of the two phases."""
-    label_smoothing: float = 0.1
+    label_smoothing: Fraction = 0.1
     """On the source alone."""
-    pair_every: int = 10
+    pair_every: Positive = 10
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "pretrain_epochs": (0, None),
-        "warmup_epochs": (0, None),
-        "label_smoothing": (0, 1),
-        "pair_every": (1, None),
-    }
     title: ClassVar[str] = "CDTrans"
     backbone_kind: ClassVar[str] = "vit"
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from diffadapt.core.config import execution
 from diffadapt.core.discover import extended
+from diffadapt.core.ranges import NonNegative, Positive
 from diffadapt.methods.discover import chosen, identity, methods
 from diffadapt.methods.uda.base import UdaMethod
 
@@ -21,14 +22,14 @@ class UdaTraining:
 
     method: str = "dann"
     """A file of methods/uda."""
-    batch_size: int = 32
+    batch_size: Positive = 32
     """Source images, and as many target images, of a step: the sum over ``execution.train_workers`` workers.
     """
-    epochs: int = 20
-    steps_per_epoch: int = 1000
-    lr: float | None = None
+    epochs: Positive = 20
+    steps_per_epoch: Positive = 1000
+    lr: NonNegative | None = None
     """Overrides the method's own learning rate."""
-    sdat: float = 0.0
+    sdat: NonNegative = 0.0
     """Radius of SAM on the task loss (SDAT, Rangwani et al. 2022; published 0.02 for CNNs); 0: off."""
     augment: Literal["uda", "center", "shift", "none"] = "uda"
     """uda: squash to ``resize``, RandomResizedCrop .08-1, flip; center: centre crop, flip (VisDA); shift:
@@ -38,7 +39,7 @@ class UdaTraining:
     sync_batch_norm: bool = False
     """Batch statistics over all workers."""
     seed: int = 0
-    checkpoint_every: int = execution(200)
+    checkpoint_every: Positive = execution(200)
 
     @property
     def chosen(self) -> Any:

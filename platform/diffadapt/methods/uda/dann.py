@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from diffadapt.compute.progress import Progress
+from diffadapt.core.ranges import NonNegative, Positive
 from diffadapt.methods.uda.base import UdaMethod
 
 if TYPE_CHECKING:
@@ -20,17 +21,12 @@ class Dann(UdaMethod):
     """Source cross-entropy and, through gradient reversal, the discriminator's loss (Ganin et al. 2016,
     equations 9 and 10)."""
 
-    trade_off: float = 1.0
-    hidden: int = 1024
+    trade_off: NonNegative = 1.0
+    hidden: Positive = 1024
     """Width of the discriminator."""
-    reversal_steps: int = 1000
+    reversal_steps: Positive = 1000
     """Scale, in steps, of the rise of the reversal from 0 to 1: 2 / (1 + e^(-step / reversal_steps)) - 1."""
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "trade_off": (0, None),
-        "hidden": (1, None),
-        "reversal_steps": (1, None),
-    }
     title: ClassVar[str] = "DANN"
 
     def build(self, width: int, classes: int) -> dict[str, nn.Module]:

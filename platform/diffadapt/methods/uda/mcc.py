@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from diffadapt.compute.progress import Progress
+from diffadapt.core.ranges import AtLeast, NonNegative
 from diffadapt.methods.uda.base import UdaMethod
 
 if TYPE_CHECKING:
@@ -21,13 +22,9 @@ class Mcc(UdaMethod):
 
     lr: float = 0.005
     bottleneck: int = 1024
-    temperature: float = 2.5
-    trade_off: float = 1.0
+    temperature: Annotated[float, AtLeast(0.001)] = 2.5
+    trade_off: NonNegative = 1.0
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "temperature": (1e-3, None),
-        "trade_off": (0, None),
-    }
     title: ClassVar[str] = "MCC"
 
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:

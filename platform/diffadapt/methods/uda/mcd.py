@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from diffadapt.compute.progress import Pass, Progress
+from diffadapt.core.ranges import Between, Fraction, NonNegative, Positive
 from diffadapt.methods.uda.base import UdaMethod
 
 if TYPE_CHECKING:
@@ -34,24 +35,16 @@ class Mcd(UdaMethod):
     weight_decay: float = 5e-4
     backbone_lr: float = 1.0
     bottleneck: int = 0
-    trade_off: float = 10.0
+    trade_off: NonNegative = 10.0
     """Weight of the discrepancy: 10 for Office-31, 30 for Office-Home."""
-    entropy: float = 0.01
+    entropy: NonNegative = 0.01
     """Weight of the class balance of the target's predictions."""
-    agree_steps: int = 4
-    hidden: int = 1024
-    dropout: float = 0.5
-    features_momentum: float = 0.0
+    agree_steps: Positive = 4
+    hidden: Positive = 1024
+    dropout: Annotated[float, Between(0, 0.99)] = 0.5
+    features_momentum: Fraction = 0.0
     """Momentum of backbone and bottleneck; the heads have ``momentum``."""
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "trade_off": (0, None),
-        "entropy": (0, None),
-        "agree_steps": (1, None),
-        "hidden": (1, None),
-        "dropout": (0, 0.99),
-        "features_momentum": (0, 1),
-    }
     title: ClassVar[str] = "MCD"
     batch_coupled: ClassVar[str] = "each worker draws the dropout masks of its own part of the batch"
 

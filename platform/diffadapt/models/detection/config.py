@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from diffadapt.core.config import execution
+from diffadapt.core.ranges import AboveZero, Fraction, Positive
 
 PUBLISHED: Mapping[str, str] = {
     "fasterrcnn_resnet50_fpn_v2": "FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1",
@@ -44,27 +45,18 @@ class DetectorConfig:
     """coco: the whole detector's published weights (transformers: those of ``backbone``); imagenet: the
     backbone's; none: random; or a checkpoint file or a detector folder of the same arch. Layers whose shape
     depends on the classes start anew where theirs differ."""
-    size: tuple[int, int] = (512, 1024)
+    size: tuple[Positive, Positive] = (512, 1024)
     """(height, width) that images are brought to for training and prediction; boxes are given and counted in
     the stored image's pixels."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    score: float = 0.05
+    std: tuple[AboveZero, ...] = (0.229, 0.224, 0.225)
+    score: Fraction = 0.05
     """Least score of a detection that is kept."""
-    overlap: float = 0.5
+    overlap: Fraction = 0.5
     """Intersection over union above which the less sure of two boxes of a class is dropped (not
     transformers)."""
-    detections: int = 100
+    detections: Positive = 100
     """Most detections an image; average precision counts 100."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Of prediction; training has its own."""
-    batch_size: int = execution(4)
-
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "size": (1, None),
-        "std": (1e-6, None),
-        "score": (0, 1),
-        "overlap": (0, 1),
-        "detections": (1, None),
-        "batch_size": (1, None),
-    }
+    batch_size: Positive = execution(4)

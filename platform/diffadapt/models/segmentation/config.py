@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from diffadapt.core.config import execution
+from diffadapt.core.ranges import AboveZero, Between, Natural, Positive
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,17 @@ class SegmenterConfig:
     void_channel: bool = True
     """One output more than classes, as the authors: void is never trained, and a void prediction on a
     labelled pixel is a miss."""
-    width: int = 0
+    width: Natural = 0
     """Channels of the head (0: as published, 256; of a SegFormer what its size has): small ones train on a
     CPU."""
-    dropout: float = 0.1
+    dropout: Annotated[float, Between(0, 0.99)] = 0.1
     """Before the last layers of the head, in training; a linear head has none."""
-    layers: int = 1
+    layers: Positive = 1
     """linear: how many of the last blocks' patch features are concatenated (DINOv2: 1 or 4)."""
-    size: tuple[int, int] = (512, 1024)
+    size: tuple[Positive, Positive] = (512, 1024)
     """(height, width) that images are brought to for training (before the crop) and for prediction."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    std: tuple[AboveZero, ...] = (0.229, 0.224, 0.225)
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Of prediction; training has its own."""
-    batch_size: int = execution(4)
+    batch_size: Positive = execution(4)

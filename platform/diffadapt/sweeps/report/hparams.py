@@ -3,6 +3,7 @@ file system."""
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import math
@@ -47,10 +48,10 @@ def write_hparams(sweep: Sweep, view: View) -> None:
 def events(view: View, result: TrialResult, axes: Mapping[str, Sequence[Any]]) -> bytes:
     """The content of an event file (TFRecord) for one trial. ``axes``: name -> the values that trials have,
     all float, bool or str."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.plugins.hparams import api_pb2, summary_v2
+    from tensorboard.plugins.hparams import summary_v2
     from tensorboard.summary.writer.record_writer import RecordWriter
 
+    event_of, api = _protocol("compat.proto.event_pb2").Event, _protocol("plugins.hparams.api_pb2")
     given = {"benchmark": result.recipe, **result.values}
     values = {name: _as(type(known[0]), given[name]) for name, known in axes.items() if name in given}
     hparams = [
@@ -67,23 +68,28 @@ def events(view: View, result: TrialResult, axes: Mapping[str, Sequence[Any]]) -
     )
     start = summary_v2.hparams_pb(values, trial_id=result.id, start_time_secs=0)
     end = _session_end(
-        api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS, result.seconds
+        api.STATUS_FAILURE if result.status == "failed" else api.STATUS_SUCCESS, result.seconds
     )
     buffer = io.BytesIO()
     writer = RecordWriter(buffer)
     started = float(result.number)
-    writer.write(Event(wall_time=started, file_version="brain.Event:2").SerializeToString())
+    writer.write(event_of(wall_time=started, file_version="brain.Event:2").SerializeToString())
     for summary in (config, start):
-        writer.write(Event(wall_time=started, summary=summary).SerializeToString())
+        writer.write(event_of(wall_time=started, summary=summary).SerializeToString())
     steps = [("objective", i, v) for i, v in enumerate(result.epochs, 1)]
     steps += [(n, len(result.epochs) + 1 if result.epochs else 0, v) for n, v in metrics if v is not None]
     for name, step, value in steps:
         if math.isfinite(value):
-            event = Event(wall_time=started, step=step)
+            event = event_of(wall_time=started, step=step)
             event.summary.value.add(tag=name, simple_value=value)
             writer.write(event.SerializeToString())
-    writer.write(Event(wall_time=started + result.seconds, summary=end).SerializeToString())
+    writer.write(event_of(wall_time=started + result.seconds, summary=end).SerializeToString())
     return buffer.getvalue()
+
+
+def _protocol(name: str) -> Any:
+    """A module of TensorBoard's generated protocol classes, which have no types."""
+    return importlib.import_module(f"tensorboard.{name}")
 
 
 def _domain(known: Sequence[Any]) -> Any:
@@ -95,12 +101,12 @@ def _domain(known: Sequence[Any]) -> Any:
 
 
 def _session_end(status: int, seconds: float) -> Any:
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+    from tensorboard.plugins.hparams import metadata
 
-    info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=seconds)
-    data = plugin_data_pb2.HParamsPluginData(session_end_info=info, version=metadata.PLUGIN_DATA_VERSION)
-    summary = Summary()
+    plugin = _protocol("plugins.hparams.plugin_data_pb2")
+    info = plugin.SessionEndInfo(status=status, end_time_secs=seconds)
+    data = plugin.HParamsPluginData(session_end_info=info, version=metadata.PLUGIN_DATA_VERSION)
+    summary = _protocol("compat.proto.summary_pb2").Summary()
     summary.value.add(
         tag=metadata.SESSION_END_INFO_TAG,
         metadata=metadata.create_summary_metadata(data),

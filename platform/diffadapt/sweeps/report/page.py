@@ -15,7 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from diffadapt.core.store import redact
-from diffadapt.report.html import load_page, style_sheet
+from diffadapt.report.page import load_page, style_sheet
 from diffadapt.report.provenance import shown
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.recommend import Setting, judged, why
@@ -52,7 +52,7 @@ def render(sweep: Sweep, found: View | None = None) -> str:
     v = found or view(sweep)
     lines = parallel(v)
     spots = pareto(v)
-    return load_page("sweep.html.j2").render(
+    return load_page("sweep.html.j2", Path(__file__).parent).render(
         style=style_sheet() + Markup((Path(__file__).parent / "sweep.css").read_text(encoding="utf-8")),
         v=v,
         head=_head(v),

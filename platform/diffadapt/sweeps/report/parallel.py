@@ -83,9 +83,9 @@ def parallel_chart(lines: Lines, *, narrow: bool = False) -> Markup:
     for k, shade in enumerate(lines.shades):
         best = k == len(lines.shades) - 1
         ends = [
-            (across[i], start + (end - start) * c.places[k])
+            (across[i], start + (end - start) * place)
             for i, c in enumerate(lines.columns)
-            if c.places[k] is not None
+            if (place := c.places[k]) is not None
         ]
         if len(ends) > 1:
             kind = "line best-line" if best else f"line p{shade}" if shade >= 0 else "line stopped"

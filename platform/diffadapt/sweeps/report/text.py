@@ -19,10 +19,10 @@ ERRORS = 5
 def sweep_text(sweep: Sweep, *, width: int | None = None, colour: bool | None = None) -> str:
     """The best settings as a table for the terminal, notes under it; of a sweep that has not finished what
     there is."""
-    colour = sys.stdout.isatty() if colour is None else colour
+    coloured: bool = sys.stdout.isatty() if colour is None else colour
     width = width or shutil.get_terminal_size((100, 24)).columns
     found = view(sweep)
-    return to_text([_table(found, colour)] if found.settings else [], width, colour, _notes(found))
+    return to_text([_table(found, coloured)] if found.settings else [], width, coloured, _notes(found))
 
 
 def _table(v: View, colour: bool) -> Any:

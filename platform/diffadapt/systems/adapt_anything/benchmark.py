@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.ranges import Natural
 from diffadapt.data.benchmarks import benchmark
 from diffadapt.data.config import DataConfig
 from diffadapt.diffusion.generators.config import FilterConfig, TextToImageConfig
@@ -24,9 +25,9 @@ from diffadapt.models.config import BackboneConfig, ClipConfig, SelectConfig
 from diffadapt.prompts.config import PromptConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.images import Images
-from diffadapt.systems.adapt_anything.checks import check_once, check_training
+from diffadapt.systems.adapt_anything.checks import check_training
 from diffadapt.systems.adapt_anything.graph import SOURCE_ONLY, AdaptationGraph, Domain, Trained
-from diffadapt.tasks.classification.zero_shot import ZeroShot
+from diffadapt.systems.checks import check_known, check_once
 
 SYNTHETIC = "synthetic"
 
@@ -56,11 +57,10 @@ class Benchmark:
     ssl: SslConfig = SslConfig()
     select: SelectConfig = SelectConfig()
     clip: ClipConfig = ClipConfig(weights="")
-    seeds: tuple[int, ...] = (0, 1, 2)
-    seed: int = 0
+    seeds: tuple[Natural, ...] = (0, 1, 2)
+    seed: Natural = 0
     execution: ExecutionConfig = ExecutionConfig()
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"seed": (0, None), "seeds": (0, None)}
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {
         "data": ("data.path",),
         "backbone": ("backbone.name",),
@@ -77,7 +77,7 @@ class Benchmark:
         self._check()
         graph = _Build(self)
         graph.build()
-        return Pipeline(tuple(graph.nodes), tuple(graph.rows), graph.class_names, graph.outputs)
+        return graph.pipeline(graph.class_names)
 
     def pairs(self) -> list[tuple[str, str]]:
         """(source, target) of every transfer."""
@@ -99,15 +99,8 @@ class Benchmark:
     def _check(self) -> None:
         if not self.data.path:
             raise RecipeError(f"The recipe has no data: give --data, the root folder of {self.benchmark}.")
-        for given, known, what in (
-            (self.methods, UDA_METHODS, "methods"),
-            (self.ssl_methods, SSL_METHODS, "ssl_methods"),
-        ):
-            for name in given:
-                if name not in known:
-                    raise RecipeError(
-                        f"{what} has no {name!r}.{suggest(name, known)} Known are: {', '.join(known)}."
-                    )
+        check_known("methods", self.methods, UDA_METHODS)
+        check_known("ssl_methods", self.ssl_methods, SSL_METHODS)
         if self.ssl_methods and self.ssl_after not in self.methods:
             raise RecipeError(
                 f"ssl_after is {self.ssl_after!r}, which is not among the methods: add it, or name one of"
@@ -117,15 +110,14 @@ class Benchmark:
             raise RecipeError(f"methods is empty: name at least one of {', '.join(UDA_METHODS)}.")
         for name in ("methods", "ssl_methods", "transfers"):
             check_once(name, getattr(self, name))
-        check_training(
-            self.execution, self.backbone, self.uda, self.ssl if self.ssl_methods else None, self.seeds
-        )
+        second = self.ssl if self.ssl_methods else None
+        check_training(self.execution, self.backbone, self.uda, second, self.seeds)
 
 
 class _Build(AdaptationGraph):
     def __init__(self, recipe: Benchmark):
-        r = self.r = recipe
-        super().__init__(r.backbone, r.uda, r.ssl, r.split, r.select, (), r.seed)
+        super().__init__(recipe, ())
+        self.metric = recipe.known.metric
         self.domains: dict[str, Domain] = {}
         self.images: dict[str, Images] = {}
         self.made: dict[str, tuple[Domain, str]] = {}
@@ -143,21 +135,8 @@ class _Build(AdaptationGraph):
     def _transfer(self, source: str, target: str) -> None:
         r, group = self.r, f"{source}-{target}"
         domain, kept = self._synthetic(target) if source == SYNTHETIC else (self._real(source), "")
-        if r.clip.weights and f"zero_shot.{target}" not in self.names:
-            self.add(
-                f"zero_shot.{target}",
-                ZeroShot(r.clip, self.class_names, r.known.describe(target)),
-                self._scored_images(target),
-            )
-        if r.clip.weights:
-            self.row(
-                "CLIP zero-shot",
-                f"zero_shot.{target}",
-                note=f"no training; {r.clip.weights}",
-                group=group,
-                chosen=False,
-                metric=r.known.metric,
-            )
+        images = f"test.{target}" if f"test.{target}" in self.nodes else f"images.{target}"
+        self.zero_shot(f"zero_shot.{target}", images, r.known.describe(target), group)
         for seed in r.seeds:
             tag = f"{group}.s{seed}"
             for method in r.methods:
@@ -168,29 +147,23 @@ class _Build(AdaptationGraph):
 
     def _row(self, trained: Trained, group: str, seed: int) -> None:
         note = self.frozen_note if trained.model.startswith(SOURCE_ONLY) else ""
-        self.row(trained.title, trained.scored, note=note, group=group, seed=seed, metric=self.r.known.metric)
+        self.row(trained, note=note, group=group, seed=seed)
 
     def _real(self, name: str) -> Domain:
         if name not in self.domains:
             r = self.r
             stage = self.images[name] = Images(r.data, ((f"{name}/0", name),), r.benchmark, r.partial)
             domain = self.domain(name, self.add(f"images.{name}", stage))
-            held_out = r.known.test_split(name)
-            if held_out:
-                test = self.add(
-                    f"test.{name}", Images(r.data, ((f"{held_out}/0", held_out),), r.benchmark, r.partial)
-                )
-                domain = replace(domain, test=self.domain(held_out, test).rows)
+            if held_out := r.known.test_split(name):
+                test = Images(r.data, ((f"{held_out}/0", held_out),), r.benchmark, r.partial)
+                rows = self.domain(held_out, self.add(f"test.{name}", test)).rows
+                domain = replace(domain, test=rows)
             self.domains[name] = domain
         return self.domains[name]
 
-    def _scored_images(self, name: str) -> str:
-        return f"test.{name}" if f"test.{name}" in self.names else f"images.{name}"
-
     def _synthetic(self, target: str) -> tuple[Domain, str]:
         if target not in self.made:
-            r = self.r
-            images, kept = self.synthetic(r.prompts, r.generator, r.filters, r.known.describe(target), target)
+            images, kept = self.synthetic(self.r.known.describe(target), target)
             self.made[target] = self.domain(f"{SYNTHETIC}.{target}", images), kept
         return self.made[target]
 

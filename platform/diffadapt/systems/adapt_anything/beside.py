@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffadapt.report import generator
-from diffadapt.report.summary import MethodSummary, Summary
+from diffadapt.report.summary import Summary
 from diffadapt.systems.adapt_anything.published import note, published
 
 
@@ -20,9 +20,10 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
     models = list(dict.fromkeys(p.model for p in found))
     methods = list(dict.fromkeys(p.method for p in found))
     values = {(p.method, p.model): f"{p.value:.1f}" for p in found}
+    ours = {r.role.published.lower(): r for r in reversed(table.main) if r.mean is not None}
     rows = []
     for method in methods:
-        mine = _ours(table, method)
+        mine = ours.get(method.lower())
         here = (
             ("not run", "")
             if mine is None
@@ -35,16 +36,6 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
         "remarks": _remarks(manifest, table),
         "sources": list(dict.fromkeys(p.source for p in found)),
     }
-
-
-def _ours(table: Summary, method: str) -> MethodSummary | None:
-    """The main row of a published method: 'CDAN+E' stands beside CDAN, a stage 2 ('CDAN + FixMatch') beside
-    nothing."""
-    for row in table.main:
-        name = row.method.lower()
-        if row.mean is not None and " + " not in name and name.split("+")[0].split(",")[0] == method.lower():
-            return row
-    return None
 
 
 def _remarks(manifest: Mapping[str, Any], table: Summary) -> list[str]:

@@ -52,13 +52,6 @@ def check_training(
             )
 
 
-def check_once(name: str, values: Sequence[str]) -> None:
-    """RecipeError for a list that names something twice."""
-    for value in values:
-        if values.count(value) > 1:
-            raise RecipeError(f"{name} has {value!r} twice: name each once.")
-
-
 def check_labels(select: SelectConfig, target: Source | None, source: Source | None = None) -> None:
     """RecipeError for an oracle without a label of the target, DataError for a real source with images
     without one."""
@@ -68,8 +61,8 @@ def check_labels(select: SelectConfig, target: Source | None, source: Source | N
             " mixval, or give target.labels."
         )
     lacking = sum(item.label is None for item in source.items) if source is not None else 0
-    if lacking:
+    if source is not None and lacking:
         raise DataError(
             f"{lacking:,} of {len(source.items):,} source images have no label: the source needs one for"
             " each, e.g. a sub-folder a class."
-        )  # type: ignore[union-attr]
+        )

@@ -4,24 +4,31 @@ and score rows."""
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from diffadapt.core.pipeline import MethodRow, Node
-from diffadapt.diffusion.generators.config import FilterConfig, TextToImageConfig
+from diffadapt.core.pipeline import SOURCE, Builder, MethodRow, Role
 from diffadapt.methods.ssl.config import METHODS as SSL_METHODS
-from diffadapt.methods.ssl.config import SplitConfig, SslTraining
 from diffadapt.methods.uda.config import METHODS as UDA_METHODS
-from diffadapt.methods.uda.config import UdaTraining
-from diffadapt.models.config import BackboneConfig, ClassifierConfig, SelectConfig
-from diffadapt.prompts.config import PromptConfig
+from diffadapt.metrics.classification import TOP1
+from diffadapt.models.config import BackboneConfig, ClassifierConfig
 from diffadapt.stages.filter_images import FilterImages
 from diffadapt.stages.prompts import Prompts
 from diffadapt.stages.text_to_image import TextToImage
+from diffadapt.systems.adapt_anything.roles import (
+    DIRECT,
+    OTHERWISE,
+    STAGE1,
+    STAGE2,
+    UNFILTERED,
+    ZERO_SHOT,
+)
 from diffadapt.tasks.classification.features import Features
 from diffadapt.tasks.classification.fit_ssl import FitSsl
 from diffadapt.tasks.classification.fit_uda import FitUda
 from diffadapt.tasks.classification.predict import Predict
 from diffadapt.tasks.classification.predict_head import PredictHead
 from diffadapt.tasks.classification.split import Split
+from diffadapt.tasks.classification.zero_shot import ZeroShot
 
 SOURCE_ONLY = "source_only"
 
@@ -43,94 +50,67 @@ class Trained:
     model: str
     scored: str
     title: str
+    role: Role = Role()
 
 
-class AdaptationGraph:
+class AdaptationGraph(Builder):
     """Collects nodes and rows. Node names are ``<what>.<tags>``; what stands before the first dot groups them
-    in tables."""
+    in tables. ``recipe``: AdaptAnything or Benchmark."""
 
-    def __init__(
-        self,
-        backbone: BackboneConfig,
-        uda: UdaTraining,
-        ssl: SslTraining,
-        split: SplitConfig,
-        select: SelectConfig,
-        class_names: tuple[str, ...],
-        seed: int,
-    ):
-        self.backbone, self.uda, self.ssl, self.split_config, self.select = backbone, uda, ssl, split, select
-        self.class_names, self.seed = class_names, seed
-        self.nodes: list[Node] = []
-        self.rows: list[MethodRow] = []
-        self.outputs: dict[str, str] = {}
+    system = "adapt_anything"
+    base = "Source only"
+    """The row of the model that was trained on the source alone."""
+    metric = TOP1.name
 
-    @property
-    def names(self) -> set[str]:
-        return {n.name for n in self.nodes}
+    def __init__(self, recipe: Any, class_names: tuple[str, ...]):
+        super().__init__()
+        self.r, self.class_names = recipe, class_names
+        self.backbone: BackboneConfig = recipe.backbone
 
-    def add(self, name: str, stage, *inputs: str) -> str:
-        """A node; returns its name."""
-        self.nodes.append(Node(name, stage, inputs))
-        return name
-
-    def row(
-        self,
-        name: str,
-        trained: str,
-        *,
-        note: str = "",
-        control: bool = False,
-        group: str = "",
-        seed: int | None = None,
-        chosen: bool = True,
-        metric: str = "top1",
-    ) -> None:
-        """A score row over one prediction node."""
-        selection = self.select.rule if chosen else "last"
+    def row(self, trained: Trained, *, note: str = "", group: str = "", seed: int | None = None) -> None:
+        """A score row over the predictions of a model."""
+        role = trained.role
         self.rows.append(
             MethodRow(
-                name, (trained,), note, control, group=group, seed=seed, selection=selection, metric=metric
+                trained.title,
+                (trained.scored,),
+                note,
+                control=role.kind in (DIRECT, UNFILTERED),
+                group=group,
+                seed=seed,
+                selection="last" if role.kind == ZERO_SHOT else self.r.select.rule,
+                metric=self.metric,
+                role=role,
             )
         )
+
+    def zero_shot(self, name: str, images: str, description: str, group: str = "") -> None:
+        """The baseline that needs no training, where the recipe has a CLIP model."""
+        if self.r.clip.weights:
+            node = self.add(name, ZeroShot(self.r.clip, self.class_names, description), images)
+            baseline = Trained("", node, "CLIP zero-shot", Role(ZERO_SHOT))
+            self.row(baseline, note=f"no training; {self.r.clip.weights}", group=group)
 
     def domain(self, name: str, images: str) -> Domain:
         """The training rows of an images node: cached features where the backbone is frozen."""
         if not self.backbone.frozen:
             return Domain(images, images)
-        return Domain(
-            images,
-            self.add(
-                f"features.{name}",
-                Features(self.backbone, self.uda.augment, self.uda.flip, self.seed),
-                images,
-            ),
-        )
+        features = Features(self.backbone, self.r.uda.augment, self.r.uda.flip, self.r.seed)
+        return Domain(images, self.add(f"features.{name}", features, images))
 
-    def synthetic(
-        self,
-        prompts: PromptConfig,
-        generator: TextToImageConfig,
-        filters: FilterConfig,
-        description: str,
-        tag: str = "",
-    ) -> tuple[str, str]:
+    def synthetic(self, description: str, tag: str = "") -> tuple[str, str]:
         """(node of synthetic images, node of the filter's decisions or '') for a target that is described in
         words."""
-        written = self.add(
-            _name("prompts", tag),
-            Prompts(prompts, self.class_names, description, generator.classes_per_shard, self.seed),
-        )
-        images = self.add(
-            _name("synth", tag), TextToImage(generator, len(self.class_names), self.seed), written
-        )
+        r, names = self.r, self.class_names
+        prompts = Prompts(r.prompts, names, description, r.generator.classes_per_shard, r.seed)
+        written = self.add(_name("prompts", tag), prompts)
+        images = self.add(_name("synth", tag), TextToImage(r.generator, len(names), r.seed), written)
         self.outputs.setdefault("prompts", written)
         self.outputs.setdefault("synth", images)
-        if not filters.active:
+        if not r.filters.active:
             return images, ""
-        return images, self.add(
-            _name("filter", tag), FilterImages(filters, self.class_names, self.backbone.in_channels), images
-        )
+        chosen = FilterImages(r.filters, names, self.backbone.in_channels)
+        return images, self.add(_name("filter", tag), chosen, images)
 
     @property
     def frozen_note(self) -> str:
@@ -141,17 +121,21 @@ class AdaptationGraph:
         self, method: str, source: Domain, target: Domain, kept: str = "", *, tag: str = "", seed: int = 0
     ) -> Trained:
         """Stage 1 with ``method`` from ``source`` to ``target``, and its predictions."""
-        config = replace(self.uda, method=method, seed=seed)
+        config = replace(self.r.uda, method=method, seed=seed)
         if method == SOURCE_ONLY:
             config = replace(config, sdat=0.0)
-        stage = FitUda(config, self.backbone, len(self.class_names), self.class_names, self.select)
+        stage = FitUda(config, self.backbone, len(self.class_names), self.class_names, self.r.select)
         name = self.add(_name(method, tag), stage, source.rows, target.rows, *([kept] if kept else []))
-        title = title_of(UDA_METHODS[method], method) + (" + SDAT" if config.sdat else "")
-        return self._trained(name, target, title)
+        known = title_of(UDA_METHODS[method], method)
+        title, published = (f"{known} + SDAT", "") if config.sdat else (known, known)
+        role = Role(STAGE1, self.base, OTHERWISE[STAGE1], published)
+        if method == SOURCE_ONLY:
+            title, role = self.base, Role(SOURCE, published=self.base)
+        return self._trained(name, target, title, role)
 
-    def _trained(self, model: str, target: Domain, title: str) -> Trained:
+    def _trained(self, model: str, target: Domain, title: str, role: Role) -> Trained:
         where, rows = ("test", target.test) if target.test else ("target", target.rows)
-        return Trained(model, self._predict(model, where, rows), title)
+        return Trained(model, self._predict(model, where, rows), title, role)
 
     def _predict(self, model: str, where: str, rows: str) -> str:
         """Logits of a model of stage 1 or 2."""
@@ -161,31 +145,20 @@ class AdaptationGraph:
             else Predict(plain(self.backbone), len(self.class_names), True)
         )
         head, dot, tag = model.partition(".")
-        name = f"{head}_on_{where}{dot}{tag}"
-        return name if name in self.names else self.add(name, stage, rows, model)
+        return self.add(f"{head}_on_{where}{dot}{tag}", stage, rows, model)
 
-    def stage2(
-        self, method: str, start: Trained, target: Domain, *, tag: str = "", seed: int = 0, stem: str = ""
-    ) -> Trained:
+    def stage2(self, method: str, start: Trained, target: Domain, *, tag: str = "", seed: int = 0) -> Trained:
         """Pseudo-labels from ``start``'s predictions, then ``method`` on the target alone, from ``start``'s
         weights."""
         head, dot, tags = start.model.partition(".")
-        split = f"split_{head}{dot}{tags}"
-        if split not in self.names:
-            self.add(
-                split,
-                Split(self.split_config, len(self.class_names), self.class_names),
-                self._predict(start.model, "target", target.rows),
-            )
-        stage = FitSsl(
-            replace(self.ssl, method=method, seed=seed),
-            self.backbone,
-            len(self.class_names),
-            self.class_names,
-            self.select,
-        )
-        name = self.add(_name(stem or f"{head}_{method}", tag), stage, target.rows, split, start.model)
-        return self._trained(name, target, f"{start.title} + {title_of(SSL_METHODS[method], method)}")
+        predicted = self._predict(start.model, "target", target.rows)
+        stage = Split(self.r.split, len(self.class_names), self.class_names)
+        split = self.add(f"split_{head}{dot}{tags}", stage, predicted)
+        config, classes = replace(self.r.ssl, method=method, seed=seed), len(self.class_names)
+        fit = FitSsl(config, self.backbone, classes, self.class_names, self.r.select)
+        name = self.add(_name(f"{head}_{method}", tag), fit, target.rows, split, start.model)
+        title = f"{start.title} + {title_of(SSL_METHODS[method], method)}"
+        return self._trained(name, target, title, Role(STAGE2, start.title, OTHERWISE[STAGE2]))
 
 
 def title_of(cls: type, name: str) -> str:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from diffadapt.core.errors import DataError, RecipeError, suggest
-from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.pipeline import Pipeline, Role
+from diffadapt.core.ranges import Natural
 from diffadapt.data.class_names import read_class_names
 from diffadapt.data.config import DataConfig
 from diffadapt.diffusion.generators.config import FilterConfig, TextToImageConfig
@@ -24,12 +25,13 @@ from diffadapt.models.config import BackboneConfig, ClipConfig, SelectConfig
 from diffadapt.prompts.config import PromptConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.images import Images, cached_source
-from diffadapt.systems.adapt_anything.checks import check_labels, check_once, check_training
+from diffadapt.systems.adapt_anything.checks import check_labels, check_training
 from diffadapt.systems.adapt_anything.graph import SOURCE_ONLY, AdaptationGraph, Domain, Trained
+from diffadapt.systems.adapt_anything.roles import DIRECT, OTHERWISE, UNFILTERED
+from diffadapt.systems.checks import check_known, check_once
 from diffadapt.tasks.classification.adaptation_figures import AdaptationFigures
 from diffadapt.tasks.classification.merge_head import MergeHead
 from diffadapt.tasks.classification.validate import Validate
-from diffadapt.tasks.classification.zero_shot import ZeroShot
 
 CONTROLS = ("direct", "unfiltered")
 VALIDATORS = ("entropy", "im", "bnm", "corrc", "snd", "ensv")
@@ -60,14 +62,13 @@ class AdaptAnything:
     controls: tuple[str, ...] = CONTROLS
     """direct: stage 2 straight from the source-only model; unfiltered: stage 1 without the filters' choice,
     where they chose."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Natural, ...] = (0,)
     """Training is repeated with each; the images are the same."""
     figures: bool = True
-    seed: int = 0
+    seed: Natural = 0
     """Of prompts and synthetic images."""
     execution: ExecutionConfig = ExecutionConfig()
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {"seed": (0, None), "seeds": (0, None)}
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {
         "target": ("target.path",),
         "source": ("source.path",),
@@ -83,7 +84,7 @@ class AdaptAnything:
         self._check()
         graph = _Build(self)
         graph.build()
-        return Pipeline(tuple(graph.nodes), tuple(graph.rows), self.class_names, graph.outputs)
+        return graph.pipeline(self.class_names)
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -106,20 +107,11 @@ class AdaptAnything:
             raise RecipeError(
                 "The recipe has no target images: give --target, a folder of unlabelled images."
             )
-        for name in self.controls:
-            if name not in CONTROLS:
-                raise RecipeError(
-                    f"controls has no {name!r}.{suggest(name, CONTROLS)} Known are: {', '.join(CONTROLS)}."
-                )
+        check_known("controls", self.controls, CONTROLS)
         check_methods(self.uda, self.ssl)
         check_once("controls", self.controls)
-        check_training(
-            self.execution,
-            self.backbone,
-            self.uda,
-            self.ssl if self.ssl.method != "none" else None,
-            self.seeds,
-        )
+        second = self.ssl if self.ssl.method != "none" else None
+        check_training(self.execution, self.backbone, self.uda, second, self.seeds)
         if len(self.class_names) < 2:
             raise RecipeError(
                 f"There is one class only ({self.class_names[0]!r}): a classifier needs at least two."
@@ -137,81 +129,55 @@ class _Build(AdaptationGraph):
     """The graph of one recipe."""
 
     def __init__(self, recipe: AdaptAnything):
-        r = self.r = recipe
-        super().__init__(r.backbone, r.uda, r.ssl, r.split, r.select, r.class_names, r.seed)
+        super().__init__(recipe, recipe.class_names)
+        self.base = "Synthetic only" if recipe.synthetic else "Source only"
 
     def build(self) -> None:
-        r = self.r
-        targets = Images(
-            replace(r.target, classes=r.classes or r.target.classes), (("target/0", ""),), subset=True
-        )
+        r: AdaptAnything = self.r
+        classes = r.classes or r.target.classes
+        targets = Images(replace(r.target, classes=classes), (("target/0", ""),), subset=True)
         sources = None if r.synthetic else Images(replace(r.source, classes=r.classes or r.source.classes))
         check_labels(r.select, targets.source(""), sources and sources.source(""))
-        self.outputs["target"] = target = self.add("target", targets)
-        source, kept = self._synthetic() if sources is None else (self.add("source", sources), "")
-        domains = self.domain("source", source), self.domain("target", target)
-        if r.clip.weights:
-            zero_shot = self.add("zero_shot", ZeroShot(r.clip, self.class_names, r.domain), target)
-            self.row("CLIP zero-shot", zero_shot, note=f"no training; {r.clip.weights}", chosen=False)
-        ladders = [self._ladder(*domains, kept, seed) for seed in r.seeds]
-        first, *_ = ladders
-        self.outputs["predictions"] = first[-1].scored
-        final = first[-1].model
-        if r.backbone.frozen:
-            final = self.add("adapted", MergeHead(r.backbone, self.class_names), final)
-        self.outputs["model"] = final
-        candidates = [n.name for n in self.nodes if n.name in {t.scored for t in first}]
-        self.outputs["validators"] = self.add(
-            "validators", Validate(VALIDATORS, len(self.class_names)), *candidates
-        )
-        if r.figures:
-            self._figures(source, target, domains, first)
-
-    def _synthetic(self) -> tuple[str, str]:
-        r = self.r
-        images, kept = self.synthetic(r.prompts, r.generator, r.filters, r.domain)
+        target = self.add("target", targets, output="target")
+        source, kept = self.synthetic(r.domain) if sources is None else (self.add("source", sources), "")
         if kept:
             self.outputs["filter"] = kept
-        return images, kept
+        domains = self.domain("source", source), self.domain("target", target)
+        self.zero_shot("zero_shot", target, r.domain)
+        first, *_ = [self._ladder(*domains, kept, seed) for seed in r.seeds]
+        self.outputs["predictions"] = first[-1].scored
+        self.outputs["model"] = first[-1].model
+        if r.backbone.frozen:
+            self.add("adapted", MergeHead(r.backbone, self.class_names), first[-1].model, output="model")
+        scored = {t.scored for t in first}
+        validate = Validate(VALIDATORS, len(self.class_names))
+        self.add("validators", validate, *(n for n in self.nodes if n in scored), output="validators")
+        if r.figures:
+            self._figures(source, target, domains, first)
 
     def _ladder(self, source: Domain, target: Domain, kept: str, seed: int) -> list[Trained]:
         """The models of one seed in order: source only, UDA, stage 2; the last one is the result."""
         r = self.r
         tag = f"s{seed}" if len(r.seeds) > 1 else ""
-        base = self.stage1(SOURCE_ONLY, source, target, kept, tag=tag, seed=seed)
-        base = replace(base, title="Synthetic only" if r.synthetic else "Source only")
-        self.row(base.title, base.scored, seed=seed)
-        models = [base]
+        models = [self.stage1(SOURCE_ONLY, source, target, kept, tag=tag, seed=seed)]
+        self.row(models[0], seed=seed)
         if r.uda.method != SOURCE_ONLY:
             models.append(self.stage1(r.uda.method, source, target, kept, tag=tag, seed=seed))
-            self.row(models[-1].title, models[-1].scored, seed=seed, note=self.frozen_note)
+            self.row(models[-1], seed=seed, note=self.frozen_note)
         if r.ssl.method != "none":
             models.append(self.stage2(r.ssl.method, models[-1], target, tag=tag, seed=seed))
-            self.row(models[-1].title, models[-1].scored, seed=seed)
+            self.row(models[-1], seed=seed)
             if "direct" in r.controls and r.uda.method != SOURCE_ONLY:
-                direct = self.stage2(r.ssl.method, base, target, tag=tag, seed=seed)
-                self.row(
-                    direct.title,
-                    direct.scored,
-                    seed=seed,
-                    note="stage 2 straight from stage 1's baseline",
-                    control=True,
-                )
+                direct = self.stage2(r.ssl.method, models[0], target, tag=tag, seed=seed)
+                direct = replace(direct, role=Role(DIRECT, models[-1].title, OTHERWISE[DIRECT]))
+                self.row(direct, seed=seed, note="stage 2 straight from stage 1's baseline")
         if "unfiltered" in r.controls and kept and r.filters.chooses:
-            self._unfiltered(source, target, seed, tag)
+            for method in dict.fromkeys((SOURCE_ONLY, r.uda.method)):
+                whole = self.stage1(method, source, target, "", tag=f"unfiltered{tag}", seed=seed)
+                role = Role(UNFILTERED, whole.title, OTHERWISE[UNFILTERED])
+                whole = replace(whole, title=f"{whole.title}, unfiltered", role=role)
+                self.row(whole, seed=seed, note="trained on all synthetic images")
         return models
-
-    def _unfiltered(self, source: Domain, target: Domain, seed: int, tag: str) -> None:
-        for method in dict.fromkeys((SOURCE_ONLY, self.r.uda.method)):
-            whole = self.stage1(method, source, target, "", tag=f"unfiltered{tag}", seed=seed)
-            title = "Synthetic only" if method == SOURCE_ONLY else whole.title
-            self.row(
-                f"{title}, unfiltered",
-                whole.scored,
-                seed=seed,
-                note="trained on all synthetic images",
-                control=True,
-            )
 
     def _figures(
         self, source: str, target: str, domains: tuple[Domain, Domain], ladder: list[Trained]
@@ -234,4 +200,4 @@ class _Build(AdaptationGraph):
             *(["prompts"] if self.r.synthetic else []),
         ]
         inputs += [t.scored for t in ladder] + [ladder[0].model, ladder[-1].model]
-        self.outputs["figures"] = self.add("figures", stage, *dict.fromkeys(inputs))
+        self.add("figures", stage, *dict.fromkeys(inputs), output="figures")

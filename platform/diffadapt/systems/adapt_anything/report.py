@@ -3,68 +3,69 @@ epoch, validators, prompts."""
 
 from __future__ import annotations
 
-import json
-import posixpath
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffadapt.core.errors import StoreError
+from diffadapt.core.record import Score
 from diffadapt.core.runs import Run
 from diffadapt.report import generator
-from diffadapt.report.ladder import Ladder, is_adaptation, ladder
 from diffadapt.report.mask import masked
-from diffadapt.report.provenance import optional_json
+from diffadapt.report.provenance import fit_metrics, optional_json
+from diffadapt.report.sections import Page, SystemReport
 from diffadapt.report.summary import Summary, difference
+from diffadapt.report.table import clean_text, table_style, to_text
 from diffadapt.systems.adapt_anything.beside import beside
+from diffadapt.systems.adapt_anything.findings import Ladder, ladder, ladder_findings
 
 TILES = 6
 SHOWN = 60
 """Rows of the longer tables."""
 
 
-def adaptation(run: Run, manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None:
-    """The sections of an Adapt Anything run as plain values; None for a run of another system."""
-    if not is_adaptation(manifest):
-        return None
-    steps, nodes = ladder(manifest), manifest["nodes"]
-    fits = {
-        n: fit_metrics(run, manifest, n)
-        for n, i in nodes.items()
-        if i.get("kind") in ("uda", "ssl", "split", "filter")
-    }
-    return {
-        "images": _images(manifest),
-        "zero_shot": _zero_shot(manifest, steps),
-        "filters": [_filter(n, fits[n]) for n, i in nodes.items() if i.get("kind") == "filter" and fits[n]],
-        "splits": [
-            _split(n, manifest, fits[n]) for n, i in nodes.items() if i.get("kind") == "split" and fits[n]
-        ][:SHOWN],
-        "selection": _selection(manifest, fits),
-        "validators": validators(run, manifest),
-        "published": beside(manifest, table),
-        "labelled": any(r.mean is not None for r in table.rows),
-        "prompts": _prompts(run),
-        "frozen": bool((manifest["config"].get("backbone") or {}).get("frozen")),
-    }
+class AdaptationReport(SystemReport):
+    """Images, filters, validators, the split and the choice of the epoch."""
 
+    def what(self, page: Page) -> str:
+        config = page.manifest.get("config") or {}
+        if generator.is_synthetic(page.manifest):
+            text = "Adapt Anything: a classifier for unlabelled images, trained on images made from text"
+        else:
+            text = "Unsupervised domain adaptation from labelled real images"
+        return f"{text}, benchmark {config['benchmark']}" if config.get("benchmark") else text
 
-def warnings(run: Run) -> list[str]:
-    """What finished stages had to say, one sentence each; of a damaged file nothing."""
-    try:
-        said = json.loads(run.read("warnings.json")) if run.has("warnings.json") else []
-        return [f"{masked(str(w['sentence']))} [{w['node']}]" for w in said]
-    except (StoreError, ValueError, KeyError, TypeError):
-        return []
+    def tiles(self, page: Page) -> list[dict[str, str]]:
+        return tiles(page.table, page.manifest, first_split(page.run, page.manifest))
 
+    def findings(self, table: Summary, scores: Sequence[Score], manifest: Mapping[str, Any]) -> list[str]:
+        return ladder_findings(table, manifest)
 
-def what(manifest: Mapping[str, Any]) -> str:
-    """The system and its protocol, for the head of the page."""
-    config = manifest.get("config") or {}
-    if generator.is_synthetic(manifest):
-        text = "Adapt Anything: a classifier for unlabelled images, trained on images made from text"
-    else:
-        text = "Unsupervised domain adaptation from labelled real images"
-    return f"{text}, benchmark {config['benchmark']}" if config.get("benchmark") else text
+    def without_scores(self, run: Run, manifest: Mapping[str, Any]) -> str:
+        return unlabelled_text(run, manifest)
+
+    def data(self, page: Page) -> dict[str, Any]:
+        run, manifest, table = page.run, page.manifest, page.table
+        steps, nodes = ladder(manifest), manifest["nodes"]
+        kinds = {n: i.get("kind") for n, i in nodes.items()}
+        fits = {
+            n: fit_metrics(run, manifest, n)
+            for n, k in kinds.items()
+            if k in ("uda", "ssl", "split", "filter")
+        }
+        splits = [_split(n, manifest, fits[n]) for n, k in kinds.items() if k == "split" and fits[n]]
+        return {
+            "images": _images(manifest),
+            "zero_shot": _zero_shot(steps),
+            "filters": [_filter(n, fits[n]) for n, k in kinds.items() if k == "filter" and fits[n]],
+            "splits": splits[:SHOWN],
+            "selection": _selection(manifest, fits),
+            "validators": validators(run, manifest),
+            "published": beside(manifest, table),
+            "labelled": any(r.mean is not None for r in table.rows),
+            "prompts": _prompts(run),
+            "frozen": bool((manifest["config"].get("backbone") or {}).get("frozen")),
+        }
 
 
 def tiles(
@@ -135,16 +136,6 @@ def validators(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def fit_metrics(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]:
-    """What a fit recorded about itself; empty when its folder is no longer in the store."""
-    try:
-        path = manifest["nodes"][node]["shards"][0][3]
-        value = json.loads(run.root.store.read_bytes(posixpath.join(path, "metrics.json")))
-    except (StoreError, OSError, ValueError, LookupError, TypeError):
-        return {}
-    return masked(value) if isinstance(value, dict) else {}
-
-
 def first_split(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     """The metrics of the first split of the run."""
     node = next((n for n, i in manifest["nodes"].items() if i.get("kind") == "split"), None)
@@ -177,7 +168,7 @@ def _images(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _zero_shot(manifest: Mapping[str, Any], steps: Ladder) -> str:
+def _zero_shot(steps: Ladder) -> str:
     """Why there is no zero-shot row; empty when there is one."""
     if steps.zero_shot:
         return ""
@@ -276,3 +267,39 @@ def _unlabelled_tiles(split: Mapping[str, Any] | None) -> list[dict[str, str]]:
             "step": "confidence is not accuracy",
         },
     ]
+
+
+def unlabelled_text(
+    run: Run, manifest: Mapping[str, Any], *, width: int | None = None, colour: bool | None = None
+) -> str:
+    """The table of label-free validators, and what they cannot say."""
+    colour = sys.stdout.isatty() if colour is None else colour
+    width = width or shutil.get_terminal_size((100, 24)).columns
+    notes = ["The target has no labels, so no accuracy is known."]
+    if split := first_split(run, manifest):
+        per_class = split.get("per_class") or {}
+        notes.append(
+            f"Before stage 2, {sum(n > 0 for n, _ in per_class.values())} of {len(per_class)} classes are"
+            f" predicted, with mean confidence {split.get('mean_confidence', 0):.2f};"
+            f" {split.get('confident', 0)} of {split.get('images', 0)} images count as confident."
+        )
+    known = validators(run, manifest)
+    if not known["rows"]:
+        return to_text([], width, colour, notes)
+    notes.append("Validators: higher is better, and only models of this run can be compared.")
+    return to_text([_validator_table(known, colour)], width, colour, notes)
+
+
+def _validator_table(known: Mapping[str, Any], colour: bool) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(**table_style(colour))
+    table.add_column("label-free", overflow="fold", min_width=12)
+    for name in known["names"]:
+        table.add_column(clean_text(name), justify="right", no_wrap=True)
+    for title, values in known["rows"]:
+        table.add_row(
+            Text(clean_text(title)), *(Text(text, style="bold" if best else "") for text, best in values)
+        )
+    return table

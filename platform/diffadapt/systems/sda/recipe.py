@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from diffadapt.core.errors import DataError, RecipeError, suggest
-from diffadapt.core.pipeline import MethodRow, Node, Pipeline
+from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.pipeline import PART, RESULT, SAME_IMAGES, SOURCE, Builder, MethodRow, Pipeline, Role
+from diffadapt.core.ranges import Between
 from diffadapt.data.config import DataConfig, TargetConfig
 from diffadapt.diffusion.aligners.config import AlignConfig, diffpure
 from diffadapt.diffusion.generators.config import SynthConfig
@@ -25,6 +26,7 @@ from diffadapt.stages.corrupt import WATERMARK, Corrupt
 from diffadapt.stages.fit_generator import FitGenerator
 from diffadapt.stages.images import Images, cached_source
 from diffadapt.stages.synthesize import Synthesize
+from diffadapt.systems.checks import check_known
 from diffadapt.tasks.classification.adapt_online import Memo, Tent
 from diffadapt.tasks.classification.figures import Figures
 from diffadapt.tasks.classification.fit_classifier import FitClassifier
@@ -44,7 +46,7 @@ class SDA:
     source: DataConfig = DataConfig()
     """Labelled source images: needed for what is trained here and for the real-image control; else leave the
     path empty."""
-    num_classes: int = 0
+    num_classes: Annotated[int, Between(0, wanted="not be negative (0: as many as the data have)")] = 0
     """0: as many as the source or target data have."""
     synth: SynthConfig = SynthConfig()
     align: AlignConfig = AlignConfig()
@@ -90,7 +92,7 @@ class SDA:
         self._check()
         graph = _Graph(self)
         graph.build()
-        return Pipeline(tuple(graph.nodes), tuple(graph.rows), self.class_names, graph.outputs)
+        return graph.pipeline(self.class_names)
 
     @cached_property
     def _listing(self):
@@ -118,12 +120,8 @@ class SDA:
         return len(names)
 
     def _check(self) -> None:
-        for given, known, what in ((self.methods, METHODS, "methods"), (self.controls, CONTROLS, "controls")):
-            for name in given:
-                if name not in known:
-                    raise RecipeError(
-                        f"{what} has no {name!r}.{suggest(name, known)} Known are: {', '.join(known)}."
-                    )
+        check_known("methods", self.methods, METHODS)
+        check_known("controls", self.controls, CONTROLS)
         if not self.target.data.path:
             raise RecipeError(
                 "The recipe has no target images: give --target.data.path (or --data for a folder of"
@@ -149,20 +147,16 @@ class SDA:
             )
 
 
-class _Graph:
+class _Graph(Builder):
     """Builds the nodes of one recipe."""
 
+    system = "sda"
+
     def __init__(self, recipe: SDA):
+        super().__init__()
         self.r = recipe
-        self.nodes: list[Node] = []
-        self.rows: list[MethodRow] = []
-        self.outputs: dict[str, str] = {}
         self.classes = recipe.classes()
         self.names_of_classes = recipe.class_names
-
-    def add(self, name: str, stage, *inputs: str) -> str:
-        self.nodes.append(Node(name, stage, inputs))
-        return name
 
     def build(self) -> None:
         r = self.r
@@ -175,45 +169,46 @@ class _Graph:
         if needs_projection or "diffpure" in r.methods or "gda" in r.methods:
             self._unconditional()
         self.predict("source_on_target", "target")
-        self.predict("source_on_clean", "clean") if "clean" in self.names else None
+        if "clean" in self.nodes:
+            self.predict("source_on_clean", "clean")
         if "source" in r.methods:
-            self.row("Source", "source_on_target")
-            if "source_on_clean" in self.names:
-                self.row("Source", "source_on_clean")
+            for member in ("source_on_target", "source_on_clean"):
+                if member in self.nodes:
+                    self.row("Source", member, role=Role(SOURCE, published="Source"))
         if "diffpure" in r.methods:
-            self._project(
-                "diffpure", replace(r.diffpure, weights=r.align.weights, precision=r.align.precision)
-            )
+            config = replace(r.diffpure, weights=r.align.weights, precision=r.align.precision)
+            self._project("diffpure", config)
             self.predict("source_on_diffpure", "diffpure")
-            self.row("DiffPure", "source_on_diffpure", note="no ensemble")
+            self.row("DiffPure", "source_on_diffpure", note="no ensemble", role=_known("DiffPure"))
         self._online()
         if "gda" in r.methods:
             self._project("gda", replace(r.align, guidance="gda"))
             self.predict("source_on_gda", "gda")
-            self.row(
-                "GDA",
-                "source_on_target",
-                "source_on_gda",
-                note="as publicly described; its hyper-parameters are not published",
-            )
+            note = "as publicly described; its hyper-parameters are not published"
+            self.row("GDA", "source_on_target", "source_on_gda", note=note, role=_known("GDA"))
         if needs_projection:
             self._project("projected", r.align)
             self.predict("source_on_projected", "projected")
         if "dda" in r.methods:
-            self.row("DDA", "source_on_target", "source_on_projected")
+            role = _known("DDA", partner="Source")
+            self.row("DDA", "source_on_target", "source_on_projected", role=role)
         if "sda" in r.methods:
             self._sda()
         if "projection" in r.controls:
-            self.row("Projection only", "source_on_projected", note="source model, no ensemble", control=True)
+            alone = "projection alone, without fine-tuning and ensemble, does as well here"
+            self.control("Projection only", "source_on_projected", "source model, no ensemble", alone, PART)
         if r.figures and needs_projection:
             self._figures()
 
-    @property
-    def names(self) -> set[str]:
-        return {n.name for n in self.nodes}
+    def row(self, name: str, *members: str, note: str = "", role: Role) -> None:
+        self.rows.append(MethodRow(name, members, note, role=role))
 
-    def row(self, name: str, *members: str, note: str = "", control: bool = False) -> None:
-        self.rows.append(MethodRow(name, members, note, control))
+    def control(
+        self, name: str, members: str | tuple[str, ...], note: str, otherwise: str, kind: str = "control"
+    ) -> None:
+        """A control of the run's result; ``otherwise``: what it means when the result is not above it."""
+        members = (members,) if isinstance(members, str) else members
+        self.rows.append(MethodRow(name, members, note, control=True, role=Role(kind, otherwise=otherwise)))
 
     def _target(self) -> None:
         t = self.r.target
@@ -246,46 +241,24 @@ class _Graph:
         r = self.r
         self.fitted = ()
         if r.classifier.name == "train":
-            self.add(
-                "classifier",
-                FitClassifier(
-                    r.classifier_fit,
-                    r.classifier,
-                    self.classes,
-                    "scratch",
-                    0,
-                    r.source.image_size,
-                    self.names_of_classes,
-                ),
-                "source_images",
-            )
-            self.fitted = ("classifier",)
-            self.outputs["classifier"] = "classifier"
+            size, names = r.source.image_size, self.names_of_classes
+            fit = FitClassifier(r.classifier_fit, r.classifier, self.classes, "scratch", 0, size, names)
+            self.fitted = (self.add("classifier", fit, "source_images", output="classifier"),)
 
     def _unconditional(self) -> None:
         r = self.r
         self.uncond = ()
         if r.align.weights == "train":
-            self.add(
-                "unconditional",
-                FitGenerator(r.unconditional_fit, 0, r.source.image_size, r.source.channels),
-                "source_images",
-            )
-            self.uncond = ("unconditional",)
-            self.outputs["unconditional"] = "unconditional"
+            fit = FitGenerator(r.unconditional_fit, 0, r.source.image_size, r.source.channels)
+            self.uncond = (self.add("unconditional", fit, "source_images", output="unconditional"),)
 
     def _project(self, name: str, config: AlignConfig) -> None:
-        config = replace(config, storage=self.r.project_storage)  # type: ignore[arg-type]
+        r, config = self.r, replace(config, storage=self.r.project_storage)  # type: ignore[arg-type]
         if config.aligner.needs_classifier:
-            self.add(
-                name,
-                Align(config, self.r.seed, self.r.classifier, self.classes),
-                "target",
-                *self.uncond,
-                *self.fitted,
-            )
+            stage = Align(config, r.seed, r.classifier, self.classes)
+            self.add(name, stage, "target", *self.uncond, *self.fitted)
         else:
-            self.add(name, Align(config, self.r.seed), "target", *self.uncond)
+            self.add(name, Align(config, r.seed), "target", *self.uncond)
 
     def predict(self, name: str, images: str, model: tuple[str, ...] | None = None) -> None:
         fitted = self.fitted if model is None else model
@@ -294,19 +267,14 @@ class _Graph:
     def _online(self) -> None:
         r = self.r
         if "memo" in r.methods:
-            self.add(
-                "memo",
-                Memo(r.memo, r.classifier, self.classes, bool(self.fitted), r.seed),
-                "target",
-                *self.fitted,
-            )
-            self.row("MEMO", "memo")
+            memo = Memo(r.memo, r.classifier, self.classes, bool(self.fitted), r.seed)
+            self.add("memo", memo, "target", *self.fitted)
+            self.row("MEMO", "memo", role=_known("MEMO"))
             if r.memo.limit is not None:
-                self.rows.append(
-                    MethodRow(
-                        "Source on MEMO's images", ("source_on_target",), "to compare MEMO with", True, "memo"
-                    )
-                )
+                name, note = "Source on MEMO's images", "to compare MEMO with"
+                otherwise = "this run does not show that the method does more than this control"
+                role = Role(SAME_IMAGES, "MEMO", otherwise)
+                self.rows.append(MethodRow(name, ("source_on_target",), note, True, "memo", role=role))
         if "tent" not in r.methods:
             return
         settings = [r.tent]
@@ -317,102 +285,78 @@ class _Graph:
                 for t in (False, True)
                 for b in (1, 64)
             ]
+        titles = []
         for c in settings:
-            stage = Tent(c, r.classifier, self.classes, bool(self.fitted), r.seed)
-            name = "tent" if len(settings) == 1 else f"tent_{stage.label()}"
-            self.add(name, stage, "target", *self.fitted)
+            stage, alone = self._tent(c), len(settings) == 1
+            node = self.add("tent" if alone else f"tent_{stage.label()}", stage, "target", *self.fitted)
             note = (
                 f"batch {c.batch_size}, classes {'mixed' if c.mixed_classes else 'in order'}, types"
                 f" {'mixed' if c.mixed_types else 'apart'}"
             )
-            self.row(
-                "Tent" if len(settings) == 1 else f"Tent ({note})",
-                name,
-                note=note if len(settings) == 1 else "",
-            )
+            titles.append("Tent" if alone else f"Tent ({note})")
+            self.row(titles[-1], node, note=note if alone else "", role=_known("Tent"))
         if "batchnorm" in r.controls:
-            self.add(
-                "batchnorm",
-                Tent(replace(r.tent, lr=0.0), r.classifier, self.classes, bool(self.fitted), r.seed),
-                "target",
-                *self.fitted,
-            )
-            self.row(
-                "Batch statistics only", "batchnorm", note="Tent without its gradient step", control=True
-            )
+            node = self.add("batchnorm", self._tent(replace(r.tent, lr=0.0)), "target", *self.fitted)
+            otherwise = "this run does not show that the gradient step adds to the batch statistics"
+            role, note = Role("control", titles[0], otherwise), "Tent without its gradient step"
+            self.rows.append(MethodRow("Batch statistics only", (node,), note, True, role=role))
+
+    def _tent(self, config: TentConfig) -> Tent:
+        return Tent(config, self.r.classifier, self.classes, bool(self.fitted), self.r.seed)
 
     def _sda(self) -> None:
-        r = self.r
-        generator = ()
+        r, generator = self.r, ()
         if r.synth.weights == "train":
-            self.add(
-                "generator",
-                FitGenerator(
-                    r.generator_fit,
-                    self.classes,
-                    r.source.image_size,
-                    r.source.channels,
-                    self.names_of_classes,
-                ),
-                "source_images",
-            )
-            generator = ("generator",)
-            self.outputs["generator"] = "generator"
-        self.add("synth", Synthesize(r.synth, self.classes, r.seed), *generator)
-        self.add("aligned", Align(r.align, r.seed), "synth", *self.uncond)
-        self.outputs.update(
-            synth="synth", aligned="aligned", projected="projected", source_on_target="source_on_target"
-        )
+            size, channels = r.source.image_size, r.source.channels
+            fit = FitGenerator(r.generator_fit, self.classes, size, channels, self.names_of_classes)
+            generator = (self.add("generator", fit, "source_images", output="generator"),)
+        self.add("synth", Synthesize(r.synth, self.classes, r.seed), *generator, output="synth")
+        self.add("aligned", Align(r.align, r.seed), "synth", *self.uncond, output="aligned")
+        self.outputs.update(projected="projected", source_on_target="source_on_target")
         self._finetune("finetuned", "aligned")
         self.outputs["finetuned"] = "finetuned"
-        self.row("SDA", "source_on_target", "finetuned_on_projected")
+        role = Role(RESULT, partner="DDA", published="SDA")
+        self.row("SDA", "source_on_target", "finetuned_on_projected", role=role)
+        shown = "this run does not show that"
         if "finetuned" in r.controls:
-            self.row(
-                "Fine-tuned model on projected images",
-                "finetuned_on_projected",
-                note="no ensemble",
-                control=True,
+            otherwise = f"{shown} the ensemble with the source model helps"
+            self.control(
+                "Fine-tuned model on projected images", "finetuned_on_projected", "no ensemble", otherwise
             )
         if "nonaligned" in r.controls:
             self._finetune("nonaligned", "synth")
-            self.row(
+            self.control(
                 "SDA without alignment",
-                "source_on_target",
-                "nonaligned_on_projected",
-                note="fine-tuned on non-aligned synthetic images",
-                control=True,
+                ("source_on_target", "nonaligned_on_projected"),
+                "fine-tuned on non-aligned synthetic images",
+                f"{shown} alignment helps",
             )
         if "real" in r.controls and self.has_source:
             self._finetune("real", "source_images", epoch_images=r.synth.images_per_class * self.classes)
-            self.row(
+            self.control(
                 "Real-image fine-tuning",
-                "source_on_target",
-                "real_on_projected",
-                note="as many steps, on real source images",
-                control=True,
+                ("source_on_target", "real_on_projected"),
+                "as many steps, on real source images",
+                f"{shown} synthetic images do more than as much training on real ones",
             )
 
     def _finetune(self, name: str, images: str, epoch_images: int = 0) -> None:
         r = self.r
         init = "fitted" if self.fitted else "config"
         size = r.source.image_size if self.has_source else 256
-        self.add(
-            name,
-            FitClassifier(
-                r.finetune, r.classifier, self.classes, init, epoch_images, size, self.names_of_classes
-            ),
-            images,
-            *self.fitted,
-        )
+        names = self.names_of_classes
+        fit = FitClassifier(r.finetune, r.classifier, self.classes, init, epoch_images, size, names)
+        self.add(name, fit, images, *self.fitted)
         self.predict(f"{name}_on_projected", "projected", (name,))
 
     def _figures(self) -> None:
-        models = [n for n in ("classifier", "finetuned") if n in self.names]
-        pictures = [n for n in ("clean", "target", "projected", "synth", "aligned") if n in self.names]
-        self.add(
-            "figures",
-            Figures(self.r.classifier, self.classes, tuple(pictures), tuple(models), self.names_of_classes),
-            *pictures,
-            *models,
-        )
-        self.outputs["figures"] = "figures"
+        models = [n for n in ("classifier", "finetuned") if n in self.nodes]
+        pictures = [n for n in ("clean", "target", "projected", "synth", "aligned") if n in self.nodes]
+        names = self.names_of_classes
+        stage = Figures(self.r.classifier, self.classes, tuple(pictures), tuple(models), names)
+        self.add("figures", stage, *pictures, *models, output="figures")
+
+
+def _known(method: str, partner: str = "") -> Role:
+    """The role of a method that the paper reports too."""
+    return Role("method", partner, published=method)

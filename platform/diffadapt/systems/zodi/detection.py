@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from diffadapt.core.errors import RecipeError
-from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.pipeline import MethodRow, Pipeline
+from diffadapt.core.ranges import Natural
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
+from diffadapt.metrics.detection import MAP
 from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.systems.zodi.graph import ALIASES, LIMITS, SOURCE_ONLY, SceneGraph, check_scene_recipe
+from diffadapt.systems.zodi.graph import ALIASES, SOURCE_ONLY, SceneGraph, check_scene_recipe
 from diffadapt.tasks.detection.config import DetectionTraining
 from diffadapt.tasks.detection.figures import DetectionFigures
 from diffadapt.tasks.detection.fit import FitDetector
@@ -43,14 +45,13 @@ class ZodiDetection:
     detector: DetectorConfig = DetectorConfig()
     training: DetectionTraining = DetectionTraining()
     methods: tuple[str, ...] = tuple(METHODS)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Natural, ...] = (0,)
     """Training is repeated with each; the transferred images are the same."""
     figures: bool = True
-    seed: int = 0
+    seed: Natural = 0
     """Of the transferred images."""
     execution: ExecutionConfig = ExecutionConfig()
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = LIMITS
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {**ALIASES, "backbone": ("detector.backbone",)}
     """Short options of the command line and the fields that they set."""
 
@@ -59,7 +60,7 @@ class ZodiDetection:
         self._check()
         graph = _Build(self)
         graph.build()
-        return graph.pipeline()
+        return graph.pipeline(graph.classes.names)
 
     def _check(self) -> None:
         check_scene_recipe(self, METHODS)
@@ -86,33 +87,25 @@ class _Build(SceneGraph):
             self.outputs["transferred"] = self.transfer("transferred", "source", r.transfer)
             self.outputs["quality"] = self.judged("transferred", "quality")
         trained = [(m, seed, self._fit(m, seed)) for seed in r.seeds for m in METHODS if m in r.methods]
-        for metric, where in (("map", "target"), ("map_source", "source_test")):
+        similarity = {"both": f"{METHODS['both']} + similarity"} if r.training.similarity else {}
+        titles = {**METHODS, **similarity}
+        for metric, where in ((MAP, "target"), (MAP.on("source"), "source_test")):
             for method, seed, model in trained if where in self.sets else ():
-                title = METHODS[method] + (
-                    " + similarity" if method == "both" and r.training.similarity else ""
+                member = self.predict(model, PredictBoxes(r.detector, self.classes), where)
+                role = self.role(method, titles)
+                self.rows.append(
+                    MethodRow(titles[method], (member,), seed=seed, metric=metric.name, role=role)
                 )
-                self.row(title, model, PredictBoxes(r.detector, self.classes), where, metric, seed)
-        self.outputs["model"] = next(model for _, seed, model in reversed(trained) if seed == r.seeds[0])
+        self.outputs["model"] = [model for _, seed, model in trained if seed == r.seeds[0]][-1]
         if r.figures and self.transfers:
-            shown = self.shown("map")
-            stage = DetectionFigures(
-                self.classes, "source", "transferred", self.sets.get("target", ""), shown
-            )
-            self.outputs["figures"] = self.add(
-                "figures",
-                stage,
-                "source",
-                "transferred",
-                *([self.sets["target"]] if shown else []),
-                *(node for _, node in shown),
-            )
+            shown = self.shown(MAP.name)
+            target = self.sets.get("target", "")
+            stage = DetectionFigures(self.classes, "source", "transferred", target, shown)
+            inputs = ["source", "transferred", *([target] if shown else [])]
+            self.add("figures", stage, *inputs, *(node for _, node in shown), output="figures")
 
     def _fit(self, method: str, seed: int) -> str:
         r = self.r
         inputs = ["source", *([] if method == SOURCE_ONLY else ["transferred", "quality"])]
-        return self.model(
-            method,
-            FitDetector(r.detector, replace(r.training, seed=seed), self.classes, method),
-            *inputs,
-            seed=seed,
-        )
+        fit = FitDetector(r.detector, replace(r.training, seed=seed), self.classes, method)
+        return self.model(method, fit, *inputs, seed=seed)

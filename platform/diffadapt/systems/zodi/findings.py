@@ -6,35 +6,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffadapt.core.pipeline import SOURCE
 from diffadapt.core.record import Score
+from diffadapt.metrics.segmentation import MIOU
+from diffadapt.report.roles import roles
 from diffadapt.report.sentences import against_control, compare, doubt, limits, numbers
 from diffadapt.report.summary import MethodSummary, Summary, difference, summarise
 
-SOURCE_ONLY, TRANSFERRED_ONLY, BOTH, ZODI = "source_only", "transferred_only", "both", "zodi"
-ESTIMATE = {"miou": "miou_estimated"}
+TRANSFERRED_ONLY, BOTH, ZODI, VARIANT = "transferred_only", "both", "zodi", "variant"
+"""Kinds of roles beside the source-only model's; a variant is ZoDi on another transfer, as a control."""
+ESTIMATE = {MIOU.name: MIOU.on("estimated").name}
 """The metric that estimates another one without a target image."""
 HARM = "training on transferred images did harm here"
-SIMILARITY = "this run does not show that the feature similarity helps"
-SOURCE = "this run does not show that the source images help beside their transferred versions"
-TRANSFER = "this run does not show that the transfer does more than this control"
-
-
-def is_zodi(manifest: Mapping[str, Any]) -> bool:
-    """Whether the run transferred labelled scenes to another domain."""
-    return any(n.get("kind") == "transferred" for n in (manifest.get("nodes") or {}).values())
+OTHERWISE = {
+    ZODI: "this run does not show that the feature similarity helps",
+    BOTH: "this run does not show that the source images help beside their transferred versions",
+    VARIANT: "this run does not show that the transfer does more than this control",
+}
 
 
 def methods(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Method (source_only, transferred_only, both, zodi) -> the name of its main rows, read off the run's
-    graph."""
-    nodes = manifest.get("nodes") or {}
+    """Kind of role -> the name of its main row."""
     found: dict[str, str] = {}
-    for row in manifest.get("rows") or ():
-        for member in () if row.get("control") else row["members"][:1]:
-            for model in reversed(nodes.get(member, {}).get("inputs") or ()):
-                method = (nodes.get(model, {}).get("identity") or {}).get("method")
-                if isinstance(method, str):
-                    found.setdefault(method, row["name"])
+    for name, role in roles(manifest).items():
+        if role.kind != VARIANT:
+            found.setdefault(role.kind, name)
     return found
 
 
@@ -43,21 +39,23 @@ def ours(names: Mapping[str, str]) -> str:
     return next((names[m] for m in (ZODI, BOTH, TRANSFERRED_ONLY) if m in names), "")
 
 
-def zodi_findings(scores: Sequence[Score], metric: str | None, manifest: Mapping[str, Any]) -> list[str]:
-    """One honest sentence for each comparison that the rows of ``metric`` (default: the first) allow."""
-    table, names = summarise(scores, metric), methods(manifest)
+def zodi_findings(table: Summary, scores: Sequence[Score], manifest: Mapping[str, Any]) -> list[str]:
+    """One honest sentence for each comparison that the rows of ``table`` allow."""
+    names, known = methods(manifest), roles(manifest)
     rows = {r.method: r for r in table.rows if r.mean is not None}
-    place = {m: rows[name] for m, name in names.items() if name in rows}
-    base, lead = place.get(SOURCE_ONLY), rows.get(ours(names))
+    base, lead = rows.get(names.get(SOURCE, "")), rows.get(ours(names))
     out: list[str] = []
     if base and lead and lead is not base:
         out += _step(table, lead, base, HARM)
-    if lead and lead is place.get(ZODI) and BOTH in place:
-        out += _step(table, lead, place[BOTH], SIMILARITY)
-    if TRANSFERRED_ONLY in place and lead and lead is not place[TRANSFERRED_ONLY]:
-        out += _step(table, place.get(BOTH, lead), place[TRANSFERRED_ONLY], SOURCE)
+    row = lead
+    while row:
+        role = known[row.method]
+        start = rows.get(role.partner)
+        if start:
+            out += _step(table, row, start, role.otherwise)
+        row = start
     for control in (r for r in table.controls if lead and r.mean is not None):
-        out += against_control(table, lead, control, base, TRANSFER)  # type: ignore[arg-type]
+        out += against_control(table, lead, control, base, known[control.method].otherwise)
     return out + _estimate(scores, table) + limits(table, {})
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.errors import RecipeError
 from diffadapt.core.leniency import missing
-from diffadapt.core.pipeline import MethodRow, Node, Pipeline
+from diffadapt.core.pipeline import SOURCE, Builder, Role
 from diffadapt.core.stage import Stage
 from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.data.scenes.config import SceneConfig
@@ -18,10 +18,10 @@ from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.stages.quality import Quality
 from diffadapt.stages.scenes import Scenes
 from diffadapt.stages.translate import TransferScenes
-from diffadapt.systems.adapt_anything.checks import check_once
+from diffadapt.systems.checks import check_known, check_once
+from diffadapt.systems.zodi.findings import BOTH, OTHERWISE, TRANSFERRED_ONLY, VARIANT
 
 SOURCE_ONLY = "source_only"
-LIMITS: dict[str, tuple[float | None, float | None]] = {"seed": (0, None), "seeds": (0, None)}
 ALIASES: dict[str, tuple[str, ...]] = {
     "data": ("source.path", "source_test.path"),
     "source": ("source.path",),
@@ -56,7 +56,8 @@ def check_scene_recipe(recipe: Any, methods: Mapping[str, str]) -> None:
         raise RecipeError(
             "source.labels is empty, but what is trained on needs its truth: name the source's labels."
         )
-    check_names("methods", recipe.methods, methods)
+    check_known("methods", recipe.methods, methods)
+    check_once("methods", recipe.methods)
     if not recipe.methods:
         raise RecipeError(f"methods is empty: name at least one of {', '.join(methods)}.")
     if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds):
@@ -86,35 +87,25 @@ def _place(data: SceneConfig) -> tuple[Any, ...]:
     )
 
 
-def check_names(what: str, given: tuple[str, ...], known: Mapping[str, str]) -> None:
-    """RecipeError for a name that is not known or stands twice."""
-    for name in given:
-        if name not in known:
-            raise RecipeError(f"{what} has no {name!r}.{suggest(name, known)} Known are: {', '.join(known)}.")
-    check_once(what, given)
-
-
-class SceneGraph:
+class SceneGraph(Builder):
     """Collects the nodes and rows of one recipe. ``sets``: what is predicted ('target', 'source_test', ...)
     -> its node."""
 
+    system = "zodi"
+
     def __init__(self, recipe: Any):
+        super().__init__()
         self.r = recipe
-        self.nodes: list[Node] = []
-        self.rows: list[MethodRow] = []
-        self.outputs: dict[str, str] = {}
         self.sets: dict[str, str] = {}
         source = Scenes(recipe.source, "source")
         self.classes: ClassTable = source.classes
         self.add("source", source)
         if self._wanted(recipe.target):
-            self.sets["target"] = self.outputs["target"] = self.add(
-                "target", self.scenes(recipe.target, recipe.transfer.domain, "target")
-            )
+            scenes = self.scenes(recipe.target, recipe.transfer.domain, "target")
+            self.sets["target"] = self.add("target", scenes, output="target")
         if self._wanted(recipe.source_test):
-            self.sets["source_test"] = self.add(
-                "source_test", self.scenes(recipe.source_test, "source", "source_test")
-            )
+            scenes = self.scenes(recipe.source_test, "source", "source_test")
+            self.sets["source_test"] = self.add("source_test", scenes)
 
     def _wanted(self, data: SceneConfig) -> bool:
         """Whether there are such scenes; planning without any data, those whose number is published."""
@@ -124,15 +115,6 @@ class SceneGraph:
     def transfers(self) -> bool:
         """Whether any method needs transferred images."""
         return set(self.r.methods) != {SOURCE_ONLY}
-
-    def pipeline(self) -> Pipeline:
-        return Pipeline(tuple(self.nodes), tuple(self.rows), self.classes.names, self.outputs)
-
-    def add(self, name: str, stage: Stage, *inputs: str) -> str:
-        """A node, unless there is one of that name; returns its name."""
-        if all(n.name != name for n in self.nodes):
-            self.nodes.append(Node(name, stage, inputs))
-        return name
 
     def scenes(self, data: SceneConfig, group: str, field: str) -> Scenes:
         """Scenes whose classes are those of the source. Raises RecipeError for others."""
@@ -162,13 +144,9 @@ class SceneGraph:
         segmenter: SegmenterConfig | None = None,
     ) -> str:
         """Transferred ``scenes``; ``fitted`` are the generator and the judge, where they are trained here."""
-        r = self.r
-        return self.add(
-            name,
-            TransferScenes(config, r.quality, self.classes, segmenter or SegmenterConfig(), r.seed),
-            scenes,
-            *fitted,
-        )
+        segmenter = segmenter or SegmenterConfig()
+        stage = TransferScenes(config, self.r.quality, self.classes, segmenter, self.r.seed)
+        return self.add(name, stage, scenes, *fitted)
 
     def judged(self, transferred: str, name: str) -> str:
         """Quality control's decisions on ``transferred``."""
@@ -176,30 +154,25 @@ class SceneGraph:
 
     def model(self, method: str, stage: Stage, *inputs: str, seed: int, tag: str = "") -> str:
         """A trained model; its name says method and seed."""
-        return self.add(
-            ".".join(n for n in (method, tag, f"s{seed}" if len(self.r.seeds) > 1 else "") if n),
-            stage,
-            *inputs,
-        )
+        seeds = f"s{seed}" if len(self.r.seeds) > 1 else ""
+        return self.add(".".join(n for n in (method, tag, seeds) if n), stage, *inputs)
 
-    def row(
-        self,
-        title: str,
-        model: str,
-        predict: Stage,
-        where: str,
-        metric: str,
-        seed: int,
-        *,
-        control: bool = False,
-        selection: str = "last",
-    ) -> None:
-        """A score row over the predictions of ``model`` on the set ``where``."""
+    def predict(self, model: str, stage: Stage, where: str) -> str:
+        """The predictions of ``model`` on the set ``where``."""
         head, dot, tag = model.partition(".")
-        member = self.add(f"{head}_on_{where}{dot}{tag}", predict, self.sets[where], model)
-        self.rows.append(
-            MethodRow(title, (member,), control=control, seed=seed, selection=selection, metric=metric)
-        )
+        return self.add(f"{head}_on_{where}{dot}{tag}", stage, self.sets[where], model)
+
+    def role(self, method: str, titles: Mapping[str, str]) -> Role:
+        """What the row of a method means; ``titles``: those of all methods, the nearest to ZoDi last."""
+        if method == SOURCE_ONLY:
+            return Role(SOURCE)
+        if method not in titles:
+            return Role(VARIANT, otherwise=OTHERWISE[VARIANT])
+        before = [m for m in titles if m in self.r.methods and m != SOURCE_ONLY]
+        partner = next((m for m in reversed(before[: before.index(method)])), "")
+        # beside transferred images alone, every further one is a training on the source's images too
+        otherwise = OTHERWISE[BOTH if partner == TRANSFERRED_ONLY else method] if partner else ""
+        return Role(method, titles.get(partner, ""), otherwise)
 
     def shown(self, metric: str) -> tuple[tuple[str, str], ...]:
         """(title, predictions on the target) of the methods of the first seed, for pictures."""

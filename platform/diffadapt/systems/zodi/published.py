@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from diffadapt.metrics.segmentation import MIOU
 from diffadapt.report.summary import Summary
 
 NETWORKS = {
@@ -34,7 +35,7 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
     was not scored on its target."""
     config = manifest.get("config") or {}
     domain = domain_of(config)
-    if not domain or table.metric != "miou":
+    if not domain or table.metric != MIOU.name:
         return None
     known = read()
     segmenter = config.get("segmenter") or {}

@@ -12,25 +12,21 @@ zero-shot setting).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from diffadapt.core.errors import RecipeError
-from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.pipeline import MethodRow, Pipeline
+from diffadapt.core.ranges import Between, Natural
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.relight import CAPTIONS
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
+from diffadapt.metrics.segmentation import MIOU
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.relight import RelightScenes
 from diffadapt.stages.scenes import Scenes
-from diffadapt.systems.zodi.graph import (
-    ALIASES,
-    LIMITS,
-    SOURCE_ONLY,
-    SceneGraph,
-    check_names,
-    check_scene_recipe,
-)
+from diffadapt.systems.checks import check_known, check_once
+from diffadapt.systems.zodi.graph import ALIASES, SOURCE_ONLY, SceneGraph, check_scene_recipe
 from diffadapt.tasks.segmentation.config import SegmentTraining
 from diffadapt.tasks.segmentation.figures import SceneFigures
 from diffadapt.tasks.segmentation.fit import FitSegmenter
@@ -77,24 +73,19 @@ class Zodi:
     methods: tuple[str, ...] = tuple(METHODS)
     variants: tuple[str, ...] = ()
     """Controls: ZoDi trained on another transfer (img2img, edit_friendly, aligned, layout, relight)."""
-    estimate: int = 100
+    estimate: Natural = 100
     """So many of the source's test images are transferred to estimate the performance on the target without
     it; 0: no estimate."""
-    scale: float = 1.0
+    scale: Annotated[float, Between(0.001, 16)] = 1.0
     """Multiplies every resolution (of transfer, segmenter, crops, and of a generator trained here): a run at
     small scale by one field."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Natural, ...] = (0,)
     """Training is repeated with each; the transferred images are the same."""
     figures: bool = True
-    seed: int = 0
+    seed: Natural = 0
     """Of the transferred images."""
     execution: ExecutionConfig = ExecutionConfig()
 
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        **LIMITS,
-        "estimate": (0, None),
-        "scale": (1e-3, 16),
-    }
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {**ALIASES, "backbone": ("segmenter.backbone",)}
     """Short options of the command line and the fields that they set."""
 
@@ -103,7 +94,7 @@ class Zodi:
         self._check()
         graph = _Build(self.scaled())
         graph.build()
-        return graph.pipeline()
+        return graph.pipeline(graph.classes.names)
 
     def scaled(self) -> Zodi:
         """The recipe with ``scale`` carried out and set back to 1; sizes are rounded, at least one pixel."""
@@ -134,7 +125,8 @@ class Zodi:
 
     def _check(self) -> None:
         check_scene_recipe(self, METHODS)
-        check_names("variants", self.variants, VARIANTS)
+        check_known("variants", self.variants, VARIANTS)
+        check_once("variants", self.variants)
         if self.training.select == "best_source" and not self.source_test.path:
             raise RecipeError(
                 "training.select is best_source, but there are no test images of the source: give"
@@ -165,39 +157,34 @@ class _Build(SceneGraph):
     def build(self) -> None:
         r = self.r
         if r.transfer.weights == "train":
-            self.outputs["generator"] = self.add(
-                "generator",
-                FitLayout(r.layout, self.classes, (r.transfer.source_prompt,), r.appearances),
-                "source",
-            )
+            fit = FitLayout(r.layout, self.classes, (r.transfer.source_prompt,), r.appearances)
+            self.add("generator", fit, "source", output="generator")
         if self.transfers:
             self.outputs["transferred"] = self._transfer("transferred", "source", r.transfer)
             self.outputs["quality"] = self.judged("transferred", "quality")
             self._estimate()
         trained = [(m, seed, self._fit(m, seed)) for seed in r.seeds for m in METHODS if m in r.methods]
         trained += [(v, seed, self._variant(v, seed)) for seed in r.seeds for v in r.variants]
-        for metric, where in (
-            ("miou", "target"),
-            ("miou_source", "source_test"),
-            ("miou_estimated", "transferred_test"),
-        ):
-            for method, seed, model in trained if where in self.sets else ():
+        where = {MIOU: "target", MIOU.on("source"): "source_test", MIOU.on("estimated"): "transferred_test"}
+        for metric, place in where.items():
+            for method, seed, model in trained if place in self.sets else ():
                 title = METHODS.get(method) or f"ZoDi, {VARIANTS[method]}"
-                self.row(
-                    title,
-                    model,
-                    PredictSegments(r.segmenter, self.classes),
-                    where,
-                    metric,
-                    seed,
-                    control=method in VARIANTS,
-                    selection=r.training.select,
+                member = self.predict(model, PredictSegments(r.segmenter, self.classes), place)
+                self.rows.append(
+                    MethodRow(
+                        title,
+                        (member,),
+                        control=method in VARIANTS,
+                        seed=seed,
+                        selection=r.training.select,
+                        metric=metric.name,
+                        role=self.role(method, METHODS),
+                    )
                 )
-        self.outputs["model"] = next(
-            model for m, seed, model in reversed(trained) if m in METHODS and seed == r.seeds[0]
-        )
+        own = [model for m, seed, model in trained if m in METHODS and seed == r.seeds[0]]
+        self.outputs["model"] = own[-1]
         if r.figures and self.transfers:
-            shown = self.shown("miou")
+            shown = self.shown(MIOU.name)
             stage = SceneFigures(
                 self.classes,
                 source="source",
@@ -205,15 +192,8 @@ class _Build(SceneGraph):
                 target=self.sets.get("target", ""),
                 predictions=shown,
             )
-            self.outputs["figures"] = self.add(
-                "figures",
-                stage,
-                "source",
-                "transferred",
-                "quality",
-                *([self.sets["target"]] if shown else []),
-                *(node for _, node in shown),
-            )
+            inputs = ["source", "transferred", "quality", *([self.sets["target"]] if shown else [])]
+            self.add("figures", stage, *inputs, *(node for _, node in shown), output="figures")
 
     def _transfer(self, name: str, scenes: str, config: TransferConfig) -> str:
         judge = [self._fit(SOURCE_ONLY, self.r.seeds[0])] if self.r.quality.needs_model else []
@@ -239,26 +219,14 @@ class _Build(SceneGraph):
         inputs = ["source", *([] if method == SOURCE_ONLY else [transferred, quality])]
         if r.training.select != "last":
             inputs.append(self.sets["source_test" if r.training.select == "best_source" else "target"])
-        return self.model(
-            method,
-            FitSegmenter(r.segmenter, replace(r.training, seed=seed), self.classes, method),
-            *inputs,
-            seed=seed,
-            tag=tag,
-        )
+        fit = FitSegmenter(r.segmenter, replace(r.training, seed=seed), self.classes, method)
+        return self.model(method, fit, *inputs, seed=seed, tag=tag)
 
     def _variant(self, variant: str, seed: int) -> str:
         r, name = self.r, f"transferred.{variant}"
         if variant == "relight":
             self.add(name, RelightScenes(r.transfer.domain, self.classes, r.seed), "source")
         else:
-            self._transfer(
-                name,
-                "source",
-                (
-                    replace(r.transfer, aligned=True)
-                    if variant == "aligned"
-                    else replace(r.transfer, method=variant)
-                ),
-            )  # type: ignore[arg-type]
+            changes = {"aligned": True} if variant == "aligned" else {"method": variant}
+            self._transfer(name, "source", replace(r.transfer, **changes))
         return self._fit("zodi", seed, name, self.judged(name, f"quality.{variant}"), variant)

@@ -8,26 +8,22 @@ from typing import Any
 
 from markupsafe import Markup
 
+from diffadapt.core.pipeline import SOURCE
 from diffadapt.core.record import Score
 from diffadapt.core.runs import Run
+from diffadapt.metrics import metric
+from diffadapt.metrics.detection import MAP
+from diffadapt.metrics.segmentation import MIOU
 from diffadapt.report.charts import svg, tag
 from diffadapt.report.mask import masked
-from diffadapt.report.summary import BY_CLASS, PERCENT, Summary, difference, metrics, summarise
-from diffadapt.systems.adapt_anything.report import fit_metrics
-from diffadapt.systems.zodi.findings import ESTIMATE, SOURCE_ONLY, is_zodi, methods, ours
+from diffadapt.report.provenance import fit_metrics
+from diffadapt.report.sections import Page, SystemReport
+from diffadapt.report.summary import Summary, difference, metrics, summarise
+from diffadapt.systems.zodi.findings import ESTIMATE, methods, ours, zodi_findings
 from diffadapt.systems.zodi.published import beside
 
 REFUSED_SHOWN = 30
 BINS = 20
-SHORT = {
-    "miou": "mean IoU",
-    "miou_estimated": "estimate without target images",
-    "miou_source": "mean IoU, source test images",
-    "pixel_accuracy": "pixel accuracy",
-    "map": "mAP",
-    "map50": "AP at IoU .50",
-    "map_source": "mAP, source test images",
-}
 MEASURES = {
     "consistency": (
         "consistency",
@@ -44,37 +40,43 @@ MEASURES = {
 }
 
 
-def zodi(run: Run, manifest: Mapping[str, Any], scores: Sequence[Score]) -> dict[str, Any] | None:
-    """The sections of a ZoDi run as plain values; None for a run of another system."""
-    if not is_zodi(manifest):
-        return None
-    table = summarise(scores)
-    return {
-        "transfer": _transfer(manifest),
-        "quality": _quality(run, manifest),
-        "others": _others(scores, manifest),
-        "classes": _classes(scores, manifest),
-        "published": beside(manifest, table),
-        "oracle": (manifest["config"].get("training") or {}).get("select") == "oracle",
-        "target": bool((manifest["config"].get("target") or {}).get("path")),
-    }
+class ZodiReport(SystemReport):
+    """The transfer, quality control, other metrics, every class, published figures."""
 
+    tables = 1
 
-def what(manifest: Mapping[str, Any]) -> str:
-    """The system in a sentence's beginning, for the head of the page."""
-    transfer = (manifest.get("config") or {}).get("transfer") or {}
-    kind = "detector" if any(n.get("kind") == "boxes" for n in manifest["nodes"].values()) else "segmenter"
-    return masked(
-        f"ZoDi: a {kind} for the domain “{transfer.get('domain', '')}”, of which training sees no image:"
-        " labelled source scenes are transferred to it by a diffusion model"
-    )
+    def what(self, page: Page) -> str:
+        transfer = (page.manifest.get("config") or {}).get("transfer") or {}
+        boxes = any(n.get("kind") == "boxes" for n in page.manifest["nodes"].values())
+        return masked(
+            f"ZoDi: a {'detector' if boxes else 'segmenter'} for the domain “{transfer.get('domain', '')}”, of"
+            " which training sees no image: labelled source scenes are transferred to it by a diffusion model"
+        )
+
+    def tiles(self, page: Page) -> list[dict[str, str]]:
+        return tiles(page.scores, page.manifest)
+
+    def findings(self, table: Summary, scores: Sequence[Score], manifest: Mapping[str, Any]) -> list[str]:
+        return zodi_findings(table, scores, manifest)
+
+    def data(self, page: Page) -> dict[str, Any]:
+        run, manifest, scores = page.run, page.manifest, page.scores
+        return {
+            "transfer": _transfer(manifest),
+            "quality": _quality(run, manifest),
+            "others": _others(scores, manifest),
+            "classes": _classes(scores, manifest),
+            "published": beside(manifest, page.table),
+            "oracle": (manifest["config"].get("training") or {}).get("select") == "oracle",
+            "target": bool((manifest["config"].get("target") or {}).get("path")),
+        }
 
 
 def tiles(scores: Sequence[Score], manifest: Mapping[str, Any]) -> list[dict[str, str]]:
     """The source-only model, the method with its gain, and the estimate, as large figures."""
     table, names = summarise(scores), methods(manifest)
     rows = {r.method: r for r in table.rows if r.mean is not None}
-    base, lead = rows.get(names.get(SOURCE_ONLY, "")), rows.get(ours(names))
+    base, lead = rows.get(names.get(SOURCE, "")), rows.get(ours(names))
     out = []
     for row in [r for r in (base, lead if lead is not base else None) if r]:
         d = difference(row, base, table.metric) if base and row is not base else None
@@ -85,7 +87,7 @@ def tiles(scores: Sequence[Score], manifest: Mapping[str, Any]) -> list[dict[str
                 "error": "" if row.spread is None else f"± {row.spread:.1f}",
                 "step": f"{d.value:+.1f} to {base.title}"
                 if d and base
-                else PERCENT.get(table.metric, "") + ", %",
+                else f"{metric(table.metric).title}, %",
             }
         )
     other = ESTIMATE.get(table.metric, "")
@@ -258,8 +260,8 @@ def _others(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, A
     order = list(dict.fromkeys(s.method for s in scores))
     controls = {s.method for s in scores if s.control}
 
-    def cell(metric: str, method: str) -> str:
-        row = tables[metric].get(method)
+    def cell(name: str, method: str) -> str:
+        row = tables[name].get(method)
         return (
             "-"
             if row is None
@@ -271,17 +273,23 @@ def _others(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, A
         for m in sorted(order, key=lambda m: m in controls)
     ]
     where = {m: next(iter(s.group for s in scores if s.metric == m)).partition("/")[0] for m in names}
-    heads = [SHORT.get(m, m) + (f" ({where[m]})" if m in ("miou", "map") else "") for m in names]
+    heads = [_head(m, where[m]) for m in names]
     return {
         "heads": heads,
         "rows": rows,
-        "estimated": max((s.images for s in scores if s.metric == "miou_estimated"), default=0),
+        "estimated": max((s.images for s in scores if s.metric in ESTIMATE.values()), default=0),
     }
+
+
+def _head(name: str, group: str) -> str:
+    """The head of a metric's column; of the row's own metric with the group that it is measured on."""
+    known = metric(name)
+    return (known.short or name) + (f" ({group})" if name in (MIOU.name, MAP.name) else "")
 
 
 def _classes(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A row a class: a value a method, and what the method gains over the source-only model."""
-    found = {s.metric for s in scores if s.metric.startswith(BY_CLASS)}
+    found = {s.metric for s in scores if metric(s.metric).by_class}
     order = list(manifest.get("class_names") or ())
     listed = sorted(
         found, key=lambda m: (order.index(c) if (c := m.partition(".")[2]) in order else len(order), m)
@@ -291,9 +299,9 @@ def _classes(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, 
     tables: list[Summary] = [summarise(scores, m) for m in listed]
     heads = list(dict.fromkeys(r.method for t in tables for r in t.main))
     names = methods(manifest)
-    base, lead = names.get(SOURCE_ONLY, ""), ours(names)
+    base, lead = names.get(SOURCE, ""), ours(names)
     rows = []
-    for metric, table in zip(listed, tables, strict=True):
+    for name, table in zip(listed, tables, strict=True):
         means = {r.method: r.mean for r in table.rows if r.mean is not None}
         gain = means[lead] - means[base] if base in means and lead in means and base != lead else None
         sign = 0 if gain is None or abs(gain) < 0.05 else (1 if gain > 0 else -1)
@@ -302,13 +310,12 @@ def _classes(scores: Sequence[Score], manifest: Mapping[str, Any]) -> dict[str, 
             (f"{means[h]:.1f}", round(means[h], 1) == best > worst) if h in means else ("-", False)
             for h in heads
         ]
-        rows.append((masked(metric.partition(".")[2]), cells, "" if gain is None else f"{gain:+.1f}", sign))
-    word = "IoU" if listed[0].startswith("iou.") else "average precision"
+        rows.append((masked(name.partition(".")[2]), cells, "" if gain is None else f"{gain:+.1f}", sign))
     return {
         "heads": [masked(h) for h in heads],
         "rows": rows,
         "gain": f"{lead} to {base}" if any(r[2] for r in rows) else "",
-        "word": word,
+        "word": metric(listed[0]).title,
     }
 
 

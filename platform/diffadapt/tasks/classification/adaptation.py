@@ -3,7 +3,6 @@ training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,17 +13,14 @@ from torch import nn
 from diffadapt.compute.distributed import gather_shares, same_buffers, share
 from diffadapt.compute.precision import autocast
 from diffadapt.compute.progress import Pass, Progress
-from diffadapt.compute.sync_batch_norm import separate, synchronise
+from diffadapt.compute.sync_batch_norm import synchronise
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
-from diffadapt.train.candidates import Chooser
-from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.loop import run_loop
+from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.pair_batches import PairBatches
-from diffadapt.train.reporter import Reporter
+from diffadapt.train.run import TrainingRun
 from diffadapt.train.views import Views
-from diffadapt.train.watch import Watcher, without_watched
 
 FROZEN_BOTTLENECK = 256
 """Bottleneck of an adapting method that has none, when the backbone is frozen: something must move the
@@ -32,28 +28,13 @@ features."""
 
 
 def fit_uda(
-    source: Views,
-    target: Views,
-    backbone: nn.Module,
-    width: int,
-    classes: int,
-    config: Any,
-    reporter: Reporter,
-    checkpoints: Checkpoints | None,
-    chooser: Chooser | None = None,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
-    readers: int = 0,
-    watcher: Watcher | None = None,
-    until: int | None = None,
+    source: Views, target: Views, backbone: nn.Module, width: int, classes: int, config: Any, run: TrainingRun
 ) -> tuple[AdaptationNetwork, dict[str, Any]]:
     """Adapt from ``source`` (labels 0..classes-1) to ``target``, whose labels are not looked at; goes on from
     the newest checkpoint.
 
     ``backbone`` maps the views' inputs to (B, width); Identity for cached features. ``config`` is a
-    UdaConfig. ``chooser`` keeps the weights of another epoch than the last (train/candidates.py). ``readers``
-    threads prepare the next batch meanwhile. Every step reports the method's losses, ``lr`` and
-    ``grad_norm``; after every epoch ``watcher`` (train/watch.py) adds its score. With ``until`` training
-    pauses after so many finished steps with a checkpoint, and the result is what it is then.
+    UdaConfig. Every step reports the method's losses, ``lr`` and ``grad_norm``.
 
     Returns the network in evaluation mode and the last step's scalars with ``steps``, ``resumed_from`` and
     ``selection`` (what was chosen and why). Raises DataError for an empty set or labels outside the classes,
@@ -61,13 +42,10 @@ def fit_uda(
     cannot share), TrainingError on NaN.
     """
     demand_sets(source, target, classes)
+    reporter = run.reporter
     method = method_of(config, frozen=not any(True for _ in backbone.parameters()))
     passes = method.passes_with(config.sdat)
-    if config.batch_size % reporter.world_size:
-        raise RecipeError(
-            f"uda.batch_size is {config.batch_size}, which {reporter.world_size} workers cannot share evenly:"
-            " use a multiple."
-        )
+    run.demand_share(config.batch_size, "uda.batch_size")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = AdaptationNetwork(backbone, width, classes, method).to(reporter.device)
@@ -75,7 +53,7 @@ def fit_uda(
     if config.sync_batch_norm and reporter.world_size > 1:
         synchronise(net)
     total = config.epochs * config.steps_per_epoch
-    batches = PairBatches(source, target, config, net, reporter.rank, reporter.world_size, readers)
+    batches = PairBatches(source, target, config, net, run.share)
     reader = Reader(source, target, net, config, reporter.device)
     refreshes = type(method).refresh is not UdaMethod.refresh
 
@@ -93,47 +71,21 @@ def fit_uda(
             with evaluating(net):
                 method.refresh(net, reader, progress(step))
 
-    def after_step(finished: int, scalars: dict[str, float]) -> None:
-        if chooser is not None and finished in chooser.steps:
-            with evaluating(net):
-                chooser.offer(
-                    finished,
-                    reader.forward,
-                    lambda: {k: v.detach().cpu().clone() for k, v in net.state_dict().items()},
-                )
-        if watcher is not None and watcher.due(finished):
-            with evaluating(net):
-                scalars.update(watcher.after(finished, reader.forward))
-        if on_step is not None:
-            on_step(finished, scalars)
-
+    how = Optimisation(
+        make_optimizer(net),
+        lambda step: method.lr_at(progress(step)),
+        total,
+        precision=config.precision,
+        clip_norm=method.clip_norm,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+        passes=passes,
+        before_step=before_step,
+    )
     with batches:
-        result: dict[str, Any] = run_loop(
-            module=net,
-            loss_fn=loss_fn,
-            batch_fn=batches,
-            optimizer=make_optimizer(net),
-            lr_at=lambda step: method.lr_at(progress(step)),
-            total_steps=total,
-            reporter=reporter,
-            checkpoints=checkpoints,
-            precision=config.precision,
-            clip_norm=method.clip_norm,
-            seed=config.seed,
-            checkpoint_every=config.checkpoint_every,
-            on_step=after_step,
-            passes=passes,
-            before_step=before_step,
-            until=until,
-        )
-    result = without_watched(result)
-    same_buffers(net)
-    separate(net).eval()
-    if chooser is not None:
-        state, result["selection"] = chooser.choose()
-        if state is not None:
-            net.load_state_dict(state)
-    return net, result
+        observed = run.observed(net, lambda: evaluating(net), reader.forward)
+        result = run_loop(net, loss_fn, batches, how, observed)
+    return net, run.conclude(net, result)
 
 
 def method_of(config: Any, frozen: bool) -> UdaMethod:

@@ -7,30 +7,33 @@ Everything takes arrays and gives PNG bytes; PIL draws, nothing here needs a dis
 from __future__ import annotations
 
 import colorsys
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from diffadapt.report.panels import (
     INK,
+    LINE,
     PAPER,
+    SOFT,
     GradCamCell,
     GradCamRow,
+    drawable,
     fit_size,
+    font,
     gradcam_panel,
     image_grid,
+    pixels,
     png,
 )
 
 SCALE = 3
 """Charts are drawn so many times larger and reduced, so that their edges are smooth."""
 BINS = 20
-SOFT, LINE, BAR = (91, 102, 117), (223, 227, 233), (31, 111, 235)
+BAR = (31, 111, 235)
 LEGEND_CLASSES = 24
 """Classes up to which a feature map has a legend."""
 
@@ -176,28 +179,6 @@ def class_colour(index: int, classes: int) -> tuple[int, int, int]:
     light = (0.45, 0.3)[index % 2] if classes > 10 else 0.45
     red, green, blue = colorsys.hls_to_rgb((ring / count) % 1.0, light, 0.75)
     return round(red * 255), round(green * 255), round(blue * 255)
-
-
-def drawable(name: str, otherwise: str) -> str:
-    """``name``, without its accents where the drawing font lacks them; ``otherwise`` where it lacks the
-    letters."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    return next((n for n in (name, plain) if n and all(_has(c) for c in n)), otherwise)
-
-
-@lru_cache(maxsize=4)
-def font(size: int = 13) -> Any:
-    return ImageFont.load_default(size)
-
-
-def pixels(text: str) -> int:
-    """The width of ``text`` as drawn."""
-    return int(np.ceil(font().getlength(text)))
-
-
-@lru_cache(maxsize=4096)
-def _has(letter: str) -> bool:
-    return letter.isspace() or bytes(font().getmask(letter)) != bytes(font().getmask("\U0010ffff"))
 
 
 def _cut(text: str, width: int) -> str:

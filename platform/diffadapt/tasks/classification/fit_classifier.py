@@ -10,14 +10,15 @@ from typing import Any, Literal
 from diffadapt.core.artifact import Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
-from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.stages.models import classifier_identity, classifier_revisions
 from diffadapt.train.config import FitConfig
+from diffadapt.train.fit import Fit, Trained
 
 
 @dataclass(frozen=True)
-class FitClassifier(Stage):
+class FitClassifier(Fit):
     """Inputs: images, then the fitted classifier to start from if ``init`` is 'fitted'. The result is a
     timm/HF folder."""
 
@@ -33,15 +34,11 @@ class FitClassifier(Stage):
     class_names: tuple[str, ...] = ()
 
     kind = "classifier"
-    fit_stage = True
 
     def label(self) -> str:
-        name = (
-            self.classifier.arch
-            if self.init == "scratch"
-            else self.classifier.name.rstrip("/").split("/")[-1]
-        )
-        return f"{name}-{'source' if self.init == 'scratch' else 'finetuned'}"
+        if self.init == "scratch":
+            return f"{self.classifier.arch}-source"
+        return f"{self.classifier.name.rstrip('/').split('/')[-1]}-finetuned"
 
     def identity(self) -> dict[str, Any]:
         fields = to_dict(self, identity_only=True)
@@ -52,26 +49,21 @@ class FitClassifier(Stage):
         return classifier_revisions(self.classifier, self.init != "config")
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
-        if (
-            self.config.warmup_epochs > self.config.epochs
-        ):  # known now; training would say so after days of synthesis
+        # Known now; training would say so after days of synthesis.
+        if self.config.warmup_epochs > self.config.epochs:
             raise RecipeError(
                 f"The warm-up of {self.config.warmup_epochs} epochs is longer than the training of"
                 f" {self.config.epochs}: lower warmup_epochs or raise epochs."
             )
         return whole(inputs)
 
-    def fit(self, job: FitJob) -> dict[str, Any]:
+    def train(self, job: FitJob) -> Trained:
         import numpy as np
-        import torch
 
         from diffadapt.data.prepare import prepare
-        from diffadapt.models.classifier import create_model
         from diffadapt.models.export import export_classifier
         from diffadapt.stages.image_table import load_images
-        from diffadapt.stages.models import open_classifier
         from diffadapt.tasks.classification.training import fit_classifier
-        from diffadapt.train.checkpoints import Checkpoints
 
         files = [f for f in job.every_input() if not f.fitted]
         images, labels, failures = load_images(
@@ -84,53 +76,38 @@ class FitClassifier(Stage):
                 "Training a classifier needs a label for every image: give a folder with one sub-folder a"
                 " class."
             )
-        device = job.context.device
-        if self.init == "scratch":
-            torch.manual_seed(self.config.seed)
-            arch = self.classifier.arch or ""
-            model = create_model(
-                arch, self.num_classes, self.classifier.in_channels, self.config.drop_path
-            ).to(device)
-        else:
-            loaded = open_classifier(
-                self.classifier,
-                job.context.fitted if self.init == "fitted" else {},
-                self.num_classes,
-                device,
-                self.config.drop_path,
-            )
-            model, arch = loaded.model, loaded.arch
+        model, arch = self._start(job)
         if self.epoch_images and self.epoch_images != len(images):
-            index = np.resize(
-                np.random.default_rng(self.config.seed).permutation(len(images)), self.epoch_images
-            )
+            order = np.random.default_rng(self.config.seed).permutation(len(images))
+            index = np.resize(order, self.epoch_images)
             images, labels = _take(images, index), labels[index]
         given = labels if isinstance(images, np.ndarray) else None
-        metrics = fit_classifier(
-            model,
-            images,
-            self.config,
-            job.reporter,
-            Checkpoints(job.checkpoints),
-            inputs=self.classifier,
-            labels=given,
-        )
-        if job.reporter.rank == 0:
-            config = replace(self.classifier, arch=arch)
-            export_classifier(
-                model,
-                job.output,
-                arch,
-                config,
-                self.class_names or [str(i) for i in range(self.num_classes)],
-                {"training": to_dict(self.config, identity_only=True), "images": len(images)},
-            )
-        kept = {
-            k: float(v)
-            for k, v in metrics.items()
-            if k not in ("step_seconds", "images_per_second", "resumed_from")
-        }
-        return {**kept, "images": len(images), "quarantined": [[f.key, f.reason] for f in failures]}
+        run = self.run(job, readers=0)
+        scalars = fit_classifier(model, images, self.config, run, inputs=self.classifier, labels=given)
+
+        def save(metrics: dict[str, Any]) -> None:
+            names = self.class_names or [str(i) for i in range(self.num_classes)]
+            how = {"training": to_dict(self.config, identity_only=True), "images": len(images)}
+            export_classifier(model, job.output, arch, replace(self.classifier, arch=arch), names, how)
+
+        return Trained(scalars, save, {"images": len(images)}, failures)
+
+    def _start(self, job: FitJob) -> tuple[Any, str]:
+        """The network to train and its architecture."""
+        import torch
+
+        from diffadapt.models.classifier import create_model
+        from diffadapt.stages.models import open_classifier
+
+        config, device = self.classifier, job.context.device
+        if self.init == "scratch":
+            torch.manual_seed(self.config.seed)
+            arch = config.arch or ""
+            model = create_model(arch, self.num_classes, config.in_channels, self.config.drop_path)
+            return model.to(device), arch
+        fitted = job.context.fitted if self.init == "fitted" else {}
+        loaded = open_classifier(config, fitted, self.num_classes, device, self.config.drop_path)
+        return loaded.model, loaded.arch
 
 
 class _Take:

@@ -11,15 +11,15 @@ from typing import Any
 
 from diffadapt.core.artifact import Shard
 from diffadapt.core.errors import DataError, RecipeError
-from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.methods.ssl.config import SslConfig
-from diffadapt.models.config import BackboneConfig, SelectConfig
 from diffadapt.stages.roles import CLASSIFIER, HEAD, SPLIT, fitted_with, row_inputs
-from diffadapt.tasks.classification.adaptation_fit import make_chooser, make_watcher, training_identity
+from diffadapt.tasks.classification.adaptation_fit import AdaptationFit
+from diffadapt.train.fit import Trained
 
 
 @dataclass(frozen=True)
-class FitSsl(Stage):
+class FitSsl(AdaptationFit):
     """Inputs: the target's rows (images, or features where the backbone is frozen), a split, and stage 1's
     folder.
 
@@ -28,19 +28,8 @@ class FitSsl(Stage):
     """
 
     config: Any = SslConfig()
-    backbone: BackboneConfig = BackboneConfig()
-    num_classes: int = 0
-    class_names: tuple[str, ...] = ()
-    select: SelectConfig = SelectConfig()
 
     kind = "ssl"
-    fit_stage = True
-
-    def label(self) -> str:
-        return self.config.method
-
-    def identity(self) -> dict[str, Any]:
-        return training_identity(self)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         config = self.config
@@ -56,52 +45,34 @@ class FitSsl(Stage):
             )
         return whole(inputs)
 
-    def fit(self, job: FitJob) -> dict[str, Any]:
+    def train(self, job: FitJob) -> Trained:
         import numpy as np
 
-        from diffadapt.tasks.classification.semi_supervised import fit_ssl
+        from diffadapt.tasks.classification.semi_supervised import PseudoLabels, fit_ssl
         from diffadapt.tasks.classification.split import read_split
-        from diffadapt.tasks.classification.training_views import load_views
-        from diffadapt.train.checkpoints import Checkpoints
 
-        config, rank = self.config, job.reporter.rank
-        target, failures = load_views(
-            row_inputs(job)[0], job.read, self.backbone, config.augment, config.flip, what="target"
-        )
+        config = self.config
+        target, failures = self.views(job, row_inputs(job)[0], "target")
         split = read_split(fitted_with(job, SPLIT)[0])
         known = [(i, *split[key]) for i, key in enumerate(target.keys) if key in split]
         if not known:
             raise DataError(
                 "No image of the target has a prediction of stage 1, so there is nothing to learn from."
             )
-        confident = np.asarray([i for i, _, good in known if good], np.int64)
-        labels = np.asarray([label for _, label, good in known if good], np.int64)
-        unconfident = np.asarray([i for i, _, good in known if not good], np.int64)
-        model, export = self._start(job)
-        metrics = fit_ssl(
-            target,
-            confident,
-            labels,
-            unconfident,
-            model,
-            self.num_classes,
-            config,
-            job.reporter,
-            Checkpoints(job.checkpoints),
-            chooser=make_chooser(self, job, target, None, self.num_classes),
-            readers=0 if self.backbone.frozen or job.context.device == "cpu" else job.context.threads,
-            watcher=make_watcher(self, job, target),
-            until=job.until,
+        labelled = PseudoLabels(
+            np.asarray([i for i, _, good in known if good], np.int64),
+            np.asarray([label for _, label, good in known if good], np.int64),
+            np.asarray([i for i, _, good in known if not good], np.int64),
         )
-        kept = {k: v for k, v in metrics.items() if k not in ("step_seconds", "resumed_from")}
-        if rank == 0:
-            export(kept)
-        return {**kept, "images": len(known), "quarantined": [[f.key, f.reason] for f in failures]}
+        model, export = self._start(job)
+        run = self.run(job, **self.observers(job, target))
+        scalars = fit_ssl(target, labelled, model, self.num_classes, config, run)
+        return Trained(scalars, export, {"images": len(known)}, failures)
 
     def _start(self, job: FitJob) -> tuple[Any, Any]:
         """Stage 1's network, and a function of the metrics that writes the trained one as a folder of the
         same kind."""
-        names = self.class_names or tuple(str(i) for i in range(self.num_classes))
+        names = self.names
         if self.backbone.frozen:
             from diffadapt.models.mlp_head import load_head, save_head
 

@@ -9,22 +9,23 @@ from typing import Any
 
 from diffadapt.core.artifact import Shard
 from diffadapt.core.errors import DataError, RecipeError, WeightsError
-from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.methods.uda.config import UdaConfig
-from diffadapt.models.config import BackboneConfig, SelectConfig
+from diffadapt.models.config import BackboneConfig
 from diffadapt.stages.models import (
     check_backbone,
     classifier_revisions,
 )
 from diffadapt.stages.roles import KEPT, fitted_with, kept_keys, row_inputs
-from diffadapt.tasks.classification.adaptation_fit import make_chooser, make_watcher, training_identity
+from diffadapt.tasks.classification.adaptation_fit import AdaptationFit
+from diffadapt.train.fit import Trained, too_few
 
 VIT_MODULES = ("vision_transformer", "deit")
 """timm's modules whose networks are VisionTransformers."""
 
 
 @dataclass(frozen=True)
-class FitUda(Stage):
+class FitUda(AdaptationFit):
     """Inputs: source rows, target rows (images, or features where the backbone is frozen), and maybe a
     filter's decisions on the source.
 
@@ -33,19 +34,8 @@ class FitUda(Stage):
     """
 
     config: Any = UdaConfig()
-    backbone: BackboneConfig = BackboneConfig()
-    num_classes: int = 0
-    class_names: tuple[str, ...] = ()
-    select: SelectConfig = SelectConfig()
 
     kind = "uda"
-    fit_stage = True
-
-    def label(self) -> str:
-        return self.config.method
-
-    def identity(self) -> dict[str, Any]:
-        return training_identity(self)
 
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.backbone, self.backbone.frozen)
@@ -66,55 +56,29 @@ class FitUda(Stage):
             self._demand_vit()
         return whole(inputs)
 
-    def fit(self, job: FitJob) -> dict[str, Any]:
+    def train(self, job: FitJob) -> Trained:
         from diffadapt.tasks.classification.adaptation import demand_sets, fit_uda
-        from diffadapt.tasks.classification.training_views import load_views
-        from diffadapt.train.checkpoints import Checkpoints
 
-        config, read = self.config, job.read
-        names = self.class_names or tuple(str(i) for i in range(self.num_classes))
+        config, names = self.config, self.names
         source_files, target_files = row_inputs(job)[:2]
         kept = kept_keys(fitted_with(job, KEPT))
-        source, failed = load_views(
-            source_files, read, self.backbone, config.augment, config.flip, kept, what="source"
-        )
-        target, also_failed = load_views(
-            target_files, read, self.backbone, config.augment, config.flip, what="target"
-        )
+        source, failed = self.views(job, source_files, "source", kept)
+        target, also_failed = self.views(job, target_files, "target")
         demand_sets(source, target, len(names))
         counts = _demand_classes(source.labels, names, kept is not None)
         body, module, width = self._body(job, source)
-        net, found = fit_uda(
-            source,
-            target,
-            module,
-            width,
-            len(names),
-            config,
-            job.reporter,
-            Checkpoints(job.checkpoints),
-            make_chooser(self, job, target, source, len(names)),
-            readers=0 if self.backbone.frozen or job.context.device == "cpu" else job.context.threads,
-            watcher=make_watcher(self, job, target),
-            until=job.until,
-        )
-        losses = {k: v for k, v in found.items() if k not in ("step_seconds", "resumed_from")}
-        if job.reporter.rank == 0:
-            self._write(job, net, body, width, names, found.get("selection"))
+        run = self.run(job, **self.observers(job, target, source))
+        net, scalars = fit_uda(source, target, module, width, len(names), config, run)
         warnings = []
-        if config.chosen.uses_target and len(target) < config.batch_size:
-            warnings.append(
-                f"The target has {len(target)} image{'' if len(target) == 1 else 's'}, fewer than a batch of"
-                f" {config.batch_size}, so that every batch holds some of them repeatedly."
-            )
-        return {
-            **losses,
-            "images": len(source),
-            "target_images": len(target),
-            "source_per_class": counts,
-            "warnings": warnings,
-            "quarantined": [[f.key, f.reason] for f in [*failed, *also_failed]],
-        }
+        if config.chosen.uses_target:
+            warnings = too_few("The target has", len(target), "image", config.batch_size)
+        return Trained(
+            scalars,
+            lambda metrics: self._write(job, net, body, width, metrics.get("selection")),
+            {"images": len(source), "target_images": len(target), "source_per_class": counts},
+            [*failed, *also_failed],
+            warnings,
+        )
 
     def _demand_vit(self) -> None:
         """Raise RecipeError where it can be known that the method cannot work inside the backbone."""
@@ -152,12 +116,10 @@ class FitUda(Stage):
             body = load_backbone(self.backbone, "cpu")
         return body, body.module, body.width
 
-    def _write(
-        self, job: FitJob, net: Any, body: Any, width: int, names: tuple[str, ...], selection: Any
-    ) -> None:
+    def _write(self, job: FitJob, net: Any, body: Any, width: int, selection: Any) -> None:
         from diffadapt.methods.uda.layers import flat
 
-        head = flat(net.bottleneck, net.method.exported_head(net))
+        names, head = self.names, flat(net.bottleneck, net.method.exported_head(net))
         extra = {"stage1": self.config.identity(), "selection": self.select.rule}
         if selection:
             extra["chosen_step"] = selection["chosen_step"]
@@ -172,15 +134,8 @@ class FitUda(Stage):
         model, arch, args = join(
             net.backbone, body.arch, head, len(names), self.backbone.in_channels, body.model_args
         )
-        export_classifier(
-            model,
-            job.output,
-            arch,
-            replace(self.backbone, arch=arch),
-            names,
-            {**extra, "backbone": f"{body.arch} ({body.revision})"},
-            args,
-        )
+        extra["backbone"] = f"{body.arch} ({body.revision})"
+        export_classifier(model, job.output, arch, replace(self.backbone, arch=arch), names, extra, args)
 
 
 def _architecture(backbone: BackboneConfig) -> str | None:

@@ -4,7 +4,7 @@ alone."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,17 +15,15 @@ from torch import nn
 from diffadapt.compute.distributed import same_buffers
 from diffadapt.compute.precision import full
 from diffadapt.compute.progress import Pass, Progress
-from diffadapt.compute.sync_batch_norm import separate, synchronise
+from diffadapt.compute.sync_batch_norm import synchronise
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.methods.ssl.base import SslBatch, SslMethod
-from diffadapt.tasks.classification.ssl_batches import SslBatches
-from diffadapt.train.candidates import Chooser
-from diffadapt.train.checkpoints import Checkpoints
+from diffadapt.tasks.classification.ssl_batches import PseudoLabels, SslBatches
 from diffadapt.train.ema import Ema
-from diffadapt.train.loop import run_loop
-from diffadapt.train.reporter import Reporter
+from diffadapt.train.fit import too_few
+from diffadapt.train.loop import Optimisation, run_loop
+from diffadapt.train.run import TrainingRun
 from diffadapt.train.views import Views
-from diffadapt.train.watch import Watcher, without_watched
 
 
 class Predictor(nn.Module):
@@ -34,7 +32,7 @@ class Predictor(nn.Module):
 
     def __init__(self, model: nn.Module, state: nn.Module | None):
         super().__init__()
-        self.model, self.state = model, state if state is not None else nn.Module()
+        self.model, self.state = model, nn.Module() if state is None else state
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return full(self.model(x))
@@ -45,10 +43,8 @@ class SslNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, method: SslMethod, classes: int, unlabelled: int):
         super().__init__()
-        self.method, self.net = (
-            method,
-            Predictor(model, method.build(classes, unlabelled) if unlabelled else None),
-        )
+        self.method = method
+        self.net = Predictor(model, method.build(classes, unlabelled) if unlabelled else None)
 
     def forward(self, batch: SslBatch, progress: Progress) -> dict[str, torch.Tensor]:
         if self.method.uses_unlabelled and not len(batch.index):
@@ -58,21 +54,15 @@ class SslNetwork(nn.Module):
 
 
 def fit_ssl(
-    target: Views, confident: np.ndarray, pseudo_labels: np.ndarray, unconfident: np.ndarray, model: nn.Module, classes: int,
-    config: Any, reporter: Reporter, checkpoints: Checkpoints | None, chooser: Chooser | None = None,
-    on_step: Callable[[int, dict[str, float]], None] | None = None, readers: int = 0,
-    watcher: Watcher | None = None, until: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    target: Views, split: PseudoLabels, model: nn.Module, classes: int, config: Any, run: TrainingRun
+) -> dict[str, Any]:
     """Train ``model`` (anything that maps views to logits (B, classes)) in place by ``config.chosen``; it
     ends in evaluation mode.
 
-    ``confident`` and ``unconfident`` are indices of ``target``; ``pseudo_labels`` int64, one for each
-    confident index. ``target.labels`` are never read. The result are the averaged weights where the method
-    has an EMA, of the last step or of the step that ``chooser`` (train/candidates.py) names. After every
-    epoch ``watcher`` (train/watch.py) adds its score of those weights to the scalars. With ``until`` training
-    pauses after so many finished steps with a checkpoint, and the result is what it is then. Goes on from the
-    newest checkpoint. Batch norm uses each worker's own part's statistics without ``config.sync_batch_norm``;
-    a method may be coupled further (``batch_coupled``).
+    ``target.labels`` are never read. The result are the averaged weights where the method has an EMA, of the
+    last step or of the step that the chooser names. Goes on from the newest checkpoint. Batch norm uses each
+    worker's own part's statistics without ``config.sync_batch_norm``; a method may be coupled further
+    (``batch_coupled``).
 
     Returns the last step's scalars with ``steps``, ``resumed_from``, ``confident``, ``unconfident``,
     ``selection`` (a dictionary, where there is a chooser) and ``warnings``. Raises DataError when no image is
@@ -80,8 +70,9 @@ def fit_ssl(
     TrainingError on NaN.
     """
     method = method_of(config)
-    _demand(confident, pseudo_labels, classes, config.batch_size, reporter.world_size)
-    network = SslNetwork(model, method, classes, len(unconfident)).to(reporter.device)
+    reporter = run.reporter
+    _demand(split, classes, config.batch_size, reporter.world_size)
+    network = SslNetwork(model, method, classes, len(split.unconfident)).to(reporter.device)
     if config.sync_batch_norm and reporter.world_size > 1:
         synchronise(network)
     total = config.epochs * config.steps_per_epoch
@@ -93,63 +84,27 @@ def fit_ssl(
     def loss_fn(module: nn.Module, batch: SslBatch, step: int, current: Pass) -> dict[str, torch.Tensor]:
         return module(_moved(batch, reporter.device), progress(step, current.name))
 
-    def after_step(finished: int, scalars: dict[str, float]) -> None:
-        if chooser is not None and finished in chooser.steps:
-            with as_result(network, ema) as model:
-                chooser.offer(
-                    finished,
-                    lambda x: with_features(model, x),
-                    lambda: {k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
-                )
-        if watcher is not None and watcher.due(finished):
-            with as_result(network, ema) as model:
-                scalars.update(watcher.after(finished, lambda x: with_features(model, x)))
-        if on_step is not None:
-            on_step(finished, scalars)
-
-    with SslBatches(
-        target,
-        confident,
-        pseudo_labels,
-        unconfident,
-        method,
-        config.batch_size,
-        config.seed,
-        reporter.rank,
-        reporter.world_size,
-        readers,
-    ) as batches:
-        result: dict[str, Any] = run_loop(
-            module=network,
-            loss_fn=loss_fn,
-            batch_fn=batches,
-            optimizer=make_optimizer(network),
-            lr_at=lambda step: method.lr_at(progress(step)),
-            total_steps=total,
-            reporter=reporter,
-            checkpoints=checkpoints,
-            ema=ema,
-            precision=config.precision,
-            seed=config.seed,
-            checkpoint_every=config.checkpoint_every,
-            on_step=after_step,
-            passes=method.passes(),
-            until=until,
-        )
-    result = without_watched(result)
+    how = Optimisation(
+        make_optimizer(network),
+        lambda step: method.lr_at(progress(step)),
+        total,
+        ema=ema,
+        precision=config.precision,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+        passes=method.passes(),
+    )
+    with SslBatches(target, split, method, config, run.share) as batches:
+        observed = run.observed(model, lambda: as_result(network, ema), lambda x: with_features(model, x))
+        result = run_loop(network, loss_fn, batches, how, observed)
     if ema is not None:
         ema.copy_to(network)
-    same_buffers(network)
-    separate(network).eval()
-    if chooser is not None:
-        state, result["selection"] = chooser.choose()
-        if state is not None:
-            model.load_state_dict(state)
+    confident, unconfident = len(split.confident), len(split.unconfident)
     return {
-        **result,
-        "confident": len(confident),
-        "unconfident": len(unconfident),
-        "warnings": _warnings(method, len(confident), len(unconfident), config.batch_size),
+        **run.conclude(network, result, model),
+        "confident": confident,
+        "unconfident": unconfident,
+        "warnings": _warnings(method, confident, unconfident, config.batch_size),
     }
 
 
@@ -179,12 +134,7 @@ def _warnings(method: SslMethod, confident: int, unconfident: int, batch_size: i
             "Every image of the target is confident, so stage 2 learnt from pseudo-labels alone: lower"
             " split.fraction or raise split.threshold."
         )
-    if confident < batch_size:
-        said.append(
-            f"The target has {confident} confident image{'' if confident == 1 else 's'}, fewer than a batch"
-            f" of {batch_size}, so that every batch of stage 2 holds some of them repeatedly."
-        )
-    return said
+    return said + too_few("The target has", confident, "confident image", batch_size, " of stage 2")
 
 
 def classifier_of(model: nn.Module) -> nn.Module:
@@ -197,11 +147,10 @@ def make_optimizer(network: SslNetwork) -> torch.optim.Optimizer:
     """SGD; the head at the method's rate, the rest at ``backbone_lr`` times it."""
     method = network.method
     fast = {id(p) for p in classifier_of(network.net.model).parameters()}
-    named: Sequence[tuple[str, list, float]] = (
-        ("backbone", [p for p in network.parameters() if id(p) not in fast], method.backbone_lr),
-        ("head", [p for p in network.parameters() if id(p) in fast], 1.0),
-    )
-    groups = [{"name": name, "params": params, "lr_scale": scale} for name, params, scale in named if params]
+    groups = []
+    for name, head, scale in (("backbone", False, method.backbone_lr), ("head", True, 1.0)):
+        if params := [p for p in network.parameters() if (id(p) in fast) == head]:
+            groups.append({"name": name, "params": params, "lr_scale": scale})
     return torch.optim.SGD(
         groups,
         lr=method.lr,
@@ -240,7 +189,8 @@ def with_features(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torc
     return logits, seen[-1]
 
 
-def _demand(confident: np.ndarray, labels: np.ndarray, classes: int, batch_size: int, workers: int) -> None:
+def _demand(split: PseudoLabels, classes: int, batch_size: int, workers: int) -> None:
+    confident, labels, _ = split
     if not len(confident):
         raise DataError(
             "No image of the target is confident enough for stage 2: lower split.threshold, or use split.rule"

@@ -3,14 +3,25 @@ rank) alone."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 
 from diffadapt.core.identity import item_seed
 from diffadapt.methods.ssl.base import SslBatch, SslMethod
 from diffadapt.train.pair_batches import cycled
-from diffadapt.train.step_batches import StepBatches
+from diffadapt.train.step_batches import Share, StepBatches
 from diffadapt.train.views import Views
+
+
+class PseudoLabels(NamedTuple):
+    """How a target is split: ``confident`` and ``unconfident`` int64 indices of it, and ``labels`` int64, one
+    for each confident index."""
+
+    confident: np.ndarray
+    labels: np.ndarray
+    unconfident: np.ndarray
 
 
 class SslBatches(StepBatches[SslBatch]):
@@ -24,14 +35,14 @@ class SslBatches(StepBatches[SslBatch]):
     """
 
     def __init__(
-        self, views: Views, confident: np.ndarray, pseudo_labels: np.ndarray, unconfident: np.ndarray, method: SslMethod,
-        batch_size: int, seed: int, rank: int = 0, world_size: int = 1, readers: int = 0,
-    ):  # fmt: skip
-        self.views, self.method, self.batch_size, self.seed = views, method, batch_size, seed
-        self.confident, self.unconfident = np.asarray(confident, np.int64), np.asarray(unconfident, np.int64)
-        self.pseudo_labels = np.asarray(pseudo_labels, np.int64)
-        self.rank, self.world_size = rank, world_size
-        super().__init__(readers)
+        self, views: Views, split: PseudoLabels, method: SslMethod, config: Any, share: Share = Share()
+    ):
+        self.views, self.method, self.batch_size, self.seed = views, method, config.batch_size, config.seed
+        self.pseudo_labels, self.confident, self.unconfident = (
+            np.asarray(part, np.int64) for part in (split.labels, split.confident, split.unconfident)
+        )
+        self.share = share
+        super().__init__(share.readers)
 
     def make(self, step: int) -> SslBatch:
         """The batch, made now."""
@@ -49,13 +60,10 @@ class SslBatches(StepBatches[SslBatch]):
 
     def _chosen(self, step: int, count: int, mu: int, name: str) -> np.ndarray:
         every = cycled(count, self.batch_size * mu, step, self.seed, name)
-        return every[self._part(len(every))]
-
-    def _part(self, size: int) -> slice:
-        return slice(self.rank * size // self.world_size, (self.rank + 1) * size // self.world_size)
+        return every[self.share.of(len(every))]
 
     def _view(self, items: np.ndarray, kind: str, step: int, role: str) -> torch.Tensor:
         rng = np.random.default_rng(item_seed(self.seed, role, str(step), "views"))
-        size = len(items) * self.world_size
-        seeds = rng.integers(1 << 62, size=size)[self._part(size)]
+        size = len(items) * self.share.world_size
+        seeds = rng.integers(1 << 62, size=size)[self.share.of(size)]
         return self.read(self.views, items, kind, seeds)

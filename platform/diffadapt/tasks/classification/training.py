@@ -3,7 +3,8 @@ loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,33 +18,28 @@ from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.preprocess import normalise
 from diffadapt.tasks.classification.augment import make_augment
 from diffadapt.tasks.classification.batches import Batch, Batches, Labelled
-from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.config import FitConfig
-from diffadapt.train.loop import run_loop
+from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.optim import make_optimizer, make_schedule
-from diffadapt.train.reporter import Reporter
+from diffadapt.train.run import TrainingRun
 
 
 def fit_classifier(
     model: nn.Module,
     images: Sequence[Any] | np.ndarray,
     config: FitConfig,
-    reporter: Reporter,
-    checkpoints: Checkpoints | None,
+    run: TrainingRun,
     *,
     inputs: ClassifierConfig,
     labels: Sequence[int] | np.ndarray | None = None,
-    readers: int = 0,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
     """Train ``model`` in place on all epochs and leave it in evaluation mode; goes on from the newest
     checkpoint.
 
     ``images`` is a uint8 (N, H, W, C) array with ``labels`` (N,), or anything indexable that gives (uint8 (H,
-    W, C), label). ``inputs`` says how an image becomes the network's input; ``readers`` processes augment
-    ahead (0: this process). The last, smaller batch of an epoch is kept and spread evenly over the workers.
-    With batch norm each worker uses its own part's statistics. A model for ``config.drop_path`` > 0 has to be
-    created with it.
+    W, C), label). ``inputs`` says how an image becomes the network's input. The last, smaller batch of an
+    epoch is kept and spread evenly over the workers. With batch norm each worker uses its own part's
+    statistics. A model for ``config.drop_path`` > 0 has to be created with it.
 
     Every step reports ``loss``, ``accuracy`` (a fraction of the training batch), ``lr``, ``grad_norm`` and
     ``images_per_second``. Returns the last step's scalars with ``steps``, ``epochs``, ``images`` and
@@ -51,7 +47,7 @@ def fit_classifier(
     Raises DataError for labels outside the model's classes, RecipeError for settings that do not fit,
     TrainingError on NaN.
     """
-    model = model.model if isinstance(model, Classifier) else model
+    model, reporter = model.model if isinstance(model, Classifier) else model, run.reporter
     _demand_drop_path(model, config.drop_path)
     pairs = images if labels is None else Labelled(images, labels)
     if labels is not None:
@@ -66,7 +62,7 @@ def fit_classifier(
         rank=reporter.rank,
         world_size=reporter.world_size,
         accumulate=accumulate,
-        readers=readers,
+        readers=run.readers,
     )
     model.to(reporter.device)
 
@@ -80,25 +76,20 @@ def fit_classifier(
 
     def count_speed(step: int, scalars: dict[str, float]) -> None:
         scalars["images_per_second"] = batches.size(step - 1) / max(scalars["step_seconds"], 1e-9)
-        if on_step is not None:
-            on_step(step, scalars)
+        if run.on_step is not None:
+            run.on_step(step, scalars)
 
-    result = run_loop(
-        module=model,
-        loss_fn=loss_fn,
-        batch_fn=batches,
-        optimizer=make_optimizer(model, config),
-        lr_at=make_schedule(config, batches.steps_per_epoch),
-        total_steps=config.epochs * batches.steps_per_epoch,
-        reporter=reporter,
-        checkpoints=checkpoints,
+    how = Optimisation(
+        make_optimizer(model, config),
+        make_schedule(config, batches.steps_per_epoch),
+        config.epochs * batches.steps_per_epoch,
         precision=config.precision,
         clip_norm=config.clip_norm,
         accumulate=accumulate,
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
-        on_step=count_speed,
     )
+    result = run_loop(model, loss_fn, batches, how, replace(run, on_step=count_speed))
     model.eval()
     return {**result, "epochs": float(config.epochs), "images": float(len(pairs))}
 

@@ -10,14 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from diffadapt.core.identity import item_seed
 from diffadapt.models.detection.network import Target
-from diffadapt.models.segmentation.inputs import stacked
 from diffadapt.tasks.detection.config import DetectionTraining
-from diffadapt.tasks.segmentation.augment import PairAugment, draw
-from diffadapt.tasks.segmentation.batches import Pairs, SceneSet
-from diffadapt.train.pair_batches import cycled
-from diffadapt.train.step_batches import StepBatches
+from diffadapt.tasks.segmentation.augment import draw
+from diffadapt.tasks.segmentation.batches import PairedBatches, PairedScenes
+from diffadapt.train.step_batches import Share
 
 
 class Boxes(NamedTuple):
@@ -75,63 +72,35 @@ def training_boxes(
     )
 
 
-class DetectionBatches(StepBatches[DetectionBatch]):
-    """``batches(step, micro) -> DetectionBatch`` of this rank on the CPU; call in any order. A context: its
-    threads end with it.
-
-    Flip and jitter are seeded by (seed, step, place in the global batch): they depend neither on the number
-    of workers nor on the method. ``boxes`` holds those of every source scene, by its place in ``source``.
-    """
+class DetectionBatches(PairedBatches[DetectionBatch]):
+    """Batches of pairs with the boxes of the source; ``boxes`` holds those of every source scene, by its
+    place there."""
 
     def __init__(
-        self, source: SceneSet, transferred: SceneSet | None, boxes: Sequence[Boxes], pairs: Pairs, training: DetectionTraining, uses: tuple[bool, bool],
-        rank: int = 0, world_size: int = 1, readers: int = 0,
-    ):  # fmt: skip
-        super().__init__(readers)
-        self.source, self.transferred, self.boxes, self.pairs, self.training, self.uses = (
-            source,
-            transferred,
-            boxes,
-            pairs,
-            training,
-            uses,
-        )
-        self.augment = PairAugment(training)  # type: ignore[arg-type]
-        self.mine = slice(
-            rank * training.batch_size // world_size, (rank + 1) * training.batch_size // world_size
-        )
+        self,
+        scenes: PairedScenes,
+        boxes: Sequence[Boxes],
+        training: DetectionTraining,
+        uses: tuple[bool, bool],
+        share: Share = Share(),
+    ):
+        super().__init__(scenes, training, uses, share)
+        self.boxes = boxes
 
     def make(self, step: int) -> DetectionBatch:
         """The batch, made now."""
-        size, seed = self.training.batch_size, self.training.seed
-        chosen = cycled(len(self.pairs), size, step, seed, "pairs")[self.mine]
-        seeds = np.random.default_rng(item_seed(seed, "pairs", str(step), "views")).integers(
-            1 << 62, size=size
-        )[self.mine]
-        items = list(zip(chosen.tolist(), seeds.tolist(), strict=True))
-        if self._pool is None or len(items) < 2:
-            made = [self._item(*item) for item in items]
-        else:
-            made = [f.result() for f in [self._pool.submit(self._item, *item) for item in items]]
-        shown = next(x for x in made[0][0] if x is not None)
-        empty = torch.zeros((0, 3, *shown.shape[:2]), dtype=torch.uint8)
-        x, other = (stacked([m[0][i] for m in made]) if used else empty for i, used in enumerate(self.uses))
-        return DetectionBatch(x, other, [m[1] for m in made])
+        items = self.items(step)
+        return DetectionBatch(*self.stacked(items), [target for _, target in items])
 
-    def _item(self, place: int, seed: int) -> tuple[list[np.ndarray | None], Target]:
-        i = int(self.pairs.source[place])
-        image = self.source.get(i)[0] if self.uses[0] else None
-        other = (
-            self.transferred.get(int(self.pairs.transferred[place]))[0]
-            if self.uses[1] and self.transferred is not None
-            else None
-        )
-        shape = (image if image is not None else other).shape[:2]  # type: ignore[union-attr]
-        images, _ = self.augment([image, other], np.zeros(shape, np.uint8), seed)
-        boxes = self.boxes[i].boxes
+    def item(self, place: int, seed: int) -> tuple[list[np.ndarray | None], Target]:
+        """Both augmented images of a pair and its boxes."""
+        images, _ = self.scenes.get(place, self.uses)
+        height, width = next(x for x in images if x is not None).shape[:2]
+        images, _ = self.augment(images, np.zeros((height, width), np.uint8), seed)
+        boxes, labels = self.boxes[int(self.scenes.pairs.source[place])]
         if self.training.flip and draw(seed).mirrored:
-            boxes = mirrored(boxes, shape[1])
-        return images, Target(torch.from_numpy(boxes), torch.from_numpy(self.boxes[i].labels))
+            boxes = mirrored(boxes, width)
+        return images, Target(torch.from_numpy(boxes), torch.from_numpy(labels))
 
 
 def mirrored(boxes: np.ndarray, width: int) -> np.ndarray:

@@ -10,20 +10,21 @@ from typing import Any
 from diffadapt.core.artifact import Failure, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, ItemError, RecipeError
-from diffadapt.core.stage import FitJob, InputFile, NodePlan, Stage, whole
+from diffadapt.core.stage import FitJob, InputFile, NodePlan, whole
 from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.models.detection.source import check_detector, detector_identity, detector_revisions
-from diffadapt.stages.roles import KEPT, fitted_with, kept_keys, row_inputs
+from diffadapt.stages.roles import row_inputs
 from diffadapt.tasks.detection.config import METHODS, DetectionTraining
 from diffadapt.tasks.segmentation.config import check_jitter
+from diffadapt.train.fit import Fit, Trained, too_few
 
 PREDICTION = ("precision", "score", "overlap", "detections")
 """Settings of DetectorConfig that training does not look at."""
 
 
 @dataclass(frozen=True)
-class FitDetector(Stage):
+class FitDetector(Fit):
     """Inputs: source scenes with boxes and, unless the method is source_only, transferred scenes and the
     decisions of quality control.
 
@@ -36,7 +37,6 @@ class FitDetector(Stage):
     method: str = "both"
 
     kind = "detector"
-    fit_stage = True
 
     def label(self) -> str:
         return self.method
@@ -64,33 +64,22 @@ class FitDetector(Stage):
         check_jitter(self.training.jitter)
         return whole(inputs)
 
-    def fit(self, job: FitJob) -> dict[str, Any]:
+    def train(self, job: FitJob) -> Trained:
         import torch
 
         from diffadapt.models.detection.build import build_detector
         from diffadapt.models.detection.folder import save_detector
         from diffadapt.tasks.detection.training import fit_detector
-        from diffadapt.train.checkpoints import Checkpoints
 
         source, transferred, boxes, failures = self._sets(job)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             net = build_detector(self.config, len(self.classes.names))
-        found = fit_detector(
-            source,
-            transferred,
-            boxes,
-            net,
-            self.config,
-            self.training,
-            self.method,
-            job.reporter,
-            Checkpoints(job.checkpoints),
-            readers=0 if job.context.device == "cpu" else job.context.threads,
-            until=job.until,
+        scalars = fit_detector(
+            source, transferred, boxes, net, self.config, self.training, self.method, self.run(job)
         )
-        metrics = {k: v for k, v in found.items() if k not in ("step_seconds", "resumed_from")}
-        if job.reporter.rank == 0:
+
+        def save(metrics: dict[str, Any]) -> None:
             extra = {
                 "method": self.method,
                 "images": metrics["images"],
@@ -99,28 +88,20 @@ class FitDetector(Stage):
                 "training": to_dict(self.training, identity_only=True),
             }
             save_detector(net.cpu(), job.output, self.config, self.classes, extra)
-        return {
-            **metrics,
-            "warnings": self._warnings(metrics["images"]),
-            "quarantined": [[f.key, f.reason] for f in failures.values()],
-        }
+
+        images, size = scalars["images"], self.training.batch_size
+        warnings = too_few(f"{self.method} trains on", images, "image", size)
+        return Trained(scalars, save, {}, failures.values(), warnings)
 
     def _sets(self, job: FitJob) -> tuple[Any, Any, list[Any], dict[str, Failure]]:
         """(source, transferred or None, boxes of every source scene, what could not be used by key). Raises
         DataError when a set is empty."""
-        from diffadapt.tasks.segmentation.scene_sets import demand_scenes, load_scenes
+        from diffadapt.tasks.segmentation.scene_sets import load_scenes, load_transferred
 
         files, size, count = row_inputs(job), self.config.size, len(self.classes.names)
         transferred = keep = None
         if self.method != "source_only":
-            transferred = load_scenes(
-                files[1], job.read, size, count, keep=kept_keys(fitted_with(job, KEPT)), annotated=False
-            )
-            demand_scenes(
-                transferred,
-                "transferred",
-                "quality control refused them all (lower its thresholds), or none is readable",
-            )
+            transferred = load_transferred(job, files[1], size, count)
             keep = set(transferred.keys)
         boxes, failures = self._boxes(files[0], job.read, keep)
         source = load_scenes(
@@ -147,24 +128,17 @@ class FitDetector(Stage):
         failures: list[Failure] = []
         for file in files:
             rows = read(file)
-            for key, image, objects in zip(
-                rows.column("key"), rows.column("image"), rows.column("objects"), strict=True
-            ):
+            columns = (rows.column(name) for name in ("key", "image", "objects"))
+            for key, image, objects in zip(*columns, strict=True):
                 if keep is not None and key not in keep:
                     continue
-                if objects is None:
-                    failures.append(
-                        Failure(
-                            key,
-                            "it has no boxes: give them in the annotations (an empty list where there is no"
-                            " object).",
-                        )
-                    )
-                    continue
+                found: Any = (
+                    "it has no boxes: give them in the annotations (an empty list where there is no object)."
+                )
                 try:
-                    found = training_boxes(
-                        objects, image_size(image["bytes"], key), self.config.size, len(self.classes.names)
-                    )
+                    if objects is not None:
+                        stored = image_size(image["bytes"], key)
+                        found = training_boxes(objects, stored, self.config.size, len(self.classes.names))
                 except ItemError as error:
                     found = str(error)
                 if isinstance(found, str):
@@ -172,11 +146,3 @@ class FitDetector(Stage):
                 else:
                     boxes[key] = found
         return boxes, failures
-
-    def _warnings(self, images: int) -> list[str]:
-        if images >= self.training.batch_size:
-            return []
-        return [
-            f"{self.method} trains on {images} image{'' if images == 1 else 's'}, fewer than a batch of"
-            f" {self.training.batch_size}, so that every batch holds some of them repeatedly."
-        ]

@@ -9,20 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffadapt.compute.distributed import same_buffers
 from diffadapt.core.errors import DataError, RecipeError, suggest
 from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.models.detection.network import DetectionNetwork, Target, total
 from diffadapt.models.segmentation.inputs import normalise
 from diffadapt.tasks.detection.config import METHODS, DetectionTraining
 from diffadapt.tasks.detection.data import Boxes, DetectionBatch, DetectionBatches
-from diffadapt.tasks.segmentation.batches import SceneSet, pair, steps_per_epoch
+from diffadapt.tasks.segmentation.batches import PairedScenes, SceneSet, pair, steps_per_epoch
 from diffadapt.tasks.segmentation.losses import similarity_loss
 from diffadapt.tasks.segmentation.training import make_optimizer
-from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.loop import run_loop
+from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.optim import warm_cosine
-from diffadapt.train.reporter import Reporter
+from diffadapt.train.run import TrainingRun
 
 
 def fit_detector(
@@ -33,10 +31,7 @@ def fit_detector(
     config: DetectorConfig,
     training: DetectionTraining,
     method: str,
-    reporter: Reporter,
-    checkpoints: Checkpoints | None,
-    readers: int = 0,
-    until: int | None = None,
+    run: TrainingRun,
 ) -> dict[str, Any]:
     """Train ``net`` in place, going on from the newest checkpoint; it ends in evaluation mode.
 
@@ -46,12 +41,8 @@ def fit_detector(
     sets that cannot be trained on, RecipeError for an unknown method or a batch that the workers cannot
     share, TrainingError on NaN.
     """
-    uses = uses_of(method)
-    if training.batch_size % reporter.world_size:
-        raise RecipeError(
-            f"training.batch_size is {training.batch_size}, which {reporter.world_size} workers cannot share"
-            " evenly: use a multiple."
-        )
+    uses, device = uses_of(method), run.reporter.device
+    run.demand_share(training.batch_size, "training.batch_size")
     if not len(source):
         raise DataError("There are no readable source scenes with boxes to train a detector with.")
     assert transferred is not None or not uses[1], "the method needs transferred scenes"
@@ -62,31 +53,24 @@ def fit_detector(
             f"None of the {len(pairs)} training images has an object, so a detector cannot learn anything:"
             " give images with boxes."
         )
-    step = steps_per_epoch(len(pairs), training.batch_size)
-    steps = training.epochs * step
-    module = PairLosses(net, config, training.similarity if all(uses) else 0.0).to(reporter.device)
+    steps = training.epochs * steps_per_epoch(len(pairs), training.batch_size)
+    module = PairLosses(net, config, training.similarity if all(uses) else 0.0).to(device)
     warmup = min(training.warmup_steps, steps // 2)
-    batches = DetectionBatches(
-        source, transferred, boxes, pairs, training, uses, reporter.rank, reporter.world_size, readers
+    how = Optimisation(
+        make_optimizer(net, training),
+        lambda step: warm_cosine(step, training.lr, warmup, steps),
+        steps,
+        precision=training.precision,
+        clip_norm=training.clip_norm,
+        seed=training.seed,
+        checkpoint_every=training.checkpoint_every,
     )
-    with batches:
-        found: dict[str, Any] = run_loop(
-            module=module,
-            loss_fn=lambda wrapped, batch, step: wrapped(moved(batch, reporter.device)),
-            batch_fn=batches,
-            optimizer=make_optimizer(net, training),
-            lr_at=lambda s: warm_cosine(s, training.lr, warmup, steps),
-            total_steps=steps,
-            reporter=reporter,
-            checkpoints=checkpoints,
-            precision=training.precision,
-            clip_norm=training.clip_norm,
-            seed=training.seed,
-            checkpoint_every=training.checkpoint_every,
-            until=until,
+    scenes = PairedScenes(source, transferred, pairs)
+    with DetectionBatches(scenes, boxes, training, uses, run.share) as batches:
+        found = run_loop(
+            module, lambda wrapped, batch, step: wrapped(moved(batch, device)), batches, how, run
         )
-    same_buffers(net)
-    net.eval()
+    found = run.conclude(net, found)
     return {**found, "images": len(pairs), "objects": objects, "left_out": pairs.left_out}
 
 

@@ -9,12 +9,21 @@ order, on the crop, through Pillow's operations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
-from diffadapt.tasks.segmentation.config import SegmentTraining
+
+class Augmented(Protocol):
+    """The settings of a training that are about augmentation."""
+
+    @property
+    def crop(self) -> tuple[int, int]: ...
+    @property
+    def flip(self) -> bool: ...
+    @property
+    def jitter(self) -> tuple[float, float, float, float]: ...
 
 
 class Draw(NamedTuple):
@@ -37,7 +46,7 @@ def draw(seed: int) -> Draw:
 class PairAugment:
     """Crop, flip and jitter of ``training`` for images of one size."""
 
-    def __init__(self, training: SegmentTraining):
+    def __init__(self, training: Augmented):
         self.crop, self.flip, self.jitter = training.crop, training.flip, training.jitter
 
     def __call__(

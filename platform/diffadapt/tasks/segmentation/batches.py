@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from diffadapt.tasks.segmentation.augment import PairAugment
 from diffadapt.tasks.segmentation.config import SegmentTraining
 from diffadapt.tasks.segmentation.losses import SegmentBatch, SegmentMethod
 from diffadapt.train.pair_batches import cycled
-from diffadapt.train.step_batches import StepBatches
+from diffadapt.train.step_batches import Share, StepBatches
+
+B = TypeVar("B")
 
 
 class SceneSet(Protocol):
@@ -90,59 +92,84 @@ def steps_per_epoch(pairs: int, batch_size: int) -> int:
     return max(1, pairs // batch_size)
 
 
-class SegmentBatches(StepBatches[SegmentBatch]):
-    """``batches(step, micro) -> SegmentBatch`` of this rank on the CPU, images still uint8; call in any
-    order. A context: its threads end with it.
+class PairedScenes(NamedTuple):
+    """Both sets and which of their scenes belong together."""
+
+    source: SceneSet
+    transferred: SceneSet | None
+    pairs: Pairs
+
+    def get(
+        self, place: int, uses: Sequence[bool], annotated: bool = False
+    ) -> tuple[list[np.ndarray | None], np.ndarray | None]:
+        """The images of one pair, of the source and transferred, where ``uses`` says so (else None), and the
+        source's label map if it is wanted."""
+        source, annotation = None, None
+        if uses[0] or annotated:
+            source, annotation = self.source.get(int(self.pairs.source[place]))
+        other = None
+        if uses[1] and self.transferred is not None:
+            other = self.transferred.get(int(self.pairs.transferred[place]))[0]
+        return [source if uses[0] else None, other], annotation
+
+
+class PairedBatches(StepBatches[B]):
+    """``batches(step, micro) -> B`` of this rank on the CPU, images still uint8; call in any order. A
+    context: its threads end with it.
 
     Crop, flip and jitter are seeded by (seed, step, place in the global batch): they depend neither on the
-    number of workers nor on the method, so that ablations see the same crops. With ``readers`` threads, the
-    next batch is prepared ahead.
+    number of workers nor on the method, so that ablations see the same crops. ``uses``: whether the method
+    trains on source images, on transferred ones.
     """
 
-    def __init__(
-        self, source: SceneSet, transferred: SceneSet | None, pairs: Pairs, training: SegmentTraining, method: SegmentMethod,
-        rank: int = 0, world_size: int = 1, readers: int = 0,
-    ):  # fmt: skip
-        super().__init__(readers)
-        self.source, self.transferred, self.pairs, self.training, self.method = (
-            source,
-            transferred,
-            pairs,
-            training,
-            method,
-        )
+    def __init__(self, scenes: PairedScenes, training: Any, uses: tuple[bool, bool], share: Share):
+        super().__init__(share.readers)
+        self.scenes, self.training, self.uses = scenes, training, uses
         self.augment = PairAugment(training)
-        self.mine = slice(
-            rank * training.batch_size // world_size, (rank + 1) * training.batch_size // world_size
-        )
+        self.mine = share.of(training.batch_size)
+
+    def item(self, place: int, seed: int) -> tuple[list[np.ndarray | None], Any]:
+        """Both augmented images of a pair and what is learnt of them."""
+        raise NotImplementedError
+
+    def items(self, step: int) -> list[tuple[list[np.ndarray | None], Any]]:
+        """This rank's items of a step."""
+        size, seed = self.training.batch_size, self.training.seed
+        chosen = cycled(len(self.scenes.pairs), size, step, seed, "pairs")[self.mine]
+        rng = np.random.default_rng(item_seed(seed, "pairs", str(step), "views"))
+        seeds = rng.integers(1 << 62, size=size)[self.mine]
+        items = list(zip(chosen.tolist(), seeds.tolist(), strict=True))
+        if self._pool is None or len(items) < 2:
+            return [self.item(*item) for item in items]
+        return [f.result() for f in [self._pool.submit(self.item, *item) for item in items]]
+
+    def stacked(self, items: list[tuple[list[np.ndarray | None], Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 (B, 3, H, W) of both images; (0, 3, H, W) of one that the method does not use."""
+        shown = next(x for x in items[0][0] if x is not None)
+        empty = torch.zeros((0, 3, *shown.shape[:2]), dtype=torch.uint8)
+        x, other = (stacked([m[0][i] for m in items]) if used else empty for i, used in enumerate(self.uses))
+        return x, other
+
+
+class SegmentBatches(PairedBatches[SegmentBatch]):
+    """Batches of pairs with the label maps of the source."""
+
+    def __init__(
+        self,
+        scenes: PairedScenes,
+        training: SegmentTraining,
+        method: SegmentMethod,
+        share: Share = Share(),
+    ):
+        super().__init__(scenes, training, (method.source, method.transferred), share)
 
     def make(self, step: int) -> SegmentBatch:
         """The batch, made now."""
-        size, seed = self.training.batch_size, self.training.seed
-        chosen = cycled(len(self.pairs), size, step, seed, "pairs")[self.mine]
-        seeds = np.random.default_rng(item_seed(seed, "pairs", str(step), "views")).integers(
-            1 << 62, size=size
-        )[self.mine]
-        made = self._items(list(zip(chosen.tolist(), seeds.tolist(), strict=True)))
-        labels = torch.from_numpy(np.stack([m[1] for m in made]))
-        empty = torch.zeros((0, 3, *labels.shape[1:]), dtype=torch.uint8)
-        x, other = (
-            stacked([m[0][i] for m in made]) if uses else empty
-            for i, uses in enumerate((self.method.source, self.method.transferred))
-        )
-        return SegmentBatch(x, other, labels)
+        items = self.items(step)
+        return SegmentBatch(*self.stacked(items), torch.from_numpy(np.stack([m[1] for m in items])))
 
-    def _items(self, items: list[tuple[int, int]]) -> list:
-        if self._pool is None or len(items) < 2:
-            return [self._item(*item) for item in items]
-        return [f.result() for f in [self._pool.submit(self._item, *item) for item in items]]
-
-    def _item(self, place: int, seed: int) -> tuple[list[np.ndarray | None], np.ndarray]:
-        image, annotation = self.source.get(int(self.pairs.source[place]))
+    def item(self, place: int, seed: int) -> tuple[list[np.ndarray | None], np.ndarray]:
+        """Both augmented images of a pair and its label map."""
+        images, annotation = self.scenes.get(place, self.uses, annotated=True)
         assert annotation is not None, "unlabelled scenes are left out before"
-        other = (
-            self.transferred.get(int(self.pairs.transferred[place]))[0]
-            if self.method.transferred and self.transferred is not None
-            else None
-        )
-        return self.augment([image if self.method.source else None, other], annotation, seed)
+        return self.augment(images, annotation, seed)

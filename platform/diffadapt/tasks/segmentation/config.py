@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from diffadapt.core.config import execution
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -14,24 +15,24 @@ class SegmentTraining:
     """The authors' settings. Loss = CE(f(x), y) + CE(f(x'), y) - similarity * mean cos(GAP(h(x)),
     GAP(h(x')))."""
 
-    similarity: float = 0.1
-    epochs: int = 100
-    batch_size: int = 4
+    similarity: NonNegative = 0.1
+    epochs: Positive = 100
+    batch_size: Positive = 4
     """Pairs in a step, over all workers."""
-    crop: tuple[int, int] = (384, 768)
+    crop: tuple[Natural, Natural] = (384, 768)
     """(height, width) of the random crop that x and x' share; (0, 0): none."""
     flip: bool = True
-    jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.3)
+    jitter: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = (0.5, 0.5, 0.5, 0.3)
     """Brightness, contrast, saturation, hue; drawn for x and x' independently."""
-    lr: float = 1e-3
-    head_lr: float = 1.0
+    lr: NonNegative = 1e-3
+    head_lr: NonNegative = 1.0
     """Factor on the rate of what is not backbone (1: as the authors)."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    power: float = 0.9
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 1e-4
+    power: NonNegative = 0.9
     """Of the polynomial decay, stepped once an epoch."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float, AtLeast(1e-09)] | None = None
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     sync_batch_norm: bool = False
     """Several workers take the statistics of the global batch, so that any number of them trains as one does.
@@ -39,10 +40,10 @@ class SegmentTraining:
     select: Literal["last", "best_source", "oracle"] = "last"
     """last; best_source: the epoch with the best mean IoU on the source's test images; oracle: on the
     target's labels (stamped)."""
-    candidates: int = 10
+    candidates: Positive = 10
     """At most so many epochs are tried, evenly spread, the last among them."""
-    seed: int = 0
-    checkpoint_every: int = execution(200)
+    seed: Natural = 0
+    checkpoint_every: Positive = execution(200)
 
 
 def check_jitter(jitter: tuple[float, float, float, float]) -> None:

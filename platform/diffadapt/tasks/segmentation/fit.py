@@ -10,7 +10,7 @@ from typing import Any
 from diffadapt.core.artifact import IGNORED, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
-from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.segmentation.source import (
@@ -19,9 +19,10 @@ from diffadapt.models.segmentation.source import (
     segmenter_identity,
     segmenter_revisions,
 )
-from diffadapt.stages.roles import KEPT, fitted_with, kept_keys, row_inputs
+from diffadapt.stages.roles import row_inputs
 from diffadapt.tasks.segmentation.config import SegmentTraining, check_jitter
 from diffadapt.tasks.segmentation.losses import method_of
+from diffadapt.train.fit import Fit, Trained, too_few
 
 PREDICTION = ("precision",)
 """Settings of SegmenterConfig that training does not look at."""
@@ -30,7 +31,7 @@ MANY = 5
 
 
 @dataclass(frozen=True)
-class FitSegmenter(Stage):
+class FitSegmenter(Fit):
     """Inputs: source scenes; transferred scenes and the decisions of quality control, unless the method is
     source_only; and, unless ``training.select`` is last, labelled scenes to choose the epoch by (the source's
     test images, or for the oracle the target).
@@ -44,7 +45,6 @@ class FitSegmenter(Stage):
     method: str = "zodi"
 
     kind = "segmenter"
-    fit_stage = True
 
     def label(self) -> str:
         return self.method
@@ -103,36 +103,22 @@ class FitSegmenter(Stage):
                 " needs at least two pairs: raise it."
             )
 
-    def fit(self, job: FitJob) -> dict[str, Any]:
+    def train(self, job: FitJob) -> Trained:
         import torch
 
         from diffadapt.models.segmentation.build import build_segmenter
         from diffadapt.models.segmentation.folder import save_segmenter
         from diffadapt.tasks.segmentation.training import fit_segmenter
-        from diffadapt.train.checkpoints import Checkpoints
 
         source, transferred, chosen_by = self._sets(job)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             net = build_segmenter(self.config, len(self.classes.names))
-        found = fit_segmenter(
-            source,
-            transferred,
-            net,
-            self.training,
-            self.method,
-            job.reporter,
-            Checkpoints(job.checkpoints),
-            inputs=self.config,
-            classes=len(self.classes.names),
-            chooser=self._chooser(job, chosen_by, source, transferred),
-            readers=0 if job.context.device == "cpu" else job.context.threads,
-            until=job.until,
-        )
-        metrics = {k: v for k, v in found.items() if k not in ("step_seconds", "resumed_from")}
-        metrics["left_out"] = _left_out(source, transferred, metrics["left_out"])
-        if job.reporter.rank == 0:
-            selection = found.get("selection", {"rule": "last"})
+        run = self.run(job, chooser=self._chooser(job, chosen_by, source, transferred))
+        scalars = fit_segmenter(source, transferred, net, self.training, self.method, run, inputs=self.config)
+
+        def save(metrics: dict[str, Any]) -> None:
+            selection = metrics.get("selection", {"rule": "last"})
             extra = {
                 "method": self.method,
                 "training": to_dict(self.training, identity_only=True),
@@ -142,52 +128,30 @@ class FitSegmenter(Stage):
                 "pairs": metrics["pairs"],
             }
             save_segmenter(net.cpu(), job.output, self.config, self.classes, extra)
+
         failures = {f.key: f for s in (source, transferred, chosen_by) if s is not None for f in s.failures}
-        return {
-            **metrics,
-            "warnings": self._warnings(metrics, source),
-            "quarantined": [[f.key, f.reason] for f in failures.values()],
-        }
+        return Trained(
+            scalars,
+            save,
+            {"left_out": _left_out(source, transferred, scalars["left_out"])},
+            failures.values(),
+            self._warnings(scalars, source),
+        )
 
     def _sets(self, job: FitJob) -> tuple[Any, Any, Any]:
         """(source, transferred or None, the scenes to choose the epoch by or None). Raises DataError when one
         is empty."""
-        from diffadapt.tasks.segmentation.scene_sets import demand_scenes, load_scenes
+        from diffadapt.tasks.segmentation.scene_sets import demand_scenes, load_scenes, load_transferred
 
-        files, count = row_inputs(job), len(self.classes.names)
-        transferred = chosen_by = None
+        files, size, count = row_inputs(job), self.config.size, len(self.classes.names)
+        transferred = chosen_by = keep = None
+        why = "none has a readable label map"
         if method_of(self.method).transferred:
-            transferred = load_scenes(
-                files[1],
-                job.read,
-                self.config.size,
-                count,
-                keep=kept_keys(fitted_with(job, KEPT)),
-                annotated=False,
-            )
-            demand_scenes(
-                transferred,
-                "transferred",
-                "quality control refused them all (lower its thresholds), or none is readable",
-            )
-        keep = None if transferred is None else transferred.keys
-        source = load_scenes(
-            files[0],
-            job.read,
-            self.config.size,
-            count,
-            keep=None if keep is None else set(keep),
-            reason="without_transferred",
-        )
-        demand_scenes(
-            source,
-            "labelled source",
-            (
-                "none has a readable label map"
-                if transferred is None
-                else "none of those that were transferred has a readable label map"
-            ),
-        )
+            transferred = load_transferred(job, files[1], size, count)
+            keep = set(transferred.keys)
+            why = "none of those that were transferred has a readable label map"
+        source = load_scenes(files[0], job.read, size, count, keep=keep, reason="without_transferred")
+        demand_scenes(source, "labelled source", why)
         if not _labelled(source):
             said = f" ({source.warnings[0].rstrip('.')})" if source.warnings else ""
             raise DataError(
@@ -195,7 +159,7 @@ class FitSegmenter(Stage):
                 " class table lists the values of the label files."
             )
         if self.training.select != "last":
-            chosen_by = load_scenes(files[-1], job.read, self.config.size, count)
+            chosen_by = load_scenes(files[-1], job.read, size, count)
             demand_scenes(
                 chosen_by,
                 "labelled",
@@ -208,41 +172,25 @@ class FitSegmenter(Stage):
         if scenes is None:
             return None
         from diffadapt.tasks.segmentation.batches import pair, steps_per_epoch
-        from diffadapt.tasks.segmentation.select import SegmentChooser
-        from diffadapt.train.candidates import candidate_steps
+        from diffadapt.tasks.segmentation.select import SceneJudge
+        from diffadapt.train.candidates import Chooser, candidate_steps
 
-        training = self.training
+        training, count = self.training, len(self.classes.names)
         epoch = steps_per_epoch(len(pair(source, transferred)), training.batch_size)
         steps = candidate_steps(training.epochs, epoch, training.candidates)
-        return SegmentChooser(
-            training.select,
-            job.checkpoints,
-            steps,
-            scenes,
-            len(self.classes.names),
-            job.reporter.device,
-            self.config.batch_size,
-        )
+        device, batch_size = job.reporter.device, self.config.batch_size
+        judge = SceneJudge(training.select, scenes, count, device, batch_size)
+        return Chooser(job.checkpoints, steps, judge)
 
     def _warnings(self, metrics: Mapping[str, Any], source: Any) -> list[str]:
         """What reading the source had to say, unless the transfer, which reads it too, says so; and a set
         smaller than a batch."""
-        said = [] if metrics["pairs"] else source.warnings
-        found = [
-            *said[:MANY],
-            *(
-                [f"{len(said) - MANY} more label maps of the source gave such warnings."]
-                if len(said) > MANY
-                else []
-            ),
-        ]
-        count, unit = (metrics["pairs"], "pair") if metrics["pairs"] else (metrics["images"], "image")
-        if count < self.training.batch_size:
-            found.append(
-                f"{self.method} trains on {count} {unit}{'' if count == 1 else 's'}, fewer than a batch of"
-                f" {self.training.batch_size}, so that every batch holds some of them repeatedly."
-            )
-        return found
+        pairs, size = metrics["pairs"], self.training.batch_size
+        said = [] if pairs else source.warnings
+        more = len(said) - MANY
+        rest = [f"{more} more label maps of the source gave such warnings."] if more > 0 else []
+        count, unit = (pairs, "pair") if pairs else (metrics["images"], "image")
+        return [*said[:MANY], *rest, *too_few(f"{self.method} trains on", count, unit, size)]
 
 
 def _left_out(source: Any, transferred: Any, unpaired: Mapping[str, int]) -> dict[str, int]:

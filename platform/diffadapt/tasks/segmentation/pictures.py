@@ -15,8 +15,21 @@ from PIL import Image, ImageDraw
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.data.scenes.classes import ClassTable
-from diffadapt.report.panels import INK, PAPER, RIGHT, SMALLEST, WRONG, Cell, draw_grid, png
-from diffadapt.tasks.classification.adaptation_pictures import LINE, SOFT, drawable, font, pixels
+from diffadapt.report.panels import (
+    INK,
+    LINE,
+    PAPER,
+    RIGHT,
+    SMALLEST,
+    SOFT,
+    WRONG,
+    Cell,
+    draw_grid,
+    drawable,
+    font,
+    pixels,
+    png,
+)
 
 WIDEST, NARROWEST = 300, 160
 """Pixels that a picture is wide in a sheet; smaller ones are enlarged by a whole factor, larger ones reduced.

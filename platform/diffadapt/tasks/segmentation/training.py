@@ -3,28 +3,30 @@ through the one training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from diffadapt.compute.distributed import same_buffers
 from diffadapt.compute.precision import autocast
-from diffadapt.compute.sync_batch_norm import separate, synchronise
+from diffadapt.compute.sync_batch_norm import synchronise
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.segmentation.inputs import normalise
 from diffadapt.tasks.classification.adaptation import evaluating
-from diffadapt.tasks.segmentation.batches import SceneSet, SegmentBatches, pair, steps_per_epoch
+from diffadapt.tasks.segmentation.batches import (
+    PairedScenes,
+    SceneSet,
+    SegmentBatches,
+    pair,
+    steps_per_epoch,
+)
 from diffadapt.tasks.segmentation.config import SegmentTraining
 from diffadapt.tasks.segmentation.losses import SegmentBatch, method_of, pair_losses
-from diffadapt.tasks.segmentation.select import SegmentChooser
-from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.loop import run_loop
-from diffadapt.train.reporter import Reporter
+from diffadapt.train.loop import Optimisation, run_loop
+from diffadapt.train.run import TrainingRun
 
 
 class PairNetwork(nn.Module):
@@ -45,23 +47,16 @@ def fit_segmenter(
     net: nn.Module,
     training: SegmentTraining,
     method: str,
-    reporter: Reporter,
-    checkpoints: Checkpoints | None,
+    run: TrainingRun,
     *,
     inputs: SegmenterConfig,
-    classes: int,
-    chooser: SegmentChooser | None = None,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
-    readers: int = 0,
-    until: int | None = None,
 ) -> dict[str, Any]:
     """Train ``net`` in place by ``method`` and leave it in evaluation mode; goes on from the newest
     checkpoint.
 
-    Both sets hold scenes of one size; those of ``source`` have annotations of class numbers 0..classes-1 and
-    IGNORED. Pairs are found by key; ``transferred`` is not needed by source_only. ``inputs`` says how an
-    image is normalised. ``chooser`` keeps the weights of another epoch than the last
-    (tasks/segmentation/select.py). ``readers`` threads prepare the next batch meanwhile.
+    Both sets hold scenes of one size; those of ``source`` have annotations of class numbers and IGNORED.
+    Pairs are found by key; ``transferred`` is not needed by source_only. ``inputs`` says how an image is
+    normalised.
 
     Every step reports the losses, ``lr`` and ``grad_norm``. Returns the last step's with ``steps``,
     ``resumed_from``, ``epochs``, ``images`` (of the source), ``pairs``, ``left_out`` (counts by reason) and
@@ -78,8 +73,8 @@ def fit_segmenter(
     for what, scenes in (("source", source), ("transferred", transferred)):
         if scenes is not None and not len(scenes):
             raise DataError(f"There are no readable {what} scenes to train on.")
-    pairs = pair(source, transferred)
-    _demand_shares(training, inputs, reporter.world_size)
+    pairs, reporter = pair(source, transferred), run.reporter
+    _demand_shares(training, inputs, run)
     epoch = steps_per_epoch(len(pairs), training.batch_size)
     net.to(reporter.device)
     if reporter.device.type == "cuda":
@@ -92,47 +87,24 @@ def fit_segmenter(
         x, other, labels = (part.to(reporter.device, non_blocking=True) for part in batch)
         return wrapped(SegmentBatch(normalise(x, inputs), normalise(other, inputs), labels))
 
-    def after_step(finished: int, scalars: dict[str, float]) -> None:
-        if chooser is not None and finished in chooser.steps:
-            with evaluating(net):
-                chooser.offer(
-                    finished,
-                    forward,
-                    lambda: {k: v.detach().cpu().clone() for k, v in net.state_dict().items()},
-                )
-        if on_step is not None:
-            on_step(finished, scalars)
-
     def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with autocast(reporter.device, training.precision):
             return net(normalise(x.to(reporter.device), inputs))
 
-    with SegmentBatches(
-        source, transferred, pairs, training, kind, reporter.rank, reporter.world_size, readers
-    ) as batches:
-        result: dict[str, Any] = run_loop(
-            module=module,
-            loss_fn=loss_fn,
-            batch_fn=batches,
-            optimizer=make_optimizer(net, training),
-            lr_at=lambda step: poly(training, step // epoch),
-            total_steps=training.epochs * epoch,
-            reporter=reporter,
-            checkpoints=checkpoints,
-            precision=training.precision,
-            clip_norm=training.clip_norm,
-            seed=training.seed,
-            checkpoint_every=training.checkpoint_every,
-            on_step=after_step,
-            until=until,
-        )
-    same_buffers(net)
-    separate(net).eval()
+    how = Optimisation(
+        make_optimizer(net, training),
+        lambda step: poly(training, step // epoch),
+        training.epochs * epoch,
+        precision=training.precision,
+        clip_norm=training.clip_norm,
+        seed=training.seed,
+        checkpoint_every=training.checkpoint_every,
+    )
+    with SegmentBatches(PairedScenes(source, transferred, pairs), training, kind, run.share) as batches:
+        observed = run.observed(net, lambda: evaluating(net), forward)
+        result = run_loop(module, loss_fn, batches, how, observed)
+    result = run.conclude(net, result)
     net.to(memory_format=torch.contiguous_format)
-    if chooser is not None:
-        state, result["selection"] = chooser.choose()
-        if state is not None:
-            net.load_state_dict(state)
     return {
         **result,
         "epochs": training.epochs,
@@ -178,12 +150,9 @@ def label_problem(annotation: np.ndarray, classes: int) -> str:
     )
 
 
-def _demand_shares(training: SegmentTraining, inputs: SegmenterConfig, workers: int) -> None:
-    if training.batch_size % workers:
-        raise RecipeError(
-            f"training.batch_size is {training.batch_size}, which {workers} workers cannot share evenly: use"
-            " a multiple."
-        )
+def _demand_shares(training: SegmentTraining, inputs: SegmenterConfig, run: TrainingRun) -> None:
+    run.demand_share(training.batch_size, "training.batch_size")
+    workers = run.reporter.world_size
     if (
         training.batch_size // workers == 1
         and workers > 1

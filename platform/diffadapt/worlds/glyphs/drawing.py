@@ -13,11 +13,13 @@ import hashlib
 import string
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from diffadapt.core.errors import DataError
 from diffadapt.core.identity import item_seed
+from diffadapt.core.ranges import AtLeast, Fraction, Natural, Positive
 from diffadapt.worlds.glyphs.captions import caption
 from diffadapt.worlds.glyphs.strokes import curves
 
@@ -63,17 +65,15 @@ _EXCLUSIVE = (
 class GlyphConfig:
     """Drawn glyphs: ``examples`` pictures of ``size`` pixels a side."""
 
-    size: int = 16
-    examples: int = 20_000
+    size: Annotated[int, AtLeast(8)] = 16
+    examples: Positive = 20_000
     fonts: tuple[str, ...] = ("pillow", "matplotlib", "system")
     """Where fonts are taken from: Pillow's bundled one, those that matplotlib ships (if it is installed),
     DejaVu and Liberation under /usr/share/fonts. The bytes of what is found count, so another machine's fonts
     are another data set."""
-    handwriting: float = 0.5
+    handwriting: Fraction = 0.5
     """Share of the digits drawn from stroke skeletons."""
-    seed: int = 0
-
-    limits = {"size": (8, None), "examples": (1, None), "handwriting": (0, 1), "seed": (0, None)}
+    seed: Natural = 0
 
 
 class GlyphSet:

@@ -15,9 +15,10 @@ from diffadapt.core.errors import RecipeError
 from diffadapt.models.diffusers_folder import load_component, save_component
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
-from diffadapt.train.loop import run_loop
+from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.optim import warm_cosine
 from diffadapt.train.reporter import Reporter
+from diffadapt.train.run import TrainingRun
 from diffadapt.worlds.batches import CaptionedImages, Shuffled
 from diffadapt.worlds.config import TextToImageFitConfig
 from diffadapt.worlds.contrastive import save_transformers
@@ -70,20 +71,17 @@ def train_text_to_image(
             words = text(tokens).last_hidden_state
         return {"loss": nn.functional.mse_loss(module(x_t, t, encoder_hidden_states=words).sample.float(), v)}
 
-    metrics = run_loop(
-        module=unet,
-        loss_fn=loss_fn,
-        batch_fn=batch_fn,
-        optimizer=torch.optim.AdamW(unet.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
-        total_steps=config.steps,
-        reporter=reporter,
-        checkpoints=checkpoints,
+    how = Optimisation(
+        torch.optim.AdamW(unet.parameters(), lr=config.lr, weight_decay=config.weight_decay),
+        lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
+        config.steps,
         ema=ema,
         clip_norm=config.clip_norm,
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
     )
+    run = TrainingRun(reporter, checkpoints)
+    metrics = run_loop(unet, loss_fn, batch_fn, how, run)
     metrics["unet_parameters"] = float(sum(p.numel() for p in unet.parameters()))
     metrics["parameters"] = float(sum(p.numel() for m in (unet, vae, text) for p in m.parameters()))
     if reporter.rank == 0:

@@ -4,10 +4,11 @@ and ControlNet."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from diffadapt.core.config import execution
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative, Positive
 from diffadapt.worlds.config import AutoencoderFitConfig
 
 SUFFIX, NEGATIVE = ", best quality", "lower quality, worst quality"
@@ -20,80 +21,54 @@ class LayoutFitConfig:
     """A latent diffusion model (noise prediction on Stable Diffusion's schedule) whose ControlNet sees the
     label map's colours."""
 
-    size: int = 0
+    size: Natural = 0
     """Short side in pixels that images (area) and colour maps (area) are brought to; 0: as they are."""
-    crop: tuple[int, int] = (0, 0)
+    crop: tuple[Natural, Natural] = (0, 0)
     """(height, width) of the crops that are trained on, after ``size``; (0, 0): whole images, all of one
     size."""
     flip: bool = True
     """Half of the examples are mirrored."""
-    variants: int = 4
+    variants: Positive = 4
     """Relit copies of a scene for each appearance, every one with its own light."""
     vae: AutoencoderFitConfig = AutoencoderFitConfig(
         steps=600, batch_size=16, lr=3e-3, channels=(32, 32), latent_channels=6, kl_weight=1e-5
     )
     """Each width after the first halves the side; all widths are equal."""
-    steps: int = 2500
-    batch_size: int = 16
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    warmup_steps: int = 100
-    ema_decay: float = 0.995
-    clip_norm: float = 1.0
-    prompt_dropout: float = 0.15
+    steps: Positive = 2500
+    batch_size: Positive = 16
+    lr: NonNegative = 1e-3
+    weight_decay: NonNegative = 0.0
+    warmup_steps: Natural = 100
+    ema_decay: Fraction = 0.995
+    clip_norm: Annotated[float, AtLeast(1e-09)] = 1.0
+    prompt_dropout: Fraction = 0.15
     """Probability that a caption becomes the empty or the negative prompt, for classifier-free guidance."""
-    layout_dropout: float = 0.1
+    layout_dropout: Fraction = 0.1
     """Probability that an example is shown without its layout, so that the U-Net also works alone."""
-    loss_weight: float = 5.0
+    loss_weight: Annotated[float, AtLeast(1)] = 5.0
     """Largest weight of an example: the error of the noise counts 1 / alpha_bar(t) times, at most this (Hang
     et al. 2023)."""
-    low_noise: float = 0.5
+    low_noise: NonNegative = 0.5
     """Largest amplitude of the noise's low-frequency part beside the white one. It hides an image's overall
     light at high noise levels, so that the caption decides about it, not what is left of the source image
     (offset noise)."""
-    latent_scale: float = 0.5
+    latent_scale: Annotated[float, AtLeast(0.001)] = 0.5
     """Standard deviation of the latents that are denoised: below 1, a level of the schedule hides more (Chen
     2023)."""
-    channels: tuple[int, ...] = (32, 48, 64, 64)
+    channels: tuple[Positive, ...] = (32, 48, 64, 64)
     """Widths of U-Net and ControlNet by level; the deepest alone attends, so that any size can be generated.
     """
-    heads: int = 4
-    groups: int = 4
-    text_width: int = 64
-    text_layers: int = 1
-    max_words: int = 16
+    heads: Positive = 4
+    groups: Positive = 4
+    text_width: Positive = 64
+    text_layers: Positive = 1
+    max_words: Annotated[int, AtLeast(4)] = 16
     """Tokens that a prompt may have, the two marks included; longer prompts are cut."""
     save_precision: Literal["fp32", "fp16"] = "fp16"
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Of training."""
-    seed: int = 0
-    checkpoint_every: int = execution(200)
-
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {
-        "size": (0, None),
-        "crop": (0, None),
-        "variants": (1, None),
-        "steps": (1, None),
-        "batch_size": (1, None),
-        "lr": (0, None),
-        "weight_decay": (0, None),
-        "warmup_steps": (0, None),
-        "ema_decay": (0, 1),
-        "clip_norm": (1e-9, None),
-        "prompt_dropout": (0, 1),
-        "layout_dropout": (0, 1),
-        "loss_weight": (1, None),
-        "low_noise": (0, None),
-        "latent_scale": (1e-3, None),
-        "channels": (1, None),
-        "heads": (1, None),
-        "groups": (1, None),
-        "text_width": (1, None),
-        "text_layers": (1, None),
-        "max_words": (4, None),
-        "seed": (0, None),
-        "checkpoint_every": (1, None),
-    }
+    seed: Natural = 0
+    checkpoint_every: Positive = execution(200)
 
     @property
     def unit(self) -> int:

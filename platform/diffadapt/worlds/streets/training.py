@@ -22,9 +22,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from diffadapt.models.diffusers_folder import load_component, save_component
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
-from diffadapt.train.loop import run_loop
+from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.optim import warm_cosine
 from diffadapt.train.reporter import Reporter
+from diffadapt.train.run import TrainingRun
 from diffadapt.worlds.batches import Shuffled, pixels
 from diffadapt.worlds.config import AutoencoderFitConfig
 from diffadapt.worlds.contrastive import save_transformers
@@ -110,21 +111,18 @@ def train_layout_generator(
         error = (module(x_t, t, tokens, control, shown).float() - noise).square().mean((1, 2, 3))
         return {"loss": (error * weight).mean(), "error": error.mean()}
 
-    metrics = run_loop(
-        module=net,
-        loss_fn=loss_fn,
-        batch_fn=batch_fn,
-        optimizer=torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        lr_at=lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
-        total_steps=config.steps,
-        reporter=_Part(reporter, config.vae.steps, every, ""),
-        checkpoints=checkpoints("generator"),
+    how = Optimisation(
+        torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay),
+        lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
+        config.steps,
         ema=ema,
         precision=config.precision,
         clip_norm=config.clip_norm,
         seed=config.seed,
         checkpoint_every=config.checkpoint_every,
     )
+    run = TrainingRun(_Part(reporter, config.vae.steps, every, ""), checkpoints("generator"))
+    metrics = run_loop(net, loss_fn, batch_fn, how, run)
     parts = {"unet": net.unet, "controlnet": net.controlnet, "text_encoder": net.text, "vae": vae}
     metrics |= {
         f"{name}_parameters": float(sum(p.numel() for p in part.parameters())) for name, part in parts.items()

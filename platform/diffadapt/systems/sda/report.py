@@ -1,0 +1,62 @@
+"""What a report says of a run of SDA beside its scores: the paper's figures, beside ours where the run's
+target is that benchmark, by themselves otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffadapt.core.pipeline import RESULT
+from diffadapt.metrics.classification import TOP1
+from diffadapt.report.sections import Page, SystemReport
+from diffadapt.report.summary import Summary, summarise
+from diffadapt.systems.sda import published as paper
+
+
+class SdaReport(SystemReport):
+    """The paper's tables."""
+
+    def what(self, page: Page) -> str:
+        if any(r.role.kind == RESULT for r in page.table.main):
+            return "Diffusion-driven test-time adaptation with Synthetic-Domain Alignment (SDA)"
+        return super().what(page)
+
+    def data(self, page: Page) -> dict[str, Any]:
+        found = paper.match(str(page.manifest.get("recipe", "")), page.manifest.get("config") or {})
+        benchmark, model = found or ("", None)
+        names = paper.benchmarks()
+        return {
+            "citation": paper.citation(),
+            "beside": _beside(summarise(page.scores, TOP1.name), benchmark, model) if model else [],
+            "model": model,
+            "grids": [_grid(b, names[b], model) for b in paper.MAIN_TABLES if benchmark in ("", b)],
+            "open": bool(found),
+            "benchmark": names.get(benchmark, ""),
+        }
+
+
+def _beside(table: Summary, benchmark: str, model: str) -> list[dict[str, str]]:
+    rows = {r.role.published: r for r in table.main if r.mean is not None}
+    out = []
+    for p in paper.published(benchmark, model, paper.MAIN_TABLES[benchmark]):
+        row = rows.get(p.method)
+        out.append(
+            {
+                "method": p.method,
+                "published": f"{p.value:.1f}",
+                "here": f"{row.mean:.1f}" if row else "not run",
+                "difference": f"{row.mean - p.value:+.1f}" if row and row.mean is not None else "",
+                "images": row.coverage if row else "",
+            }
+        )
+    return out
+
+
+def _grid(benchmark: str, what: str, model: str | None) -> dict[str, Any]:
+    number = paper.MAIN_TABLES[benchmark]
+    rows = paper.published(benchmark, table=number)
+    methods = list(dict.fromkeys(r.method for r in rows))
+    by_model = {m: {r.method: r.value for r in rows if r.model == m} for m in paper.models(benchmark)}
+    values = [
+        (m, [f"{v[x]:.1f}" if x in v else "-" for x in methods], m == model) for m, v in by_model.items()
+    ]
+    return {"title": f"Table {number}: {what}", "methods": methods, "rows": values}
