@@ -57,7 +57,7 @@ from diffadapt.diffusion.network import UnconditionalNetwork
 from diffadapt.diffusion.projector import Projector
 from diffadapt.models.importers.adm import adm_from_original, read_checkpoint
 from diffadapt.stages.align import Align
-from diffadapt.systems.limits import check_limits
+from diffadapt.core.ranges import check_limits
 from diffadapt.systems.sda.recipe import SDA
 tiny = Path("tests/golden/sda/adm_tiny_weights.safetensors")
 network = UnconditionalNetwork(adm_from_original(*read_checkpoint(tiny)))

@@ -199,7 +199,8 @@ def test_blocked_and_promptless_images_are_quarantined_with_their_reason(weights
         schema=PROMPT_SCHEMA,
     )
     inputs = [Rows(prompts, [Failure("c0001/p000000", "the endpoint said nothing")])]
-    decode, shard = worker.generator.pipe.vae.decode, _shard(0, 2, 0, 2)
+    pipe, shard = worker.generate.__self__.pipe, _shard(0, 2, 0, 2)
+    decode = pipe.vae.decode
     rows = worker.run(shard, inputs)
     assert rows.column("key") == ["synthetic/0/c0000/i000000"]
     reasons = {f.key: f.reason for f in rows.failures}
@@ -210,7 +211,7 @@ def test_blocked_and_promptless_images_are_quarantined_with_their_reason(weights
     }
     assert "the endpoint said nothing" in reasons["synthetic/0/c0001/i000000"]
 
-    worker.generator.pipe.vae.decode = lambda z, **kw: (decode(z, **kw)[0] * float("nan"),)
+    pipe.vae.decode = lambda z, **kw: (decode(z, **kw)[0] * float("nan"),)
     rows = worker.run(_shard(0, 1, 0, 1), inputs)
     assert len(rows) == 0 and "NaN" in rows.failures[0].reason and rows.table.schema.names[-1] == "prompt"
 
