@@ -242,14 +242,14 @@ def test_out_of_memory_halves_the_batch_and_makes_the_same_images(weights):
             schema=PROMPT_SCHEMA,
         )
     )
-    generate = worker.generator.generate
+    generate = worker.generate
 
     def greedy(texts, seeds):
         if len(texts) > 2:
             raise RuntimeError("CUDA out of memory")
         return generate(texts, seeds)
 
-    worker.generator.generate = greedy
+    worker.generate = greedy
     made = worker.run(_shard(0, 6, 0, 1), [prompts])
     assert worker.batch_size <= 2 and len(made) == 6 and not made.failures
     pairs = zip(made.column("image"), small.run(_shard(0, 6, 0, 1), [prompts]).column("image"), strict=True)

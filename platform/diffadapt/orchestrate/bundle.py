@@ -20,6 +20,7 @@ from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, _dir_travel
 
 import diffadapt
 from diffadapt.core import recipes
+from diffadapt.core.discover import VARIABLES, user_folders
 from diffadapt.core.errors import ResourceError
 from diffadapt.sweeps import spaces
 
@@ -82,11 +83,10 @@ def _folders(package: Path) -> tuple[dict[Path, str], dict[str, str]]:
     package comes with it."""
     names: dict[Path, str] = {}
     env: dict[str, str] = {}
-    methods = [Path(p) for p in os.environ.get("DIFFADAPT_METHODS", "").split(os.pathsep) if p]
-    for variable, found in (
-        ("DIFFADAPT_PIPELINES", recipes.folders()), ("DIFFADAPT_TUNE_SPACES", spaces.folders()), ("DIFFADAPT_METHODS", [p for p in methods if p.is_dir()]),
-    ):  # fmt: skip
-        mine = list(dict.fromkeys(p.resolve() for p in found if package not in p.resolve().parents))
+    places = {"DIFFADAPT_PIPELINES": recipes.folders(), "DIFFADAPT_TUNE_SPACES": spaces.folders()}
+    places |= {variable: user_folders(variable) for variable in VARIABLES}
+    for variable, existing in places.items():
+        mine = list(dict.fromkeys(p.resolve() for p in existing if package not in p.resolve().parents))
         kind = variable.removeprefix("DIFFADAPT_").lower()
         for place, folder in enumerate(mine):
             names.setdefault(folder, kind if place == len(mine) - 1 else f"{kind}-{place}")
