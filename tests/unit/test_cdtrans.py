@@ -10,12 +10,13 @@ import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 
+from diffadapt.compute.pairs import PairBatch
 from diffadapt.compute.progress import Progress
 from diffadapt.core.errors import RecipeError
 from diffadapt.methods.uda.cdtrans import CdTrans
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.methods.uda.source_only import SourceOnly
-from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
+from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.models.cdtrans import PairList, nearest, pair_up, pseudo_labels, three_branches
 from diffadapt.tasks.classification.adaptation import fit_uda
 from diffadapt.train.candidates import Chooser, TargetJudge

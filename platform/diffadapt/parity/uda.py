@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from diffadapt.compute.pairs import PairBatch
 from diffadapt.compute.progress import Progress
 from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.methods.uda.cdan import Cdan
@@ -25,7 +26,6 @@ from diffadapt.methods.uda.layers import discriminator, domain_loss, entropy, im
 from diffadapt.methods.uda.mcc import Mcc
 from diffadapt.methods.uda.mcd import Mcd
 from diffadapt.methods.uda.symnets import SymNets
-from diffadapt.models.adaptation import PairBatch
 from diffadapt.parity import uda_training as parity_uda_training
 from diffadapt.parity.check import FLOAT_GATE, NumberFile, ParityRow, compare
 

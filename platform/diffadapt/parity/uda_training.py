@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from diffadapt.compute.pairs import PairBatch
 from diffadapt.compute.progress import Pass, Progress
 from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.methods.uda.cdan import Cdan
@@ -18,7 +19,7 @@ from diffadapt.methods.uda.dann import Dann
 from diffadapt.methods.uda.mcc import Mcc
 from diffadapt.methods.uda.mcd import Mcd
 from diffadapt.methods.uda.symnets import SymNets
-from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
+from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.parity.check import FLOAT_GATE, NumberFile, ParityRow, compare
 from diffadapt.tasks.classification.adaptation import make_optimizer
 from diffadapt.train.loop import Optimisation, run_loop

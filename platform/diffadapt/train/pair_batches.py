@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffadapt.compute.pairs import PairBatch
 from diffadapt.compute.progress import Progress
 from diffadapt.core.identity import item_seed
 from diffadapt.methods.uda.base import UdaMethod
-from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
+from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.train.step_batches import Share, StepBatches
 from diffadapt.train.views import Views
 

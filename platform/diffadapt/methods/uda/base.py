@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from diffadapt.compute.pairs import PairBatch
 from diffadapt.compute.progress import SHARPNESS, Pass, Progress
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
+    from diffadapt.models.adaptation import AdaptationNetwork
 
 
 @dataclass(frozen=True)

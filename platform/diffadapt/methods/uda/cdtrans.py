@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from diffadapt.compute.progress import Progress
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.ranges import Fraction, Natural, Positive
-from diffadapt.methods.uda.base import UdaMethod
+from diffadapt.methods.uda.base import PairBatch, UdaMethod
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
+    from diffadapt.models.adaptation import AdaptationNetwork
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from diffadapt.compute.progress import Progress
 from diffadapt.core.ranges import NonNegative, Positive
-from diffadapt.methods.uda.base import UdaMethod
+from diffadapt.methods.uda.base import PairBatch, UdaMethod
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
+    from diffadapt.models.adaptation import AdaptationNetwork
 
 
 @dataclass(frozen=True)

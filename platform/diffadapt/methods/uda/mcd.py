@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from diffadapt.compute.progress import Pass, Progress
 from diffadapt.core.ranges import Between, Fraction, NonNegative, Positive
-from diffadapt.methods.uda.base import UdaMethod
+from diffadapt.methods.uda.base import PairBatch, UdaMethod
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
+    from diffadapt.models.adaptation import AdaptationNetwork
 
 
 @dataclass(frozen=True)

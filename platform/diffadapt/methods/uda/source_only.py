@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from diffadapt.compute.progress import Progress
-from diffadapt.methods.uda.base import UdaMethod
+from diffadapt.methods.uda.base import PairBatch, UdaMethod
 
 if TYPE_CHECKING:
     import torch
 
-    from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
+    from diffadapt.models.adaptation import AdaptationNetwork
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from diffadapt.compute.progress import Progress
-from diffadapt.methods.uda.base import UdaMethod
+from diffadapt.methods.uda.base import PairBatch, UdaMethod
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
+    from diffadapt.models.adaptation import AdaptationNetwork
 
 
 class Terms(NamedTuple):

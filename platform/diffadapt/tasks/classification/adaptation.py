@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from diffadapt.compute.distributed import gather_shares, same_buffers, share
+from diffadapt.compute.pairs import PairBatch
 from diffadapt.compute.precision import autocast
 from diffadapt.compute.progress import Pass, Progress
 from diffadapt.compute.sync_batch_norm import synchronise
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.methods.uda.base import UdaMethod
-from diffadapt.models.adaptation import AdaptationNetwork, PairBatch
+from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.pair_batches import PairBatches
 from diffadapt.train.run import TrainingRun
