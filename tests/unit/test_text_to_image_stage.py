@@ -199,7 +199,8 @@ def test_blocked_and_promptless_images_are_quarantined_with_their_reason(weights
         schema=PROMPT_SCHEMA,
     )
     inputs = [Rows(prompts, [Failure("c0001/p000000", "the endpoint said nothing")])]
-    decode, shard = worker.generator.pipe.vae.decode, _shard(0, 2, 0, 2)
+    pipe, shard = worker.generate.__self__.pipe, _shard(0, 2, 0, 2)
+    decode = pipe.vae.decode
     rows = worker.run(shard, inputs)
     assert rows.column("key") == ["synthetic/0/c0000/i000000"]
     reasons = {f.key: f.reason for f in rows.failures}
@@ -210,7 +211,7 @@ def test_blocked_and_promptless_images_are_quarantined_with_their_reason(weights
     }
     assert "the endpoint said nothing" in reasons["synthetic/0/c0001/i000000"]
 
-    worker.generator.pipe.vae.decode = lambda z, **kw: (decode(z, **kw)[0] * float("nan"),)
+    pipe.vae.decode = lambda z, **kw: (decode(z, **kw)[0] * float("nan"),)
     rows = worker.run(_shard(0, 1, 0, 1), inputs)
     assert len(rows) == 0 and "NaN" in rows.failures[0].reason and rows.table.schema.names[-1] == "prompt"
 
@@ -241,14 +242,14 @@ def test_out_of_memory_halves_the_batch_and_makes_the_same_images(weights):
             schema=PROMPT_SCHEMA,
         )
     )
-    generate = worker.generator.generate
+    generate = worker.generate
 
     def greedy(texts, seeds):
         if len(texts) > 2:
             raise RuntimeError("CUDA out of memory")
         return generate(texts, seeds)
 
-    worker.generator.generate = greedy
+    worker.generate = greedy
     made = worker.run(_shard(0, 6, 0, 1), [prompts])
     assert worker.batch_size <= 2 and len(made) == 6 and not made.failures
     pairs = zip(made.column("image"), small.run(_shard(0, 6, 0, 1), [prompts]).column("image"), strict=True)

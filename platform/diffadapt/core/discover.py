@@ -19,13 +19,35 @@ from typing import Any
 
 from diffadapt.core.errors import DiffadaptError, RecipeError, suggest
 
+VARIABLES = tuple(
+    f"DIFFADAPT_{kind}"
+    for kind in (
+        "METHODS",
+        "ALIGNERS",
+        "GENERATORS",
+        "PROMPTS",
+        "SECTIONS",
+        "LAYOUTS",
+        "BENCHMARKS",
+        "METRICS",
+        "TRACKERS",
+    )
+)
+"""The environment variables that name folders with pieces of one's own; what they hold travels with a job."""
+
+
+def user_folders(variable: str) -> list[Path]:
+    """The folders that an environment variable names, as far as they exist."""
+    named = [Path(place) for place in os.environ.get(variable, "").split(os.pathsep) if place]
+    return [place for place in named if place.is_dir()]
+
 
 def extend(paths: list[str], variable: str, folder: str = "") -> None:
     """Add the folders that the environment variable names (of each its sub-folder ``folder``) to a package's
     search path."""
-    for place in os.environ.get(variable, "").split(os.pathsep):
-        full = str(Path(place) / folder)
-        if place and Path(full).is_dir() and full not in paths:
+    for place in user_folders(variable):
+        full = str(place / folder)
+        if Path(full).is_dir() and full not in paths:
             paths.append(full)
 
 

@@ -91,7 +91,9 @@ class Projector:
 
     def run(self, x_star: torch.Tensor, seeds: list[int]) -> torch.Tensor:
         """One piece, float32 (B, C, H, W) in [-1, 1] on the device -> the unclamped result, float32."""
-        noise = ItemNoise(seeds, tuple(x_star.shape[1:]), self.device, draws=self.config.start)
+        noise = ItemNoise(
+            seeds, tuple(x_star.shape[1:]), self.device, draws=self.aligner.draws(self.config.start)
+        )
         try:
             with self.network.float32_mode():
                 return self.align(x_star, noise, seeds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -36,6 +36,11 @@ class AdaptationNetwork(nn.Module):
     ``forward(batch, progress)`` computes the method's losses, so that DistributedDataParallel sees every use
     of a weight; ``logits(x)`` predicts.
     """
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The method's modules, which nn.Module would type as tensors too."""
 
     def __init__(self, backbone: nn.Module, width: int, classes: int, method: Method):
         super().__init__()

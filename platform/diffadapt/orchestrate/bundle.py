@@ -20,6 +20,7 @@ from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, _dir_travel
 
 import diffadapt
 from diffadapt.core import recipes
+from diffadapt.core.discover import VARIABLES, user_folders
 from diffadapt.core.errors import ResourceError
 from diffadapt.sweeps import spaces
 
@@ -39,11 +40,6 @@ LEFT_OUT = [
 ]
 LARGEST_SHOWN = 3
 MIB = 2**20
-PIECES = tuple(
-    f"DIFFADAPT_{kind}"
-    for kind in ("METHODS", "TRACKERS", "ALIGNERS", "GENERATORS", "PROMPTS", "SECTIONS", "LAYOUTS")
-)
-"""Variables with a user's folders of pieces that are found by file, which workers and jobs need too."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +83,9 @@ def _folders(package: Path) -> tuple[dict[Path, str], dict[str, str]]:
     package comes with it."""
     names: dict[Path, str] = {}
     env: dict[str, str] = {}
-    folders = {"DIFFADAPT_PIPELINES": recipes.folders(), "DIFFADAPT_TUNE_SPACES": spaces.folders()}
-    for variable in PIECES:
-        named = [Path(p) for p in os.environ.get(variable, "").split(os.pathsep) if p]
-        folders[variable] = [p for p in named if p.is_dir()]
-    for variable, existing in folders.items():
+    places = {"DIFFADAPT_PIPELINES": recipes.folders(), "DIFFADAPT_TUNE_SPACES": spaces.folders()}
+    places |= {variable: user_folders(variable) for variable in VARIABLES}
+    for variable, existing in places.items():
         mine = list(dict.fromkeys(p.resolve() for p in existing if package not in p.resolve().parents))
         kind = variable.removeprefix("DIFFADAPT_").lower()
         for place, folder in enumerate(mine):

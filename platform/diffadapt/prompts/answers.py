@@ -22,7 +22,9 @@ BRACKETS = 50
 _REQUEST = """Write {count} different prompts for a text-to-image model. Every picture shows: {category}.
 {domain}Rules:
 - Every prompt is one English phrase of 6 to 30 words and contains the words "{category}".
-- Mix descriptions of the category (kind, colour, material, state) with style, background, viewpoint and light, as in "Abstract expressionist interpretation of a rocking chair". No two prompts share style and background.
+- Mix descriptions of the category (kind, colour, material, state) with style, background, \
+viewpoint and light, as in "Abstract expressionist interpretation of a rocking chair". \
+No two prompts share style and background.
 - The {category} is the main subject; no text, no logos.
 Ideas for this list (vary them, do not copy them):
 {ideas}

@@ -11,8 +11,9 @@ import numpy as np
 
 from diffadapt.core.artifact import Failure, image_table
 from diffadapt.core.config import to_dict
-from diffadapt.core.errors import ItemError, ResourceError
+from diffadapt.core.errors import ItemError, ResourceError, WeightsError
 from diffadapt.core.identity import item_seed
+from diffadapt.core.leniency import missing
 from diffadapt.core.stage import WorkContext
 from diffadapt.data.image import encode_png
 from diffadapt.diffusion.generators.base import generator_of
@@ -47,7 +48,18 @@ def grid_label(weights: str) -> str:
 
 def grid_revisions(weights: str) -> dict[str, str]:
     """What the digest says of a generator that the recipe does not train itself."""
-    return {} if weights == "train" else {"generator": generator_of(weights).revision()}
+    if weights == "train":
+        return {}
+    try:
+        return {"generator": generator_of(weights).revision()}
+    except OSError as error:
+        missing(
+            WeightsError(
+                f"The generator {weights!r} does not say its revision ({type(error).__name__}: {error}): run"
+                " the same command again once it answers."
+            )
+        )
+        return {"generator": f"missing:{weights}"}
 
 
 class GridWorker:

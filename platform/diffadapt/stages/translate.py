@@ -107,8 +107,8 @@ class TransferScenes(Stage):
             "lora": c.lora,
             "clip": self.quality.clip,
         }
-        known = {role: revision(name) for role, name in weights.items() if name}
-        return known | grid_revisions(c.weights)
+        mine = grid_revisions(c.weights)
+        return mine | {role: revision(name) for role, name in weights.items() if name}
 
     @property
     def needs_layout(self) -> bool:

@@ -40,7 +40,8 @@ class Tools:
 
 @dataclass(frozen=True)
 class Aligner:
-    """Base of all aligners; the fields of a subclass are its own settings, options ``--align.<name>.<field>``.
+    """Base of all aligners; the fields of a subclass are its own settings (``--align.<name>.<field>``),
+    their ranges as in core/ranges.py.
 
     Of these and of the name an aligned image's digest is made. Raise ``version`` when the same settings
     would give other images.
@@ -51,8 +52,10 @@ class Aligner:
     """Whether the images of a batch act on each other: then ``coupled_batch`` decides who they are."""
     needs_classifier: ClassVar[bool] = False
     """Whether it looks at the source classifier, where the recipe has one."""
-    limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {}
-    """Field -> smallest and largest value."""
+
+    def draws(self, start: int) -> int | None:
+        """How often a batch's noise is drawn in ``start`` steps; None: not known beforehand."""
+        return None
 
     def open(self, tools: Tools) -> Run:
         """Make ready once; what comes back is called batch by batch. Raises RecipeError for settings that

@@ -18,6 +18,9 @@ class Dda(Aligner):
 
     norm: ClassVar[Literal["image", "batch"]] = "image"
 
+    def draws(self, start: int) -> int:
+        return start
+
     def open(self, tools: Tools) -> Run:
         from diffadapt.diffusion.guidance import denoiser
         from diffadapt.diffusion.lowpass import LowPass

@@ -44,6 +44,9 @@ class GDAConfig(Aligner):
 
     needs_classifier: ClassVar[bool] = True
 
+    def draws(self, start: int) -> int:
+        return 1
+
     def open(self, tools: Tools) -> Run:
         from diffadapt.diffusion.gda import GDA, gda_loop
 

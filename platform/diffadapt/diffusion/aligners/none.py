@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 class Unguided(Aligner):
     """No guidance, and so no gradient."""
 
+    def draws(self, start: int) -> int:
+        return start
+
     def open(self, tools: Tools) -> Run:
         from diffadapt.diffusion.guidance import denoiser
 

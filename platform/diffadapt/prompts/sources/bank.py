@@ -25,113 +25,46 @@ from diffadapt.prompts.sources.base import PromptSource
 BANK_VERSION = 1
 """Raised when the shipped lists or the walk change: it is part of the prompts' identity."""
 
-STYLES = (
-    "a photo",
-    "a close-up photo",
-    "a smartphone snapshot",
-    "a product photo",
-    "a documentary photograph",
-    "a black-and-white photo",
-    "a faded analog photograph",
-    "a catalogue picture",
-    "a grainy security-camera picture",
-    "a macro photograph",
-    "a high-resolution studio photograph",
-    "an amateur photo",
-    "an overexposed photo",
-    "a slightly blurred photo",
-    "an abstract expressionist interpretation",
-    "an oil painting",
-    "a watercolour painting",
-    "an impressionist painting",
-    "a pop-art print",
-    "a cubist painting",
-    "a gouache illustration",
-    "an ink wash painting",
-    "a pencil sketch",
-    "a charcoal drawing",
-    "a line drawing",
-    "a technical drawing",
-    "a child's crayon drawing",
-    "a comic-book panel",
-    "a cartoon",
-    "a flat vector illustration",
-    "a clip-art picture",
-    "an icon",
-    "a 3D rendering",
-    "a low-poly model",
-    "an isometric rendering",
-    "a video-game screenshot",
-    "a clay model",
-    "a paper cut-out",
-    "a wooden carving",
-    "an embroidered picture",
-    "a stained-glass picture",
-    "a vintage poster",
-)
+
+def _phrases(text: str) -> tuple[str, ...]:
+    return tuple(" ".join(phrase.split()) for phrase in text.split(";"))
+
+
+STYLES = _phrases("""
+    a photo; a close-up photo; a smartphone snapshot; a product photo; a documentary photograph; a
+    black-and-white photo; a faded analog photograph; a catalogue picture; a grainy security-camera
+    picture; a macro photograph; a high-resolution studio photograph; an amateur photo; an overexposed
+    photo; a slightly blurred photo; an abstract expressionist interpretation; an oil painting; a
+    watercolour painting; an impressionist painting; a pop-art print; a cubist painting; a gouache
+    illustration; an ink wash painting; a pencil sketch; a charcoal drawing; a line drawing; a technical
+    drawing; a child's crayon drawing; a comic-book panel; a cartoon; a flat vector illustration; a
+    clip-art picture; an icon; a 3D rendering; a low-poly model; an isometric rendering; a video-game
+    screenshot; a clay model; a paper cut-out; a wooden carving; an embroidered picture; a stained-glass
+    picture; a vintage poster
+""")
 """Nouns that 'of a <category>' can follow: a third photographic, the others painted, drawn, rendered or made.
 """
 
-BACKGROUNDS = (
-    "on a plain white background",
-    "on a plain grey background",
-    "on a dark background",
-    "on a wooden table",
-    "on a cluttered desk",
-    "on a shelf",
-    "on the floor",
-    "on a patterned carpet",
-    "on a marble counter",
-    "in an office",
-    "in a living room",
-    "in a kitchen",
-    "in a workshop",
-    "in a classroom",
-    "in a shop window",
-    "in a laboratory",
-    "in front of a brick wall",
-    "in front of a window",
-    "in a garden",
-    "on a lawn",
-    "in a street",
-    "in a park",
-    "on a beach",
-    "in a forest",
-    "in a crowded room",
-    "among other objects",
-    "against a colourful background",
-    "against a cloudy sky",
-)
+BACKGROUNDS = _phrases("""
+    on a plain white background; on a plain grey background; on a dark background; on a wooden table; on
+    a cluttered desk; on a shelf; on the floor; on a patterned carpet; on a marble counter; in an
+    office; in a living room; in a kitchen; in a workshop; in a classroom; in a shop window; in a
+    laboratory; in front of a brick wall; in front of a window; in a garden; on a lawn; in a street; in
+    a park; on a beach; in a forest; in a crowded room; among other objects; against a colourful
+    background; against a cloudy sky
+""")
 
-VIEWPOINTS = (
-    "seen from the front",
-    "seen from the side",
-    "seen from behind",
-    "seen from above",
-    "seen from slightly above",
-    "seen from below",
-    "at eye level",
-    "at an angle",
-    "from a distance",
-    "filling the frame",
-    "off-centre in the frame",
-    "partly cut off by the frame",
-    "slightly rotated",
-)
+VIEWPOINTS = _phrases("""
+    seen from the front; seen from the side; seen from behind; seen from above; seen from slightly
+    above; seen from below; at eye level; at an angle; from a distance; filling the frame; off-centre in
+    the frame; partly cut off by the frame; slightly rotated
+""")
 
-LIGHTS = (
-    "in soft daylight",
-    "in bright sunlight",
-    "in warm evening light",
-    "in cold morning light",
-    "in dim light",
-    "in neon light",
-    "in fluorescent office light",
-    "lit from the side",
-    "lit from behind",
-    "in hard light with strong shadows",
-    "in candlelight",
-)
+LIGHTS = _phrases("""
+    in soft daylight; in bright sunlight; in warm evening light; in cold morning light; in dim light; in
+    neon light; in fluorescent office light; lit from the side; lit from behind; in hard light with
+    strong shadows; in candlelight
+""")
 
 DOMAIN_FORMS = (
     "{a}, in the manner of {domain}",
