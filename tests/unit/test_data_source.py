@@ -16,7 +16,8 @@ from diffadapt.core.errors import DataError, ItemError, RecipeError
 from diffadapt.data import embedded, folder, hashes
 from diffadapt.data.config import DataConfig
 from diffadapt.data.image import encode_png
-from diffadapt.data.source import Item, open_source
+from diffadapt.data.open import open_source
+from diffadapt.data.source import Item
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

@@ -11,11 +11,12 @@ import fsspec
 from diffadapt.core.errors import DataError
 from diffadapt.data.benchmarks import TEST, Benchmark
 from diffadapt.data.config import DataConfig
-from diffadapt.data.folder import SUFFIXES, FileReader, list_tree
 from diffadapt.data.idx import open_idx
 from diffadapt.data.image_list import find_files, list_places, name_labels, read_image_list
 from diffadapt.data.labels import bind_names, read_class_list, some
-from diffadapt.data.source import Item, Source, scan
+from diffadapt.data.open import scan
+from diffadapt.data.readers import SUFFIXES, FileReader, list_tree
+from diffadapt.data.source import Item, Source
 
 
 def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool) -> Source:

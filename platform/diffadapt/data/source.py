@@ -12,9 +12,9 @@ import numpy as np
 
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.identity import digest
-from diffadapt.data.config import DataConfig
-from diffadapt.data.embedded import hash_order
+from diffadapt.data.hashes import hash_order
 from diffadapt.data.image import decode
+from diffadapt.data.prepare import prepare
 
 CONTENT_LIMIT = 1 << 30
 """Bytes up to which ``fingerprint="auto"`` hashes the content."""
@@ -92,8 +92,6 @@ class Source:
         array = decode(self.read(key), channels, key)
         if size is None or array.shape[:2] == (size, size):
             return array
-        from diffadapt.data.prepare import prepare
-
         return np.asarray(prepare(array, size))
 
     def select(self, part: tuple[float, float] = (0.0, 1.0), limit_per_class: int | None = None) -> Source:
@@ -122,82 +120,3 @@ class Source:
         if not kept:
             raise DataError(f"{self.name} has no images in the part {part}: widen it or add images.")
         return replace(self, items=tuple(item for item in self.items if item.key in kept))
-
-
-def open_source(config: DataConfig, subset: bool = False) -> Source:
-    """The images that ``config`` names, cut to its ``part`` and ``limit_per_class``; ``subset`` as in
-    :func:`scan`.
-
-    Raises DataError for a place that is missing, empty or inconsistent, RecipeError for values out of range.
-    """
-    return scan(config, subset).select(config.part, config.limit_per_class)
-
-
-def scan(config: DataConfig, subset: bool = False) -> Source:
-    """All images under ``config.path``, before ``part`` and ``limit_per_class``; with ``subset``, classes of
-    the class list may be absent. ``config.labels`` decides whether the labels that lie with the images count,
-    or those of a CSV file, or none.
-    """
-    if not config.path:
-        raise DataError("data.path is empty: give a folder, a Parquet file, a glob or embedded:digits.")
-    if config.path.startswith("embedded:"):
-        source = _embedded(config, subset)
-    else:
-        from diffadapt.data.folder import scan_location
-
-        source = scan_location(config, subset)
-    if config.labels in ("auto", "none"):
-        return source
-    from diffadapt.data.labels import label_from_csv
-
-    return label_from_csv(source, config.labels, source.class_names or None)
-
-
-def _embedded(config: DataConfig, subset: bool) -> Source:
-    name = config.path.removeprefix("embedded:")
-    if name != "digits":
-        raise DataError(f"There is no embedded image set {name!r}: embedded:digits is the only one.")
-    from diffadapt.data.embedded import digits
-    from diffadapt.data.labels import bind_names, read_class_list
-
-    keys, _, labels = digits(config.split)
-    listed = read_class_list(config.classes) if config.classes else None
-    source_name = "digits" if config.split == "all" else f"digits-{config.split}"
-    if config.labels != "auto":
-        return Source(
-            source_name, listed or (), tuple(Item(k, None) for k in keys), DigitsReader(), config.fingerprint
-        )
-    names, index = bind_names(tuple("0123456789"), listed, "embedded:digits", subset)
-    items = tuple(Item(k, index[str(label)]) for k, label in zip(keys, labels, strict=True))
-    return Source(source_name, names, items, DigitsReader(), config.fingerprint)
-
-
-class DigitsReader:
-    """Reads the embedded digits as PNG bytes."""
-
-    def read(self, key: str) -> bytes:
-        from diffadapt.data.image import encode_png
-
-        return encode_png(self._arrays()[key])
-
-    def locality(self, key: str) -> str:
-        return key
-
-    def total_bytes(self, keys: Sequence[str]) -> int:
-        return 256 * len(keys)
-
-    def identities(self, keys: Sequence[str], content: bool) -> list[Any]:
-        if not content:
-            return ["digits", len(keys)]
-        import hashlib
-
-        arrays = self._arrays()
-        return ["digits", hashlib.sha256(b"".join(arrays[k].tobytes() for k in keys)).hexdigest()]
-
-    @staticmethod
-    @functools.lru_cache(maxsize=1)
-    def _arrays() -> dict[str, np.ndarray]:
-        from diffadapt.data.embedded import digits
-
-        keys, images, _ = digits("all")
-        return dict(zip(keys, images, strict=True))

@@ -16,7 +16,8 @@ from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.data.benchmarks import BENCHMARKS, open_domain, published_count
 from diffadapt.data.config import DataConfig
 from diffadapt.data.imagenet import IMAGES, open_imagenet_c, open_imagenet_w
-from diffadapt.data.source import Source, open_source
+from diffadapt.data.open import open_source
+from diffadapt.data.source import Source
 
 
 @lru_cache(maxsize=16)

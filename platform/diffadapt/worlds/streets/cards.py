@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.worlds.streets.config import NEGATIVE, SUFFIX, LayoutFitConfig
 
 _STREETS = """Drawn by a program (`diffadapt/worlds/streets/scenes.py`, split `pretrain`); no data set of images was seen. That split is a world of its own:

@@ -1,24 +1,46 @@
-"""Image sets on disk or in an object store: class folders, flat folders, globs; Parquet is handed to
-parquet.py."""
+"""Image sets opened: class folders, flat folders, globs and Parquet on disk or in an object store, and the
+embedded digits."""
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 
-from diffadapt.core.errors import DataError, ItemError
+from diffadapt.core.errors import DataError
 from diffadapt.data.config import DataConfig
-from diffadapt.data.hashes import hash_files
-from diffadapt.data.labels import bind_names, read_class_list
+from diffadapt.data.embedded import open_digits
+from diffadapt.data.labels import bind_names, label_from_csv, read_class_list
+from diffadapt.data.parquet import scan_parquet
+from diffadapt.data.readers import SUFFIXES, FileReader, is_local, list_tree, stay_inside
 from diffadapt.data.source import Item, Source
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""File names that count as images (torchvision's list); hidden files and all others are ignored."""
+
+def open_source(config: DataConfig, subset: bool = False) -> Source:
+    """The images that ``config`` names, cut to its ``part`` and ``limit_per_class``; ``subset`` as in
+    :func:`scan`.
+
+    Raises DataError for a place that is missing, empty or inconsistent, RecipeError for values out of range.
+    """
+    return scan(config, subset).select(config.part, config.limit_per_class)
+
+
+def scan(config: DataConfig, subset: bool = False) -> Source:
+    """All images under ``config.path``, before ``part`` and ``limit_per_class``; with ``subset``, classes of
+    the class list may be absent. ``config.labels`` decides whether the labels that lie with the images count,
+    or those of a CSV file, or none.
+    """
+    if not config.path:
+        raise DataError("data.path is empty: give a folder, a Parquet file, a glob or embedded:digits.")
+    if config.path.startswith("embedded:"):
+        source = open_digits(config, subset)
+    else:
+        source = scan_location(config, subset)
+    if config.labels in ("auto", "none"):
+        return source
+    return label_from_csv(source, config.labels, source.class_names or None)
 
 
 def scan_location(config: DataConfig, subset: bool = False) -> Source:
@@ -36,7 +58,7 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
         ) from None
     root = root.rstrip("/") or "/"
     try:
-        if _is_local(fs):
+        if is_local(fs):
             root = os.path.realpath(root)
         if fs.isfile(root):
             return _file(config, fs, root, subset)
@@ -49,40 +71,8 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
     raise DataError(f"{config.path} does not exist: check the path.")
 
 
-@dataclass(frozen=True)
-class FileReader:
-    """One file an image; ``paths[key]`` is its path on ``fs``."""
-
-    fs: Any
-    root: str
-    paths: dict[str, str]
-
-    def read(self, key: str) -> bytes:
-        try:
-            return self.fs.cat_file(self.paths[key])
-        except OSError as error:
-            raise ItemError(f"{key} cannot be read ({error.strerror or error}).") from None
-
-    def locality(self, key: str) -> str:
-        return key
-
-    def total_bytes(self, keys: Sequence[str]) -> int:
-        return sum(self._size(k) for k in keys)
-
-    def identities(self, keys: Sequence[str], content: bool) -> list[Any]:
-        if not content:
-            return [self._size(k) for k in keys]
-        hashes = hash_files(self.fs, self.root, [self.paths[k] for k in keys])
-        return [hashes[self.paths[k]] for k in keys]
-
-    def _size(self, key: str) -> int:
-        return os.stat(self.paths[key]).st_size if _is_local(self.fs) else self.fs.size(self.paths[key])
-
-
 def _file(config: DataConfig, fs: Any, path: str, subset: bool) -> Source:
     if path.endswith(".parquet"):
-        from diffadapt.data.parquet import scan_parquet
-
         return scan_parquet(config, fs, path, {posixpath.basename(path): path}, subset)
     raise DataError(
         f"{config.path} is a file but not Parquet: give a folder of images, a Parquet file or a glob."
@@ -95,8 +85,6 @@ def _folder(config: DataConfig, fs: Any, root: str, subset: bool) -> Source:
     images = {k: p for k, p in files.items() if k.lower().endswith(SUFFIXES)}
     in_classes = {k: p for k, p in images.items() if "/" in k}
     if parquet and not in_classes:
-        from diffadapt.data.parquet import scan_parquet
-
         return scan_parquet(config, fs, root, parquet, subset)
     if not folders or config.labels != "auto":
         return _unlabelled(config, fs, root, images)
@@ -127,8 +115,8 @@ def _glob(config: DataConfig, fs: Any, pattern: str) -> Source:
         key = posixpath.relpath(path, root)
         if any(part.startswith(".") for part in key.split("/")):
             continue
-        if _is_local(fs):
-            _stay_inside(path, os.path.realpath(root))
+        if is_local(fs):
+            stay_inside(path, os.path.realpath(root))
         images[key] = path
     return _unlabelled(config, fs, root, images)
 
@@ -144,66 +132,6 @@ def _unlabelled(config: DataConfig, fs: Any, root: str, images: dict[str, str]) 
         FileReader(fs, root, images),
         config.fingerprint,
     )
-
-
-def list_tree(fs: Any, root: str) -> tuple[list[str], dict[str, str]]:
-    """The names of the sub-folders directly under ``root``, and every file below it as relative key -> path.
-
-    Names that begin with a dot are left out. Raises DataError for a symbolic link that leads out of ``root``.
-    """
-    if _is_local(fs):
-        return _list_local(root)
-    files: dict[str, str] = {}
-    folders: set[str] = set()
-    for path, info in fs.find(root, withdirs=True, detail=True).items():
-        key = posixpath.relpath(path, root)
-        parts = key.split("/")
-        if key == "." or any(p.startswith(".") for p in parts):
-            continue
-        if info["type"] == "directory":
-            folders.add(parts[0])
-        else:
-            files[key] = path
-            if len(parts) > 1:
-                folders.add(parts[0])
-    return sorted(folders), files
-
-
-def _list_local(root: str) -> tuple[list[str], dict[str, str]]:
-    folders: list[str] = []
-    files: dict[str, str] = {}
-    pending = [("", root)]
-    seen = {os.path.realpath(root)}
-    while pending:
-        prefix, folder = pending.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_symlink():
-                    _stay_inside(entry.path, root)
-                key = f"{prefix}{entry.name}"
-                if entry.is_dir():
-                    if not prefix:
-                        folders.append(entry.name)
-                    # A link to a folder above would otherwise be followed round and round.
-                    real = os.path.realpath(entry.path)
-                    if not (entry.is_symlink() and real in seen):
-                        seen.add(real)
-                        pending.append((f"{key}/", entry.path))
-                elif entry.is_file():
-                    files[key] = entry.path
-    return sorted(folders), files
-
-
-def _stay_inside(path: str, root: str) -> None:
-    real = os.path.realpath(path)
-    if real != root and not real.startswith(root.rstrip("/") + "/"):
-        raise DataError(f"{path} is a link that leads out of {root}: copy the images into the folder.")
-
-
-def _is_local(fs: Any) -> bool:
-    return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
 
 
 def _name(root: str) -> str:
