@@ -8,8 +8,8 @@ from typing import Any
 
 import fsspec
 
-from diffadapt.core.errors import DataError
-from diffadapt.data.benchmarks import TEST, Benchmark
+from diffadapt.core.errors import DataError, RecipeError, suggest
+from diffadapt.data.benchmarks import TEST, Benchmark, benchmark
 from diffadapt.data.config import DataConfig
 from diffadapt.data.idx import open_idx
 from diffadapt.data.image_list import find_files, list_places, name_labels, read_image_list
@@ -156,3 +156,33 @@ def _folder_names(known: Benchmark, fs: Any, root: str) -> tuple[str, ...]:
                     posixpath.basename(p.rstrip("/")) for p in fs.ls(place, detail=False) if fs.isdir(p)
                 }
     return tuple(sorted(found))
+
+
+def open_domain(config: DataConfig, name: str, domain: str, partial: bool = False) -> Source:
+    """The images of one domain under the benchmark's root ``config.path``, cut to ``config.part`` and
+    ``limit_per_class``.
+
+    Read are, in this order: ``<domain>.parquet``, an image list (data/image_list.py), a folder
+    ``<domain>/<class>`` or ``<domain>/images/<class>``; for digits idx files and Parquet. ``partial`` accepts
+    other counts and absent classes.
+    Raises DataError for files that are missing or, unless ``partial``, fewer or more than published;
+    RecipeError for an unknown benchmark or domain.
+    """
+
+    known = benchmark(name)
+    if domain not in known.counts:
+        raise RecipeError(
+            f"{known.title} has no domain {domain!r}.{suggest(domain, known.counts)} It has:"
+            f" {', '.join(known.domains)}."
+        )
+    if not config.path:
+        raise DataError(f"data.path is empty: give the root folder of {known.title}.")
+    source = find_domain(config, known, domain, partial)
+    found = (len(source.items), len({item.label for item in source.items}))
+    wanted = (known.counts[domain], known.classes)
+    if not partial and found != wanted:
+        raise DataError(
+            f"{known.title}'s {domain} under {config.path} holds {found[0]:,} images in {found[1]:,} classes,"
+            f" but {wanted[0]:,} in {wanted[1]:,} are published: complete it, or accept it with partial true."
+        )
+    return source.select(config.part, config.limit_per_class)

@@ -12,9 +12,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from diffadapt.core.errors import DataError, RecipeError, suggest
-from diffadapt.data.config import DataConfig
-from diffadapt.data.source import Source
+from diffadapt.core.errors import RecipeError, suggest
 
 TEST = "_test"
 
@@ -59,134 +57,26 @@ class Benchmark:
         return self.spellings.get(domain, (domain,))
 
 
-_OFFICE31 = (
-    "back_pack",
-    "bike",
-    "bike_helmet",
-    "bookcase",
-    "bottle",
-    "calculator",
-    "desk_chair",
-    "desk_lamp",
-    "desktop_computer",
-    "file_cabinet",
-    "headphones",
-    "keyboard",
-    "laptop_computer",
-    "letter_tray",
-    "mobile_phone",
-    "monitor",
-    "mouse",
-    "mug",
-    "paper_notebook",
-    "pen",
-    "phone",
-    "printer",
-    "projector",
-    "punchers",
-    "ring_binder",
-    "ruler",
-    "scissors",
-    "speaker",
-    "stapler",
-    "tape_dispenser",
-    "trash_can",
+_OFFICE31 = tuple(
+    (
+        "back_pack bike bike_helmet bookcase bottle calculator desk_chair desk_lamp desktop_computer "
+        "file_cabinet headphones keyboard laptop_computer letter_tray mobile_phone monitor mouse mug "
+        "paper_notebook pen phone printer projector punchers ring_binder ruler scissors speaker stapler "
+        "tape_dispenser trash_can"
+    ).split()
 )
-_OFFICE_HOME = (
-    "Alarm_Clock",
-    "Backpack",
-    "Batteries",
-    "Bed",
-    "Bike",
-    "Bottle",
-    "Bucket",
-    "Calculator",
-    "Calendar",
-    "Candles",
-    "Chair",
-    "Clipboards",
-    "Computer",
-    "Couch",
-    "Curtains",
-    "Desk_Lamp",
-    "Drill",
-    "Eraser",
-    "Exit_Sign",
-    "Fan",
-    "File_Cabinet",
-    "Flipflops",
-    "Flowers",
-    "Folder",
-    "Fork",
-    "Glasses",
-    "Hammer",
-    "Helmet",
-    "Kettle",
-    "Keyboard",
-    "Knives",
-    "Lamp_Shade",
-    "Laptop",
-    "Marker",
-    "Monitor",
-    "Mop",
-    "Mouse",
-    "Mug",
-    "Notebook",
-    "Oven",
-    "Pan",
-    "Paper_Clip",
-    "Pen",
-    "Pencil",
-    "Postit_Notes",
-    "Printer",
-    "Push_Pin",
-    "Radio",
-    "Refrigerator",
-    "Ruler",
-    "Scissors",
-    "Screwdriver",
-    "Shelf",
-    "Sink",
-    "Sneakers",
-    "Soda",
-    "Speaker",
-    "Spoon",
-    "TV",
-    "Table",
-    "Telephone",
-    "ToothBrush",
-    "Toys",
-    "Trash_Can",
-    "Webcam",
+_OFFICE_HOME = tuple(
+    (
+        "Alarm_Clock Backpack Batteries Bed Bike Bottle Bucket Calculator Calendar Candles Chair Clipboards "
+        "Computer Couch Curtains Desk_Lamp Drill Eraser Exit_Sign Fan File_Cabinet Flipflops Flowers Folder "
+        "Fork Glasses Hammer Helmet Kettle Keyboard Knives Lamp_Shade Laptop Marker Monitor Mop Mouse Mug "
+        "Notebook Oven Pan Paper_Clip Pen Pencil Postit_Notes Printer Push_Pin Radio Refrigerator Ruler "
+        "Scissors Screwdriver Shelf Sink Sneakers Soda Speaker Spoon TV Table Telephone ToothBrush Toys "
+        "Trash_Can Webcam"
+    ).split()
 )
-_IMAGECLEF = (
-    "aeroplane",
-    "bike",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "dog",
-    "horse",
-    "monitor",
-    "motorbike",
-    "people",
-)
-_VISDA = (
-    "aeroplane",
-    "bicycle",
-    "bus",
-    "car",
-    "horse",
-    "knife",
-    "motorcycle",
-    "person",
-    "plant",
-    "skateboard",
-    "train",
-    "truck",
-)
+_IMAGECLEF = tuple("aeroplane bike bird boat bottle bus car dog horse monitor motorbike people".split())
+_VISDA = tuple("aeroplane bicycle bus car horse knife motorcycle person plant skateboard train truck".split())
 _DOMAINNET = {
     "clipart": (33_525, 14_604), "infograph": (36_023, 15_582), "painting": (50_416, 21_850),
     "quickdraw": (120_750, 51_750), "real": (120_906, 52_041), "sketch": (48_212, 20_916),
@@ -307,34 +197,3 @@ def benchmark(name: str) -> Benchmark:
 def published_count(name: str, domain: str) -> int:
     """Images of a domain (or of its ``_test`` part) as published."""
     return benchmark(name).counts[domain]
-
-
-def open_domain(config: DataConfig, name: str, domain: str, partial: bool = False) -> Source:
-    """The images of one domain under the benchmark's root ``config.path``, cut to ``config.part`` and
-    ``limit_per_class``.
-
-    Read are, in this order: ``<domain>.parquet``, an image list (data/image_list.py), a folder
-    ``<domain>/<class>`` or ``<domain>/images/<class>``; for digits idx files and Parquet. ``partial`` accepts
-    other counts and absent classes.
-    Raises DataError for files that are missing or, unless ``partial``, fewer or more than published;
-    RecipeError for an unknown benchmark or domain.
-    """
-    from diffadapt.data.benchmark_files import find_domain
-
-    known = benchmark(name)
-    if domain not in known.counts:
-        raise RecipeError(
-            f"{known.title} has no domain {domain!r}.{suggest(domain, known.counts)} It has:"
-            f" {', '.join(known.domains)}."
-        )
-    if not config.path:
-        raise DataError(f"data.path is empty: give the root folder of {known.title}.")
-    source = find_domain(config, known, domain, partial)
-    found = (len(source.items), len({item.label for item in source.items}))
-    wanted = (known.counts[domain], known.classes)
-    if not partial and found != wanted:
-        raise DataError(
-            f"{known.title}'s {domain} under {config.path} holds {found[0]:,} images in {found[1]:,} classes,"
-            f" but {wanted[0]:,} in {wanted[1]:,} are published: complete it, or accept it with partial true."
-        )
-    return source.select(config.part, config.limit_per_class)

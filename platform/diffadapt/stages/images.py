@@ -13,7 +13,8 @@ from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
-from diffadapt.data.benchmarks import BENCHMARKS, open_domain, published_count
+from diffadapt.data.benchmark_files import open_domain
+from diffadapt.data.benchmarks import BENCHMARKS, published_count
 from diffadapt.data.config import DataConfig
 from diffadapt.data.imagenet import IMAGES, open_imagenet_c, open_imagenet_w
 from diffadapt.data.open import open_source
