@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffadapt.core.errors import DataError, ItemError, RecipeError
-from diffadapt.data import embedded, folder, hashes
+from diffadapt.data import embedded, hashes
 from diffadapt.data.config import DataConfig
 from diffadapt.data.image import encode_png
 from diffadapt.data.open import open_source
@@ -320,12 +320,12 @@ def test_upsample2_is_torchs_bilinear():
 
 def test_sources_need_no_torch():
     code = (
-        "import sys\nfrom diffadapt.data.source import open_source\nfrom diffadapt.data.config import"
+        "import sys\nfrom diffadapt.data.open import open_source\nfrom diffadapt.data.config import"
         " DataConfig\ns = open_source(DataConfig('embedded:digits'))\ns.fingerprint\ns.image(s.items[0].key,"
         " 3, 16)\nimport diffadapt.data.corruptions, diffadapt.data.watermark, diffadapt.data.imagenet,"
         " diffadapt.data.export\nassert 'torch' not in sys.modules and 'ray' not in sys.modules"
     )
-    platform = str(Path(folder.__file__).resolve().parents[2])
+    platform = str(Path(hashes.__file__).resolve().parents[2])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": platform})
 
 
