@@ -145,7 +145,8 @@ BENCHMARKS: dict[str, Benchmark] = {
                 "train": "rendered 3D models",
                 "validation": "photos of vehicles, animals, people and things, cut out of larger scenes",
             },
-            note="Results are on the validation images, as published ones are; the score is the mean of the classes' accuracies.",
+            note="Results are on the validation images, as published ones are; the score is the mean of the"
+            " classes' accuracies.",
         ),
         Benchmark(
             "domainnet",
@@ -178,7 +179,8 @@ BENCHMARKS: dict[str, Benchmark] = {
                 "mnist": "handwritten digits, white on black",
                 "usps": "scanned handwritten digits from envelopes, white on black",
             },
-            note="Trained on the whole training split of both domains, scored on the target's test split (not the protocol of 2000 and 1800 images).",
+            note="Trained on the whole training split of both domains, scored on the target's test split (not the"
+            " protocol of 2000 and 1800 images).",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Cityscapes' 19 classes, which the usual driving data sets share, and what the values of their label files mean."""
+"""Cityscapes' 19 classes, which the usual driving data sets share, and what values of label files mean."""
 
 from __future__ import annotations
 

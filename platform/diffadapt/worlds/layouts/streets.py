@@ -45,8 +45,8 @@ class Streets(Layout):
     """Drawn scenes of 64x64 pixels; ``condition`` and ``split`` say which."""
 
     def open(self, config: SceneConfig) -> SceneSource:
-        """All scenes of one split in one condition (empty: day). A scene has the same key, label map and boxes in
-        every condition."""
+        """All scenes of one split in one condition (empty: day). A scene has the same key, label map and
+        boxes in every condition."""
         condition = config.condition or "day"
         if config.path not in ("", PATH):
             raise RecipeError(
@@ -55,19 +55,12 @@ class Streets(Layout):
             )
         for what, value, known in (("split", config.split, COUNTS), ("condition", condition, CONDITIONS)):
             if value not in known:
-                raise RecipeError(
-                    f"Streets have no {what} {value!r}: give one of {', '.join(known)}.{suggest(value, known)}"
-                )
+                options = f"give one of {', '.join(known)}.{suggest(value, known)}"
+                raise RecipeError(f"Streets have no {what} {value!r}: {options}")
         table = class_table(config)
         items = tuple(SceneItem(f"{i:04d}", f"{i:04d}", f"{i:04d}") for i in range(COUNTS[config.split]))
-        return SceneSource(
-            f"streets-{condition}-{config.split}",
-            items,
-            table,
-            table,
-            StreetReader(condition, config.split),
-            bool(config.labels),
-        )
+        name, reader = f"streets-{condition}-{config.split}", StreetReader(condition, config.split)
+        return SceneSource(name, items, table, table, reader, bool(config.labels))
 
 
 LAYOUT = Streets("Streets", plain_table("streets", STREET_CLASSES, (6, 11, 1, 93, 4, 2, 12, 20)), drawn=True)

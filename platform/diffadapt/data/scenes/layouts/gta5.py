@@ -28,8 +28,8 @@ class Gta5(Official):
         absent = sorted(names - set(images))
         if absent and not config.partial:
             raise DataError(
-                f"{config.path} lacks {len(absent):,} frames that its list of the split {config.split!r} names,"
-                f" such as {absent[0]}: unpack it fully, or allow a partial copy."
+                f"{config.path} lacks {len(absent):,} frames that its list of the split {config.split!r}"
+                f" names, such as {absent[0]}: unpack it fully, or allow a partial copy."
             )
         return {scene: name for scene, name in images.items() if scene in names}
 

@@ -102,7 +102,7 @@ def _labelled(row: Row, config: SceneConfig) -> bool:
 
 
 def _light(schema: pa.Schema, path: str, config: SceneConfig) -> list[str]:
-    """Columns that are read while listing: no image bytes. Raises DataError for a schema that does not fit."""
+    """Columns that are read while listing: no image bytes. Raises DataError for another schema."""
     has = f"(it has {', '.join(schema.names)})"
     if "image" not in schema.names:
         raise DataError(f"{path} has no column 'image' {has}.")
