@@ -9,7 +9,8 @@ from typing import Any
 import fsspec
 
 from diffadapt.core.errors import DataError, RecipeError, suggest
-from diffadapt.data.benchmarks import TEST, Benchmark, benchmark
+from diffadapt.data.benchmark import TEST, Benchmark
+from diffadapt.data.benchmarks import benchmark
 from diffadapt.data.config import DataConfig
 from diffadapt.data.idx import open_idx
 from diffadapt.data.image_list import find_files, list_places, name_labels, read_image_list
@@ -28,8 +29,9 @@ def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool
         fs, root = fsspec.core.url_to_fs(config.path)
         if not fs.isdir(root):
             raise DataError(f"{config.path} is not a folder: give the root folder of {known.title}.")
-        if known.name == "digits" and name == "mnist":
-            return replace(open_idx(config.path, split, domain, config.fingerprint), name=f"digits-{domain}")
+        if name in known.idx:
+            source = open_idx(config.path, split, domain, config.fingerprint)
+            return replace(source, name=f"{known.name}-{domain}")
         source = _parquet(config, known, fs, root, name, split) or _listed(
             config, known, fs, root, name, split, partial
         )
@@ -39,7 +41,7 @@ def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool
     if source is None:
         what = (
             f"{name}_{split}.txt (the official list)"
-            if split and known.name == "domainnet"
+            if split and known.listed
             else f"folder {known.folders(name)[0]!r}"
         )
         raise DataError(f"{config.path} has no {what}: unpack {known.title} there, or correct data.path.")
@@ -118,7 +120,7 @@ def _folder(
     config: DataConfig, known: Benchmark, fs: Any, root: str, name: str, split: str, partial: bool
 ) -> Source | None:
     """<domain>/<class>, <domain>/images/<class>, or <domain>/<split>/<class>."""
-    if split and known.name == "domainnet":
+    if split and known.listed:
         return None  # its folders hold both splits
     for spelling in known.folders(name):
         base = posixpath.join(root, spelling, split) if split else posixpath.join(root, spelling)

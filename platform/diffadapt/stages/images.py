@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from diffadapt.core.artifact import Failure, Rows, Shard, image_table
 from diffadapt.core.config import to_dict
@@ -19,6 +19,11 @@ from diffadapt.data.config import DataConfig
 from diffadapt.data.imagenet import IMAGES, open_imagenet_c, open_imagenet_w
 from diffadapt.data.open import open_source
 from diffadapt.data.source import Source
+
+if TYPE_CHECKING:
+    Layout = str
+else:
+    Layout = Literal[("plain", "imagenet-c", "imagenet-w", *BENCHMARKS)]
 
 
 @lru_cache(maxsize=16)
@@ -49,17 +54,7 @@ class Images(Stage):
 
     data: DataConfig = DataConfig()
     groups: tuple[tuple[str, str], ...] = (("clean/0", ""),)
-    layout: Literal[
-        "plain",
-        "imagenet-c",
-        "imagenet-w",
-        "office31",
-        "officehome",
-        "imageclef",
-        "visda2017",
-        "domainnet",
-        "digits",
-    ] = "plain"
+    layout: Layout = "plain"
     """plain: any source of :class:`DataConfig`; the others: the benchmark's official layout, its counts
     checked."""
     partial: bool = False
