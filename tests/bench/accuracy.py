@@ -7,7 +7,7 @@ import torch
 
 from diffadapt.data.config import DataConfig
 from diffadapt.data.corruptions import corrupt
-from diffadapt.data.open import open_source
+from diffadapt.data.source import open_source
 from diffadapt.diffusion.aligners.config import AlignConfig
 from diffadapt.diffusion.network import UnconditionalNetwork, load_unconditional
 from diffadapt.diffusion.projector import Projector

@@ -182,7 +182,7 @@ def test_other_files_are_refused(tmp_path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
 def test_the_genuine_weights_know_backpacks(tmp_path):
     from diffadapt.data.config import DataConfig
-    from diffadapt.data.open import open_source
+    from diffadapt.data.source import open_source
     from diffadapt.models.preprocess import to_input
 
     report = import_mobilenet(str(SHARED / "weights" / "mobilenet_v2_imagenet_q8"), str(tmp_path))

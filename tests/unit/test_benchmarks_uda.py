@@ -21,7 +21,7 @@ from diffadapt.data.benchmark_files import open_domain
 from diffadapt.data.benchmarks import BENCHMARKS
 from diffadapt.data.config import DataConfig
 from diffadapt.data.image import decode, encode_png
-from diffadapt.data.source import Source
+from diffadapt.data.items import Source
 from diffadapt.stages.images import Images
 from diffadapt.systems.adapt_anything.published import note, published
 

@@ -14,7 +14,7 @@ from diffadapt.data.dataset import UNLABELLED, load_arrays
 from diffadapt.data.export import safe_key, write_tree
 from diffadapt.data.image import decode, encode_jpeg, encode_png
 from diffadapt.data.imagenet import open_imagenet_c, open_imagenet_val, open_imagenet_w, pair_by_path
-from diffadapt.data.open import open_source
+from diffadapt.data.source import open_source
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
 

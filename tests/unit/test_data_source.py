@@ -16,8 +16,8 @@ from diffadapt.core.errors import DataError, ItemError, RecipeError
 from diffadapt.data import embedded, hashes
 from diffadapt.data.config import DataConfig
 from diffadapt.data.image import encode_png
-from diffadapt.data.open import open_source
-from diffadapt.data.source import Item
+from diffadapt.data.items import Item
+from diffadapt.data.source import open_source
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -320,7 +320,7 @@ def test_upsample2_is_torchs_bilinear():
 
 def test_sources_need_no_torch():
     code = (
-        "import sys\nfrom diffadapt.data.open import open_source\nfrom diffadapt.data.config import"
+        "import sys\nfrom diffadapt.data.source import open_source\nfrom diffadapt.data.config import"
         " DataConfig\ns = open_source(DataConfig('embedded:digits'))\ns.fingerprint\ns.image(s.items[0].key,"
         " 3, 16)\nimport diffadapt.data.corruptions, diffadapt.data.watermark, diffadapt.data.imagenet,"
         " diffadapt.data.export\nassert 'torch' not in sys.modules and 'ray' not in sys.modules"

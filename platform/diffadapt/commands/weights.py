@@ -144,7 +144,7 @@ def _mobilenet(options: ImportMobilenetV2) -> int:
         from diffadapt.data.config import DataConfig
         from diffadapt.data.dataset import load_arrays
         from diffadapt.data.hashes import hash_order
-        from diffadapt.data.open import open_source
+        from diffadapt.data.source import open_source
 
         source = open_source(DataConfig(options.images, labels="none"))
         chosen = set(hash_order([item.key for item in source.items])[:512])

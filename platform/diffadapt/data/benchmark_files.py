@@ -14,10 +14,10 @@ from diffadapt.data.benchmarks import benchmark
 from diffadapt.data.config import DataConfig
 from diffadapt.data.idx import open_idx
 from diffadapt.data.image_list import find_files, list_places, name_labels, read_image_list
+from diffadapt.data.items import Item, Source
 from diffadapt.data.labels import bind_names, read_class_list, some
-from diffadapt.data.open import scan
 from diffadapt.data.readers import SUFFIXES, FileReader, list_tree
-from diffadapt.data.source import Item, Source
+from diffadapt.data.source import scan
 
 
 def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool) -> Source:

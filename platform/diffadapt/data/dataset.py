@@ -9,7 +9,7 @@ import numpy as np
 
 from diffadapt.core.artifact import Failure
 from diffadapt.core.errors import DataError, ItemError
-from diffadapt.data.source import Item, Source
+from diffadapt.data.items import Item, Source
 
 UNLABELLED = -1
 

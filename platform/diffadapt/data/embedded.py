@@ -21,8 +21,8 @@ from diffadapt.core.errors import DataError
 from diffadapt.data.config import DataConfig
 from diffadapt.data.hashes import hash_order
 from diffadapt.data.image import encode_png
+from diffadapt.data.items import Item, Source
 from diffadapt.data.labels import bind_names, read_class_list
-from diffadapt.data.source import Item, Source
 
 DIGITS_SIZE = 16
 DIGITS_TEST = 600

@@ -14,8 +14,8 @@ import fsspec
 
 from diffadapt.core.errors import DataError, suggest
 from diffadapt.data.config import CORRUPTIONS, DataConfig
-from diffadapt.data.open import scan
-from diffadapt.data.source import Source
+from diffadapt.data.items import Source
+from diffadapt.data.source import scan
 
 CLASSES = 1000
 IMAGES = 50_000

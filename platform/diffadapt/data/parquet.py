@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from diffadapt.core.errors import DataError
 from diffadapt.data.config import DataConfig
+from diffadapt.data.items import Item, Source
 from diffadapt.data.labels import bind_names, read_class_list
 from diffadapt.data.readers import ParquetReader, Row, check_encoded, is_relative, list_rows
-from diffadapt.data.source import Item, Source
 
 
 def scan_parquet(

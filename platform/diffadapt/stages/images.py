@@ -17,8 +17,8 @@ from diffadapt.data.benchmark_files import open_domain
 from diffadapt.data.benchmarks import BENCHMARKS, published_count
 from diffadapt.data.config import DataConfig
 from diffadapt.data.imagenet import IMAGES, open_imagenet_c, open_imagenet_w
-from diffadapt.data.open import open_source
-from diffadapt.data.source import Source
+from diffadapt.data.items import Source
+from diffadapt.data.source import open_source
 
 if TYPE_CHECKING:
     Layout = str

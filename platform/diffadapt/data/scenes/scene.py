@@ -11,8 +11,8 @@ import numpy as np
 
 from diffadapt.core.errors import DataError
 from diffadapt.core.identity import digest
+from diffadapt.data.items import CONTENT_LIMIT, Reader
 from diffadapt.data.scenes.table import ClassTable
-from diffadapt.data.source import CONTENT_LIMIT, Reader
 
 
 @dataclass(frozen=True)
