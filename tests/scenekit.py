@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffadapt.data.scenes.classes import CITYSCAPES_IDS
+from diffadapt.data.scenes.cityscapes import CITYSCAPES_IDS
 from diffadapt.data.scenes.palettes import paint_ids
 
 CITYSCAPES_SIZE = (1024, 2048)

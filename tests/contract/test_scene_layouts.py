@@ -23,10 +23,11 @@ from diffadapt.core.errors import DataError, DiffadaptError, RecipeError
 from diffadapt.core.stage import WorkContext
 from diffadapt.data.scenes.classes import builtin
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.data.scenes.counts import published
+from diffadapt.data.scenes.layout import published
 from diffadapt.data.scenes.rle import decode_rle
-from diffadapt.data.scenes.rows import Scene, decode_scenes
-from diffadapt.data.scenes.source import SceneSource, open_scenes
+from diffadapt.data.scenes.rows import decode_scenes
+from diffadapt.data.scenes.scene import Scene, SceneSource
+from diffadapt.data.scenes.source import open_scenes
 from diffadapt.stages.scenes import Scenes
 from tests.scenekit import fake_acdc, fake_cityscapes, label_ids, picture, save, train_ids
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from diffadapt.core.config import to_dict
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.segmentation.build import build_segmenter
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.segmentation.folder import load_segmenter, save_segmenter

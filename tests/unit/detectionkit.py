@@ -12,7 +12,7 @@ import torch
 
 from diffadapt.core.artifact import Rows, scene_table
 from diffadapt.data.image import encode_png
-from diffadapt.data.scenes.classes import ClassTable, plain_table
+from diffadapt.data.scenes.table import ClassTable, plain_table
 from diffadapt.models.detection.build import build_detector
 from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.models.detection.network import DetectionNetwork

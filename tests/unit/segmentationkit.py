@@ -17,7 +17,7 @@ from diffadapt.core.artifact import IGNORED, Rows, Shard, scene_table
 from diffadapt.core.stage import FitJob, InputFile, WorkContext
 from diffadapt.core.store import Store
 from diffadapt.data.image import encode_png
-from diffadapt.data.scenes.classes import ClassTable, plain_table
+from diffadapt.data.scenes.table import ClassTable, plain_table
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.tasks.segmentation.config import SegmentTraining
 from diffadapt.train.reporter import LocalReporter

@@ -17,10 +17,11 @@ from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.leniency import lenient
 from diffadapt.core.stage import WorkContext
 from diffadapt.data import benchmarks
-from diffadapt.data.benchmarks import BENCHMARKS, open_domain
+from diffadapt.data.benchmark_files import open_domain
+from diffadapt.data.benchmarks import BENCHMARKS
 from diffadapt.data.config import DataConfig
 from diffadapt.data.image import decode, encode_png
-from diffadapt.data.source import Source
+from diffadapt.data.items import Source
 from diffadapt.stages.images import Images
 from diffadapt.systems.adapt_anything.published import note, published
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-import torch
 
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.data.config import DataConfig
-from diffadapt.data.dataset import UNLABELLED, ImageDataset, load_arrays, readable
+from diffadapt.data.dataset import UNLABELLED, load_arrays
 from diffadapt.data.export import safe_key, write_tree
 from diffadapt.data.image import decode, encode_jpeg, encode_png
 from diffadapt.data.imagenet import open_imagenet_c, open_imagenet_val, open_imagenet_w, pair_by_path
@@ -221,22 +220,6 @@ def test_load_arrays_sets_unreadable_images_apart(tmp_path):
         assert np.array_equal(image, source.image(key, 3, 8)) and source.labels[key] == label
     one = load_arrays(source, 3, 8, readers=1)
     assert one.keys == loaded.keys and np.array_equal(one.images, loaded.images)
-
-
-def test_dataset_and_readable(tmp_path):
-    source = open_source(damaged(tmp_path))
-    dataset = ImageDataset(source, 1, None)
-    image, label = dataset[0]
-    assert image.shape == (1, 8, 8) and image.dtype == torch.uint8 and label == 0
-    with pytest.raises(ItemError, match="00000001"):
-        dataset[1]
-    good, failures = readable(source)
-    assert len(good.items) == 11 and len(failures) == 2
-    loader = torch.utils.data.DataLoader(
-        ImageDataset(good, 3, 4, lambda a: torch.tensor(a.mean())), batch_size=11, num_workers=2
-    )
-    means, labels = next(iter(loader))
-    assert means.shape == (11,) and labels.tolist() == [i.label for i in good.items]
 
 
 def test_load_arrays_refuses_mixed_sizes_and_nothing(tmp_path):

@@ -14,7 +14,8 @@ from diffadapt.core.errors import DataError
 from diffadapt.core.stage import WorkContext
 from diffadapt.data.config import DataConfig
 from diffadapt.data.image import encode_png
-from diffadapt.data.source import Source, open_source
+from diffadapt.data.items import Source
+from diffadapt.data.source import open_source
 from diffadapt.stages.images import Images
 
 

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffadapt.core.errors import DataError, ItemError, RecipeError
-from diffadapt.data import embedded, folder, hashes
+from diffadapt.data import embedded, hashes
 from diffadapt.data.config import DataConfig
 from diffadapt.data.image import encode_png
-from diffadapt.data.source import Item, open_source
+from diffadapt.data.items import Item
+from diffadapt.data.source import open_source
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -324,7 +325,7 @@ def test_sources_need_no_torch():
         " 3, 16)\nimport diffadapt.data.corruptions, diffadapt.data.watermark, diffadapt.data.imagenet,"
         " diffadapt.data.export\nassert 'torch' not in sys.modules and 'ray' not in sys.modules"
     )
-    platform = str(Path(folder.__file__).resolve().parents[2])
+    platform = str(Path(hashes.__file__).resolve().parents[2])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": platform})
 
 

@@ -18,13 +18,13 @@ from diffadapt.core.errors import DataError, ItemError, RecipeError
 from diffadapt.core.leniency import lenient
 from diffadapt.core.stage import WorkContext
 from diffadapt.data.image import encode_jpeg, encode_png
-from diffadapt.data.scenes.class_file import read_class_table
-from diffadapt.data.scenes.classes import BUILT_IN, ClassTable, builtin, class_table
+from diffadapt.data.scenes.classes import builtin, class_table, read_class_table, table_names
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.label_maps import read_label_map, warn_unknown
 from diffadapt.data.scenes.palettes import check_palette, paint
 from diffadapt.data.scenes.resize import resize_image, resize_nearest, scale_objects
 from diffadapt.data.scenes.rows import decode_colours, decode_scenes
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.stages.scenes import Scenes
 from tests.scenekit import save
 
@@ -55,7 +55,7 @@ def sentence(error: BaseException) -> str:
 
 
 class TestClassTables:
-    @pytest.mark.parametrize("name", BUILT_IN)
+    @pytest.mark.parametrize("name", table_names())
     def test_built_in_tables_hold_together(self, name):
         table = builtin(name)
         assert table.name == name and len(table) == len(table.names) == len(table.colours) == len(

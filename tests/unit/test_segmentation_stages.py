@@ -20,7 +20,7 @@ from diffadapt.core.artifact import IGNORED, SEGMENTS_SCHEMA, Failure, Rows, Sha
 from diffadapt.core.errors import DataError, RecipeError, WeightsError
 from diffadapt.core.identity import digest
 from diffadapt.core.stage import NodePlan, PlannedShard, WorkContext
-from diffadapt.data.scenes.classes import plain_table
+from diffadapt.data.scenes.table import plain_table
 from diffadapt.metrics.segmentation import confusion
 from diffadapt.models.segmentation.folder import load_segmenter
 from diffadapt.stages.scenes import Scenes

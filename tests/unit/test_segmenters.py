@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.core.leniency import lenient
-from diffadapt.data.scenes.classes import ClassTable, builtin
+from diffadapt.data.scenes.classes import builtin
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.classifier import create_model
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.export import export_classifier

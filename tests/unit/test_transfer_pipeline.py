@@ -15,7 +15,7 @@ import torch
 from diffadapt.core.errors import ItemError, RecipeError, WeightsError
 from diffadapt.data.scenes.classes import builtin
 from diffadapt.data.scenes.palettes import ADE20K, paint
-from diffadapt.data.scenes.rows import Scene
+from diffadapt.data.scenes.scene import Scene
 from diffadapt.diffusion.translation.conditioning import conditioning, picture, resize_area
 from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.diffusion.translation.inversion import decode

@@ -17,7 +17,7 @@ from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.core.store import Store
 from diffadapt.data.image import decode
-from diffadapt.data.scenes.classes import plain_table
+from diffadapt.data.scenes.table import plain_table
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.stages.translate import TransferScenes
 

@@ -15,7 +15,7 @@ from diffadapt.core.artifact import IGNORED, Failure, Rows, Shard, scene_table
 from diffadapt.core.errors import ItemError
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, whole
 from diffadapt.data.image import encode_png
-from diffadapt.data.scenes.classes import ClassTable, plain_table
+from diffadapt.data.scenes.table import ClassTable, plain_table
 from diffadapt.models.segmentation.config import SegmenterConfig
 
 TABLE: ClassTable = plain_table(

@@ -92,7 +92,7 @@ def _scenes(run: Run, nodes: dict[str, Any], paths: Sequence[str], out: str) -> 
     """images, labels and classes.csv: what `--source.path` of a layout 'folder' reads again. Refused images
     are left out."""
     from diffadapt.core.config import from_dict
-    from diffadapt.data.scenes.classes import ClassTable
+    from diffadapt.data.scenes.table import ClassTable
     from diffadapt.data.scenes.write import write_scenes
 
     def rows():

@@ -143,7 +143,7 @@ def _mobilenet(options: ImportMobilenetV2) -> int:
 
         from diffadapt.data.config import DataConfig
         from diffadapt.data.dataset import load_arrays
-        from diffadapt.data.embedded import hash_order
+        from diffadapt.data.hashes import hash_order
         from diffadapt.data.source import open_source
 
         source = open_source(DataConfig(options.images, labels="none"))

@@ -17,6 +17,9 @@ from types import ModuleType
 PACKAGE = "diffadapt."
 MOVED = {
     "align.config": "diffusion.aligners.config",
+    "data.folder": "data.source data.readers",
+    "data.scenes.class_file": "data.scenes.classes",
+    "data.scenes.counts": "data.scenes.layout",
     "methods.segmentation": "tasks.segmentation.losses",
     "synth.config": "diffusion.generators.config prompts.config",
     "systems.adaptation": "systems.adapt_anything.graph",

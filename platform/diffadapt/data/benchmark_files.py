@@ -8,14 +8,16 @@ from typing import Any
 
 import fsspec
 
-from diffadapt.core.errors import DataError
-from diffadapt.data.benchmarks import TEST, Benchmark
+from diffadapt.core.errors import DataError, RecipeError, suggest
+from diffadapt.data.benchmark import TEST, Benchmark
+from diffadapt.data.benchmarks import benchmark
 from diffadapt.data.config import DataConfig
-from diffadapt.data.folder import SUFFIXES, FileReader, list_tree
 from diffadapt.data.idx import open_idx
 from diffadapt.data.image_list import find_files, list_places, name_labels, read_image_list
+from diffadapt.data.items import Item, Source
 from diffadapt.data.labels import bind_names, read_class_list, some
-from diffadapt.data.source import Item, Source, scan
+from diffadapt.data.readers import SUFFIXES, FileReader, list_tree
+from diffadapt.data.source import scan
 
 
 def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool) -> Source:
@@ -27,8 +29,9 @@ def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool
         fs, root = fsspec.core.url_to_fs(config.path)
         if not fs.isdir(root):
             raise DataError(f"{config.path} is not a folder: give the root folder of {known.title}.")
-        if known.name == "digits" and name == "mnist":
-            return replace(open_idx(config.path, split, domain, config.fingerprint), name=f"digits-{domain}")
+        if name in known.idx:
+            source = open_idx(config.path, split, domain, config.fingerprint)
+            return replace(source, name=f"{known.name}-{domain}")
         source = _parquet(config, known, fs, root, name, split) or _listed(
             config, known, fs, root, name, split, partial
         )
@@ -38,7 +41,7 @@ def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool
     if source is None:
         what = (
             f"{name}_{split}.txt (the official list)"
-            if split and known.name == "domainnet"
+            if split and known.listed
             else f"folder {known.folders(name)[0]!r}"
         )
         raise DataError(f"{config.path} has no {what}: unpack {known.title} there, or correct data.path.")
@@ -117,7 +120,7 @@ def _folder(
     config: DataConfig, known: Benchmark, fs: Any, root: str, name: str, split: str, partial: bool
 ) -> Source | None:
     """<domain>/<class>, <domain>/images/<class>, or <domain>/<split>/<class>."""
-    if split and known.name == "domainnet":
+    if split and known.listed:
         return None  # its folders hold both splits
     for spelling in known.folders(name):
         base = posixpath.join(root, spelling, split) if split else posixpath.join(root, spelling)
@@ -155,3 +158,33 @@ def _folder_names(known: Benchmark, fs: Any, root: str) -> tuple[str, ...]:
                     posixpath.basename(p.rstrip("/")) for p in fs.ls(place, detail=False) if fs.isdir(p)
                 }
     return tuple(sorted(found))
+
+
+def open_domain(config: DataConfig, name: str, domain: str, partial: bool = False) -> Source:
+    """The images of one domain under the benchmark's root ``config.path``, cut to ``config.part`` and
+    ``limit_per_class``.
+
+    Read are, in this order: ``<domain>.parquet``, an image list (data/image_list.py), a folder
+    ``<domain>/<class>`` or ``<domain>/images/<class>``; for digits idx files and Parquet. ``partial`` accepts
+    other counts and absent classes.
+    Raises DataError for files that are missing or, unless ``partial``, fewer or more than published;
+    RecipeError for an unknown benchmark or domain.
+    """
+
+    known = benchmark(name)
+    if domain not in known.counts:
+        raise RecipeError(
+            f"{known.title} has no domain {domain!r}.{suggest(domain, known.counts)} It has:"
+            f" {', '.join(known.domains)}."
+        )
+    if not config.path:
+        raise DataError(f"data.path is empty: give the root folder of {known.title}.")
+    source = find_domain(config, known, domain, partial)
+    found = (len(source.items), len({item.label for item in source.items}))
+    wanted = (known.counts[domain], known.classes)
+    if not partial and found != wanted:
+        raise DataError(
+            f"{known.title}'s {domain} under {config.path} holds {found[0]:,} images in {found[1]:,} classes,"
+            f" but {wanted[0]:,} in {wanted[1]:,} are published: complete it, or accept it with partial true."
+        )
+    return source.select(config.part, config.limit_per_class)

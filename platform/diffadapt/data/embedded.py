@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from diffadapt.core.errors import DataError
+from diffadapt.data.config import DataConfig
+from diffadapt.data.hashes import hash_order
+from diffadapt.data.image import encode_png
+from diffadapt.data.items import Item, Source
+from diffadapt.data.labels import bind_names, read_class_list
 
 DIGITS_SIZE = 16
 DIGITS_TEST = 600
 DIGITS_TRAIN = 1197
-
-
-def hash_order(keys: list[str]) -> list[str]:
-    """``keys`` in the order of the SHA-256 of their text: fixed, unrelated to names, stable under moves of
-    the folder."""
-    return sorted(keys, key=lambda k: (hashlib.sha256(k.encode()).digest(), k))
 
 
 def digits_native() -> tuple[np.ndarray, np.ndarray]:
@@ -80,3 +81,45 @@ def _test_keys(keys: list[str], labels: np.ndarray) -> set[str]:
     for c, n in enumerate(quota):
         test.update(hash_order([k for k, label in zip(keys, labels, strict=True) if label == c])[:n])
     return test
+
+
+def open_digits(config: DataConfig, subset: bool) -> Source:
+    """The split of the digits that ``config`` names. Raises DataError for another embedded set."""
+    name = config.path.removeprefix("embedded:")
+    if name != "digits":
+        raise DataError(f"There is no embedded image set {name!r}: embedded:digits is the only one.")
+    keys, _, labels = digits(config.split)
+    listed = read_class_list(config.classes) if config.classes else None
+    source_name = "digits" if config.split == "all" else f"digits-{config.split}"
+    if config.labels != "auto":
+        return Source(
+            source_name, listed or (), tuple(Item(k, None) for k in keys), DigitsReader(), config.fingerprint
+        )
+    names, index = bind_names(tuple("0123456789"), listed, "embedded:digits", subset)
+    items = tuple(Item(k, index[str(label)]) for k, label in zip(keys, labels, strict=True))
+    return Source(source_name, names, items, DigitsReader(), config.fingerprint)
+
+
+class DigitsReader:
+    """Reads the embedded digits as PNG bytes."""
+
+    def read(self, key: str) -> bytes:
+        return encode_png(self._arrays()[key])
+
+    def locality(self, key: str) -> str:
+        return key
+
+    def total_bytes(self, keys: Sequence[str]) -> int:
+        return 256 * len(keys)
+
+    def identities(self, keys: Sequence[str], content: bool) -> list[Any]:
+        if not content:
+            return ["digits", len(keys)]
+        arrays = self._arrays()
+        return ["digits", hashlib.sha256(b"".join(arrays[k].tobytes() for k in keys)).hexdigest()]
+
+    @staticmethod
+    @functools.lru_cache(maxsize=1)
+    def _arrays() -> dict[str, np.ndarray]:
+        keys, images, _ = digits("all")
+        return dict(zip(keys, images, strict=True))

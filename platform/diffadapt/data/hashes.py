@@ -22,6 +22,12 @@ FRESH_NS = 2_000_000_000
 are."""
 
 
+def hash_order(keys: list[str]) -> list[str]:
+    """``keys`` in the order of the SHA-256 of their text: fixed, unrelated to names, stable under moves of
+    the folder."""
+    return sorted(keys, key=lambda k: (hashlib.sha256(k.encode()).digest(), k))
+
+
 def cache_folder() -> Path:
     """Where the hashes of the current user are remembered."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")

@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 
 from diffadapt.core.errors import DataError
-from diffadapt.data.source import Item, Source
+from diffadapt.data.items import Item, Source
 
 PLACES = ("MNIST/raw", "mnist/raw", "mnist", "MNIST", "raw", "")
 """Folders below a root in which the files may lie (torchvision's first)."""

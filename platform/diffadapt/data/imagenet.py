@@ -14,7 +14,8 @@ import fsspec
 
 from diffadapt.core.errors import DataError, suggest
 from diffadapt.data.config import CORRUPTIONS, DataConfig
-from diffadapt.data.source import Source, scan
+from diffadapt.data.items import Source
+from diffadapt.data.source import scan
 
 CLASSES = 1000
 IMAGES = 50_000

@@ -14,7 +14,7 @@ import fsspec
 
 from diffadapt.core.errors import DataError
 from diffadapt.data.class_names import match_names
-from diffadapt.data.source import Item, Source
+from diffadapt.data.items import Item, Source
 
 HEADERS = {"path", "file", "filename", "file_name", "image", "key", "name"}
 LABEL_HEADERS = ("class", "class_name", "class name", "classname", "label", "category")

@@ -1,127 +1,21 @@
-"""One view over every labelled or unlabelled image set: sorted items, bytes by key, a fingerprint of the
-content."""
+"""Image sets opened: class folders, flat folders, globs and Parquet on disk or in an object store, and the
+embedded digits."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+import os
+import posixpath
+from typing import Any
 
-import numpy as np
+import fsspec
 
-from diffadapt.core.errors import DataError, RecipeError
-from diffadapt.core.identity import digest
+from diffadapt.core.errors import DataError
 from diffadapt.data.config import DataConfig
-from diffadapt.data.embedded import hash_order
-from diffadapt.data.image import decode
-
-CONTENT_LIMIT = 1 << 30
-"""Bytes up to which ``fingerprint="auto"`` hashes the content."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image: its relative posix path (or a name of that form), and its label or None."""
-
-    key: str
-    label: int | None
-
-
-class Reader(Protocol):
-    """Where the bytes of a source lie."""
-
-    def read(self, key: str) -> bytes:
-        """The encoded image; raises ItemError when it cannot be read."""
-
-    def locality(self, key: str) -> Any:
-        """A sort key: reading in this order is fastest."""
-
-    def total_bytes(self, keys: Sequence[str]) -> int:
-        """The bytes that hashing the content of ``keys`` would read."""
-
-    def identities(self, keys: Sequence[str], content: bool) -> list[Any]:
-        """A JSON value that changes when the content (or else the size) of any of ``keys`` changes."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A set of images. ``items`` are sorted by key; ``class_names[label]`` is a label's name."""
-
-    name: str
-    class_names: tuple[str, ...]
-    items: tuple[Item, ...]
-    reader: Reader
-    fingerprint_mode: str = "auto"
-
-    @functools.cached_property
-    def labels(self) -> dict[str, int | None]:
-        """Label by key."""
-        return {item.key: item.label for item in self.items}
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """16 hex characters that change with the keys, labels, class names or content; not with the place.
-
-        DataConfig.fingerprint says whether content means bytes or sizes; auto: bytes up to CONTENT_LIMIT.
-        """
-        keys = [item.key for item in self.items]
-        content = self.fingerprint_mode == "content" or (
-            self.fingerprint_mode == "auto" and self.reader.total_bytes(keys) <= CONTENT_LIMIT
-        )
-        return digest(
-            {
-                "by": "content" if content else "size",
-                "classes": list(self.class_names),
-                "items": [[item.key, item.label] for item in self.items],
-                "files": self.reader.identities(keys, content),
-            }
-        )
-
-    def read(self, key: str) -> bytes:
-        """The encoded bytes of one image. Raises DataError for a key that is not in this source."""
-        if key not in self.labels:
-            raise DataError(f"{self.name} has no image {key!r}: only keys that it lists can be read.")
-        return self.reader.read(key)
-
-    def image(self, key: str, channels: int, size: int | None) -> np.ndarray:
-        """One image as uint8 (H, W, channels); with ``size``, (size, size, channels) by ADM's preprocessing.
-
-        Raises ItemError for an unreadable image.
-        """
-        array = decode(self.read(key), channels, key)
-        if size is None or array.shape[:2] == (size, size):
-            return array
-        from diffadapt.data.prepare import prepare
-
-        return np.asarray(prepare(array, size))
-
-    def select(self, part: tuple[float, float] = (0.0, 1.0), limit_per_class: int | None = None) -> Source:
-        """The slice ``part`` of every class in the hash order of its keys, then at most ``limit_per_class``
-        of it.
-
-        Slices that share a bound are disjoint and together complete, and a larger limit only adds images.
-        Unlabelled images count as one class. Raises RecipeError for bounds outside 0 <= from < to <= 1 or a
-        limit below 1, and DataError when nothing is left.
-        """
-        low, high = part
-        if not 0.0 <= low < high <= 1.0:
-            raise RecipeError(f"part is {part}, but must be two fractions with 0 <= from < to <= 1.")
-        if limit_per_class is not None and limit_per_class < 1:
-            raise RecipeError(f"limit_per_class is {limit_per_class}, but must be at least 1.")
-        if (low, high) == (0.0, 1.0) and limit_per_class is None:
-            return self
-        groups: dict[int | None, list[str]] = {}
-        for item in self.items:
-            groups.setdefault(item.label, []).append(item.key)
-        kept: set[str] = set()
-        for keys in groups.values():
-            n = len(keys)
-            chosen = hash_order(keys)[int(low * n + 0.5) : int(high * n + 0.5)]
-            kept.update(chosen[:limit_per_class])
-        if not kept:
-            raise DataError(f"{self.name} has no images in the part {part}: widen it or add images.")
-        return replace(self, items=tuple(item for item in self.items if item.key in kept))
+from diffadapt.data.embedded import open_digits
+from diffadapt.data.items import Item, Source
+from diffadapt.data.labels import bind_names, label_from_csv, read_class_list
+from diffadapt.data.parquet import scan_parquet
+from diffadapt.data.readers import SUFFIXES, FileReader, is_local, list_tree, stay_inside
 
 
 def open_source(config: DataConfig, subset: bool = False) -> Source:
@@ -141,63 +35,104 @@ def scan(config: DataConfig, subset: bool = False) -> Source:
     if not config.path:
         raise DataError("data.path is empty: give a folder, a Parquet file, a glob or embedded:digits.")
     if config.path.startswith("embedded:"):
-        source = _embedded(config, subset)
+        source = open_digits(config, subset)
     else:
-        from diffadapt.data.folder import scan_location
-
         source = scan_location(config, subset)
     if config.labels in ("auto", "none"):
         return source
-    from diffadapt.data.labels import label_from_csv
-
     return label_from_csv(source, config.labels, source.class_names or None)
 
 
-def _embedded(config: DataConfig, subset: bool) -> Source:
-    name = config.path.removeprefix("embedded:")
-    if name != "digits":
-        raise DataError(f"There is no embedded image set {name!r}: embedded:digits is the only one.")
-    from diffadapt.data.embedded import digits
-    from diffadapt.data.labels import bind_names, read_class_list
+def scan_location(config: DataConfig, subset: bool = False) -> Source:
+    """The images at an fsspec location.
 
-    keys, _, labels = digits(config.split)
-    listed = read_class_list(config.classes) if config.classes else None
-    source_name = "digits" if config.split == "all" else f"digits-{config.split}"
-    if config.labels != "auto":
-        return Source(
-            source_name, listed or (), tuple(Item(k, None) for k in keys), DigitsReader(), config.fingerprint
+    A folder with sub-folders is read as ImageFolder does: the first path component is the class, files beside
+    the class folders are ignored. A folder without them, a glob, and any folder unless ``config.labels`` is
+    'auto', hold unlabelled images. ``subset``: folders may lack classes of the class list. Raises DataError.
+    """
+    try:
+        fs, root = fsspec.core.url_to_fs(config.path)
+    except (ValueError, ImportError, OSError) as error:
+        raise DataError(
+            f"{config.path} cannot be opened ({error}): check the location and its protocol."
+        ) from None
+    root = root.rstrip("/") or "/"
+    try:
+        if is_local(fs):
+            root = os.path.realpath(root)
+        if fs.isfile(root):
+            return _file(config, fs, root, subset)
+        if fs.isdir(root):
+            return _folder(config, fs, root, subset)
+        if any(c in root for c in "*?["):
+            return _glob(config, fs, root)
+    except (OSError, PermissionError) as error:
+        raise DataError(f"{config.path} cannot be listed ({error}).") from None
+    raise DataError(f"{config.path} does not exist: check the path.")
+
+
+def _file(config: DataConfig, fs: Any, path: str, subset: bool) -> Source:
+    if path.endswith(".parquet"):
+        return scan_parquet(config, fs, path, {posixpath.basename(path): path}, subset)
+    raise DataError(
+        f"{config.path} is a file but not Parquet: give a folder of images, a Parquet file or a glob."
+    )
+
+
+def _folder(config: DataConfig, fs: Any, root: str, subset: bool) -> Source:
+    folders, files = list_tree(fs, root)
+    parquet = {k: p for k, p in files.items() if k.endswith(".parquet")}
+    images = {k: p for k, p in files.items() if k.lower().endswith(SUFFIXES)}
+    in_classes = {k: p for k, p in images.items() if "/" in k}
+    if parquet and not in_classes:
+        return scan_parquet(config, fs, root, parquet, subset)
+    if not folders or config.labels != "auto":
+        return _unlabelled(config, fs, root, images)
+    if not in_classes:
+        raise DataError(f"{config.path} holds no images in its sub-folders ({', '.join(SUFFIXES)}).")
+    filled = {k.split("/", 1)[0] for k in in_classes}
+    empty = sorted(set(folders) - filled)
+    if empty:
+        raise DataError(
+            f"The class folder {posixpath.join(config.path, empty[0])} holds no images: fill or remove it."
         )
-    names, index = bind_names(tuple("0123456789"), listed, "embedded:digits", subset)
-    items = tuple(Item(k, index[str(label)]) for k, label in zip(keys, labels, strict=True))
-    return Source(source_name, names, items, DigitsReader(), config.fingerprint)
+    listed = read_class_list(config.classes) if config.classes else None
+    names, label = bind_names(folders, listed, config.path, subset)
+    items = tuple(Item(k, label[k.split("/", 1)[0]]) for k in sorted(in_classes))
+    return Source(_name(root), names, items, FileReader(fs, root, in_classes), config.fingerprint)
 
 
-class DigitsReader:
-    """Reads the embedded digits as PNG bytes."""
+def _glob(config: DataConfig, fs: Any, pattern: str) -> Source:
+    fixed = []
+    for part in pattern.split("/"):
+        if any(c in part for c in "*?["):
+            break
+        fixed.append(part)
+    root = "/".join(fixed) or "/"
+    paths = [p for p in fs.glob(pattern) if p.lower().endswith(SUFFIXES) and fs.isfile(p)]
+    images: dict[str, str] = {}
+    for path in paths:
+        key = posixpath.relpath(path, root)
+        if any(part.startswith(".") for part in key.split("/")):
+            continue
+        if is_local(fs):
+            stay_inside(path, os.path.realpath(root))
+        images[key] = path
+    return _unlabelled(config, fs, root, images)
 
-    def read(self, key: str) -> bytes:
-        from diffadapt.data.image import encode_png
 
-        return encode_png(self._arrays()[key])
+def _unlabelled(config: DataConfig, fs: Any, root: str, images: dict[str, str]) -> Source:
+    if not images:
+        raise DataError(f"{config.path} holds no images ({', '.join(SUFFIXES)}).")
+    names = read_class_list(config.classes) if config.classes else ()
+    return Source(
+        _name(root),
+        names,
+        tuple(Item(k, None) for k in sorted(images)),
+        FileReader(fs, root, images),
+        config.fingerprint,
+    )
 
-    def locality(self, key: str) -> str:
-        return key
 
-    def total_bytes(self, keys: Sequence[str]) -> int:
-        return 256 * len(keys)
-
-    def identities(self, keys: Sequence[str], content: bool) -> list[Any]:
-        if not content:
-            return ["digits", len(keys)]
-        import hashlib
-
-        arrays = self._arrays()
-        return ["digits", hashlib.sha256(b"".join(arrays[k].tobytes() for k in keys)).hexdigest()]
-
-    @staticmethod
-    @functools.lru_cache(maxsize=1)
-    def _arrays() -> dict[str, np.ndarray]:
-        from diffadapt.data.embedded import digits
-
-        keys, images, _ = digits("all")
-        return dict(zip(keys, images, strict=True))
+def _name(root: str) -> str:
+    return posixpath.splitext(posixpath.basename(root.rstrip("/")))[0] or "images"

@@ -6,17 +6,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from diffadapt.core.artifact import Failure, Rows, Shard, image_table
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
-from diffadapt.data.benchmarks import BENCHMARKS, open_domain, published_count
+from diffadapt.data.benchmark_files import open_domain
+from diffadapt.data.benchmarks import BENCHMARKS, published_count
 from diffadapt.data.config import DataConfig
 from diffadapt.data.imagenet import IMAGES, open_imagenet_c, open_imagenet_w
-from diffadapt.data.source import Source, open_source
+from diffadapt.data.items import Source
+from diffadapt.data.source import open_source
+
+if TYPE_CHECKING:
+    Layout = str
+else:
+    Layout = Literal[("plain", "imagenet-c", "imagenet-w", *BENCHMARKS)]
 
 
 @lru_cache(maxsize=16)
@@ -47,17 +54,7 @@ class Images(Stage):
 
     data: DataConfig = DataConfig()
     groups: tuple[tuple[str, str], ...] = (("clean/0", ""),)
-    layout: Literal[
-        "plain",
-        "imagenet-c",
-        "imagenet-w",
-        "office31",
-        "officehome",
-        "imageclef",
-        "visda2017",
-        "domainnet",
-        "digits",
-    ] = "plain"
+    layout: Layout = "plain"
     """plain: any source of :class:`DataConfig`; the others: the benchmark's official layout, its counts
     checked."""
     partial: bool = False

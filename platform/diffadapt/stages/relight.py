@@ -12,8 +12,8 @@ from diffadapt.core.artifact import Failure, Rows, Shard, scene_table
 from diffadapt.core.config import to_dict
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
-from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.data.scenes.relight import check_appearances
+from diffadapt.data.scenes.table import ClassTable
 
 
 @dataclass(frozen=True)

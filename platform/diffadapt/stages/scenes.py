@@ -13,9 +13,11 @@ from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
-from diffadapt.data.scenes.classes import ClassTable, class_table
+from diffadapt.data.scenes.classes import class_table
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.data.scenes.source import RawScene, SceneItem, SceneSource, open_scenes
+from diffadapt.data.scenes.scene import RawScene, SceneItem, SceneSource
+from diffadapt.data.scenes.source import open_scenes
+from diffadapt.data.scenes.table import ClassTable
 
 
 @lru_cache(maxsize=32)
@@ -90,7 +92,7 @@ class Scenes(Stage):
 
     def _published(self) -> int | None:
         """How many scenes an official layout has, after ``limit``; None where no count is published."""
-        from diffadapt.data.scenes.counts import published
+        from diffadapt.data.scenes.layout import published
 
         count = published(self.data)
         return count if count is None or self.data.limit is None else min(count, self.data.limit)

@@ -20,10 +20,10 @@ from diffadapt.core.identity import item_seed
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, Worker
 from diffadapt.data.image import encode_png
-from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.data.scenes.palettes import check_palette
 from diffadapt.data.scenes.resize import resize_nearest, scale_objects
 from diffadapt.data.scenes.rows import decode_scenes, judged
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.diffusion.generators.base import generator_of
 from diffadapt.diffusion.translation.checks import check_settings, uses_layout
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig

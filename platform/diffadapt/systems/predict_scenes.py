@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.data.config import DataConfig
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.segmentation.marker import read_marker
 from diffadapt.run.runner import ExecutionConfig

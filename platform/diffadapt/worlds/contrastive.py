@@ -10,12 +10,11 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.loop import Optimisation, run_loop
-from diffadapt.train.optim import warm_cosine
 from diffadapt.train.reporter import Reporter
 from diffadapt.train.run import TrainingRun
 from diffadapt.worlds.batches import CaptionedImages, Shuffled, pixels
 from diffadapt.worlds.config import ClipFitConfig
+from diffadapt.worlds.pipelines import fit, parameters, save_transformers
 from diffadapt.worlds.tokenizer import (
     END,
     MARKS,
@@ -67,18 +66,10 @@ def train_clip(
     def before_step(step: int) -> None:
         model.logit_scale.data.clamp_(max=MAX_SCALE)
 
-    how = Optimisation(
-        torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
-        config.steps,
-        clip_norm=1.0,
-        seed=config.seed,
-        checkpoint_every=config.checkpoint_every,
-        before_step=before_step,
+    metrics = fit(
+        model, loss_fn, batch_fn, config, TrainingRun(reporter, checkpoints), before_step=before_step
     )
-    run = TrainingRun(reporter, checkpoints)
-    metrics = run_loop(model, loss_fn, batch_fn, how, run)
-    metrics["parameters"] = float(sum(p.numel() for p in model.parameters()))
+    metrics["parameters"] = parameters(model)
     if reporter.rank == 0:
         save_transformers(model, Path(out), config.save_precision)
         save_tokenizer(tokenizer, out)
@@ -91,22 +82,6 @@ def train_clip(
         ).save_pretrained(str(out))
     reporter.barrier()
     return metrics
-
-
-def save_transformers(model: nn.Module, folder: Path, precision: str) -> None:
-    """safetensors in ``precision``, readable by all; config.json asks for float32, so that loaders compute in
-    it."""
-    import json
-
-    model.to(torch.float16 if precision == "fp16" else torch.float32).save_pretrained(str(folder))
-    config = json.loads((folder / "config.json").read_text())
-    config.pop("torch_dtype", None)
-    for part in (config, *(v for v in config.values() if isinstance(v, dict))):
-        part["dtype"] = "float32"
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    for file in folder.glob("*.safetensors"):
-        file.chmod(0o644)
-    model.float()
 
 
 def _clip_config(config: ClipFitConfig, vocabulary: int, size: int) -> CLIPConfig:

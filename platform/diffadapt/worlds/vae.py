@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,11 @@ from torch import Tensor, nn
 from diffadapt.core.errors import RecipeError
 from diffadapt.models.diffusers_folder import save_component
 from diffadapt.train.checkpoints import Checkpoints
-from diffadapt.train.loop import Optimisation, run_loop
-from diffadapt.train.optim import warm_cosine
 from diffadapt.train.reporter import Reporter
 from diffadapt.train.run import TrainingRun
 from diffadapt.worlds.batches import CaptionedImages, Shuffled, pixels
 from diffadapt.worlds.config import AutoencoderFitConfig
+from diffadapt.worlds.pipelines import fit, parameters, stored
 
 GROUPS = 8
 _ENCODE = 512
@@ -52,24 +52,27 @@ def train_autoencoder(
     often enough or widths are no multiples of 8.
     """
     shuffled = Shuffled(len(data), config.batch_size, config.seed, reporter)
-    return fit_autoencoder(
-        config,
-        data.images.shape[1:3],
-        shuffled,
-        lambda step: data.images[shuffled.indices(step)],
-        data.images[:4096],
-        reporter,
-        checkpoints,
-        out,
+    pictures = Pictures(
+        data.images.shape[1:3], shuffled, lambda step: data.images[shuffled.indices(step)], data.images[:4096]
     )
+    return fit_autoencoder(config, pictures, reporter, checkpoints, out)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What an autoencoder is trained on, of (height, width) ``size``."""
+
+    size: tuple[int, int]
+    shuffled: Shuffled
+    batch: Callable[[int], np.ndarray]
+    """Step -> this rank's share, uint8 (B, H, W, 3)."""
+    sample: np.ndarray
+    """uint8 (N, H, W, 3) that the scaling factor is measured on."""
 
 
 def fit_autoencoder(
     config: AutoencoderFitConfig,
-    size: tuple[int, int],
-    shuffled: Shuffled,
-    pictures: Callable[[int], np.ndarray],
-    sample: np.ndarray,
+    pictures: Pictures,
     reporter: Reporter,
     checkpoints: Checkpoints | None,
     out: str | Path,
@@ -78,14 +81,12 @@ def fit_autoencoder(
     build: Callable[[AutoencoderFitConfig, int], AutoencoderKL] | None = None,
     spread: float = 1.0,
 ) -> dict[str, float]:
-    """The same for any source of batches: ``pictures(step)`` is this rank's share, uint8 (B, H, W, 3) of
-    ``size``.
+    """The same for any source of batches.
 
-    ``sample`` (N, H, W, 3) measures the scaling factor, by which latents get the standard deviation
-    ``spread``; ``build(config, side)`` makes another network of the same class. Raises RecipeError as
-    :func:`train_autoencoder`.
+    The scaling factor gives latents the standard deviation ``spread``; ``build(config, side)`` makes another
+    network of the same class. Raises RecipeError as :func:`train_autoencoder`.
     """
-    (height, width), factor = size, 2 ** (len(config.channels) - 1)
+    (height, width), factor = pictures.size, 2 ** (len(config.channels) - 1)
     if height % factor or width % factor:
         side = f"side {height}" if height == width else f"{height}x{width}"
         raise RecipeError(
@@ -98,32 +99,24 @@ def fit_autoencoder(
     module = _Reconstruction(vae).to(reporter.device)
     shape = (config.batch_size, config.latent_channels, height // factor, width // factor)
 
+    shuffled = pictures.shuffled
+
     def batch_fn(step: int, micro: int):
         noise = torch.randn(shape, generator=shuffled.generator(step))[shuffled.mine]
-        return pixels(pictures(step), reporter.device), noise.to(reporter.device)
+        return pixels(pictures.batch(step), reporter.device), noise.to(reporter.device)
 
     def loss_fn(wrapped: nn.Module, batch, step: int):
         found, kl = wrapped(*batch)
         error = nn.functional.mse_loss(found.float(), batch[0])
         return {"loss": error + config.kl_weight * kl, "error": error, "kl": kl}
 
-    how = Optimisation(
-        torch.optim.AdamW(module.parameters(), lr=config.lr, weight_decay=0.0),
-        lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
-        config.steps,
-        precision=precision,
-        clip_norm=1.0,
-        seed=config.seed,
-        checkpoint_every=config.checkpoint_every,
-    )
-    run = TrainingRun(reporter, checkpoints)
-    metrics = run_loop(module, loss_fn, batch_fn, how, run)
-    metrics["parameters"] = float(sum(p.numel() for p in vae.parameters()))
+    metrics = fit(module, loss_fn, batch_fn, config, TrainingRun(reporter, checkpoints), precision=precision)
+    metrics["parameters"] = parameters(vae)
     if reporter.rank == 0:
-        mean, std = encode(vae, sample, reporter.device)
+        mean, std = encode(vae, pictures.sample, reporter.device)
         measured = float((mean.var(dim=(0, 2, 3)) + (std**2).mean(dim=(0, 2, 3))).mean().sqrt())
         vae.register_to_config(scaling_factor=round(spread / measured, 4))
-        save_component(vae.to(torch.float16 if config.save_precision == "fp16" else torch.float32), out)
+        save_component(vae.to(stored(config.save_precision)), out)
     reporter.barrier()
     return metrics
 

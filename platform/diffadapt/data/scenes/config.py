@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from diffadapt.core.ranges import Natural, Positive
+from diffadapt.data.scenes.layouts import layout_names
 
-Layout = Literal[
-    "folder", "parquet", "cityscapes", "acdc", "gta5", "dark_zurich", "bdd100k", "camvid", "coco", "streets"
-]
+if TYPE_CHECKING:
+    Layout = str
+else:
+    Layout = Literal[layout_names()]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import ItemError
 from diffadapt.data.image import MAX_PIXELS
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 
 _SCALED = {"L;2": 85, "L;4": 17}
 """Pillow widens grey PNGs of 2 and 4 bits to 0..255; class numbers are what they were before."""

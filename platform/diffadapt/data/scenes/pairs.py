@@ -1,13 +1,15 @@
-"""Image files and label files brought together by their names, never by the order in which a folder lists
-them."""
+"""Image files and label files listed, and brought together by their names, never by the order in which a
+folder lists them."""
 
 from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
+from typing import Any
 
 from diffadapt.core.errors import DataError
 from diffadapt.data.labels import some
+from diffadapt.data.readers import SUFFIXES, list_tree
 
 IMAGE_ENDINGS = ("_leftImg8bit", "_rgb_anon", "_image", "_img", "_rgb")
 LABEL_ENDINGS = (
@@ -72,3 +74,35 @@ def match(
             f" such as {some([labels[s] for s in orphans], 3)}: add the images, or allow a partial copy."
         )
     return {scene: (images[scene], labels.get(scene)) for scene in sorted(images)}
+
+
+def image_files(fs: Any, root: str, folder: str, what: str) -> dict[str, str]:
+    """Image files under ``root/folder`` as name relative to ``root`` -> path. Raises DataError for a folder
+    that is missing or empty."""
+    base = posixpath.normpath(posixpath.join(root, folder))
+    if base != root and not base.startswith(root.rstrip("/") + "/"):
+        raise DataError(
+            f"{what} are to lie in {folder!r}, which leads out of the data set's folder: give a sub-folder."
+        )
+    try:
+        if not fs.isdir(base):
+            raise DataError(
+                f"{what} are to lie in the folder {folder!r}, which does not exist: correct the path or the"
+                " name of the folder."
+            )
+        files = {
+            name: path for name, path in list_tree(fs, base)[1].items() if name.lower().endswith(SUFFIXES)
+        }
+    except OSError as error:
+        raise DataError(
+            f"{what} cannot be listed ({error.strerror or error}): check the folder {folder!r}."
+        ) from None
+    if not files:
+        raise DataError(
+            f"{what} are to lie in the folder {folder!r}, which holds no image files ({', '.join(SUFFIXES)})."
+        )
+    return {inside(folder, name): path for name, path in files.items()}
+
+
+def inside(folder: str, name: str) -> str:
+    return posixpath.normpath(posixpath.join(folder, name))

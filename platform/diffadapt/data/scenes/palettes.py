@@ -10,8 +10,9 @@ import numpy as np
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import RecipeError
-from diffadapt.data.scenes.classes import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_VOID, ClassTable, Colour
+from diffadapt.data.scenes.cityscapes import CITYSCAPES, CITYSCAPES_IDS, CITYSCAPES_VOID
 from diffadapt.data.scenes.label_maps import label_values
+from diffadapt.data.scenes.table import ClassTable, Colour
 
 Palette = Literal["own", "cityscapes", "ade20k"]
 _HEX = (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,21 +10,7 @@ import pyarrow as pa
 from diffadapt.core.artifact import Failure, Rows
 from diffadapt.core.errors import ItemError, WeightsError
 from diffadapt.data.image import decode
-
-
-@dataclass
-class Scene:
-    """One decoded scene."""
-
-    key: str
-    image: np.ndarray
-    """uint8 (H, W, 3), RGB."""
-    annotation: np.ndarray | None = None
-    """uint8 (H, W): class numbers, IGNORED where none; None: no truth."""
-    colours: np.ndarray | None = None
-    """uint8 (H, W, 3): the data set's own colour map, alpha composited on white; None: it has none."""
-    objects: list[dict[str, Any]] | None = None
-    """Dicts of category, bbox (x1, y1, x2, y2) in pixels and crowd; None: not known."""
+from diffadapt.data.scenes.scene import Scene
 
 
 def decode_scenes(

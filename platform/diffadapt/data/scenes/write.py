@@ -17,8 +17,8 @@ from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError
 from diffadapt.data.export import safe_key
 from diffadapt.data.image import image_suffix
-from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.data.scenes.label_maps import image_size
+from diffadapt.data.scenes.table import ClassTable
 
 TABLE, INSTANCES = "classes.csv", "instances.json"
 

@@ -10,8 +10,8 @@ from PIL import Image
 from diffadapt.core.errors import ItemError
 
 if TYPE_CHECKING:
-    from diffadapt.data.scenes.classes import ClassTable
-    from diffadapt.data.scenes.rows import Scene
+    from diffadapt.data.scenes.scene import Scene
+    from diffadapt.data.scenes.table import ClassTable
 
 
 def conditioning(scene: Scene, classes: ClassTable, palette: str, size: tuple[int, int]) -> np.ndarray:

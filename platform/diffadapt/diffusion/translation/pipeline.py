@@ -25,8 +25,8 @@ from diffadapt.diffusion.translation.loading import load_networks
 from diffadapt.diffusion.translation.sizes import generated_size
 
 if TYPE_CHECKING:
-    from diffadapt.data.scenes.classes import ClassTable
-    from diffadapt.data.scenes.rows import Scene
+    from diffadapt.data.scenes.scene import Scene
+    from diffadapt.data.scenes.table import ClassTable
 
 
 class SceneTransfer:

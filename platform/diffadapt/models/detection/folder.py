@@ -20,7 +20,7 @@ from diffadapt.models.detection.source import MARKER, detector_facts
 from diffadapt.models.state_dict import load_into, read_state_dict
 
 if TYPE_CHECKING:
-    from diffadapt.data.scenes.classes import ClassTable
+    from diffadapt.data.scenes.table import ClassTable
 
 
 def save_detector(
@@ -65,7 +65,7 @@ def load_detector(
     ``thresholds``: whose score, overlap and detections are to hold instead of the saved ones. Raises
     WeightsError for a folder that :func:`save_detector` did not write, or a damaged one.
     """
-    from diffadapt.data.scenes.classes import ClassTable
+    from diffadapt.data.scenes.table import ClassTable
 
     values = detector_facts(folder)
     try:

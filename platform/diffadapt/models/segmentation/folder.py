@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DiffadaptError, WeightsError
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.segmentation.build import rebuild_segmenter
 from diffadapt.models.segmentation.card import segmenter_card
 from diffadapt.models.segmentation.config import SegmenterConfig

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from diffadapt.core.config import from_dict
 from diffadapt.core.errors import DiffadaptError, WeightsError
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.segmentation.config import SegmenterConfig
 
 MARKER = "segmenter.json"

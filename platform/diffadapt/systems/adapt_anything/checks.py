@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffadapt.core.errors import DataError, RecipeError
-from diffadapt.data.source import Source
+from diffadapt.data.items import Source
 from diffadapt.methods.ssl.config import SslTraining
 from diffadapt.methods.uda.config import UdaTraining
 from diffadapt.models.config import BackboneConfig, SelectConfig

@@ -10,9 +10,9 @@ from diffadapt.core.errors import RecipeError
 from diffadapt.core.leniency import missing
 from diffadapt.core.pipeline import SOURCE, Builder, Role
 from diffadapt.core.stage import Stage
-from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.data.scenes.counts import published
+from diffadapt.data.scenes.layout import published
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.stages.quality import Quality

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from diffadapt.core.artifact import Input, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.stage import FitJob, NodePlan
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.report.figures import Figure, FigureStage, evenly
 from diffadapt.report.panels import GAP, INK, PAPER, drawable, fit_size, font, image_grid, pixels, png
 

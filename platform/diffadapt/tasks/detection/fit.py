@@ -11,7 +11,7 @@ from diffadapt.core.artifact import Failure, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, ItemError, RecipeError
 from diffadapt.core.stage import FitJob, InputFile, NodePlan, whole
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.models.detection.source import check_detector, detector_identity, detector_revisions
 from diffadapt.stages.roles import row_inputs

@@ -10,7 +10,7 @@ from diffadapt.core.artifact import BOXES_SCHEMA, Rows, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.detection.config import DetectorConfig
 
 

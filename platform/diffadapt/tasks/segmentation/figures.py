@@ -15,8 +15,9 @@ from diffadapt.core.artifact import Input, Rows, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.stage import FitJob, InputFile, NodePlan, PlannedShard
 from diffadapt.data.image import decode
-from diffadapt.data.scenes.classes import ClassTable
-from diffadapt.data.scenes.rows import Scene, decode_scenes
+from diffadapt.data.scenes.rows import decode_scenes
+from diffadapt.data.scenes.scene import Scene
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.metrics.segmentation import mean_iou, total
 from diffadapt.report.figures import Figure, FigureStage, evenly
 from diffadapt.stages.quality import DECISIONS

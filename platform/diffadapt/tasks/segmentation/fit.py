@@ -11,7 +11,7 @@ from diffadapt.core.artifact import IGNORED, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, whole
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.segmentation.source import (
     SMALLEST,

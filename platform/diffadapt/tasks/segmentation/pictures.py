@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from diffadapt.core.artifact import IGNORED
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.report.panels import (
     INK,
     LINE,

@@ -12,7 +12,7 @@ from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError, WeightsError
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
-from diffadapt.data.scenes.classes import ClassTable
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.segmentation.config import SegmenterConfig
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
@@ -15,13 +14,19 @@ from diffadapt.core.errors import RecipeError
 from diffadapt.models.diffusers_folder import load_component, save_component
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
-from diffadapt.train.loop import Optimisation, run_loop
-from diffadapt.train.optim import warm_cosine
 from diffadapt.train.reporter import Reporter
 from diffadapt.train.run import TrainingRun
 from diffadapt.worlds.batches import CaptionedImages, Shuffled
 from diffadapt.worlds.config import TextToImageFitConfig
-from diffadapt.worlds.contrastive import save_transformers
+from diffadapt.worlds.pipelines import (
+    fit,
+    parameters,
+    save_transformers,
+    sd_schedule,
+    stored,
+    write_index,
+    write_json,
+)
 from diffadapt.worlds.tokenizer import save_tokenizer, token_ids
 from diffadapt.worlds.vae import encode
 
@@ -71,22 +76,12 @@ def train_text_to_image(
             words = text(tokens).last_hidden_state
         return {"loss": nn.functional.mse_loss(module(x_t, t, encoder_hidden_states=words).sample.float(), v)}
 
-    how = Optimisation(
-        torch.optim.AdamW(unet.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
-        config.steps,
-        ema=ema,
-        clip_norm=config.clip_norm,
-        seed=config.seed,
-        checkpoint_every=config.checkpoint_every,
-    )
-    run = TrainingRun(reporter, checkpoints)
-    metrics = run_loop(unet, loss_fn, batch_fn, how, run)
-    metrics["unet_parameters"] = float(sum(p.numel() for p in unet.parameters()))
-    metrics["parameters"] = float(sum(p.numel() for m in (unet, vae, text) for p in m.parameters()))
+    metrics = fit(unet, loss_fn, batch_fn, config, TrainingRun(reporter, checkpoints), ema=ema)
+    metrics["unet_parameters"] = parameters(unet)
+    metrics["parameters"] = parameters(unet, vae, text)
     if reporter.rank == 0:
         ema.copy_to(unet)
-        dtype = torch.float16 if config.save_precision == "fp16" else torch.float32
+        dtype = stored(config.save_precision)
         folder = Path(out)
         save_component(unet.to(dtype), folder / "unet")
         save_component(vae.to(dtype), folder / "vae")
@@ -95,7 +90,7 @@ def train_text_to_image(
         save_tokenizer(tokenizer, folder / "tokenizer")
         _without(folder / "tokenizer" / "tokenizer_config.json", "is_local", "local_files_only")
         scheduler.save_pretrained(str(folder / "scheduler"))
-        _write_index(folder)
+        write_index(folder, "StableDiffusionPipeline")
     reporter.barrier()
     return metrics
 
@@ -103,17 +98,7 @@ def train_text_to_image(
 def zero_terminal_snr() -> DDIMScheduler:
     """The scaled-linear schedule rescaled so that its last step is pure noise, v-prediction, trailing steps
     (Lin et al. 2024)."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-    )
+    return sd_schedule("v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
 
 
 def _text_encoder(clip_folder: str) -> CLIPTextModel:
@@ -159,23 +144,4 @@ def _unet(config: TextToImageFitConfig, channels: int, side: int, text_width: in
 
 def _without(file: Path, *names: str) -> None:
     values = json.loads(file.read_text())
-    file.write_text(
-        json.dumps({k: v for k, v in values.items() if k not in names}, indent=2, sort_keys=True) + "\n"
-    )
-
-
-def _write_index(folder: Path) -> None:
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    write_json(file, {k: v for k, v in values.items() if k not in names}, sort_keys=True)

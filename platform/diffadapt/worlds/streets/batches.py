@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import digest
+from diffadapt.data.scenes.resize import resize_image
 
 
 @dataclass
@@ -33,10 +33,10 @@ class LayoutExamples:
     def add(self, colours: np.ndarray, pictures: Iterable[tuple[str, np.ndarray]]) -> None:
         """Every (caption, picture) is an example with the colour map ``colours``; all have one size before
         they are resized."""
-        height, width = brought_to(*colours.shape[:2], self.size, self.unit)
-        small = resized(colours, height, width)
+        shape = brought_to(*colours.shape[:2], self.size, self.unit)
+        small = resize_image(colours, shape)
         for caption, picture in pictures:
-            self.images.append(resized(picture, height, width))
+            self.images.append(resize_image(picture, shape))
             self.colours.append(small)
             self.captions.append(caption)
 
@@ -90,15 +90,6 @@ def brought_to(height: int, width: int, size: int, unit: int) -> tuple[int, int]
     one."""
     scale = size / min(height, width) if size else 1.0
     return max(unit, round(height * scale / unit) * unit), max(unit, round(width * scale / unit) * unit)
-
-
-def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 (H, W, 3) averaged over areas (interpolated where it grows)."""
-    if image.shape[:2] == (height, width):
-        return image
-    smaller = height <= image.shape[0] and width <= image.shape[1]
-    how = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(image).resize((width, height), how))
 
 
 def crops(

@@ -12,8 +12,8 @@ from diffadapt.core.artifact import Failure, Shard
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
-from diffadapt.data.scenes.classes import ClassTable
 from diffadapt.data.scenes.relight import CAPTIONS, check_appearances, relight
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.stages.roles import row_inputs
 from diffadapt.worlds.streets.config import LayoutFitConfig, check_layout
 

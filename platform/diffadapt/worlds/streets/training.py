@@ -7,28 +7,24 @@ outputs do not start at zero.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from diffadapt.models.diffusers_folder import load_component, save_component
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
-from diffadapt.train.loop import Optimisation, run_loop
-from diffadapt.train.optim import warm_cosine
 from diffadapt.train.reporter import Reporter
 from diffadapt.train.run import TrainingRun
 from diffadapt.worlds.batches import Shuffled, pixels
 from diffadapt.worlds.config import AutoencoderFitConfig
-from diffadapt.worlds.contrastive import save_transformers
+from diffadapt.worlds.pipelines import fit, parameters, save_transformers, sd_schedule, stored, write_index
 from diffadapt.worlds.streets.batches import LayoutExamples, crops, vocabulary
 from diffadapt.worlds.streets.config import NEGATIVE, SUFFIX, LayoutFitConfig, check_layout
 from diffadapt.worlds.tokenizer import (
@@ -40,7 +36,7 @@ from diffadapt.worlds.tokenizer import (
     save_tokenizer,
     token_ids,
 )
-from diffadapt.worlds.vae import encode, fit_autoencoder
+from diffadapt.worlds.vae import Pictures, encode, fit_autoencoder
 
 _HELD = 256
 """Images whose reconstruction is measured."""
@@ -111,33 +107,21 @@ def train_layout_generator(
         error = (module(x_t, t, tokens, control, shown).float() - noise).square().mean((1, 2, 3))
         return {"loss": (error * weight).mean(), "error": error.mean()}
 
-    how = Optimisation(
-        torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay),
-        lambda step: warm_cosine(step, config.lr, config.warmup_steps, config.steps),
-        config.steps,
-        ema=ema,
-        precision=config.precision,
-        clip_norm=config.clip_norm,
-        seed=config.seed,
-        checkpoint_every=config.checkpoint_every,
-    )
     run = TrainingRun(_Part(reporter, config.vae.steps, every, ""), checkpoints("generator"))
-    metrics = run_loop(net, loss_fn, batch_fn, how, run)
+    metrics = fit(net, loss_fn, batch_fn, config, run, ema=ema, precision=config.precision)
     parts = {"unet": net.unet, "controlnet": net.controlnet, "text_encoder": net.text, "vae": vae}
-    metrics |= {
-        f"{name}_parameters": float(sum(p.numel() for p in part.parameters())) for name, part in parts.items()
-    }
+    metrics |= {f"{name}_parameters": parameters(part) for name, part in parts.items()}
     metrics["parameters"] = sum(metrics[f"{name}_parameters"] for name in parts)
     if reporter.rank == 0:
         ema.copy_to(net)
-        dtype = torch.float16 if config.save_precision == "fp16" else torch.float32
+        dtype = stored(config.save_precision)
         metrics["reconstruction_psnr"] = _psnr(vae, data, device)
         save_component(net.unet.to(dtype), folder / "unet")
         save_component(net.controlnet.to(dtype), folder / "controlnet")
         save_transformers(net.text, folder / "text_encoder", config.save_precision)
         save_tokenizer(tokenizer, folder / "tokenizer")
         scheduler.save_pretrained(str(folder / "scheduler"))
-        _write_index(folder)
+        write_index(folder, "StableDiffusionControlNetPipeline", controlnet=["diffusers", "ControlNetModel"])
     reporter.barrier()
     return metrics
 
@@ -236,19 +220,6 @@ class _Part:
         )
 
 
-def sd_schedule() -> DDIMScheduler:
-    """Stable Diffusion 1.5's schedule, as ZoDi samples with it."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="epsilon",
-    )
-
-
 def _embedding_widths(config: LayoutFitConfig) -> tuple[int, ...]:
     """Of the network that brings a colour map to the latents' resolution: one halving for each of the
     autoencoder's."""
@@ -275,10 +246,7 @@ def _autoencoder(
     target = folder / "vae"
     fit_autoencoder(
         config.vae,
-        data.shape,
-        shuffled,
-        pictures,
-        _some(data, 1024),
+        Pictures(data.shape, shuffled, pictures, _some(data, 1024)),
         reporter,
         checkpoints,
         target,
@@ -387,21 +355,3 @@ def _psnr(vae: AutoencoderKL, data: LayoutExamples, device: torch.device) -> flo
         )
         found.append(-10.0 * np.log10(max(error, 1e-10)))
     return float(np.mean(found))
-
-
-def _write_index(folder: Path) -> None:
-    index = {
-        "_class_name": "StableDiffusionControlNetPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "controlnet": ["diffusers", "ControlNetModel"],
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -17,24 +17,34 @@ from PIL import Image, ImageDraw
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, ItemError
-from diffadapt.data.folder import FileReader
 from diffadapt.data.hashes import file_stamp
 from diffadapt.data.image import encode_png
 from diffadapt.data.labels import some
-from diffadapt.data.scenes.class_file import MAX_CLASSES
-from diffadapt.data.scenes.classes import ClassTable, class_table, plain_table
+from diffadapt.data.readers import FileReader, open_location, source_name
+from diffadapt.data.scenes.classes import MAX_CLASSES, class_table
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.data.scenes.folder import image_files
 from diffadapt.data.scenes.label_maps import image_size
-from diffadapt.data.scenes.pairs import by_stem
+from diffadapt.data.scenes.layout import Layout
+from diffadapt.data.scenes.pairs import by_stem, image_files
 from diffadapt.data.scenes.rle import decode_rle
-from diffadapt.data.scenes.source import RawScene, SceneItem, SceneSource, open_location, source_name
+from diffadapt.data.scenes.scene import RawScene, SceneItem, SceneSource
+from diffadapt.data.scenes.table import ClassTable, plain_table
 
 
-def category_table(config: SceneConfig) -> ClassTable:
-    """The categories of the instances JSON as classes, in the order of their ids. Raises DataError."""
-    names = [name for _, name in _document(config)[0]]
-    return plain_table("coco", [(name, _colour(c + 1)) for c, name in enumerate(names)])
+@dataclass(frozen=True)
+class Coco(Layout):
+    """A folder of images and an instances JSON."""
+
+    def classes(self, config: SceneConfig) -> ClassTable:
+        """The categories of the instances JSON, in the order of their ids. Raises DataError."""
+        names = [name for _, name in _document(config)[0]]
+        return plain_table("coco", [(name, _colour(c + 1)) for c, name in enumerate(names)])
+
+    def open(self, config: SceneConfig) -> SceneSource:
+        return open_coco(config)
+
+
+LAYOUT = Coco("COCO")
 
 
 def open_coco(config: SceneConfig) -> SceneSource:

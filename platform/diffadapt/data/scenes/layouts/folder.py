@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import posixpath
-from typing import Any
+from dataclasses import dataclass
 
 from diffadapt.core.errors import DataError
-from diffadapt.data.folder import SUFFIXES, FileReader, list_tree
-from diffadapt.data.scenes.classes import class_table, reading_table
+from diffadapt.data.readers import FileReader, open_location, source_name
+from diffadapt.data.scenes.cityscapes import reading_table
+from diffadapt.data.scenes.classes import class_table
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.data.scenes.pairs import IMAGE_ENDINGS, LABEL_ENDINGS, by_stem, match
-from diffadapt.data.scenes.source import SceneFiles, SceneItem, SceneSource, open_location, source_name
+from diffadapt.data.scenes.layout import Layout
+from diffadapt.data.scenes.pairs import IMAGE_ENDINGS, LABEL_ENDINGS, by_stem, image_files, inside, match
+from diffadapt.data.scenes.scene import SceneFiles, SceneItem, SceneSource
 
 HINT = (
     "add the label maps under the same names, or set labels to '' where there is no truth, or allow a partial"
     " copy."
 )
+
+
+@dataclass(frozen=True)
+class FolderScenes(Layout):
+    """Two folders of any depth."""
+
+    def open(self, config: SceneConfig) -> SceneSource:
+        return open_folder(config)
+
+
+LAYOUT = FolderScenes("a folder")
 
 
 def open_folder(config: SceneConfig) -> SceneSource:
@@ -36,45 +49,17 @@ def open_folder(config: SceneConfig) -> SceneSource:
     reader = SceneFiles(FileReader(fs, root, {**images, **labels}))
     if not config.labels:
         plain = by_stem(_below(images, config.images), (), "an image of the scene")
-        items = tuple(SceneItem(scene, _inside(config.images, name)) for scene, name in plain.items())
+        items = tuple(SceneItem(scene, inside(config.images, name)) for scene, name in plain.items())
         return SceneSource(source_name(root), items, table, table, reader, labelled=False)
     train_ids = all("trainid" in name.lower() for name in labels)
     pairs = _pair(_below(images, config.images), _below(labels, config.labels), config)
     items = tuple(
         SceneItem(
-            scene, _inside(config.images, image), None if label is None else _inside(config.labels, label)
+            scene, inside(config.images, image), None if label is None else inside(config.labels, label)
         )
         for scene, (image, label) in pairs.items()
     )
     return SceneSource(source_name(root), items, table, reading_table(table, train_ids), reader)
-
-
-def image_files(fs: Any, root: str, folder: str, what: str) -> dict[str, str]:
-    """Image files under ``root/folder`` as name relative to ``root`` -> path. Raises DataError for a folder
-    that is missing or empty."""
-    base = posixpath.normpath(posixpath.join(root, folder))
-    if base != root and not base.startswith(root.rstrip("/") + "/"):
-        raise DataError(
-            f"{what} are to lie in {folder!r}, which leads out of the data set's folder: give a sub-folder."
-        )
-    try:
-        if not fs.isdir(base):
-            raise DataError(
-                f"{what} are to lie in the folder {folder!r}, which does not exist: correct the path or the"
-                " name of the folder."
-            )
-        files = {
-            name: path for name, path in list_tree(fs, base)[1].items() if name.lower().endswith(SUFFIXES)
-        }
-    except OSError as error:
-        raise DataError(
-            f"{what} cannot be listed ({error.strerror or error}): check the folder {folder!r}."
-        ) from None
-    if not files:
-        raise DataError(
-            f"{what} are to lie in the folder {folder!r}, which holds no image files ({', '.join(SUFFIXES)})."
-        )
-    return {_inside(folder, name): path for name, path in files.items()}
 
 
 def _pair(
@@ -103,7 +88,3 @@ def _pair(
 
 def _below(files: dict[str, str], folder: str) -> dict[str, str]:
     return {posixpath.relpath(name, posixpath.normpath(folder)): path for name, path in files.items()}
-
-
-def _inside(folder: str, name: str) -> str:
-    return posixpath.normpath(posixpath.join(folder, name))
