@@ -53,7 +53,7 @@ def stage_classes() -> list[type[Stage]]:
             for _, c in inspect.getmembers(module, inspect.isclass)
             if issubclass(c, Stage) and c.__module__ == module.__name__
         }
-        found |= {c for c in here if not c.__name__.startswith("_")}
+        found |= {c for c in here if c.kind != Stage.kind}  # a base has no kind of its own
     return sorted(found, key=lambda c: (c.kind, c.__name__))
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from diffadapt.core.artifact import LOGITS_SCHEMA, Failure, Rows
 from diffadapt.core.config import to_dict
+from diffadapt.core.errors import ItemError, RecipeError, WeightsError
 from diffadapt.core.leniency import missing
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.stages.decoding import decode_rows
+
+if TYPE_CHECKING:
+    from diffadapt.stages.batching import Batcher
 
 
 def classifier_identity(config: ClassifierConfig) -> dict[str, Any]:
@@ -24,7 +29,6 @@ def classifier_identity(config: ClassifierConfig) -> dict[str, Any]:
 
 def classifier_revisions(config: ClassifierConfig, fitted: bool) -> dict[str, str]:
     """The revision of the classifier's weights, unless an earlier fit provides them."""
-    from diffadapt.core.errors import WeightsError
     from diffadapt.models.classifier_source import classifier_revision
 
     if fitted or config.name == "train":
@@ -43,7 +47,6 @@ def check_backbone(config: ClassifierConfig) -> None:
     Weights that are not at hand are for :func:`classifier_revisions` to miss; timm is imported only to look
     up a name of its own.
     """
-    from diffadapt.core.errors import RecipeError, WeightsError
     from diffadapt.models.classifier_source import folder_config, locate
 
     try:
@@ -80,11 +83,32 @@ def open_classifier(
     return load_classifier(config, num_classes, device, drop_path)
 
 
+def predicted_logits(
+    batcher: Batcher, rows: Rows, channels: int, predict: Callable[[list[np.ndarray]], np.ndarray], what: str
+) -> Rows:
+    """``predict(images)`` -> float (n, K) for every image of ``rows``, as rows. ``what`` says whose output is
+    not finite, and what to do about it."""
+    decoded = decode_rows(rows, channels)
+
+    def process(batch: Sequence[int]) -> list[np.ndarray]:
+        logits = predict([decoded.images[i] for i in batch])
+        if not np.isfinite(logits).all():
+            raise ItemError(what)
+        return list(logits)
+
+    done, failures = batcher.run(range(len(decoded.keys)), decoded.keys, process)
+    keys, labels = [decoded.keys[i] for i, _ in done], [decoded.labels[i] for i, _ in done]
+    return logits_rows(keys, labels, [made for _, made in done], decoded.failures + failures)
+
+
 def logits_rows(
-    keys: Sequence[str], labels: Sequence[int | None], logits: np.ndarray, failures: Sequence[Failure]
+    keys: Sequence[str],
+    labels: Sequence[int | None],
+    logits: np.ndarray | Sequence[np.ndarray],
+    failures: Sequence[Failure],
 ) -> Rows:
     """Logits (N, K) as rows."""
-    values = [row.astype(np.float32) for row in logits]
+    values = [np.asarray(row, np.float32) for row in logits]
     table = pa.table(
         {
             "key": pa.array(keys, pa.string()),

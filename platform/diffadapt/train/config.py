@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from diffadapt.core.config import execution
@@ -83,7 +83,8 @@ class DiffusionFitConfig:
 
 RESNET_PAPER = FitConfig()
 RESNET_CODE = FitConfig(epochs=30, milestones=(10, 20, 25))
-_TRANSFORMER = dict(
+_TRANSFORMER = FitConfig(
+    epochs=15,
     optimizer="adamw",
     lr=2e-5,
     weight_decay=1e-8,
@@ -95,9 +96,10 @@ _TRANSFORMER = dict(
     label_smoothing=0.1,
     augment="transformer",
 )
-SWIN_PAPER = FitConfig(epochs=15, drop_path=0.2, **_TRANSFORMER)  # type: ignore[arg-type]
-SWIN_CODE = FitConfig(epochs=30, drop_path=0.2, warmup_lr=2e-8, min_lr=2e-7, **_TRANSFORMER)  # type: ignore[arg-type]
-CONVNEXT_T_PAPER = FitConfig(epochs=15, drop_path=0.1, **_TRANSFORMER)  # type: ignore[arg-type]
-CONVNEXT_T_CODE = FitConfig(epochs=30, drop_path=0.1, warmup_lr=2e-8, min_lr=2e-7, **_TRANSFORMER)  # type: ignore[arg-type]
-CONVNEXT_B_PAPER = FitConfig(epochs=15, drop_path=0.5, **_TRANSFORMER)  # type: ignore[arg-type]
-CONVNEXT_B_CODE = FitConfig(epochs=30, drop_path=0.5, warmup_lr=2e-8, min_lr=2e-7, **_TRANSFORMER)  # type: ignore[arg-type]
+_TRANSFORMER_CODE = replace(_TRANSFORMER, epochs=30, warmup_lr=2e-8, min_lr=2e-7)
+SWIN_PAPER = replace(_TRANSFORMER, drop_path=0.2)
+SWIN_CODE = replace(_TRANSFORMER_CODE, drop_path=0.2)
+CONVNEXT_T_PAPER = replace(_TRANSFORMER, drop_path=0.1)
+CONVNEXT_T_CODE = replace(_TRANSFORMER_CODE, drop_path=0.1)
+CONVNEXT_B_PAPER = replace(_TRANSFORMER, drop_path=0.5)
+CONVNEXT_B_CODE = replace(_TRANSFORMER_CODE, drop_path=0.5)

@@ -18,23 +18,18 @@ from diffadapt.stages.models import classifier_identity, classifier_revisions, l
 
 
 @dataclass(frozen=True)
-class Memo(Stage):
-    """MEMO on the first ``config.limit`` images (in the order of a hash of their keys) of each shard's share
-    of a group."""
+class _Adapting(Stage):
+    """Inputs: images, then the fitted classifier if ``fitted``."""
 
-    config: MemoConfig = MemoConfig()
+    config: Any = None
     classifier: ClassifierConfig = ClassifierConfig()
     num_classes: int | None = None
     fitted: bool = False
     seed: int = 0
 
-    kind = "memo"
-
     def identity(self) -> dict[str, Any]:
-        fields = to_dict(self.config, identity_only=True)
-        fields.pop("limit")  # it is in the shards
         return {
-            "config": fields,
+            "config": to_dict(self.config, identity_only=True),
             "classifier": classifier_identity(self.classifier),
             "fitted": self.fitted,
             "seed": self.seed,
@@ -43,6 +38,21 @@ class Memo(Stage):
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.classifier, self.fitted)
 
+
+@dataclass(frozen=True)
+class Memo(_Adapting):
+    """MEMO on the first ``config.limit`` images (in the order of a hash of their keys) of each shard's share
+    of a group."""
+
+    config: MemoConfig = MemoConfig()
+
+    kind = "memo"
+
+    def identity(self) -> dict[str, Any]:
+        fields = super().identity()
+        del fields["config"]["limit"]  # it is in the shards
+        return fields
+
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         images, *fitted = inputs.values()
         also = tuple(n.as_input() for n in fitted)
@@ -50,22 +60,13 @@ class Memo(Stage):
         shards = []
         for p in images.shards:
             group = p.shard.params.get("group", "")
-            quota = (
-                p.shard.items
-                if self.config.limit is None
-                else min(p.shard.items, left.setdefault(group, self.config.limit))
-            )
+            quota = p.shard.items
             if self.config.limit is not None:
+                quota = min(quota, left.setdefault(group, self.config.limit))
                 left[group] -= quota
             if quota:
-                shards.append(
-                    Shard(
-                        p.shard.key,
-                        {"group": group, "take": quota},
-                        (Input(images.name, p.digest), *also),
-                        quota,
-                    )
-                )
+                params = {"group": group, "take": quota}
+                shards.append(Shard(p.shard.key, params, (Input(images.name, p.digest), *also), quota))
         return shards
 
     def open(self, context: WorkContext) -> _Memo:
@@ -87,57 +88,35 @@ class _Memo:
 
         decoded = decode_rows(inputs[0], self.stage.classifier.in_channels)
         lost = [f.key for f in decoded.failures]
-        chosen = set(
-            sorted([*decoded.keys, *lost], key=digest)[: shard.params["take"]]
-        )  # unreadable images take their place too
+        # Unreadable images take their place too.
+        chosen = set(sorted([*decoded.keys, *lost], key=digest)[: shard.params["take"]])
         keys, labels, logits, failures = [], [], [], [f for f in decoded.failures if f.key in chosen]
         for i, key in enumerate(decoded.keys):
             if key not in chosen:
                 continue
+            seed = item_seed(self.stage.seed, "memo", key, self.stage.kind)
             try:
-                logits.append(
-                    np.asarray(
-                        self.method.predict(
-                            decoded.images[i], item_seed(self.stage.seed, "memo", key, self.stage.kind)
-                        )
-                    )
-                )
+                logits.append(np.asarray(self.method.predict(decoded.images[i], seed)))
             except ItemError as error:
                 failures.append(Failure(key, str(error)))
                 continue
             keys.append(key)
             labels.append(decoded.labels[i])
-        return logits_rows(
-            keys, labels, np.stack(logits) if logits else np.zeros((0, 0), np.float32), failures
-        )
+        return logits_rows(keys, labels, logits, failures)
 
 
 @dataclass(frozen=True)
-class Tent(Stage):
+class Tent(_Adapting):
     """Tent over one stream a group, or over one stream of all groups when ``config.mixed_types``."""
 
     config: TentConfig = TentConfig()
-    classifier: ClassifierConfig = ClassifierConfig()
-    num_classes: int | None = None
-    fitted: bool = False
-    seed: int = 0
 
     kind = "tent"
 
     def label(self) -> str:
-        c = self.config
-        return f"b{c.batch_size}-{'mixed' if c.mixed_classes else 'sorted'}-{'alltypes' if c.mixed_types else 'onetype'}"
-
-    def identity(self) -> dict[str, Any]:
-        return {
-            "config": to_dict(self.config, identity_only=True),
-            "classifier": classifier_identity(self.classifier),
-            "fitted": self.fitted,
-            "seed": self.seed,
-        }
-
-    def revisions(self) -> dict[str, str]:
-        return classifier_revisions(self.classifier, self.fitted)
+        order = "mixed" if self.config.mixed_classes else "sorted"
+        types = "alltypes" if self.config.mixed_types else "onetype"
+        return f"b{self.config.batch_size}-{order}-{types}"
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         images, *fitted = inputs.values()
@@ -187,15 +166,12 @@ class _Tent:
         described = [
             ("/".join(key.split("/", 2)[:2]), -1 if label is None else label) for key, label, _ in items
         ]
-        (order,) = stream_order(described, c.mixed_classes, True, stage.seed) or [
-            np.zeros(0, np.int64)
-        ]  # one shard is one stream
+        # One shard is one stream.
+        (order,) = stream_order(described, c.mixed_classes, True, stage.seed) or [np.zeros(0, np.int64)]
         order = order[: c.limit]
+        cuts = [order[start : start + c.batch_size] for start in range(0, len(order), c.batch_size)]
         batches = (
-            to_input(
-                [items[i][2] for i in order[s : s + c.batch_size]], stage.classifier, self.context.device
-            )
-            for s in range(0, len(order), c.batch_size)
+            to_input([items[i][2] for i in part], stage.classifier, self.context.device) for part in cuts
         )
         logits = np.asarray(method.forward_stream(batches))
         failures = [f for d in parts for f in d.failures] if c.limit is None else []

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.artifact import Rows, Shard
-from diffadapt.core.errors import ItemError
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.stages.models import classifier_identity, classifier_revisions, logits_rows, open_classifier
+from diffadapt.stages.models import (
+    classifier_identity,
+    classifier_revisions,
+    open_classifier,
+    predicted_logits,
+)
 
 
 @dataclass(frozen=True)
@@ -54,31 +58,17 @@ class _Predictor:
         return self.batcher.batch_size
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
-        import numpy as np
         import torch
 
         from diffadapt.models.preprocess import to_input
-        from diffadapt.stages.decoding import decode_rows
 
-        decoded = decode_rows(inputs[0], self.stage.classifier.in_channels)
+        config = self.stage.classifier
 
         @torch.inference_mode()
-        def process(batch: Sequence[int]) -> list[np.ndarray]:
-            x = to_input([decoded.images[i] for i in batch], self.stage.classifier, self.device)
-            logits = self.model(x).float().cpu().numpy()
-            if not np.isfinite(logits).all():
-                raise ItemError(
-                    "the classifier's output has NaN or infinity: use classifier.precision fp32, or check the"
-                    " weights"
-                )
-            return list(logits)
+        def predict(images: list[Any]) -> Any:
+            return self.model(to_input(images, config, self.device)).float().cpu().numpy()
 
-        done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
-        index = [i for i, _ in done]
-        logits = np.stack([r for _, r in done]) if done else np.zeros((0, 0), np.float32)
-        return logits_rows(
-            [decoded.keys[i] for i in index],
-            [decoded.labels[i] for i in index],
-            logits,
-            decoded.failures + failures,
+        what = (
+            "the classifier's output has NaN or infinity: use classifier.precision fp32, or check the weights"
         )
+        return predicted_logits(self.batcher, inputs[0], config.in_channels, predict, what)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.artifact import Rows, Shard
-from diffadapt.core.errors import ItemError, RecipeError
+from diffadapt.core.errors import RecipeError
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.config import ClipConfig
 from diffadapt.models.weights import revision
 from diffadapt.prompts.text import fill
+from diffadapt.stages.models import predicted_logits
 
 
 @dataclass(frozen=True)
@@ -72,27 +73,7 @@ class _ZeroShot:
         return self.batcher.batch_size
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
-        import numpy as np
-
-        from diffadapt.stages.decoding import decode_rows
-        from diffadapt.stages.models import logits_rows
-
-        decoded = decode_rows(inputs[0], 3)
-
-        def process(batch: Sequence[int]) -> list[np.ndarray]:
-            logits = self.clip.logits([decoded.images[i] for i in batch], self.classes).numpy()
-            if not np.isfinite(logits).all():
-                raise ItemError(
-                    "CLIP's output has NaN or infinity: use clip.precision fp32, or check the weights"
-                )
-            return list(logits)
-
-        done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
-        index = [i for i, _ in done]
-        logits = np.stack([r for _, r in done]) if done else np.zeros((0, 0), np.float32)
-        return logits_rows(
-            [decoded.keys[i] for i in index],
-            [decoded.labels[i] for i in index],
-            logits,
-            decoded.failures + failures,
+        what = "CLIP's output has NaN or infinity: use clip.precision fp32, or check the weights"
+        return predicted_logits(
+            self.batcher, inputs[0], 3, lambda images: self.clip.logits(images, self.classes).numpy(), what
         )

@@ -3,28 +3,26 @@ top of both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffadapt.core.artifact import Shard
 from diffadapt.core.errors import RecipeError
-from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.stages.roles import fitted_with
+from diffadapt.train.fit import Fit, Trained
 from diffadapt.worlds.config import AutoencoderFitConfig, ClipFitConfig, TextToImageFitConfig
 from diffadapt.worlds.glyphs.drawing import GlyphConfig, fonts_revision
 
 CLIP, AUTOENCODER = "preprocessor_config.json", "diffusion_pytorch_model.safetensors"
 """The file that tells the folder of a CLIP model, of an autoencoder, among fitted inputs."""
-_LESS = ("step_seconds", "resumed_from")
 
 
 @dataclass(frozen=True)
-class _GlyphFit(Stage):
+class _GlyphFit(Fit):
     data: GlyphConfig = GlyphConfig()
-
-    fit_stage = True
 
     def revisions(self) -> dict[str, str]:
         return {"fonts": fonts_revision(self.data.fonts)}
@@ -41,9 +39,15 @@ class _GlyphFit(Stage):
 
         return CaptionedImages(*GlyphSet(self.data).arrays())
 
-    def metrics(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Scalars without timings, so that equal work has equal files."""
-        return {**{k: float(v) for k, v in found.items() if k not in _LESS}, "images": self.data.examples}
+    def trained(self, scalars: Mapping[str, float], card: Callable[..., str] | None, job: FitJob) -> Trained:
+        """The trainings write their folders themselves; ``card(data, config, metrics)`` is added."""
+
+        def save(metrics: dict[str, Any]) -> None:
+            if card is not None:
+                text = card(self.data, self.config, metrics)
+                (Path(job.output) / "README.md").write_text(text, encoding="utf-8")
+
+        return Trained(scalars, save, {"images": self.data.examples})
 
 
 @dataclass(frozen=True)
@@ -54,27 +58,16 @@ class FitGlyphClip(_GlyphFit):
 
     kind = "clip"
 
-    def fit(self, job: FitJob) -> dict[str, Any]:
-        from diffadapt.train.checkpoints import Checkpoints
+    def train(self, job: FitJob) -> Trained:
         from diffadapt.worlds.contrastive import train_clip
         from diffadapt.worlds.glyphs.captions import vocabulary
         from diffadapt.worlds.glyphs.cards import clip_card
 
-        found = self.metrics(
-            train_clip(
-                self.glyphs(),
-                vocabulary(),
-                self.config,
-                job.reporter,
-                Checkpoints(job.checkpoints),
-                job.output,
-            )
+        run = self.run(job)
+        scalars = train_clip(
+            self.glyphs(), vocabulary(), self.config, run.reporter, run.checkpoints, job.output
         )
-        if job.reporter.rank == 0:
-            (Path(job.output) / "README.md").write_text(
-                clip_card(self.data, self.config, found), encoding="utf-8"
-            )
-        return found
+        return self.trained(scalars, clip_card, job)
 
 
 @dataclass(frozen=True)
@@ -85,15 +78,12 @@ class FitGlyphAutoencoder(_GlyphFit):
 
     kind = "autoencoder"
 
-    def fit(self, job: FitJob) -> dict[str, Any]:
-        from diffadapt.train.checkpoints import Checkpoints
+    def train(self, job: FitJob) -> Trained:
         from diffadapt.worlds.vae import train_autoencoder
 
-        return self.metrics(
-            train_autoencoder(
-                self.glyphs(), self.config, job.reporter, Checkpoints(job.checkpoints), job.output
-            )
-        )
+        run = self.run(job)
+        scalars = train_autoencoder(self.glyphs(), self.config, run.reporter, run.checkpoints, job.output)
+        return self.trained(scalars, None, job)
 
 
 @dataclass(frozen=True)
@@ -105,19 +95,13 @@ class FitTextToImage(_GlyphFit):
 
     kind = "text-to-image"
 
-    def fit(self, job: FitJob) -> dict[str, Any]:
-        from diffadapt.train.checkpoints import Checkpoints
+    def train(self, job: FitJob) -> Trained:
         from diffadapt.worlds.glyphs.cards import generator_card
         from diffadapt.worlds.glyphs.training import train_text_to_image
 
         (clip,), (vae,) = fitted_with(job, CLIP), fitted_with(job, AUTOENCODER)
-        found = self.metrics(
-            train_text_to_image(
-                self.glyphs(), clip, vae, self.config, job.reporter, Checkpoints(job.checkpoints), job.output
-            )
+        run = self.run(job)
+        scalars = train_text_to_image(
+            self.glyphs(), clip, vae, self.config, run.reporter, run.checkpoints, job.output
         )
-        if job.reporter.rank == 0:
-            (Path(job.output) / "README.md").write_text(
-                generator_card(self.data, self.config, found), encoding="utf-8"
-            )
-        return found
+        return self.trained(scalars, generator_card, job)

@@ -11,17 +11,16 @@ from typing import Any
 from diffadapt.core.artifact import Failure, Shard
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.identity import item_seed
-from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.data.scenes.relight import CAPTIONS, check_appearances, relight
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.stages.roles import row_inputs
+from diffadapt.train.fit import Fit, Trained
 from diffadapt.worlds.streets.config import LayoutFitConfig, check_layout
-
-_LESS = ("step_seconds", "resumed_from", "lr")
 
 
 @dataclass(frozen=True)
-class FitLayout(Stage):
+class FitLayout(Fit):
     """Inputs: scenes, one or more nodes, each with its caption. The result is a
     StableDiffusionControlNetPipeline folder.
 
@@ -36,7 +35,7 @@ class FitLayout(Stage):
     appearances: tuple[str, ...] = ()
 
     kind = "layout-generator"
-    fit_stage = True
+    timings = (*Fit.timings, "lr")
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         check_layout(self.config)
@@ -55,27 +54,25 @@ class FitLayout(Stage):
             raise DataError("There are no scenes to train the generator on: check the path and the split.")
         return [shard]
 
-    def fit(self, job: FitJob) -> dict[str, Any]:
+    def train(self, job: FitJob) -> Trained:
         from diffadapt.train.checkpoints import Checkpoints
         from diffadapt.worlds.streets.cards import layout_card
         from diffadapt.worlds.streets.training import train_layout_generator
 
         examples, scenes, failures = self._examples(job)
-        found = train_layout_generator(
+        scalars = train_layout_generator(
             examples,
             self.config,
             job.reporter,
             lambda part: Checkpoints(f"{job.checkpoints.rstrip('/')}/{part}"),
             job.output,
         )
-        metrics = {k: float(v) for k, v in found.items() if k not in _LESS} | {
-            "scenes": scenes,
-            "examples": len(examples),
-        }
-        if job.reporter.rank == 0:
+
+        def save(metrics: dict[str, Any]) -> None:
             card = layout_card(self.classes, self.config, self.captions, self.appearances, metrics)
             (Path(job.output) / "README.md").write_text(card, encoding="utf-8")
-        return {**metrics, "quarantined": [[f.key, f.reason] for f in failures]}
+
+        return Trained(scalars, save, {"scenes": scenes, "examples": len(examples)}, failures)
 
     def _examples(self, job: FitJob) -> tuple[Any, int, list[Failure]]:
         """Every example in memory, the number of scenes, and what could not be used. Raises DataError when
