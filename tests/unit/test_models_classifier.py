@@ -201,9 +201,7 @@ def test_source_of_a_name(tmp_path):
 def test_card_escapes_and_shortens():
     assert escape("a*b\n| <x>") == r"a\*b \| \<x\>"
     names = [f"class_{i}" for i in range(30)]
-    card = classifier_card(
-        arch="resnet50", config=ClassifierConfig(), class_names=names, recipe="r", recipe_digest="ab`c"
-    )
+    card = classifier_card("resnet50", ClassifierConfig(), names, {"recipe": "r", "recipe_digest": "ab`c"})
     assert "and 10 more" in card and "`abc`" in card and "No score was recorded" in card
 
 

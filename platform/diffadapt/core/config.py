@@ -125,11 +125,8 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
     """``value`` as ``hint`` wants it (a string from the command line, a list from JSON), or RecipeError."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        if value is None or (
-            isinstance(value, str) and value in ("None", "none") and type(None) in get_args(hint)
-        ):
-            if type(None) in get_args(hint):
-                return None
+        if type(None) in get_args(hint) and (value is None or value in ("None", "none")):
+            return None
         for option in get_args(hint):
             if option is type(None):
                 continue
@@ -139,12 +136,9 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
                 continue
         raise _mismatch(hint, value, name)
     if origin is Literal:
-        for known in get_args(
-            hint
-        ):  # by type too: True is not 1; a string from a command line may mean a number
-            if (type(value), value) == (type(known), known) or (
-                isinstance(value, str) and value == str(known)
-            ):
+        for known in get_args(hint):
+            same = (type(value), value) == (type(known), known)  # True is not 1
+            if same or value == str(known):  # a string from a command line may mean a number
                 return known
         raise RecipeError(
             f"{name} is {value!r} but must be one of {', '.join(map(str, get_args(hint)))}."
@@ -161,7 +155,7 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
         if len(args) != len(value):
             raise _mismatch(hint, value, name)
         return tuple(coerce(a, v, name) for a, v in zip(args, value, strict=True))
-    if is_dataclass(hint):
+    if is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, hint):
             return value
         if isinstance(value, Mapping):
@@ -195,14 +189,10 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
             if math.isfinite(number):
                 return number
         raise _mismatch(hint, value, name)
-    if hint is str:
-        if isinstance(value, str):
-            return value
-        raise _mismatch(hint, value, name)
-    if get_origin(hint) in (dict, Mapping) or hint is dict:
-        if isinstance(value, Mapping):
-            return dict(value)
-        raise _mismatch(hint, value, name)
+    if hint is str and isinstance(value, str):
+        return value
+    if (get_origin(hint) in (dict, Mapping) or hint is dict) and isinstance(value, Mapping):
+        return dict(value)
     raise _mismatch(hint, value, name)
 
 

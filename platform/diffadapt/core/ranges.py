@@ -55,7 +55,7 @@ class Matching:
     pattern: str
     wanted: str
 
-    def check(self, name: str, text: str) -> None:
+    def check(self, name: str, text: Any) -> None:
         """RecipeError, which calls the field ``name``, for a text that does not match."""
         if not re.fullmatch(self.pattern, text):
             raise RecipeError(f"{name} is {text!r} but must be {self.wanted}.")

@@ -57,7 +57,8 @@ def read_file(place: str) -> tuple[str, dict[str, Any]]:
     import fsspec
 
     try:
-        with fsspec.open(place, "rb") as handle:
+        file: Any = fsspec.open(place, "rb")
+        with file as handle:
             value = json.load(handle)
         name, overrides = value["recipe"], value["overrides"]
         if not isinstance(name, str) or name.endswith(".json") or not isinstance(overrides, dict):

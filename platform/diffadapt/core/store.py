@@ -306,7 +306,7 @@ def is_local(fs: Any) -> bool:
 
 
 def _mtime(info: Mapping[str, Any]) -> float:
-    value = (
-        info.get("mtime") or info.get("LastModified") or info.get("created") or time.time()
-    )  # unknown counts as new
+    value: Any = info.get("mtime") or info.get("LastModified") or info.get("created")
+    if not value:
+        return time.time()  # unknown counts as new
     return value.timestamp() if hasattr(value, "timestamp") else float(value)

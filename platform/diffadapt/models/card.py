@@ -4,7 +4,7 @@ torch."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from diffadapt.models.config import ClassifierConfig
@@ -25,25 +25,20 @@ def escape(text: object) -> str:
 
 
 def classifier_card(
-    *,
-    arch: str,
-    config: ClassifierConfig,
-    class_names: Sequence[str],
-    metrics: Mapping[str, float] | None = None,
-    data: str = "",
-    recipe: str = "",
-    recipe_digest: str = "",
-    limitations: Sequence[str] = LIMITATIONS,
-    selection: str = "last",
-    generator: str = "",
-    extra: Mapping[str, Any] | None = None,
+    arch: str, config: ClassifierConfig, class_names: Sequence[str], extra: Mapping[str, Any] | None = None
 ) -> str:
     """Markdown with Hugging Face front matter. Every string of the user's is escaped; metrics are in percent
     or as named.
 
-    ``selection`` is how the epoch was chosen ('oracle': on target labels, which the card says in bold);
-    ``generator`` what made the synthetic training images.
+    ``extra``: ``metrics``, ``data``, ``recipe``, ``recipe_digest``, ``limitations``, ``selection`` (how the
+    epoch was chosen; 'oracle': on target labels, which the card says in bold), ``generator`` (what made the
+    synthetic training images); other names are listed.
     """
+    extra = dict(extra or {})
+    metrics, limitations = extra.pop("metrics", None), extra.pop("limitations", LIMITATIONS)
+    data, generator, recipe, recipe_digest = (
+        extra.pop(name, "") for name in ("data", "generator", "recipe", "recipe_digest")
+    )
     lines = [
         "---",
         "library_name: timm",
@@ -55,24 +50,9 @@ def classifier_card(
     ]
     lines += [f"# {escape(arch)}, {len(class_names)} classes", "", "Made with diffadapt.", ""]
     if recipe or recipe_digest:
-        lines += [
-            (
-                f"Recipe: {escape(recipe or 'unnamed')} (digest"
-                f" `{re.sub(r'[^0-9A-Za-z:.-]', '', recipe_digest)}`)."
-            ),
-            "",
-        ]
-    lines += ["## Input", "", *_table(("", ""), _input_rows(config))]
-    if selection == "oracle":
-        lines += [
-            "",
-            (
-                "**Oracle: the epoch was chosen on labels of the target. Its scores are an upper bound, not a"
-                " result.**"
-            ),
-        ]
-    elif selection != "last":
-        lines += ["", f"The epoch was chosen without target labels, by {escape(selection)}."]
+        known = re.sub(r"[^0-9A-Za-z:.-]", "", recipe_digest)
+        lines += [f"Recipe: {escape(recipe or 'unnamed')} (digest `{known}`).", ""]
+    lines += ["## Input", "", *table(_input_rows(config), "|  |  |"), *chosen(extra.pop("selection", "last"))]
     if generator:
         data = " ".join(
             text for text in (data, f"Synthetic training images were made by {generator}.") if text
@@ -81,7 +61,7 @@ def classifier_card(
         lines += ["", "## Data", "", escape(data)]
     lines += ["", "## Results", ""]
     lines += (
-        _table(("Metric", "Value"), [(k, f"{v:.4g}") for k, v in metrics.items()])
+        table([(k, f"{v:.4g}") for k, v in metrics.items()], "| Metric | Value |")
         if metrics
         else ["No score was recorded."]
     )
@@ -90,7 +70,7 @@ def classifier_card(
         lines[-1] += f", and {len(class_names) - _SHOWN} more (see config.json)"
     lines += ["", "## Limitations", "", *(f"- {escape(text)}" for text in limitations)]
     if extra:
-        lines += ["", "## Further facts", "", *_table(("Name", "Value"), list(_flat(extra)))]
+        lines += ["", "## Further facts", "", *table(flat(extra), "| Name | Value |")]
     if arch.startswith("cifar_resnet") or arch == "mlp_head":
         module = "mlp_head" if arch == "mlp_head" else "cifar_resnet"
         lines += ["", f"The architecture is registered by `import diffadapt.models.{module}`."]
@@ -111,18 +91,25 @@ def _input_rows(config: ClassifierConfig) -> list[tuple[str, object]]:
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+def chosen(selection: str) -> list[str]:
+    """The paragraph that says how the epoch was chosen; none for the last one."""
+    if selection == "oracle":
+        bound = "Its scores are an upper bound, not a result."
+        return ["", f"**Oracle: the epoch was chosen on labels of the target. {bound}**"]
+    if selection and selection != "last":
+        return ["", f"The epoch was chosen without target labels, by {escape(selection)}."]
+    return []
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
     """Leaves of nested settings as ('training: lr', value)."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}: ")
+            yield from flat(value, f"{prefix}{name}: ")
         else:
             yield f"{prefix}{name}", value
 
 
-def _table(header: tuple[str, str], rows: Sequence[tuple[str, object]]) -> list[str]:
-    return [
-        f"| {header[0]} | {header[1]} |",
-        "| --- | --- |",
-        *(f"| {escape(k)} | {escape(v)} |" for k, v in rows),
-    ]
+def table(rows: Iterable[tuple[str, object]], header: str = "| | |") -> list[str]:
+    """Lines of a Markdown table of two columns."""
+    return [header, "| --- | --- |", *(f"| {escape(k)} | {escape(v)} |" for k, v in rows)]

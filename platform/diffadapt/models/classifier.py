@@ -18,6 +18,7 @@ from diffadapt.core.errors import DataError, RecipeError, WeightsError, suggest
 from diffadapt.models import cifar_resnet
 from diffadapt.models.classifier_source import classifier_revision, folder_config, locate
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.folder import ModelFolder
 from diffadapt.models.importers.openmmlab import convert_openmmlab, is_openmmlab
 from diffadapt.models.state_dict import load_into, read_state_dict, strip_prefixes
 
@@ -42,6 +43,13 @@ class Classifier(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with float32_mode(self.config.precision), autocast(x.device, self.config.precision):
             return self.model(x).float()
+
+
+def _build(config: ClassifierConfig, classes: int, facts: Mapping[str, Any]) -> nn.Module:
+    return timm.create_model(num_classes=classes, **facts)
+
+
+FOLDER = ModelFolder("config.json", ClassifierConfig, _build)
 
 
 def load_classifier(
@@ -155,7 +163,7 @@ def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tup
                 stacklevel=3,
             )
     classes = int(values.get("num_classes", pretrained.get("num_classes", 1000)))
-    model = timm.create_model(arch, num_classes=classes, **args, **_drop_path(drop_path))
+    model = FOLDER.build(config, classes, {"model_name": arch, **args, **_drop_path(drop_path)})
     load_into(model, read_state_dict(str(Path(folder) / files[0])), folder)
     return _noted(model, args), arch
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
 from diffadapt.core.errors import DataError, WeightsError
 from diffadapt.models.card import classifier_card
-from diffadapt.models.classifier import Classifier, load_classifier
+from diffadapt.models.classifier import FOLDER, Classifier, load_classifier
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.importers.openmmlab import check_openmmlab, is_openmmlab
 from diffadapt.models.state_dict import read_state_dict
@@ -43,25 +41,11 @@ def export_classifier(
         raise DataError(
             f"The classifier has {model.num_classes} classes but {len(class_names)} class names were given."
         )
-    folder, extra = Path(out_folder), dict(extra or {})
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)
-    given = {
-        k: extra[k]
-        for k in ("metrics", "data", "recipe", "recipe_digest", "limitations", "selection", "generator")
-        if k in extra
-    }
-    others = {k: v for k, v in extra.items() if k not in given}
     args = dict(getattr(model, "model_args", {}) if model_args is None else model_args)
-    card = classifier_card(arch=arch, config=config, class_names=class_names, **given, extra=others)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    values = json.dumps(
-        _hub_config(model, arch, config, class_names, extra, args), indent=2, ensure_ascii=False
+    values = _hub_config(model, arch, config, class_names, extra or {}, args)
+    return FOLDER.write(
+        out_folder, model.state_dict(), values, classifier_card(arch, config, class_names, extra)
     )
-    (folder / "config.json").write_text(values + "\n", encoding="utf-8")
-    return folder
 
 
 def import_openmmlab(

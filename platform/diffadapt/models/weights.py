@@ -104,12 +104,7 @@ def _file_digest(file: Path) -> str:
         known = {}
     key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     if key not in known:
-        with open(file, "rb") as handle:
-            known[key] = (
-                hashlib.file_digest(handle, "sha256").hexdigest()
-                if hasattr(hashlib, "file_digest")
-                else _sha256(handle)
-            )
+        known[key] = sha256(file)
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
             temporary = cache.with_suffix(f".{os.getpid()}")
@@ -120,10 +115,12 @@ def _file_digest(file: Path) -> str:
     return known[key]
 
 
-def _sha256(handle) -> str:
+def sha256(file: str | os.PathLike[str]) -> str:
+    """The hexadecimal digest of a file's bytes."""
     total = hashlib.sha256()
-    while block := handle.read(1 << 20):
-        total.update(block)
+    with open(Path(file).expanduser(), "rb") as handle:
+        while block := handle.read(1 << 20):
+            total.update(block)
     return total.hexdigest()
 
 

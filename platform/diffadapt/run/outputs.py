@@ -15,7 +15,7 @@ from diffadapt.core.runs import Run
 from diffadapt.metrics import metric
 from diffadapt.models.card import LIMITATIONS, classifier_card
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.models.segmentation.marker import MARKER
+from diffadapt.models.segmentation.folder import MARKER
 from diffadapt.report.generator import described, is_synthetic, is_toy
 from diffadapt.report.provenance import optional_json
 from diffadapt.report.roles import named, roles, system
@@ -88,10 +88,13 @@ def model_card(run: Run, manifest: Mapping[str, Any], node: str, config: Mapping
             **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
         ),
         class_names=config["label_names"],
-        recipe=manifest["recipe"],
-        recipe_digest=run.name.rpartition("-")[2],
-        extra=extra,
-        **{**kept, **added},
+        extra={
+            **extra,
+            "recipe": manifest["recipe"],
+            "recipe_digest": run.name.rpartition("-")[2],
+            **kept,
+            **added,
+        },
     )
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from diffadapt.core.pipeline import SOURCE
 from diffadapt.core.runs import Run
 from diffadapt.metrics.segmentation import MIOU
-from diffadapt.models.segmentation.card import segmenter_card
-from diffadapt.models.segmentation.marker import parse_marker
+from diffadapt.models.segmentation.folder import parse_marker, segmenter_card
 from diffadapt.report.roles import roles
 
 METRICS = {

@@ -8,7 +8,7 @@ from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.data.config import DataConfig
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.segmentation.config import SegmenterConfig
-from diffadapt.models.segmentation.marker import read_marker
+from diffadapt.models.segmentation.folder import read_marker
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.photos import Photos
 from diffadapt.tasks.segmentation.predict import PredictSegments

@@ -4,7 +4,6 @@ computes the same."""
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import pickle
@@ -21,6 +20,8 @@ from diffadapt.core.errors import WeightsError
 from diffadapt.models.adm import ADMConfig, infer_config, key_map
 from diffadapt.models.diffusers_folder import save_component, save_scheduler, write_details, write_model_index
 from diffadapt.models.importers.adm_reference import adm_forward
+from diffadapt.models.importers.shared import deviation, load_checkpoint
+from diffadapt.models.weights import sha256
 
 GATE = 1e-4
 """Largest relative deviation of the imported network from the original graph that is accepted."""
@@ -114,8 +115,7 @@ def self_check(unet: UNet2DModel, state: dict[str, torch.Tensor], config: ADMCon
     x = torch.randn(2, config.in_channels, size, size, generator=generator)
     t = torch.tensor([3, 700])
     reference = adm_forward({k: v.float() for k, v in state.items()}, config, x, t)
-    deviation = (unet(x, t).sample - reference).abs().max() / reference.abs().max().clamp(min=1e-12)
-    return float(deviation)
+    return deviation(unet(x, t).sample, reference, 1e-12)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], ADMConfig | None]:
@@ -127,14 +127,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tenso
             " of guided-diffusion and give its path."
         )
     try:
-        if file.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(file, framework="pt") as handle:
-                text = (handle.metadata() or {}).get("config")
-                config = ADMConfig.from_dict(json.loads(text)) if text else None
-                return {k: handle.get_tensor(k) for k in handle.keys()}, config
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        state, metadata = load_checkpoint(file, mmap=True)
+        if metadata is not None:
+            text = metadata.get("config")
+            return state, ADMConfig.from_dict(json.loads(text)) if text else None
     except WeightsError:
         raise
     except pickle.UnpicklingError as error:
@@ -185,7 +181,7 @@ def import_adm(
             " version of constraints.txt."
         )
     report = AdmImportReport(
-        str(out), config, sum(p.numel() for p in unet.parameters()), _sha256(checkpoint), error
+        str(out), config, sum(p.numel() for p in unet.parameters()), sha256(checkpoint), error
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -230,11 +226,3 @@ def _some(label: str, names: list[str]) -> str:
     if not names:
         return f"{label} none"
     return f"{label} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _sha256(path: str | os.PathLike[str]) -> str:
-    total = hashlib.sha256()
-    with open(Path(path).expanduser(), "rb") as handle:
-        while block := handle.read(1 << 22):
-            total.update(block)
-    return total.hexdigest()

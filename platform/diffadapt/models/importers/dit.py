@@ -3,7 +3,6 @@ with a self-check."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import pickle
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from diffadapt.core.errors import WeightsError
@@ -26,6 +25,8 @@ from diffadapt.models.diffusers_folder import (
 )
 from diffadapt.models.dit import build_dit, learns_sigma, make_exact, save_dit
 from diffadapt.models.importers.dit_reference import dit_forward
+from diffadapt.models.importers.shared import deviation, load_checkpoint
+from diffadapt.models.weights import sha256
 
 HEADS_BY_WIDTH = {1152: 16, 1024: 16, 768: 12, 384: 6}
 """Attention heads of the published XL, L, B and S networks; shapes alone do not tell them."""
@@ -158,7 +159,7 @@ def import_dit(
         )
     parameters = sum(p.numel() for p in model.parameters())
     shown = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    return DiTImportReport(str(out), shown, parameters, error, _sha256(checkpoint))
+    return DiTImportReport(str(out), shown, parameters, error, sha256(checkpoint))
 
 
 def self_check(state: Mapping[str, Tensor], transformer_folder: str | Path, num_heads: int) -> float:
@@ -172,8 +173,7 @@ def self_check(state: Mapping[str, Tensor], transformer_folder: str | Path, num_
     y = torch.tensor([0, classes - 1, classes])
     with torch.no_grad():
         expected = dit_forward({k: v.float() for k, v in state.items()}, x, t, y, num_heads)
-        found = model(x, t, y).sample
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+        return deviation(model(x, t, y).sample, expected, 1e-12)
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -186,10 +186,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
             " first."
         )
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(str(path), "pt") as f:
-                return {key: f.get_tensor(key) for key in f.keys()}, f.metadata() or {}
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state, metadata = load_checkpoint(path)
+        if metadata is not None:
+            return state, metadata
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} cannot be read: it is damaged or holds Python objects beside tensors, which are not"
@@ -286,11 +285,3 @@ def _install_positions(model: DiTTransformer2DModel, table: Tensor, settings: Ma
             " cannot represent a learned one."
         )
     model.pos_embed.pos_embed = computed
-
-
-def _sha256(path: str | Path) -> str:
-    total = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()

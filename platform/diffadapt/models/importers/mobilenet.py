@@ -23,6 +23,7 @@ from torch import nn
 from diffadapt.core.errors import WeightsError
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.export import export_classifier
+from diffadapt.models.importers.shared import deviation
 from diffadapt.models.state_dict import load_into
 from diffadapt.models.weights import content_revision
 
@@ -75,7 +76,7 @@ def import_mobilenet(place: str, out: str, images: Sequence[np.ndarray] = ()) ->
     x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     with torch.inference_mode():
         ours, reference = model(x), reference_forward(layers, x)
-    error = float((ours - reference).abs().max() / reference.abs().max())
+    error = deviation(ours, reference)
     if not error < SELF_CHECK_GATE:
         raise WeightsError(
             f"{str(file)!r} gives logits that differ by {error:.1e} from its own layers: it is not"

@@ -15,6 +15,7 @@ import torch
 
 from diffadapt.core.errors import WeightsError
 from diffadapt.models.importers.openmmlab_reference import reference_forward
+from diffadapt.models.importers.shared import deviation
 from diffadapt.models.state_dict import load_into
 
 _SWIN = (
@@ -100,8 +101,7 @@ def check_openmmlab(state: Mapping[str, torch.Tensor], tolerance: float = 1e-3) 
     model = timm.create_model(arch, num_classes=converted[_head(arch)].shape[0]).eval()
     load_into(model, converted, "OpenMMLab checkpoint")
     image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    ours, theirs = model(image), reference_forward(state, image)
-    difference = float((ours - theirs).abs().max() / theirs.abs().max())
+    difference = deviation(model(image), reference_forward(state, image))
     if not difference <= tolerance:
         raise WeightsError(
             f"The converted {arch} differs from the original by {difference:.1e} on a test image; do not"

@@ -25,17 +25,19 @@ def build_segmenter(config: SegmenterConfig, classes: int) -> SegmentationNetwor
     net = _assemble(config, classes, None)
     norms = [m for m in net.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     given = config.weights not in ("imagenet", "none") and not config.frozen
-    if (
-        given
-        and norms
-        and all(bool((m.running_mean == 0).all() and (m.running_var == 1).all()) for m in norms)
-    ):
+    if given and norms and all(_untouched(norm) for norm in norms):
         warnings.warn(
-            f"The batch norms of {config.weights!r} have no statistics (mean 0 and variance 1 everywhere), so that training changes what the network "
-            "computes from its first step on: set segmenter.frozen, or import the weights again with --images.",
+            f"The batch norms of {config.weights!r} have no statistics (mean 0 and variance 1 everywhere), so"
+            " that training changes what the network computes from its first step on: set segmenter.frozen,"
+            " or import the weights again with --images.",
             stacklevel=2,
         )
     return net
+
+
+def _untouched(norm: nn.BatchNorm2d) -> bool:
+    mean, variance = norm.running_mean, norm.running_var
+    return mean is not None and variance is not None and bool((mean == 0).all() and (variance == 1).all())
 
 
 def rebuild_segmenter(config: SegmenterConfig, classes: int, facts: Mapping[str, Any]) -> SegmentationNetwork:
