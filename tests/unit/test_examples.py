@@ -1,4 +1,4 @@
-"""The examples of tests/unit/examples are taken from their pages and run as they stand: each is one file,
+"""Two examples of platform/README.md are taken from the page and run as they stand: each is one file,
 found in a folder of one's own."""
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ import importlib
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -30,17 +29,15 @@ from diffadapt.prompts.config import PromptConfig
 from diffadapt.stages.prompts import Prompts
 from diffadapt.stages.synthesize import Synthesize
 from diffadapt.stages.text_to_image import TextToImage
+from tests.unit.readmekit import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("dog", "cat", "red car")
 
 
-def example(page: str, folder: Path) -> str:
-    """Write the one file of a page into ``folder``; its name without suffix."""
-    text = (Path(__file__).parent / "examples" / page).read_text(encoding="utf-8")
-    ((name, code),) = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", text, re.M | re.S)
-    (folder / name).write_text(code)
-    return name.removesuffix(".py")
+def example(name: str, folder: Path) -> None:
+    """Write the README's file ``name`` into ``folder``."""
+    (folder / name).write_text(blocks()[name])
 
 
 ALIGNER = """
@@ -85,7 +82,7 @@ print(json.dumps({
 
 
 def test_an_aligner_is_one_file(tmp_path):
-    assert example("aligner.md", tmp_path) == "ilvr"
+    example("ilvr.py", tmp_path)
     from diffadapt.core.identity import digest
     from diffadapt.diffusion.aligners.config import AlignConfig
     from diffadapt.stages.align import Align
@@ -154,7 +151,7 @@ def server(tmp_path, monkeypatch):
     """The server, and the example's file in a folder of one's own."""
     folder = tmp_path / "mine"
     folder.mkdir()
-    example("generator.md", folder)
+    example("painter.py", folder)
     package = importlib.import_module(GENERATORS.package)
     monkeypatch.setattr(package, "__path__", list(package.__path__))
     monkeypatch.setenv(GENERATORS.variable, str(folder))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from tests.scenekit import label_ids, picture, save, train_ids
+from tests.unit.readmekit import TEXT, blocks
 
-PAGE = Path(__file__).with_name("examples") / "layout.md"
 READ = """
 import json
 from diffadapt.core.stage import WorkContext
@@ -33,10 +33,10 @@ assert not failures and Scenes(SceneConfig(layout="kitti", split="testing"))._pu
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with the page's file and three scenes of KITTI."""
-    name, code = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", PAGE.read_text(), re.M | re.S)[0]
+    name = "my_layouts/kitti.py"
     file = tmp_path / name
     file.parent.mkdir()
-    file.write_text(code)
+    file.write_text(blocks()[name])
     for i in range(3):
         ids = label_ids((16, 24), i)
         save(tmp_path / f"data/kitti/training/image_2/{i:06d}_10.png", picture(ids, i))
@@ -59,7 +59,7 @@ def test_scenes_are_read(place):
 
 
 def test_the_command_plans(place):
-    (command,) = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    (command,) = re.findall(r"^```sh\n(DIFFADAPT_LAYOUTS=.*?)^```", TEXT, re.M | re.S)
     words = shlex.split(command.replace("\\\n", " "))
     assert words[:2] == ["DIFFADAPT_LAYOUTS=my_layouts", "diffadapt"]
     options = words[2:]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,21 +20,20 @@ from diffadapt.run.drive import drive  # noqa: E402
 from diffadapt.run.local import LocalRunner  # noqa: E402
 from diffadapt.systems.sda.recipe import SDA  # noqa: E402
 from tests.tiny import tiny_sda  # noqa: E402
+from tests.unit.readmekit import blocks  # noqa: E402
 
-README = Path(__file__).resolve().parents[2] / "platform" / "README.md"
 MODULES = ("diffadapt.stages.sharpen", "diffadapt.systems.sharpened")
 
 
-def blocks() -> dict[str, str]:
-    """Path -> code of every Python block that begins with the path of its file."""
-    found = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
-    return dict(found)
+def files() -> dict[str, str]:
+    """Path -> code of the files of the complete example."""
+    return {p: code for p, code in blocks().items() if p.startswith(("platform/", "pipelines/"))}
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """The example's files beside the package, found as if they were in it."""
-    for path, code in blocks().items():
+    for path, code in files().items():
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(code)
@@ -61,7 +58,7 @@ def run(recipe, root: Root):
 
 
 def test_the_example_is_short():
-    mine = {p: c for p, c in blocks().items() if not p.startswith("uda/")}
+    mine = files()
     assert set(mine) == {
         "platform/diffadapt/stages/sharpen.py",
         "platform/diffadapt/systems/sharpened.py",

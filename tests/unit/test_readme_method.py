@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.unit.readmekit import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -45,12 +46,11 @@ print(json.dumps([sorted(METHODS), distance(0.0), distance(30.0)]))
 
 
 def test_a_method_is_one_file(tmp_path):
-    text = (ROOT / "platform" / "README.md").read_text(encoding="utf-8")
-    found = dict(re.findall(r"^```python\n# (uda/\S+\.py)\n(.*?)^```", text, re.M | re.S))
-    assert list(found) == ["uda/coral.py"] and found["uda/coral.py"].count("\n") < 150
+    code = blocks()["uda/coral.py"]
+    assert code.count("\n") < 150
     file = tmp_path / "uda" / "coral.py"
     file.parent.mkdir()
-    file.write_text(found["uda/coral.py"])
+    file.write_text(code)
     environment = {
         **os.environ,
         "DIFFADAPT_METHODS": str(tmp_path),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,7 @@ from reportkit import fake_run
 from diffadapt.core.errors import RecipeError
 from diffadapt.report import own
 from diffadapt.report.html import render
-
-TEXT = (Path(__file__).parent / "examples" / "section.md").read_text(encoding="utf-8")
+from tests.unit.readmekit import blocks
 
 
 @pytest.fixture()
@@ -29,8 +27,7 @@ def folder(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 def test_the_example_is_a_section_of_every_report(tmp_path, folder):
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    (folder / "carbon.py").write_text(code)
+    (folder / "carbon.py").write_text(blocks()["my_sections/carbon.py"])
     page = render(fake_run(tmp_path))
     assert "<section><h2>Carbon</h2><p><b>5.7 g</b> of CO2 in 83 s of work.</p></section>" in page
     assert page.index("What the rows show") < page.index("Carbon") < page.index("How it was made")

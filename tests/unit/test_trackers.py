@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,8 @@ from diffadapt.train.reporter import LocalReporter
 from diffadapt.train.trackers import base
 from diffadapt.train.trackers.base import TRACKERS, Tracker, Trackers, check_trackers
 from tests.unit.corekit import Toy, run_toy
+from tests.unit.readmekit import blocks
 
-EXAMPLE = Path(__file__).parent / "examples" / "tracker.md"
 SCORE = Score("toy", "Source (a)", False, "mnist", "", 0, "top1", 61.5, 9, 10, 0)
 PICTURE = np.zeros((4, 6, 3), np.uint8)
 
@@ -31,8 +30,7 @@ def lines(tmp_path, monkeypatch):
     """The example's file in a folder of the user's own."""
     folder = tmp_path / "trackers"
     folder.mkdir()
-    (code,) = re.findall(r"```python\n(.*?)```", EXAMPLE.read_text(), re.S)
-    (folder / "lines.py").write_text(code)
+    (folder / "lines.py").write_text(blocks()["lines.py"])
     package = sys.modules["diffadapt.train.trackers"]
     monkeypatch.setattr(package, "__path__", list(package.__path__))
     monkeypatch.setenv("DIFFADAPT_TRACKERS", str(folder))
