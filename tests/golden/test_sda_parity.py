@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -15,6 +17,7 @@ from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from diffadapt.core.errors import DataError  # noqa: E402
 from diffadapt.parity.check import run_parity  # noqa: E402
+from diffadapt.parity.sda_networks import _fit  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "sda"
 FILES = sorted(p.name for p in GOLDEN.iterdir() if p.suffix in (".npz", ".safetensors"))
@@ -62,6 +65,15 @@ def test_the_fitted_settings_are_the_published_ones(rows):
     notes = {row.check: row.note for row in rows}
     assert notes["dda: samples of 10 steps"].startswith("D 4, scale 6, batch norm")
     assert notes["dda_scale0: samples of 10 steps"].startswith("D 4, scale 0, batch norm")
+
+
+@pytest.mark.parametrize("residue", [1e-9, -1e-9])
+def test_a_fitted_scale_of_zero_has_no_sign(residue):
+    shape = (1, 1, 4, 4)
+    first = SimpleNamespace(gradients=[torch.ones(shape)], samples=[torch.full(shape, residue)])
+    wanted = {"x0": torch.zeros(shape), "samples": torch.zeros(1, *shape)}
+    _, scale = _fit(lambda factor, scale, steps: first, wanted)
+    assert f"{scale:.6g}" == "0"
 
 
 def test_a_changed_sample_is_noticed(tmp_path):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import posixpath
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -52,6 +53,13 @@ class Files:
         return {p.removeprefix(path.rstrip("/") + "/"): fs.cat_file(p) for p in fs.find(path)}
 
 
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path, monkeypatch) -> None:
+    """Copies of trained models that other tests left in this machine's temporary folder are not found."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+
 @pytest.fixture
 def bucket(request, tmp_path) -> str:
     return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
@@ -64,6 +72,15 @@ def rows(sweep: Sweep) -> list[dict]:
         {k: v for k, v in row.items() if k not in ("seconds", "device_hours", "made", "found")}
         for row in table
     ]
+
+
+def test_removal_takes_a_name_literally(bucket):
+    store, other = Store(f"{bucket}/store[12]"), Store(f"{bucket}/store1")
+    for place in (store, other):
+        place.write_bytes("kind/folder/file", b"content")
+    store.remove("kind/folder")
+    assert not store.exists("kind/folder/file") and other.exists("kind/folder/file")
+    store.remove("kind/folder")
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])

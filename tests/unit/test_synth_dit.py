@@ -67,7 +67,8 @@ def test_ancestral_loop_equals_the_reference():
     network = guided(lambda x, t, y: model(x, t, y).sample, loop["y"], 1.0, 20, 3)
     steps = len(loop["timestep_map"])
     found = sample(network, loop["z"], Schedule.linear(), "ddpm", steps, iter(loop["step_noise"]), clip=False)
-    assert float((found - loop["samples"][-1]).abs().max()) < 1e-5
+    wanted = loop["samples"][-1]  # values of several hundred, whose last bits depend on the processor
+    assert float((found - wanted).abs().max()) < 1e-5 * max(1.0, float(wanted.abs().max()))
 
 
 def test_network_equals_the_reference_forward():

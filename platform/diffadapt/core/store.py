@@ -9,6 +9,7 @@ whole objects.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import posixpath
@@ -160,8 +161,12 @@ class Store:
     def remove(self, name: str) -> None:
         """Remove a file or a folder, if it is there."""
         with self._explained(name):
-            if self.fs.exists(self.join(name)):
-                self.fs.rm(self.join(name), recursive=True)
+            path = self.join(name)
+            if self.fs.exists(path):
+                if self.local or not glob.has_magic(path):
+                    self.fs.rm(path, recursive=True)
+                else:  # a remote rm would read [x] as a glob, and remove what matches it
+                    self._each(self.fs.rm_file, self.fs.find(path))
 
     # -- shards
     # --------------------------------------------------------------------------------------------------

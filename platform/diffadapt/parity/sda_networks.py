@@ -258,7 +258,8 @@ def _fit(run: Callable[..., Trace], wanted: dict[str, torch.Tensor]) -> tuple[in
     gradient = first.gradients[0].double()
     pull = (first.samples[0].double() - wanted["samples"][0].double()) * gradient
     scale = float(pull.sum() / gradient.square().sum().clamp(min=1e-30))
-    return factor, next((v for v in (round(scale, 2), 6 / 10**0.5) if abs(v - scale) < 1e-3), scale)
+    whole = round(scale, 2) + 0.0  # never -0.0: which sign a scale of zero has depends on the processor
+    return factor, next((v for v in (whole, 6 / 10**0.5) if abs(v - scale) < 1e-3), scale)
 
 
 def dit_loop(file: NumberFile, siblings: Sequence[NumberFile]) -> Rows:

@@ -16,6 +16,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
+from fsspec import AbstractFileSystem
+
 from diffadapt.core import interrupts
 from diffadapt.core.artifact import Receipt, Rows
 from diffadapt.core.errors import DiffadaptError, StoreError
@@ -152,8 +154,9 @@ def fetch_folder(store: Store, file: InputFile) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     try:
-        store.fs.get(store.join(file.path).rstrip("/") + "/", str(partial) + "/", recursive=True)
+        _copy_folder(store.fs, store.join(file.path).rstrip("/"), partial)
     except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
         raise StoreError(
             f"The trained model {file.path} could not be copied from the store ({type(error).__name__}):"
             " check space and network, then run the same command."
@@ -163,6 +166,18 @@ def fetch_folder(store: Store, file: InputFile) -> str:
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)  # another process of this machine finished first
     return str(target)
+
+
+def _copy_folder(fs: AbstractFileSystem, folder: str, to: Path) -> None:
+    """The files below ``folder``, a name taken literally: ``fs.get`` of a folder would read [x] as a glob."""
+    found = fs.find(folder)
+    names = [path.removeprefix(folder + "/") for path in found]
+    if not found or any(name in found or ".." in name.split("/") for name in names):
+        raise FileNotFoundError(folder)
+    copies = [str(to / name) for name in names]
+    for copy in copies:
+        os.makedirs(os.path.dirname(copy), exist_ok=True)
+    fs.get(found, copies)
 
 
 def device_name(device: str) -> str:
