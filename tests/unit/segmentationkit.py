@@ -123,7 +123,7 @@ def job(
 ) -> FitJob:
     """A fit whose inputs are one shard a node of ``rows`` and the folders ``fitted``, in this order."""
     files = [InputFile(name, name, None, Shard("all", {}, (), len(r))) for name, r in rows.items()]
-    files += [InputFile(name, name, None, Shard("all", {}), True) for name in fitted or {}]
+    files += [InputFile(name, name, None, Shard("all", {}), True, kind="quality") for name in fitted or {}]
     output = folder / "out"
     output.mkdir(parents=True, exist_ok=True)
     return FitJob(
@@ -132,7 +132,7 @@ def job(
         Store(str(folder)),
         str(folder / "checkpoints"),
         str(output),
-        WorkContext("cpu", dict(fitted or {})),
+        WorkContext("cpu", dict(fitted or {}), kinds=dict.fromkeys(fitted or {}, "quality")),
         reporter or LocalReporter(),
         lambda f: rows[f.node],
         files=files,

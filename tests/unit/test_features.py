@@ -227,7 +227,7 @@ def test_the_merged_classifier_predicts_what_the_head_predicts(config, tmp_path,
     on_features = (
         PredictHead(3).open(WorkContext("cpu", {"dann": str(tmp_path / "head")})).run(SHARD, [cached])
     )
-    files = (InputFile("dann", "d", "p", Shard("all", {}), fitted=True),)
+    files = (InputFile("dann", "d", "p", Shard("all", {}), fitted=True, kind="uda"),)
     reporter = SimpleNamespace(rank=0, world_size=1, device="cpu")
     out = tmp_path / "merged"
     job = FitJob(
@@ -236,7 +236,7 @@ def test_the_merged_classifier_predicts_what_the_head_predicts(config, tmp_path,
         Store(str(tmp_path / "store")),
         "",
         str(out),
-        WorkContext("cpu", {"dann": str(tmp_path / "head")}),
+        WorkContext("cpu", {"dann": str(tmp_path / "head")}, kinds={"dann": "uda"}),
         reporter,
         lambda file: None,
         files=files,

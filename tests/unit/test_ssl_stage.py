@@ -67,7 +67,7 @@ def job(tmp_path: Path, name: str, parts: list[Rows], fitted: dict[str, str], no
     also = [InputFile(n, n, folder, Shard("all", {}), fitted=True) for n, folder in fitted.items()]
     output = tmp_path / name
     output.mkdir()
-    context = WorkContext("cpu", fitted)
+    context = WorkContext("cpu", fitted, kinds={"split": "split", "stage1": "uda"})
     return FitJob(
         "ssl",
         lambda n: files,

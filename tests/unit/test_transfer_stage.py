@@ -67,7 +67,7 @@ def pipeline(
     stage = TransferScenes(transfer, quality, TABLE, SMALL, **more)
     nodes = [Node("source", scenes)]
     if segmenter:
-        nodes.append(Node("model", kit.Folder(segmenter), ("source",)))
+        nodes.append(Node("model", kit.Segmenter(segmenter), ("source",)))
     return Pipeline((*nodes, Node("transferred", stage, ("source", *(["model"] if segmenter else [])))))
 
 
@@ -315,7 +315,7 @@ def test_a_trained_generator_takes_the_place_of_weights(weights, tmp_path):
     p = Pipeline(
         (
             Node("source", ToyScenes(1)),
-            Node("generator", kit.Folder(weights), ("source",)),
+            Node("generator", kit.Generator(weights), ("source",)),
             Node("transferred", stage, ("source", "generator")),
         )
     )

@@ -100,7 +100,6 @@ class Folder(Stage):
     """A 'fitted' model: a copy of a folder."""
 
     folder: str = ""
-    kind: ClassVar[str] = "copied"
     fit_stage: ClassVar[bool] = True
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
@@ -109,6 +108,14 @@ class Folder(Stage):
     def fit(self, job: Any) -> dict[str, Any]:
         shutil.copytree(self.folder, job.output, dirs_exist_ok=True)
         return {}
+
+
+class Segmenter(Folder):
+    kind: ClassVar[str] = "segmenter"
+
+
+class Generator(Folder):
+    kind: ClassVar[str] = "layout-generator"
 
 
 class Scripted:

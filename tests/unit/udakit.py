@@ -95,7 +95,7 @@ def job(
     """A fit whose inputs are one shard of the source and one of the target."""
     rows = {"source": source, "target": target}
     files = [InputFile(name, name, None, Shard("all", {}, (), len(r))) for name, r in rows.items()]
-    files += [InputFile(name, name, None, Shard("all", {}), True) for name in fitted or {}]
+    files += [InputFile(name, name, None, Shard("all", {}), True, kind="filter") for name in fitted or {}]
     output = folder / "out"
     output.mkdir(parents=True, exist_ok=True)
     return FitJob(
@@ -104,7 +104,7 @@ def job(
         Store(str(folder)),
         str(folder / "checkpoints"),
         str(output),
-        WorkContext("cpu", dict(fitted or {})),
+        WorkContext("cpu", dict(fitted or {}), kinds=dict.fromkeys(fitted or {}, "filter")),
         reporter or LocalReporter(),
         lambda f: rows[f.node],
         files=files,

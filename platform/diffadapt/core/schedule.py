@@ -70,7 +70,7 @@ def finished(plans: Mapping[str, NodePlan], store: Store) -> set[str]:
 def locate(plans: Mapping[str, NodePlan]) -> dict[str, InputFile]:
     """Digest -> where it is."""
     return {
-        p.digest: InputFile(name, p.digest, p.path, p.shard, plan.stage.fit_stage, name)
+        p.digest: InputFile(name, p.digest, p.path, p.shard, plan.stage.fit_stage, name, plan.stage.kind)
         for name, plan in plans.items()
         for p in plan.shards
     }

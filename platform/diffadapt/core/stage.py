@@ -47,6 +47,12 @@ class WorkContext:
     batch_size: int | None = None
     """Overrides the stage's own batch size (after an out-of-memory error)."""
     threads: int = 1
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """The kinds of the stages that made the fitted artefacts, by node name."""
+
+    def fitted_by(self, *kinds: str) -> list[str]:
+        """The local folders of the fitted artefacts that stages of these kinds made, in the node's order."""
+        return [folder for node, folder in self.fitted.items() if self.kinds.get(node) in kinds]
 
 
 @dataclass
@@ -86,6 +92,8 @@ class InputFile:
     fitted: bool = False
     plan: str = ""
     """The key of its plan where that is not ``node`` (plans of several recipes worked on together)."""
+    kind: str = ""
+    """The kind of the stage that makes it."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,9 @@ class Executor:
             return self._last[1]
         if file.path is None:
             plan = file.plan or file.node
-            return self._worker(plan, plan, {}).run(file.shard, ())
+            return self._worker(plan, plan, WorkContext(self.device, threads=self.threads)).run(
+                file.shard, ()
+            )
         return self.store.load(file.path)
 
     def fitted_folder(self, file: InputFile) -> str:
@@ -110,18 +112,20 @@ class Executor:
 
     def _make(self, task: Task) -> Rows:
         fitted = {f.node: self.fitted_folder(f) for f in task.inputs if f.fitted}
-        worker = self._worker(self._worker_key(task), task.node, fitted)
+        kinds = {f.node: f.kind for f in task.inputs if f.fitted}
+        context = WorkContext(self.device, fitted, threads=self.threads, kinds=kinds)
+        worker = self._worker(self._worker_key(task), task.node, context)
         inputs = [self.read(f) for f in task.inputs if not f.fitted]
         return worker.run(task.shard, inputs)
 
     def _worker_key(self, task: Task) -> str:
         return "|".join([task.node, *(f.digest for f in task.inputs if f.fitted)])
 
-    def _worker(self, key: str, node: str, fitted: Mapping[str, str]) -> Worker:
+    def _worker(self, key: str, node: str, context: WorkContext) -> Worker:
         if key not in self.workers:
             while len(self.workers) >= self.resident:
                 self.workers.popitem(last=False)
-            self.workers[key] = self.stages[node].open(WorkContext(self.device, fitted, threads=self.threads))
+            self.workers[key] = self.stages[node].open(context)
         self.workers.move_to_end(key)
         return self.workers[key]
 

@@ -123,6 +123,7 @@ def make_job(
             str(reporter.device),
             {f.node: fetch_folder(store, f) for f in task.inputs if f.fitted},
             threads=threads,
+            kinds={f.node: f.kind for f in task.inputs if f.fitted},
         ),
         reporter=reporter,
         read=reader.read,

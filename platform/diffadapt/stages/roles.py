@@ -1,15 +1,16 @@
-"""Which input of a fit is what: images by their order, fitted folders by what lies in them."""
+"""Which input of a fit is what: images by their order, fitted folders by the stage that made them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from diffadapt.core.stage import FitJob, InputFile
+from diffadapt.core.stage import FitJob, InputFile, WorkContext
 
-CLASSIFIER, HEAD, KEPT, SPLIT = "config.json", "head.json", "kept.parquet", "split.parquet"
-"""The file that tells a fitted folder: a classifier, a head for cached features, a filter's decisions, a
-split of the target."""
+KEPT = "kept.parquet"
+"""The file with a filter's decisions."""
+ADAPTED, FILTERS = ("uda", "ssl"), ("filter", "quality")
+"""Kinds of the stages that leave an adapted network (a head where its backbone is frozen), and of those that
+decide which images are kept."""
 
 
 def row_inputs(job: FitJob) -> list[list[InputFile]]:
@@ -21,18 +22,9 @@ def row_inputs(job: FitJob) -> list[list[InputFile]]:
     return list(found.values())
 
 
-def fitted_with(job: FitJob, name: str) -> list[str]:
-    """The local folders among the fitted inputs that hold a file ``name``, in the node's order."""
-    return list(fitted_folders(job, name).values())
-
-
-def fitted_folders(job: FitJob, name: str) -> dict[str, str]:
-    """The same by node name."""
-    return {node: folder for node, folder in job.context.fitted.items() if (Path(folder) / name).is_file()}
-
-
-def kept_keys(folders: Sequence[str]) -> set[str] | None:
+def kept_keys(context: WorkContext) -> set[str] | None:
     """Keys of the images that a filter kept; None without a filter."""
+    folders = context.fitted_by(*FILTERS)
     if not folders:
         return None
     import pyarrow.parquet as pq

@@ -37,8 +37,8 @@ from diffadapt.stages.batching import Batcher
 from diffadapt.stages.image_grid import grid_label, grid_revisions
 
 CLIP_BATCH = 64
-SEGMENTER, PIPELINE = "segmenter.json", "model_index.json"
-"""The file that tells a fitted folder: a segmenter, a diffusers pipeline."""
+GENERATOR, SEGMENTER = "layout-generator", "segmenter"
+"""Kinds of the stages that make the fitted inputs."""
 
 
 @dataclass(frozen=True)
@@ -164,16 +164,6 @@ class TransferScenes(Stage):
         return Translator(self, context)
 
 
-def _fitted(context: WorkContext) -> tuple[str, str]:
-    """The folders of the fitted generator and of the fitted segmenter, empty where there is none."""
-    folders = list(context.fitted.values())
-
-    def with_file(name: str) -> str:
-        return next((f for f in folders if (Path(f) / name).is_file()), "")
-
-    return with_file(PIPELINE), with_file(SEGMENTER)
-
-
 def _check_generator(stage: TransferScenes) -> None:
     """Raise RecipeError or WeightsError for settings and weights that no image could be transferred with."""
     c = stage.config
@@ -290,7 +280,7 @@ class Translator:
 
     def __init__(self, stage: TransferScenes, context: WorkContext):
         c, q = stage.config, stage.quality
-        generator, segmenter = _fitted(context)
+        generator, segmenter = (next(iter(context.fitted_by(kind)), "") for kind in (GENERATOR, SEGMENTER))
         if generator:
             c = replace(c, weights=generator, controlnet="")
         self.stage = stage

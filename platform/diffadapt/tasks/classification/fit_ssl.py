@@ -13,7 +13,7 @@ from diffadapt.core.artifact import Shard
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.methods.ssl.config import SslConfig
-from diffadapt.stages.roles import CLASSIFIER, HEAD, SPLIT, fitted_with, row_inputs
+from diffadapt.stages.roles import ADAPTED, row_inputs
 from diffadapt.tasks.classification.adaptation_fit import AdaptationFit
 from diffadapt.train.fit import Trained
 
@@ -53,7 +53,7 @@ class FitSsl(AdaptationFit):
 
         config = self.config
         target, failures = self.views(job, row_inputs(job)[0], "target")
-        split = read_split(fitted_with(job, SPLIT)[0])
+        split = read_split(job.context.fitted_by("split")[0])
         known = [(i, *split[key]) for i, key in enumerate(target.keys) if key in split]
         if not known:
             raise DataError(
@@ -72,11 +72,11 @@ class FitSsl(AdaptationFit):
     def _start(self, job: FitJob) -> tuple[Any, Any]:
         """Stage 1's network, and a function of the metrics that writes the trained one as a folder of the
         same kind."""
-        names = self.names
+        names, folder = self.names, job.context.fitted_by(*ADAPTED)[0]
         if self.backbone.frozen:
             from diffadapt.models.mlp_head import load_head, save_head
 
-            head, info = load_head(fitted_with(job, HEAD)[0], job.context.device)
+            head, info = load_head(folder, job.context.device)
             before = dict(info.get("diffadapt") or {})
             return head, lambda metrics: save_head(
                 job.output, head, info["width"], names, self._extra(before, metrics)
@@ -84,10 +84,9 @@ class FitSsl(AdaptationFit):
         from diffadapt.models.classifier import load_classifier
         from diffadapt.models.export import export_classifier
 
-        folder = fitted_with(job, CLASSIFIER)[0]
         config = replace(self.backbone, name=folder, arch=None)
         loaded = load_classifier(config, self.num_classes, job.context.device)
-        before = json.loads((Path(folder) / CLASSIFIER).read_text(encoding="utf-8")).get("diffadapt") or {}
+        before = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("diffadapt") or {}
         inputs = replace(self.backbone, arch=loaded.arch)
         return loaded.model, lambda metrics: export_classifier(
             loaded.model, job.output, loaded.arch, inputs, names, self._extra(before, metrics)

@@ -16,7 +16,7 @@ from diffadapt.stages.models import (
     check_backbone,
     classifier_revisions,
 )
-from diffadapt.stages.roles import KEPT, fitted_with, kept_keys, row_inputs
+from diffadapt.stages.roles import kept_keys, row_inputs
 from diffadapt.tasks.classification.adaptation_fit import AdaptationFit
 from diffadapt.train.fit import Trained, too_few
 
@@ -61,7 +61,7 @@ class FitUda(AdaptationFit):
 
         config, names = self.config, self.names
         source_files, target_files = row_inputs(job)[:2]
-        kept = kept_keys(fitted_with(job, KEPT))
+        kept = kept_keys(job.context)
         source, failed = self.views(job, source_files, "source", kept)
         target, also_failed = self.views(job, target_files, "target")
         demand_sets(source, target, len(names))

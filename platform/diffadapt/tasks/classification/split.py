@@ -17,8 +17,9 @@ from diffadapt.core.errors import DataError
 from diffadapt.core.record import softmax
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
 from diffadapt.methods.ssl.config import SplitConfig
-from diffadapt.stages.roles import SPLIT, row_inputs
+from diffadapt.stages.roles import row_inputs
 
+SPLIT = "split.parquet"
 SPLIT_SCHEMA = pa.schema(
     [("key", pa.string()), ("label", pa.int64()), ("confidence", pa.float64()), ("confident", pa.bool_())]
 )

@@ -183,11 +183,11 @@ def _said(kept: bool, scores: dict[str, Any], decided: dict[str, Any]) -> str:
 
 def _decisions(job: FitJob) -> dict[str, dict[str, Any]]:
     """Every decision of quality control by key; empty without that input."""
-    for folder in job.context.fitted.values():
-        path = Path(folder) / DECISIONS
-        if path.is_file():
-            return {one["key"]: one for one in json.loads(path.read_text(encoding="utf-8"))["images"]}
-    return {}
+    folders = job.context.fitted_by("quality")
+    if not folders:
+        return {}
+    text = (Path(folders[0]) / DECISIONS).read_text(encoding="utf-8")
+    return {one["key"]: one for one in json.loads(text)["images"]}
 
 
 def _scenes(job: FitJob, files: Iterable[InputFile], keys: set[str]) -> dict[str, Scene]:

@@ -16,7 +16,7 @@ from diffadapt.core.identity import digest
 from diffadapt.core.stage import FitJob, InputFile
 from diffadapt.data.image import encode_png
 from diffadapt.stages.gather import IN_MEMORY, Gathered, Gathering
-from diffadapt.stages.roles import KEPT, fitted_with, kept_keys
+from diffadapt.stages.roles import kept_keys
 
 FORMAT = 1
 """Raised when the same scenes would lie otherwise in a table on the disk."""
@@ -89,7 +89,7 @@ def demand_scenes(scenes: Loaded, what: str, why: str) -> None:
 def load_transferred(job: FitJob, files: Sequence[InputFile], size: tuple[int, int], classes: int) -> Loaded:
     """The transferred scenes that quality control kept, without their annotations, which are the source's.
     DataError when there is none."""
-    keep = kept_keys(fitted_with(job, KEPT))
+    keep = kept_keys(job.context)
     scenes = load_scenes(files, job.read, size, classes, keep=keep, annotated=False)
     why = "quality control refused them all (lower its thresholds), or none is readable"
     demand_scenes(scenes, "transferred", why)

@@ -11,13 +11,9 @@ from typing import Any
 from diffadapt.core.artifact import Shard
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, whole
-from diffadapt.stages.roles import fitted_with
 from diffadapt.train.fit import Fit, Trained
 from diffadapt.worlds.config import AutoencoderFitConfig, ClipFitConfig, TextToImageFitConfig
 from diffadapt.worlds.glyphs.drawing import GlyphConfig, fonts_revision
-
-CLIP, AUTOENCODER = "preprocessor_config.json", "diffusion_pytorch_model.safetensors"
-"""The file that tells the folder of a CLIP model, of an autoencoder, among fitted inputs."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ class FitTextToImage(_GlyphFit):
         from diffadapt.worlds.glyphs.cards import generator_card
         from diffadapt.worlds.glyphs.training import train_text_to_image
 
-        (clip,), (vae,) = fitted_with(job, CLIP), fitted_with(job, AUTOENCODER)
+        (clip,), (vae,) = job.context.fitted_by("clip"), job.context.fitted_by("autoencoder")
         run = self.run(job)
         scalars = train_text_to_image(
             self.glyphs(), clip, vae, self.config, run.reporter, run.checkpoints, job.output
