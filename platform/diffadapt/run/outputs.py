@@ -21,6 +21,7 @@ from diffadapt.report.provenance import optional_json
 from diffadapt.report.roles import named, roles, system
 from diffadapt.report.summary import summarise
 from diffadapt.run.segmenter_card import run_card
+from diffadapt.stages.roles import CLASSIFIERS
 
 OWN = ("_SUCCESS", "family.json")
 """The store's own files in a fit's folder."""
@@ -47,6 +48,7 @@ def model_files(run: Run, manifest: Mapping[str, Any], node: str) -> Iterator[tu
     """(relative name, bytes) of every file of a fitted folder; the card of a classifier or segmenter as it is
     to be read outside."""
     store, path = run.root.store, manifest["nodes"][node]["shards"][0][3]
+    kind = manifest["nodes"][node]["kind"]
     if not store.exists(f"{path}/_SUCCESS"):
         raise StoreError(
             f"The trained model {path} of the run {run.name} is no longer in the store: run its recipe again"
@@ -58,11 +60,11 @@ def model_files(run: Run, manifest: Mapping[str, Any], node: str) -> Iterator[tu
         if name in OWN:
             continue
         data = store.read_bytes(posixpath.join(path, name))
-        if name == CARD and store.exists(f"{path}/{CONFIG}"):
+        if name == CARD and kind in CLASSIFIERS:
             config = json.loads(store.read_bytes(f"{path}/{CONFIG}"))
             if "label_names" in config:
                 data = model_card(run, manifest, node, config).encode()
-        elif name == CARD and store.exists(f"{path}/{MARKER}"):
+        elif name == CARD and kind == "segmenter":
             data = run_card(run, manifest, node, json.loads(store.read_bytes(f"{path}/{MARKER}"))).encode()
         yield name, data
 

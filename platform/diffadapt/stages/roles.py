@@ -11,6 +11,8 @@ KEPT = "kept.parquet"
 ADAPTED, FILTERS = ("uda", "ssl"), ("filter", "quality")
 """Kinds of the stages that leave an adapted network (a head where its backbone is frozen), and of those that
 decide which images are kept."""
+CLASSIFIERS = ("classifier", "merged", *ADAPTED)
+"""Kinds of all stages that can leave a classifier folder."""
 
 
 def row_inputs(job: FitJob) -> list[list[InputFile]]:

@@ -95,7 +95,8 @@ class TransferScenes(Stage):
         q = to_dict(self.quality, identity_only=True)
         q.pop("clip")
         if not q["retries"]:
-            q.pop("retry"), q.pop("strength_step")
+            q.pop("retry")
+            q.pop("strength_step")
         elif self.quality.retry == "seed":
             q.pop("strength_step")
         return q
