@@ -118,9 +118,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _interrupted() -> int:
-    exec(
-        ""
-    )  # an interrupt inside exec, which dataclasses use, would make Python end by signal 2 and not with 130
+    # An interrupt inside exec, which dataclasses use, would make Python end by signal 2 and not with 130.
+    exec("")
     print("\nInterrupted. Everything finished is kept; the same command goes on from here.", file=sys.stderr)
     return 130
 
@@ -129,7 +128,8 @@ def overview() -> str:
     """The help page: commands and an example each."""
     width = max(map(len, COMMANDS))
     lines = [
-        f"diffadapt {__version__}: adapt a vision model to a domain without labels, with diffusion models supplying the data.",
+        f"diffadapt {__version__}: adapt a vision model to a domain without labels,"
+        " with diffusion models supplying the data.",
         "",
         "usage: diffadapt <command> [options]",
         "",

@@ -20,7 +20,7 @@ from diffadapt.diffusion.aligners.config import (
     dda_published,
     diffpure,
 )  # noqa: E402
-from diffadapt.diffusion.guidance import Trace, guided_loop, structural_distance  # noqa: E402
+from diffadapt.diffusion.guidance import GuidedSteps, Trace, guided_loop, structural_distance  # noqa: E402
 from diffadapt.diffusion.lowpass import LowPass  # noqa: E402
 from diffadapt.diffusion.network import UnconditionalNetwork  # noqa: E402
 from diffadapt.diffusion.noise import ItemNoise  # noqa: E402
@@ -111,12 +111,8 @@ def test_the_coupled_norm_weakens_each_images_pull_by_the_root_of_the_batch(netw
             noise,
             [noise] * 8,
             schedule,
-            start=8,
-            stop=7,
-            scale=1.0,
-            lowpass=LowPass(4),
-            norm=norm,
-            trace=traces[norm],
+            GuidedSteps(start=8, stop=7, scale=1.0, lowpass=LowPass(4), norm=norm),
+            traces[norm],
         )
     assert torch.allclose(traces["image"].gradients[0], 2.0 * traces["batch"].gradients[0], atol=1e-5)
     assert traces["image"].norms[0].shape == (4,) and traces["batch"].norms[0].shape == ()
@@ -134,26 +130,15 @@ def test_the_gradient_is_the_derivative_of_the_distance(network, images):
     """Central differences through network and clamp, at the noisy image."""
     schedule, phi = Schedule.linear().respace(20), LowPass(4)
     noise, trace = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)), Trace()
-    arguments = dict(start=8, stop=7, lowpass=phi, trace=trace)
-    guided_loop(network.eps_model, images[:1], noise, [noise], schedule, scale=0.0, **arguments)
+    last = GuidedSteps(start=8, stop=7, scale=0.0, lowpass=phi)
+    guided_loop(network.eps_model, images[:1], noise, [noise], schedule, last, trace)
     direction = trace.gradients[0] / trace.gradients[0].norm()
     a = float(schedule.alphas_cumprod[8])
     values = []
     for sign in (1, -1):
         moved = Trace()
         shifted = noise + sign * 0.02 * direction / (1 - a) ** 0.5
-        guided_loop(
-            network.eps_model,
-            images[:1],
-            shifted,
-            [noise],
-            schedule,
-            scale=0.0,
-            start=8,
-            stop=7,
-            lowpass=phi,
-            trace=moved,
-        )
+        guided_loop(network.eps_model, images[:1], shifted, [noise], schedule, last, moved)
         values.append(float(moved.norms[0]))
     assert (values[0] - values[1]) / 0.04 == pytest.approx(float(trace.gradients[0].norm()), rel=0.02)
 
@@ -161,17 +146,8 @@ def test_the_gradient_is_the_derivative_of_the_distance(network, images):
 def test_guidance_acts_at_the_last_step_too(network, images):
     schedule = Schedule.linear().respace(20)
     noise, trace = torch.randn(1, 3, 32, 32), Trace()
-    guided_loop(
-        network.eps_model,
-        images[:1],
-        noise,
-        [noise] * 3,
-        schedule,
-        start=3,
-        scale=2.0,
-        lowpass=LowPass(4),
-        trace=trace,
-    )
+    steps = GuidedSteps(start=3, scale=2.0, lowpass=LowPass(4))
+    guided_loop(network.eps_model, images[:1], noise, [noise] * 3, schedule, steps, trace)
     pull = trace.pred_xstarts[-1] - trace.samples[-1]  # the last ancestral mean is x0 itself
     assert torch.allclose(pull, 2.0 * trace.gradients[-1], atol=1e-5)
 
@@ -185,9 +161,7 @@ def test_a_perfect_match_has_a_finite_gradient():
         torch.zeros(1, 1, 8, 8),
         [torch.zeros(1, 1, 8, 8)] * 4,
         schedule,
-        start=4,
-        scale=6.0,
-        lowpass=LowPass(2),
+        GuidedSteps(start=4, scale=6.0, lowpass=LowPass(2)),
     )
     assert torch.equal(out, torch.zeros(1, 1, 8, 8))
 

@@ -12,9 +12,9 @@ SHARPNESS = "sharpness"
 class Pass:
     """One forward, backward and update within a step; most methods have one, MCD has six.
 
-    ``groups`` are the names of the parameter groups that the optimiser moves (None: all). ``ascend`` > 0 makes
-    it the first half of SAM: instead of an update, the weights of the groups move by ascend * g / ||g|| and
-    come back after the next pass's gradient is known (Foret et al. 2021, equation 2).
+    ``groups`` are the names of the parameter groups that the optimiser moves (None: all). ``ascend`` > 0
+    makes it the first half of SAM: instead of an update, the weights of the groups move by
+    ascend * g / ||g|| and come back after the next pass's gradient is known (Foret et al. 2021, equation 2).
     """
 
     name: str = "update"

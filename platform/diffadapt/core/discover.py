@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableSequence
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def user_folders(variable: str) -> list[Path]:
     return [place for place in named if place.is_dir()]
 
 
-def extend(paths: list[str], variable: str, folder: str = "") -> None:
+def extend(paths: MutableSequence[str], variable: str, folder: str = "") -> None:
     """Add the folders that the environment variable names (of each its sub-folder ``folder``) to a package's
     search path."""
     for place in user_folders(variable):

@@ -51,23 +51,39 @@ def structural_distance(difference: torch.Tensor, mode: NormMode) -> torch.Tenso
     )
 
 
+@dataclass(frozen=True)
+class GuidedSteps:
+    """How :func:`guided_loop` denoises."""
+
+    start: int
+    """N, the number of denoising steps, 1 <= N <= length of the schedule."""
+    scale: float = 0.0
+    """Guidance strength."""
+    lowpass: LowPass | None = None
+    """phi; None turns guidance off, and then no gradient is computed."""
+    norm: NormMode = "image"
+    """``image``: results do not depend on batch mates; ``batch``: the authors' coupled form."""
+    noise_index: int | None = None
+    """The index noised to; None: N, clipped to the schedule (N = 50 is noised to abar_50 and its first
+    network call is at index 49: the published method)."""
+    gradient_factor: float = 1.0
+    """The norm is multiplied by it before, and the gradient divided by it after, backpropagation (keeps small
+    float16 gradients from vanishing)."""
+    stop: int = 0
+    """The last index to run."""
+
+
 def guided_loop(
     network: Network,
     x_star: torch.Tensor,
     start_noise: torch.Tensor,
     step_noise: NoiseSource,
     schedule: Schedule,
-    *,
-    start: int,
-    scale: float = 0.0,
-    lowpass: LowPass | None = None,
-    norm: NormMode = "image",
-    noise_index: int | None = None,
-    gradient_factor: float = 1.0,
+    settings: GuidedSteps,
     trace: Trace | None = None,
-    stop: int = 0,
 ) -> torch.Tensor:
-    """Noise ``x_star`` to index N and denoise it from N - 1 down to 0, held to its low frequencies.
+    """Noise ``x_star`` to index N (``settings.start``) and denoise it from N - 1 down to 0, held to its low
+    frequencies.
 
     At each index: x0 = clamp(predicted clean image of x), s = ancestral step of x,
     g = grad_x || phi(x*) - phi(x0(x)) ||_2, x <- s - scale g. The norm is not squared; the gradient goes
@@ -79,40 +95,34 @@ def guided_loop(
         start_noise: standard normal, (B, C, H, W).
         step_noise: the further draws, one for each index but 0, in the order of the steps.
         schedule: already respaced.
-        start: N, the number of denoising steps, 1 <= N <= len(schedule).
-        scale: guidance strength.
-        lowpass: phi; None turns guidance off, and then no gradient is computed.
-        norm: ``image``: results do not depend on batch mates; ``batch``: the authors' coupled form.
-        noise_index: the index noised to; default N, clipped to the schedule (N = 50 is noised to abar_50 and
-        its first
-            network call is at index 49: the published method).
-        gradient_factor: the norm is multiplied by it before, and the gradient divided by it after,
-        backpropagation
-            (keeps small float16 gradients from vanishing).
+        settings: how many steps, and how they are guided.
         trace: filled with every step's values.
-        stop: the last index to run, normally 0.
 
-    Returns the denoised images, float32 (B, C, H, W), not clamped.
+    Returns the denoised images, float32 (B, C, H, W), not clamped. Raises ValueError where the schedule does
+    not have ``start`` steps.
     """
+    start, lowpass = settings.start, settings.lowpass
     if not 1 <= start <= len(schedule):
         raise ValueError(f"start {start} is outside 1..{len(schedule)}")
-    noised_to = min(start, len(schedule) - 1) if noise_index is None else noise_index
+    noised_to = settings.noise_index
+    if noised_to is None:
+        noised_to = min(start, len(schedule) - 1)
     draw = noise_source(step_noise)
     x = q_sample(schedule, noised_to, x_star, start_noise)
     target = lowpass(x_star) if lowpass is not None else None
-    for i in reversed(range(stop, start)):
+    for i in reversed(range(settings.stop, start)):
         x = x.detach().requires_grad_(lowpass is not None)
         with torch.set_grad_enabled(lowpass is not None):
             model_out = network(x, network_time(schedule, i, x))
             step = ancestral_step(schedule, i, x, model_out, draw() if i > 0 else None, clip=True)
             if lowpass is not None:
-                distance = structural_distance(target - lowpass(step.pred_xstart), norm)
-                (gradient,) = torch.autograd.grad(distance.sum() * gradient_factor, x)
-                guide = Guidance(distance.detach(), gradient.float() / gradient_factor)
+                distance = structural_distance(target - lowpass(step.pred_xstart), settings.norm)
+                (gradient,) = torch.autograd.grad(distance.sum() * settings.gradient_factor, x)
+                guide = Guidance(distance.detach(), gradient.float() / settings.gradient_factor)
         with torch.no_grad():
             x = step.sample.detach()
             if lowpass is not None:
-                x = x - scale * guide.gradient
+                x = x - settings.scale * guide.gradient
         if trace is not None:
             trace.samples.append(x.clone())
             trace.pred_xstarts.append(step.pred_xstart.detach())
@@ -125,20 +135,16 @@ def guided_loop(
 def denoiser(tools: Tools, lowpass: LowPass | None, norm: NormMode = "image") -> Run:
     """:func:`guided_loop` as an aligner runs it, with the settings of ``tools.config``."""
     c = tools.config
+    steps = GuidedSteps(
+        start=c.start,
+        scale=c.scale,
+        lowpass=lowpass,
+        norm=norm,
+        noise_index=c.start - 1 if c.noise_at_first_step else c.start,
+        gradient_factor=tools.gradient_factor,
+    )
 
     def run(x_star: torch.Tensor, noise: ItemNoise, seeds: Sequence[int]) -> torch.Tensor:
-        return guided_loop(
-            tools.network.eps_model,
-            x_star,
-            noise.draw(),
-            noise.draw,
-            tools.schedule,
-            start=c.start,
-            scale=c.scale,
-            lowpass=lowpass,
-            norm=norm,
-            noise_index=c.start - 1 if c.noise_at_first_step else c.start,
-            gradient_factor=tools.gradient_factor,
-        )
+        return guided_loop(tools.network.eps_model, x_star, noise.draw(), noise.draw, tools.schedule, steps)
 
     return run

@@ -7,7 +7,7 @@ import contextlib
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -48,17 +48,18 @@ def mean_ap(rows: Iterable[Mapping[str, Any]], class_names: Sequence[str] | None
 
     known = [row for row in rows if row["objects"] is not None]
     truth, detections = _annotations(known)
-    occurring = sorted({a["category_id"] for a in truth if not a["iscrowd"]})
+    occurring: list[int] = sorted({a["category_id"] for a in truth if not a["iscrowd"]})
     if not occurring:
         return {MAP.name: math.nan, MAP50.name: math.nan}
     with contextlib.redirect_stdout(io.StringIO()):  # it tells of every step
         data = COCO()
-        data.dataset = {
+        form = {
             "info": {},
             "images": [{"id": i} for i in range(len(known))],
             "annotations": truth,
             "categories": [{"id": c} for c in occurring],
         }
+        data.dataset = cast(Any, form)  # of COCO's fields, only those that are counted
         data.createIndex()
         results = COCO()
         results.dataset = {
@@ -82,9 +83,10 @@ def mean_ap(rows: Iterable[Mapping[str, Any]], class_names: Sequence[str] | None
     return {MAP.name: mean, MAP50.name: float(precision[0].mean()), **named}
 
 
-def _annotations(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    truth: list[dict[str, Any]] = []
-    detections: list[dict[str, Any]] = []
+def _annotations(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """The true objects and the detections in pycocotools' form."""
+    truth: list[Any] = []
+    detections: list[Any] = []
     for image, row in enumerate(rows):
         for o in row["objects"]:
             truth.append({**_box(o, image, len(truth) + 1), "iscrowd": int(o["crowd"]), "ignore": 0})

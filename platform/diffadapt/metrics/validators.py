@@ -115,7 +115,9 @@ def classami(logits: np.ndarray, features: np.ndarray) -> float:
     if len(predicted) != len(features):
         raise DataError(f"{len(predicted)} predictions do not pair with {len(features)} features.")
     centres = np.stack([features[predicted == k].mean(0) for k in np.unique(predicted)])
-    clusters = KMeans(len(centres), init=centres, n_init=1, random_state=0).fit(features).labels_
+    # pyright takes the types of the defaults, two strings, for the only ones.
+    means = KMeans(len(centres), init=centres, n_init=1, random_state=0)  # pyright: ignore[reportArgumentType]
+    clusters = means.fit(features).labels_
     return float(adjusted_mutual_info_score(predicted, clusters))
 
 

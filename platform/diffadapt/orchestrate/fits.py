@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import ray
 
@@ -125,7 +125,7 @@ class _Wave:
 
     def fail_rest(self, errors: Sequence[str]) -> None:
         for task in self.waiting.values():
-            text = ray.get(self.mailbox.last_error.remote(task.digest)) or (
+            text = cast(str, ray.get(self.mailbox.last_error.remote(task.digest))) or (
                 f"ResourceError: the training workers were lost ({'; '.join(errors) or 'no reason given'}):"
                 " run the same command again; it goes on from the last checkpoint."
             )

@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.exceptions
@@ -105,7 +105,8 @@ def run_chains(
         before = book.received
         journal.new_pool.remote()
         error = _one_round(left, stages, store, layout(), resident, journal, book)
-        for digest, label in ray.get(journal.fatal.remote(MAX_RETRIES + 1)).items():
+        fatal = cast(dict[str, str], ray.get(journal.fatal.remote(MAX_RETRIES + 1)))
+        for digest, label in fatal.items():
             book.fail(digest, _fatal_message(label))
         if book.received == before:
             raise ResourceError(

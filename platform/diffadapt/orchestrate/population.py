@@ -46,7 +46,7 @@ from diffadapt.run.population import (
     outcome,
 )
 from diffadapt.run.progress import NodeProgress
-from diffadapt.run.runner import ExecutionConfig
+from diffadapt.run.runner import ExecutionConfig, Runner
 from diffadapt.run.sweep import OnResult, Search
 from diffadapt.run.trial import Silent, failed
 from diffadapt.run.work import Work
@@ -165,16 +165,13 @@ def _members(
     ]
 
 
-class _Borrowed:
+class _Borrowed(Runner):
     """A runner that another closes."""
 
     def __init__(self, runner: RayRunner):
-        self.name, self.prepare, self.run_chains, self.run_fits = (
-            runner.name,
-            runner.prepare,
-            runner.run_chains,
-            runner.run_fits,
-        )
+        self.name = runner.name
+        self.prepare, self.existing = runner.prepare, runner.existing
+        self.run_chains, self.run_fits = runner.run_chains, runner.run_fits
 
     def close(self) -> None:
         return None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from diffadapt.diffusion.guidance import Trace, guided_loop
+from diffadapt.diffusion.guidance import GuidedSteps, Trace, guided_loop
 from diffadapt.diffusion.lowpass import LowPass
 from diffadapt.diffusion.projector import to_uint8
 from diffadapt.diffusion.samplers import sample
@@ -213,12 +213,8 @@ def _guided_rows(file: NumberFile, prefix: str, own: dict, weights: NumberFile) 
             wanted["q_noise"][:batch],
             list(wanted["step_noise"][:, :batch]),
             schedule,
-            start=start,
-            scale=scale,
-            lowpass=LowPass(factor),
-            norm=mode,
-            trace=trace,
-            stop=start - steps,
+            GuidedSteps(start, scale, LowPass(factor), mode, stop=start - steps),
+            trace,
         )
         return trace
 

@@ -73,6 +73,9 @@ def model_card(run: Run, manifest: Mapping[str, Any], node: str, config: Mapping
     """The card of a classifier folder with the run's figures; ``config``: its config.json."""
     settings = manifest["config"].get("backbone") or manifest["config"]["classifier"]
     known = {f.name for f in fields(ClassifierConfig)}
+    given: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known
+    }
     extra = dict(config.get("diffadapt") or {})
     kept = {
         name: extra.pop(name) for name in ("selection", "generator", "data", "limitations") if name in extra
@@ -86,9 +89,7 @@ def model_card(run: Run, manifest: Mapping[str, Any], node: str, config: Mapping
     )
     return classifier_card(
         arch=config["architecture"],
-        config=ClassifierConfig(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
-        ),
+        config=ClassifierConfig(**given),
         class_names=config["label_names"],
         extra={
             **extra,

@@ -4,7 +4,7 @@ folder lists them."""
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffadapt.core.errors import DataError
@@ -34,7 +34,7 @@ LABEL_ENDINGS = (
 """
 
 
-def by_stem(files: Mapping[str, str], endings: tuple[str, ...], what: str) -> dict[str, str]:
+def by_stem(files: Iterable[str], endings: tuple[str, ...], what: str) -> dict[str, str]:
     """Scene (relative path without suffix and without one of ``endings``) -> relative name of its file.
     Raises DataError for two files of one scene."""
     found: dict[str, str] = {}

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from diffadapt.core.ranges import Natural
-from diffadapt.methods.ssl.base import SslBatch, SslMethod
+from diffadapt.methods.ssl.base import SslBatch, SslMethod, SslNet
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,13 @@ class Consistency(SslMethod):
             loss, parts[name] = loss + factor * value, value.detach()
         return {"loss": loss, **parts}
 
-    def weigh(self, net: nn.Module, weak: torch.Tensor, batch: SslBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def weigh(self, net: SslNet, weak: torch.Tensor, batch: SslBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Targets int64 (mu B,) and weights (mu B,) of the unlabelled images from the logits of their weak
         views."""
         raise NotImplementedError
 
     def further(
-        self, net: nn.Module, strong: torch.Tensor, weights: torch.Tensor
+        self, net: SslNet, strong: torch.Tensor, weights: torch.Tensor
     ) -> dict[str, tuple[float, torch.Tensor]]:
         """Further terms by name: (factor, value)."""
         return {}

@@ -4,7 +4,7 @@ top."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from diffadapt.compute.progress import Pass, Progress
 from diffadapt.core.ranges import Fraction, NonNegative, Positive
@@ -24,6 +24,15 @@ class SslBatch(NamedTuple):
     weak: tuple[torch.Tensor, ...]
     strong: tuple[torch.Tensor, ...]
     index: torch.Tensor
+
+
+class SslNet(Protocol):
+    """What a method's losses are given: called with views (B, ...) it gives logits (B, K)."""
+
+    state: Any
+    """The module that the method's ``build`` returned."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class SslMethod:
         """A module that holds the method's buffers for ``unlabelled`` images; None: it has no state."""
         return None
 
-    def losses(self, net: nn.Module, batch: SslBatch, progress: Progress) -> dict[str, torch.Tensor]:
+    def losses(self, net: SslNet, batch: SslBatch, progress: Progress) -> dict[str, torch.Tensor]:
         """Scalar losses; ``loss`` is minimised, all are logged."""
         raise NotImplementedError
 

@@ -28,7 +28,6 @@ class FlexMatch(Consistency):
         from torch import nn
 
         state = nn.Module()
-        state.classes = classes
         state.register_buffer("predicted", torch.full((unlabelled,), -1, dtype=torch.int64))
         return state
 
@@ -38,9 +37,8 @@ class FlexMatch(Consistency):
         from diffadapt.compute.distributed import gather
 
         confidence, targets = weak.softmax(1).max(1)
-        status = learning_status(net.state.predicted, net.state.classes, self.threshold_warmup).to(
-            weak.dtype
-        )[targets]
+        status = learning_status(net.state.predicted, weak.shape[1], self.threshold_warmup)
+        status = status.to(weak.dtype)[targets]
         weights = (confidence >= self.threshold * status / (2.0 - status)).to(weak.dtype)
         with torch.no_grad():
             chosen = gather((confidence >= self.threshold).long()).bool()

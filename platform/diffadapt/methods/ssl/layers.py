@@ -7,14 +7,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from diffadapt.methods.ssl.base import SslBatch
+from diffadapt.methods.ssl.base import SslBatch, SslNet
 
 
-def three_views(
-    net: nn.Module, batch: SslBatch, joint: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def three_views(net: SslNet, batch: SslBatch, joint: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits (labelled (B, K), weak (mu B, K) without gradient, strong (mu B, K)).
 
     ``joint``: one forward pass of all, so that batch norm sees one batch (USB, kekmodel); else three in the
@@ -66,7 +63,7 @@ def interleave_order(size: int, parts: int) -> list[int]:
     return order
 
 
-def interleaved(net: nn.Module, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def interleaved(net: SslNet, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Logits of each of ``parts``, batches of as many rows, forwarded in interleaved batches of that size."""
     size = len(parts[0])
     order = torch.tensor(interleave_order(size, len(parts)), device=parts[0].device)

@@ -32,9 +32,8 @@ class SoftMatch(Consistency):
         state = nn.Module()
         state.register_buffer("mu", torch.tensor(1.0 / classes, dtype=torch.float64))
         state.register_buffer("variance", torch.tensor(1.0, dtype=torch.float64))
-        state.register_buffer(
-            "mean", torch.zeros(classes, dtype=torch.float64)
-        )  # all zero until the first batch, which it then equals
+        # All zero until the first batch, which it then equals.
+        state.register_buffer("mean", torch.zeros(classes, dtype=torch.float64))
         return state
 
     def weigh(self, net, weak, batch):

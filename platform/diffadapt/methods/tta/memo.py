@@ -96,7 +96,7 @@ def marginal_entropy(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _mix_statistics(norm: nn.Module, prior: float) -> None:
-    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    mean, var = norm.get_buffer("running_mean").clone(), norm.get_buffer("running_var").clone()
 
     @torch.no_grad()
     def before(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

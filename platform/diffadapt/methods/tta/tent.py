@@ -86,12 +86,14 @@ def configure(model: nn.Module) -> list[nn.Parameter]:
             module.running_mean = module.running_var = None
         elif not isinstance(module, OTHER_NORMS):
             continue
-        found += [p.requires_grad_() for p in (module.weight, module.bias) if p is not None]
+        found += [p for p in (module.weight, module.bias) if isinstance(p, nn.Parameter)]
     if not found:
         raise RecipeError(
             "Tent adapts the affine parameters of batch, layer or group norm, and this classifier has none "
             "(batch norm may have been folded into the convolutions): choose another method or model."
         )
+    for parameter in found:
+        parameter.requires_grad_()
     return found
 
 

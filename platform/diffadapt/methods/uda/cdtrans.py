@@ -81,7 +81,7 @@ class CdTrans(UdaMethod):
         # A pair is kept only where the pseudo-label is the source's label.
         parts = self.objective(source, target, fusion, batch.y_s, batch.y_s)
         return {
-            "loss": sum(parts.values()),
+            "loss": parts["source"] + parts["target"] + parts["distillation"],
             **{k: v.detach() for k, v in parts.items()},
             "accuracy": _accuracy(source, batch.y_s),
         }

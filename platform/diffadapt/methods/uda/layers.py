@@ -4,7 +4,7 @@ global batch."""
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -92,6 +92,9 @@ class RandomMap(nn.Module):
     """(B, width) features and (B, classes) predictions -> (B, out): product of two fixed Gaussian projections
     (CDAN, equation 6)."""
 
+    of_features: torch.Tensor
+    of_predictions: torch.Tensor
+
     def __init__(self, width: int, classes: int, out: int):
         super().__init__()
         self.register_buffer("of_features", torch.randn(width, out))
@@ -119,6 +122,7 @@ def mean_of_heads(one: nn.Sequential, two: nn.Sequential) -> nn.Sequential:
     first = True
     for i, (a, b) in enumerate(zip(one, two, strict=True)):
         if isinstance(a, nn.Linear):
+            b = cast(nn.Linear, b)
             w = torch.cat([a.weight, b.weight]) if first else torch.block_diag(a.weight, b.weight)
             bias = torch.cat([a.bias, b.bias])
             if i == last:

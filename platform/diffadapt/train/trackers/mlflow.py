@@ -27,7 +27,8 @@ class MLflow(Tracker):
 
     def start(self) -> None:
         try:
-            from mlflow import MlflowClient
+            # Without the package pyright takes this file for it.
+            from mlflow import MlflowClient  # pyright: ignore[reportAttributeAccessIssue]
         except ImportError:
             raise ResourceError(
                 "The tracker mlflow needs the package mlflow: pip install mlflow, or leave mlflow out of"

@@ -31,8 +31,9 @@ class WeightsAndBiases(Tracker):
                 "The tracker wandb needs the package wandb: pip install wandb, or leave wandb out of"
                 " --execution.trackers."
             ) from None
-        self._image = wandb.Image
-        self._run = wandb.init(
+        # Without the package pyright takes this file for it.
+        self._image = wandb.Image  # pyright: ignore[reportAttributeAccessIssue]
+        self._run = wandb.init(  # pyright: ignore[reportAttributeAccessIssue]
             project=os.environ.get("WANDB_PROJECT", "diffadapt"),
             group=self.run,
             name=f"{self.run}/{self.node}".rstrip("/"),

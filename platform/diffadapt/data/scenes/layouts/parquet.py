@@ -88,7 +88,8 @@ class SceneRows(SceneFiles):
     files: ParquetReader
 
     def read(self, item: SceneItem) -> RawScene:
-        return RawScene(*map(self.files.row(item.key).get, COLUMNS))
+        row = self.files.row(item.key)
+        return RawScene(row["image"], *map(row.get, COLUMNS[1:]))
 
 
 def _rows(fs: Any, path: str, name: str, config: SceneConfig) -> list[Row]:
