@@ -104,7 +104,8 @@ def compute_here() -> dict[str, Any]:
             refused[name] = str(error)
     planned |= _predictions(loaded, made)
     options = _options(loaded)
-    fields = {f"--{field.replace('_', '-')}" for types in options.values() for field in types["fields"]}
+    known = {*ADDED, *(field for types in options.values() for field in types["fields"])}
+    fields = {f"--{field.replace('_', '-')}" for field in known}
     return {
         "planned": planned,
         "made": dict(sorted(made.items())),
