@@ -71,12 +71,12 @@ def _python() -> str:
 def _libraries() -> str:
     from diffadapt.core.manifest import LIBRARIES
 
-    found = {}
+    result = {}
     for name in LIBRARIES:
-        found[name] = metadata.version(name)
+        result[name] = metadata.version(name)
     for module in ("torch", "torchvision", "timm", "diffusers"):
         importlib.import_module(module)
-    return " ".join(f"{k} {v}" for k, v in found.items())
+    return " ".join(f"{k} {v}" for k, v in result.items())
 
 
 def _platform() -> str:

@@ -361,14 +361,14 @@ def _places(recipe: Any) -> Iterator[tuple[str, str]]:
 def _absolute(words: Sequence[str], option: str, value: str) -> list[str]:
     """``words`` with the absolute path in place of ``value``, as an option of its own where no word says
     it."""
-    absolute, found, out = os.path.abspath(value), False, list(words)
+    absolute, result, out = os.path.abspath(value), False, list(words)
     for i, word in enumerate(out[1:], 1):
         name, equals, said = word.partition("=")
         if word == value and out[i - 1].startswith("--"):
-            out[i], found = absolute, True
+            out[i], result = absolute, True
         elif equals and said == value and name.startswith("--"):
-            out[i], found = f"{name}={absolute}", True
-    return out if found or absolute in out else [*out, option, absolute]
+            out[i], result = f"{name}={absolute}", True
+    return out if result or absolute in out else [*out, option, absolute]
 
 
 def _without_root(words: Sequence[str]) -> list[str]:

@@ -62,14 +62,14 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
 
 def field_types(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every overridable leaf of a config tree as dotted name -> annotated type."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, hint in _hints(type(config)).items():
         value = getattr(config, name)
         if is_dataclass(value):
-            found.update(field_types(value, f"{prefix}{name}."))
+            result.update(field_types(value, f"{prefix}{name}."))
         else:
-            found[f"{prefix}{name}"] = hint
-    return found
+            result[f"{prefix}{name}"] = hint
+    return result
 
 
 def override(config: T, changes: Mapping[str, Any]) -> T:
@@ -91,14 +91,14 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
 def changes(base: Any, other: Any) -> dict[str, Any]:
     """Dotted name -> value of ``other`` for every leaf in which it differs from ``base`` (of the same
     type)."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for dotted in field_types(other):
         a, b = base, other
         for part in dotted.split("."):
             a, b = getattr(a, part, None), getattr(b, part)
         if a != b:
-            found[dotted] = to_dict(b)
-    return found
+            result[dotted] = to_dict(b)
+    return result
 
 
 def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:

@@ -105,7 +105,7 @@ def estimate(
     is called ``device`` (or as :func:`same_device` says) first, else those of the device that was used last.
     Shards scale by their items, fits by the images that they see.
     """
-    rates, counted, found = _Rates(measured, device), set(done), []
+    rates, counted, result = _Rates(measured, device), set(done), []
     owner = {p.digest: name for name, plan in plans.items() for p in plan.shards}
     behind: dict[str, int] = {}
     for name, plan in plans.items():
@@ -124,7 +124,7 @@ def estimate(
         passes = [samples(plan.stage, n) for n in sizes]
         basis, entries = rates.of(plan)
         seconds = _scaled(sizes, passes, entries)
-        found.append(
+        result.append(
             StageEstimate(
                 name,
                 plan.stage.kind,
@@ -141,7 +141,7 @@ def estimate(
                 tuple(sorted(parents)),
             )
         )
-    return Estimate(tuple(found))
+    return Estimate(tuple(result))
 
 
 def same_device(measured: str, wanted: str) -> bool:

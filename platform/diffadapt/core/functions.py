@@ -39,9 +39,9 @@ def folders(variable: str, name: str) -> list[Path]:
     """Folders to look in, best first: those that the environment's ``variable`` names, the checkout's
     ``name``, the installed one."""
     package = Path(__file__).resolve().parent.parent
-    found = [Path(p) for p in os.environ.get(variable, "").split(os.pathsep) if p]
-    found += [package.parent.parent / name, package / f"_{name}"]
-    return [p for p in found if p.is_dir()]
+    result = [Path(p) for p in os.environ.get(variable, "").split(os.pathsep) if p]
+    result += [package.parent.parent / name, package / f"_{name}"]
+    return [p for p in result if p.is_dir()]
 
 
 def find(roots: Iterable[Path], what: str) -> dict[str, Entry]:
@@ -61,17 +61,17 @@ def find(roots: Iterable[Path], what: str) -> dict[str, Entry]:
 def of_file(file: Path, stem: str, what: str) -> dict[str, Entry]:
     """The functions of one file, which is called ``stem``; RecipeError when it cannot be loaded."""
     stem = stem.removesuffix(f"/{what}")
-    module, found = _import(file, stem, what), {}
+    module, result = _import(file, stem, what), {}
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if function.__module__ == module.__name__ and not name.startswith("_"):
             full = stem if name == what else f"{stem}/{name}"
-            found[full] = Entry(
+            result[full] = Entry(
                 full,
                 _summary(inspect.getdoc(function) or inspect.getdoc(module) or ""),
                 function,
                 file,
             )
-    return found
+    return result
 
 
 def _summary(doc: str) -> str:

@@ -128,11 +128,11 @@ class Ledger:
 
 def read(place: Store) -> list[Measured]:
     """The newest entry of each shard and fit, oldest first; a damaged line or file counts as absent."""
-    found: dict[str, Measured] = {}
+    result: dict[str, Measured] = {}
     for m in sorted(_entries(place, _files(place)), key=lambda m: m.when):
-        found.pop(m.digest, None)
-        found[m.digest] = m
-    return list(found.values())
+        result.pop(m.digest, None)
+        result[m.digest] = m
+    return list(result.values())
 
 
 def by_digest(place: Store) -> dict[str, Measured]:

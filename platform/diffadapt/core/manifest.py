@@ -35,13 +35,13 @@ LIBRARIES = (
 
 def versions() -> dict[str, str]:
     """Versions of diffadapt, Python and the libraries that touch the result; read without importing them."""
-    found = {"diffadapt": __version__, "python": python_platform.python_version()}
+    result = {"diffadapt": __version__, "python": python_platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            result[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            result[name] = "absent"
+    return result
 
 
 def build(

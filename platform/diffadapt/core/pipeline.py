@@ -133,11 +133,11 @@ class Builder:
 def ancestors(nodes: Sequence[Node], name: str) -> set[str]:
     """Names of all nodes that ``name`` depends on."""
     by_name = {n.name: n for n in nodes}
-    found: set[str] = set()
+    result: set[str] = set()
     todo = list(by_name[name].inputs)
     while todo:
         current = todo.pop()
-        if current not in found:
-            found.add(current)
+        if current not in result:
+            result.add(current)
             todo.extend(by_name[current].inputs)
-    return found
+    return result

@@ -62,14 +62,14 @@ def load(place: str = "") -> dict[str, Instance]:
     except ValueError as error:
         raise RecipeError(f"The price list {file} is no TOML ({error}): mend it.") from None
     about = value.pop("about", {})
-    found = {}
+    result = {}
     for cloud, machines in value.items():
         for kind, fields in machines.items() if isinstance(machines, dict) else ():
             name = f"{cloud}.{kind}"
-            found[name] = _instance(name, {**about, **fields} if isinstance(fields, dict) else {}, file)
-    if not found:
+            result[name] = _instance(name, {**about, **fields} if isinstance(fields, dict) else {}, file)
+    if not result:
         raise RecipeError(f"The price list {file} names no machine: see cluster/prices.toml for the form.")
-    return found
+    return result
 
 
 def default_file() -> Path:

@@ -31,12 +31,12 @@ class Root:
 
     def names(self) -> list[str]:
         """Run folders, newest first."""
-        found = [
+        result = [
             (self._stamp(n), n)
             for n in self.runs.list("")
             if not n.startswith(".") and not n.startswith("store.json")
         ]
-        return [n for _, n in sorted(found, reverse=True)]
+        return [n for _, n in sorted(result, reverse=True)]
 
     def run(self, name: str) -> Run:
         """The run folder ``name`` (a name, its unique prefix, a path ending in it, or ``last``: the newest

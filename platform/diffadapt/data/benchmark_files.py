@@ -149,15 +149,15 @@ def _names(config: DataConfig, known: Benchmark) -> tuple[str, ...] | None:
 
 def _folder_names(known: Benchmark, fs: Any, root: str) -> tuple[str, ...]:
     """Class folders of all domains at hand, so that their labels agree also where a copy is incomplete."""
-    found: set[str] = set()
+    result: set[str] = set()
     for domain in known.domains:
         for spelling in known.folders(domain):
             place = posixpath.join(root, spelling)
             if fs.isdir(place):
-                found |= {
+                result |= {
                     posixpath.basename(p.rstrip("/")) for p in fs.ls(place, detail=False) if fs.isdir(p)
                 }
-    return tuple(sorted(found))
+    return tuple(sorted(result))
 
 
 def open_domain(config: DataConfig, name: str, domain: str, partial: bool = False) -> Source:

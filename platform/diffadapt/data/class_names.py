@@ -101,7 +101,7 @@ def match_names(
     squeezed: dict[str, list[int]] = {}
     for name, i in plain.items():
         squeezed.setdefault(name.replace(" ", ""), []).append(i)
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     unknown: list[str] = []
     for folder in folders:
         key = normalise(folder)
@@ -112,7 +112,7 @@ def match_names(
         if label is None:
             unknown.append(folder)
         else:
-            found[folder] = label
+            result[folder] = label
     if unknown:
         near = difflib.get_close_matches(normalise(unknown[0]), list(plain), n=1)
         hint = f" (did you mean {listed[plain[near[0]]]!r}?)" if near else ""
@@ -121,7 +121,7 @@ def match_names(
             " list."
         )
     by_label: dict[int, str] = {}
-    for folder, label in found.items():
+    for folder, label in result.items():
         if label in by_label:
             raise DataError(
                 f"{where} has both {by_label[label]!r} and {folder!r} for the class {listed[label]!r}: merge"
@@ -133,7 +133,7 @@ def match_names(
         raise DataError(
             f"{where} lacks {_some(missing)}, which the class list names: add the images or shorten the list."
         )
-    return found
+    return result
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

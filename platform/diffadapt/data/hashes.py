@@ -41,21 +41,21 @@ def hash_files(fs: Any, root: str, paths: Iterable[str]) -> dict[str, str]:
         cache_folder() / f"{hashlib.sha256(f'{_protocol(fs)}:{root}'.encode()).hexdigest()[:24]}.json"
     )
     known = _read(memory_file)
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     learned = False
     for path in paths:
         stamp = file_stamp(fs, path)
         entry = known.get(path)
         if stamp is not None and isinstance(entry, list) and entry[:2] == stamp and len(entry) == 3:
-            found[path] = entry[2]
+            result[path] = entry[2]
             continue
-        found[path] = _hash(fs, path)
+        result[path] = _hash(fs, path)
         if stamp is not None and not (isinstance(stamp[1], int) and time.time_ns() - stamp[1] < FRESH_NS):
-            known[path] = [*stamp, found[path]]
+            known[path] = [*stamp, result[path]]
             learned = True
     if learned:
         _write(memory_file, known)
-    return found
+    return result
 
 
 def file_stamp(fs: Any, path: str) -> list[Any] | None:

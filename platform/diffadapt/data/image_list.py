@@ -37,7 +37,7 @@ def read_image_list(fs: Any, path: str) -> list[tuple[str, str]]:
         text = fs.cat_file(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The image list {path} cannot be read ({error}).") from None
-    found = []
+    result = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -47,10 +47,10 @@ def read_image_list(fs: Any, path: str) -> list[tuple[str, str]]:
                 f"Line {number} of the image list {path} is {line.strip()[:80]!r}, but must be a relative"
                 " path and a number."
             )
-        found.append((posixpath.normpath(image.strip().replace("\\", "/")), label))
-    if not found:
+        result.append((posixpath.normpath(image.strip().replace("\\", "/")), label))
+    if not result:
         raise DataError(f"The image list {path} is empty.")
-    return found
+    return result
 
 
 def name_labels(rows: Sequence[tuple[str, str]], names: tuple[str, ...] | None, path: str) -> list[str]:
@@ -61,25 +61,25 @@ def name_labels(rows: Sequence[tuple[str, str]], names: tuple[str, ...] | None, 
     Raises DataError when the class of a row is not told, or numbers and names do not go one to one.
     """
     if names is None:
-        found: list[str | None] = [posixpath.basename(posixpath.dirname(image)) or None for image, _ in rows]
+        result: list[str | None] = [posixpath.basename(posixpath.dirname(image)) or None for image, _ in rows]
     else:
         known = set(names)
-        found = [_class_folder(image, names, known) for image, _ in rows]
-        if not any(found):
-            found = [names[int(label)] if int(label) < len(names) else None for _, label in rows]
-    if None in found:
-        image, label = rows[found.index(None)]
+        result = [_class_folder(image, names, known) for image, _ in rows]
+        if not any(result):
+            result = [names[int(label)] if int(label) < len(names) else None for _, label in rows]
+    if None in result:
+        image, label = rows[result.index(None)]
         raise DataError(
             f"The image list {path} does not tell the class of {image!r}: no folder of its path is a class,"
             f" nor is the number {label}."
         )
-    pairs = {(label, name) for (_, label), name in zip(rows, found, strict=True)}
+    pairs = {(label, name) for (_, label), name in zip(rows, result, strict=True)}
     if len(pairs) > min(len({label for label, _ in pairs}), len({name for _, name in pairs})):
         raise DataError(
             f"The numbers in the image list {path} do not go with the class folders one to one: it is damaged"
             " or mixes two lists."
         )
-    return found  # type: ignore[return-value]
+    return result  # type: ignore[return-value]
 
 
 def find_files(
@@ -90,14 +90,14 @@ def find_files(
     Keys begin with one of ``folders``; paths of a list may, may be relative to that folder, or may lead there
     from elsewhere ('/data/office/amazon/...').
     """
-    found = []
+    result = []
     for image, _ in rows:
         tries = [image, *(f"{folder}/{image}" for folder in folders)]
         tries += [
             f"{folder}/" + image.split(f"/{folder}/", 1)[1] for folder in folders if f"/{folder}/" in image
         ]
-        found.append(next((t for t in tries if t in files), None))
-    return found
+        result.append(next((t for t in tries if t in files), None))
+    return result
 
 
 def _class_folder(image: str, names: tuple[str, ...], known: set[str]) -> str | None:

@@ -77,15 +77,15 @@ def pair_by_path(original: Source, projected: Source) -> list[tuple[str, str]]:
 
 
 def _by_stem(source: Source) -> dict[str, str]:
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for item in source.items:
         stem = posixpath.splitext(item.key)[0]
-        if stem in found:
+        if stem in result:
             raise DataError(
-                f"{source.name} holds both {found[stem]} and {item.key}, so that path cannot be paired."
+                f"{source.name} holds both {result[stem]} and {item.key}, so that path cannot be paired."
             )
-        found[stem] = item.key
-    return found
+        result[stem] = item.key
+    return result
 
 
 def _first_folder(root: str, places: Sequence[str]) -> str:

@@ -146,7 +146,7 @@ def _read_rows(location: str) -> dict[str, str]:
         )
     if not rows:
         raise DataError(f"The label file {location} is empty: write one line path,class name for each image.")
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for i, row in enumerate(rows, first):
         cells = [unicodedata.normalize("NFC", cell.strip()) for cell in row]
         if len(cells) <= class_at or not cells[path_at] or not cells[class_at]:
@@ -154,12 +154,12 @@ def _read_rows(location: str) -> dict[str, str]:
                 f"Line {i} of the label file {location} has no path or no class name: write path,class name."
             )
         path = posixpath.normpath(row[path_at].strip().replace("\\", "/"))
-        if found.setdefault(path, cells[class_at]) != cells[class_at]:
+        if result.setdefault(path, cells[class_at]) != cells[class_at]:
             raise DataError(
-                f"The label file {location} gives {path!r} both {found[path]!r} and {cells[class_at]!r}: keep"
-                " one."
+                f"The label file {location} gives {path!r} both {result[path]!r} and {cells[class_at]!r}:"
+                " keep one."
             )
-    return found
+    return result
 
 
 def _text(location: str, what: str) -> str:

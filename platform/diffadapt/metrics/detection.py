@@ -28,10 +28,10 @@ def scores(tables: Sequence[Any], class_names: Sequence[str]) -> dict[str, float
     Images whose true objects are not known count nowhere. Empty where no object is true: nothing can be
     measured.
     """
-    found = mean_ap(
+    result = mean_ap(
         [row for table in tables for row in table.select(["objects", "boxes"]).to_pylist()], class_names
     )
-    return {name: 100 * value for name, value in found.items() if math.isfinite(value)}
+    return {name: 100 * value for name, value in result.items() if math.isfinite(value)}
 
 
 def mean_ap(rows: Iterable[Mapping[str, Any]], class_names: Sequence[str] | None = None) -> dict[str, float]:

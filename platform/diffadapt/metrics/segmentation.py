@@ -35,11 +35,11 @@ def total(matrices: Iterable[np.ndarray | None], classes: int) -> np.ndarray:
     """The sum of confusion matrices, (K+1, K+1) each or as stored row by row; None among them (no truth)
     counts nothing."""
     side = classes + 1
-    found = np.zeros((side, side), np.int64)
+    result = np.zeros((side, side), np.int64)
     for matrix in matrices:
         if matrix is not None:
-            found += np.asarray(matrix, np.int64).reshape(side, side)
-    return found
+            result += np.asarray(matrix, np.int64).reshape(side, side)
+    return result
 
 
 def iou(matrix: np.ndarray) -> np.ndarray:

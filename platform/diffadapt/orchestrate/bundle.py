@@ -97,11 +97,11 @@ def _folders(package: Path) -> tuple[dict[Path, str], dict[str, str]]:
 
 def _listed(folder: Path, name: str) -> dict[Path, Path]:
     """File -> its relative place under ``name``, without what is ignored."""
-    found: dict[Path, Path] = {}
+    result: dict[Path, Path] = {}
 
     def add(path: Path) -> None:
         if path.is_file():
-            found[path] = Path(name) / path.relative_to(folder)
+            result[path] = Path(name) / path.relative_to(folder)
 
     _dir_travel(
         folder,
@@ -109,7 +109,7 @@ def _listed(folder: Path, name: str) -> dict[Path, Path]:
         add,
         include_gitignore=True,
     )
-    return found
+    return result
 
 
 def _demand_room(files: Mapping[Path, Path], what: str, limit: int) -> int:

@@ -80,9 +80,9 @@ def living_nodes() -> list[dict[str, float]]:
 def possible_nodes() -> list[dict[str, float]]:
     """Resources of the nodes that the autoscaler of the connected cluster can add to the living ones; empty
     without one."""
-    found = _node_types()
+    result = _node_types()
     workers = [n for n in ray.nodes() if n["Alive"] and HEAD not in n["Resources"]]
-    return remaining(found, [(n.get("Labels", {}).get(_GROUP_LABEL, ""), n["Resources"]) for n in workers])
+    return remaining(result, [(n.get("Labels", {}).get(_GROUP_LABEL, ""), n["Resources"]) for n in workers])
 
 
 def remaining(found: NodeTypes, workers: list[tuple[str, Mapping[str, float]]]) -> list[dict[str, float]]:
@@ -176,13 +176,13 @@ def known_on_head(address: str) -> NodeTypes | None:
 def of_configuration(config: Mapping[str, Any]) -> NodeTypes:
     """Node types of an autoscaler's configuration, as `ray up` takes it and KubeRay derives it."""
     most = int(config.get("max_workers", 2))  # Ray's own default
-    found = []
+    result = []
     for name, group in (config.get("available_node_types") or {}).items():
         resources = {k: float(v) for k, v in (group.get("resources") or {}).items()}
         limit = min(int(group.get("max_workers", most)), most)
         if resources and limit > 0:
-            found.append(NodeType(name, resources, limit))
-    return NodeTypes(tuple(found), most)
+            result.append(NodeType(name, resources, limit))
+    return NodeTypes(tuple(result), most)
 
 
 def _configuration_file(address: str) -> str | None:

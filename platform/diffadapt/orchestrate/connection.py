@@ -166,13 +166,13 @@ def import_roots() -> list[str]:
     """Folders that this process imports from besides its installation: workers find the same modules
     there."""
     installed = {Path(p).resolve() for p in sysconfig.get_paths().values()}
-    found = [str(Path(diffadapt.__file__).resolve().parents[1])]
+    result = [str(Path(diffadapt.__file__).resolve().parents[1])]
     for entry in sys.path:
         path = Path(entry or os.getcwd()).resolve()
         inside = any(path == i or i in path.parents for i in installed)
-        if path.is_dir() and not inside and str(path) not in found:
-            found.append(str(path))
-    return found
+        if path.is_dir() and not inside and str(path) not in result:
+            result.append(str(path))
+    return result
 
 
 def _send_recipe_files() -> None:

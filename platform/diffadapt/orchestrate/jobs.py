@@ -155,8 +155,8 @@ class JobServer:
     def jobs(self) -> list[JobDetails]:
         """Submitted jobs, newest first."""
         with self._plainly():
-            found = [j for j in self._client.list_jobs() if j.submission_id]
-        return sorted(found, key=lambda j: -(j.start_time or 0))
+            result = [j for j in self._client.list_jobs() if j.submission_id]
+        return sorted(result, key=lambda j: -(j.start_time or 0))
 
     def job(self, name: str) -> JobDetails:
         """The job of that name, its unique prefix, or ``last``: the newest; ResourceError if there is

@@ -88,8 +88,8 @@ class RayBackend(Backend):
         ) as error:  # whatever Ray raises for a failed job; the whole text has the traceback of the worker
             log.debug("The ray.data.llm job failed.", exc_info=True)
             return [self._failed(str(error))] * len(requests)
-        found = {row["index"]: row["answer"] for row in rows}
-        return [self._answer(found.get(i)) for i in range(len(requests))]
+        result = {row["index"]: row["answer"] for row in rows}
+        return [self._answer(result.get(i)) for i in range(len(requests))]
 
     def close(self) -> None:
         """End the Ray that was started here, if one was."""

@@ -261,12 +261,14 @@ class _Rounds(tune.Trainable):
         self.state = state = advance(
             self.member, self.state, self.values, self.told.device, self.told.threads
         )
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             EPOCH: state.epoch,
             SCORE: -math.inf if state.score is None else state.score,
             "done": state.epoch >= self.member.epochs,
         }
-        return {**found, _RESULT: outcome(self.member, state).to_json().decode()} if found["done"] else found
+        return (
+            {**result, _RESULT: outcome(self.member, state).to_json().decode()} if result["done"] else result
+        )
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         assert self.state is not None

@@ -62,8 +62,8 @@ class _Numbers:
 
     def matching(self, pattern: str) -> list[tuple[str, re.Match[str]]]:
         """Keys that ``pattern`` matches whole, sorted."""
-        found = [(key, re.fullmatch(pattern, key)) for key in sorted(self.file.arrays)]
-        return [(key, match) for key, match in found if match]
+        result = [(key, re.fullmatch(pattern, key)) for key in sorted(self.file.arrays)]
+        return [(key, match) for key, match in result if match]
 
     def check(self, key: str, got: Any, gate: float | None = None, note: str = "") -> ParityRow:
         name = key if self.dtype == torch.float64 else f"{key} (float32)"

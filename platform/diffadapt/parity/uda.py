@@ -150,11 +150,13 @@ def _dann(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Row
     a = file.arrays
     for name in sorted(k for k in a if re.fullmatch(r"out_loss_it\d+(_w)?", k)):
         what = name.removeprefix("out_loss_")
-        told = stored_discriminator(a, "in_disc", dtype)
+        discriminator = stored_discriminator(a, "in_disc", dtype)
         f_s, f_t = _given(a, dtype, "in_f_s", "in_f_t")
         weights = torch.cat(_given(a, dtype, "in_w_s", "in_w_t")).detach() if what.endswith("_w") else None
         step = int(re.findall(r"\d+", what)[0])
-        loss, accuracy = domain_loss(told(reverse(torch.cat([f_s, f_t]), reversal(step))), len(f_s), weights)
+        loss, accuracy = domain_loss(
+            discriminator(reverse(torch.cat([f_s, f_t]), reversal(step))), len(f_s), weights
+        )
         loss.backward()
         yield compare(file, f"loss {what}{suffix}", loss.detach(), a[name], gate)
         yield compare(
@@ -162,7 +164,8 @@ def _dann(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Row
         )
         gradients = {f"out_gfs_{what}": f_s.grad, f"out_gft_{what}": f_t.grad}
         gradients |= {
-            f"out_gdisc_{what}.{k}".replace(".6.", ".6.0."): p.grad for k, p in told.named_parameters()
+            f"out_gdisc_{what}.{k}".replace(".6.", ".6.0."): p.grad
+            for k, p in discriminator.named_parameters()
         }
         for key, gradient in gradients.items():
             yield compare(file, f"gradient {key.removeprefix('out_g')}{suffix}", gradient, a[key], gate)

@@ -49,10 +49,10 @@ def _method(a: Mapping[str, np.ndarray]) -> UdaMethod:
     width, classes = a["in_clf.head.weight"].shape[1], a["in_clf.head.weight"].shape[0]
     if "in_disc.0.weight" not in a:
         return Mcc(bottleneck=width)
-    hidden, told = a["in_disc.0.weight"].shape
+    hidden, inputs = a["in_disc.0.weight"].shape
     return (
         Cdan(hidden=hidden, bottleneck=width)
-        if told == width * classes != width
+        if inputs == width * classes != width
         else Dann(hidden=hidden, bottleneck=width)
     )
 
@@ -82,13 +82,13 @@ NAMES = (
 
 def _state(a: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The stored weights and running averages under our names."""
-    found = {}
+    result = {}
     for key, value in a.items():
         for theirs, ours in NAMES:
             if key.startswith(prefix + theirs):
-                found[ours + key.removeprefix(prefix + theirs)] = value
+                result[ours + key.removeprefix(prefix + theirs)] = value
                 break
-    return found
+    return result
 
 
 class _Body(nn.Module):

@@ -123,6 +123,6 @@ def _lookup(name: str) -> np.ndarray:
     from diffadapt.data.scenes.classes import builtin
 
     table = builtin(name)
-    found = np.full(256, IGNORED, np.uint8)
-    found[list(table.values)] = table.classes
-    return found
+    result = np.full(256, IGNORED, np.uint8)
+    result[list(table.values)] = table.classes
+    return result

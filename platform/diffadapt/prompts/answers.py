@@ -65,8 +65,8 @@ def parse_answer(text: str) -> list[str]:
             value, _ = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
-        if found := _strings(value):
-            return found
+        if result := _strings(value):
+            return result
     if "[" in text:
         cut = [_unescape(s) for s in _STRING.findall(text[text.index("[") :])]
         if cut:
@@ -113,24 +113,24 @@ def _numbers(word: str) -> set[str]:
     """A word with its likely plurals and, when it may be a plural, its likely singulars."""
     if len(word) < 3 or not word[-1].isalpha():
         return {word}
-    found = {word, word + "s", word + "es"}
+    result = {word, word + "s", word + "es"}
     if word.endswith("y"):
-        found.add(word[:-1] + "ies")
+        result.add(word[:-1] + "ies")
     if word.endswith(("f", "fe")):
-        found.add(word.rstrip("e")[:-1] + "ves")
+        result.add(word.rstrip("e")[:-1] + "ves")
     if word.endswith("man"):
-        found.add(word[:-2] + "en")
+        result.add(word[:-2] + "en")
     if word in ("mouse", "goose", "tooth", "foot"):
-        found.add({"mouse": "mice", "goose": "geese", "tooth": "teeth", "foot": "feet"}[word])
+        result.add({"mouse": "mice", "goose": "geese", "tooth": "teeth", "foot": "feet"}[word])
     if len(word) > 3 and re.search(r"[^siu]s$", word):
-        found.add(word[:-1])
-    return found
+        result.add(word[:-1])
+    return result
 
 
 def _strings(value: Any) -> list[str]:
     if isinstance(value, dict):
         return next(
-            (found for v in value.values() if isinstance(v, (list, dict)) and (found := _strings(v))), []
+            (result for v in value.values() if isinstance(v, (list, dict)) and (result := _strings(v))), []
         )
     if not isinstance(value, list):
         return []

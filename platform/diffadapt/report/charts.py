@@ -165,14 +165,14 @@ def _one_bar(row: MethodSummary, scale: _Scale, y: float, bar: float, kind: str)
     end = scale(mean)
     error = row.spread or 0.0
     word = "standard error" if row.deviation is None else f"standard deviation over {len(row.seeds)} seeds"
-    told = (
+    tooltip = (
         f"{row.title}: {mean:.2f}" + (f", {word} {error:.2f}" if error else "") + f", {row.coverage} images"
     )
     parts = [
         tag(
             "rect",
             None,
-            told,
+            tooltip,
             x=scale.start,
             y=y,
             width=max(end - scale.start, 0.5),

@@ -190,7 +190,7 @@ def _fields(manifests: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]
         for m in manifests
     ]
     fields = _differing(heads)
-    told = {(name.split(".")[-1], tuple(values)) for name, values in fields}
+    shown = {(name.split(".")[-1], tuple(values)) for name, values in fields}
     stages = []
     for m in manifests:
         stages.append(
@@ -211,8 +211,8 @@ def _fields(manifests: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]
         [{"nodes": {n: v for n, v in s["nodes"].items() if n in common}} for s in stages]
     ):
         key = (name.split(".")[-1], tuple(values))
-        if key not in told:
-            told.add(key)
+        if key not in shown:
+            shown.add(key)
             fields.append((name.replace(".identity.", "."), values))
     return fields
 

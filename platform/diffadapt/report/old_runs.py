@@ -182,5 +182,5 @@ def _parent(nodes: Mapping[str, Any], node: str) -> str:
 def _method(node: Mapping[str, Any]) -> str:
     """The method that a fit's identity names."""
     identity = node.get("identity") or {}
-    found = [identity.get("method"), *(v.get("method") for v in identity.values() if isinstance(v, Mapping))]
-    return next((str(m) for m in found if m), "")
+    result = [identity.get("method"), *(v.get("method") for v in identity.values() if isinstance(v, Mapping))]
+    return next((str(m) for m in result if m), "")

@@ -20,10 +20,10 @@ def roles(manifest: Mapping[str, Any]) -> dict[str, Role]:
     rows = manifest.get("rows") or ()
     stated = [Role(**(row.get("role") or {})) for row in rows]
     guessed = {} if all(r.kind for r in stated) else old_runs.by_graph(manifest)
-    found: dict[str, Role] = {}
+    result: dict[str, Role] = {}
     for row, role in zip(rows, stated, strict=True):
-        found.setdefault(row["name"], role if role.kind else guessed.get(row["name"], role))
-    return found
+        result.setdefault(row["name"], role if role.kind else guessed.get(row["name"], role))
+    return result
 
 
 def named(roles: Mapping[str, Role], *kinds: str) -> tuple[str, ...]:

@@ -63,14 +63,14 @@ def against_control(
             f"{lead.title} and the control {control.title} have no {table.group_noun} in common, so they are"
             " not compared."
         ]
-    told = numbers(table, lead, control, d)
+    figures = numbers(table, lead, control, d)
     if d.value < 0.05:
         word = f"{abs(d.value):.1f} points below" if d.value <= -0.05 else "no better than"
         return [
-            f"Remark: {lead.title} is {word} the control {control.title} ({told}):"
+            f"Remark: {lead.title} is {word} the control {control.title} ({figures}):"
             f" {meaning}.{doubt(d) if d.value <= -0.05 else ''}"
         ]
-    text = f"{lead.title} is {d.value:.1f} points above the control {control.title} ({told}).{doubt(d)}"
+    text = f"{lead.title} is {d.value:.1f} points above the control {control.title} ({figures}).{doubt(d)}"
     gain, reached = (difference(r, base, table.metric) if base else None for r in (lead, control))
     if (
         base

@@ -181,8 +181,8 @@ class Summary:
 def metrics(scores: Sequence[Score]) -> list[str]:
     """The metrics in ``scores``, top1 first, those on the source last, else in order of appearance; those of
     single classes are left out."""
-    found = [m for m in dict.fromkeys(s.metric for s in scores) if not metric_of(m).by_class]
-    return sorted(found, key=lambda m: (m != TOP1.name, metric_of(m).place == "source"))
+    result = [m for m in dict.fromkeys(s.metric for s in scores) if not metric_of(m).by_class]
+    return sorted(result, key=lambda m: (m != TOP1.name, metric_of(m).place == "source"))
 
 
 def summarise(scores: Sequence[Score], metric: str | None = None) -> Summary:

@@ -81,14 +81,14 @@ def _lacking(
     digest: str, owner: Mapping, plans: Mapping[str, NodePlan], done: Collection[str]
 ) -> set[str] | None:
     """The shard and all unfinished ones that it stands on; None where one of them is a fit."""
-    found, todo = set(), [digest]
+    result, todo = set(), [digest]
     while todo:
         current = todo.pop()
-        if current in found or current in done:
+        if current in result or current in done:
             continue
         name, planned = owner[current]
         if plans[name].stage.fit_stage:
             return None
-        found.add(current)
+        result.add(current)
         todo.extend(i.digest for i in planned.shard.inputs)
-    return found
+    return result

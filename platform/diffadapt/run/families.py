@@ -44,11 +44,11 @@ def _describe(plan: NodePlan) -> dict[str, Any]:
 
 
 def _ancestors(plans: Mapping[str, NodePlan], plan: NodePlan) -> list[str]:
-    found: set[str] = set()
+    result: set[str] = set()
     todo = list(plan.inputs)
     while todo:
         name = todo.pop()
-        if name not in found:
-            found.add(name)
+        if name not in result:
+            result.add(name)
             todo.extend(plans[name].inputs)
-    return [name for name in plans if name in found]
+    return [name for name in plans if name in result]

@@ -81,7 +81,7 @@ def decisions_of(pipeline: Pipeline, plans: Mapping[str, NodePlan], store: Store
 
 def _warnings(plans: Mapping[str, NodePlan], store: Store) -> list[dict[str, str]]:
     """What finished stages had to say, each sentence once: [{"node", "sentence"}]."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for name, plan in plans.items():
         stage, paths = plan.stage, [p.path or "" for p in plan.shards]
         if not stage.stored:
@@ -91,5 +91,5 @@ def _warnings(plans: Mapping[str, NodePlan], store: Store) -> list[dict[str, str
         else:
             said = [s for header in store.headers(paths) for s in header.warnings] if stage.may_warn else []
         for sentence in said:
-            found.setdefault(sentence, name)
-    return [{"node": node, "sentence": sentence} for sentence, node in found.items()]
+            result.setdefault(sentence, name)
+    return [{"node": node, "sentence": sentence} for sentence, node in result.items()]

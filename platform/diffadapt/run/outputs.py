@@ -139,7 +139,7 @@ def _adapted(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]
     baseline = named(known, "zero_shot")
     names = dict.fromkeys((*baseline[:1], *named(known, SOURCE)[:1], *path))
     scores = run.scores() if run.has("scores.parquet") else []
-    found = {
+    result = {
         f"{name}: {metric(s.metric).title} on the target, %": round(s.value, 2)
         for name in names
         for s in scores
@@ -147,13 +147,13 @@ def _adapted(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]
         and (s.seed == seed or name in baseline)
         and (not mine.get("group") or s.group == mine["group"])
     }
-    if not found:
+    if not result:
         scored = (optional_json(run, "validators.json").get("nodes") or {}).get(mine["members"][0]) or {}
-        found = {
+        result = {
             f"{name} (label-free: no accuracy is known)": round(float(value), 4)
             for name, value in scored.items()
         }
-    return {**made, "metrics": found}
+    return {**made, "metrics": result}
 
 
 def _data(manifest: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ def run_card(run: Run, manifest: Mapping[str, Any], node: str, marker: Any) -> s
     seed = mine[0]["seed"] if mine else None
     base = [r for r in rows if r["seed"] == seed and r not in mine and known_roles[r["name"]].kind == SOURCE]
     scores = run.scores() if run.has("scores.parquet") else []
-    found = {
+    result = {
         f"{row['name']}: {METRICS[row['metric']]}": round(s.value, 2)
         for row in (*base, *mine)
         if row["metric"] in METRICS
@@ -45,7 +45,7 @@ def run_card(run: Run, manifest: Mapping[str, Any], node: str, marker: Any) -> s
     return segmenter_card(
         known.config,
         known.classes,
-        {"recipe": manifest["recipe"], "run": run.name, **extra, "metrics": found},
+        {"recipe": manifest["recipe"], "run": run.name, **extra, "metrics": result},
         known.parameters,
     )
 

@@ -247,7 +247,7 @@ def _certain(search: Search) -> list[Mapping[str, NodePlan]]:
     shards and fits that no axis changes, found by planning one trial and the same one with every other value
     of each axis (of a range, with its ends).
     """
-    space, store, found = search.space, search.root.store, []
+    space, store, result = search.space, search.root.store, []
     for name, recipe in search.recipes.items():
         first = {axis: a.ends()[0] for axis, a in space.axes.items()}
         points = [first] + [{**first, axis: v} for axis, a in space.axes.items() for v in a.ends()[1:]]
@@ -261,8 +261,8 @@ def _certain(search: Search) -> list[Mapping[str, NodePlan]]:
                 k: replace(n, shards=tuple(p for p in n.shards if p.digest in kept))
                 for k, n in plans[0].items()
             }
-            found += [certain, certain]
-    return found
+            result += [certain, certain]
+    return result
 
 
 def _line(result: TrialResult, count: NodeProgress) -> str:

@@ -250,7 +250,7 @@ def halved(recipe: Any, adjusted: Mapping[str, Any], stage: Stage | None = None)
     used = (
         [value for f in fields(stage) if _batch(value := getattr(stage, f.name))] if stage is not None else []
     )  # type: ignore[arg-type]
-    found = dict(adjusted)
+    result = dict(adjusted)
     for f in fields(recipe):
         part = getattr(recipe, f.name)
         size = _batch(part)
@@ -263,8 +263,8 @@ def halved(recipe: Any, adjusted: Mapping[str, Any], stage: Stage | None = None)
             and meant
             and (size // 2 >= 2 * workers and size // 2 % workers == 0 if trains else size >= 2)
         ):
-            found[f"{f.name}.batch_size"] = size // 2
-    return found if found != dict(adjusted) else {}
+            result[f"{f.name}.batch_size"] = size // 2
+    return result if result != dict(adjusted) else {}
 
 
 def _batch(value: Any) -> int:

@@ -109,29 +109,29 @@ def _read(stage: FilterImages, job: FitJob) -> _Images:
     from diffadapt.data.image import decode
     from diffadapt.diffusion.generators.filters import perceptual_hash, spread
 
-    found, config = _Images(), stage.config
+    result, config = _Images(), stage.config
     for file in row_inputs(job)[0]:
         rows = job.read(file)
-        found.failed += [(failure.key, failure.reason) for failure in rows.failures]
+        result.failed += [(failure.key, failure.reason) for failure in rows.failures]
         for key, label, stored in zip(
             rows.column("key"), rows.column("label"), rows.column("image"), strict=True
         ):
             if label is None:
                 raise DataError(f"{key} has no label: only labelled images can be filtered class by class.")
             image = _Image(key, label)
-            found.all.append(image)
+            result.all.append(image)
             try:
                 pixels = decode(stored["bytes"], stage.channels, key)
             except ItemError as error:
                 image.reason = "unreadable"
-                found.failed.append((key, str(error)))
+                result.failed.append((key, str(error)))
                 continue
             if config.blank and spread(pixels) < config.blank_std:
                 image.reason = "blank"
             elif config.near_duplicates >= 0:
                 image.hash = perceptual_hash(pixels)
-    found.all.sort(key=lambda image: image.key)
-    return found
+    result.all.sort(key=lambda image: image.key)
+    return result
 
 
 def _mark_duplicates(images: _Images, distance: int) -> None:

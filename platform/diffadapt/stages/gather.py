@@ -78,9 +78,9 @@ class Gathering:
         temporary.write_text(json.dumps(notes), encoding="utf-8")
         os.replace(temporary, self._notes)
         os.replace(self._temporary, self.path)
-        found = self.existing()
-        assert found is not None
-        return found
+        result = self.existing()
+        assert result is not None
+        return result
 
     def _write(self) -> None:
         if self._writer is None:

@@ -136,11 +136,11 @@ def _counts(images: Sequence[Mapping[str, Any]], failed: Sequence[Any]) -> dict[
 
 
 def _means(images: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    found: dict[str, list[float]] = {}
+    result: dict[str, list[float]] = {}
     for image in images:
         for name, value in image["scores"].items() if image["kept"] else ():
-            found.setdefault(name, []).append(value)
-    return {name: round(sum(found[name]) / len(found[name]), 4) for name in MEASURES if name in found}
+            result.setdefault(name, []).append(value)
+    return {name: round(sum(result[name]) / len(result[name]), 4) for name in MEASURES if name in result}
 
 
 def _warnings(images: Sequence[Mapping[str, Any]], counts: Mapping[str, Any]) -> list[str]:

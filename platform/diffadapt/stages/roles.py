@@ -17,11 +17,11 @@ CLASSIFIERS = ("classifier", "merged", *ADAPTED)
 
 def row_inputs(job: FitJob) -> list[list[InputFile]]:
     """The shards of each input that is not fitted, input by input in the node's order."""
-    found: dict[str, list[InputFile]] = {}
+    result: dict[str, list[InputFile]] = {}
     for file in job.every_input():
         if not file.fitted:
-            found.setdefault(file.node, []).append(file)
-    return list(found.values())
+            result.setdefault(file.node, []).append(file)
+    return list(result.values())
 
 
 def kept_keys(context: WorkContext) -> set[str] | None:

@@ -87,13 +87,13 @@ class Sweep(Run):
     def results(self) -> list[TrialResult]:
         """Every trial that has ended, by number; one whose file is damaged counts as open."""
         trials = Store(posixpath.join(self.url, "trials"))
-        found = []
+        result = []
         for name in sorted(trials.list("")):
             try:
-                found.append(from_json(trials.read_bytes(f"{name}/result.json")))
+                result.append(from_json(trials.read_bytes(f"{name}/result.json")))
             except (StoreError, ValueError, KeyError, TypeError):
                 continue
-        return sorted(found, key=lambda r: (r.number, r.id))
+        return sorted(result, key=lambda r: (r.number, r.id))
 
 
 def sweeps(root: Root) -> list[str]:

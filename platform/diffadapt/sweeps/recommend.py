@@ -90,21 +90,22 @@ def settings(results: Iterable[TrialResult]) -> list[Setting]:
         return []
     recipes = {r.recipe for g in groups for r in g}
     fullest = max(map(len, groups))
-    found = []
+    result = []
     for group in groups:
         whole = {r.recipe for r in group} == recipes and 2 * len(group) >= fullest
-        found.append(Setting(tuple(group), *mean_and_spread(group, objectives), _hours(group), None, whole))
-    if not any(s.complete for s in found):  # no setting has every benchmark yet
-        widest = max(len({r.recipe for r in s.trials}) for s in found)
-        found = [
+        result.append(Setting(tuple(group), *mean_and_spread(group, objectives), _hours(group), None, whole))
+    if not any(s.complete for s in result):  # no setting has every benchmark yet
+        widest = max(len({r.recipe for r in s.trials}) for s in result)
+        result = [
             replace(s, complete=len({r.recipe for r in s.trials}) == widest and 2 * len(s.trials) >= fullest)
-            for s in found
+            for s in result
         ]
-        if not any(s.complete for s in found):
-            found = [replace(s, complete=len(s.trials) == fullest) for s in found]
-    found = _ranked(found, recipes)
+        if not any(s.complete for s in result):
+            result = [replace(s, complete=len(s.trials) == fullest) for s in result]
+    result = _ranked(result, recipes)
     return sorted(
-        found, key=lambda s: (not s.complete, math.inf if s.rank is None else s.rank, -s.mean, s.first.number)
+        result,
+        key=lambda s: (not s.complete, math.inf if s.rank is None else s.rank, -s.mean, s.first.number),
     )
 
 
@@ -134,8 +135,8 @@ def mean_and_spread(
 
 def recommend(results: Iterable[TrialResult]) -> list[TrialResult]:
     """The trials of the best complete setting (:func:`settings`); empty when nothing finished."""
-    found = settings(results)
-    return list(found[0].trials) if found else []
+    result = settings(results)
+    return list(result[0].trials) if result else []
 
 
 def recommendation(results: Iterable[TrialResult], overrides: Mapping[str, Any]) -> bytes | None:

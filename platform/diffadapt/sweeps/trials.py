@@ -55,12 +55,12 @@ def enumerate_trials(space: Space, recipes: Sequence[str]) -> list[Trial]:
         ]
     else:
         points = [draw(space, k) for k in range(search.trials)]
-    found: dict[str, Trial] = {}
+    result: dict[str, Trial] = {}
     for recipe in recipes:
         for values in points:
-            trial = make_trial(space, recipe, values, len(found))
-            found.setdefault(trial.id, trial)
-    return list(found.values())
+            trial = make_trial(space, recipe, values, len(result))
+            result.setdefault(trial.id, trial)
+    return list(result.values())
 
 
 def draw(space: Space, k: int) -> dict[str, Any]:

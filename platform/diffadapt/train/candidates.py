@@ -124,18 +124,18 @@ class TargetJudge:
         return len(self.target)
 
     def evidence(self, forward: Forward) -> dict[str, np.ndarray]:
-        n, found = len(self.target), dict[str, np.ndarray]()
-        found["logits"], features = self._predict(self.target, np.arange(n), forward)
+        n, result = len(self.target), dict[str, np.ndarray]()
+        result["logits"], features = self._predict(self.target, np.arange(n), forward)
         if self.needs in ("features", "source"):
-            found["features"] = features
+            result["features"] = features
         if self.needs == "mixed":
-            found["partner"] = partners(n, self.seed)
-            found["mixed"], _ = self._predict(self.target, np.arange(n), forward, found["partner"])
+            result["partner"] = partners(n, self.seed)
+            result["mixed"], _ = self._predict(self.target, np.arange(n), forward, result["partner"])
         if self.needs == "source" and self.source is not None:
             order = np.random.default_rng(self.seed).permutation(len(self.source))[:SOURCE_LIMIT]
-            found["source_labels"] = np.asarray(self.source.labels)[order]
-            found["source_logits"], found["source_features"] = self._predict(self.source, order, forward)
-        return found
+            result["source_labels"] = np.asarray(self.source.labels)[order]
+            result["source_logits"], result["source_features"] = self._predict(self.source, order, forward)
+        return result
 
     def _predict(
         self, views: Views, items: np.ndarray, forward: Forward, partner: np.ndarray | None = None
@@ -276,8 +276,8 @@ class Chooser:
         return entry if fits else None
 
     def _all_evidence(self) -> dict[int, dict[str, Any]]:
-        found = {step: self._read(step) for step in self.steps}
-        return {step: entry for step, entry in found.items() if entry is not None}
+        result = {step: self._read(step) for step in self.steps}
+        return {step: entry for step, entry in result.items() if entry is not None}
 
     def _predictions(self, step: int) -> Checkpoints:
         return Checkpoints(posixpath.join(self._folder, f"{step:09d}-evidence"), keep=1)

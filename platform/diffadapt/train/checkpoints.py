@@ -119,12 +119,12 @@ class Checkpoints:
         self._fs.invalidate_cache()
         if not self._fs.exists(self._root):
             return []
-        found = []
+        result = []
         for path in self._fs.ls(self._root, detail=False):
             match = _NAME.match(path.rstrip("/").rsplit("/", 1)[-1])
             if match:
-                found.append((int(match[1]), match[2], path))
-        return sorted(found)
+                result.append((int(match[1]), match[2], path))
+        return sorted(result)
 
 
 def _why_not(error: BaseException) -> str:

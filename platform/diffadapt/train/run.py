@@ -76,11 +76,11 @@ class TrainingRun:
     def conclude(self, net: nn.Module, scalars: dict[str, float], model: nn.Module | None = None) -> dict:
         """Leave ``net`` in evaluation mode with rank 0's running averages, and ``model`` (default: ``net``)
         with the chosen weights; the last step's ``scalars`` with what was chosen (``selection``)."""
-        found: dict[str, Any] = without_watched(scalars)
+        result: dict[str, Any] = without_watched(scalars)
         same_buffers(net)
         separate(net).eval()
         if self.chooser is not None:
-            state, found["selection"] = self.chooser.choose()
+            state, result["selection"] = self.chooser.choose()
             if state is not None:
                 (net if model is None else model).load_state_dict(state)
-        return found
+        return result

@@ -53,13 +53,13 @@ def label_values(data: bytes, key: str) -> np.ndarray:
     """The raw values of a label file of one channel, int64 (H, W). Raises ItemError."""
 
     def values(image: Image.Image, raw: str) -> np.ndarray:
-        found = _values(image, raw)
-        if found is None:
+        result = _values(image, raw)
+        if result is None:
             raise ItemError(
                 f"The label map {key} is colour-coded, but values are wanted: store it as an 8-bit grey or"
                 " palette PNG."
             )
-        return found
+        return result
 
     return _read(data, key, values)
 
@@ -120,10 +120,10 @@ def _classes(image: Image.Image, raw: str, table: ClassTable, key: str) -> Label
         values = rgb[..., 0].astype(np.int64)
         if not set(np.unique(values).tolist()) - set(table.values) - set(_SILENT):
             return _by_value(values, table, key)
-    found = _by_colour(rgb, table)
+    result = _by_colour(rgb, table)
     if image.mode == "RGBA":
-        found.classes[pixels[..., 3] == 0] = IGNORED
-    return found
+        result.classes[pixels[..., 3] == 0] = IGNORED
+    return result
 
 
 def _values(image: Image.Image, raw: str) -> np.ndarray | None:
@@ -170,11 +170,11 @@ def _lookup(table: ClassTable) -> tuple[np.ndarray, np.ndarray]:
 def _codes(table: ClassTable) -> tuple[np.ndarray, np.ndarray]:
     """Packed colours in rising order and their classes; where two share a colour, a class wins over what is
     ignored, the first over later ones."""
-    found: dict[int, int] = {}
+    result: dict[int, int] = {}
     pairs = list(zip(table.colours, range(len(table.names)), strict=True)) + list(
         zip(table.codes, table.classes, strict=False)
     )
     for (red, green, blue), number in sorted(pairs, key=lambda pair: pair[1] == IGNORED):
-        found.setdefault(red << 16 | green << 8 | blue, number)
-    codes = sorted(found)
-    return np.asarray(codes, np.int64), np.asarray([found[c] for c in codes], np.int64)
+        result.setdefault(red << 16 | green << 8 | blue, number)
+    codes = sorted(result)
+    return np.asarray(codes, np.int64), np.asarray([result[c] for c in codes], np.int64)

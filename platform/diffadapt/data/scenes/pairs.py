@@ -37,13 +37,13 @@ LABEL_ENDINGS = (
 def by_stem(files: Iterable[str], endings: tuple[str, ...], what: str) -> dict[str, str]:
     """Scene (relative path without suffix and without one of ``endings``) -> relative name of its file.
     Raises DataError for two files of one scene."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for name in sorted(files):
         scene = stem(name, endings)
-        if scene in found:
-            raise DataError(f"{found[scene]} and {name} are both {what} {scene!r}: keep one of them.")
-        found[scene] = name
-    return found
+        if scene in result:
+            raise DataError(f"{result[scene]} and {name} are both {what} {scene!r}: keep one of them.")
+        result[scene] = name
+    return result
 
 
 def stem(name: str, endings: tuple[str, ...]) -> str:

@@ -60,8 +60,8 @@ def relight(
     check_appearances([appearance])
     masks = {role: np.isin(annotation, _classes(names, role)) for role in ROLES}
     linear = (image.astype(np.float64) / 255.0) ** 2.2
-    found = _APPEARANCES[appearance](linear, masks, rng)
-    return np.clip(255.0 * found + 0.5, 0, 255).astype(np.uint8)
+    result = _APPEARANCES[appearance](linear, masks, rng)
+    return np.clip(255.0 * result + 0.5, 0, 255).astype(np.uint8)
 
 
 def _classes(names: Sequence[str], role: str) -> list[int]:
@@ -83,11 +83,11 @@ def _dusk(linear: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.Ge
         rng.uniform(0.2, 0.6),
     )
     edge = _soft(masks["sky"], 1.0)[..., None]
-    found = (
+    result = (
         ground * (1 - edge) + sky * edge + rng.uniform(0.01, 0.06) * _blur(sky * edge, _scale(linear) * 0.06)
     )
-    found = _lamps(
-        found,
+    result = _lamps(
+        result,
         linear,
         masks,
         rng,
@@ -95,7 +95,7 @@ def _dusk(linear: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.Ge
         share=rng.uniform(0.2, 0.7),
         windows=rng.uniform(0.0, 0.4),
     )
-    return _camera(found, rng, noise=rng.uniform(0.004, 0.018), blur=rng.uniform(0.0, 0.9))
+    return _camera(result, rng, noise=rng.uniform(0.004, 0.018), blur=rng.uniform(0.0, 0.9))
 
 
 def _night(linear: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
@@ -113,11 +113,11 @@ def _night(linear: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.G
     ground = ground + linear * (pool * rng.uniform(0.05, 0.25))[..., None] * np.array(_WHITE)
     dark = np.array((0.010, 0.011, 0.018)) * rng.uniform(0.3, 2.0)
     edge = _soft(masks["sky"], 1.0)[..., None]
-    found = ground * (1 - edge) + (dark * (0.6 + 1.6 * y[..., None])) * edge
-    found = _lamps(
-        found, linear, masks, rng, power=rng.uniform(0.6, 1.0), share=0.9, windows=rng.uniform(0.3, 1.0)
+    result = ground * (1 - edge) + (dark * (0.6 + 1.6 * y[..., None])) * edge
+    result = _lamps(
+        result, linear, masks, rng, power=rng.uniform(0.6, 1.0), share=0.9, windows=rng.uniform(0.3, 1.0)
     )
-    return _camera(found, rng, noise=rng.uniform(0.012, 0.035), blur=rng.uniform(0.2, 1.0))
+    return _camera(result, rng, noise=rng.uniform(0.012, 0.035), blur=rng.uniform(0.2, 1.0))
 
 
 def _fog(linear: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
@@ -132,10 +132,10 @@ def _fog(linear: np.ndarray, masks: Mapping[str, np.ndarray], rng: np.random.Gen
     clear = np.exp(-rng.uniform(0.08, 0.24) * distance) * np.ones(linear.shape[:2])
     clear = np.where(masks["sky"], 0.02, clear)[..., None]
     grey = np.array((0.50, 0.52, 0.55)) * rng.uniform(0.75, 1.2)
-    found = _dimmed(linear, rng.uniform(0.5, 0.8), np.ones(3), saturation=0.6, soften=0.4) * clear + grey * (
+    result = _dimmed(linear, rng.uniform(0.5, 0.8), np.ones(3), saturation=0.6, soften=0.4) * clear + grey * (
         1 - clear
     )
-    return _camera(found, rng, noise=0.006, blur=rng.uniform(0.2, 0.8))
+    return _camera(result, rng, noise=0.006, blur=rng.uniform(0.2, 0.8))
 
 
 def _horizon(masks: Mapping[str, np.ndarray]) -> float:

@@ -38,14 +38,14 @@ def near_duplicates(hashes: Sequence[np.ndarray], distance: int) -> list[int | N
     """
     kept = np.zeros((len(hashes), 8), np.uint8)
     positions: list[int] = []
-    found: list[int | None] = []
+    result: list[int | None] = []
     for i, value in enumerate(hashes):
         differing = _BITS[kept[: len(positions)] ^ value].sum(axis=1, dtype=np.int64)
         near = np.flatnonzero(differing <= distance)
         if len(near):
-            found.append(positions[int(near[0])])
+            result.append(positions[int(near[0])])
             continue
         kept[len(positions)] = value
         positions.append(i)
-        found.append(None)
-    return found
+        result.append(None)
+    return result

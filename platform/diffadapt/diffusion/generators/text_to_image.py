@@ -176,13 +176,13 @@ def _from_pretrained(name: str, arguments: dict[str, Any]) -> Any:
 
 
 def _denoiser(pipe: Any) -> Any:
-    found = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    if found is None:
+    result = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    if result is None:
         raise WeightsError(
             f"{type(pipe).__name__} has neither a unet nor a transformer, so it cannot be used here; give"
             " another pipeline."
         )
-    return found
+    return result
 
 
 def _native_size(pipe: Any) -> int:

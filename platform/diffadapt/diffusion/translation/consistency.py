@@ -30,11 +30,11 @@ class SourceModel:
 
         size, count = self.config.size, len(self.classes.names)
         predicted = logits(self.net, self.config, images, self.device).argmax(1).cpu().numpy()
-        found = []
+        result = []
         for truth, labels in zip(annotations, predicted, strict=True):
             matrix = confusion(fit_labels(truth, size), labels, count)
-            found.append(np.where(matrix[:-1].sum(1) > 0, iou(matrix), np.nan))
-        return found
+            result.append(np.where(matrix[:-1].sum(1) > 0, iou(matrix), np.nan))
+        return result
 
     def compare(self, original: np.ndarray, transferred: np.ndarray) -> dict[str, Any]:
         """Of both images' :meth:`ious`: ``consistency``, the ratio of their means over the classes that the

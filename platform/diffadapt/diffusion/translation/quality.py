@@ -95,5 +95,5 @@ class DomainScore:
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[float]:
         """A probability in 0..1 for each uint8 (H, W, 3) image."""
-        found = self.clip.logits(images, self.prompts).softmax(1)[:, 0]
-        return [round(float(p), DIGITS) for p in found]
+        result = self.clip.logits(images, self.prompts).softmax(1)[:, 0]
+        return [round(float(p), DIGITS) for p in result]

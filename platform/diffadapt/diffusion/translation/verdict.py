@@ -27,13 +27,13 @@ class Verdict(NamedTuple):
 
 def thresholds(config: QualityConfig) -> dict[str, tuple[float, float]]:
     """The thresholds that act: reason -> (least, largest) value."""
-    found = {
+    result = {
         "consistency": (config.consistency, math.inf) if config.consistency > 0 else None,
         "edges": (config.edges, math.inf) if config.edges else None,
         "luminance": tuple(config.luminance) if tuple(config.luminance) != (0.0, 255.0) else None,
         "clip": (config.clip_score, math.inf) if config.clip and config.clip_score > 0 else None,
     }
-    return {reason: found[reason] for reason in REASONS if found[reason]}  # type: ignore[misc]
+    return {reason: result[reason] for reason in REASONS if result[reason]}  # type: ignore[misc]
 
 
 def judge(scores: Mapping[str, Any], config: QualityConfig) -> Verdict:

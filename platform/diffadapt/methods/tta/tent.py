@@ -78,7 +78,7 @@ def configure(model: nn.Module) -> list[nn.Parameter]:
     """Freeze all but the affine parameters of norm layers, switch batch norm to batch statistics; the
     learnable parameters."""
     model.requires_grad_(False)
-    found: list[nn.Parameter] = []
+    result: list[nn.Parameter] = []
     for module in model.modules():
         if isinstance(module, BATCH_NORMS):
             # Without running averages batch norm takes the batch's statistics in evaluation mode too.
@@ -86,15 +86,15 @@ def configure(model: nn.Module) -> list[nn.Parameter]:
             module.running_mean = module.running_var = None
         elif not isinstance(module, OTHER_NORMS):
             continue
-        found += [p for p in (module.weight, module.bias) if isinstance(p, nn.Parameter)]
-    if not found:
+        result += [p for p in (module.weight, module.bias) if isinstance(p, nn.Parameter)]
+    if not result:
         raise RecipeError(
             "Tent adapts the affine parameters of batch, layer or group norm, and this classifier has none "
             "(batch norm may have been folded into the convolutions): choose another method or model."
         )
-    for parameter in found:
+    for parameter in result:
         parameter.requires_grad_()
-    return found
+    return result
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:

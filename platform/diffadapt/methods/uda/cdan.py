@@ -59,8 +59,8 @@ class Cdan(UdaMethod):
         task = F.cross_entropy(logits[: len(f_s)], batch.y_s)
         g = F.softmax(logits, 1).detach()
         joint = net.random_map(both, g) if self.randomized else (g[:, :, None] * both[:, None, :]).flatten(1)
-        told = net.discriminator(reverse(joint, reversal(progress.step, steps=self.reversal_steps)))
-        domain, told_apart = domain_loss(told, len(f_s), self.weights(g) if self.entropy else None)
+        domains = net.discriminator(reverse(joint, reversal(progress.step, steps=self.reversal_steps)))
+        domain, told_apart = domain_loss(domains, len(f_s), self.weights(g) if self.entropy else None)
         accuracy = (logits[: len(f_s)].detach().argmax(1) == batch.y_s).float().mean()
         return {
             "loss": task + self.trade_off * domain,

@@ -42,8 +42,8 @@ class Dann(UdaMethod):
         (f_s, _), both = net.forward_both(batch)
         logits = full(net.head(f_s))
         task = F.cross_entropy(logits, batch.y_s)
-        told = net.discriminator(reverse(both, reversal(progress.step, steps=self.reversal_steps)))
-        domain, told_apart = domain_loss(told, len(f_s))
+        domains = net.discriminator(reverse(both, reversal(progress.step, steps=self.reversal_steps)))
+        domain, told_apart = domain_loss(domains, len(f_s))
         accuracy = (logits.detach().argmax(1) == batch.y_s).float().mean()
         return {
             "loss": task + self.trade_off * domain,

@@ -69,12 +69,12 @@ class TorchvisionDetector(DetectionNetwork):
     def forward(self, x: Tensor, targets: Sequence[Target] | None = None) -> Any:
         self._deepest.clear()
         if targets is None:
-            found = [
+            result = [
                 Detections(f["boxes"].float(), f["labels"] - 1, f["scores"].float())
                 for f in self.model(list(x))
             ]
             self._deepest.clear()
-            return found
+            return result
         losses = self.model(list(x), [{"boxes": t.boxes, "labels": t.labels + 1} for t in targets])
         return losses, self._deepest.pop()
 
@@ -148,17 +148,17 @@ class TransformersDetector(DetectionNetwork):
         scale = x.new_tensor([width, height, width, height])
         if targets is not None:
             labels = [{"class_labels": t.labels, "boxes": _centred(t.boxes / scale)} for t in targets]
-            found = self.model(pixel_values=x, labels=labels)
+            result = self.model(pixel_values=x, labels=labels)
             parts = {
                 k: v
-                for k, v in found.loss_dict.items()
+                for k, v in result.loss_dict.items()
                 if torch.is_tensor(v) and k in ("loss_ce", "loss_vfl", "loss_bbox", "loss_giou")
             }
-            return {"loss": found.loss, **parts}, None
-        found = self.model(pixel_values=x)
+            return {"loss": result.loss, **parts}, None
+        result = self.model(pixel_values=x)
         return [
             self._detections(logits, boxes, scale)
-            for logits, boxes in zip(found.logits.float(), found.pred_boxes.float(), strict=True)
+            for logits, boxes in zip(result.logits.float(), result.pred_boxes.float(), strict=True)
         ]
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:

@@ -31,22 +31,22 @@ def detector_identity(config: DetectorConfig) -> dict[str, Any]:
 def detector_revisions(config: DetectorConfig) -> dict[str, str]:
     """Revisions by role; empty where all weights are random. Raises WeightsError, or notes it, for weights
     that are not at hand."""
-    found = {}
+    result = {}
     if config.arch == "transformers":
-        found["detector"] = weights.revision(config.backbone)
+        result["detector"] = weights.revision(config.backbone)
     if is_path(config.weights):
         try:
-            found["weights"] = weights.content_revision(str(path_of(config.weights)))
+            result["weights"] = weights.content_revision(str(path_of(config.weights)))
         except WeightsError as error:
             missing(error)
-            found["weights"] = f"missing:{config.weights}"
+            result["weights"] = f"missing:{config.weights}"
     elif config.weights == "coco" and config.arch in PUBLISHED:
-        found["detector"] = f"torchvision:{PUBLISHED[config.arch]}"
+        result["detector"] = f"torchvision:{PUBLISHED[config.arch]}"
     elif config.weights == "imagenet" and config.backbone.startswith("timm:"):
-        found["backbone"] = weights.revision("timm/" + config.backbone.removeprefix("timm:"))
+        result["backbone"] = weights.revision("timm/" + config.backbone.removeprefix("timm:"))
     elif config.weights == "imagenet":
-        found["backbone"] = "torchvision:imagenet"
-    return found
+        result["backbone"] = "torchvision:imagenet"
+    return result
 
 
 def is_path(name: str) -> bool:

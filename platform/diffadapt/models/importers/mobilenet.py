@@ -204,12 +204,12 @@ def _file(place: str) -> Path:
     path = Path(place).expanduser()
     if path.is_file():
         return path
-    found = sorted(path.glob("*.npz")) if path.is_dir() else []
-    if len(found) != 1:
+    result = sorted(path.glob("*.npz")) if path.is_dir() else []
+    if len(result) != 1:
         raise WeightsError(
-            f"{place!r} holds {len(found)} .npz files: give the one with MobileNetV2's integers."
+            f"{place!r} holds {len(result)} .npz files: give the one with MobileNetV2's integers."
         )
-    return found[0]
+    return result[0]
 
 
 def _labels(file: Path, classes: int) -> list[str]:

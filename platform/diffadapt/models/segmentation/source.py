@@ -46,18 +46,18 @@ def segmenter_identity(config: SegmenterConfig) -> dict[str, Any]:
 
 def segmenter_revisions(config: SegmenterConfig) -> dict[str, str]:
     """The revision of the backbone's first weights and, where a folder decides it, of its architecture."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     try:
         if config.arch == "segformer" and _is_folder(config.backbone):
-            found["architecture"] = digest(segformer_config(config.backbone), 16)
+            result["architecture"] = digest(segformer_config(config.backbone), 16)
         if config.weights not in ("imagenet", "none"):
-            found["backbone"] = weights.content_revision(_local(config))
+            result["backbone"] = weights.content_revision(_local(config))
         elif config.weights == "imagenet":
-            found["backbone"] = _published_revision(config)
+            result["backbone"] = _published_revision(config)
     except WeightsError as error:
         missing(error)
-        found.setdefault("backbone", f"missing:{config.backbone}:{config.weights}")
-    return found
+        result.setdefault("backbone", f"missing:{config.backbone}:{config.weights}")
+    return result
 
 
 def check_segmenter(config: SegmenterConfig) -> None:

@@ -92,16 +92,16 @@ def _parse(path: str, text: str) -> tuple[tuple[str, ...], dict[str, tuple[str, 
         common, pairs = [], _csv_pairs(path, text)
     else:
         common, pairs = _lines(path, text), []
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     spelling: dict[str, str] = {}
     for category, prompt in pairs:
         if prompt.strip():
-            found.setdefault(spelling.setdefault(normalise(category), category.strip()), []).append(
+            result.setdefault(spelling.setdefault(normalise(category), category.strip()), []).append(
                 prompt.strip()
             )
-    if not common and not found:
+    if not common and not result:
         raise DataError(f"The prompt file {path} holds no prompts: it needs {_FORMS}.")
-    return tuple(common), {category: tuple(prompts) for category, prompts in found.items()}
+    return tuple(common), {category: tuple(prompts) for category, prompts in result.items()}
 
 
 def _lines(path: str, text: str) -> list[str]:

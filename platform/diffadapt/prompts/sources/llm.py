@@ -229,14 +229,14 @@ class _Class:
 
     def result(self, start: int, stop: int, source: str) -> list[tuple[str, str]]:
         """The stand-in of the k-th prompt is the bank's k-th."""
-        found = []
+        result = []
         for k, text, reason in zip(range(start, stop), self.done, self.reasons, strict=False):
-            found.append(
+            result.append(
                 (text, source)
                 if text
                 else (self.phrases.prompt(k, self.category, self.seed), f"{FALLBACK}{reason})")
             )
-        return found
+        return result
 
 
 class AnswerCache:

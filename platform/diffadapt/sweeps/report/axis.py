@@ -115,12 +115,12 @@ def make_axis(
 
 def make_labels(names: Sequence[str]) -> dict[str, str]:
     """The last part of each dotted name, with more of it where two would be equal."""
-    found = {}
+    result = {}
     for name in names:
         parts = name.split(".")
         for length in range(1, len(parts) + 1):
             label = ".".join(parts[-length:])
             if sum(other.split(".")[-length:] == parts[-length:] for other in names) == 1:
                 break
-        found[name] = label.replace("_", " ")
-    return found
+        result[name] = label.replace("_", " ")
+    return result

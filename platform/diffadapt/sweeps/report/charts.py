@@ -52,17 +52,17 @@ class Scale:
         return [round(i * step, 12) for i in range(first, int(math.floor(self.high / step + 1e-9)) + 1)]
 
     def _log_ticks(self, count: int) -> list[float]:
-        found: list[float] = []
+        result: list[float] = []
         for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):
-            found = [
+            result = [
                 f * 10.0**p
                 for p in range(math.floor(self.low) - 1, math.ceil(self.high) + 1)
                 for f in factors
                 if self.low <= math.log10(f * 10.0**p) <= self.high
             ]
-            if len(found) >= 3:
-                return found[:: max(1, math.ceil(len(found) / (count + 2)))]
-        return found or [10 ** ((self.low + self.high) / 2)]
+            if len(result) >= 3:
+                return result[:: max(1, math.ceil(len(result) / (count + 2)))]
+        return result or [10 ** ((self.low + self.high) / 2)]
 
 
 def curve_chart(view: View, curve: Curve) -> Markup:
@@ -101,8 +101,10 @@ def curve_chart(view: View, curve: Curve) -> Markup:
         x = place(axis.number(curve.elbow))
         parts.append(tag("line", None, curve.remark, x1=x, x2=x, y1=top - 6, y2=bottom, class_="elbow"))
     for n, v, r in curve.dots:
-        told = f"{view.setting_text(r)}: {view.number(curve.metric, v)}" if len(curve.dots) <= NAMED else None
-        parts.append(dot(place(n), y(v), 2.2, "dot", told))
+        tooltip = (
+            f"{view.setting_text(r)}: {view.number(curve.metric, v)}" if len(curve.dots) <= NAMED else None
+        )
+        parts.append(dot(place(n), y(v), 2.2, "dot", tooltip))
     parts += _line(view, curve, curve.fixed, place, y, "fixed") + _line(
         view, curve, curve.points, place, y, "mean"
     )
@@ -123,12 +125,14 @@ def cloud_chart(view: View, spots: Sequence[Spot], *, narrow: bool = False) -> M
     if front:
         parts.append(tag("path", d=path + f"H{frame.right}", class_="front"))
     for s in sorted(spots, key=lambda s: s.mark):
-        told = (
+        tooltip = (
             f"{view.setting_text(s.setting.first)}: {view.number(metric, s.y)}, {hours_text(s.x)}"
             f" {view.hours}"
         )
         kind = "chosen" if s.setting is view.best else "on-front" if s.mark else "off-front"
-        parts.append(dot(frame.x(s.x), frame.y(s.y), 5.5 if s.mark or kind == "chosen" else 3.5, kind, told))
+        parts.append(
+            dot(frame.x(s.x), frame.y(s.y), 5.5 if s.mark or kind == "chosen" else 3.5, kind, tooltip)
+        )
     for s in (
         front[:LABELS]
         if len(front) <= LABELS
@@ -148,8 +152,8 @@ def agreement_chart(view: View, found: Agreement, *, narrow: bool = False) -> Ma
     top = max(s.y for s in found.spots)
     for s in sorted(found.spots, key=lambda s: (s.setting is view.best, s.y)):
         kind = "chosen" if s.setting is view.best else "by-labels" if s.y == top else "off-front"
-        told = f"{view.setting_text(s.setting.first)}: {view.objective} {s.x:.4f}, accuracy {s.y:.2f}"
-        parts.append(dot(frame.x(s.x), frame.y(s.y), 6 if kind != "off-front" else 3.5, kind, told))
+        tooltip = f"{view.setting_text(s.setting.first)}: {view.objective} {s.x:.4f}, accuracy {s.y:.2f}"
+        parts.append(dot(frame.x(s.x), frame.y(s.y), 6 if kind != "off-front" else 3.5, kind, tooltip))
     return svg(parts, frame.width, frame.height, f"Accuracy against {view.objective}, a point a setting")
 
 
@@ -203,7 +207,7 @@ def _line(
             )
         over = f", s.d. over {p.seeds} seeds" if p.spread is not None else ""
         where = "others as recommended" if kind == "fixed" else f"{p.trials} trials"
-        told = (
+        tooltip = (
             f"{curve.axis.name} {curve.axis.text(p.value)}:"
             f" {view.number(curve.metric, p.mean, p.spread)}{over}; {where}"
         )
@@ -213,7 +217,7 @@ def _line(
                 b,
                 4 if kind == "mean" else 3,
                 f"point {kind}",
-                told,
+                tooltip,
             )
         )
     return parts

@@ -92,7 +92,7 @@ def agreement(view: View) -> list[Agreement]:
     exist."""
     if view.oracle or not view.labelled:
         return []
-    found = []
+    result = []
     for recipe in view.recipes:
         spots = []
         for s in view.settings:
@@ -101,8 +101,8 @@ def agreement(view: View) -> list[Agreement]:
             if math.isfinite(x) and math.isfinite(y):
                 spots.append(Spot(x, y, s))
         if spots:
-            found.append(Agreement(recipe, spots, spearman([s.x for s in spots], [s.y for s in spots])))
-    return found
+            result.append(Agreement(recipe, spots, spearman([s.x for s in spots], [s.y for s in spots])))
+    return result
 
 
 def choice(view: View) -> dict[str, Any] | None:

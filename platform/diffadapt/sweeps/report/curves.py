@@ -129,16 +129,16 @@ def diminishing(axis: Axis, points: Sequence[Point]) -> tuple[Any, str]:
                 f" best, {axis.text(best.value)}"
             ),
         )
-    found = next(p for p in points if p.mean >= least)
-    if found is points[-1]:
+    result = next(p for p in points if p.mean >= least)
+    if result is points[-1]:
         return (
             None,
             (
-                f"The mean still rises at the largest {axis.label} tried, {axis.text(found.value)}: the point"
-                " of diminishing returns lies beyond."
+                f"The mean still rises at the largest {axis.label} tried, {axis.text(result.value)}: the"
+                " point of diminishing returns lies beyond."
             ),
         )
-    return found.value, f"Returns diminish from {axis.label} {axis.text(found.value)}: {rule}."
+    return result.value, f"Returns diminish from {axis.label} {axis.text(result.value)}: {rule}."
 
 
 def _blocks(

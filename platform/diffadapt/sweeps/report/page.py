@@ -233,13 +233,13 @@ def _recommended(sweep: Sweep, v: View, spots: Sequence[Any]) -> dict[str, Any] 
 
 def _economy(v: View) -> dict[str, Any]:
     rows = list(v.description.get("economy") or ())
-    made, found = sum(r.made for r in v.results), sum(r.found for r in v.results)
+    made, result = sum(r.made for r in v.results), sum(r.found for r in v.results)
     return {
         "rows": rows,
         "apart": sum(e["apart"] for e in rows),
         "together": sum(e["together"] for e in rows),
         "made": made,
-        "found": found,
+        "found": result,
         "hours": hours_text(sum(r.device_hours or 0 for r in v.results)),
     }
 
@@ -270,14 +270,14 @@ def _numbers(v: View, s: Setting) -> list[str]:
 
 
 def _factor(v: View, axis: Any) -> dict[str, Any]:
-    found = curves(v, axis)
+    result = curves(v, axis)
     return {
         "axis": axis,
-        "panels": [(v.title(c.metric), curve_chart(v, c), c.remark) for c in found],
-        "basis": found[0].basis if found else "",
-        "fixed": any(c.fixed for c in found),
-        "seeds": any(p.spread is not None for c in found for p in c.points),
-        "elbow": any(c.elbow is not None for c in found),
+        "panels": [(v.title(c.metric), curve_chart(v, c), c.remark) for c in result],
+        "basis": result[0].basis if result else "",
+        "fixed": any(c.fixed for c in result),
+        "seeds": any(p.spread is not None for c in result for p in c.points),
+        "elbow": any(c.elbow is not None for c in result),
     }
 
 

@@ -21,8 +21,8 @@ def sweep_text(sweep: Sweep, *, width: int | None = None, colour: bool | None = 
     there is."""
     coloured: bool = sys.stdout.isatty() if colour is None else colour
     width = width or shutil.get_terminal_size((100, 24)).columns
-    found = view(sweep)
-    return to_text([_table(found, coloured)] if found.settings else [], width, coloured, _notes(found))
+    result = view(sweep)
+    return to_text([_table(result, coloured)] if result.settings else [], width, coloured, _notes(result))
 
 
 def _table(v: View, colour: bool) -> Any:

@@ -195,7 +195,7 @@ def view(sweep: Sweep) -> View:
         )
         for name in swept
     ]
-    found = tuple(settings(results))
+    result = tuple(settings(results))
     recipes = tuple(description.get("recipes") or dict.fromkeys(r.recipe for r in results))
     samples = {
         "objective": {r.id: objectives(r) for r in results},
@@ -207,7 +207,7 @@ def view(sweep: Sweep) -> View:
         description,
         status,
         results,
-        found,
+        result,
         varied,
         fixed,
         seeds,

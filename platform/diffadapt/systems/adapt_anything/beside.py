@@ -15,12 +15,12 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
     """``models`` and ``rows`` of (method, published value a model, value here, deviation here), ``remarks``;
     None when the run is on no benchmark or nothing is published of it."""
     config = manifest.get("config") or {}
-    found = published(str(config.get("benchmark") or ""))
-    if not found:
+    result = published(str(config.get("benchmark") or ""))
+    if not result:
         return None
-    models = list(dict.fromkeys(p.model for p in found))
-    methods = list(dict.fromkeys(p.method for p in found))
-    values = {(p.method, p.model): f"{p.value:.1f}" for p in found}
+    models = list(dict.fromkeys(p.model for p in result))
+    methods = list(dict.fromkeys(p.method for p in result))
+    values = {(p.method, p.model): f"{p.value:.1f}" for p in result}
     known = roles(manifest)
     measured = [r for r in reversed(table.main) if r.mean is not None and r.method in known]
     ours = {known[r.method].published.lower(): r for r in measured}
@@ -37,7 +37,7 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
         "models": models,
         "rows": rows,
         "remarks": _remarks(manifest, table),
-        "sources": list(dict.fromkeys(p.source for p in found)),
+        "sources": list(dict.fromkeys(p.source for p in result)),
     }
 
 

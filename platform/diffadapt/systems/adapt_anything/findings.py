@@ -94,10 +94,10 @@ def _steps(table: Summary, pairs: Sequence[tuple[MethodSummary, MethodSummary]],
         for row, start, d in found:
             (sentence,) = compare(table, row, start)
             if d.value <= -0.05:
-                told = "." if doubt(d) else f": {harm}."
+                ending = "." if doubt(d) else f": {harm}."
                 sentence = (
                     f"Remark: {row.title} is {-d.value:.1f} points below {start.title}"
-                    f" ({numbers(table, row, start, d)}){told}{doubt(d)}"
+                    f" ({numbers(table, row, start, d)}){ending}{doubt(d)}"
                 )
             out.append(sentence)
         return out

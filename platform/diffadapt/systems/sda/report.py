@@ -21,15 +21,15 @@ class SdaReport(SystemReport):
         return super().what(page)
 
     def data(self, page: Page) -> dict[str, Any]:
-        found = paper.match(str(page.manifest.get("recipe", "")), page.manifest.get("config") or {})
-        benchmark, model = found or ("", None)
+        result = paper.match(str(page.manifest.get("recipe", "")), page.manifest.get("config") or {})
+        benchmark, model = result or ("", None)
         names = paper.benchmarks()
         return {
             "citation": paper.citation(),
             "beside": _beside(summarise(page.scores, TOP1.name), benchmark, model) if model else [],
             "model": model,
             "grids": [_grid(b, names[b], model) for b in paper.MAIN_TABLES if benchmark in ("", b)],
-            "open": bool(found),
+            "open": bool(result),
             "benchmark": names.get(benchmark, ""),
         }
 

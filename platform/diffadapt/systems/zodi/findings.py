@@ -27,11 +27,11 @@ OTHERWISE = {
 
 def methods(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Kind of role -> the name of its main row."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for name, role in roles(manifest).items():
         if role.kind != VARIANT:
-            found.setdefault(role.kind, name)
-    return found
+            result.setdefault(role.kind, name)
+    return result
 
 
 def ours(names: Mapping[str, str]) -> str:
@@ -66,8 +66,10 @@ def _step(table: Summary, row: MethodSummary, start: MethodSummary, harm: str) -
     if d is None or d.value >= 0.05:
         return compare(table, row, start)
     word = f"{-d.value:.1f} points below" if d.value <= -0.05 else "no better than"
-    told = "." if harm is HARM and (doubt(d) or d.value > -0.05) else f": {harm}."
-    return [f"Remark: {row.title} is {word} {start.title} ({numbers(table, row, start, d)}){told}{doubt(d)}"]
+    ending = "." if harm is HARM and (doubt(d) or d.value > -0.05) else f": {harm}."
+    return [
+        f"Remark: {row.title} is {word} {start.title} ({numbers(table, row, start, d)}){ending}{doubt(d)}"
+    ]
 
 
 def _estimate(scores: Sequence[Score], table: Summary) -> list[str]:

@@ -262,16 +262,16 @@ class AdaptationFigures(FigureStage):
 
     def _sampled(self, job: FitJob, node: str) -> list[np.ndarray]:
         """Up to ``sample`` decoded images of a node, or cached features of the images as they are."""
-        found: list[np.ndarray] = []
+        result: list[np.ndarray] = []
         for file, count in self._shares(job, node):
             rows = job.read(file)
             if self.backbone.frozen:
                 keys, values = rows.column("key"), rows.column("test")
-                found += [np.asarray(values[i], np.float32) for i in _drawn(keys, count)]
+                result += [np.asarray(values[i], np.float32) for i in _drawn(keys, count)]
             else:
                 decoded = self._decoded(rows)
-                found += [decoded.images[i] for i in _drawn(decoded.keys, count)]
-        return found
+                result += [decoded.images[i] for i in _drawn(decoded.keys, count)]
+        return result
 
     def _shares(self, job: FitJob, node: str) -> list[tuple[InputFile, int]]:
         """How many images to draw from each shard: as evenly as their sizes allow, from at most LARGE shards

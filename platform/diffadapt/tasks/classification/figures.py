@@ -96,11 +96,11 @@ class Figures(FigureStage):
             )
 
     def _read(self, job: FitJob, name: str) -> dict[str, Picture]:
-        found: dict[str, Picture] = {}
+        result: dict[str, Picture] = {}
         for file in job.inputs(name):
             rows = decode_rows(job.read(file), self.classifier.in_channels)
-            found.update(zip(rows.keys, zip(rows.images, rows.labels, strict=True), strict=True))
-        return found
+            result.update(zip(rows.keys, zip(rows.images, rows.labels, strict=True), strict=True))
+        return result
 
     def _class_of(self, pictures: dict[str, Picture]) -> Callable[[str], str]:
         def name(key: str) -> str:

@@ -139,8 +139,8 @@ def _warnings(method: SslMethod, confident: int, unconfident: int, batch_size: i
 
 def classifier_of(model: nn.Module) -> nn.Module:
     """The part of ``model`` behind its features: timm's classifier, or the whole of a bare head."""
-    found = model.get_classifier() if hasattr(model, "get_classifier") else model
-    return nn.ModuleList(found) if isinstance(found, (tuple, list)) else found
+    result = model.get_classifier() if hasattr(model, "get_classifier") else model
+    return nn.ModuleList(result) if isinstance(result, (tuple, list)) else result
 
 
 def make_optimizer(network: SslNetwork) -> torch.optim.Optimizer:

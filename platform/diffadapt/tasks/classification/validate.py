@@ -53,11 +53,11 @@ class Validate(Stage):
         import json
         from pathlib import Path
 
-        found = self._scores(_predictions(job))
+        result = self._scores(_predictions(job))
         if job.reporter.rank == 0:
-            text = json.dumps(found, indent=1, sort_keys=True)
+            text = json.dumps(result, indent=1, sort_keys=True)
             (Path(job.output) / FILE).write_text(text + "\n", encoding="utf-8")
-        return found
+        return result
 
     def _scores(self, nodes: dict[str, dict[str, Any]]) -> dict[str, Any]:
         import numpy as np

@@ -47,16 +47,16 @@ def training_boxes(
         if one["crowd"]:
             continue
         x1, y1, x2, y2 = (float(v) for v in one["bbox"])
-        told = f"({x1:g}, {y1:g}, {x2:g}, {y2:g})"
+        corners = f"({x1:g}, {y1:g}, {x2:g}, {y2:g})"
         if not all(map(math.isfinite, (x1, y1, x2, y2))) or x2 <= x1 or y2 <= y1:
             return (
-                f"object {number} has the box {told}, which has no area: mend it, or remove it from the"
+                f"object {number} has the box {corners}, which has no area: mend it, or remove it from the"
                 " annotations."
             )
         x1, x2, y1, y2 = max(x1, 0.0), min(x2, float(width)), max(y1, 0.0), min(y2, float(height))
         if x2 <= x1 or y2 <= y1:
             return (
-                f"object {number} has the box {told}, which lies outside the image of {width} x {height}"
+                f"object {number} has the box {corners}, which lies outside the image of {width} x {height}"
                 " pixels: mend it, or remove it from the annotations."
             )
         if not 0 <= one["category"] < classes:

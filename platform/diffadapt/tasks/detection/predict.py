@@ -97,12 +97,12 @@ class _Predictor:
         size, precision = self.stage.config.size, self.stage.config.precision
         x = stacked([fit_image(s.image, size) for s in scenes]).to(self.device)
         with torch.inference_mode(), float32_mode(precision), autocast(self.device, precision):
-            found = self.net(normalise(x, self.inputs))
-        if not all(bool(torch.isfinite(f.boxes).all() and torch.isfinite(f.scores).all()) for f in found):
+            result = self.net(normalise(x, self.inputs))
+        if not all(bool(torch.isfinite(f.boxes).all() and torch.isfinite(f.scores).all()) for f in result):
             raise ItemError(
                 "the detector's output has NaN or infinity: use detector.precision fp32, or check the weights"
             )
-        return [_boxes(f, s.image.shape[:2], size) for f, s in zip(found, scenes, strict=True)]
+        return [_boxes(f, s.image.shape[:2], size) for f, s in zip(result, scenes, strict=True)]
 
 
 def _boxes(found: Any, stored: tuple[int, int], size: tuple[int, int]) -> list[dict[str, Any]]:

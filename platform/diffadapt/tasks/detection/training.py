@@ -67,11 +67,11 @@ def fit_detector(
     )
     scenes = PairedScenes(source, transferred, pairs)
     with DetectionBatches(scenes, boxes, training, uses, run.share) as batches:
-        found = run_loop(
+        result = run_loop(
             module, lambda wrapped, batch, step: wrapped(moved(batch, device)), batches, how, run
         )
-    found = run.conclude(net, found)
-    return {**found, "images": len(pairs), "objects": objects, "left_out": pairs.left_out}
+    result = run.conclude(net, result)
+    return {**result, "images": len(pairs), "objects": objects, "left_out": pairs.left_out}
 
 
 class PairLosses(nn.Module):

@@ -192,13 +192,13 @@ def _decisions(job: FitJob) -> dict[str, dict[str, Any]]:
 
 def _scenes(job: FitJob, files: Iterable[InputFile], keys: set[str]) -> dict[str, Scene]:
     """The readable scenes of ``keys`` in ``files``."""
-    found: dict[str, Scene] = {}
+    result: dict[str, Scene] = {}
     for file in files:
         rows = job.read(file)
         where = [i for i, key in enumerate(rows.column("key")) if key in keys]
         scenes, _ = decode_scenes(Rows(rows.table.take(where)), annotation=True)
-        found.update({s.key: s for s in scenes})
-    return found
+        result.update({s.key: s for s in scenes})
+    return result
 
 
 def _parents(job: FitJob, node: str, files: Iterable[InputFile]) -> list[InputFile]:
@@ -217,15 +217,15 @@ class _Predicted(NamedTuple):
 
 def _predicted(job: FitJob, node: str, scenes: set[str]) -> dict[str, _Predicted]:
     """The predictions of ``node`` on the shards of digests ``scenes``, by key."""
-    found = {}
+    result = {}
     for file in job.inputs(node):
         if any(i.digest in scenes for i in file.shard.inputs):
             rows = job.read(file)
             for key, stored, counts in zip(
                 *(rows.column(c) for c in ("key", "prediction", "confusion")), strict=True
             ):
-                found[key] = _Predicted(stored["bytes"], counts, file)
-    return found
+                result[key] = _Predicted(stored["bytes"], counts, file)
+    return result
 
 
 def _map(key: str, predicted: _Predicted, classes: int) -> tuple[np.ndarray, str]:

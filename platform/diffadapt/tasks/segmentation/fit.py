@@ -196,14 +196,14 @@ class FitSegmenter(Fit):
 def _left_out(source: Any, transferred: Any, unpaired: Mapping[str, int]) -> dict[str, int]:
     """How many source scenes are not trained on, by reason: refused by quality control, without a transferred
     image, unlabelled."""
-    found = dict(source.left_out)
+    result = dict(source.left_out)
     refused = 0 if transferred is None else transferred.left_out.get("refused", 0)
     if refused:
-        found["refused"] = refused
-        found["without_transferred"] = max(0, found.get("without_transferred", 0) - refused)
+        result["refused"] = refused
+        result["without_transferred"] = max(0, result.get("without_transferred", 0) - refused)
     for reason, count in unpaired.items():
-        found[reason] = found.get(reason, 0) + count
-    return {reason: count for reason, count in found.items() if count}
+        result[reason] = result.get(reason, 0) + count
+    return {reason: count for reason, count in result.items() if count}
 
 
 def _labelled(scenes: Any) -> bool:

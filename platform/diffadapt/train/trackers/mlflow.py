@@ -27,8 +27,8 @@ class MLflow(Tracker):
 
     def start(self) -> None:
         try:
-            # Without the package pyright takes this file for it.
-            from mlflow import MlflowClient  # pyright: ignore[reportAttributeAccessIssue]
+            # Without the package pyright finds none, or takes this file for it.
+            from mlflow import MlflowClient  # pyright: ignore
         except ImportError:
             raise ResourceError(
                 "The tracker mlflow needs the package mlflow: pip install mlflow, or leave mlflow out of"

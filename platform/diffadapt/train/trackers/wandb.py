@@ -25,7 +25,7 @@ class WeightsAndBiases(Tracker):
 
     def start(self) -> None:
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ResourceError(
                 "The tracker wandb needs the package wandb: pip install wandb, or leave wandb out of"

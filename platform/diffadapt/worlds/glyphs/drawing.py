@@ -117,20 +117,20 @@ class GlyphSet:
 
 def find_fonts(groups: tuple[str, ...]) -> tuple[str, ...]:
     """Font files of the named groups, sorted by name; ``pillow`` stands for the bundled font."""
-    found = {"pillow": "pillow"} if "pillow" in groups else {}
+    result = {"pillow": "pillow"} if "pillow" in groups else {}
     folders: list[Path] = [Path(f) for f in _FOLDERS] if "system" in groups else []
     if "matplotlib" in groups:
         folders.insert(0, _matplotlib_fonts())
     for folder in folders:
         for file in sorted(folder.glob("*.ttf")) if folder.is_dir() else ():
             if not file.name.startswith(_UNUSABLE) and not any(part in file.stem for part in _UNUSABLE):
-                found.setdefault(file.stem, str(file))
-    if not found:
+                result.setdefault(file.stem, str(file))
+    if not result:
         raise DataError(
             f"No font was found in {', '.join(groups) or 'no group'}: use 'pillow', 'matplotlib' or 'system'"
             " (install DejaVu fonts)."
         )
-    return tuple(found[name] for name in sorted(found))
+    return tuple(result[name] for name in sorted(result))
 
 
 def font_name(font: str) -> str:

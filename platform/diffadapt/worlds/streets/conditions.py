@@ -120,61 +120,61 @@ def _day(view: _View, rng: np.random.Generator, light: Light) -> np.ndarray:
     cloud = np.clip(_clouds(view, rng) * 2 - rng.uniform(0.7, 1.4), 0, 1)
     sky = sky * (1 - cloud) + np.array((0.93, 0.94, 0.96)) * cloud
     haze = 1 - np.exp(-0.012 * view.depth)[..., None]
-    found = view.colour * sun * (1 - haze) + np.array((0.74, 0.80, 0.88)) * haze
-    return np.where((view.label == SKY)[..., None], sky, found)
+    result = view.colour * sun * (1 - haze) + np.array((0.74, 0.80, 0.88)) * haze
+    return np.where((view.label == SKY)[..., None], sky, result)
 
 
 def _night(view: _View, rng: np.random.Generator, light: Light) -> np.ndarray:
     ambient = rng.uniform(*light.night)
-    found = view.colour * ambient * np.array(light.night_cast)
+    result = view.colour * ambient * np.array(light.night_cast)
     sky = _sky(view, np.array(light.sky) * rng.uniform(0.7, 1.2), np.array(light.sky) * rng.uniform(1.6, 2.6))
-    found = np.where((view.label == SKY)[..., None], sky, found)
-    return _lamps(view, found, rng, rng.uniform(*light.lamps), beam=0.55)
+    result = np.where((view.label == SKY)[..., None], sky, result)
+    return _lamps(view, result, rng, rng.uniform(*light.lamps), beam=0.55)
 
 
 def _dusk(view: _View, rng: np.random.Generator, light: Light) -> np.ndarray:
     level = rng.uniform(*light.dusk)
     grey = view.colour.mean(-1, keepdims=True)
-    found = (0.6 * view.colour + 0.4 * grey) ** 1.25 * level * np.array((1.08, 0.94, 0.98))
+    result = (0.6 * view.colour + 0.4 * grey) ** 1.25 * level * np.array((1.08, 0.94, 0.98))
     sky = _sky(
         view,
         np.array((0.36, 0.38, 0.56)) * rng.uniform(0.85, 1.1),
         np.array((0.95, 0.66, 0.46)) * rng.uniform(0.85, 1.02),
     )
-    found = np.where((view.label == SKY)[..., None], sky, found)
-    return _lamps(view, found, rng, 0.5 * rng.uniform(*light.lamps), beam=0.15)
+    result = np.where((view.label == SKY)[..., None], sky, result)
+    return _lamps(view, result, rng, 0.5 * rng.uniform(*light.lamps), beam=0.15)
 
 
 def _fog(view: _View, rng: np.random.Generator, light: Light) -> np.ndarray:
     grey = np.array((0.74, 0.755, 0.775)) * rng.uniform(0.9, 1.06)
     dull = 0.6 * view.colour + 0.4 * view.colour.mean(-1, keepdims=True)
     clear = np.exp(-rng.uniform(*light.fog) * view.depth)[..., None]
-    found = dull * 0.85 * clear + grey * (1 - clear)
-    return np.where((view.label == SKY)[..., None], grey * np.ones_like(found), found)
+    result = dull * 0.85 * clear + grey * (1 - clear)
+    return np.where((view.label == SKY)[..., None], grey * np.ones_like(result), result)
 
 
 def _rain(view: _View, rng: np.random.Generator, light: Light) -> np.ndarray:
     level = rng.uniform(0.5, 0.66)
-    found = view.colour**1.1 * level * np.array((0.94, 1.0, 1.07))
+    result = view.colour**1.1 * level * np.array((0.94, 1.0, 1.07))
     sky = _sky(view, (0.40, 0.43, 0.48), (0.58, 0.61, 0.65)) * rng.uniform(0.9, 1.1)
-    found = np.where((view.label == SKY)[..., None], sky, found)
+    result = np.where((view.label == SKY)[..., None], sky, result)
     haze = 1 - np.exp(-0.05 * view.depth)[..., None]
-    found = np.where(
-        (view.label == SKY)[..., None], found, found * (1 - haze) + np.array((0.52, 0.55, 0.59)) * haze
+    result = np.where(
+        (view.label == SKY)[..., None], result, result * (1 - haze) + np.array((0.52, 0.55, 0.59)) * haze
     )
-    found = _lamps(view, found, rng, 0.45, beam=0.0)
-    side = found.shape[0]
+    result = _lamps(view, result, rng, 0.45, beam=0.0)
+    side = result.shape[0]
     wet = (view.label == ROAD) | (view.label == PAVEMENT)
     source = np.clip((2 * view.horizon * side - np.arange(side)).astype(int), 0, side - 1)
-    mirror = found[source]
+    mirror = result[source]
     mirror = (mirror + np.roll(mirror, 3, 0) + np.roll(mirror, -3, 0)) / 3
     share = (wet * rng.uniform(0.35, 0.5))[..., None]
-    found = found * (1 - share) + mirror * share
-    streaks = np.zeros(found.shape[:2])
+    result = result * (1 - share) + mirror * share
+    streaks = np.zeros(result.shape[:2])
     for _ in range(int(rng.integers(25, 50))):
         x, y, n = rng.integers(side), rng.integers(side), int(rng.integers(5, 14))
         streaks[y : y + n, x] = rng.uniform(0.1, 0.26)
-    return found + streaks[..., None]
+    return result + streaks[..., None]
 
 
 def _snow(view: _View, rng: np.random.Generator, light: Light) -> np.ndarray:
@@ -196,15 +196,15 @@ def _snow(view: _View, rng: np.random.Generator, light: Light) -> np.ndarray:
     cover = np.clip(cover + (_clouds(view, rng)[..., 0] - 0.5) * (cover > 0) * 0.8, 0, 0.95)
     above = np.roll(view.label, 2, 0)
     cover = np.where((view.label == BUILDING) & (above == SKY), 0.9, cover)[..., None]
-    found = (dull * (1 - cover) + white * cover) * level
+    result = (dull * (1 - cover) + white * cover) * level
     haze = 1 - np.exp(-0.045 * view.depth)[..., None]
     sky = np.array((0.78, 0.80, 0.84)) * rng.uniform(0.95, 1.05)
-    found = np.where((view.label == SKY)[..., None], sky, found * (1 - haze) + sky * haze)
-    side = found.shape[0]
+    result = np.where((view.label == SKY)[..., None], sky, result * (1 - haze) + sky * haze)
+    side = result.shape[0]
     for _ in range(int(rng.integers(60, 120))):
         x, y, n = rng.integers(side - 2), rng.integers(side - 2), int(rng.integers(1, 4))
-        found[y : y + n, x : x + n] = 0.96
-    return found
+        result[y : y + n, x : x + n] = 0.96
+    return result
 
 
 def _lamps(view: _View, found: np.ndarray, rng: np.random.Generator, power: float, beam: float) -> np.ndarray:

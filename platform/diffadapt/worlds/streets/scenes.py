@@ -103,7 +103,7 @@ def _layout(split: str, index: int) -> Layout:
 
 def _objects(layout: Layout) -> list[dict[str, Any]]:
     seen = np.array(layout.groups)[layout.canvas]
-    found = []
+    result = []
     for number, category in enumerate(layout.categories, start=1):
         rows, columns = np.nonzero(seen == number)
         if not len(rows):
@@ -111,7 +111,7 @@ def _objects(layout: Layout) -> list[dict[str, Any]]:
         x1, y1, x2, y2 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
         large = x2 - x1 >= 2 * SCALE and y2 - y1 >= 3 * SCALE
         if large and len(rows) >= _SEEN[category] * (x2 - x1) * (y2 - y1):
-            found.append(
+            result.append(
                 {"category": category, "bbox": [float(v) / SCALE for v in (x1, y1, x2, y2)], "crowd": False}
             )
-    return found
+    return result

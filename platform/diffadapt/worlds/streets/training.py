@@ -347,11 +347,11 @@ def _cut(latents, index, corners, mirrored, factor: int, shape) -> tuple[Tensor,
 @torch.no_grad()
 def _psnr(vae: AutoencoderKL, data: LayoutExamples, device: torch.device) -> float:
     """Mean peak signal-to-noise ratio of reconstructions, in decibels."""
-    found = []
+    result = []
     for image in _some(data, _HELD):
         x = pixels(image[None], device)
         error = (
             float((vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1) - x).square().mean()) / 4.0
         )
-        found.append(-10.0 * np.log10(max(error, 1e-10)))
-    return float(np.mean(found))
+        result.append(-10.0 * np.log10(max(error, 1e-10)))
+    return float(np.mean(result))

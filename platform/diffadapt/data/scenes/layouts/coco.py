@@ -221,13 +221,13 @@ def _area(box: Sequence[float]) -> float:
 
 def _bind(categories: list[tuple[int, str]], table: ClassTable, config: SceneConfig) -> dict[int, int]:
     known = {name.casefold(): c for c, name in enumerate(table.names)}
-    found = {number: known[name.casefold()] for number, name in categories if name.casefold() in known}
-    if not found:
+    result = {number: known[name.casefold()] for number, name in categories if name.casefold() in known}
+    if not result:
         raise DataError(
             f"No category of {config.labels} ({some([n for _, n in categories], 3)}) is a class of the table"
             f" {table.name}: give a class table with these names, or leave classes empty."
         )
-    return found
+    return result
 
 
 _Document = tuple[list[tuple[int, str]], dict[int, dict[str, Any]], dict[int, list[dict[str, Any]]]]
@@ -284,7 +284,7 @@ def _parse(fs: Any, path: str, stamp: str) -> _Document:
         images
     ):
         raise DataError(f"{path} lists an image twice: ids and file names must be distinct.")
-    found: dict[int, list[dict[str, Any]]] = {}
+    result: dict[int, list[dict[str, Any]]] = {}
     known = {number for number, _ in categories}
     for image, annotation in entries:
         if image not in images or annotation["category_id"] not in known:
@@ -295,8 +295,8 @@ def _parse(fs: Any, path: str, stamp: str) -> _Document:
                 f"Annotation {annotation.get('id')} of {path} belongs to {what}, which the file does not"
                 " list: correct it."
             )
-        found.setdefault(image, []).append(annotation)
-    return categories, images, found
+        result.setdefault(image, []).append(annotation)
+    return categories, images, result
 
 
 def _colour(number: int) -> tuple[int, int, int]:
