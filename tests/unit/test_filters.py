@@ -20,7 +20,7 @@ from diffadapt.core.artifact import Failure, Rows, Shard, image_table
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.core.schedule import finished, next_wave
-from diffadapt.core.stage import Stage
+from diffadapt.core.stage import Stage, WorkContext
 from diffadapt.core.store import Store
 from diffadapt.data.image import encode_png
 from diffadapt.diffusion.generators.config import FilterConfig
@@ -164,7 +164,9 @@ def test_counts_by_class_and_reason(tmp_path):
     reasons = dict(zip(table.column("key").to_pylist(), table.column("reason").to_pylist(), strict=True))
     assert list(reasons) == sorted(reasons) and reasons["synthetic/0/c0000/i000003"] == "near_duplicate"
     assert reasons["synthetic/0/c0000/i000000"] == ""  # the first by key stays
-    assert kept_keys([str(folder)]) == {k for k, r in reasons.items() if not r}
+    assert kept_keys(WorkContext("cpu", {"f": str(folder)}, kinds={"f": "filter"})) == {
+        k for k, r in reasons.items() if not r
+    }
     assert "synthetic/0/c0001/i000007" in kept_keys(
         [str(folder)]
     )  # the same picture in another class is no duplicate

@@ -16,6 +16,7 @@ from transferkit import SMALL, TABLE, Scripted, ToyScenes
 
 from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.core.schedule import finished, next_wave
+from diffadapt.core.stage import WorkContext
 from diffadapt.core.store import Store
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.diffusion.translation.quality import DomainScore, compare
@@ -167,7 +168,9 @@ def test_every_decision_is_recorded(monkeypatch, weights, tmp_path):
     path, decisions, metrics = run(
         monkeypatch, weights, QualityConfig(edges=0.5, retries=1), generator, tmp_path
     )
-    assert kept_keys([str(path)]) == {f"source/0/street/00{i}" for i in (0, 1, 4, 5)}
+    assert kept_keys(WorkContext("cpu", {"f": str(path)}, kinds={"f": "quality"})) == {
+        f"source/0/street/00{i}" for i in (0, 1, 4, 5)
+    }
     by_key = {i["key"][-1]: i for i in decisions["images"]}
     assert [by_key[k]["attempts"] for k in "01245"] == [1, 2, 2, 1, 1]
     assert (

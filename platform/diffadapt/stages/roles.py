@@ -8,10 +8,9 @@ from diffadapt.core.stage import FitJob, InputFile, WorkContext
 
 KEPT = "kept.parquet"
 """The file with a filter's decisions."""
-ADAPTED, FILTERS = ("uda", "ssl"), ("filter", "quality")
-"""Kinds of the stages that leave an adapted network (a head where its backbone is frozen), and of those that
-decide which images are kept."""
-CLASSIFIERS = ("classifier", "merged", *ADAPTED)
+SPLIT, FILTERS = "split", ("filter", "quality")
+"""Kinds of the stages that split a target by confidence, and of those that decide which images are kept."""
+CLASSIFIERS = ("classifier", "merged", "uda", "ssl")
 """Kinds of all stages that can leave a classifier folder."""
 
 
@@ -22,6 +21,12 @@ def row_inputs(job: FitJob) -> list[list[InputFile]]:
         if not file.fitted:
             result.setdefault(file.node, []).append(file)
     return list(result.values())
+
+
+def adapted(context: WorkContext) -> str:
+    """The folder of the adapted network (a head where its backbone is frozen): what is neither a split nor a
+    filter's decisions, so that a stage 1 of one's own may be of any kind."""
+    return next(f for n, f in context.fitted.items() if context.kinds.get(n) not in (SPLIT, *FILTERS))
 
 
 def kept_keys(context: WorkContext) -> set[str] | None:

@@ -13,7 +13,7 @@ from diffadapt.core.artifact import Shard
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.methods.ssl.config import SslConfig
-from diffadapt.stages.roles import ADAPTED, row_inputs
+from diffadapt.stages.roles import SPLIT, adapted, row_inputs
 from diffadapt.tasks.classification.adaptation_fit import AdaptationFit
 from diffadapt.train.fit import Trained
 
@@ -53,7 +53,7 @@ class FitSsl(AdaptationFit):
 
         config = self.config
         target, failures = self.views(job, row_inputs(job)[0], "target")
-        split = read_split(job.context.fitted_by("split")[0])
+        split = read_split(job.context.fitted_by(SPLIT)[0])
         known = [(i, *split[key]) for i, key in enumerate(target.keys) if key in split]
         if not known:
             raise DataError(
@@ -72,7 +72,7 @@ class FitSsl(AdaptationFit):
     def _start(self, job: FitJob) -> tuple[Any, Any]:
         """Stage 1's network, and a function of the metrics that writes the trained one as a folder of the
         same kind."""
-        names, folder = self.names, job.context.fitted_by(*ADAPTED)[0]
+        names, folder = self.names, adapted(job.context)
         if self.backbone.frozen:
             from diffadapt.models.mlp_head import load_head, save_head
 

@@ -11,7 +11,7 @@ from diffadapt.core.artifact import Shard
 from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
 from diffadapt.models.config import BackboneConfig
 from diffadapt.stages.models import classifier_identity, classifier_revisions
-from diffadapt.stages.roles import ADAPTED
+from diffadapt.stages.roles import adapted
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class MergeHead(Stage):
         from diffadapt.models.export import export_classifier
         from diffadapt.models.mlp_head import join, load_head
 
-        (folder,) = job.context.fitted_by(*ADAPTED)
+        folder = adapted(job.context)
         head, info = load_head(folder)
         body = load_backbone(self.backbone)
         names = self.class_names or tuple(info["label_names"])
