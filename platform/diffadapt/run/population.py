@@ -342,7 +342,12 @@ def _judge(
     where, predictions = locate(plans), {}
     for node in {m for row in rows for m in row.members}:
         worker = plans[node].stage.open(
-            WorkContext(job.context.device, {member.node: job.output}, threads=job.context.threads)
+            WorkContext(
+                job.context.device,
+                {member.node: job.output},
+                threads=job.context.threads,
+                kinds={member.node: plans[member.node].stage.kind},
+            )
         )
         parts = [
             worker.run(

@@ -50,7 +50,7 @@ class Gathering:
 
     def existing(self) -> Gathered | None:
         """What an earlier gathering of this name left on the disk."""
-        if not self.path.exists():
+        if not (self.path.exists() and self._notes.exists()):
             return None
         notes = json.loads(self._notes.read_text(encoding="utf-8"))
         return Gathered([], notes, pa.ipc.open_file(pa.memory_map(str(self.path))).read_all())

@@ -16,7 +16,7 @@ from diffadapt.core.identity import item_seed
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import WorkContext
 from diffadapt.data.image import encode_png
-from diffadapt.diffusion.generators.base import generator_of
+from diffadapt.diffusion.generators.base import generator_of, silence_of
 from diffadapt.stages.batching import Batcher
 from diffadapt.stages.encoding import Encoder
 
@@ -52,7 +52,7 @@ def grid_revisions(weights: str) -> dict[str, str]:
         return {}
     try:
         return {"generator": generator_of(weights).revision()}
-    except OSError as error:
+    except silence_of(weights) as error:
         missing(
             WeightsError(
                 f"The generator {weights!r} does not say its revision ({type(error).__name__}: {error}): run"
@@ -77,6 +77,7 @@ class GridWorker:
         encode: Callable[[np.ndarray], bytes] = encode_png,
     ):
         self.stage, self.generate = stage, generate
+        self.silence = silence_of(stage.config.weights)
         self.encoder = Encoder(encode)
         self.batcher = Batcher(context.batch_size or stage.config.batch_size)
 
@@ -100,7 +101,7 @@ class GridWorker:
             nonlocal silence
             try:
                 images = self.generate([origins[i] for i in batch], [seeds[i] for i in batch])
-            except OSError as error:
+            except self.silence as error:
                 silence = f"the generator gives no answer ({type(error).__name__}: {error})"
                 raise ItemError(silence) from error
             return [im if isinstance(im, ItemError) else self.encoder.submit([im])[0] for im in images]

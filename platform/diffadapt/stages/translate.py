@@ -24,7 +24,7 @@ from diffadapt.data.scenes.palettes import check_palette
 from diffadapt.data.scenes.resize import resize_nearest, scale_objects
 from diffadapt.data.scenes.rows import decode_scenes, judged
 from diffadapt.data.scenes.table import ClassTable
-from diffadapt.diffusion.generators.base import generator_of
+from diffadapt.diffusion.generators.base import generator_of, silence_of
 from diffadapt.diffusion.translation.checks import check_settings, uses_layout
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.diffusion.translation.levels import transfer_levels
@@ -285,6 +285,7 @@ class Translator:
         if generator:
             c = replace(c, weights=generator, controlnet="")
         self.stage = stage
+        self.silence = silence_of(c.weights)
         self.translate = generator_of(c.weights).from_scenes(c, context.device, stage.classes)
         self.model: Any = None
         if q.needs_model:
@@ -352,7 +353,7 @@ class Translator:
         def process(batch: Sequence[Any]) -> list[Future | ItemError]:
             try:
                 images = self.translate(batch, [seeds[s.key] for s in batch], given)
-            except OSError as error:
+            except self.silence as error:
                 silent.append(f"the generator gives no answer ({type(error).__name__}: {error})")
                 raise ItemError(silent[-1]) from error
             return [

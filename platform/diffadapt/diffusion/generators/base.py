@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffadapt.core.discover import Seam
 from diffadapt.core.errors import ItemError, RecipeError
@@ -36,6 +36,9 @@ class Generator:
     """
 
     address: str = ""
+
+    elsewhere: ClassVar[bool] = True
+    """Whether it may fall silent: an OSError then means that it gives no answer, here and for planning."""
 
     def revision(self) -> str:
         """A string that changes whenever the generator would give other images: part of every digest. It is
@@ -85,3 +88,8 @@ def generator_of(weights: str) -> Generator:
     if colon and name in GENERATORS.names():
         return GENERATORS.load(name)(address)
     return GENERATORS.load("diffusers")(weights)
+
+
+def silence_of(weights: str) -> tuple[type[OSError], ...]:
+    """The errors that mean no answer: none where the weights are at hand, since those errors are a disk's."""
+    return (OSError,) if generator_of(weights).elsewhere else ()

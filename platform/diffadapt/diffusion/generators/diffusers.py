@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.core.leniency import missing
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Diffusers(Generator):
     """``address`` is where the weights are."""
+
+    elsewhere: ClassVar[bool] = False
 
     def revision(self) -> str:
         return revision(self.address)
