@@ -15,6 +15,7 @@ import pkgutil
 from collections.abc import Iterable, Mapping, MutableSequence
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from diffadapt.core.errors import DiffadaptError, RecipeError, suggest
@@ -92,12 +93,7 @@ class Seam:
         check_name(self.what, name, self.names())
         file = name.replace("-", "_") if self.hyphens else name
         said = f"The {self.what.split()[-1]} file {file}.py"
-        try:
-            module = importlib.import_module(f"{self.package}.{file}")
-        except DiffadaptError:
-            raise
-        except Exception as error:
-            raise RecipeError(f"{said} cannot be imported ({type(error).__name__}: {error}).") from error
+        module = import_file(f"{self.package}.{file}", said)
         pieces = [piece for piece in vars(module).values() if self._is_piece(piece, module.__name__)]
         frozen = is_dataclass(self.base)
         if len(pieces) != 1 or (frozen and not is_dataclass(pieces[0])):
@@ -116,6 +112,16 @@ class Seam:
         if self.values:
             return isinstance(piece, self.base)
         return isinstance(piece, type) and issubclass(piece, self.base) and piece.__module__ == module
+
+
+def import_file(module: str, said: str) -> ModuleType:
+    """The module of a file that was found; RecipeError, which calls it ``said``, where it has a fault."""
+    try:
+        return importlib.import_module(module)
+    except DiffadaptError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"{said} cannot be imported ({type(error).__name__}: {error}).") from error
 
 
 def check_name(what: str, name: str, known: Iterable[str]) -> None:

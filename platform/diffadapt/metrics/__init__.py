@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 from functools import lru_cache
 
-from diffadapt.core.discover import extend
-from diffadapt.core.errors import DiffadaptError, RecipeError
+from diffadapt.core.discover import extend, import_file
 from diffadapt.core.metric import PLACES, Metric
 
 extend(__path__, "DIFFADAPT_METRICS")
@@ -16,16 +14,8 @@ extend(__path__, "DIFFADAPT_METRICS")
 @lru_cache(maxsize=1)
 def known() -> dict[str, Metric]:
     """Every metric by name, on the target. Raises RecipeError for a file that cannot be imported."""
-    modules = []
-    for name in sorted(info.name for info in pkgutil.iter_modules(__path__)):
-        try:
-            modules.append(importlib.import_module(f"{__name__}.{name}"))
-        except DiffadaptError:
-            raise
-        except Exception as error:
-            raise RecipeError(
-                f"The metric file {name}.py cannot be imported ({type(error).__name__}: {error})."
-            ) from error
+    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    modules = [import_file(f"{__name__}.{name}", f"The metric file {name}.py") for name in names]
     return {m.name: m for module in modules for m in vars(module).values() if isinstance(m, Metric)}
 
 

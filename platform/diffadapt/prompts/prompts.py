@@ -43,12 +43,6 @@ def check_prompts(config: PromptConfig, class_names: Sequence[str], domain: str)
     source_of(config, domain).check(class_names)
 
 
-def prompt_identity(config: PromptConfig, domain: str, seed: int) -> dict[str, Any]:
-    """What of the settings decides the prompts of any class; ``prompts_per_class`` never does, nor does a
-    file's path."""
-    return source_of(config, domain, seed).identity()
-
-
 def prompt_table(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str, str]]:
     """Rows of the prompts' shards as (class, index, prompt, source), by label and index: what a report
     shows."""
