@@ -180,13 +180,8 @@ def import_adm(
             f" {GATE:.0e}, so nothing was written: the installed diffusers computes something else; pin the"
             " version of constraints.txt."
         )
-    report = AdmImportReport(
-        str(out),
-        config,
-        sum(p.numel() for p in unet.parameters()),
-        file_sha256(str(Path(checkpoint).expanduser())),
-        error,
-    )
+    parameters, digest = sum(p.numel() for p in unet.parameters()), file_sha256(Path(checkpoint).expanduser())
+    report = AdmImportReport(str(out), config, parameters, digest, error)
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

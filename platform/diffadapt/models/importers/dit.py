@@ -159,9 +159,8 @@ def import_dit(
         )
     parameters = sum(p.numel() for p in model.parameters())
     shown = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    return DiTImportReport(
-        str(out), shown, parameters, error, file_sha256(str(Path(checkpoint).expanduser()))
-    )
+    digest = file_sha256(Path(checkpoint).expanduser())
+    return DiTImportReport(str(out), shown, parameters, error, digest)
 
 
 def self_check(state: Mapping[str, Tensor], transformer_folder: str | Path, num_heads: int) -> float:
