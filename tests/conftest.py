@@ -3,13 +3,19 @@ heed wherever the tests are started from."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import shutil
 import signal
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Nothing is read from, or left in, the user's own cache.
+os.environ["DIFFADAPT_CACHE"] = tempfile.mkdtemp(prefix="diffadapt-tests-")
+atexit.register(shutil.rmtree, os.environ["DIFFADAPT_CACHE"], ignore_errors=True)
 # A shell's background job ignores SIGINT, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
