@@ -31,7 +31,7 @@ def fit(store: Store, tmp_path) -> Sealed:
     (folder / "sub").mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(bytes(range(256)) * 20)
     (folder / "metrics.json").write_text(json.dumps({"loss": 0.25}))
-    (folder / "sub" / "note.txt").write_text("n")
+    (folder / "sub" / "note.txt").write_text("a note")
     sealed = Sealed(store, PATH)
     sealed.commit(DIGEST, str(folder))
     return sealed

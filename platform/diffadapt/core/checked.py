@@ -10,10 +10,10 @@ from typing import Any
 KEY = "sha256"
 
 
-def to_json(value: Mapping[str, Any]) -> bytes:
+def to_json(value: Mapping[str, Any], indent: int | None = 1) -> bytes:
     """``value``, which has no entry ``sha256``, as JSON with its own digest."""
     value = json.loads(json.dumps(value))  # as a reader will see it
-    return json.dumps({**value, KEY: _digest(value)}, indent=1, sort_keys=True).encode()
+    return json.dumps({**value, KEY: _digest(value)}, indent=indent, sort_keys=True).encode()
 
 
 def from_json(data: bytes) -> dict[str, Any]:

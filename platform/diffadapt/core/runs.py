@@ -197,7 +197,11 @@ class Run:
                 f"The run {self.name} has no manifest yet: it did not come to its end; run its recipe again"
                 " to go on."
             )
-        return manifest.load(self.read("manifest.json"), self.name)
+        data = self.place.read_bytes(posixpath.join(self.name, "manifest.json"))
+        value = manifest.load(data, self.name)  # of another format first: that is no damage
+        if not self._fits("manifest.json", data):
+            self.read("manifest.json")
+        return value
 
     def planned(self) -> set[str]:
         """Store names of the shards and fits that this run refers to, finished or not; empty when nothing is
@@ -211,9 +215,8 @@ class Run:
         if not self.has("scores.parquet"):
             raise StoreError(f"The run {self.name} has no scores yet: run its recipe again to finish it.")
         try:
-            return record.from_bytes(self.read("scores.parquet"), self._rows())
-        except StoreError:
-            raise
+            data = self.read("scores.parquet")
+            return record.from_bytes(data, self._rows())
         except Exception:
             raise StoreError(
                 f"The scores of {self.name} are damaged: run its recipe again; it is served from the store."
