@@ -130,9 +130,9 @@ def test_gc_collects_what_killed_writers_left_and_export_never_copies_it(place: 
     done = diffadapt("export", "last", "--what", node, "--out", tmp_path / "out", "--root", place.root)
     assert done.status == 0 and not list((tmp_path / "out").rglob("*.tmp-*")), done.text
     gc = ("cache", "gc", "--root", place.root)
-    assert left.exists() and str(left) not in diffadapt(*gc).output, "its writer may be at work"
+    assert left.name not in diffadapt(*gc).output and left.exists(), "its writer may be at work"
     import os
 
     for path in (left, also):
         os.utime(path, (1, 1))
-    assert str(left) in diffadapt(*gc).output and not left.exists() and not also.exists()
+    assert diffadapt(*gc).output.count(left.name) == 2 and not left.exists() and not also.exists()
