@@ -33,7 +33,7 @@ class Logs:
         self.trackers = Trackers(self.names, self.run, self.node, self.folder)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         try:
             self.trackers.close()
             if not self.local:
