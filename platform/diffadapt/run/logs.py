@@ -7,6 +7,7 @@ import io
 import posixpath
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import fsspec
 
