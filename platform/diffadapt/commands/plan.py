@@ -16,6 +16,7 @@ from diffadapt.core import ledger
 from diffadapt.core.errors import RecipeError, ResourceError
 from diffadapt.core.estimate import Estimate, estimate, same_device
 from diffadapt.core.leniency import lenient
+from diffadapt.core.plan import notes as data_notes
 from diffadapt.core.plan import summarise
 from diffadapt.core.prices import Instance, find
 from diffadapt.core.runs import Root, run_name
@@ -75,6 +76,7 @@ def plan(argv: Sequence[str]) -> int:
     root = options.open()
     with lenient() as notes:
         plans = recipe.pipeline().plan(root.store)
+        said = data_notes(plans)
     summary = summarise(plans, root.store)
     guess = missing_time(plans, root, machine)
     layout = cluster_layout(recipe.execution)
@@ -89,6 +91,8 @@ def plan(argv: Sequence[str]) -> int:
         print(f"\n{text}")
     if digests and not notes:
         print("--calibrate makes one shard of each stage that is not measured and needs no training first.")
+    for sentence, node in said.items():
+        print(f"\nWarning: {sentence} [{node}]")
     for note in notes:
         print(f"\nNot at hand: {note}")
     if notes:

@@ -34,6 +34,15 @@ class PlanSummary:
         return sum(n.missing for n in self.nodes)
 
 
+def notes(plans: Mapping[str, NodePlan]) -> dict[str, str]:
+    """What the stages have to say of the data that they found: sentence -> node, each sentence once."""
+    result: dict[str, str] = {}
+    for name, plan in plans.items():
+        for sentence in plan.stage.notes():
+            result.setdefault(sentence, name)
+    return result
+
+
 def summarise(plans: Mapping[str, NodePlan], store: Store) -> PlanSummary:
     """Counts for every stored stage; equal to what a run then makes."""
     done = finished(plans, store)

@@ -118,6 +118,11 @@ class Stage:
         """All that decides the content apart from inputs: identity fields and weight revisions."""
         return to_dict(self, identity_only=True)
 
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the data that this stage found, a sentence each; nothing is read for
+        it."""
+        return ()
+
     def revisions(self) -> dict[str, str]:
         """Weight revisions by role, for the manifest; included in the digest by :meth:`plan`'s caller."""
         return {}

@@ -52,6 +52,10 @@ class Source:
     items: tuple[Item, ...]
     reader: Reader
     fingerprint_mode: str = "auto"
+    numbered: bool = False
+    """The labels are numbers without names: ``class_names`` only counts them."""
+    notes: tuple[str, ...] = ()
+    """What whoever gave the place should know of what was found there, a sentence each."""
 
     @functools.cached_property
     def labels(self) -> dict[str, int | None]:

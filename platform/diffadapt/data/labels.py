@@ -121,6 +121,49 @@ def label_from_csv(source: Source, location: str, listed: tuple[str, ...] | None
     return replace(source, class_names=class_names, items=items)
 
 
+def bind_source(source: Source, names: Sequence[str], hint: str = FOLDERS_IGNORED) -> Source:
+    """``source`` with its labels as positions in ``names``, the classes of what is trained on: the names that
+    were found are bound by class_names.match_names, and classes may be absent. Labels that are numbers alone
+    stay, and a source whose labels are right already, or that has none, is given back as it is.
+
+    Raises DataError for names that ``names`` lacks (NoClasses where it lacks all) and numbers beyond it.
+    """
+    used = {item.label for item in source.items if item.label is not None}
+    if not used or not names:
+        return source
+    if source.numbered:
+        if max(used) >= len(names):
+            raise DataError(
+                f"The images of {source.name} have the label {max(used)}, but what is trained on has"
+                f" {len(names)} classes ({some(names)}): mend the labels ({hint})."
+            )
+        return source
+    found = {source.class_names[label]: label for label in used}
+    extra = sorted(name for name in found if not _known(name, names))
+    if extra:
+        raise (NoClasses if len(extra) == len(found) else DataError)(
+            f"The images of {source.name} have the class{'es' if len(extra) > 1 else ''} {some(extra)}, which"
+            f" what is trained on has not (its classes: {some(names)}): rename or take out what is no class"
+            f" ({hint})."
+        )
+    label = {found[name]: place for name, place in match_names(names, sorted(found), source.name).items()}
+    if all(label[before] == before for before in used):
+        return source
+    items = tuple(i if i.label is None else replace(i, label=label[i.label]) for i in source.items)
+    return replace(source, class_names=tuple(names), items=items)
+
+
+class NoClasses(DataError):
+    """None of the names that were found is one of the classes."""
+
+
+def _known(name: str, names: Sequence[str]) -> bool:
+    try:
+        return bool(match_names(names, [name], ""))
+    except DataError:
+        return False
+
+
 def some(names: Sequence[str], limit: int = 5) -> str:
     """The first names, quoted, and how many more there are."""
     shown = ", ".join(map(repr, names[:limit]))

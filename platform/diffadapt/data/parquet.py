@@ -39,13 +39,15 @@ def scan_parquet(
     if not rows:
         raise DataError(f"{config.path} holds no rows.")
     keys = _keys(rows)
-    class_names, labels = _labels(config, rows, next((n for n in names if n), None), subset)
+    hf_names = next((n for n in names if n), None)
+    class_names, labels = _labels(config, rows, hf_names, subset)
+    numbered = not (config.classes or hf_names or any(r.values.get("class_name") is not None for r in rows))
     reader = ParquetReader(fs, root, dict(files), {k: r.place for k, r in zip(keys, rows, strict=True)})
     items = sorted(map(Item, keys, labels), key=lambda item: item.key)
     source_name = posixpath.splitext(posixpath.basename(root))[0] or "images"
     if root in files.values():
         source_name = f"{posixpath.basename(posixpath.dirname(root)) or 'images'}-{source_name}"
-    return Source(source_name, class_names, tuple(items), reader, config.fingerprint)
+    return Source(source_name, class_names, tuple(items), reader, config.fingerprint, numbered)
 
 
 def _light(schema: pa.Schema, path: str) -> list[str]:

@@ -18,6 +18,7 @@ from diffadapt.core.errors import DiffadaptError, StoreError
 from diffadapt.core.files import clear_scratch
 from diffadapt.core.lease import alone
 from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.plan import notes
 from diffadapt.core.runs import PLANNED, Root, Run, run_name
 from diffadapt.run.families import describe_families
 from diffadapt.run.finish import finish
@@ -55,6 +56,9 @@ def drive(
     run = run or Run(root, run_name(recipe_name, manifests.run_digest(config, plans)))
     progress = progress or Progress({})
     progress.nodes = {n: NodeProgress(len(p.shards), p.items) for n, p in plans.items() if p.stage.stored}
+    if not brief:
+        for sentence, node in notes(plans).items():
+            progress.say(f"{node}: {sentence}")
     with alone(run.place, run.name, f"The run {run.name}", lambda s: progress.say(s, "")):
         run.unseal()
         run.write(

@@ -10,6 +10,7 @@ from diffadapt.core import manifest as manifests
 from diffadapt.core import record
 from diffadapt.core.artifact import Failure
 from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.plan import notes
 from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import NodePlan
@@ -76,8 +77,8 @@ def decisions_of(pipeline: Pipeline, plans: Mapping[str, NodePlan], store: Store
 
 
 def _warnings(plans: Mapping[str, NodePlan], store: Store) -> list[dict[str, str]]:
-    """What finished stages had to say, each sentence once: [{"node", "sentence"}]."""
-    result: dict[str, str] = {}
+    """What the data and finished stages had to say, each sentence once: [{"node", "sentence"}]."""
+    result = notes(plans)
     for name, plan in plans.items():
         stage, paths = plan.stage, [p.path or "" for p in plan.shards]
         if not stage.stored:

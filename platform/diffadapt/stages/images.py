@@ -4,7 +4,7 @@ nothing is stored."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from diffadapt.data.benchmarks import BENCHMARKS, published_count
 from diffadapt.data.config import DataConfig
 from diffadapt.data.imagenet import IMAGES, open_imagenet_c, open_imagenet_w
 from diffadapt.data.items import Source
+from diffadapt.data.labels import NoClasses, bind_source, some
 from diffadapt.data.source import open_source
 
 if TYPE_CHECKING:
@@ -27,9 +28,23 @@ else:
 
 
 @lru_cache(maxsize=16)
-def cached_source(data: DataConfig, subset: bool = False) -> Source:
-    """One listing of a data set a process; ``subset``: classes of the class list may be absent."""
-    return open_source(data, subset)
+def cached_source(data: DataConfig, subset: bool = False, names: tuple[str, ...] = ()) -> Source:
+    """One listing of a data set a process; ``subset``: classes of the class list may be absent; ``names``:
+    the classes that labels are bound to. Folders of which none is such a class are no classes: all their
+    images count, unlabelled."""
+    if not names:
+        return open_source(data, subset)
+    try:
+        return bind_source(cached_source(data, subset), names)
+    except NoClasses:
+        if data.labels != "auto":
+            raise
+        bare = cached_source(replace(data, labels="none"), subset)
+        note = (
+            f"No folder or label of {bare.name} is one of the classes that are trained on ({some(names)}), so"
+            f" its {len(bare.items):,} images count as unlabelled."
+        )
+        return replace(bare, notes=(*bare.notes, note))
 
 
 @lru_cache(maxsize=128)
@@ -61,6 +76,9 @@ class Images(Stage):
     """Accept other counts than the benchmark's."""
     subset: bool = False
     """plain: class folders may lack classes of the class list, as a target may."""
+    names: tuple[str, ...] = ()
+    """plain: the classes of what is trained on, in label order, to which the labels found here are bound by
+    name; empty: the data have an order of their own."""
 
     kind = "images"
     stored = False
@@ -102,7 +120,7 @@ class Images(Stage):
         """The listing of one group; None while planning leniently without a benchmark's data. Raises
         DataError."""
         if self.layout == "plain":
-            return cached_source(self.data, self.subset)
+            return cached_source(self.data, self.subset, self.names)
         try:
             return cached_benchmark(self.data, self.layout, folder, self.partial)
         except DataError as error:
@@ -121,6 +139,10 @@ class Images(Stage):
 
     def _published(self, folder: str) -> int:
         return published_count(self.layout, folder) if self.layout in BENCHMARKS else IMAGES
+
+    def notes(self) -> tuple[str, ...]:
+        sources = (self.source(folder) for _, folder in self.groups)
+        return tuple(dict.fromkeys(note for s in sources if s for note in s.notes))
 
     def open(self, context: WorkContext) -> _Reader:
         return _Reader(self)

@@ -135,7 +135,9 @@ class _Build(AdaptationGraph):
     def build(self) -> None:
         r: AdaptAnything = self.r
         classes = r.classes or r.target.classes
-        targets = Images(replace(r.target, classes=classes), (("target/0", ""),), subset=True)
+        targets = Images(
+            replace(r.target, classes=classes), (("target/0", ""),), subset=True, names=self.class_names
+        )
         sources = None if r.synthetic else Images(replace(r.source, classes=r.classes or r.source.classes))
         check_labels(r.select, targets.source(""), sources and sources.source(""))
         target = self.add("target", targets, output="target")

@@ -8,6 +8,7 @@ target -> projected;  prediction = softmax f_source(target) + softmax f_finetune
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, ClassVar
@@ -90,13 +91,24 @@ class SDA:
     def pipeline(self) -> Pipeline:
         """The graph of stages. Raises RecipeError or DataError for settings that do not fit together."""
         self._check()
-        graph = _Graph(self)
+        graph = _Graph(replace(self, target=replace(self.target, data=self.target_data)))
         graph.build()
         return graph.pipeline(self.class_names)
 
+    @property
+    def target_data(self) -> DataConfig:
+        """The target's images. Where they are another set than the source's, slices that divide one set
+        between the two do not count: the target is the whole of its set."""
+        source, target = self.source, self.target.data
+        if not source.path or (_place(source), source.split) == (_place(target), target.split):
+            return target
+        (low, end), (start, high) = sorted((source.part, target.part))
+        whole = (0.0, 1.0)
+        return replace(target, part=whole) if (low, high) == whole and end == start else target
+
     @cached_property
     def _listing(self):
-        data = self.source if self.source.path else self.target.data
+        data = self.source if self.source.path else self.target_data
         if self.target.kind.startswith("imagenet-") and not self.source.path:
             return None
         return cached_source(data)
@@ -218,9 +230,9 @@ class _Graph(Builder):
         elif t.kind == "imagenet-w":
             self.add("target", Images(t.data, ((f"{WATERMARK}/5", ""),), "imagenet-w", t.partial))
         elif t.kind == "folder":
-            self.add("target", Images(t.data, (("target/0", ""),)))
+            self.add("target", self._labelled(t.data, "target/0"))
         else:
-            self.add("clean", Images(t.data))
+            self.add("clean", self._labelled(t.data, "clean/0"))
             names, severities = (
                 ((WATERMARK,), (5,)) if t.kind == "watermark" else (t.corruptions, t.severities)
             )
@@ -236,6 +248,12 @@ class _Graph(Builder):
             )
             self.add("target", stage, "clean")
         self.outputs["target"] = "target"
+
+    def _labelled(self, data: DataConfig, group: str) -> Images:
+        """Images whose labels are bound to the source's classes, some of which may be absent; without a
+        source they have an order of their own."""
+        names = self.names_of_classes if self.r.source.path else ()
+        return Images(data, ((group, ""),), subset=bool(names), names=names)
 
     def _classifier(self) -> None:
         r = self.r
@@ -355,6 +373,13 @@ class _Graph(Builder):
         names = self.names_of_classes
         stage = Figures(self.r.classifier, self.classes, tuple(pictures), tuple(models), names)
         self.add("figures", stage, *pictures, *models, output="figures")
+
+
+def _place(data: DataConfig) -> str:
+    """Where a set lies, alike for all spellings of a local path."""
+    return (
+        data.path if "://" in data.path or data.path.startswith("embedded:") else os.path.realpath(data.path)
+    )
 
 
 def _known(method: str, partner: str = "") -> Role:
