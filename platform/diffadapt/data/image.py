@@ -71,7 +71,7 @@ def open_image(data: bytes, what: str) -> Iterator[Image.Image]:
             yield image
     except ItemError:
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         count = max([limit, *map(int, re.findall(r"\d+", str(error)))])
         raise _too_large(what, f"{count:,}", count, limit) from None
     except MemoryError:
