@@ -146,13 +146,28 @@ def _to_array(image: Image.Image, channels: int, key: str) -> np.ndarray:
             )
         # Mode I is what older Pillow makes of 16-bit PNG; in other formats it may carry widened 8-bit data.
         wide = image.mode != "I" or image.format == "PNG" or samples.max() > 255
-        grey = ((samples.astype(np.uint32) + 128) // 257 if wide else samples).astype(np.uint8)
+        grey = np.empty(samples.shape, np.uint8)
+        for rows in blocks(*samples.shape):
+            part = samples[rows]
+            grey[rows] = (part.astype(np.uint32) + 128) // 257 if wide else part
         return np.repeat(grey[:, :, None], channels, axis=2)
     if image.mode == "F":
         raise ItemError(f"{key} has floating-point samples, whose range is unknown: convert it to 8 bits.")
-    converted = image.convert("RGB" if channels == 3 else "L")
-    array = np.array(converted, dtype=np.uint8)
-    return array if channels == 3 else array[:, :, None]
+    mode, (width, height) = "RGB" if channels == 3 else "L", image.size
+    array = np.empty((height, width, channels), np.uint8)
+    for rows in blocks(height, width):
+        whole = rows.stop - rows.start == height
+        part = image if whole else image.crop((0, rows.start, width, rows.stop))
+        converted = part if part.mode == mode else part.convert(mode)
+        array[rows] = np.asarray(converted).reshape(-1, width, channels)
+    return array
+
+
+def blocks(height: int, width: int) -> Iterator[slice]:
+    """The rows of an image in parts of about a million pixels: what is worked out on the way takes many times
+    the memory of what comes of it."""
+    step = max(1, (1 << 20) // max(1, width))
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def _too_large(what: str, claimed: str, count: int, limit: int) -> ItemError:

@@ -3,7 +3,7 @@ images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import ItemError
-from diffadapt.data.image import open_image
+from diffadapt.data.image import blocks, open_image
 from diffadapt.data.scenes.table import ClassTable
 
 _SCALED = {"L;2": 85, "L;4": 17}
@@ -120,7 +120,7 @@ def _by_value(values: np.ndarray, table: ClassTable, key: str) -> LabelMap:
         )
     lookup, known = _lookup(table)
     classes, counts = np.empty(values.shape, np.uint8), np.zeros(65536, np.int64)
-    for rows in _blocks(values):
+    for rows in blocks(*values.shape):
         part = values[rows].astype(np.int64)
         classes[rows] = lookup[part]
         counts += np.bincount(part.ravel(), minlength=65536)
@@ -132,7 +132,7 @@ def _by_colour(rgb: np.ndarray, table: ClassTable) -> LabelMap:
     codes, numbers = _codes(table)
     result = np.empty(rgb.shape[:2], np.uint8)
     strange: set[int] = set()
-    for rows in _blocks(rgb):
+    for rows in blocks(*rgb.shape[:2]):
         part = rgb[rows].astype(np.int64)
         packed = part[..., 0] << 16 | part[..., 1] << 8 | part[..., 2]
         present, inverse = np.unique(packed, return_inverse=True)
@@ -143,13 +143,6 @@ def _by_colour(rgb: np.ndarray, table: ClassTable) -> LabelMap:
         strange.update(present[~known].tolist())
     unknown = tuple((v >> 16, v >> 8 & 255, v & 255) for v in sorted(strange - {0, 0xFFFFFF}))
     return LabelMap(result, unknown)
-
-
-def _blocks(pixels: np.ndarray) -> Iterator[slice]:
-    """Rows of ``pixels`` in parts of about a million pixels: what is worked out for each takes many times
-    their own memory."""
-    step = max(1, (1 << 20) // max(1, pixels.shape[1]))
-    return (slice(top, top + step) for top in range(0, len(pixels), step))
 
 
 @lru_cache(maxsize=32)
