@@ -67,7 +67,8 @@ def _read(data: bytes, key: str, work: Callable[[Image.Image, str], Any]) -> Any
                 f"The label map {key} is a JPEG, whose compression changes class numbers: store label"
                 " maps as PNG."
             )
-        raw = str(image.tile[0][3]) if image.tile else ""
+        tile = getattr(image, "tile", None)
+        raw = str(tile[0][3]) if tile else ""
         image.load()
         return work(image, raw)
 
