@@ -13,6 +13,7 @@ import tyro
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.runs import Run
+from diffadapt.core.sealed import Sealed
 
 KINDS = {"features": "cached features"}
 """What lies in the shards of kinds that are not exported; predictions otherwise."""
@@ -63,7 +64,7 @@ def export(argv: Sequence[str]) -> int:
         return _scenes(run, nodes, paths, options.out)
     if node["kind"] == "prompts":
         return _prompts(run, paths, out)
-    if not paths or not run.root.store.exists(f"{paths[0]}/_SUCCESS"):
+    if not paths or not Sealed(run.root.store, paths[0]).exists():
         raise StoreError(
             f"{options.what!r} holds {KINDS.get(node['kind'], 'predictions')}, not images or a model: read"
             f" its Parquet files under {run.root.store.root}."
