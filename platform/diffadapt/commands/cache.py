@@ -15,6 +15,7 @@ from diffadapt.commands.options import RootOption
 from diffadapt.commands.status import state_of
 from diffadapt.core import ledger
 from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root, Run
 from diffadapt.core.store import Store
 from diffadapt.sweeps.folder import Sweep, sweeps
@@ -177,6 +178,7 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, str, str]]:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
+    text = redact(text)
     return text if len(text) <= 120 else text[:117] + "..."
 
 

@@ -14,7 +14,7 @@ from importlib import metadata
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import DataError, DiffadaptError
-from diffadapt.core.store import redact
+from diffadapt.core.redact import redact
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def doctor(argv: Sequence[str]) -> int:
             print(f"ok    {name:<18} {check()}")
         except (DiffadaptError, ImportError, OSError) as error:
             bad += 1
-            print(f"FAIL  {name:<18} {error}")
+            print(f"FAIL  {name:<18} {redact(str(error))}")
     return 1 if bad else 0
 
 

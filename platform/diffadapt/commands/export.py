@@ -12,6 +12,7 @@ import tyro
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
 
 KINDS = {"features": "cached features"}
@@ -84,7 +85,7 @@ def _images(run: Run, manifest: dict[str, Any], paths: Sequence[str], options: E
 
     names = manifest["class_names"] or None
     count = write_tree(rows(), options.out, options.layout, class_names=names)
-    print(f"{count} images in {options.out}")
+    print(f"{count} images in {redact(options.out)}")
     return 0
 
 
@@ -106,7 +107,7 @@ def _scenes(run: Run, nodes: dict[str, Any], paths: Sequence[str], out: str) -> 
         if n["kind"] == kind
     )
     count = write_scenes(rows, out, from_dict(ClassTable, next(c for c in known if c)))
-    print(f"{count} transferred scenes in {out}")
+    print(f"{count} transferred scenes in {redact(out)}")
     return 0
 
 
@@ -140,5 +141,5 @@ def _model(run: Run, what: str, node: str, out: str) -> int:
     from diffadapt.run.outputs import copy_model
 
     copy_model(run, node, out)
-    print(f"{what} of {run.name} in {out}")
+    print(f"{what} of {run.name} in {redact(out)}")
     return 0

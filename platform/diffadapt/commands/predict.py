@@ -35,7 +35,7 @@ def predict(argv: Sequence[str]) -> int:
     from diffadapt.core.errors import DataError
     from diffadapt.core.predictions import predictions_parquet
     from diffadapt.core.record import predictions_by_key
-    from diffadapt.core.store import redact
+    from diffadapt.core.redact import redact
     from diffadapt.run.drive import drive
     from diffadapt.systems.predict import MODEL, PROJECTED, SOURCE, from_run
     from diffadapt.systems.predict_scenes import ScenePrediction
@@ -67,7 +67,7 @@ def predict(argv: Sequence[str]) -> int:
     with fsspec.open(out, "wb") as handle:
         handle.write(data)
     failed = sum(1 for n in nodes.values() for _ in n["quarantined"])
-    print(f"{count} predictions by {model.name} in {out}")
+    print(f"{count} predictions by {model.name} in {redact(out)}")
     if failed:
         print(
             f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.",

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffadapt.core.identity import digest
+from diffadapt.core.redact import redact
 
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_SCHEMA = pa.schema(
@@ -110,6 +111,9 @@ class Failure:
 
     key: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", redact(self.reason))  # it goes to shards, lists and reports
 
 
 @dataclass
@@ -234,7 +238,7 @@ def to_parquet(rows: Rows, provenance: Mapping[str, Any]) -> bytes:
                 {
                     **provenance,
                     "failures": [[f.key, f.reason] for f in rows.failures],
-                    **({"warnings": rows.warnings} if rows.warnings else {}),
+                    **({"warnings": [redact(w) for w in rows.warnings]} if rows.warnings else {}),
                 },
                 sort_keys=True,
             ).encode()

@@ -12,7 +12,8 @@ from typing import Any
 from diffadapt.core import manifest, record
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.record import Score
-from diffadapt.core.store import Store, redact, safe_name
+from diffadapt.core.redact import redact, scrub
+from diffadapt.core.store import Store, safe_name
 
 PLANNED = "planned.json"
 """Store names of all that a run makes, written before the work begins: garbage collection spares them."""
@@ -149,5 +150,5 @@ class Run:
         more = {"job": job, **more} if (job := current_job()) else more
         self.write(
             "status.json",
-            json.dumps({"state": state, "updated": time.time(), "nodes": nodes, **more}).encode(),
+            json.dumps(scrub({"state": state, "updated": time.time(), "nodes": nodes, **more})).encode(),
         )

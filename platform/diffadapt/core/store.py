@@ -31,12 +31,6 @@ FORMAT = 1
 REMOTE_LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "adlfs", "azure")
 """Libraries whose exceptions mean that the location could not be reached or refused; they do not all derive
 from OSError."""
-_LOGIN = re.compile(r"(\w+://)(?:[^/@\s:]*:[^@\s]+|[^/@\s]+)@")
-"""Raw secret keys hold slashes, so the part after the colon may."""
-_PARAMETER = re.compile(r"(?i)((?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s]+")
-_TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,})\b"
-)
 _SAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
@@ -292,17 +286,6 @@ def _damaged(name: str, error: BaseException) -> StoreError:
     return StoreError(
         f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it."
     )
-
-
-def redact(text: str) -> str:
-    """``text`` without the user names, passwords, keys and tokens of URLs, nor tokens of known forms."""
-    if "://" in text and "@" in text:  # a manifest has a million strings; most can hold no secret
-        text = _LOGIN.sub(r"\1***@", text)
-    if "=" in text:
-        text = _PARAMETER.sub(r"\1***", text)
-    if "hf_" in text or "gh" in text or "AKIA" in text or "ASIA" in text or "AIza" in text:
-        text = _TOKEN.sub("***", text)
-    return text
 
 
 def is_local(fs: Any) -> bool:

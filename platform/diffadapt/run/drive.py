@@ -16,6 +16,7 @@ from diffadapt.core import manifest as manifests
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DiffadaptError, StoreError
 from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.redact import scrub
 from diffadapt.core.runs import PLANNED, Root, Run, run_name
 from diffadapt.run.families import describe_families
 from diffadapt.run.finish import finish
@@ -57,8 +58,8 @@ def drive(
         json.dumps(
             {
                 "recipe": recipe_name,
-                "overrides": manifests.scrub(dict(overrides or {})),
-                "config": manifests.scrub(to_dict(recipe)),
+                "overrides": scrub(dict(overrides or {})),
+                "config": scrub(to_dict(recipe)),
             },
             indent=1,
         ).encode(),
@@ -99,7 +100,7 @@ def drive(
                 state,
                 {n: p.as_dict() for n, p in progress.nodes.items()},
                 started=started,
-                error=manifests.scrub(work.error),
+                error=scrub(work.error),
             )
         except StoreError:
             pass  # the error that brought us here is the one to report

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from diffadapt.core.manifest import scrub
+from diffadapt.core.redact import scrub
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
 

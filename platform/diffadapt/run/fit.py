@@ -14,6 +14,7 @@ from typing import Any
 from diffadapt.core import interrupts
 from diffadapt.core.artifact import Failure, Receipt
 from diffadapt.core.errors import DiffadaptError
+from diffadapt.core.redact import scrub
 from diffadapt.core.schedule import SUCCESS, Task
 from diffadapt.core.stage import FitJob, InputFile, Stage, WorkContext
 from diffadapt.core.store import Store
@@ -138,7 +139,7 @@ def _checkpoint_url(store: Store, task: Task) -> str:
 
 def _commit(store: Store, task: Task, output: str, metrics: Mapping[str, Any]) -> None:
     with open(os.path.join(output, METRICS), "w", encoding="utf-8") as handle:
-        json.dump(metrics, handle, indent=1, sort_keys=True)
+        json.dump(scrub(metrics), handle, indent=1, sort_keys=True)
     for folder, _, names in os.walk(output):
         for file in sorted(names):
             full = os.path.join(folder, file)

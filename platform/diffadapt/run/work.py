@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from diffadapt.core.artifact import Receipt
 from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
 from diffadapt.core.ledger import Ledger
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
 from diffadapt.core.schedule import Wave, finished, next_wave
 from diffadapt.core.stage import NodePlan
-from diffadapt.core.store import Store, redact
+from diffadapt.core.store import Store
 from diffadapt.run.progress import Progress
 from diffadapt.run.quarantine import Quarantine
 from diffadapt.run.runner import Runner

@@ -113,7 +113,9 @@ class Checkpoints:
             try:
                 self._fs.rm_file(old)
             except OSError as error:
-                log.warning("The old checkpoint %s could not be deleted (%s).", old, error)
+                log.warning(
+                    "The old checkpoint %s could not be deleted (%s).", redact(old), redact(str(error))
+                )
 
     def _list(self) -> list[tuple[int, str, str]]:
         self._fs.invalidate_cache()
