@@ -22,10 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import fsspec
-
 from diffadapt.core.artifact import Header, Rows, from_parquet, read_header, to_parquet
 from diffadapt.core.errors import StoreError
+from diffadapt.core.location import locate
+from diffadapt.core.redact import redact
 
 FORMAT = 1
 REMOTE_LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "adlfs", "azure")
@@ -46,8 +46,8 @@ class Store:
     def __init__(self, root: str):
         self.root = str(root).rstrip("/") or "/"
         try:
-            self.fs, self.path = fsspec.core.url_to_fs(
-                self.root, use_listings_cache=False
+            self.fs, self.path = locate(
+                self.root, StoreError, use_listings_cache=False
             )  # others write here too
         except (ImportError, ValueError) as error:
             raise StoreError(

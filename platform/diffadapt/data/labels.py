@@ -10,9 +10,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
-import fsspec
-
 from diffadapt.core.errors import DataError
+from diffadapt.core.location import open_place
+from diffadapt.core.spreadsheet import plain
 from diffadapt.data.class_names import match_names
 from diffadapt.data.items import Item, Source
 
@@ -164,7 +164,7 @@ def _read_rows(location: str) -> dict[str, str]:
 
 def _text(location: str, what: str) -> str:
     try:
-        with fsspec.open(location, "rb") as stream:
+        with open_place(location, "rb", DataError) as stream:
             return stream.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(

@@ -12,11 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import fsspec
 import torch
 
 from diffadapt.core.errors import StoreError
-from diffadapt.core.store import is_local, redact
+from diffadapt.core.location import locate
+from diffadapt.core.redact import redact
+from diffadapt.core.store import is_local
 
 _NAME = re.compile(r"^step-(\d{9})-([0-9a-f]{16})\.pt$")
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError("keep must be at least 1")
         self.location, self.keep = str(location), keep
-        self._fs, self._root = fsspec.core.url_to_fs(self.location)
+        self._fs, self._root = locate(self.location, StoreError)
         self._local = is_local(self._fs)
 
     def save(self, step: int, state: dict[str, Any]) -> str:

@@ -9,9 +9,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import fsspec
-
 from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.location import open_place
+from diffadapt.core.spreadsheet import plain
 from diffadapt.data.class_names import match_names, normalise
 from diffadapt.prompts.sources.base import PromptSource
 from diffadapt.prompts.text import fill
@@ -70,7 +70,7 @@ def _squeezed(name: str) -> str:
 
 def _read(path: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     try:
-        with fsspec.open(path, "rb") as stream:
+        with open_place(path, "rb", DataError) as stream:
             text = stream.read().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"The prompt file {path} is not UTF-8 text: save it as UTF-8 ({_FORMS}).") from None
