@@ -355,9 +355,15 @@ def _token() -> str:
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token
     try:
-        return (Path(file) if file else Path.home() / ".ray" / "auth_token").read_text().strip()
+        return token_file().read_text().strip()
     except OSError:
         return ""
+
+
+def token_file() -> Path:
+    """Where Ray keeps the token of a cluster on this machine."""
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(file) if file else Path.home() / ".ray" / "auth_token"
 
 
 def _next(job: str) -> str:
