@@ -14,6 +14,7 @@ from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
+from diffadapt.core.spreadsheet import csv_bytes
 
 KINDS = {"features": "cached features"}
 """What lies in the shards of kinds that are not exported; predictions otherwise."""
@@ -124,15 +125,11 @@ def _key(key: str, layout: str) -> str:
 
 def _prompts(run: Run, paths: Sequence[str], out: Path) -> int:
     """prompts.csv (category, prompt, source), which `--prompts.source file --prompts.file` reads again."""
-    import csv
-
     rows = [row for path in paths for row in run.root.store.load(path).table.to_pylist()]
     rows.sort(key=lambda r: (r["label"], r["index"]))
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / "prompts.csv", "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(("category", "prompt", "source"))
-        writer.writerows((r["category"], r["prompt"], r["source"]) for r in rows)
+    lines = [("category", "prompt", "source"), *((r["category"], r["prompt"], r["source"]) for r in rows)]
+    (out / "prompts.csv").write_bytes(csv_bytes(lines, end="\r\n"))
     print(f"{len(rows)} prompts in {out / 'prompts.csv'}")
     return 0
 

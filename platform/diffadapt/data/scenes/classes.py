@@ -99,7 +99,7 @@ def read_class_table(location: str) -> ClassTable:
             f" {', '.join(table_names())}.{near}"
         ) from None
     lines = [
-        (n, [cell.strip() for cell in row])
+        (n, [plain(cell.strip()) for cell in row])
         for n, row in enumerate(csv.reader(io.StringIO(text)), 1)
         if any(cell.strip() for cell in row) and not row[0].lstrip().startswith("#")
     ]

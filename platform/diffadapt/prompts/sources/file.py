@@ -125,15 +125,17 @@ def _csv_pairs(path: str, text: str) -> list[tuple[str, str]]:
         for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
         if any(cell.strip() for cell in row)
     ]
-    if rows and [cell.strip().lower() for cell in rows[0]] == ["category", "prompt"]:
-        rows = rows[1:]
+    head = [cell.strip().lower() for cell in rows[0]] if rows else []
+    columns = 2
+    if head[:2] == ["category", "prompt"]:  # an exported table names the source too
+        columns, rows = len(head), rows[1:]
     for row in rows:
-        if len(row) != 2:
+        if len(row) != columns:
             raise DataError(
                 f"The prompt file {path} has a line with {len(row)} columns ({','.join(row)[:60]!r}): it"
                 " needs category,prompt; a prompt with a comma in it is quoted."
             )
-    return [(row[0], row[1]) for row in rows]
+    return [(plain(row[0]), plain(row[1])) for row in rows]
 
 
 def _json_pairs(path: str, text: str) -> list[tuple[str, str]]:
