@@ -59,8 +59,10 @@ def load(name: str) -> Any:
 
 @cache
 def constraints() -> dict[str, str]:
+    """The pins of the Python that the images have."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    wanted = [x.partition(";")[0] for x in lines if "==" in x and "version <" not in x and x[0] != "#"]
+    return dict(line.split("==") for line in wanted)
 
 
 def extras() -> set[str]:
