@@ -14,6 +14,7 @@ from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
+from diffadapt.core.sealed import Sealed
 from diffadapt.core.spreadsheet import csv_bytes
 
 KINDS = {"features": "cached features"}
@@ -65,7 +66,7 @@ def export(argv: Sequence[str]) -> int:
         return _scenes(run, nodes, paths, options.out)
     if node["kind"] == "prompts":
         return _prompts(run, paths, out)
-    if not paths or not run.root.store.exists(f"{paths[0]}/_SUCCESS"):
+    if not paths or not Sealed(run.root.store, paths[0]).exists():
         raise StoreError(
             f"{options.what!r} holds {KINDS.get(node['kind'], 'predictions')}, not images or a model: read"
             f" its Parquet files under {run.root.store.root}."

@@ -109,11 +109,10 @@ class Progress:
             self.stream.write(line + "\n")
         self.stream.flush()
 
-    def say(self, sentence: str) -> None:
-        """A warning on a line of its own."""
-        self.stream.write(
-            ("\r" + " " * self._width + "\r" if self._width else "") + f"warning: {redact(sentence)}\n"
-        )
+    def say(self, sentence: str, kind: str = "warning: ") -> None:
+        """A warning, or what ``kind`` says before it, on a line of its own."""
+        blank = "\r" + " " * self._width + "\r" if self._width else ""
+        self.stream.write(f"{blank}{kind}{redact(sentence)}\n")
         self._width = 0
         self.stream.flush()
 
