@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import fsspec
-
+from diffadapt.core.errors import StoreError
 from diffadapt.core.files import scratch
+from diffadapt.core.location import locate
 from diffadapt.core.runs import Run
 from diffadapt.core.store import is_local
 from diffadapt.train.trackers.base import Trackers
@@ -23,7 +23,7 @@ class Logs:
     ``<log_dir>/<node>``. ``log_dir``: URL of the folder tensorboard/ of a run."""
 
     def __init__(self, log_dir: str, node: str, trackers: Sequence[str]):
-        self.fs, self.path = fsspec.core.url_to_fs(posixpath.join(log_dir, node))
+        self.fs, self.path = locate(posixpath.join(log_dir, node), StoreError)
         self.local = is_local(self.fs)
         self.run, self.node, self.names = posixpath.basename(posixpath.dirname(log_dir)), node, trackers
 
