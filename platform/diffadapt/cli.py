@@ -107,14 +107,19 @@ def main(argv: list[str] | None = None) -> int:
         except DiffadaptError as error:
             if seen():
                 return _interrupted()
-            from diffadapt.core.store import redact
+            from diffadapt.core.redact import redact
 
             print(f"\n{redact(str(error))}", file=sys.stderr)
             return 2
         except Exception:
             if seen():
                 return _interrupted()
-            raise
+            import traceback
+
+            from diffadapt.core.redact import redact
+
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
+            return 1
 
 
 def _interrupted() -> int:

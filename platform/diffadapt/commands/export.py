@@ -12,8 +12,10 @@ import tyro
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
+from diffadapt.core.spreadsheet import csv_bytes
 
 KINDS = {"features": "cached features"}
 """What lies in the shards of kinds that are not exported; predictions otherwise."""
@@ -85,7 +87,7 @@ def _images(run: Run, manifest: dict[str, Any], paths: Sequence[str], options: E
 
     names = manifest["class_names"] or None
     count = write_tree(rows(), options.out, options.layout, class_names=names)
-    print(f"{count} images in {options.out}")
+    print(f"{count} images in {redact(options.out)}")
     return 0
 
 
@@ -107,7 +109,7 @@ def _scenes(run: Run, nodes: dict[str, Any], paths: Sequence[str], out: str) -> 
         if n["kind"] == kind
     )
     count = write_scenes(rows, out, from_dict(ClassTable, next(c for c in known if c)))
-    print(f"{count} transferred scenes in {out}")
+    print(f"{count} transferred scenes in {redact(out)}")
     return 0
 
 
@@ -124,15 +126,11 @@ def _key(key: str, layout: str) -> str:
 
 def _prompts(run: Run, paths: Sequence[str], out: Path) -> int:
     """prompts.csv (category, prompt, source), which `--prompts.source file --prompts.file` reads again."""
-    import csv
-
     rows = [row for path in paths for row in run.root.store.load(path).table.to_pylist()]
     rows.sort(key=lambda r: (r["label"], r["index"]))
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / "prompts.csv", "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(("category", "prompt", "source"))
-        writer.writerows((r["category"], r["prompt"], r["source"]) for r in rows)
+    lines = [("category", "prompt", "source"), *((r["category"], r["prompt"], r["source"]) for r in rows)]
+    (out / "prompts.csv").write_bytes(csv_bytes(lines, end="\r\n"))
     print(f"{len(rows)} prompts in {out / 'prompts.csv'}")
     return 0
 
@@ -141,5 +139,5 @@ def _model(run: Run, what: str, node: str, out: str) -> int:
     from diffadapt.run.outputs import copy_model
 
     copy_model(run, node, out)
-    print(f"{what} of {run.name} in {out}")
+    print(f"{what} of {run.name} in {redact(out)}")
     return 0

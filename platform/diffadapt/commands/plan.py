@@ -19,6 +19,7 @@ from diffadapt.core.leniency import lenient
 from diffadapt.core.plan import notes as data_notes
 from diffadapt.core.plan import summarise
 from diffadapt.core.prices import Instance, find
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root, run_name
 from diffadapt.core.schedule import finished
 from diffadapt.core.stage import NodePlan
@@ -94,7 +95,7 @@ def plan(argv: Sequence[str]) -> int:
     for sentence, node in said.items():
         print(f"\nWarning: {sentence} [{node}]")
     for note in notes:
-        print(f"\nNot at hand: {note}")
+        print(f"\nNot at hand: {redact(note)}")
     if notes:
         print("\nThe counts hold; `run` needs what is not at hand.")
     return 0

@@ -12,14 +12,13 @@ HEADER = ("path", "label_map", "overlay", "confidence")
 def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> int:
     """Run ``recipe`` and write ``labels/``, ``overlays/``, classes.csv and predictions.csv under ``out``;
     ``said`` names the model's run."""
-    import csv
-    import io
     import sys
 
     from diffadapt.commands.common import make_runner
     from diffadapt.core.errors import StoreError
     from diffadapt.core.predictions import image_path
-    from diffadapt.core.store import redact
+    from diffadapt.core.redact import redact
+    from diffadapt.core.spreadsheet import csv_bytes
     from diffadapt.data.scenes.write import TABLE, Places, Tree, class_csv, label_png
     from diffadapt.run.drive import drive
 
@@ -47,13 +46,9 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
             tree.put(f"labels/{place}.png", label_png(labels, recipe.classes))
             tree.put(f"overlays/{place}.jpg", _painted(image, labels, recipe))
             table.append((name, f"labels/{place}.png", f"overlays/{place}.jpg", f"{confidence:.4f}"))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows(sorted(table))
-    tree.put("predictions.csv", text.getvalue().encode())
+    tree.put("predictions.csv", csv_bytes([HEADER, *sorted(table)]))
     tree.put(TABLE, class_csv(recipe.classes))
-    print(f"{len(table)} label maps by {said} in {out} (labels, overlays, {TABLE}, predictions.csv)")
+    print(f"{len(table)} label maps by {said} in {redact(out)} (labels, overlays, {TABLE}, predictions.csv)")
     if sum(len(n["quarantined"]) for n in nodes.values()):
         print(
             f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.",

@@ -14,8 +14,8 @@ from diffadapt.core.artifact import Failure
 from diffadapt.core.errors import StoreError
 from diffadapt.core.identity import digest
 from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.redact import scrub
 from diffadapt.core.stage import NodePlan
-from diffadapt.core.store import redact
 
 FORMAT = 1
 LIBRARIES = (
@@ -87,17 +87,6 @@ def run_digest(config: Mapping[str, Any], plans: Mapping[str, NodePlan]) -> str:
     return digest(
         {"config": config, "nodes": {n: [p.digest for p in plan.shards] for n, plan in plans.items()}}, 8
     )
-
-
-def scrub(value: Any) -> Any:
-    """``value`` with credentials masked: in URLs, in query strings, and tokens of known forms."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {k: scrub(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [scrub(v) for v in value]
-    return value
 
 
 def load(data: bytes, where: str) -> dict[str, Any]:

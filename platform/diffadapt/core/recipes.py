@@ -17,7 +17,8 @@ from diffadapt.core import functions
 from diffadapt.core.config import override
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.functions import Entry
-from diffadapt.core.store import redact
+from diffadapt.core.location import open_place
+from diffadapt.core.redact import redact
 
 
 def folders() -> list[Path]:
@@ -54,10 +55,9 @@ def load(name: str) -> Any:
 
 def read_file(place: str) -> tuple[str, dict[str, Any]]:
     """(recipe name, overrides) of a JSON file; RecipeError when it is not there or holds something else."""
-    import fsspec
 
     try:
-        file: Any = fsspec.open(place, "rb")
+        file: Any = open_place(place, "rb", RecipeError)
         with file as handle:
             value = json.load(handle)
         name, overrides = value["recipe"], value["overrides"]

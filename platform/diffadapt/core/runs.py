@@ -14,7 +14,8 @@ from typing import Any
 from diffadapt.core import manifest, record
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.record import Score
-from diffadapt.core.store import Store, redact, safe_name
+from diffadapt.core.redact import redact, scrub
+from diffadapt.core.store import Store, safe_name
 
 SUMS = "SHA256SUMS"
 """Checksums of a finished run's files, as ``sha256sum -c`` reads them."""
@@ -239,5 +240,5 @@ class Run:
         more = {"job": job, **more} if (job := current_job()) else more
         self.write(
             "status.json",
-            json.dumps({"state": state, "updated": time.time(), "nodes": nodes, **more}).encode(),
+            json.dumps(scrub({"state": state, "updated": time.time(), "nodes": nodes, **more})).encode(),
         )

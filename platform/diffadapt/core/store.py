@@ -21,22 +21,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import fsspec
-
 from diffadapt.core.artifact import Header, Rows, from_parquet, read_header, to_parquet
 from diffadapt.core.errors import StoreError
 from diffadapt.core.files import clear_leftovers, create_whole, is_leftover, is_temporary, write_whole
+from diffadapt.core.location import locate
+from diffadapt.core.redact import redact
 
 FORMAT = 1
 REMOTE_LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "adlfs", "azure")
 """Libraries whose exceptions mean that the location could not be reached or refused; they do not all derive
 from OSError."""
-_LOGIN = re.compile(r"(\w+://)(?:[^/@\s:]*:[^@\s]+|[^/@\s]+)@")
-"""Raw secret keys hold slashes, so the part after the colon may."""
-_PARAMETER = re.compile(r"(?i)((?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s]+")
-_TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,})\b"
-)
 _SAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
@@ -52,8 +46,8 @@ class Store:
     def __init__(self, root: str):
         self.root = str(root).rstrip("/") or "/"
         try:
-            self.fs, self.path = fsspec.core.url_to_fs(
-                self.root, use_listings_cache=False
+            self.fs, self.path = locate(
+                self.root, StoreError, use_listings_cache=False
             )  # others write here too
         except (ImportError, ValueError) as error:
             raise StoreError(
@@ -335,17 +329,6 @@ def _damaged(name: str, error: BaseException) -> StoreError:
     return StoreError(
         f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it."
     )
-
-
-def redact(text: str) -> str:
-    """``text`` without the user names, passwords, keys and tokens of URLs, nor tokens of known forms."""
-    if "://" in text and "@" in text:  # a manifest has a million strings; most can hold no secret
-        text = _LOGIN.sub(r"\1***@", text)
-    if "=" in text:
-        text = _PARAMETER.sub(r"\1***", text)
-    if "hf_" in text or "gh" in text or "AKIA" in text or "ASIA" in text or "AIza" in text:
-        text = _TOKEN.sub("***", text)
-    return text
 
 
 def is_local(fs: Any) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
@@ -12,6 +10,8 @@ from typing import Literal
 import fsspec
 
 from diffadapt.core.errors import DataError
+from diffadapt.core.location import locate
+from diffadapt.core.spreadsheet import csv_bytes
 from diffadapt.data.config import CORRUPTIONS
 from diffadapt.data.image import image_suffix
 
@@ -40,7 +40,7 @@ def write_tree(
     """
     if layout not in ("imagefolder", "imagenet-c-syn", "flat"):
         raise DataError(f"There is no layout {layout!r}; known are imagefolder, imagenet-c-syn and flat.")
-    fs, root = fsspec.core.url_to_fs(out)
+    fs, root = locate(out, DataError)
     if not overwrite and fs.exists(root) and fs.ls(root, detail=False):
         raise DataError(f"{out} already holds files: name an empty folder, or allow overwriting.")
     if layout == "imagefolder":
@@ -144,10 +144,8 @@ def _put(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
 
 
 def _table(written: dict[str, tuple[str, int | None]], class_names: Sequence[str] | None) -> bytes:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["file", "label", "class"])
+    rows: list[tuple[object, ...]] = [("file", "label", "class")]
     for place, (_, label) in sorted(written.items()):
         name = class_names[label] if class_names and label is not None else ""
-        table.writerow([place, "" if label is None else label, name])
-    return text.getvalue().encode()
+        rows.append((place, "" if label is None else label, name))
+    return csv_bytes(rows)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffadapt.core.errors import StoreError
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
-from diffadapt.core.store import redact
 from diffadapt.report.mask import HIDDEN, masked
 
 

@@ -19,6 +19,7 @@ from diffadapt.core.files import clear_scratch
 from diffadapt.core.lease import alone
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.plan import notes
+from diffadapt.core.redact import scrub
 from diffadapt.core.runs import PLANNED, Root, Run, run_name
 from diffadapt.run.families import describe_families
 from diffadapt.run.finish import finish
@@ -66,8 +67,8 @@ def drive(
             json.dumps(
                 {
                     "recipe": recipe_name,
-                    "overrides": manifests.scrub(dict(overrides or {})),
-                    "config": manifests.scrub(to_dict(recipe)),
+                    "overrides": scrub(dict(overrides or {})),
+                    "config": scrub(to_dict(recipe)),
                 },
                 indent=1,
             ).encode(),
@@ -111,7 +112,7 @@ def drive(
                     state,
                     {n: p.as_dict() for n, p in progress.nodes.items()},
                     started=started,
-                    error=manifests.scrub(work.error),
+                    error=scrub(work.error),
                 )
             except StoreError:
                 pass  # the error that brought us here is the one to report

@@ -11,7 +11,7 @@ from typing import Any
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import StoreError
 from diffadapt.core.identity import digest
-from diffadapt.core.manifest import scrub
+from diffadapt.core.redact import scrub
 from diffadapt.core.runs import Root, Run
 from diffadapt.core.store import Store, safe_name
 from diffadapt.sweeps.result import TrialResult, from_json

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffadapt.core.manifest import scrub
+from diffadapt.core.redact import scrub
 
 Status = Literal["finished", "stopped", "failed"]
 

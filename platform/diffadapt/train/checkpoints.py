@@ -13,12 +13,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import fsspec
 import torch
 
 from diffadapt.core.errors import StoreError
 from diffadapt.core.files import scratch, temporary
-from diffadapt.core.store import is_local, redact
+from diffadapt.core.location import locate
+from diffadapt.core.redact import redact
+from diffadapt.core.store import is_local
 
 _NAME = re.compile(r"^step-(\d{9})-([0-9a-f]{16})\.pt$")
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError("keep must be at least 1")
         self.location, self.keep = str(location), keep
-        self._fs, self._root = fsspec.core.url_to_fs(self.location)
+        self._fs, self._root = locate(self.location, StoreError)
         self._local = is_local(self._fs)
 
     def save(self, step: int, state: dict[str, Any]) -> str:
@@ -122,7 +123,9 @@ class Checkpoints:
             try:
                 self._fs.rm_file(old)
             except OSError as error:
-                log.warning("The old checkpoint %s could not be deleted (%s).", old, error)
+                log.warning(
+                    "The old checkpoint %s could not be deleted (%s).", redact(old), redact(str(error))
+                )
 
     def _list(self) -> list[tuple[int, str, str]]:
         self._fs.invalidate_cache()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import fsspec
 import numpy as np
 from PIL import Image
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError
+from diffadapt.core.location import locate
+from diffadapt.core.spreadsheet import csv_bytes
 from diffadapt.data.export import safe_key
-from diffadapt.data.image import image_suffix
+from diffadapt.data.image import image_suffix, open_image
 from diffadapt.data.scenes.label_maps import image_size
 from diffadapt.data.scenes.table import ClassTable
 
@@ -26,14 +26,10 @@ TABLE, INSTANCES = "classes.csv", "instances.json"
 def class_csv(classes: ClassTable) -> bytes:
     """The table as the CSV that :func:`class_file.read_class_table` reads, for label maps of class
     numbers."""
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(("value", "name", "red", "green", "blue"))
-    out.writerows(
-        (i, name, *colour)
-        for i, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True))
+    rows = enumerate(zip(classes.names, classes.colours, strict=True))
+    return csv_bytes(
+        [("value", "name", "red", "green", "blue"), *((i, name, *colour) for i, (name, colour) in rows)]
     )
-    return text.getvalue().encode()
 
 
 def label_png(labels: np.ndarray, classes: ClassTable) -> bytes:
@@ -87,7 +83,7 @@ class Tree:
 
     def __init__(self, out: str):
         try:
-            self.fs, self.root = fsspec.core.url_to_fs(out)
+            self.fs, self.root = locate(out, DataError)
             if self.fs.exists(self.root) and (
                 not self.fs.isdir(self.root) or self.fs.ls(self.root, detail=False)
             ):
@@ -121,7 +117,7 @@ def write_scenes(load: Callable[[], Iterable[dict[str, Any]]], out: str, classes
         if row.get("objects") is not None:
             boxes.add(name, image_size(data, row["key"]), row["objects"])
         if row["annotation"] is not None:
-            with Image.open(io.BytesIO(row["annotation"]["bytes"])) as labels:
+            with open_image(row["annotation"]["bytes"], f"The label map of {row['key']}") as labels:
                 tree.put(f"labels/{place}.png", label_png(np.asarray(labels), classes))
         count += 1
     if boxes.images:
