@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -140,3 +143,137 @@ class TestHalves:
         source = classes(tmp_path / "source", "137", 8)
         recipe = sda(source, source / ".." / "source")
         assert len(of_target(recipe, tmp_path).items) == 12
+
+
+class TestSplits:
+    def test_train_and_val_are_no_classes(self, tmp_path):
+        classes(tmp_path / "set" / "train", "137", 4)
+        classes(tmp_path / "set" / "val", "137", 2)
+        with pytest.raises(DataError, match=r"splits train, val .*\('1', '3', '7'\).*--source.split train"):
+            open_source(DataConfig(str(tmp_path / "set")))
+        with pytest.raises(DataError, match="no split 'test'"):
+            open_source(DataConfig(str(tmp_path / "set"), split="test"))
+        source = open_source(DataConfig(str(tmp_path / "set"), split="val"))
+        assert source.class_names == ("1", "3", "7") and len(source.items) == 6 and source.name == "set"
+        assert source.items[0].key == "1/00.png"
+        assert len(open_source(DataConfig(str(tmp_path / "set"), labels="none")).items) == 18
+
+    def test_folders_that_are_called_so_by_chance_are_classes(self, tmp_path):
+        vehicles = tree(tmp_path / "set", "train/a.png", "car/b.png")
+        assert open_source(DataConfig(str(vehicles))).class_names == ("car", "train")
+        tests = tree(tmp_path / "flat", "train/a.png", "test/b.png")
+        assert open_source(DataConfig(str(tests))).class_names == ("test", "train")
+
+
+class TestFilesBesideImages:
+    def test_other_formats_are_counted(self, tmp_path):
+        root = tree(tmp_path / "photos", "a.png", "b.jfif", "c.JPE", "notes.txt", "Thumbs.db")
+        for name in ("1.heic", "2.HEIC", "3.mp4", "README", "movie"):
+            (root / name).write_bytes(b"x")
+        source = open_source(DataConfig(str(root)))
+        assert [i.key for i in source.items] == ["a.png", "b.jfif", "c.JPE"]
+        assert "4 files left out: 2 .heic, 1 .mp4, 1 without a suffix" in said(source)
+        assert "left out" in said(open_source(DataConfig(f"{root}/*")))
+        (root / "phone").mkdir()
+        (root / "phone" / "1.heic").write_bytes(b"x")
+        with pytest.raises(DataError, match="1 file left out: 1 .heic"):
+            open_source(DataConfig(f"{root}/phone"))
+        assert said(open_source(DataConfig(str(tree(tmp_path / "plain", "a.png"))))) == ""
+
+    def test_images_beside_class_folders_are_said(self, tmp_path):
+        root = tree(tmp_path / "set", "a/1.png", "b/1.png", "loose.png")
+        assert "1 image beside them is left out" in said(open_source(DataConfig(str(root))))
+        assert len(open_source(DataConfig(str(root), labels="none")).items) == 3
+
+    @pytest.mark.parametrize("names", [("a.png", "b.png"), ("x/a.png", "y/b.png")])
+    def test_a_store_within_is_no_data(self, tmp_path, names):
+        root = tree(tmp_path / "photos", *names)
+        before = open_source(DataConfig(str(root)))
+        image = pa.table({"image": [{"bytes": png(1), "path": "z.png"}]})
+        for place in (root / "diffadapt-data", root):  # --root, and --root .
+            for part in ("store", "runs"):
+                Store(str(place / part)).prepare()
+            (place / "store" / "images").mkdir()
+            pq.write_table(image, place / "store" / "images" / "0-abc.parquet")
+            (place / "runs" / "r").mkdir()
+            (place / "runs" / "r" / "picture.png").write_bytes(png(7))
+            after = open_source(DataConfig(str(root)))
+            assert after.items == before.items and after.fingerprint == before.fingerprint
+        for part in ("labels", "overlays"):
+            tree(root / "predictions" / part, "a.png")
+        (root / "predictions" / "classes.csv").write_text("")
+        (root / "predictions" / "predictions.csv").write_text("")
+        assert open_source(DataConfig(str(root))).items == before.items
+
+    def test_a_store_in_a_bucket_is_no_data(self):
+        fs = fsspec.filesystem("memory")
+        for name in ("a.png", "diffadapt-data/runs/r/b.png"):
+            fs.pipe_file(f"/in-bucket/{name}", png(1))
+        fs.pipe_file("/in-bucket/diffadapt-data/store/store.json", b'{"format": 1}')
+        assert [i.key for i in open_source(DataConfig("memory://in-bucket")).items] == ["a.png"]
+        fs.rm("/in-bucket", recursive=True)
+
+    def test_a_table_beside_images_is_no_data(self, tmp_path):
+        root = tree(tmp_path / "photos", "a.png", "b.png")
+        pq.write_table(pa.table({"path": ["a"], "label": [1]}), root / "predictions.parquet")
+        source = open_source(DataConfig(str(root)))
+        assert [i.key for i in source.items] == ["a.png", "b.png"]
+        assert "'predictions.parquet' beside them is left out" in said(source)
+        sets = tmp_path / "sets"
+        sets.mkdir()
+        rows = [{"bytes": png(i), "path": f"{i}.png"} for i in range(2)]
+        pq.write_table(pa.table({"image": rows}), sets / "train.parquet")
+        pq.write_table(pa.table({"path": ["a"]}), sets / "metadata.parquet")
+        source = open_source(DataConfig(str(sets)))
+        assert len(source.items) == 2 and "'metadata.parquet'" in said(source)
+        (sets / "train.parquet").unlink()
+        with pytest.raises(DataError, match="no column 'image'"):
+            open_source(DataConfig(str(sets)))
+
+
+class TestNames:
+    def test_files_of_a_hub_cache_are_links(self, tmp_path):
+        cache = tmp_path / "datasets--org--name"
+        (cache / "blobs").mkdir(parents=True)
+        data = cache / "snapshots" / "rev" / "data"
+        data.mkdir(parents=True)
+        rows = [{"bytes": png(i), "path": f"{i}.png"} for i in range(2)]
+        pq.write_table(pa.table({"image": rows, "label": [0, 1]}), cache / "blobs" / "abc")
+        (data / "train-00000-of-00001.parquet").symlink_to("../../../blobs/abc")
+        for place in (data, data / "train-00000-of-00001.parquet", data / "train-*.parquet"):
+            assert len(open_source(DataConfig(str(place))).items) == 2
+        (cache / "blobs" / "def").write_bytes(png(1))
+        (cache / "snapshots" / "rev" / "x.png").symlink_to("../../blobs/def")
+        (tmp_path / "elsewhere.png").write_bytes(png(1))
+        (data / "out.png").symlink_to(tmp_path / "elsewhere.png")
+        with pytest.raises(DataError, match="leads out"):
+            open_source(DataConfig(str(data)))
+        (data / "out.png").unlink()
+        images = cache / "snapshots" / "rev" / "images"
+        images.mkdir()
+        (images / "x.png").symlink_to("../../../blobs/def")
+        assert [i.key for i in open_source(DataConfig(str(images))).items] == ["x.png"]
+
+    def test_a_name_that_is_not_text_is_said_and_the_others_are_used(self, tmp_path):
+        root = tree(tmp_path / "photos", "a.png", "b.png")
+        Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9.png")).write_bytes(png(1))
+        for place in (str(root), f"{root}/*.png"):
+            source = open_source(DataConfig(place))
+            assert [i.key for i in source.items] == ["a.png", "b.png"] and source.fingerprint
+            assert r"caf\xe9.png" in said(source)
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+        tree(folder, "a.png")
+        with pytest.raises(DataError, match="not UTF-8"):
+            open_source(DataConfig(str(folder)))
+
+    def test_names_in_a_csv_file_may_be_composed_otherwise(self, tmp_path):
+        name = "caf\u00e9.png"
+        root = tree(tmp_path / "photos", unicodedata.normalize("NFD", name))
+        (tmp_path / "labels.csv").write_text(f"{name},x\n", encoding="utf-8")
+        (source,) = (open_source(DataConfig(str(root), labels=str(tmp_path / "labels.csv"))),)
+        assert [i.label for i in source.items] == [0]
+
+    def test_labels_of_minus_one_are_none(self, tmp_path):
+        rows = [{"bytes": png(i), "path": f"{i}.png"} for i in range(2)]
+        pq.write_table(pa.table({"image": rows, "label": [-1, -1]}), tmp_path / "test.parquet")
+        assert [i.label for i in open_source(DataConfig(str(tmp_path / "test.parquet"))).items] == [None] * 2

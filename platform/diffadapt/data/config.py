@@ -28,7 +28,8 @@ class DataConfig:
 
     path: str = ""
     split: str = "all"
-    """For embedded sets: train, test or all."""
+    """For embedded sets: train, test or all; for a folder with folders such as train/ and val/ above its
+    class folders: which of them to read."""
     part: tuple[Fraction, Fraction] = (0.0, 1.0)
     """The slice of every class's images (in the order of a hash of their names) that this set holds, as
     fractions."""

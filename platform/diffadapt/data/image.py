@@ -10,6 +10,7 @@ Pillow goes by the bytes, not by the name, and some of its formats start other p
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
@@ -23,9 +24,11 @@ from PIL import Image
 from diffadapt.core.errors import DataError, ItemError
 
 FORMATS = {
-    "PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",), "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"), "PPM": (".ppm", ".pgm", ".pbm"),
+    "PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"), "WEBP": (".webp",),
+    "BMP": (".bmp",), "GIF": (".gif",), "TIFF": (".tif", ".tiff"), "PPM": (".ppm", ".pgm", ".pbm"),
 }  # fmt: skip
+if importlib.util.find_spec("PIL._avif"):  # not every build of Pillow has it
+    FORMATS["AVIF"] = (".avif",)
 """Formats that are read, as Pillow names them, with their files' suffixes, the usual one first."""
 MAX_PIXELS = 1 << 26
 """Images with more pixels than this (8192 x 8192) are refused before they are decompressed."""

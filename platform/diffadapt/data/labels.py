@@ -96,7 +96,11 @@ def label_from_csv(source: Source, location: str, listed: tuple[str, ...] | None
     some.
     """
     keys = {item.key for item in source.items}
-    names = {path if path in keys else plain(path): name for path, name in _read_rows(location).items()}
+    composed = {unicodedata.normalize("NFC", key): key for key in sorted(keys)}  # a Mac's disk decomposes
+    names: dict[str, str] = {}
+    for path, name in _read_rows(location).items():
+        path = path if path in keys else plain(path)
+        names[path if path in keys else composed.get(unicodedata.normalize("NFC", path), path)] = name
     absent = [path for path in names if path not in keys]
     if len(absent) == 1 and absent[0] == next(iter(names)) and "." not in absent[0]:
         raise DataError(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,17 @@ import pyarrow.parquet as pq
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.location import locate
 from diffadapt.data.hashes import hash_files
+from diffadapt.data.image import FORMATS
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""File names that count as images (torchvision's list); hidden files and all others are ignored."""
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+"""File names that count as images; hidden files are ignored, others are left out and counted."""
+BESIDE = (
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".md", ".rst", ".xml", ".html", ".htm", ".css",
+    ".js", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".log", ".py", ".ipynb", ".sh", ".bat", ".db", ".lnk",
+    ".url", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".npy", ".npz", ".mat", ".pkl", ".h5", ".pt", ".pth",
+    ".safetensors", ".parquet",
+)  # fmt: skip
+"""Files that ordinarily lie beside images and are none: nobody misses them."""
 ROW_GROUPS_HELD = 2
 
 
@@ -194,58 +203,162 @@ def source_name(root: str) -> str:
     return posixpath.splitext(posixpath.basename(root.rstrip("/")))[0] or "scenes"
 
 
-def list_tree(fs: Any, root: str) -> tuple[list[str], dict[str, str]]:
-    """The names of the sub-folders directly under ``root``, and every file below it as relative key -> path.
+@dataclass(frozen=True)
+class Tree:
+    """What lies below a folder: the names of the sub-folders directly in it, and every file as relative key
+    -> path. Names that begin with a dot, and what this package wrote, are not part of it."""
 
-    Names that begin with a dot are left out. Raises DataError for a symbolic link that leads out of ``root``.
-    """
+    folders: list[str]
+    files: dict[str, str]
+    unnamed: list[str]
+    """Files and folders whose names are not UTF-8, their bytes escaped; they are not among the others."""
+
+
+def list_tree(fs: Any, root: str) -> tuple[list[str], dict[str, str]]:
+    """Folders and files of :func:`walk`. Raises DataError for a name that is not UTF-8 too."""
+    tree = walk(fs, root)
+    if tree.unnamed:
+        raise DataError(f"{tree.unnamed[0]} in {root} has a name that is not UTF-8: rename it.")
+    return tree.folders, tree.files
+
+
+def walk(fs: Any, root: str) -> Tree:
+    """Everything below ``root``. Raises DataError for a symbolic link that leads out of it, unless it is one
+    of a Hugging Face cache."""
     if is_local(fs):
-        return _list_local(root)
+        return _walk_local(root)
+    found = fs.find(root, withdirs=True, detail=True).items()
+    paths = {posixpath.relpath(path, root): (path, info["type"]) for path, info in found}
+    names: dict[str, set[str]] = {}
+    for key in paths:
+        names.setdefault(posixpath.dirname(key), set()).add(posixpath.basename(key))
+    own = {
+        f"{f}/{name}" if f else name
+        for f, ns in names.items()
+        for name in _own_parts(fs.cat_file, root, f, ns)
+    }
+    own |= {f for f, ns in names.items() if f and _is_own(fs.cat_file, posixpath.join(root, f), ns)}
     files: dict[str, str] = {}
     folders: set[str] = set()
-    for path, info in fs.find(root, withdirs=True, detail=True).items():
-        key = posixpath.relpath(path, root)
+    for key, (path, kind) in paths.items():
         parts = key.split("/")
         if key == "." or any(p.startswith(".") for p in parts):
             continue
-        if info["type"] == "directory":
+        if any("/".join(parts[:i]) in own for i in range(1, len(parts) + 1)):
+            continue
+        if kind == "directory":
             folders.add(parts[0])
         else:
             files[key] = path
             if len(parts) > 1:
                 folders.add(parts[0])
-    return sorted(folders), files
+    return Tree(sorted(folders), files, [])
 
 
-def _list_local(root: str) -> tuple[list[str], dict[str, str]]:
+def _walk_local(root: str) -> Tree:
     folders: list[str] = []
     files: dict[str, str] = {}
+    unnamed: list[str] = []
     pending = [("", root)]
     seen = {os.path.realpath(root)}
     while pending:
         prefix, folder = pending.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_symlink():
-                    stay_inside(entry.path, root)
-                key = f"{prefix}{entry.name}"
-                if entry.is_dir():
-                    if not prefix:
-                        folders.append(entry.name)
-                    # A link to a folder above would otherwise be followed round and round.
-                    real = os.path.realpath(entry.path)
-                    if not (entry.is_symlink() and real in seen):
-                        seen.add(real)
-                        pending.append((f"{key}/", entry.path))
-                elif entry.is_file():
-                    files[key] = entry.path
-    return sorted(folders), files
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
+        names = {entry.name for entry in entries}
+        if prefix and _is_own(_read_local, folder, names):
+            folders = [f for f in folders if f"{f}/" != prefix]
+            continue
+        own = _own_parts(_read_local, root, prefix.rstrip("/"), names)
+        for entry in entries:
+            if entry.name in own:
+                continue
+            key = f"{prefix}{entry.name}"
+            if not is_utf8(key):
+                unnamed.append(readable(key))
+                continue
+            if entry.is_symlink():
+                stay_inside(entry.path, root)
+            if entry.is_dir():
+                if not prefix:
+                    folders.append(entry.name)
+                # A link to a folder above would otherwise be followed round and round.
+                real = os.path.realpath(entry.path)
+                if not (entry.is_symlink() and real in seen):
+                    seen.add(real)
+                    pending.append((f"{key}/", entry.path))
+            elif entry.is_file():
+                files[key] = entry.path
+    return Tree(sorted(folders), files, sorted(unnamed))
+
+
+def _is_own(read: Callable[[str], bytes], folder: str, names: Collection[str]) -> bool:
+    """Whether this package wrote the folder of these names: a root, a store of one, or predicted label
+    maps."""
+    if "store.json" in names and _is_store(read, folder):
+        return True
+    if "store" in names and _is_store(read, posixpath.join(folder, "store")):
+        return True
+    return {"labels", "overlays", "predictions.csv", "classes.csv"} <= set(names)
+
+
+def _own_parts(
+    read: Callable[[str], bytes], root: str, folder: str, names: Collection[str]
+) -> Collection[str]:
+    """What this package wrote among ``names`` of the top folder, where that is a root itself."""
+    if not folder and "store" in names and _is_store(read, posixpath.join(root, "store")):
+        return ("store", "runs", "sweeps", "ledger", "jobs")
+    return ()
+
+
+def _read_local(path: str) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
+def _is_store(read: Callable[[str], bytes], folder: str) -> bool:
+    try:
+        return list(json.loads(read(posixpath.join(folder, "store.json")))) == ["format"]
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name of the file system is text; others have lone surrogates in Python."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def readable(name: str) -> str:
+    """A name that can be printed: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def left_out(keys: Collection[str]) -> str:
+    """How many of these files are neither images nor what lies beside images, by suffix: '10 files left out:
+    8 .heic, 2 .mp4'; empty for none."""
+    counts: Counter[str] = Counter()
+    for key in keys:
+        stem, suffix = posixpath.splitext(posixpath.basename(key))
+        if suffix.lower() in SUFFIXES + BESIDE or (not suffix and stem.isupper()):  # README, LICENSE
+            continue
+        counts[suffix.lower() or "without a suffix"] += 1
+    total = sum(counts.values())
+    shown = ", ".join(f"{n:,} {suffix}" for suffix, n in counts.most_common(8))
+    more = f" and {len(counts) - 8} more kinds" if len(counts) > 8 else ""
+    return f"{total:,} file{'s' * (total != 1)} left out: {shown}{more}" if counts else ""
 
 
 def stay_inside(path: str, root: str) -> None:
+    """Raise DataError for a link that leads out of ``root``. The files of a Hugging Face cache are links,
+    snapshots/<revision>/<name> to blobs/<hash>, and stay inside."""
     real = os.path.realpath(path)
+    cache, blobs = os.path.split(os.path.dirname(real))
+    if blobs == "blobs" and os.path.realpath(os.path.dirname(path)).startswith(f"{cache}/snapshots/"):
+        return
     if real != root and not real.startswith(root.rstrip("/") + "/"):
         raise DataError(f"{path} is a link that leads out of {root}: copy the images into the folder.")
 

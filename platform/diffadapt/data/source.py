@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from diffadapt.core.errors import DataError
@@ -12,9 +14,18 @@ from diffadapt.core.location import locate
 from diffadapt.data.config import DataConfig
 from diffadapt.data.embedded import open_digits
 from diffadapt.data.items import Item, Source
-from diffadapt.data.labels import bind_names, label_from_csv, read_class_list
-from diffadapt.data.parquet import scan_parquet
-from diffadapt.data.readers import SUFFIXES, FileReader, is_local, list_tree, stay_inside
+from diffadapt.data.labels import bind_names, label_from_csv, read_class_list, some
+from diffadapt.data.parquet import holds_images, scan_parquet
+from diffadapt.data.readers import (
+    SUFFIXES,
+    FileReader,
+    is_local,
+    is_utf8,
+    left_out,
+    readable,
+    stay_inside,
+    walk,
+)
 
 
 def open_source(config: DataConfig, subset: bool = False) -> Source:
@@ -46,8 +57,10 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
     """The images at an fsspec location.
 
     A folder with sub-folders is read as ImageFolder does: the first path component is the class, files beside
-    the class folders are ignored. A folder without them, a glob, and any folder unless ``config.labels`` is
-    'auto', hold unlabelled images. ``subset``: folders may lack classes of the class list. Raises DataError.
+    the class folders are left out; where the folders are the splits of a data set (train, val, ...),
+    ``config.split`` chooses one. What is left out is in the source's notes. A folder without them, a glob,
+    and any folder unless ``config.labels`` is 'auto', hold unlabelled images. ``subset``: folders may lack
+    classes of the class list. Raises DataError.
     """
     try:
         fs, root = locate(config.path, DataError)
@@ -55,16 +68,18 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
         raise DataError(
             f"{config.path} cannot be opened ({error}): check the location and its protocol."
         ) from None
-    root = root.rstrip("/") or "/"
+    given = root = root.rstrip("/") or "/"
+    if not is_utf8(root):
+        raise DataError(f"{readable(root)} has a name that is not UTF-8: rename the folder.")
     try:
         if is_local(fs):
             root = os.path.realpath(root)
-        if fs.isfile(root):
-            return _file(config, fs, root, subset)
+        if fs.isfile(root):  # what a link of a Hugging Face cache leads to has no suffix
+            return _file(config, fs, root if root.endswith(".parquet") else given, subset)
         if fs.isdir(root):
             return _folder(config, fs, root, subset)
         if any(c in root for c in "*?["):
-            return _glob(config, fs, root)
+            return _glob(config, fs, root, subset)
     except (OSError, PermissionError) as error:
         raise DataError(f"{config.path} cannot be listed ({error}).") from None
     raise DataError(f"{config.path} does not exist: check the path.")
@@ -79,50 +94,165 @@ def _file(config: DataConfig, fs: Any, path: str, subset: bool) -> Source:
 
 
 def _folder(config: DataConfig, fs: Any, root: str, subset: bool) -> Source:
-    folders, files = list_tree(fs, root)
-    parquet = {k: p for k, p in files.items() if k.endswith(".parquet")}
-    images = {k: p for k, p in files.items() if k.lower().endswith(SUFFIXES)}
+    tree = walk(fs, root)
+    parquet = {k: p for k, p in tree.files.items() if k.endswith(".parquet")}
+    images = {k: p for k, p in tree.files.items() if k.lower().endswith(SUFFIXES)}
     in_classes = {k: p for k, p in images.items() if "/" in k}
+    notes = _notes(config, tree.files, tree.unnamed)
     if parquet and not in_classes:
-        return scan_parquet(config, fs, root, parquet, subset)
-    if not folders or config.labels != "auto":
-        return _unlabelled(config, fs, root, images)
+        sets = {k: p for k, p in parquet.items() if holds_images(fs, p)} if images else parquet
+        if sets:
+            if images:
+                notes.append(
+                    f"{config.path} holds Parquet files of images, so {len(images):,} image files beside them"
+                    f" are left out, such as {some(sorted(images), 3)}: give one of both a folder of its own."
+                )
+            return _noted(_parquet_sets(config, fs, root, sets, subset), notes)
+    if parquet:
+        notes.append(
+            f"{config.path} is read as a folder of images; {some(sorted(parquet), 3)} beside them"
+            f" {'is' if len(parquet) == 1 else 'are'} left out."
+        )
+    if found := _splits(tree.folders, images):
+        return _split(config, fs, root, subset, images, found, notes)
+    if not tree.folders or config.labels != "auto":
+        return _noted(_unlabelled(config, fs, root, images, tree.files), notes)
     if not in_classes:
-        raise DataError(f"{config.path} holds no images in its sub-folders ({', '.join(SUFFIXES)}).")
+        raise _no_images(config, tree.files, " in its sub-folders")
     filled = {k.split("/", 1)[0] for k in in_classes}
-    empty = sorted(set(folders) - filled)
+    empty = sorted(set(tree.folders) - filled)
     if empty:
+        others = left_out([k for k in tree.files if k.startswith(f"{empty[0]}/")])
         raise DataError(
-            f"The class folder {posixpath.join(config.path, empty[0])} holds no images: fill or remove it."
+            f"The class folder {posixpath.join(config.path, empty[0])} holds no images"
+            f"{f' ({others})' if others else ''}: fill or remove it."
+        )
+    if loose := len(images) - len(in_classes):
+        notes.append(
+            f"{config.path} has class folders, so {loose:,} image{'s' * (loose != 1)} beside them"
+            f" {'is' if loose == 1 else 'are'} left out: put them into folders, or set data.labels to none to"
+            " take all images as unlabelled."
         )
     listed = read_class_list(config.classes) if config.classes else None
-    names, label = bind_names(folders, listed, config.path, subset)
+    names, label = bind_names(tree.folders, listed, config.path, subset)
     items = tuple(Item(k, label[k.split("/", 1)[0]]) for k in sorted(in_classes))
-    return Source(_name(root), names, items, FileReader(fs, root, in_classes), config.fingerprint)
+    reader = FileReader(fs, root, in_classes)
+    return Source(_name(root), names, items, reader, config.fingerprint, notes=tuple(notes))
 
 
-def _glob(config: DataConfig, fs: Any, pattern: str) -> Source:
+def _parquet_sets(config: DataConfig, fs: Any, root: str, files: dict[str, str], subset: bool) -> Source:
+    """The image sets among ``files``; the others, such as tables of predictions, are named."""
+    try:
+        return scan_parquet(config, fs, root, files, subset)
+    except DataError:
+        sets = {k: p for k, p in files.items() if holds_images(fs, p)}
+        if not 0 < len(sets) < len(files):
+            raise
+    others = sorted(set(files) - set(sets))
+    note = f"{some(others, 3)} in {config.path} hold no column of images and are left out."
+    return _noted(scan_parquet(config, fs, root, sets, subset), [note])
+
+
+def _noted(source: Source, notes: Sequence[str]) -> Source:
+    return replace(source, notes=(*source.notes, *notes)) if notes else source
+
+
+def _notes(config: DataConfig, files: Collection[str], unnamed: Sequence[str]) -> list[str]:
+    """What is left out of a place because of its names."""
+    notes = []
+    if others := left_out(files):
+        notes.append(f"{config.path}: {others} (read are {', '.join(SUFFIXES)}).")
+    if unnamed:
+        notes.append(
+            f"{config.path}: {len(unnamed):,} name{'s' * (len(unnamed) != 1)} not in UTF-8 and left out,"
+            f" such as {', '.join(unnamed[:3])}: rename them."
+        )
+    return notes
+
+
+SPLITS = {
+    *("train", "training", "trainval", "val", "valid", "validation", "dev"),
+    *("test", "testing", "eval", "evaluation"),
+}
+"""Folders that are called so and hold folders of images are the splits of a data set, not classes."""
+
+
+def _splits(folders: Sequence[str], images: Collection[str]) -> list[str]:
+    """The folders of a data set that has its splits above its classes; none for other sets."""
+    if not folders or not all(f.casefold() in SPLITS for f in folders):
+        return []
+    return list(folders) if any(k.count("/") > 1 for k in images) else []
+
+
+def _split(
+    config: DataConfig,
+    fs: Any,
+    root: str,
+    subset: bool,
+    images: dict[str, str],
+    found: Sequence[str],
+    notes: list[str],
+) -> Source:
+    """The split of ``found`` that ``config`` chooses; without labels, 'all' are all of them. Raises DataError
+    where none is chosen."""
+    chosen = next((f for f in found if f.casefold() == config.split.casefold()), None)
+    if chosen is not None:
+        others = [f for f in found if f != chosen]
+        read = f"{config.path} has the splits {', '.join(found)}: {chosen} is read."
+        within = replace(config, path=posixpath.join(config.path, chosen))
+        source = _folder(within, fs, posixpath.join(root, chosen), subset)
+        return _noted(replace(source, name=_name(root)), [read] if others else [])
+    if config.split == "all" and config.labels != "auto":
+        return _noted(_unlabelled(config, fs, root, images, images), notes)
+    folders = sorted({k.split("/")[1] for k in images if k.count("/") > 1})
+    has = "" if config.split == "all" else f" and no split {config.split!r}"
+    raise DataError(
+        f"{config.path} holds the split{'s' * (len(found) > 1)} {', '.join(found)}{has} above its class"
+        f" folders ({some(folders, 3)}): choose one for each data set with its option split, such as"
+        f" --source.split {found[0]} and --target.split {found[-1]} (--target.data.split in SDA), or give"
+        f" {posixpath.join(config.path, found[0])}."
+    )
+
+
+def _glob(config: DataConfig, fs: Any, pattern: str, subset: bool) -> Source:
     fixed = []
     for part in pattern.split("/"):
         if any(c in part for c in "*?["):
             break
         fixed.append(part)
     root = "/".join(fixed) or "/"
-    paths = [p for p in fs.glob(pattern) if p.lower().endswith(SUFFIXES) and fs.isfile(p)]
-    images: dict[str, str] = {}
-    for path in paths:
+    files: dict[str, str] = {}
+    unnamed = []
+    for path in fs.glob(pattern):
         key = posixpath.relpath(path, root)
-        if any(part.startswith(".") for part in key.split("/")):
+        if any(part.startswith(".") for part in key.split("/")) or not fs.isfile(path):
             continue
-        if is_local(fs):
+        if not is_utf8(key):
+            unnamed.append(readable(key))
+            continue
+        if is_local(fs) and key.lower().endswith((*SUFFIXES, ".parquet")):
             stay_inside(path, os.path.realpath(root))
-        images[key] = path
-    return _unlabelled(config, fs, root, images)
+        files[key] = path
+    images = {k: p for k, p in files.items() if k.lower().endswith(SUFFIXES)}
+    parquet = {k: p for k, p in files.items() if k.endswith(".parquet")}
+    notes = _notes(config, files, unnamed)
+    if parquet and not images:
+        return _noted(_parquet_sets(config, fs, root, parquet, subset), notes)
+    return _noted(_unlabelled(config, fs, root, images, files), notes)
 
 
-def _unlabelled(config: DataConfig, fs: Any, root: str, images: dict[str, str]) -> Source:
+def _no_images(config: DataConfig, files: Collection[str], where: str = "") -> DataError:
+    others = left_out(files)
+    return DataError(
+        f"{config.path} holds no images{where} ({', '.join(SUFFIXES)}){f'; {others}' if others else ''}."
+    )
+
+
+def _unlabelled(
+    config: DataConfig, fs: Any, root: str, images: dict[str, str], files: Collection[str]
+) -> Source:
     if not images:
-        raise DataError(f"{config.path} holds no images ({', '.join(SUFFIXES)}).")
+        raise _no_images(config, files)
     names = read_class_list(config.classes) if config.classes else ()
     return Source(
         _name(root),

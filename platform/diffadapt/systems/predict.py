@@ -116,6 +116,7 @@ def from_run(
             path=images,
             channels=recipe.classifier.in_channels,
             image_size=recipe.target.data.image_size,
+            labels="none",
             block=block,
         ),
         source=_named(recipe.classifier, weights("classifier", recipe.classifier.name)),
