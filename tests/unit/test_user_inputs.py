@@ -15,12 +15,19 @@ import pytest
 
 from diffadapt.core.errors import DataError
 from diffadapt.core.recipes import load
+from diffadapt.core.stage import InputFile, WorkContext
 from diffadapt.core.store import Store
 from diffadapt.data.config import DataConfig
 from diffadapt.data.image import encode_png
 from diffadapt.data.items import Source
 from diffadapt.data.labels import bind_source
+from diffadapt.data.scenes.config import SceneConfig
+from diffadapt.data.scenes.rows import decode_scenes
+from diffadapt.data.scenes.table import ClassTable
 from diffadapt.data.source import open_source
+from diffadapt.stages.scenes import Scenes
+from diffadapt.tasks.segmentation.fit import FitSegmenter
+from diffadapt.tasks.segmentation.scene_sets import load_scenes
 
 
 @pytest.fixture(autouse=True)
@@ -277,3 +284,101 @@ class TestNames:
         rows = [{"bytes": png(i), "path": f"{i}.png"} for i in range(2)]
         pq.write_table(pa.table({"image": rows, "label": [-1, -1]}), tmp_path / "test.parquet")
         assert [i.label for i in open_source(DataConfig(str(tmp_path / "test.parquet"))).items] == [None] * 2
+
+
+def scenes(root: Path, maps: list[np.ndarray], table: str = "") -> SceneConfig:
+    for i, label in enumerate(maps):
+        for part, array in (("images", np.zeros((*label.shape[:2], 3), np.uint8)), ("labels", label)):
+            (root / part).mkdir(parents=True, exist_ok=True)
+            (root / part / f"s{i}.png").write_bytes(encode_png(array))
+    if table:
+        (root / "classes.csv").write_text(f"value,name,red,green,blue\n{table}")
+    return SceneConfig(str(root), block=64)
+
+
+def found_classes(config: SceneConfig) -> dict[str, int]:
+    """Class -> how many pixels of a set have it; 'ignored' for those of none."""
+    stage = Scenes(config)
+    (shard,) = stage.plan({})
+    rows = stage.open(WorkContext("cpu")).run(shard, ())
+    decoded, failures = decode_scenes(rows)
+    assert not failures and not rows.failures
+    names = stage.classes.names
+    pixels = np.concatenate([scene.annotation.ravel() for scene in decoded])
+    return {names[c] if c < len(names) else "ignored": int((pixels == c).sum()) for c in np.unique(pixels)}
+
+
+class TestCityscapesValues:
+    IDS = np.array([[0, 10], [13, 255]], np.uint8)  # trainIds: road, sky, car, ignored
+
+    def test_an_explicit_table_of_train_ids_is_taken(self, tmp_path):
+        config = scenes(tmp_path / "set", [self.IDS])
+        wanted = {"road": 1, "sky": 1, "car": 1, "ignored": 1}
+        for table in ("cityscapes_trainids", "acdc"):
+            assert found_classes(replace(config, classes=table)) == wanted
+        by_ids = scenes(tmp_path / "ids", [np.array([[7, 23], [26, 0]], np.uint8)])
+        assert found_classes(replace(by_ids, classes="cityscapes")) == wanted
+        before = Scenes(replace(config, classes="cityscapes")).identity()
+        assert Scenes(replace(config, classes="cityscapes_trainids")).identity() != before
+
+    def test_what_the_files_are_called_says_more(self, tmp_path):
+        for ending, values in (
+            ("labelTrainIds", self.IDS),
+            ("labelIds", np.array([[7, 23], [26, 0]], np.uint8)),
+        ):
+            config = scenes(tmp_path / ending, [values])
+            label = tmp_path / ending / "labels" / "s0.png"
+            label.rename(label.with_name(f"s0_gtFine_{ending}.png"))
+            for table in ("cityscapes", "cityscapes_trainids"):
+                assert found_classes(replace(config, classes=table)) == {
+                    "road": 1,
+                    "sky": 1,
+                    "car": 1,
+                    "ignored": 1,
+                }
+
+
+class TestMasks:
+    TABLE = "0,background,0,0,0\n1,crack,255,255,255\n"
+    MASK = np.array([[0, 0, 255]], np.uint8)
+
+    @pytest.mark.parametrize("colours", [False, True])
+    def test_black_and_white_are_colours_where_they_are_no_values(self, tmp_path, colours):
+        mask = np.repeat(self.MASK[..., None], 3, 2) if colours else self.MASK
+        config = scenes(tmp_path / "set", [mask, np.zeros_like(mask)], self.TABLE)
+        assert found_classes(config) == {"background": 5, "crack": 1}
+        assert "0 background, 255 crack" in " ".join(Scenes(config).notes())
+
+    def test_values_stay_values(self, tmp_path):
+        maps = [self.MASK, np.array([[0, 1, 255]], np.uint8)]  # 255: ignored
+        config = scenes(tmp_path / "set", maps, self.TABLE)
+        assert found_classes(config) == {"background": 3, "crack": 1, "ignored": 2}
+        assert Scenes(config).notes() == () and Scenes(config).source().reading == Scenes(config).classes
+        plain = scenes(tmp_path / "plain", [self.MASK], "0,background,0,0,0\n1,crack,200,0,0\n")
+        assert found_classes(plain) == {"background": 2, "ignored": 1}
+
+    def test_a_class_without_one_pixel_is_said(self, tmp_path):
+        table = ClassTable("own", ("background", "crack"), ((0, 0, 0), (9, 0, 0)), (0, 1), (0, 1))
+        fit = FitSegmenter(classes=table)
+        config = scenes(tmp_path / "set", [self.MASK], "0,background,0,0,0\n1,crack,200,0,0\n")
+        stage = Scenes(config)
+        (shard,) = stage.plan({})
+        rows = stage.open(WorkContext("cpu")).run(shard, ())
+        file = InputFile("source", "d", None, shard)
+        loaded = load_scenes([file], lambda _: rows, (8, 8), 2)
+        metrics = {"pairs": 0, "images": 9}
+        (sentence,) = [w for w in fit._warnings(metrics, loaded) if "crack" in w]
+        assert "'crack' has not one pixel in the 1 source scenes" in sentence
+        both = scenes(
+            tmp_path / "both", [np.array([[0, 1]], np.uint8)], "0,background,0,0,0\n1,crack,200,0,0\n"
+        )
+        rows = Scenes(both).open(WorkContext("cpu")).run(*Scenes(both).plan({}), ())
+        loaded = load_scenes([replace(file, digest="e")], lambda _: rows, (8, 8), 2)
+        assert not [w for w in fit._warnings(metrics, loaded) if "crack" in w]
+
+    def test_scenes_without_truth_need_no_class_table(self, tmp_path):
+        scenes(tmp_path / "hazy", [self.MASK])
+        source = Scenes(SceneConfig(str(tmp_path / "hazy"), labels="")).source()
+        assert len(source.items) == 1 and not source.labelled
+        with pytest.raises(DataError, match="have no class table"):
+            Scenes(SceneConfig(str(tmp_path / "hazy"))).source()

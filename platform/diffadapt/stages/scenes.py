@@ -97,6 +97,10 @@ class Scenes(Stage):
         count = published(self.data)
         return count if count is None or self.data.limit is None else min(count, self.data.limit)
 
+    def notes(self) -> tuple[str, ...]:
+        source = self.source()
+        return source.notes if source else ()
+
     def open(self, context: WorkContext) -> _Reader:
         return _Reader(self)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.data.scenes.table import ClassTable, Colour, plain_table
@@ -72,9 +72,23 @@ TABLES = {
 """The same 19 classes by data set: cityscapes and gta5 read labelIds, the others trainIds."""
 
 
-def reading_table(table: ClassTable, train_ids: bool) -> ClassTable:
-    """``table`` for label files that hold trainIds (or else labelIds), where it is one of Cityscapes'
-    classes; others as they are."""
+def reading_table(table: ClassTable, train_ids: bool | None) -> ClassTable:
+    """``table`` for label files that hold trainIds or labelIds, where it is one of Cityscapes' classes;
+    others as they are.
+
+    ``train_ids``: what the files hold by their names or their publisher; None: nothing tells, so the table
+    that was chosen does (cityscapes and gta5: labelIds, the others trainIds).
+    """
     if TABLES.get(table.name) != table:
         return table
+    if train_ids is None:
+        train_ids = table.values == TABLES["cityscapes_trainids"].values
     return TABLES["cityscapes_trainids" if train_ids else "gta5"]
+
+
+def names_tell(names: Iterable[str]) -> bool | None:
+    """Whether label files hold trainIds (True) or labelIds (False), as far as their names say so."""
+    lower = [name.lower() for name in names]
+    if any("trainid" in name for name in lower):
+        return all("trainid" in name for name in lower)
+    return False if any("labelid" in name for name in lower) else None

@@ -52,6 +52,20 @@ def class_table(config: SceneConfig) -> ClassTable:
     return LAYOUTS.load(config.layout).classes(config) or own_class_table(config)
 
 
+def reading_classes(config: SceneConfig) -> ClassTable:
+    """:func:`class_table`; an empty one where no truth is read and the data bring none along."""
+    try:
+        return class_table(config)
+    except NoTable:
+        if config.labels:
+            raise
+        return ClassTable()
+
+
+class NoTable(DataError):
+    """Scenes without a class table."""
+
+
 def own_class_table(config: SceneConfig) -> ClassTable:
     """``classes.csv`` in the root of a folder or beside a Parquet file. Raises DataError where there is
     none."""
@@ -73,7 +87,7 @@ def own_class_table(config: SceneConfig) -> ClassTable:
     if not known:
         raise DataError(f"{config.path} does not exist: check the path.")
     if not there:
-        raise DataError(
+        raise NoTable(
             f"The scenes in {config.path} have no class table: give one in `classes` (a CSV of value, name,"
             f" red, green, blue, or one of {', '.join(table_names())}), or put it there as {OWN}."
         )

@@ -3,7 +3,8 @@ images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -58,6 +59,49 @@ def label_values(data: bytes, key: str) -> np.ndarray:
         return result.astype(np.int64)
 
     return _read(data, key, values)
+
+
+def grey_values(data: bytes, key: str) -> set[int] | None:
+    """The values of a label file of one channel, or of three that agree; None for a coloured one. Raises
+    ItemError."""
+
+    def values(image: Image.Image, raw: str) -> set[int] | None:
+        result = _values(image, raw)
+        if result is None and image.mode in ("RGB", "RGBA"):
+            rgb = np.asarray(image)[..., :3]
+            result = rgb[..., 0] if bool((rgb == rgb[..., :1]).all()) else None
+        return None if result is None else set(np.unique(result).tolist())
+
+    return _read(data, key, values)
+
+
+def by_grey_colour(table: ClassTable, maps: Iterable[set[int]]) -> ClassTable:
+    """``table`` for label files whose values are the grey colours of its classes (0 and 255 for black and
+    white, as most tools write masks) and not its values; ``table`` itself for all others.
+
+    ``maps``: :func:`grey_values` of label files; they are looked at until one shows that values are meant.
+    """
+    greys: dict[int, int] = {}
+    coloured = [
+        *zip(table.colours, range(len(table)), strict=True),
+        *zip(table.codes, table.classes, strict=False),
+    ]
+    for (red, green, blue), number in coloured:
+        if red == green == blue and (red not in greys or greys[red] == IGNORED):
+            greys[red] = number
+    listed = set(table.values)
+    if all(number == IGNORED or grey in listed for grey, number in greys.items()):
+        return table
+    strange = False
+    for present in maps:
+        if not present <= set(greys):
+            return table
+        strange = strange or not present <= listed
+    if not strange:
+        return table
+    values = tuple(sorted(greys))
+    codes = tuple((v, v, v) for v in values)
+    return replace(table, values=values, classes=tuple(greys[v] for v in values), codes=codes)
 
 
 def _read(data: bytes, key: str, work: Callable[[Image.Image, str], Any]) -> Any:

@@ -68,6 +68,8 @@ class SceneSource:
     """Label files hold Cityscapes' labelIds, whose raw colours are painted where the data have no file of
     them."""
     mode: str = "auto"
+    notes: tuple[str, ...] = ()
+    """What whoever gave the place should know of what was found there, a sentence each."""
 
     @functools.cached_property
     def fingerprint(self) -> str:

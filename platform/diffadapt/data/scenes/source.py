@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, ItemError, RecipeError
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.data.scenes.label_maps import image_size
+from diffadapt.data.scenes.label_maps import by_grey_colour, grey_values, image_size
 from diffadapt.data.scenes.layout import LAYOUTS
 from diffadapt.data.scenes.scene import SceneItem, SceneSource
+
+LOOKED_AT = 64
+"""Label maps, evenly spread, by which it is decided whether masks hold values or grey colours."""
 
 
 def open_scenes(config: SceneConfig) -> SceneSource:
@@ -36,7 +41,38 @@ def open_scenes(config: SceneConfig) -> SceneSource:
             f"{config.path} is not a place on disk: with it the layout must be 'streets', but it is"
             f" {config.layout!r}."
         )
-    return _select(layout.open(config), config)
+    return _masks(_select(layout.open(config), config), config)
+
+
+def _masks(source: SceneSource, config: SceneConfig) -> SceneSource:
+    """``source`` with label files whose values are colours read as such (see label_maps.by_grey_colour)."""
+    if config.layout not in ("folder", "parquet") or not source.labelled:
+        return source
+    labelled = [i for i in source.items if i.label is not None]
+    some = [labelled[i * len(labelled) // LOOKED_AT] for i in range(LOOKED_AT)]
+    some = some if len(labelled) > LOOKED_AT else labelled
+    reading = by_grey_colour(source.reading, _grey_values(source, some))
+    if reading is source.reading:
+        return source
+    names = dict(zip(reading.values, reading.classes, strict=True))
+    meant = ", ".join(f"{v} {reading.names[c] if c != IGNORED else 'ignored'}" for v, c in names.items())
+    note = (
+        f"The label maps of {config.path} hold values that the class table does not list but whose colours it"
+        f" has, so they are read as colours: {meant}."
+    )
+    return replace(source, reading=reading, notes=(*source.notes, note))
+
+
+def _grey_values(source: SceneSource, items: Sequence[SceneItem]) -> Iterator[set[int]]:
+    """The values of the label files of ``items``; of coloured and unreadable ones nothing."""
+    for item in items:
+        try:
+            data = source.reader.read(item).label
+            values = grey_values(data, item.label or item.key) if data else None
+        except (ItemError, OSError):  # set apart and named when it is read
+            continue
+        if values is not None:
+            yield values
 
 
 def _select(source: SceneSource, config: SceneConfig) -> SceneSource:

@@ -11,6 +11,7 @@ from diffadapt.core.artifact import IGNORED, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, whole
+from diffadapt.data.labels import some
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.segmentation.source import (
@@ -190,7 +191,27 @@ class FitSegmenter(Fit):
         more = len(said) - MANY
         rest = [f"{more} more label maps of the source gave such warnings."] if more > 0 else []
         count, unit = (pairs, "pair") if pairs else (metrics["images"], "image")
-        return [*said[:MANY], *rest, *too_few(f"{self.method} trains on", count, unit, size)]
+        return [
+            *said[:MANY],
+            *rest,
+            *self._absent(source),
+            *too_few(f"{self.method} trains on", count, unit, size),
+        ]
+
+    def _absent(self, source: Any) -> list[str]:
+        """A sentence on classes without one pixel: nothing of them is learnt, and a mean over the others
+        looks the better for it."""
+        if source.present is None:
+            return []
+        names = [name for c, name in enumerate(self.classes.names) if c not in source.present]
+        if not names:
+            return []
+        many = len(names) > 1
+        return [
+            f"The class{'es' if many else ''} {some(names)} {'have' if many else 'has'} not one pixel in the"
+            f" {len(source):,} source scenes that are trained on: check that the class table lists what the"
+            " label maps hold."
+        ]
 
 
 def _left_out(source: Any, transferred: Any, unpaired: Mapping[str, int]) -> dict[str, int]:

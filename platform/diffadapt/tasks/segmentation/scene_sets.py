@@ -36,6 +36,9 @@ class Loaded:
         self.left_out: dict[str, int] = rows.notes["left_out"]
         self.warnings: list[str] = rows.notes["warnings"]
         """What reading the scenes had to say, each sentence once."""
+        self.present: list[int] | None = rows.notes.get("present")
+        """Classes of which there is a pixel; None: an earlier version gathered the scenes and did not
+        look."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -103,6 +106,7 @@ class _Collector:
         self.failures: list[Failure] = []
         self.left_out: dict[str, int] = {}
         self.warnings: dict[str, None] = {}
+        self.present = np.zeros(256, bool)
 
     def collect(
         self,
@@ -115,6 +119,8 @@ class _Collector:
             self._shard(read(file), keep, reason)
         failures = [[f.key, f.reason] for f in self.failures]
         notes = {"failures": failures, "left_out": self.left_out, "warnings": list(self.warnings)}
+        if self.annotated:
+            notes["present"] = np.flatnonzero(self.present[: self.classes]).tolist()
         return self.gathering.finish(notes)
 
     def _shard(self, rows: Rows, keep: Collection[str] | None, reason: str) -> None:
@@ -142,6 +148,8 @@ class _Collector:
         if annotation is not None and (problem := label_problem(annotation, self.classes)):
             self.failures.append(Failure(scene.key, problem))
             return
+        if annotation is not None:
+            self.present |= np.bincount(annotation.ravel(), minlength=256) > 0
         image = fit_image(scene.image, self.size)
         labels = None if annotation is None else fit_labels(annotation, self.size)
         size = image.nbytes + (0 if labels is None else labels.nbytes)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from diffadapt.core.errors import DataError
 from diffadapt.data.readers import FileReader, open_location, source_name
-from diffadapt.data.scenes.cityscapes import reading_table
-from diffadapt.data.scenes.classes import class_table
+from diffadapt.data.scenes.cityscapes import names_tell, reading_table
+from diffadapt.data.scenes.classes import reading_classes
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.layout import Layout
 from diffadapt.data.scenes.pairs import IMAGE_ENDINGS, LABEL_ENDINGS, by_stem, image_files, inside, match
@@ -45,13 +45,12 @@ def open_folder(config: SceneConfig) -> SceneSource:
             f"{config.path} has images and label maps in one folder ({next(iter(nested))} is both): give two"
             " folders in images and labels."
         )
-    table = class_table(config)
+    table = reading_classes(config)
     reader = SceneFiles(FileReader(fs, root, {**images, **labels}))
     if not config.labels:
         plain = by_stem(_below(images, config.images), (), "an image of the scene")
         items = tuple(SceneItem(scene, inside(config.images, name)) for scene, name in plain.items())
         return SceneSource(source_name(root), items, table, table, reader, labelled=False)
-    train_ids = all("trainid" in name.lower() for name in labels)
     pairs = _pair(_below(images, config.images), _below(labels, config.labels), config)
     items = tuple(
         SceneItem(
@@ -59,7 +58,7 @@ def open_folder(config: SceneConfig) -> SceneSource:
         )
         for scene, (image, label) in pairs.items()
     )
-    return SceneSource(source_name(root), items, table, reading_table(table, train_ids), reader)
+    return SceneSource(source_name(root), items, table, reading_table(table, names_tell(labels)), reader)
 
 
 def _pair(

@@ -21,8 +21,8 @@ from diffadapt.data.readers import (
     open_location,
     source_name,
 )
-from diffadapt.data.scenes.cityscapes import reading_table
-from diffadapt.data.scenes.classes import class_table
+from diffadapt.data.scenes.cityscapes import names_tell, reading_table
+from diffadapt.data.scenes.classes import reading_classes
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.layout import Layout
 from diffadapt.data.scenes.scene import RawScene, SceneFiles, SceneItem, SceneSource
@@ -74,11 +74,11 @@ def open_parquet(config: SceneConfig) -> SceneSource:
             f"{config.path} holds {len(lost):,} images without a label map, such as {some(lost, 3)}: fill the"
             " column annotation, or allow a partial copy."
         )
-    table, name = class_table(config), source_name(root)
+    table, name = reading_classes(config), source_name(root)
     if root in files.values():
         name = f"{source_name(posixpath.dirname(root))}-{name}"
     reader = SceneRows(ParquetReader(fs, root, dict(files), places, COLUMNS))
-    return SceneSource(name, items, table, reading_table(table, "trainid" in root.lower()), reader, labelled)
+    return SceneSource(name, items, table, reading_table(table, names_tell([root])), reader, labelled)
 
 
 @dataclass(frozen=True)
