@@ -38,16 +38,21 @@ def photos(tmp_path: Path) -> Path:
 
 def predict(root: Path, photos: Path, out: Path) -> list[dict]:
     words = ["predict", str(photos), "--run", "last", "--out", str(out), "--root", str(root), "--block", "3"]
-    assert main([*words, "--execution.runner", "local", "--execution.max-failed-fraction", "0.5"]) == 0
+    assert main([*words, "--execution.runner", "local"]) == 0
     return pq.read_table(out).to_pylist()
 
 
 def test_predictions_are_the_ensemble_of_both_models_and_resume_from_the_store(
     root, photos, tmp_path, capsys
 ) -> None:
-    rows = predict(root, photos, tmp_path / "a.parquet")
-    assert [r["path"] for r in rows] == [f"{i}.png" for i in range(7)]
-    assert "quarantine.jsonl" in capsys.readouterr().err
+    every = predict(root, photos, tmp_path / "a.parquet")
+    rows, broken = every[:7], every[7:]
+    assert [r["path"] for r in rows] == [f"{i}.png" for i in range(7)] and {r["reason"] for r in rows} == {
+        None
+    }
+    assert [r["path"] for r in broken] == ["broken.jpg"] and broken[0]["label"] is None
+    assert "broken.jpg is not a readable image" in broken[0]["reason"]
+    assert "1 image could not be read" in capsys.readouterr().err
     (name,) = [n for n in Root(str(root)).names() if n.startswith("predict-")]
     run = Root(str(root)).run(name)
     nodes = run.manifest()["nodes"]
@@ -62,8 +67,32 @@ def test_predictions_are_the_ensemble_of_both_models_and_resume_from_the_store(
         assert row["confidence"] == pytest.approx(both.max())
         assert row["ensemble_class"] == str(row["label"])
     before = {p: p.stat().st_mtime_ns for p in (root / "store").rglob("*.parquet")}
-    assert predict(root, photos, tmp_path / "b.parquet") == rows
+    assert predict(root, photos, tmp_path / "b.parquet") == every
     assert {p: p.stat().st_mtime_ns for p in (root / "store").rglob("*.parquet")} == before
+
+
+def test_loose_photos_and_those_in_folders_are_all_predicted(root, photos, tmp_path, capsys) -> None:
+    (photos / "broken.jpg").unlink()
+    (photos / "later").mkdir()
+    (photos / "to_sort").mkdir()
+    (photos / "0.png").rename(photos / "later" / "0.png")
+    rows = predict(root, photos, tmp_path / "a.parquet")
+    assert [r["path"] for r in rows] == [*(f"{i}.png" for i in range(1, 7)), "later/0.png"]
+    assert "reason" not in rows[0]
+    for file in photos.rglob("*.png"):
+        file.write_bytes(file.read_bytes()[:40])
+    words = [
+        "predict",
+        str(photos),
+        "--run",
+        "last",
+        "--out",
+        str(tmp_path / "b.parquet"),
+        "--root",
+        str(root),
+    ]
+    assert main([*words, "--execution.runner", "local"]) != 0
+    assert "None of the 7 images" in capsys.readouterr().err and not (tmp_path / "b.parquet").exists()
 
 
 def test_a_prediction_does_not_need_the_training_data(root, photos, tmp_path, monkeypatch) -> None:
@@ -206,14 +235,11 @@ def test_the_adapted_classifier_predicts_new_images(adapted, photos, tmp_path) -
         "--execution.runner",
         "local",
     ]
-    assert main([*words, "--execution.max-failed-fraction", "0.5"]) == 0
-    rows = pq.read_table(tmp_path / "p.parquet").to_pylist()
-    assert [r["path"] for r in rows] == [f"{i}.png" for i in range(7)] and list(rows[0]) == [
-        "path",
-        "label",
-        "class",
-        "confidence",
-    ]
+    assert main(words) == 0
+    *rows, broken = pq.read_table(tmp_path / "p.parquet").to_pylist()
+    assert [r["path"] for r in rows] == [f"{i}.png" for i in range(7)]
+    assert list(rows[0]) == ["path", "label", "class", "confidence", "reason"]
+    assert broken["path"] == "broken.jpg" and broken["class"] is None and broken["reason"]
     run = Root(str(adapted / "root")).run("smalladapt")
     known = {r["path"]: r for r in pq.read_table(Path(run.url) / "predictions.parquet").to_pylist()}
     same = [

@@ -64,7 +64,7 @@ def photos(tmp_path: Path) -> Path:
 
 def predict(root: Path, photos: Path, out: Path) -> int:
     words = ["predict", str(photos), "--out", str(out), "--root", str(root), "--block", "2"]
-    return main([*words, "--execution.runner", "local", "--execution.max-failed-fraction", "0.5"])
+    return main([*words, "--execution.runner", "local"])
 
 
 def test_label_maps_lie_in_a_folder_that_is_a_data_set(finished, photos, tmp_path, capsys) -> None:
@@ -76,7 +76,9 @@ def test_label_maps_lie_in_a_folder_that_is_a_data_set(finished, photos, tmp_pat
     said = capsys.readouterr()
     assert "4 label maps by scenes-" in said.out and "quarantine.jsonl" in said.err
     with open(out / "predictions.csv", encoding="utf-8") as handle:
-        rows = list(csv.DictReader(handle))
+        broken, *rows = csv.DictReader(handle)
+    assert broken["path"] == "broken.jpg" and "not a readable image" in broken["reason"]
+    assert not broken["label_map"] and not rows[0]["reason"]
     assert [r["path"] for r in rows] == ["same.jpg", "same.png", "town/0.jpg", "town/1.jpg"]
     assert [r["label_map"] for r in rows] == [
         "labels/same.jpg.png",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from diffadapt.core.estimate import Estimate, StageEstimate
 from diffadapt.core.plan import NodeSummary, PlanSummary
@@ -69,6 +69,24 @@ def make_runner(config: ExecutionConfig) -> Runner:
     from diffadapt.orchestrate.runner import RayRunner
 
     return RayRunner(config)
+
+
+def nothing_read(images: str, failed: Mapping[str, str]) -> str:
+    """The sentence for images of which none could be predicted; ``failed``: path -> reason."""
+    path, reason = next(iter(failed.items()))
+    return (
+        f"None of the {len(failed):,} images of {redact(images)} can be predicted; the first, {path}:"
+        f" {reason}"
+    )
+
+
+def failures_said(failed: Mapping[str, str], place: str) -> str:
+    """The sentence for images that were left out; ``place``: the run folder."""
+    one = len(failed) == 1
+    return (
+        f"{len(failed):,} image{'' if one else 's'} could not be read: the table and"
+        f" {redact(place)}/quarantine.jsonl name {'it' if one else 'them'} and say why."
+    )
 
 
 PLACES = (

@@ -27,13 +27,14 @@ class PredictOptions(RootOption):
     (default predictions) of label maps and overlays."""
     block: int = 256
     """Images a shard."""
-    execution: ExecutionConfig = ExecutionConfig()
+    execution: ExecutionConfig = ExecutionConfig(max_failed_fraction=1.0)
+    """Images that cannot be read do not stop the others, unless a lower fraction is given."""
 
 
 def predict(argv: Sequence[str]) -> int:
-    from diffadapt.commands.common import make_runner
+    from diffadapt.commands.common import failures_said, make_runner, nothing_read
     from diffadapt.core.errors import DataError
-    from diffadapt.core.predictions import predictions_parquet
+    from diffadapt.core.predictions import failed_images, predictions_parquet, with_failures
     from diffadapt.core.record import predictions_by_key
     from diffadapt.core.redact import redact
     from diffadapt.run.drive import drive
@@ -64,15 +65,14 @@ def predict(argv: Sequence[str]) -> int:
         count, data = len(found[MODEL]), predictions_parquet(found[MODEL], recipe.class_names)
     else:
         count, data = _of_ensemble(found[SOURCE], found[PROJECTED], recipe.class_names)
+    failed = failed_images(nodes)
+    if not count and failed:
+        raise DataError(nothing_read(options.images, failed))
     with open_place(out, "wb", StoreError) as handle:
-        handle.write(data)
-    failed = sum(1 for n in nodes.values() for _ in n["quarantined"])
+        handle.write(with_failures(data, failed))
     print(f"{count} predictions by {model.name} in {redact(out)}")
     if failed:
-        print(
-            f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.",
-            file=sys.stderr,
-        )
+        print(failures_said(failed, run.url), file=sys.stderr)
     return 0
 
 

@@ -14,9 +14,9 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
     ``said`` names the model's run."""
     import sys
 
-    from diffadapt.commands.common import make_runner
-    from diffadapt.core.errors import StoreError
-    from diffadapt.core.predictions import image_path
+    from diffadapt.commands.common import failures_said, make_runner, nothing_read
+    from diffadapt.core.errors import DataError, StoreError
+    from diffadapt.core.predictions import failed_images, image_path
     from diffadapt.core.redact import redact
     from diffadapt.core.spreadsheet import csv_bytes
     from diffadapt.data.scenes.write import TABLE, Places, Tree, class_csv, label_png
@@ -46,14 +46,16 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
             tree.put(f"labels/{place}.png", label_png(labels, recipe.classes))
             tree.put(f"overlays/{place}.jpg", _painted(image, labels, recipe))
             table.append((name, f"labels/{place}.png", f"overlays/{place}.jpg", f"{confidence:.4f}"))
-    tree.put("predictions.csv", csv_bytes([HEADER, *sorted(table)]))
+    failed = failed_images(nodes)
+    if not table and failed:
+        raise DataError(nothing_read(recipe.data.path, failed))
+    rows = [(*row, "") for row in table] + [(path, "", "", "", reason) for path, reason in failed.items()]
+    cells = [(*HEADER, "reason"), *sorted(rows)] if failed else [HEADER, *sorted(table)]
+    tree.put("predictions.csv", csv_bytes(cells))
     tree.put(TABLE, class_csv(recipe.classes))
     print(f"{len(table)} label maps by {said} in {redact(out)} (labels, overlays, {TABLE}, predictions.csv)")
-    if sum(len(n["quarantined"]) for n in nodes.values()):
-        print(
-            f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.",
-            file=sys.stderr,
-        )
+    if failed:
+        print(failures_said(failed, run.url), file=sys.stderr)
     return 0
 
 

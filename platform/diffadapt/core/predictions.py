@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,4 +44,27 @@ def predictions_parquet(
     }
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns, schema=PREDICTIONS_SCHEMA), buffer)
+    return buffer.getvalue()
+
+
+def failed_images(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Path -> reason of the images that a run's nodes (those of its manifest) set apart, sorted by path."""
+    failed: dict[str, str] = {}
+    for node in nodes.values():
+        for key, reason in node["quarantined"]:
+            failed.setdefault(image_path(key), reason)
+    return dict(sorted(failed.items()))
+
+
+def with_failures(data: bytes, failed: Mapping[str, str]) -> bytes:
+    """A table of predictions as Parquet bytes with a row, of ``path`` and ``reason`` alone, for each image
+    that could not be predicted (path -> reason), sorted by path; as it is where there is none."""
+    if not failed:
+        return data
+    table = pq.read_table(pa.BufferReader(data))
+    rows = [{**row, "reason": None} for row in table.to_pylist() if row["path"] not in failed]
+    rows += [{"path": path, "reason": reason} for path, reason in failed.items()]
+    schema = table.schema.append(pa.field("reason", pa.string()))
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(sorted(rows, key=lambda row: row["path"]), schema=schema), buffer)
     return buffer.getvalue()
