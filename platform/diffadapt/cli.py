@@ -111,10 +111,15 @@ def main(argv: list[str] | None = None) -> int:
 
             print(f"\n{redact(str(error))}", file=sys.stderr)
             return 2
-        except Exception:
+        except Exception as error:
             if seen():
                 return _interrupted()
-            raise
+            from diffadapt.core.causes import of_system
+
+            if (said := of_system(error)) is None:
+                raise
+            print(f"\n{said}", file=sys.stderr)
+            return 2
 
 
 def _interrupted() -> int:

@@ -21,6 +21,7 @@ from typing import Any
 
 from diffadapt.core.artifact import Receipt
 from diffadapt.core.errors import StoreError
+from diffadapt.core.foreign import parse
 from diffadapt.core.stage import NodePlan, Stage
 from diffadapt.core.store import Store
 
@@ -169,7 +170,7 @@ def _entries(place: Store, names: list[str]) -> Iterable[Measured]:
         for data in pool.map(lambda name: _bytes(place, name), names):
             for line in data.decode(errors="replace").splitlines():
                 try:
-                    yield _entry(json.loads(line))
+                    yield _entry(parse(line))
                 except (ValueError, TypeError, AttributeError):
                     continue
 

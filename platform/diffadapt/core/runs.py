@@ -11,6 +11,7 @@ from typing import Any
 
 from diffadapt.core import manifest, record
 from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.foreign import parse
 from diffadapt.core.record import Score
 from diffadapt.core.store import Store, redact, safe_name
 
@@ -116,7 +117,7 @@ class Run:
         """Store names of the shards and fits that this run refers to, finished or not; empty when nothing is
         known."""
         if self.has(PLANNED):
-            return set(json.loads(self.read(PLANNED)))
+            return set(parse(self.read(PLANNED), largest=None))
         return set()
 
     def scores(self) -> list[Score]:
@@ -140,7 +141,7 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         try:
-            status = json.loads(self.read("status.json"))
+            status = parse(self.read("status.json"))
         except (StoreError, ValueError):
             status = None
         return status if isinstance(status, dict) else {"state": "unknown"}

@@ -15,6 +15,7 @@ from typing import Any
 from diffadapt.core import manifest as manifests
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DiffadaptError, StoreError
+from diffadapt.core.foreign import parse
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.runs import PLANNED, Root, Run, run_name
 from diffadapt.run.families import describe_families
@@ -112,7 +113,7 @@ def _record_execution(run: Run, work: Work, seconds: float) -> None:
     if not work.made and run.has("execution.json"):
         return
     try:
-        known = json.loads(run.read("execution.json"))
+        known = parse(run.read("execution.json"))
     except (StoreError, ValueError):
         known = {}
     made = dict(known.get("made", {}))
