@@ -8,21 +8,17 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of disk space is used up"}
+FULL = {errno.ENOSPC: "is full", errno.EDQUOT: "is full for you (your quota is used up)"}
+"""What the disk is, by the number of the error."""
 _REASONS = {
-    **FULL,
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
     errno.ENAMETOOLONG: "a name is longer than the file system allows, mostly 255 bytes",
-    errno.ENOTDIR: "there is a file where a folder should be",
-    errno.EEXIST: "something of that name is there already",
-    errno.EISDIR: "a folder of that name is there already",
+    errno.ENOTDIR: "a file is in the way",
+    errno.EEXIST: "a file is in the way",
+    errno.EISDIR: "a folder is in the way",
     errno.EIO: "the disk reports an error",
-}
-_MENDS = {
-    **dict.fromkeys(FULL, "free space"),
-    errno.ENAMETOOLONG: "shorten it",
 }
 _TEXTS = {
     "no space left on device": errno.ENOSPC,
@@ -48,8 +44,8 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def full_disk(error: BaseException) -> tuple[str, str] | None:
-    """(what, where) when ``error`` means that nothing more can be written: 'the disk is full' or the like, and the
-    file that was written, else the folder of temporary files; None for any other error."""
+    """(what the disk is, where) when ``error`` means that nothing more can be written: a text of FULL, and
+    the file that was written, else the folder of temporary files; None for any other error."""
     for one in chain(error):
         number = _number(one)
         if number in FULL:
@@ -65,28 +61,32 @@ def reason(error: OSError) -> str:
 
 def mend(error: OSError, otherwise: str) -> str:
     """What helps against it: an imperative, ``otherwise`` where the place is at fault."""
-    return _MENDS.get(_number(error), otherwise)
+    return "shorten it" if _number(error) == errno.ENAMETOOLONG else otherwise
 
 
 def of_system(error: BaseException) -> str | None:
-    """The sentence for an error that reached the command line and is the system's answer to a path, or None for
-    what may be a fault of the program."""
+    """The sentence for an error that reached the command line and is the system's answer to a path, or None
+    for what may be a fault of the program."""
     if found := full_disk(error):
-        return f"Writing failed at {found[1]} ({found[0]}): free space, then run the same command."
+        return f"The disk that holds {found[1]} {found[0]}: free space, then run the same command."
     for one in chain(error):
         if isinstance(one, OSError) and one.filename is not None and _number(one) in _PLACES:
-            name = str(one.filename)
-            shown = name if len(name) < 120 else f"{name[:60]}...{name[-40:]}"
-            return f"{shown!r} cannot be used ({reason(one)}): {mend(one, 'give another place')}."
+            return f"{shown(one.filename)} cannot be used ({reason(one)}): {mend(one, 'give another place')}."
     return None
+
+
+def shown(name: object) -> str:
+    """A path in quotes, its middle left out where it is very long."""
+    text = str(name)
+    return repr(text if len(text) < 160 else f"{text[:80]}...{text[-60:]}")
 
 
 _PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EIO)
 
 
 def _number(error: BaseException) -> int:
-    """The error's number, 0 where there is none. A text counts too, and a disk without room beside an error of
-    writing that says nothing."""
+    """The error's number, 0 where there is none. A text counts too, and a disk without room beside an error
+    of writing that says nothing."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     text = str(error).lower()

@@ -6,7 +6,9 @@ import re
 
 from diffadapt.core.causes import chain
 
-_RENEW = "renew them (log in again, or set the new token), then run the same command; finished shards are kept"
+_RENEW = (
+    "renew them (log in again, or set the new token), then run the same command; finished shards are kept"
+)
 _GIVE = "give the right ones in the environment, then run the same command; finished shards are kept"
 _EXPIRED = (
     "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "RefreshError",
@@ -14,10 +16,16 @@ _EXPIRED = (
     "CredentialUnavailableError", "CredentialRetrievalError", "TokenRetrievalError",
 )  # fmt: skip
 _WRONG = (
-    "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId", "UnrecognizedClientException",
-    "InvalidAuthenticationInfo", "AuthenticationFailed", "ClientAuthenticationError", "InvalidCredentials",
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId",
+    "UnrecognizedClientException", "InvalidAuthenticationInfo", "AuthenticationFailed",
+    "ClientAuthenticationError", "InvalidCredentials",
 )  # fmt: skip
-_NONE = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "NoAuthenticationInformation")
+_NONE = (
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "DefaultCredentialsError",
+    "NoAuthenticationInformation",
+)
 _CLOCK = ("RequestTimeTooSkewed",)
 _SAYS = (
     (_EXPIRED, "have expired", _RENEW),
@@ -27,13 +35,14 @@ _SAYS = (
 
 
 def refused(error: BaseException, where: str) -> str | None:
-    """The sentence for a store at ``where`` whose credentials are expired, wrong or missing, or whose server finds
-    this machine's clock wrong; None for any other error, plain lack of permission among them."""
+    """The sentence for a store at ``where`` whose credentials are expired, wrong or missing, or whose
+    server finds this machine's clock wrong; None for any other error, plain lack of permission among
+    them."""
     names = [name for one in chain(error) for name in _names(one)]
     if found := next((n for n in names if n in _CLOCK), None):
         return (
-            f"The store {where} refuses this machine's clock ({found}): set the time, then run the same command;"
-            " finished shards are kept."
+            f"The store {where} refuses this machine's clock ({found}): set the time, then run the same"
+            " command; finished shards are kept."
         )
     for known, what, mend in _SAYS:
         if found := next((n for n in names if n in known), None):
@@ -44,9 +53,11 @@ def refused(error: BaseException, where: str) -> str | None:
 
 
 def unexplained(error: BaseException) -> bool:
-    """Whether ``error`` may be about credentials without saying so: an answer to HEAD has a status and no text."""
+    """Whether ``error`` may be about credentials without saying so: an answer to HEAD has a status and no
+    text."""
     return any(
-        _status(one) in (400, 403) or isinstance(one, PermissionError) or "Bad Request" in str(one) for one in chain(error)
+        _status(one) in (400, 403) or isinstance(one, PermissionError) or "Bad Request" in str(one)
+        for one in chain(error)
     )
 
 
@@ -54,7 +65,12 @@ def _names(error: BaseException) -> list[str]:
     """The class of ``error``, the code that the server gave, and words of its text that are such codes."""
     answer = getattr(error, "response", None)
     code = (answer.get("Error") or {}).get("Code") if isinstance(answer, dict) else None
-    return [type(error).__name__, str(code or ""), str(getattr(error, "error_code", "")), *_WORDS.findall(str(error))]
+    return [
+        type(error).__name__,
+        str(code or ""),
+        str(getattr(error, "error_code", "")),
+        *_WORDS.findall(str(error)),
+    ]
 
 
 def _status(error: BaseException) -> int | None:

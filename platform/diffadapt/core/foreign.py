@@ -15,9 +15,9 @@ LARGEST = 256 * 2**20
 def parse(data: bytes | str, *, strict: bool = False, largest: int | None = LARGEST) -> Any:
     """The value of a JSON text in UTF-8, UTF-16 or UTF-32, with a byte order mark or without.
 
-    Raises ValueError (damaged, nested deeper than DEEPEST, more than ``largest`` bytes, a whole number of thousands
-    of digits). ``strict`` also refuses what readers understand differently: a name twice in an object, NaN and
-    numbers beyond the range of a float.
+    Raises ValueError (damaged, nested deeper than DEEPEST, more than ``largest`` bytes, a whole number of
+    thousands of digits). ``strict`` also refuses what readers understand differently: a name twice in an
+    object, NaN and numbers beyond the range of a float.
     """
     if largest is not None and len(data) > largest:
         raise ValueError(f"it has more than {largest // 2**20} MiB")
@@ -30,6 +30,10 @@ def parse(data: bytes | str, *, strict: bool = False, largest: int | None = LARG
         raise ValueError(f"it is nested deeper than {DEEPEST} levels") from None
     except UnicodeDecodeError:
         raise ValueError("it is no text in UTF-8 or UTF-16") from None
+    except ValueError as error:
+        if str(error).startswith("Exceeds the limit"):
+            raise ValueError("it holds a whole number of thousands of digits") from None
+        raise
     _demand_shallow(value)
     return value
 

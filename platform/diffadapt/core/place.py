@@ -1,4 +1,5 @@
-"""Places that a user names to be written (``--out``): whole or not at all, and one sentence when it cannot be."""
+"""Places that a user names to be written (``--out``): whole or not at all, and one sentence when it cannot
+be."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from typing import Any
 
 import fsspec
 
-from diffadapt.core.causes import full_disk, mend, reason
+from diffadapt.core.causes import full_disk, mend, reason, shown
 from diffadapt.core.errors import DiffadaptError, StoreError
 from diffadapt.core.store import REMOTE_LIBRARIES, is_local, redact
 
@@ -30,18 +31,21 @@ def writing(out: str) -> Iterator[None]:
     except DiffadaptError:
         raise
     except Exception as error:
-        what = f"--out {redact(out)!r} cannot be written"
+        what = f"--out {shown(redact(out))} cannot be written"
         if found := full_disk(error):
-            raise StoreError(f"{what} ({found[0]}): free space or give another place.") from None
+            raise StoreError(f"{what} (the disk {found[0]}): free space or give another place.") from None
         if isinstance(error, OSError) and _is_of(error, out):
-            raise StoreError(f"{what} ({redact(reason(error))}): {mend(error, 'give another place')}.") from None
+            raise StoreError(
+                f"{what} ({redact(reason(error))}): {mend(error, 'give another place')}."
+            ) from None
         if type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
             raise StoreError(f"{what} ({redact(str(error))}): give another place.") from None
         raise
 
 
 def _is_of(error: OSError, out: str) -> bool:
-    """Whether ``error`` was met at ``out``, above or below it, and not at something that was read meanwhile."""
+    """Whether ``error`` was met at ``out``, above or below it, and not at something that was read
+    meanwhile."""
     if error.filename is None:
         return True
     name, place = os.path.abspath(os.fsdecode(error.filename)), os.path.abspath(out)
@@ -53,7 +57,9 @@ def located(out: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(out)
     except (ImportError, ValueError) as error:
-        raise StoreError(f"--out {redact(out)!r} cannot be opened ({error}): give another place.") from None
+        raise StoreError(
+            f"--out {shown(redact(out))} cannot be opened ({error}): give another place."
+        ) from None
 
 
 def demand_empty(out: str) -> None:
@@ -61,16 +67,17 @@ def demand_empty(out: str) -> None:
     with writing(out):
         fs, path = located(out)
         if fs.exists(path) and (not fs.isdir(path) or fs.ls(path, detail=False)):
-            raise StoreError(f"{redact(out)!r} exists and is not empty: give another --out.")
+            raise StoreError(f"{shown(redact(out))} exists and is not empty: give another --out.")
 
 
 @contextmanager
 def new_folder(out: str | os.PathLike[str]) -> Iterator[str]:
-    """A folder to fill, which becomes ``out`` when the block ends well: where it failed, or was interrupted, nothing
-    is at ``out`` that was not there before.
+    """A folder to fill, which becomes ``out`` when the block ends well: where it failed, or was
+    interrupted, nothing is at ``out`` that was not there before.
 
-    What ``out`` holds already stays, but for what has the name of something new. On object stores, which cannot
-    rename, the block fills ``out`` itself, and what it wrote is removed when it fails. Raises StoreError.
+    What ``out`` holds already stays, but for what has the name of something new. On object stores, which
+    cannot rename, the block fills ``out`` itself, and what it wrote is removed when it fails. Raises
+    StoreError.
     """
     out = os.fspath(out)
     with writing(out):
@@ -95,7 +102,7 @@ def _scratch(target: Path) -> Iterator[Path]:
     there = target.is_dir()
     if not there and target.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    beside = target if there else target.parent  # a folder that is there may be the only one that may be written
+    beside = target if there else target.parent  # one that is there may be all that may be written
     made = [p for p in (beside, *beside.parents) if not p.exists()]
     scratch = beside / _unfinished(target)
     try:
@@ -139,7 +146,7 @@ def demand_writable(out: str) -> None:
     with writing(out):
         fs, path = located(out)
         if fs.isdir(path):
-            raise StoreError(f"{redact(out)!r} is a folder: give --out the name of a file.")
+            raise StoreError(f"{shown(redact(out))} is a folder: give --out the name of a file.")
         if folder := posixpath.dirname(path):
             fs.makedirs(folder, exist_ok=True)
         if is_local(fs):

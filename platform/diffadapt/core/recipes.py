@@ -70,7 +70,8 @@ def read_file(place: str) -> tuple[str, dict[str, Any]]:
     except (ValueError, KeyError, TypeError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise RecipeError(
-            f'The file {redact(place)} is no recipe ({what}): it must hold {{"recipe": "name", "overrides": {{"field":'
+            f"The file {redact(place)} is no recipe ({what}): it must hold"
+            f' {{"recipe": "name", "overrides": {{"field":'
             " value}}, as recommended.json of a sweep does."
         ) from None
     return name, overrides

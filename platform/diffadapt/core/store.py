@@ -270,8 +270,8 @@ class Store:
         number = getattr(error, "errno", None)
         if full := full_disk(error):
             return StoreError(
-                f"The disk of the store {where} is full ({full[0]}): free space or give another --root, then run"
-                " the same command; finished shards are kept."
+                f"The disk of the store {where} {full[0]}: free space or give another --root, then run the"
+                " same command; finished shards are kept."
             )
         if not self.local and (sentence := self._refused(error, where)):
             return StoreError(sentence)
@@ -295,7 +295,8 @@ class Store:
         )
 
     def _refused(self, error: BaseException, where: str) -> str | None:
-        """The sentence for expired or wrong credentials. An answer to HEAD does not say, so another is asked."""
+        """The sentence for expired or wrong credentials. An answer to HEAD does not say, so another is
+        asked."""
         if (said := credentials.refused(error, where)) or not credentials.unexplained(error):
             return said
         try:

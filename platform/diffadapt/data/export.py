@@ -37,9 +37,10 @@ def write_tree(
       projected ImageNet-C, and of ImageNet-C itself.
     - flat: ``{key with / as __}`` and ``labels.csv`` (file, label, class).
 
-    The suffix follows the bytes' real format; a name that is too long for a file is shortened. Raises DataError for keys that would leave the folder, two
-    images at one place, missing labels or names, keys that do not fit the layout, bytes that are no image
-    (ItemError), or a folder that already holds files unless ``overwrite``.
+    The suffix follows the bytes' real format; a name that is too long for a file is shortened. Raises
+    DataError for keys that would leave the folder, two images at one place, missing labels or names, keys
+    that do not fit the layout, bytes that are no image (ItemError), or a folder that already holds files
+    unless ``overwrite``.
     """
     if layout not in ("imagefolder", "imagenet-c-syn", "flat"):
         raise DataError(f"There is no layout {layout!r}; known are imagefolder, imagenet-c-syn and flat.")
@@ -82,8 +83,8 @@ def safe_key(key: str) -> str:
 
 
 def fitting(path: str, room: int = 0) -> str:
-    """``path`` with every part that no file's name can hold (over 255 bytes, ``room`` left for what is added to it)
-    cut, and told from its like by a digest; its suffix stays."""
+    """``path`` with every part that no file's name can hold (over 255 bytes, ``room`` left for what is
+    added to it) cut, and told from its like by a digest; its suffix stays."""
     return "/".join(_cut(part, MOST_BYTES - room) for part in path.split("/"))
 
 

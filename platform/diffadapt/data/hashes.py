@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from diffadapt.core.foreign import parse
+
 FRESH_NS = 2_000_000_000
 """A file changed less than this long ago is not remembered: a second change could leave size and time as they
 are."""
@@ -83,7 +85,7 @@ def _hash(fs: Any, path: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        values = parse(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

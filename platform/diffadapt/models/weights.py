@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from diffadapt.core.errors import WeightsError, suggest
+from diffadapt.core.foreign import parse
 from diffadapt.core.leniency import missing
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -99,7 +100,7 @@ def _file_digest(file: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diffadapt" / "weights.json"
     try:
-        known = json.loads(cache.read_text())
+        known = parse(cache.read_bytes())
     except (OSError, ValueError):
         known = {}
     key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"

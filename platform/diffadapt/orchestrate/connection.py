@@ -85,8 +85,7 @@ class Connection:
                 else ""
             )
             raise ResourceError(
-                f"{what}: {_first_line(error)}{hint}; mend that, or use --execution.runner"
-                " local."
+                f"{what}: {_first_line(error)}{hint}; mend that, or use --execution.runner local."
             ) from error
         self._connected = True
         self._witness = _witness(self.own)
@@ -218,7 +217,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def _too_slow(error: BaseException) -> bool:
-    """Whether a start of Ray ended because one of its processes did not answer within Ray's own, fixed time."""
+    """Whether a start of Ray ended because one of its processes did not answer within Ray's own, fixed
+    time."""
     text = str(error).lower()
     return any(part in text for part in ("timed out", "timeout", "overloaded", "failed to connect to gcs"))
 

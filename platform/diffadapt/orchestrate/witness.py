@@ -1,8 +1,9 @@
-"""Says what happened when Ray dies under a run: Ray's native code then ends the run's own process on the spot,
-without an exception or a word.
+"""Says what happened when Ray dies under a run: Ray's native code then ends the run's own process on the
+spot, without an exception or a word.
 
-:class:`Witness` starts this file as a small process of its own, which waits on the driver, on the raylet of this
-machine and, where Ray is the run's own, on its GCS. It takes part in no Ctrl-C, and ends with the driver.
+:class:`Witness` starts this file as a small process of its own, which waits on the driver, on the raylet of
+this machine and, where Ray is the run's own, on its GCS. It takes part in no Ctrl-C, and ends with the
+driver.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Witness:
     """Watches one connection to Ray until :meth:`dismiss`; does nothing where processes cannot be waited for
     (other systems than Linux).
 
-    ``raylet`` is the process id of this machine's raylet, ``gcs`` that of the GCS where it is ours (its death then
-    ends everything), and ``address`` (host:port) where the GCS answers.
+    ``raylet`` is the process id of this machine's raylet, ``gcs`` that of the GCS where it is ours (its
+    death then ends everything), and ``address`` (host:port) where the GCS answers.
     """
 
     def __init__(self, raylet: int | None, gcs: int | None, address: str):
@@ -58,7 +59,8 @@ class Witness:
 
 
 def raylet_of(socket_name: str) -> int | None:
-    """The process id of the raylet of this machine that listens at ``socket_name``; None if it cannot be found."""
+    """The process id of the raylet of this machine that listens at ``socket_name``; None if it cannot be
+    found."""
     wanted = f"--raylet_socket_name={socket_name}".encode()
     for entry in _processes():
         with contextlib.suppress(OSError):
@@ -73,8 +75,8 @@ def _processes() -> Iterator[Path]:
 
 
 def watch(address: str, driver: int, raylet: int, gcs: int | None = None) -> str:
-    """Wait on descriptors: the pipe that the driver holds, and processes of Ray. Returns what there is to say, or an
-    empty string when the driver is done, or ended for a reason of its own."""
+    """Wait on descriptors: the pipe that the driver holds, and processes of Ray. Returns what there is to
+    say, or an empty string when the driver is done, or ended for a reason of its own."""
     poll = select.poll()
     for fd in (driver, raylet, *([] if gcs is None else [gcs])):
         poll.register(fd, select.POLLIN)
@@ -82,18 +84,20 @@ def watch(address: str, driver: int, raylet: int, gcs: int | None = None) -> str
     if driver in ready and os.read(driver, 1):
         return ""
     if gcs in ready:
-        with contextlib.suppress(OSError):  # what waits for it would wait a minute, and then end without a word
+        with contextlib.suppress(
+            OSError
+        ):  # what waits for it would wait a minute, and then end without a word
             signal.pidfd_send_signal(raylet, signal.SIGKILL)
         return f"Ray's control process (gcs_server) was ended by something else, and the run with it. {KEPT}"
     if raylet in ready:
         return (
-            "Ray's process on this machine (raylet) was ended by something else (the machine may be out of memory),"
-            f" and the run with it. {KEPT}"
+            "Ray's process on this machine (raylet) was ended by something else (the machine may be out of"
+            f" memory), and the run with it. {KEPT}"
         )
     if gcs is None and not _answers(address):
         return (
-            f"The control process (GCS) of the Ray cluster at {address} does not answer any more, and Ray ended the"
-            f" run: start the cluster again. {KEPT}"
+            f"The control process (GCS) of the Ray cluster at {address} does not answer any more, and Ray"
+            f" ended the run: start the cluster again. {KEPT}"
         )
     return ""
 

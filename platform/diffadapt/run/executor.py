@@ -139,8 +139,8 @@ def evidence(error: BaseException) -> str:
     """The message of an error that is not the user's, with its traceback; a full disk is the user's."""
     if found := full_disk(error):
         return (
-            f"StoreError: The disk that holds {found[1]} is full ({found[0]}): free space, then run the same"
-            " command; finished shards are kept."
+            f"StoreError: The disk that holds {found[1]} {found[0]}: free space, then run the same command;"
+            " finished shards are kept."
         )
     return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
 

@@ -29,8 +29,8 @@ CARD, CONFIG = "README.md", "config.json"
 
 
 def copy_model(run: Run, node: str, out: str = "") -> None:
-    """Copy the fitted folder of ``node`` to the new folder ``out`` (any fsspec location), by default ``model/`` of
-    the run.
+    """Copy the fitted folder of ``node`` to the new folder ``out`` (any fsspec location), by default
+    ``model/`` of the run.
 
     The card of a classifier or segmenter is written anew, with figures that were not known when it was
     trained. StoreError when the model is no longer in the store.

@@ -25,6 +25,7 @@ from typing import Any
 from diffadapt.core import interrupts, record
 from diffadapt.core.config import field_types, override
 from diffadapt.core.errors import DiffadaptError, RecipeError, StoreError
+from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.pipeline import Pipeline, ancestors
 from diffadapt.core.runs import Root, Run
@@ -255,7 +256,7 @@ def outcome(member: Member, state: State) -> TrialResult:
 
 def _read(place: Run, folder: str) -> State | None:
     try:
-        return State(**json.loads(place.read(f"{folder}/state.json")))
+        return State(**parse(place.read(f"{folder}/state.json")))
     except (StoreError, ValueError, TypeError):
         return None
 
@@ -263,7 +264,7 @@ def _read(place: Run, folder: str) -> State | None:
 def _rounds(place: Run, end: int) -> list[Any]:
     """The member's policy before epoch ``end``."""
     try:
-        return [row for row in json.loads(place.read("policy.json")) if row[0] < end]
+        return [row for row in parse(place.read("policy.json")) if row[0] < end]
     except (StoreError, ValueError, TypeError):
         return []
 

@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from diffadapt.core.artifact import IGNORED
-from diffadapt.core.errors import DataError
 from diffadapt.core.place import demand_empty, located, writing
 from diffadapt.data.export import fitting, safe_key
 from diffadapt.data.image import image_suffix

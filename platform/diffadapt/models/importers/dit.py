@@ -161,8 +161,9 @@ def import_dit(
         error = self_check(state, made / "transformer", model.config.num_attention_heads)
         if not error <= SELF_CHECK_GATE:
             raise WeightsError(
-                f"The converted network deviates by {error:.1e} from the original (gate {SELF_CHECK_GATE:.0e}), so"
-                " nothing was written: check that num_heads is right for this checkpoint."
+                f"The converted network deviates by {error:.1e} from the original (gate"
+                f" {SELF_CHECK_GATE:.0e}), so nothing was written: check that num_heads is right for this"
+                " checkpoint."
             )
     parameters = sum(p.numel() for p in model.parameters())
     shown = {name: value for name, value in model.config.items() if not name.startswith("_")}

@@ -3,7 +3,6 @@ downloads. Torch is imported when weights are written or read."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import posixpath
 from collections.abc import Mapping, Sequence
