@@ -117,7 +117,6 @@ def test_keys_that_no_file_name_can_hold_are_shortened_and_told_apart(tmp_path: 
     "words",
     [
         ("run", "small", "--root", "r" * 300),
-        ("status", "--root", "r" * 300),
         ("run", "small", "--classifier.name", "./" + "c" * 300),
         ("run", "r" * 300 + ".json"),
         ("run", "small", "--target.kind", "folder", "--target.data.path", "t" * 300),

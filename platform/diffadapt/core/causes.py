@@ -26,8 +26,10 @@ _TEXTS = {
     "disk quota exceeded": errno.EDQUOT,
 }
 """What libraries in other languages say instead of raising an OSError with its number."""
-_UNEXPLAINED = "file write failed"
+_UNEXPLAINED = ("file write failed", "unexpected pos", "pytorchstreamwriter failed")
 """torch's own writer says no more than this."""
+_NOWHERE = "no usable temporary directory"
+"""What Python says when the folders for temporary files are all full, or may not be written."""
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -49,7 +51,9 @@ def full_disk(error: BaseException) -> tuple[str, str] | None:
     for one in chain(error):
         number = _number(one)
         if number in FULL:
-            return FULL[number], str(getattr(one, "filename", None) or tempfile.gettempdir())
+            return FULL[number], str(getattr(one, "filename", None) or _temporary())
+        if _NOWHERE in str(one).lower():
+            return "cannot be written", "temporary files (TMPDIR names their folder)"
     return None
 
 
@@ -93,6 +97,20 @@ def _number(error: BaseException) -> int:
     for part, number in _TEXTS.items():
         if part in text:
             return number
-    if _UNEXPLAINED in text and shutil.disk_usage(tempfile.gettempdir()).free < 2**20:
+    if any(part in text for part in _UNEXPLAINED) and _no_room(_temporary()):
         return errno.ENOSPC
     return 0
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return os.environ.get("TMPDIR") or "/tmp"
+
+
+def _no_room(folder: str) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < 2**20
+    except OSError:
+        return False
