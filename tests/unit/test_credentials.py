@@ -29,6 +29,11 @@ CODES = {
 class Refusing(BaseHTTPRequestHandler):
     """An S3 that refuses everything with its server's ``code``; an answer to HEAD has no body to say why."""
 
+    protocol_version = "HTTP/1.1"
+
+    def handle_expect_100(self) -> bool:
+        return True  # the refusal comes before the body
+
     def _answer(self) -> None:
         code = self.server.code  # type: ignore[attr-defined]
         body = (
@@ -36,10 +41,12 @@ class Refusing(BaseHTTPRequestHandler):
             if self.command == "HEAD"
             else f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode()
         )
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if "Expect" not in self.headers:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.send_response(CODES[code][0])
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 

@@ -300,7 +300,7 @@ class Store:
         if (said := credentials.refused(error, where)) or not credentials.unexplained(error):
             return said
         try:
-            self.fs.cat_file(self.join("store.json"))
+            self.fs.ls(self.path, detail=False)
         except Exception as second:
             return credentials.refused(second, where)
         return None

@@ -89,16 +89,13 @@ class Connection:
             ) from error
         self._connected = True
         self._witness = _witness(self.own)
-        atexit.register(self._witness.dismiss)  # before Ray's own, should nobody close
+        atexit.register(self._dismiss)  # before Ray's own, should nobody close
         if terminate not in (signal.SIG_DFL, None) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place of the command line's
 
     def close(self) -> None:
         """Disconnect, which ends our actors and, if the cluster is ours, its processes."""
-        if self._witness is not None:
-            self._witness.dismiss()
-            atexit.unregister(self._witness.dismiss)
-            self._witness = None
+        self._dismiss()
         if self._connected:
             ray.shutdown()
             self._connected = False
@@ -108,6 +105,12 @@ class Connection:
             else:
                 os.environ[name] = value
         self._environment.clear()
+
+    def _dismiss(self) -> None:
+        atexit.unregister(self._dismiss)
+        if self._witness is not None:
+            self._witness.dismiss()
+            self._witness = None
 
     def _start(self) -> None:
         if "RAY_AUTH_MODE" not in os.environ:  # ray.init then switches token authentication on
@@ -233,12 +236,12 @@ def _end_half(error: BaseException) -> None:
     ray.shutdown()
 
 
-def _witness(own: bool) -> Witness:
+def _witness(own: bool) -> Witness | None:
     node = ray._private.worker._global_node
     if node is None:
-        return Witness(None, None, "")
+        return None
     gcs = node.all_processes[ray_constants.PROCESS_TYPE_GCS_SERVER][0].process.pid if own else None
-    return Witness(raylet_of(node.raylet_socket_name), gcs, node.gcs_address)
+    return Witness(raylet_of(node.raylet_socket_name), gcs, "" if own else node.gcs_address)
 
 
 def quiet_logs() -> None:
