@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 from ray._private.node import Node
 
 import diffadapt
@@ -237,7 +237,7 @@ def _end_half(error: BaseException) -> None:
 
 
 def _witness(own: bool) -> Witness | None:
-    node = ray._private.worker._global_node
+    node = worker._global_node
     if node is None:
         return None
     gcs = node.all_processes[ray_constants.PROCESS_TYPE_GCS_SERVER][0].process.pid if own else None

@@ -1,13 +1,17 @@
-"""Ray's own start on a machine that is too busy for its fixed time: tried once more, then said."""
+"""Ray's own start on a machine that is too busy for its fixed time; what is said of processes that are
+gone."""
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import threading
 from typing import Any
 
 import pytest
 
 from diffadapt.core.errors import ResourceError
-from diffadapt.orchestrate import connection
+from diffadapt.orchestrate import connection, witness
 from diffadapt.run.runner import ExecutionConfig
 
 SLOW = Exception(
@@ -69,3 +73,51 @@ def test_a_second_one_is_said(opened) -> None:
 def test_other_errors_are_not_tried_again(opened) -> None:
     with pytest.raises(ResourceError, match="could not be started on this machine: no such option"):
         opened(ValueError("no such option"))
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch):
+    """What a witness says, and whether it ends the run; it looks at a cluster's GCS all the time."""
+    texts, ended = [], threading.Event()
+    monkeypatch.setattr(witness, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(witness, "_say", texts.append)
+    monkeypatch.setattr(witness.os, "_exit", lambda status: ended.set())
+    return texts, ended
+
+
+def test_a_gcs_that_does_not_answer_is_said_once_an_outage(said) -> None:
+    texts, ended = said
+    with subprocess.Popen(["sleep", "60"]) as raylet, socket.socket() as gcs:
+        gcs.bind(("127.0.0.1", 0))
+        watching = witness.Witness(raylet.pid, None, f"127.0.0.1:{gcs.getsockname()[1]}")
+        until = threading.Event()
+        while not texts and not until.wait(0.02):
+            pass
+        gcs.listen(100)  # it came back
+        assert not ended.wait(0.5)
+        watching.dismiss()
+        raylet.kill()
+    assert len(texts) == 1 and "(GCS)" in texts[0] and "the same command goes on" in texts[0]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_process_that_is_gone_ends_the_run(said, which: int) -> None:
+    texts, ended = said
+    processes = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    watching = witness.Witness(processes[0].pid, processes[1].pid)
+    processes[which].kill()
+    assert ended.wait(60) and ("(raylet)", "(gcs_server)")[which] in texts[0]
+    watching.dismiss()
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_what_ends_after_the_farewell_is_not_worth_a_word(said) -> None:
+    texts, ended = said
+    with subprocess.Popen(["sleep", "60"]) as process:
+        watching = witness.Witness(process.pid, None)
+        watching.dismiss()
+        process.kill()
+    watching.dismiss()
+    assert not texts and not ended.is_set()
