@@ -13,6 +13,9 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 UNSET := CI BUILD_NUMBER DEBIAN_FRONTEND IS_SANDBOX PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED RUST_BACKTRACE \
 	PIP_% %_CA_BUNDLE %_CA_CERTS %_CA_CERTS_FILE %SSL_CERT_DIR %SSL_CERT_FILE GIT_SSL_CAINFO \
 	GRPC_DEFAULT_SSL_ROOTS_FILE_PATH
+# Two test processes: files that start Ray in one of them, one after the other, the rest in both.
+WORKERS ?= 2
+SPREAD := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 PYTEST := env $(addprefix -u ,$(sort $(filter $(UNSET),$(.VARIABLES)))) $(BIN)/python -m pytest
 
 .PHONY: help setup quickstart test test-slow test-gpu test-cluster bench scale lint clean
@@ -40,7 +43,7 @@ quickstart: $(STAMP)
 	$(BIN)/diffadapt run adapt_anything/digits
 
 test: $(STAMP)
-	$(PYTEST) tests -m "not slow and not gpu"
+	$(PYTEST) tests -m "not slow and not gpu" $(SPREAD)
 
 test-slow: $(STAMP)
 	$(PYTEST) tests -m "slow and not gpu"

@@ -287,21 +287,14 @@ QUICK = {
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_looking_is_quick_and_needs_no_torch(shell, name):
+def test_looking_needs_no_torch(shell, name):
     code = (
         f"import sys; from diffadapt.cli import main; s = main({QUICK[name]!r}); print(sorted({{'torch',"
         " 'ray', 'diffusers', 'timm', 'pandas'} & set(sys.modules)), file=sys.stderr); sys.exit(s)"
     )
-    best = 1e9
-    for _ in range(3):
-        done, seconds = shell.python("-c", code)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr.strip().splitlines()[-1] == "[]"
-        best = min(best, seconds)
-        if best < 1:
-            break
-    print(f"{name}: {best:.2f} s")
-    assert best < 3
+    done, _ = shell.python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
 def test_the_module_runs_as_a_program(shell):

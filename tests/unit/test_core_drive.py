@@ -13,6 +13,7 @@ from diffadapt.commands.status import state_of
 from diffadapt.core import manifest
 from diffadapt.core.artifact import Receipt, Rows
 from diffadapt.core.errors import StoreError, TrainingError
+from diffadapt.core.local_cache import LocalCache
 from diffadapt.core.runs import Root
 from diffadapt.run.heartbeat import SILENCE, Heartbeat
 from tests.unit.corekit import Numbers, PlainRunner, Shifted, Toy, allowing, contents, run_toy
@@ -51,7 +52,7 @@ def test_an_interrupted_run_resumed_equals_an_undisturbed_one(tmp_path, stop):
 @pytest.mark.parametrize("kind", ["memory", "s3"])
 def test_a_remote_root_holds_the_same_bytes(tmp_path, request, kind, monkeypatch):
     """The last stage reads the fitted file, which has to be fetched from a remote store once a machine."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("DIFFADAPT_CACHE", str(tmp_path / "cache"))
     place = f"{request.getfixturevalue('s3') if kind == 's3' else 'memory:/'}/{tmp_path.name}"
     local, _ = run_toy(tmp_path / "local", Shifted())
     with pytest.raises(KeyboardInterrupt):
@@ -65,8 +66,8 @@ def test_a_remote_root_holds_the_same_bytes(tmp_path, request, kind, monkeypatch
     assert {f.removeprefix(there.store.path + "/") for f in there.store.fs.find(there.store.path)} == {
         n.removeprefix(here.store.path + "/") for n in names
     }
-    (cached,) = (tmp_path / "diffadapt-cache").iterdir()
-    assert {p.name for p in cached.iterdir()} >= {"total.json", "_SUCCESS"}
+    (copy,) = LocalCache().entries()
+    assert {p.name for p in copy.folder.iterdir()} >= {"total.json", "metrics.json"}
     assert there.run("last").name == remote.name
 
 

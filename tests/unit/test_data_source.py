@@ -24,7 +24,7 @@ SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("DIFFADAPT_CACHE", str(tmp_path / "cache"))
 
 
 def png(seed: int, side: int = 6) -> bytes:
@@ -198,7 +198,7 @@ def test_hashes_are_remembered_for_unchanged_files_only(tmp_path, monkeypatch):
 
 def test_the_memory_may_be_unwritable(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("DIFFADAPT_CACHE", str(tmp_path / "file"))
     assert len(open_source(DataConfig(str(tree(tmp_path / "set", {"a": 1})))).fingerprint) == 16
 
 

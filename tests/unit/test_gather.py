@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from diffadapt.core.artifact import Failure, Rows, Shard, image_table
+from diffadapt.core.local_cache import LocalCache
 from diffadapt.core.stage import InputFile
 from diffadapt.data.image import encode_png
-from diffadapt.stages import gather
 from diffadapt.stages.image_table import load_keyed_images
 
 
@@ -26,13 +26,13 @@ def shards(*sizes):
 
 @pytest.mark.parametrize("last", [(8, 8), (9, 7)])
 def test_images_on_the_disk_are_those_in_memory(last, tmp_path, monkeypatch):
-    monkeypatch.setattr(gather.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("DIFFADAPT_CACHE", str(tmp_path / "cache"))
     files, read = shards((8, 8), (8, 8), (8, 8), last)
     images, labels, keys, failures = load_keyed_images(files, read, 3)
     assert keys == ["k0", "k1", "k2", "k3"] and labels.tolist() == [0, -1, 1, 1]
     assert [f.key for f in failures] == ["gone", "bad"]
     mapped = last != (8, 8)
-    assert isinstance(images, np.ndarray) != mapped and (tmp_path / "diffadapt-cache").exists() == mapped
+    assert isinstance(images, np.ndarray) != mapped and bool(LocalCache().entries()) == mapped
     if mapped:
         again, *same = load_keyed_images(files, lambda file: pytest.fail("it lies on the disk"), 3)
         assert again[3][0].shape == (9, 7, 3) and same[1:] == [keys, failures]

@@ -43,7 +43,7 @@ def good(count, category, seed):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("DIFFADAPT_CACHE", str(tmp_path / "xdg"))
     monkeypatch.setattr("diffadapt.prompts.sources.llm.PAUSE", 0.0)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -228,7 +228,7 @@ def tiny_model(tmp_path_factory):
 
 
 def test_transformers_rubbish_ends_with_the_bank(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("DIFFADAPT_CACHE", str(tmp_path))
     stage = Prompts(
         replace(LLM, prompts_per_class=2, llm=LlmConfig(model=str(tiny_model), ask=1, retries=0)),
         ("mug", "pen"),

@@ -4,7 +4,6 @@ the disk; scores of label maps."""
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +14,10 @@ from torchvision.transforms import functional as TF
 
 from diffadapt.core.artifact import IGNORED, Failure, Rows, Shard
 from diffadapt.core.errors import DataError
+from diffadapt.core.local_cache import LocalCache
 from diffadapt.core.stage import InputFile
 from diffadapt.metrics.segmentation import confusion, iou, mean_iou, pixel_accuracy, total
 from diffadapt.models.segmentation.inputs import fit_image, fit_labels, normalise, stacked
-from diffadapt.stages import gather
 from diffadapt.tasks.segmentation.augment import PairAugment, draw
 from diffadapt.tasks.segmentation.batches import PairedScenes, SegmentBatches, pair, steps_per_epoch
 from diffadapt.tasks.segmentation.losses import method_of
@@ -173,7 +172,7 @@ def files(rows: dict[str, Rows]) -> tuple[list[InputFile], object]:
 
 
 def test_a_set_on_the_disk_is_the_set_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(gather.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("DIFFADAPT_CACHE", str(tmp_path / "cache"))
     listed, read = files(
         {
             "a": scene_rows(Toy(4, size=(33, 70))),
@@ -191,7 +190,7 @@ def test_a_set_on_the_disk_is_the_set_in_memory(tmp_path, monkeypatch):
         assert all(
             np.array_equal(a, b) for i in range(7) for a, b in zip(memory.get(i), other.get(i), strict=True)
         )
-    assert sorted(p.suffix for p in Path(tmp_path, "diffadapt-cache").iterdir()) == [".arrow", ".json"]
+    assert [c.name[:7] for c in LocalCache().entries()] == ["scenes-"]
 
 
 def test_scenes_that_cannot_be_trained_on_are_set_apart():

@@ -56,6 +56,7 @@ class Files:
 @pytest.fixture(autouse=True)
 def own_temporary_folder(tmp_path, monkeypatch) -> None:
     """Copies of trained models that other tests left in this machine's temporary folder are not found."""
+    monkeypatch.setenv("DIFFADAPT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 

@@ -1,11 +1,13 @@
-"""``diffadapt cache``: what the store holds (ls), what makes two entries different (why), what can go
-(gc)."""
+"""``diffadapt cache``: what the store holds (ls), what makes two entries different (why), whether all of it
+is as it was written (verify), what can go (gc)."""
 
 from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +17,14 @@ from diffadapt.commands.options import RootOption
 from diffadapt.commands.status import state_of
 from diffadapt.core import ledger
 from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.files import clear_scratch
+from diffadapt.core.local_cache import LocalCache
 from diffadapt.core.runs import Root, Run
-from diffadapt.core.store import Store
+from diffadapt.core.sealed import read_family
 from diffadapt.sweeps.folder import Sweep, sweeps
+from diffadapt.sweeps.verify import folders, leftovers, trials, verify
+
+SHOW_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,14 @@ class Why(RootOption):
 
 
 @dataclass(frozen=True)
+class Verify(RootOption):
+    """Read everything that is stored, shards, fits, runs and sweeps, and name what is damaged."""
+
+    repair: bool = False
+    """Remove what is damaged, so that the next run makes it again."""
+
+
+@dataclass(frozen=True)
 class Gc(RootOption):
     """Delete what no run and no sweep refers to."""
 
@@ -49,13 +64,13 @@ def cache(argv: Sequence[str]) -> int:
     from diffadapt.cli import example
 
     options = tyro.extras.subcommand_cli_from_dict(
-        {"ls": Ls, "why": Why, "gc": Gc},
+        {"ls": Ls, "why": Why, "verify": Verify, "gc": Gc},
         prog="diffadapt cache",
         args=list(argv),
         description=f"The store.\n\n{example('cache')}",
     )
     root = options.open()
-    return {Ls: _ls, Why: _why, Gc: _gc}[type(options)](root, options)
+    return {Ls: _ls, Why: _why, Verify: _verify, Gc: _gc}[type(options)](root, options)
 
 
 def _ls(root: Root, options: Ls) -> int:
@@ -64,6 +79,13 @@ def _ls(root: Root, options: Ls) -> int:
         total += entry["bytes"]
         print(f"{entry['path']:<60} {len(entry['files']):>7} files {size(entry['bytes']):>10}")
     print(f"{'in all':<60} {'':>13} {size(total):>10}")
+    local = LocalCache()
+    if copies := local.entries():
+        print(f"\nCopies on this machine, in {local.folder} (the longest unused first):")
+        for copy in copies:
+            print(f"{copy.name[:60]:<60} {copy.when():>13} {size(copy.bytes):>10}")
+        limit = f"of {size(local.limit())}"
+        print(f"{'in all':<60} {limit:>13} {size(sum(c.bytes for c in copies)):>10}")
     return 0
 
 
@@ -79,9 +101,31 @@ def _why(root: Root, options: Why) -> int:
     return 0
 
 
+def _verify(root: Root, options: Verify) -> int:
+    damages, files, shown = 0, 0, time.monotonic()
+    for damage in verify(root):
+        files += damage.files
+        if not damage.names and time.monotonic() - shown > SHOW_SECONDS:
+            shown = time.monotonic()
+            print(f"{files} files read, at {damage.where}", file=sys.stderr)
+        for name in damage.names:
+            damages += 1
+            print(f"damaged: {damage.where}/{name}")
+        if options.repair:
+            damage.drop()
+    print(f"{files} files read, {damages} damaged{' and removed' if damages and options.repair else ''}")
+    if not damages:
+        return 0
+    if options.repair:
+        print("Run the same commands again: they make what is missing, and serve the rest.")
+        return 0
+    print("`diffadapt cache verify --repair` removes what is damaged, so that the next run makes it again.")
+    return 1
+
+
 def _gc(root: Root, options: Gc) -> int:
     keep: set[str] = set()
-    for run in _folders(root):
+    for run in folders(root):
         kind = "sweep" if isinstance(run, Sweep) else "run"
         if state_of(run.status()) == "running":
             raise StoreError(f"The {kind} {run.name} is in progress: run gc when it has finished.")
@@ -89,6 +133,9 @@ def _gc(root: Root, options: Gc) -> int:
     gone = root.store.collect_garbage(
         keep, older_than=options.older_than_hours * 3600, dry_run=options.dry_run
     )
+    gone += [(path, 0) for path in leftovers(root, options.dry_run)]
+    gone += clear_scratch(options.dry_run)
+    gone += LocalCache().collect(options.older_than_hours * 3600, options.dry_run)
     verb = "would free" if options.dry_run else "freed"
     for path, _ in gone[:20]:
         print(path)
@@ -98,26 +145,6 @@ def _gc(root: Root, options: Gc) -> int:
     if not options.dry_run and (merged := ledger.merge(root.ledger)):
         print(f"{merged} files of the ledger are one now")
     return 0
-
-
-def _folders(root: Root) -> Iterator[Run]:
-    """Every run, every sweep and every trial under a root."""
-    for name in root.names():
-        yield Run(root, name)
-    for name in sweeps(root):
-        sweep = Sweep(root, name)
-        yield sweep
-        for trial in trials(sweep):
-            yield sweep.trial(trial)
-
-
-def trials(sweep: Sweep) -> list[str]:
-    """Names of the trials that a sweep's folder holds."""
-    return sorted(
-        n
-        for n in Store(posixpath.join(sweep.url, "trials")).list("")
-        if not n.startswith((".", "store.json"))
-    )
 
 
 def _referred(run: Run) -> set[str]:
@@ -140,7 +167,7 @@ def _identity(root: Root, name: str) -> dict[str, Any]:
         p for p in entries if p.startswith(name) or posixpath.basename(p).startswith(name)
     ]
     if len(matches) == 1:
-        return json.loads(root.store.read_bytes(posixpath.join(matches[0], "family.json")))
+        return read_family(root.store, matches[0])
     if len(matches) > 1:
         raise StoreError(f"{name!r} fits several entries: {', '.join(matches[:4])}; give more of the name.")
     runs = [n for n in root.names() if n.startswith(name)]

@@ -14,6 +14,7 @@ from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.place import demand_empty, new_folder, write_file
 from diffadapt.core.runs import Run
+from diffadapt.core.sealed import Sealed
 
 IMAGES, PROMPTS = ("synth", "aligned", "corrupted"), "prompts.csv"
 Layout = Literal["imagefolder", "imagenet-c-syn", "flat"]
@@ -61,7 +62,7 @@ def export(argv: Sequence[str]) -> int:
             f"{options.what!r} are your own files, read where they are; there is nothing to export."
         )
     copied = node["kind"] not in (*IMAGES, "transferred", "prompts")
-    if copied and not (paths and run.root.store.exists(f"{paths[0]}/_SUCCESS")):
+    if copied and not (paths and Sealed(run.root.store, paths[0]).exists()):
         raise StoreError(
             f"{options.what!r} holds {KINDS.get(node['kind'], 'predictions')}, not images or a model: read"
             f" its Parquet files under {run.root.store.root}."

@@ -7,6 +7,7 @@ inputs, and weight revisions.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffadapt.core import checked
 from diffadapt.core.identity import digest
 
+_SUM, _ZEROS = b"sha256", b"0" * 64
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_SCHEMA = pa.schema(
     [("key", pa.string()), ("label", pa.int64()), ("image", IMAGE_TYPE), ("seed", pa.int64())]
@@ -225,21 +228,17 @@ def _stem(key: str) -> str:
 def to_parquet(rows: Rows, provenance: Mapping[str, Any]) -> bytes:
     """Deterministic Parquet bytes with provenance and failures in the file's metadata.
 
-    Image columns carry Hugging Face's feature metadata, so that ``datasets`` shows pictures.
+    Image columns carry Hugging Face's feature metadata, so that ``datasets`` shows pictures. ``sha256`` in
+    the metadata is the file's own digest, taken with zeros in its place.
     """
     table = rows.table
-    metadata = {
-        b"diffadapt": (
-            json.dumps(
-                {
-                    **provenance,
-                    "failures": [[f.key, f.reason] for f in rows.failures],
-                    **({"warnings": rows.warnings} if rows.warnings else {}),
-                },
-                sort_keys=True,
-            ).encode()
-        )
+    about = {
+        **provenance,
+        "failures": [[f.key, f.reason] for f in rows.failures],
+        **({"warnings": rows.warnings} if rows.warnings else {}),
+        "rows": len(rows),
     }
+    metadata = {b"diffadapt": checked.to_json(about), _SUM: _ZEROS}
     if "image" in table.schema.names:
         features = {field.name: _feature(field.type) for field in table.schema}
         metadata[b"huggingface"] = json.dumps({"info": {"features": features}}).encode()
@@ -251,7 +250,18 @@ def to_parquet(rows: Rows, provenance: Mapping[str, Any]) -> bytes:
         store_schema=True,
         write_page_checksum=True,
     )
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    at = data.rfind(_ZEROS)
+    return b"".join((data[:at], _sum(data, _ZEROS), data[at + len(_ZEROS) :]))
+
+
+def _sum(data: bytes, value: bytes) -> bytes:
+    """The digest of a shard's bytes in whose metadata it stands as ``value``."""
+    at, view = data.rfind(value), memoryview(data)
+    total = hashlib.sha256(view[:at])
+    total.update(_ZEROS)
+    total.update(view[at + len(value) :])
+    return total.hexdigest().encode()
 
 
 def _feature(kind: pa.DataType) -> Any:
@@ -266,16 +276,29 @@ def _feature(kind: pa.DataType) -> Any:
 
 
 def from_parquet(data: bytes) -> Rows:
-    """Rows and failures from :func:`to_parquet` bytes."""
-    table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(
-        use_threads=False
-    )  # read_table would import pandas
-    meta = json.loads((table.schema.metadata or {}).get(b"diffadapt", b"{}"))
+    """Rows and failures from :func:`to_parquet` bytes. Raises ValueError or pyarrow's errors when they are
+    damaged; shards of earlier versions, whose metadata hold no digest, are checked page by page."""
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    meta, own = _about(file.metadata)
+    if own is not None and own != _sum(data, own):
+        raise ValueError("its content does not match its digest")
+    table = file.read(use_threads=False)  # read_table would import pandas
     return Rows(
         table.replace_schema_metadata(None),
         [Failure(k, r) for k, r in meta.get("failures", [])],
         list(meta.get("warnings", [])),
     )
+
+
+def _about(meta: pq.FileMetaData) -> tuple[dict[str, Any], bytes | None]:
+    """What a shard says of itself, and its digest; None in shards of earlier versions. ValueError when that
+    is damaged."""
+    known = meta.metadata or {}
+    about, own = checked.from_json(known.get(b"diffadapt", b"null")), known.get(_SUM)
+    rows = about.get("rows")
+    if (rows is None) != (own is None) or rows not in (None, meta.num_rows):
+        raise ValueError("its metadata are not what was written")
+    return about, own
 
 
 class Header(NamedTuple):
@@ -289,7 +312,7 @@ class Header(NamedTuple):
 def read_header(data_file: Any) -> Header:
     """Row count, failures and warnings from a Parquet file's footer alone."""
     meta = pq.read_metadata(data_file)
-    info = json.loads((meta.metadata or {}).get(b"diffadapt", b"{}"))
+    info, _ = _about(meta)
     return Header(
         meta.num_rows, [Failure(k, r) for k, r in info.get("failures", [])], list(info.get("warnings", []))
     )

@@ -8,7 +8,6 @@ system can add to it. What is lost or damaged counts as not measured.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import secrets
@@ -17,11 +16,10 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
+from diffadapt.core import checked
 from diffadapt.core.artifact import Receipt
 from diffadapt.core.errors import StoreError
-from diffadapt.core.foreign import parse
 from diffadapt.core.stage import NodePlan, Stage
 from diffadapt.core.store import Store
 
@@ -170,7 +168,7 @@ def _entries(place: Store, names: list[str]) -> Iterable[Measured]:
         for data in pool.map(lambda name: _bytes(place, name), names):
             for line in data.decode(errors="replace").splitlines():
                 try:
-                    yield _entry(parse(line))
+                    yield _entry(line)
                 except (ValueError, TypeError, AttributeError):
                     continue
 
@@ -182,8 +180,10 @@ def _bytes(place: Store, name: str) -> bytes:
         return b""
 
 
-def _entry(value: dict[str, Any]) -> Measured:
-    """Raises ValueError or TypeError for what is no entry; fields of later versions are left out."""
+def _entry(line: str) -> Measured:
+    """Raises ValueError or TypeError for what is no entry, or damaged; fields of later versions are left
+    out."""
+    value = checked.from_json(line.encode())
     m = Measured(**{f.name: value[f.name] for f in fields(Measured) if f.name in value})
     numbers = (m.items, m.seconds, m.devices, m.when, m.samples)
     if not all(
@@ -194,5 +194,5 @@ def _entry(value: dict[str, Any]) -> Measured:
 
 
 def _write(place: Store, entries: Iterable[Measured]) -> None:
-    lines = "".join(json.dumps(asdict(m)) + "\n" for m in entries)
-    place.write_bytes(f"{time.time_ns()}-{os.getpid()}-{secrets.token_hex(3)}.jsonl", lines.encode())
+    lines = b"".join(checked.to_json(asdict(m), indent=None) + b"\n" for m in entries)
+    place.write_bytes(f"{time.time_ns()}-{os.getpid()}-{secrets.token_hex(3)}.jsonl", lines)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,9 +17,8 @@ import fsspec
 
 from diffadapt.core.causes import full_disk, mend, reason, shown
 from diffadapt.core.errors import DiffadaptError, StoreError
+from diffadapt.core.files import is_leftover, is_temporary, temporary, write_whole
 from diffadapt.core.store import REMOTE_LIBRARIES, is_local, redact
-
-_UNFINISHED = ".incomplete-"
 
 
 @contextmanager
@@ -49,7 +47,8 @@ def _is_of(error: OSError, out: str) -> bool:
     if error.filename is None:
         return True
     name, place = os.path.abspath(os.fsdecode(error.filename)), os.path.abspath(out)
-    return _UNFINISHED in name or "://" in out or place.startswith(name) or name.startswith(place)
+    unfinished = any(map(is_temporary, Path(name).parts))
+    return unfinished or "://" in out or place.startswith(name) or name.startswith(place)
 
 
 def located(out: str) -> tuple[Any, str]:
@@ -104,7 +103,9 @@ def _scratch(target: Path) -> Iterator[Path]:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     beside = target if there else target.parent  # one that is there may be all that may be written
     made = [p for p in (beside, *beside.parents) if not p.exists()]
-    scratch = beside / _unfinished(target)
+    start = f".{target.name[:40]}.incomplete"
+    _clear(beside, start)
+    scratch = Path(temporary(str(beside / start)))
     try:
         beside.mkdir(parents=True, exist_ok=True)
         if not there:
@@ -127,18 +128,10 @@ def write_file(out: str, data: bytes) -> None:
     """``data`` as the file ``out`` (any fsspec location), whole or not at all. Raises StoreError."""
     with writing(out):
         fs, path = located(out)
-        if not is_local(fs):
+        if is_local(fs):
+            write_whole(path, data)
+        else:
             fs.pipe_file(path, data)
-            return
-        temporary = Path(path).parent / _unfinished(Path(path))
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
 
 
 def demand_writable(out: str) -> None:
@@ -161,8 +154,12 @@ def _demand_name(target: Path) -> None:
         os.stat(target)
 
 
-def _unfinished(target: Path) -> str:
-    return f".{target.name[:40]}{_UNFINISHED}{secrets.token_hex(4)}"
+def _clear(beside: Path, start: str) -> None:
+    """Remove what a killed writer of the same output left."""
+    with suppress(OSError), os.scandir(beside) as entries:
+        for entry in entries:
+            if entry.name.startswith(start) and is_leftover(entry.name, entry.stat().st_mtime):
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _merge(scratch: Path, target: Path) -> None:

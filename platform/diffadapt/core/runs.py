@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import posixpath
+import re
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -15,8 +17,15 @@ from diffadapt.core.foreign import parse
 from diffadapt.core.record import Score
 from diffadapt.core.store import Store, redact, safe_name
 
+SUMS = "SHA256SUMS"
+"""Checksums of a finished run's files, as ``sha256sum -c`` reads them."""
+LIVE = ("status.json", SUMS)
+"""Files that change while a run is looked at; TensorBoard's folder is not written by this class."""
 PLANNED = "planned.json"
 """Store names of all that a run makes, written before the work begins: garbage collection spares them."""
+
+
+_SUM = re.compile(r"^([0-9a-f]{64})  (.+)$")
 
 
 class Root:
@@ -88,19 +97,97 @@ class Run:
 
     def __init__(self, root: Root, name: str, place: Store | None = None):
         self.root, self.name, self.place = root, name, place or root.runs
+        self._written: dict[str, str] = {}
+        self._sums: dict[str, str] | None = None
 
     @property
     def url(self) -> str:
         return posixpath.join(self.place.root, self.name)
 
     def write(self, name: str, data: bytes) -> None:
+        """Write a file of the folder whole or not at all; that of a finished run gets a new checksum."""
+        sealed = name not in LIVE and self.sums()
+        if sealed and name in sealed:  # between the two it has none, which is better than a wrong one
+            self._write_sums({n: s for n, s in sealed.items() if n != name})
         self.place.write_bytes(posixpath.join(self.name, name), data)
+        self._written[name] = hashlib.sha256(data).hexdigest()
+        if sealed:
+            self._write_sums({**sealed, name: self._written[name]})
 
     def read(self, name: str) -> bytes:
-        return self.place.read_bytes(posixpath.join(self.name, name))
+        """A file of the folder. StoreError when it is missing, or not what a finished run has written."""
+        data = self.place.read_bytes(posixpath.join(self.name, name))
+        if name not in LIVE and not self._fits(name, data):
+            self._sums = None  # another process may have rewritten both
+            data = self.place.read_bytes(posixpath.join(self.name, name))
+            if not self._fits(name, data):
+                raise self._damaged(name)
+        return data
 
     def remove(self, name: str) -> None:
         self.place.remove(posixpath.join(self.name, name))
+
+    def seal(self) -> None:
+        """Write the checksums of all files that this object wrote: the run is finished."""
+        self._write_sums({n: s for n, s in self._written.items() if n not in LIVE and self.has(n)})
+
+    def unseal(self) -> None:
+        """Begin to work on the run (again): what is damaged goes; there are no checksums until its end."""
+        for name in self.damage():
+            self.remove(name)
+        self.remove(SUMS)
+        self._sums, self._written = {}, {}
+
+    def damage(self) -> list[str]:
+        """Names of the files that are missing or not what the finished run wrote."""
+        try:
+            sums = self.sums()
+        except StoreError:
+            return [SUMS]
+        result = []
+        for name in sorted(sums):
+            try:
+                data = self.place.read_bytes(posixpath.join(self.name, name))
+            except StoreError:
+                result.append(name)
+            else:
+                if hashlib.sha256(data).hexdigest() != sums[name]:
+                    result.append(name)
+        return result
+
+    def sums(self) -> dict[str, str]:
+        """File -> SHA-256 of a finished run; empty for others and for those of earlier versions. StoreError
+        when they are damaged."""
+        if self._sums is None:
+            if not self.has(SUMS):
+                self._sums = {}
+            else:
+                lines = self.place.read_bytes(posixpath.join(self.name, SUMS)).decode(errors="replace")
+                found = [_SUM.match(line) for line in lines.splitlines()]
+                if not all(found):
+                    raise self._damaged(SUMS)
+                self._sums = {m[2]: m[1] for m in found if m}
+        return self._sums
+
+    def clear_leftovers(self) -> None:
+        """Remove what killed writers left in the folder."""
+        if self.place.local:
+            self.place.clear_leftovers(base for base, _, _ in os.walk(self.place.join(self.name)))
+
+    def _fits(self, name: str, data: bytes) -> bool:
+        wanted = self.sums().get(name)
+        return wanted is None or hashlib.sha256(data).hexdigest() == wanted
+
+    def _write_sums(self, sums: dict[str, str]) -> None:
+        lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
+        self.place.write_bytes(posixpath.join(self.name, SUMS), lines.encode())
+        self._sums = dict(sums)
+
+    def _damaged(self, name: str) -> StoreError:
+        return StoreError(
+            f"The file {name} of {self.name} is damaged: run its recipe or sweep again to rewrite it; what"
+            " the store holds is served."
+        )
 
     def has(self, name: str) -> bool:
         return self.place.exists(posixpath.join(self.name, name))
@@ -111,7 +198,11 @@ class Run:
                 f"The run {self.name} has no manifest yet: it did not come to its end; run its recipe again"
                 " to go on."
             )
-        return manifest.load(self.read("manifest.json"), self.name)
+        data = self.place.read_bytes(posixpath.join(self.name, "manifest.json"))
+        value = manifest.load(data, self.name)  # of another format first: that is no damage
+        if not self._fits("manifest.json", data):
+            self.read("manifest.json")
+        return value
 
     def planned(self) -> set[str]:
         """Store names of the shards and fits that this run refers to, finished or not; empty when nothing is
@@ -125,9 +216,8 @@ class Run:
         if not self.has("scores.parquet"):
             raise StoreError(f"The run {self.name} has no scores yet: run its recipe again to finish it.")
         try:
-            return record.from_bytes(self.read("scores.parquet"), self._rows())
-        except StoreError:
-            raise
+            data = self.read("scores.parquet")
+            return record.from_bytes(data, self._rows())
         except Exception:
             raise StoreError(
                 f"The scores of {self.name} are damaged: run its recipe again; it is served from the store."

@@ -14,10 +14,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from diffadapt.core.artifact import Shard
+from diffadapt.core.sealed import SUCCESS
 from diffadapt.core.stage import InputFile, NodePlan, PlannedShard
 from diffadapt.core.store import Store
-
-SUCCESS = "_SUCCESS"
 
 
 @dataclass(frozen=True)

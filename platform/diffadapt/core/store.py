@@ -3,7 +3,7 @@
 Layout: ``<root>/store.json``; ``<root>/<kind>/<label>-<family>/<key>-<digest>.parquet`` for shards with
 ``family.json`` beside them; ``<root>/<kind>/<label>-<digest>/`` with ``_SUCCESS`` for fitted artefacts. A
 name appears only when its content is complete: local files are written beside and renamed, object stores put
-whole objects.
+whole objects. Unfinished files are never listed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import json
 import os
 import posixpath
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
@@ -28,6 +27,7 @@ from diffadapt.core import credentials
 from diffadapt.core.artifact import Header, Rows, from_parquet, read_header, to_parquet
 from diffadapt.core.causes import full_disk, reason
 from diffadapt.core.errors import StoreError
+from diffadapt.core.files import clear_leftovers, create_whole, is_leftover, is_temporary, write_whole
 from diffadapt.core.foreign import parse
 
 FORMAT = 1
@@ -109,22 +109,30 @@ class Store:
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write ``name`` whole or not at all."""
         target = self.join(name)
-        temporary = f"{target}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
         with self._explained(name):
-            if not self.local:
+            if self.local:
+                write_whole(target, data)
+            else:
                 self.fs.pipe_file(target, data)
-                return
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write ``name`` whole unless it is there already; whether it was written. On a file system that
+        cannot promise that one writer alone succeeds, the last of several within a second does."""
+        target = self.join(name)
+        with self._explained(name):
+            if self.local:
+                return create_whole(target, data)
+            if self.fs.exists(target):
+                return False
             try:
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-                with open(temporary, "wb") as handle:
-                    handle.write(data)
-                    handle.flush()
-                    os.fsync(handle.fileno())
-                os.replace(temporary, target)
-            except BaseException:  # an interrupt too leaves nothing behind
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
+                self.fs.pipe_file(target, data, mode="create")
+                return True
+            except FileExistsError:
+                return False
+            except (NotImplementedError, TypeError, ValueError):
+                self.fs.pipe_file(target, data)
+                time.sleep(1.0)
+                return self.fs.cat_file(target) == data
 
     def read_bytes(self, name: str) -> bytes:
         with self._explained(name, reading=True):
@@ -139,12 +147,27 @@ class Store:
         with self._explained(folder):
             try:
                 if self.local:
-                    return set(os.listdir(self.join(folder)))
-                return {
-                    posixpath.basename(p.rstrip("/")) for p in self.fs.ls(self.join(folder), detail=False)
-                }
+                    names = os.listdir(self.join(folder))
+                else:
+                    names = [p.rstrip("/") for p in self.fs.ls(self.join(folder), detail=False)]
+                return {posixpath.basename(name) for name in names if not is_temporary(name)}
             except (FileNotFoundError, NotADirectoryError):
                 return set()
+
+    def files(self, folder: str) -> dict[str, dict[str, Any]]:
+        """The finished files below ``folder``: name relative to it -> what the file system tells of it (size,
+        time)."""
+        with self._explained(folder):
+            prefix = self.join(folder).rstrip("/") + "/"
+            infos = self.fs.find(self.join(folder), detail=True)
+            return {p.removeprefix(prefix): i for p, i in sorted(infos.items()) if not is_temporary(p)}
+
+    def clear_leftovers(self, folders: Iterable[str]) -> list[str]:
+        """Remove what killed writers left directly in ``folders``; returns their paths. Only local stores
+        have such files."""
+        if not self.local:
+            return []
+        return [path for folder in folders for path in clear_leftovers(self.join(folder))]
 
     def lists(self, folders: Iterable[str]) -> dict[str, set[str]]:
         """:meth:`list` of many folders; requests to a remote store overlap."""
@@ -165,8 +188,10 @@ class Store:
         """Remove a file or a folder, if it is there."""
         with self._explained(name):
             path = self.join(name)
-            if self.fs.exists(path):
-                if self.local or not glob.has_magic(path):
+            if self.local:
+                _remove_local(path)
+            elif self.fs.exists(path):
+                if not glob.has_magic(path):
                     self.fs.rm(path, recursive=True)
                 else:  # a remote rm would read [x] as a glob, and remove what matches it
                     self._each(self.fs.rm_file, self.fs.find(path))
@@ -191,7 +216,7 @@ class Store:
         with self._explained(name, reading=True), self.fs.open(self.join(name), "rb") as handle:
             try:
                 return read_header(handle)
-            except (ValueError, KeyError, OSError) as error:
+            except (ValueError, KeyError, OSError, RecursionError) as error:
                 raise _damaged(f"{redact(self.root)}/{name}", error) from None
 
     def headers(self, names: Sequence[str]) -> list[Header]:
@@ -206,7 +231,7 @@ class Store:
         for kind in kinds:
             for name in sorted(self.list(kind)):
                 folder = posixpath.join(kind, name)
-                infos = self.fs.find(self.join(folder), detail=True)
+                infos = self.files(folder)
                 if infos:
                     yield self._entry(kind, name, folder, infos)
 
@@ -215,9 +240,9 @@ class Store:
             "kind": kind,
             "name": name,
             "path": folder,
-            "files": sorted(infos),
+            "files": [self.join(folder, name) for name in infos],
             "bytes": sum(i.get("size") or 0 for i in infos.values()),
-            "modified": max([_mtime(i) for i in infos.values()], default=0.0),
+            "modified": max([modified(i) for i in infos.values()], default=0.0),
         }
 
     def collect_garbage(self, keep: set[str], *, older_than: float, dry_run: bool) -> list[tuple[str, int]]:
@@ -239,7 +264,8 @@ class Store:
             unreferred = {
                 p: i
                 for p, i in infos.items()
-                if not whole and p.removeprefix(prefix) not in keep and _mtime(i) <= limit
+                if is_leftover(p, modified(i))
+                or (not whole and p.removeprefix(prefix) not in keep and modified(i) <= limit)
             }
             if len(unreferred) < len(infos):
                 unreferred = {p: i for p, i in unreferred.items() if posixpath.basename(p) != "family.json"}
@@ -306,6 +332,23 @@ class Store:
         return None
 
 
+def _remove_local(path: str) -> None:
+    """A file, or a folder even while others write into it."""
+    for left in range(3, -1, -1):
+        try:
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+            return
+        except FileNotFoundError:
+            if not os.path.lexists(path):
+                return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not left:
+                raise
+
+
 def _damaged(name: str, error: BaseException) -> StoreError:
     return StoreError(
         f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it."
@@ -328,7 +371,8 @@ def is_local(fs: Any) -> bool:
     return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
-def _mtime(info: Mapping[str, Any]) -> float:
+def modified(info: Mapping[str, Any]) -> float:
+    """Seconds since 1970 of what a file system tells of a file; now where it does not say."""
     value: Any = info.get("mtime") or info.get("LastModified") or info.get("created")
     if not value:
         return time.time()  # unknown counts as new

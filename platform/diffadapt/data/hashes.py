@@ -1,6 +1,6 @@
 """SHA-256 of many files, remembered per user so that an unchanged file is read once.
 
-The memory is a JSON file per data root under ``$XDG_CACHE_HOME/diffadapt/hashes`` (default ``~/.cache``),
+The memory is a JSON file per data root under ``hashes`` of the cache folder (core/local_cache.py),
 keyed by path, size and modification time. It only saves time: without it, or with a damaged one, the hashes
 are computed again.
 """
@@ -11,13 +11,14 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from diffadapt.core.files import write_whole
 from diffadapt.core.foreign import parse
+from diffadapt.core.local_cache import cache_home
 
 FRESH_NS = 2_000_000_000
 """A file changed less than this long ago is not remembered: a second change could leave size and time as they
@@ -32,8 +33,7 @@ def hash_order(keys: list[str]) -> list[str]:
 
 def cache_folder() -> Path:
     """Where the hashes of the current user are remembered."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "diffadapt" / "hashes"
+    return cache_home() / "hashes"
 
 
 def hash_files(fs: Any, root: str, paths: Iterable[str]) -> dict[str, str]:
@@ -93,12 +93,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, values: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".hashes-")
-        try:
-            with os.fdopen(handle, "w") as stream:
-                json.dump(values, stream)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(path, json.dumps(values).encode())

@@ -10,8 +10,10 @@ import re
 from pathlib import Path
 
 from diffadapt.core.errors import WeightsError, suggest
+from diffadapt.core.files import file_sha256, write_whole
 from diffadapt.core.foreign import parse
 from diffadapt.core.leniency import missing
+from diffadapt.core.local_cache import cache_home
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?$")
@@ -97,32 +99,20 @@ def content_revision(path: str) -> str:
 def _file_digest(file: Path) -> str:
     stat = file.stat()
     if stat.st_size < 1 << 20:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "diffadapt" / "weights.json"
+        return file_sha256(file)
+    cache = cache_home() / "weights.json"
     try:
         known = parse(cache.read_bytes())
     except (OSError, ValueError):
         known = {}
     key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     if key not in known:
-        known[key] = sha256(file)
+        known[key] = file_sha256(file)
         try:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            temporary = cache.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(known))
-            os.replace(temporary, cache)
+            write_whole(cache, json.dumps(known).encode())
         except OSError:
             pass  # the cache only saves time
     return known[key]
-
-
-def sha256(file: str | os.PathLike[str]) -> str:
-    """The hexadecimal digest of a file's bytes."""
-    total = hashlib.sha256()
-    with open(Path(file).expanduser(), "rb") as handle:
-        while block := handle.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
 
 
 def _hub_revision(repo: str) -> str:

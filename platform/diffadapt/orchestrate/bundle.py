@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import diffadapt
 from diffadapt.core import recipes
 from diffadapt.core.discover import VARIABLES, user_folders
 from diffadapt.core.errors import ResourceError
+from diffadapt.core.files import scratch
 from diffadapt.sweeps import spaces
 
 LEFT_OUT = [
@@ -70,7 +70,7 @@ def bundle(files: Mapping[str, Path], limit: int = GCS_STORAGE_MAX_SIZE) -> Iter
         _demand_room(part, what, limit)
         for part, what in ((code, "The package"), (inside, "What travels beside the package"))
     )
-    with tempfile.TemporaryDirectory(prefix="diffadapt-job-") as place:
+    with scratch("job") as place:
         working = Path(place) / "job"
         working.mkdir()
         _copy(code, Path(place))

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +20,9 @@ import ray
 
 from diffadapt.core.config import field_types, override
 from diffadapt.core.errors import DiffadaptError, RecipeError, ResourceError
+from diffadapt.core.files import scratch
 from diffadapt.core.runs import Root
-from diffadapt.core.schedule import SUCCESS
+from diffadapt.core.sealed import SUCCESS
 from diffadapt.orchestrate import metrics
 from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.resources import Layout, limit_threads
@@ -110,11 +109,9 @@ class TuneFan:
             )
         )
         trainable = tune.with_resources(tune.with_parameters(_trial, shared=[shared]), _resources(layout))
-        folder = tempfile.mkdtemp(prefix="diffadapt-tune-")
+        environment = {**TUNE_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(_room(layout, settings))}
         try:
-            with tune_environment(
-                {**TUNE_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(_room(layout, settings))}
-            ):
+            with scratch("tune") as folder, tune_environment(environment):
                 tune.Tuner(
                     trainable,
                     tune_config=tune.TuneConfig(
@@ -136,8 +133,6 @@ class TuneFan:
         except Exception:
             if desk.error is None:
                 raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         if desk.error is not None:
             raise desk.error
 

@@ -3,7 +3,6 @@ repeat it."""
 
 from __future__ import annotations
 
-import posixpath
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from diffadapt.core.errors import StoreError
 from diffadapt.core.foreign import parse
 from diffadapt.core.runs import Run
+from diffadapt.core.sealed import Sealed
 from diffadapt.core.store import redact
 from diffadapt.report.mask import HIDDEN, masked
 
@@ -65,7 +65,7 @@ def fit_metrics(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, A
     """What a fit recorded about itself; empty when its folder is no longer in the store."""
     try:
         path = manifest["nodes"][node]["shards"][0][3]
-        value = parse(run.root.store.read_bytes(posixpath.join(path, "metrics.json")))
+        value = Sealed(run.root.store, path).read_json("metrics.json")
     except (StoreError, OSError, ValueError, LookupError, TypeError):
         return {}
     return masked(value) if isinstance(value, dict) else {}

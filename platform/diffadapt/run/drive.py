@@ -15,7 +15,9 @@ from typing import Any
 from diffadapt.core import manifest as manifests
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DiffadaptError, StoreError
+from diffadapt.core.files import clear_scratch
 from diffadapt.core.foreign import parse
+from diffadapt.core.lease import alone
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.runs import PLANNED, Root, Run, run_name
 from diffadapt.run.families import describe_families
@@ -48,62 +50,68 @@ def drive(
     check_trackers(recipe.execution.trackers)
     root.store.prepare()
     root.runs.prepare()
+    clear_scratch()
     plans = pipeline.plan(root.store)
     config = to_dict(recipe, identity_only=True)
     run = run or Run(root, run_name(recipe_name, manifests.run_digest(config, plans)))
     progress = progress or Progress({})
     progress.nodes = {n: NodeProgress(len(p.shards), p.items) for n, p in plans.items() if p.stage.stored}
-    run.write(
-        "recipe.json",
-        json.dumps(
-            {
-                "recipe": recipe_name,
-                "overrides": manifests.scrub(dict(overrides or {})),
-                "config": manifests.scrub(to_dict(recipe)),
-            },
-            indent=1,
-        ).encode(),
-    )
-    work = Work(run, root.store, plans, progress, recipe.execution.max_failed_fraction)
-    run.write(
-        PLANNED, json.dumps([p.path for plan in plans.values() for p in plan.shards if p.path]).encode()
-    )
-    for stale in ("quarantine.jsonl", "errors.log"):
-        run.remove(stale)
-    describe_families(root.store, plans)
-
-    def beat() -> None:
-        run.write_status(
-            "running",
-            {n: p.as_dict() for n, p in progress.nodes.items()},
-            pid=os.getpid(),
-            host=os.uname().nodename,
-            started=started,
+    with alone(run.place, run.name, f"The run {run.name}", lambda s: progress.say(s, "")):
+        run.unseal()
+        run.write(
+            "recipe.json",
+            json.dumps(
+                {
+                    "recipe": recipe_name,
+                    "overrides": manifests.scrub(dict(overrides or {})),
+                    "config": manifests.scrub(to_dict(recipe)),
+                },
+                indent=1,
+            ).encode(),
         )
+        work = Work(run, root.store, plans, progress, recipe.execution.max_failed_fraction)
+        run.write(
+            PLANNED, json.dumps([p.path for plan in plans.values() for p in plan.shards if p.path]).encode()
+        )
+        for stale in ("quarantine.jsonl", "errors.log"):
+            run.remove(stale)
+        describe_families(root.store, plans)
 
-    state = "interrupted"
-    try:
-        with Heartbeat(beat):
-            work.run(runner_factory)
-        _record_execution(run, work, time.time() - started)
-        finish(run, recipe_name, recipe.seed, config, pipeline, plans, work.quarantine.by_node(), brief=brief)
-        state = "finished"
-    except Exception as error:
-        state = "failed"
-        work.error = str(error) if isinstance(error, DiffadaptError) else f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        try:
-            if state != "finished":
-                _record_execution(run, work, time.time() - started)
+        def beat() -> None:
             run.write_status(
-                state,
+                "running",
                 {n: p.as_dict() for n, p in progress.nodes.items()},
+                pid=os.getpid(),
+                host=os.uname().nodename,
                 started=started,
-                error=manifests.scrub(work.error),
             )
-        except StoreError:
-            pass  # the error that brought us here is the one to report
+
+        state = "interrupted"
+        try:
+            with Heartbeat(beat):
+                work.run(runner_factory)
+            _record_execution(run, work, time.time() - started)
+            failures = work.quarantine.by_node()
+            finish(run, recipe_name, recipe.seed, config, pipeline, plans, failures, brief=brief)
+            run.seal()
+            state = "finished"
+        except Exception as error:
+            state = "failed"
+            kind = "" if isinstance(error, DiffadaptError) else f"{type(error).__name__}: "
+            work.error = f"{kind}{error}"
+            raise
+        finally:
+            try:
+                if state != "finished":
+                    _record_execution(run, work, time.time() - started)
+                run.write_status(
+                    state,
+                    {n: p.as_dict() for n, p in progress.nodes.items()},
+                    started=started,
+                    error=manifests.scrub(work.error),
+                )
+            except StoreError:
+                pass  # the error that brought us here is the one to report
     track_run(run, recipe.execution.trackers)
     return run
 

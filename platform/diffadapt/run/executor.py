@@ -6,22 +6,19 @@ The local runner holds one executor, every Ray actor holds one; both therefore w
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
-
-from fsspec import AbstractFileSystem
 
 from diffadapt.core import interrupts
 from diffadapt.core.artifact import Receipt, Rows
 from diffadapt.core.causes import full_disk
 from diffadapt.core.errors import DiffadaptError, StoreError
+from diffadapt.core.local_cache import LocalCache
 from diffadapt.core.schedule import Task
+from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import InputFile, Stage, WorkContext, Worker
 from diffadapt.core.store import Store
 
@@ -146,41 +143,32 @@ def evidence(error: BaseException) -> str:
 
 
 def fetch_folder(store: Store, file: InputFile) -> str:
-    """The local path of a fitted artefact's folder; a remote one is copied to the machine's temporary folder
-    once."""
+    """The local path of a fitted artefact's folder, its content checked; a remote one is copied to the
+    machine's cache once (:mod:`~diffadapt.core.local_cache`).
+
+    StoreError when it is damaged, or cannot be copied.
+    """
     assert file.path is not None
+    folder = Sealed(store, file.path)
     if store.local:
+        folder.demand()
         return store.join(file.path)
-    target = Path(tempfile.gettempdir()) / "diffadapt-cache" / file.digest
-    if (target / "_SUCCESS").exists():
-        return str(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
-    try:
-        _copy_folder(store.fs, store.join(file.path).rstrip("/"), partial)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
+    name, checksums = f"fit-{file.digest}", folder.checksums()
+    cache = LocalCache()
+    if (copy := cache.find(name, checksums)) is None:
+        with cache.making(name, checksums) as making:
+            if making.existing is None:
+                for relative in checksums:
+                    target = making.folder / relative
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(folder.read(relative))
+        copy = cache.find(name, checksums)
+    if copy is None:
         raise StoreError(
-            f"The trained model {file.path} could not be copied from the store ({type(error).__name__}):"
-            " check space and network, then run the same command."
-        ) from None
-    try:
-        os.replace(partial, target)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)  # another process of this machine finished first
-    return str(target)
-
-
-def _copy_folder(fs: AbstractFileSystem, folder: str, to: Path) -> None:
-    """The files below ``folder``, a name taken literally: ``fs.get`` of a folder would read [x] as a glob."""
-    found = fs.find(folder)
-    names = [path.removeprefix(folder + "/") for path in found]
-    if not found or any(name in found or ".." in name.split("/") for name in names):
-        raise FileNotFoundError(folder)
-    copies = [str(to / name) for name in names]
-    for copy in copies:
-        os.makedirs(os.path.dirname(copy), exist_ok=True)
-    fs.get(found, copies)
+            f"The copy of the trained model {file.path} in {cache.folder} is lost as soon as it is made: set"
+            " DIFFADAPT_CACHE to a folder that nothing else tidies."
+        )
+    return str(copy.folder)
 
 
 def device_name(device: str) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from diffadapt.core.checked import to_json
 from diffadapt.core.manifest import scrub
+from diffadapt.core.sealed import FAMILY, family_damage
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
 
 
 def describe_families(store: Store, plans: Mapping[str, NodePlan]) -> None:
-    """Write family.json where it is missing: the node's own identity and that of all it depends on (`cache
-    why` compares them).
+    """Write family.json where it is missing or damaged: the node's own identity and that of all it depends
+    on (`cache why` compares them).
 
     A fit also says how many images it saw of each; a family's shards may come from plans of many sizes.
     """
@@ -22,16 +23,14 @@ def describe_families(store: Store, plans: Mapping[str, NodePlan]) -> None:
             continue
         path = plan.shards[0].path or ""
         folder = path if plan.stage.fit_stage else path.rpartition("/")[0]
-        if store.exists(f"{folder}/family.json"):
+        if store.exists(f"{folder}/{FAMILY}") and not family_damage(store, folder):
             continue
         value = {**_describe(plan), "inputs": {}}
         for name in _ancestors(plans, plan):
             value["inputs"][name] = _describe(plans[name]) | (
                 {"images": plans[name].items} if plan.stage.fit_stage else {}
             )
-        store.write_bytes(
-            f"{folder}/family.json", json.dumps(scrub(value), indent=1, sort_keys=True).encode()
-        )
+        store.write_bytes(f"{folder}/{FAMILY}", to_json(scrub(value)))
 
 
 def _describe(plan: NodePlan) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from diffadapt.core import record
 from diffadapt.core.artifact import Failure
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.runs import Run
+from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
 from diffadapt.run.fit import recorded_metrics
@@ -45,7 +45,7 @@ def finish(
     if node := pipeline.outputs.get("validators"):
         run.write(
             "validators.json",
-            root.store.read_bytes(posixpath.join(plans[node].shards[0].path or "", "validators.json")),
+            Sealed(root.store, plans[node].shards[0].path or "").read("validators.json"),
         )
     if brief:
         return
@@ -55,10 +55,10 @@ def finish(
         run.write("predictions.parquet", predictions_parquet(predictions[node], pipeline.class_names))
     figures = pipeline.outputs.get("figures")
     if figures:
-        folder = plans[figures].shards[0].path or ""
-        for file in sorted(root.store.list(folder)):
-            if file.endswith((".png", ".json", ".jpg")):
-                run.write(f"figures/{file}", root.store.read_bytes(posixpath.join(folder, file)))
+        folder = Sealed(root.store, plans[figures].shards[0].path or "")
+        for file in folder.names():
+            if file.endswith((".png", ".json", ".jpg")) and "/" not in file:
+                run.write(f"figures/{file}", folder.read(file))
     if node := pipeline.outputs.get("model"):
         from diffadapt.run.outputs import copy_model
 
@@ -72,11 +72,7 @@ def decisions_of(pipeline: Pipeline, plans: Mapping[str, NodePlan], store: Store
     """What quality control decided on every image (decisions.json of ``outputs["quality"]``); None without
     one."""
     node = pipeline.outputs.get("quality")
-    return (
-        json.loads(store.read_bytes(posixpath.join(plans[node].shards[0].path or "", "decisions.json")))
-        if node
-        else None
-    )
+    return Sealed(store, plans[node].shards[0].path or "").read_json("decisions.json") if node else None
 
 
 def _warnings(plans: Mapping[str, NodePlan], store: Store) -> list[dict[str, str]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import posixpath
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +12,9 @@ from typing import Any
 from diffadapt.core import interrupts
 from diffadapt.core.artifact import Failure, Receipt
 from diffadapt.core.errors import DiffadaptError
-from diffadapt.core.schedule import SUCCESS, Task
+from diffadapt.core.files import scratch
+from diffadapt.core.schedule import Task
+from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import FitJob, InputFile, Stage, WorkContext
 from diffadapt.core.store import Store
 from diffadapt.run.executor import Executor, device_name, evidence, fetch_folder, one_line
@@ -34,7 +34,7 @@ def recorded_failures(store: Store, path: str) -> list[Failure]:
 
 def recorded_metrics(store: Store, path: str) -> dict[str, Any]:
     """The metrics of a finished fit in the store."""
-    return json.loads(store.read_bytes(f"{path}/{METRICS}"))
+    return Sealed(store, path).read_json(METRICS)
 
 
 def run_fit(
@@ -46,14 +46,15 @@ def run_fit(
     threads: int = 1,
     log_dir: str | None = None,
 ) -> Receipt:
-    """Carry out one fit task on this rank and, on rank 0, commit its folder: files first, ``_SUCCESS`` last.
+    """Carry out one fit task on this rank and, on rank 0, commit its folder: files first, ``_SUCCESS`` with
+    their checksums last.
 
     Never raises for what the fit can cause; the receipt then says ``failed`` and checkpoints stay for the
     next try.
     """
     start = time.perf_counter()
     name = f"{os.uname().nodename}:{os.getpid()}"
-    if store.exists(f"{task.path}/{SUCCESS}"):
+    if Sealed(store, task.path).exists():
         return Receipt(
             task.node,
             task.shard.key,
@@ -63,14 +64,14 @@ def run_fit(
             tuple(recorded_failures(store, task.path)),
             worker=name,
         )
-    output = tempfile.mkdtemp(prefix="diffadapt-fit-")
     try:
-        resumed = bool(store.list(posixpath.join(".checkpoints", task.digest)))
-        metrics = stages[task.node].fit(make_job(task, stages, store, reporter, output, threads, log_dir))
-        interrupts.check()
-        if reporter.rank == 0:
-            _commit(store, task, output, metrics)
-        reporter.barrier()
+        with scratch("fit") as output:
+            resumed = bool(store.list(posixpath.join(".checkpoints", task.digest)))
+            metrics = stages[task.node].fit(make_job(task, stages, store, reporter, output, threads, log_dir))
+            interrupts.check()
+            if reporter.rank == 0:
+                _commit(store, task, output, metrics)
+            reporter.barrier()
         return Receipt(
             task.node,
             task.shard.key,
@@ -91,8 +92,6 @@ def run_fit(
     except Exception as error:
         interrupts.check()
         message = evidence(error)
-    finally:
-        shutil.rmtree(output, ignore_errors=True)
     return Receipt(
         task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, name, message
     )
@@ -139,13 +138,7 @@ def _checkpoint_url(store: Store, task: Task) -> str:
 def _commit(store: Store, task: Task, output: str, metrics: Mapping[str, Any]) -> None:
     with open(os.path.join(output, METRICS), "w", encoding="utf-8") as handle:
         json.dump(metrics, handle, indent=1, sort_keys=True)
-    for folder, _, names in os.walk(output):
-        for file in sorted(names):
-            full = os.path.join(folder, file)
-            with open(full, "rb") as handle:
-                store.write_bytes(
-                    posixpath.join(task.path, os.path.relpath(full, output).replace(os.sep, "/")),
-                    handle.read(),
-                )
-    store.write_bytes(f"{task.path}/{SUCCESS}", json.dumps({"digest": task.digest}).encode())
+    folder = Sealed(store, task.path)
+    if not folder.exists():  # another driver may have been faster; what it committed stays as it is
+        folder.commit(task.digest, output)
     store.remove(posixpath.join(".checkpoints", task.digest))

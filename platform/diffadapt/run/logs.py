@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import io
 import posixpath
-import shutil
-import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import fsspec
 
+from diffadapt.core.files import scratch
 from diffadapt.core.runs import Run
 from diffadapt.core.store import is_local
 from diffadapt.data.export import fitting
@@ -29,7 +29,8 @@ class Logs:
         self.run, self.node, self.names = posixpath.basename(posixpath.dirname(log_dir)), node, trackers
 
     def __enter__(self) -> Logs:
-        self.folder = self.path if self.local else tempfile.mkdtemp(prefix="diffadapt-tb-")
+        self._scratch = nullcontext(self.path) if self.local else scratch("tb")
+        self.folder = self._scratch.__enter__()
         self.trackers = Trackers(self.names, self.run, self.node, self.folder)
         return self
 
@@ -39,8 +40,7 @@ class Logs:
             if not self.local:
                 self.fs.put(self.folder.rstrip("/") + "/", self.path.rstrip("/") + "/", recursive=True)
         finally:
-            if not self.local:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            self._scratch.__exit__(*error)
 
 
 def track_run(run: Run, trackers: Sequence[str]) -> None:

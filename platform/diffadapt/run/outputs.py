@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -12,6 +11,7 @@ from diffadapt.core.errors import StoreError
 from diffadapt.core.pipeline import SOURCE
 from diffadapt.core.place import located
 from diffadapt.core.runs import Run
+from diffadapt.core.sealed import Sealed
 from diffadapt.metrics import metric
 from diffadapt.models.card import LIMITATIONS, classifier_card
 from diffadapt.models.config import ClassifierConfig
@@ -23,8 +23,6 @@ from diffadapt.report.summary import summarise
 from diffadapt.run.segmenter_card import run_card
 from diffadapt.stages.roles import CLASSIFIERS
 
-OWN = ("_SUCCESS", "family.json")
-"""The store's own files in a fit's folder."""
 CARD, CONFIG = "README.md", "config.json"
 
 
@@ -49,25 +47,22 @@ def copy_model(run: Run, node: str, out: str = "") -> None:
 def model_files(run: Run, manifest: Mapping[str, Any], node: str) -> Iterator[tuple[str, bytes]]:
     """(relative name, bytes) of every file of a fitted folder; the card of a classifier or segmenter as it is
     to be read outside."""
-    store, path = run.root.store, manifest["nodes"][node]["shards"][0][3]
+    path = manifest["nodes"][node]["shards"][0][3]
+    fitted = Sealed(run.root.store, path)
     kind = manifest["nodes"][node]["kind"]
-    if not store.exists(f"{path}/_SUCCESS"):
+    if not fitted.exists():
         raise StoreError(
             f"The trained model {path} of the run {run.name} is no longer in the store: run its recipe again"
             " to remake it."
         )
-    folder = store.join(path)
-    for file in sorted(store.fs.find(folder)):
-        name = posixpath.relpath(file, folder)
-        if name in OWN:
-            continue
-        data = store.read_bytes(posixpath.join(path, name))
+    for name in fitted.names():
+        data = fitted.read(name)
         if name == CARD and kind in CLASSIFIERS:
-            config = json.loads(store.read_bytes(f"{path}/{CONFIG}"))
+            config = fitted.read_json(CONFIG)
             if "label_names" in config:
                 data = model_card(run, manifest, node, config).encode()
         elif name == CARD and kind == "segmenter":
-            data = run_card(run, manifest, node, json.loads(store.read_bytes(f"{path}/{MARKER}"))).encode()
+            data = run_card(run, manifest, node, fitted.read_json(MARKER)).encode()
         yield name, data
 
 

@@ -16,15 +16,16 @@ import contextlib
 import json
 import os
 import posixpath
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from diffadapt.core import interrupts, record
+from diffadapt.core.checked import from_json, to_json
 from diffadapt.core.config import field_types, override
 from diffadapt.core.errors import DiffadaptError, RecipeError, StoreError
+from diffadapt.core.files import scratch
 from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.pipeline import Pipeline, ancestors
@@ -228,7 +229,7 @@ def advance(
             message,
         )
     place.write("policy.json", json.dumps(policy, indent=1).encode())
-    place.write(f"{folder}/state.json", json.dumps(asdict(state), indent=1).encode())
+    place.write(f"{folder}/state.json", to_json(asdict(state)))
     _forget(place, end, member.interval)
     return state
 
@@ -256,7 +257,7 @@ def outcome(member: Member, state: State) -> TrialResult:
 
 def _read(place: Run, folder: str) -> State | None:
     try:
-        return State(**parse(place.read(f"{folder}/state.json")))
+        return State(**from_json(place.read(f"{folder}/state.json")))
     except (StoreError, ValueError, TypeError):
         return None
 
@@ -296,7 +297,7 @@ def _fit(
         tuple(replace(where[i.digest], node=i.node) for i in planned.shard.inputs),
     )
     with (
-        tempfile.TemporaryDirectory(prefix="diffadapt-member-") as output,
+        scratch("member") as output,
         Logs(posixpath.join(place.url, TENSORBOARD), member.node, recipe.execution.trackers) as logs,
     ):
         reporter = LocalReporter(device, logs.trackers, on_report)

@@ -108,9 +108,9 @@ class Progress:
             self.stream.write(line + "\n")
         self.stream.flush()
 
-    def say(self, sentence: str) -> None:
-        """A warning on a line of its own."""
-        self.stream.write(("\r" + " " * self._width + "\r" if self._width else "") + f"warning: {sentence}\n")
+    def say(self, sentence: str, kind: str = "warning: ") -> None:
+        """A warning, or what ``kind`` says before it, on a line of its own."""
+        self.stream.write(("\r" + " " * self._width + "\r" if self._width else "") + f"{kind}{sentence}\n")
         self._width = 0
         self.stream.flush()
 

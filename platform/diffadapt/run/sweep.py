@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from diffadapt.core.errors import DiffadaptError, RecipeError, StoreError
+from diffadapt.core.lease import alone
 from diffadapt.core.runs import PLANNED, Root
 from diffadapt.core.schedule import finished
 from diffadapt.core.stage import NodePlan
@@ -127,11 +128,28 @@ def run_sweep(
 ) -> Sweep:
     """Carry out a sweep, or go on with it. ``make_runner`` makes what trials share, ``make_fan`` carries them
     out; ``say`` prints a line."""
-    started, space, recipes = time.time(), request.space, request.recipes
+    space, recipes = request.space, request.recipes
     for place in (root.store, root.sweeps):
         place.prepare()
     plan = plan or plan_sweep(space, recipes, root)
     sweep = Sweep(root, sweep_name(request.name, space, recipes))
+    with alone(root.sweeps, sweep.name, f"The sweep {sweep.name}", say):
+        sweep.unseal()
+        _carry_out(sweep, request, execution, make_runner, make_fan, say, plan)
+        sweep.seal()
+    return sweep
+
+
+def _carry_out(
+    sweep: Sweep,
+    request: SweepRequest,
+    execution: ExecutionConfig,
+    make_runner: Callable[[ExecutionConfig], Runner],
+    make_fan: Callable[[ExecutionConfig], Fan],
+    say: Callable[[str], None],
+    plan: SweepPlan,
+) -> None:
+    started, space, recipes, root = time.time(), request.space, request.recipes, sweep.root
     sweep.describe(request.name, space, list(recipes), request.overrides, plan.economy)
     sweep.write(
         PLANNED,
@@ -191,7 +209,6 @@ def run_sweep(
             state, {n: p.as_dict() for n, p in counts.items()}, started=started, error=redact(error)
         )
     finish_sweep(sweep, list(space.axes), request.overrides, list(results.values()))
-    return sweep
 
 
 def finish_sweep(

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from diffadapt.core.artifact import Receipt
 from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
+from diffadapt.core.lease import Leases, waiting
 from diffadapt.core.ledger import Ledger
 from diffadapt.core.runs import Run
-from diffadapt.core.schedule import Wave, finished, next_wave
-from diffadapt.core.stage import NodePlan
+from diffadapt.core.schedule import Task, Wave, finished, next_wave
+from diffadapt.core.sealed import SUCCESS
+from diffadapt.core.stage import NodePlan, Stage
 from diffadapt.core.store import Store, redact
 from diffadapt.run.progress import Progress
 from diffadapt.run.quarantine import Quarantine
@@ -48,18 +51,35 @@ class Work:
         """Digest -> error of what failed, where that is tolerated."""
         self.ledger = Ledger(run.root.ledger)
         self._row = 0
+        self._accounted: set[str] = set()
+        """Digests whose failures the quarantine has."""
+        self._received: set[str] = set()
+        """Those of them that the progress counts by receipts."""
         self.runner_name = "none"
         self.error = ""
 
     def run(self, runner_factory: Callable[[], Runner]) -> None:
         stages = {name: plan.stage for name, plan in self.plans.items()}
         log_dir = posixpath.join(self.run_folder.url, "tensorboard")
-        runner: Runner | None = None
         done = finished(self.plans, self.store)
         if self.quarantine.recall(done):
             done = finished(self.plans, self.store)
             self.quarantine.recall(done)
         self._count_hits(done)
+        self._accounted |= done
+        self._clear_leftovers()
+        with Leases(self.store) as leases:
+            self._waves(runner_factory, stages, log_dir, done, leases)
+
+    def _waves(
+        self,
+        runner_factory: Callable[[], Runner],
+        stages: Mapping[str, Stage],
+        log_dir: str,
+        done: set[str],
+        leases: Leases,
+    ) -> None:
+        runner: Runner | None = None
         try:
             while wave := next_wave(self.plans, done, self.given_up):
                 if runner is None:
@@ -68,15 +88,50 @@ class Work:
                     runner.prepare()
                     runner.existing({name: node.hits for name, node in self.progress.nodes.items()})
                 self.errors.clear()
-                self._one_wave(runner, wave, stages, log_dir)
+                fits = tuple(t for t in wave.fits if leases.take(t.digest))
+                if wave.chains or fits:
+                    self._one_wave(runner, replace(wave, fits=fits), stages, log_dir)
+                else:
+                    self._wait(wave.fits, leases)
+                for task in fits:
+                    leases.give_back(task.digest)
                 done = finished(self.plans, self.store)
-                self._demand(wave, done)
+                self._demand(replace(wave, fits=fits), done)
+                done = self._account(done)
         finally:
             if runner is not None:
                 runner.close()
             self.ledger.flush()
             if lines := self.quarantine.jsonl():
                 self.run_folder.write("quarantine.jsonl", lines)
+
+    def _wait(self, fits: Sequence[Task], leases: Leases) -> None:
+        """Until another driver has finished one of ``fits``, or left it."""
+        names = {t.digest: t.node for t in fits}
+        paths = [f"{t.path}/{SUCCESS}" for t in fits]
+        what = f"The fit {', '.join(names.values())}"
+        leases.wait(
+            list(names),
+            lambda: bool(self.store.existing(paths)),
+            lambda holder: self.progress.say(waiting(holder, what), ""),
+        )
+
+    def _account(self, done: set[str]) -> set[str]:
+        """Take in what other drivers finished meanwhile: what they set apart counts here too, whoever came
+        first. Returns the digests of what is finished."""
+        if others := done - self._accounted:
+            self._accounted |= others
+            if self.quarantine.recall(others):
+                done = finished(self.plans, self.store)
+            self._count_hits(done & (self._accounted - self._received))
+        return done
+
+    def _clear_leftovers(self) -> None:
+        """What killed writers left where this run writes."""
+        paths = [p.path for plan in self.plans.values() for p in plan.shards if p.path]
+        fits = [p.path for plan in self.plans.values() if plan.stage.fit_stage for p in plan.shards if p.path]
+        self.store.clear_leftovers({*(path.rpartition("/")[0] for path in paths), *fits})
+        self.run_folder.clear_leftovers()
 
     def _one_wave(self, runner: Runner, wave: Wave, stages: Mapping, log_dir: str) -> None:
         if wave.chains:
@@ -85,6 +140,9 @@ class Work:
             runner.run_fits(wave.fits, stages, self.store, log_dir, self._receipt, self.progress.fit)
 
     def _receipt(self, receipt: Receipt) -> None:
+        if receipt.status != "failed":
+            self._accounted.add(receipt.digest)
+            self._received.add(receipt.digest)
         self.progress.receipt(receipt)
         if receipt.status == "made":
             self.made[receipt.node] += 1

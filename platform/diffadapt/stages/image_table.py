@@ -15,7 +15,7 @@ from diffadapt.core.stage import InputFile
 from diffadapt.data.image import decode
 from diffadapt.stages.gather import Gathered, Gathering
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same images would lie otherwise in a table on the disk."""
 SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("bytes", pa.binary())])
 Prepare = Callable[[np.ndarray], np.ndarray]
@@ -59,7 +59,7 @@ def load_keyed_images(
 ) -> tuple[np.ndarray | ImageTable, np.ndarray, list[str], list[Failure]]:
     """The same with the images' keys; only those of ``keep`` if it is given."""
     kept = [] if keep is None else [sorted(keep)]
-    name = f"images-{digest([FORMAT, [f.digest for f in files], *kept])}"
+    name = f"images-{digest([FORMAT, channels, [f.digest for f in files], *kept])}"
     with Gathering(name, SCHEMA, lambda item: dict(zip(SCHEMA.names, item, strict=False))) as gathering:
         found = gathering.existing()
         if found is None:

@@ -87,11 +87,10 @@ class Sweep(Run):
 
     def results(self) -> list[TrialResult]:
         """Every trial that has ended, by number; one whose file is damaged counts as open."""
-        trials = Store(posixpath.join(self.url, "trials"))
         result = []
-        for name in sorted(trials.list("")):
+        for name in sorted(Store(posixpath.join(self.url, "trials")).list("")):
             try:
-                result.append(from_json(trials.read_bytes(f"{name}/result.json")))
+                result.append(from_json(self.trial(name).read("result.json")))
             except (StoreError, ValueError, KeyError, TypeError):
                 continue
         return sorted(result, key=lambda r: (r.number, r.id))

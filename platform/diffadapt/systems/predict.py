@@ -3,7 +3,6 @@ images."""
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from diffadapt.core.config import from_dict
 from diffadapt.core.errors import StoreError
 from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.core.runs import Run
-from diffadapt.core.schedule import SUCCESS
+from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import InputFile
 from diffadapt.data.config import DataConfig
 from diffadapt.diffusion.aligners.config import AlignConfig
@@ -157,7 +156,7 @@ def _folder(run: Run, manifest: Mapping[str, Any], node: str) -> str:
     """A local folder with a fitted artefact of the run."""
     ((key, digest, _, path),) = manifest["nodes"][node]["shards"]
     store = run.root.store
-    if not store.exists(posixpath.join(path, SUCCESS)):
+    if not Sealed(store, path).exists():
         raise StoreError(
             f"The trained model {path} of the run {run.name} is no longer in the store: run its recipe again"
             " to remake it."

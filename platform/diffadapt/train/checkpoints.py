@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ import torch
 
 from diffadapt.core.causes import chain, full_disk, reason
 from diffadapt.core.errors import StoreError
+from diffadapt.core.files import scratch, temporary
 from diffadapt.core.store import is_local, redact
 
 _NAME = re.compile(r"^step-(\d{9})-([0-9a-f]{16})\.pt$")
@@ -44,23 +46,10 @@ class Checkpoints:
         Raises StoreError if the location cannot be written.
         """
         try:
-            self._fs.makedirs(self._root, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(
-                prefix=".checkpoint-", dir=self._root if self._local else None
-            )
             try:
-                with os.fdopen(handle, "wb") as file:
-                    hashing = _Hashing(file)
-                    torch.save(state, hashing)
-                    file.flush()
-                    os.fsync(file.fileno())
-                path = f"{self._root.rstrip('/')}/step-{step:09d}-{hashing.sha.hexdigest()[:16]}.pt"
-                if self._local:
-                    os.replace(temporary, path)
-                else:
-                    self._fs.put_file(temporary, path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
+                path = self._write(step, state)
+            except FileNotFoundError:  # who finished the same fit meanwhile has removed the folder
+                path = self._write(step, state)
         except (OSError, RuntimeError) as error:  # torch.save turns what the file raised into a RuntimeError
             raise StoreError(
                 f"The checkpoint of step {step} could not be written to {redact(self.location)}"
@@ -68,6 +57,26 @@ class Checkpoints:
                 " finished shards are kept."
             ) from error
         self._prune(step, path)
+        return path
+
+    def _write(self, step: int, state: dict[str, Any]) -> str:
+        self._fs.makedirs(self._root, exist_ok=True)
+        root = self._root.rstrip("/")
+        with nullcontext(root) if self._local else scratch("fit") as folder:
+            name = temporary(f"{folder}/step-{step:09d}.pt")
+            try:
+                with open(name, "wb") as file:
+                    hashing = _Hashing(file)
+                    torch.save(state, hashing)
+                    file.flush()
+                    os.fsync(file.fileno())
+                path = f"{root}/step-{step:09d}-{hashing.sha.hexdigest()[:16]}.pt"
+                if self._local:
+                    os.replace(name, path)
+                else:
+                    self._fs.put_file(name, path)
+            finally:
+                Path(name).unlink(missing_ok=True)
         return path
 
     def latest(self, map_location: str = "cpu") -> dict[str, Any] | None:

@@ -14,13 +14,13 @@ import torch
 from diffusers import UNet2DModel
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.core.files import file_sha256
 from diffadapt.core.foreign import parse
 from diffadapt.core.place import new_folder, writing
 from diffadapt.models.adm import ADMConfig, infer_config, key_map
 from diffadapt.models.diffusers_folder import save_component, save_scheduler, write_details, write_model_index
 from diffadapt.models.importers.adm_reference import adm_forward
 from diffadapt.models.importers.shared import deviation, load_checkpoint
-from diffadapt.models.weights import sha256
 
 GATE = 1e-4
 """Largest relative deviation of the imported network from the original graph that is accepted."""
@@ -180,9 +180,8 @@ def import_adm(
             f" {GATE:.0e}, so nothing was written: the installed diffusers computes something else; pin the"
             " version of constraints.txt."
         )
-    report = AdmImportReport(
-        str(out), config, sum(p.numel() for p in unet.parameters()), sha256(checkpoint), error
-    )
+    parameters, digest = sum(p.numel() for p in unet.parameters()), file_sha256(Path(checkpoint).expanduser())
+    report = AdmImportReport(str(out), config, parameters, digest, error)
     with new_folder(out) as scratch:
         save_component(unet, Path(scratch) / "unet")
         save_scheduler(scratch, learn_sigma=config.out_channels == 2 * config.in_channels, clip_sample=True)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.core.files import file_sha256
 from diffadapt.core.foreign import parse
 from diffadapt.core.place import new_folder
 from diffadapt.models.diffusers_folder import (
@@ -27,7 +28,6 @@ from diffadapt.models.diffusers_folder import (
 from diffadapt.models.dit import build_dit, learns_sigma, make_exact, save_dit
 from diffadapt.models.importers.dit_reference import dit_forward
 from diffadapt.models.importers.shared import deviation, load_checkpoint
-from diffadapt.models.weights import sha256
 
 HEADS_BY_WIDTH = {1152: 16, 1024: 16, 768: 12, 384: 6}
 """Attention heads of the published XL, L, B and S networks; shapes alone do not tell them."""
@@ -167,7 +167,8 @@ def import_dit(
             )
     parameters = sum(p.numel() for p in model.parameters())
     shown = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    return DiTImportReport(str(out), shown, parameters, error, sha256(checkpoint))
+    digest = file_sha256(Path(checkpoint).expanduser())
+    return DiTImportReport(str(out), shown, parameters, error, digest)
 
 
 def self_check(state: Mapping[str, Tensor], transformer_folder: str | Path, num_heads: int) -> float:

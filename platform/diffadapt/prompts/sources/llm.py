@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +20,10 @@ from typing import Any
 
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.files import write_whole
 from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest, item_seed
+from diffadapt.core.local_cache import cache_home
 from diffadapt.data.class_names import spoken
 from diffadapt.prompts.answers import TEXT_VERSION, parse_answer, request_text, usable
 from diffadapt.prompts.backends.base import Backend, Failed, Request, open_backend, public_endpoint
@@ -245,10 +245,7 @@ class AnswerCache:
     only cost time."""
 
     def __init__(self, folder: Path | None = None):
-        self.folder = (
-            folder
-            or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffadapt" / "prompts"
-        )
+        self.folder = folder or cache_home() / "prompts"
 
     def get(self, name: str) -> str | None:
         try:
@@ -259,11 +256,8 @@ class AnswerCache:
 
     def put(self, name: str, answer: str) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f".{name}", dir=self.folder)
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump({"answer": answer}, stream, ensure_ascii=False)
-            os.replace(temporary, self.folder / f"{name}.json")
+            data = json.dumps({"answer": answer}, ensure_ascii=False).encode()
+            write_whole(self.folder / f"{name}.json", data)
         except OSError:
             log.debug("The cache of answers cannot be written.", exc_info=True)
 

@@ -1,0 +1,117 @@
+"""Whether everything that is stored under a root is as it was written: shards, fits, runs, sweeps, trials."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from diffadapt.core.errors import StoreError
+from diffadapt.core.files import is_leftover
+from diffadapt.core.runs import Root, Run
+from diffadapt.core.sealed import SUCCESS, Sealed, family_damage
+from diffadapt.core.store import Store, modified
+from diffadapt.sweeps.folder import Sweep, sweeps
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What was found of one shard, fit or run: the damaged ones of its ``files`` files (none: it is whole),
+    and how to remove what must be made again."""
+
+    where: str
+    names: tuple[str, ...]
+    files: int
+    drop: Callable[[], None]
+
+
+def verify(root: Root) -> Iterator[Damage]:
+    """Read all of it; one value for each shard, fit, run, sweep and trial. Fits of earlier versions, which
+    have no checksums, get them."""
+    store = root.store
+    for entry in store.entries():
+        path, names = entry["path"], [f.removeprefix(store.join(entry["path"]) + "/") for f in entry["files"]]
+        if SUCCESS in names:
+            yield _fit(store, path, len(names))
+            continue
+        shards = [name for name in names if name.endswith(".parquet")]
+        for name in shards:
+            yield _shard(store, path, name)
+        bad = family_damage(store, path)
+        yield _files(store, path, bad, len(names) - len(shards))
+    for run in folders(root):
+        yield _run(run)
+
+
+def folders(root: Root) -> Iterator[Run]:
+    """Every run, every sweep and every trial under a root."""
+    for name in root.names():
+        yield Run(root, name)
+    for name in sweeps(root):
+        sweep = Sweep(root, name)
+        yield sweep
+        for trial in trials(sweep):
+            yield sweep.trial(trial)
+
+
+def trials(sweep: Sweep) -> list[str]:
+    """Names of the trials that a sweep's folder holds."""
+    names = Store(posixpath.join(sweep.url, "trials")).list("")
+    return sorted(n for n in names if not n.startswith((".", "store.json")))
+
+
+def leftovers(root: Root, dry_run: bool = False) -> list[str]:
+    """Remove what killed writers left anywhere under a root; returns the paths of what went, or would go."""
+    gone = []
+    for place in (root.store, root.runs, root.sweeps, root.ledger):
+        for path, info in place.fs.find(place.path, detail=True).items() if place.local else ():
+            if is_leftover(path, modified(info)):
+                gone.append(path)
+                if not dry_run:
+                    place.remove(path.removeprefix(place.path + "/"))
+    return gone
+
+
+def _shard(store: Store, path: str, name: str) -> Damage:
+    try:
+        store.load(posixpath.join(path, name))
+        bad = []
+    except StoreError:
+        bad = [name]
+    return _files(store, path, bad, 1)
+
+
+def _files(store: Store, path: str, bad: list[str], files: int) -> Damage:
+    def drop() -> None:
+        for name in bad:
+            store.remove(posixpath.join(path, name))
+
+    return Damage(path, tuple(bad), files, drop)
+
+
+def _fit(store: Store, path: str, files: int) -> Damage:
+    """One damaged file makes the whole fit of no use; family.json alone is written again."""
+    bad = list(Sealed(store, path).damage(thorough=True))
+
+    def drop() -> None:
+        if bad == ["family.json"]:
+            store.remove(posixpath.join(path, "family.json"))
+        elif bad:
+            store.remove(path)
+
+    return Damage(path, tuple(bad), files, drop)
+
+
+def _run(run: Run) -> Damage:
+    bad = run.damage()
+
+    def drop() -> None:
+        for name in bad:
+            run.remove(name)
+
+    where = posixpath.join(posixpath.basename(run.place.root.rstrip("/")), run.name)
+    try:
+        files = len(run.sums())
+    except StoreError:
+        files = 1
+    return Damage(where, tuple(bad), files, drop)
