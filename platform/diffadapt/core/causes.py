@@ -57,13 +57,13 @@ def full_disk(error: BaseException) -> tuple[str, str] | None:
     return None
 
 
-def reason(error: OSError) -> str:
+def reason(error: BaseException) -> str:
     """Why the system refused: a clause without a full stop."""
     number = _number(error)
     return _REASONS.get(number, os.strerror(number)) if number else str(error) or type(error).__name__
 
 
-def mend(error: OSError, otherwise: str) -> str:
+def mend(error: BaseException, otherwise: str) -> str:
     """What helps against it: an imperative, ``otherwise`` where the place is at fault."""
     return "shorten it" if _number(error) == errno.ENAMETOOLONG else otherwise
 
