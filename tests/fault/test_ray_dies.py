@@ -57,7 +57,7 @@ def test_what_died_is_said_and_the_same_command_goes_on(
         assert driver.wait(40) not in (0, 130)
         assert driver.gone_within(20, but=RAY_AGENTS) == []
     text = (tmp_path / "out").read_text()
-    assert "(raylet)" in text and "the same command goes on" in text, text
+    assert said in text and "the same command goes on" in text, text
     assert text.count("the same command goes on") == 1 and "Traceback" not in text and "***" not in text, text
     finish(tmp_path, {**given, "fit": 0} if not fit else given)
 

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from diffadapt.core import interrupts
 from diffadapt.core.artifact import Receipt, Rows
@@ -98,9 +98,7 @@ class Executor:
             return self._last[1]
         if file.path is None:
             plan = file.plan or file.node
-            return self._worker(plan, plan, WorkContext(self.device, threads=self.threads)).run(
-                file.shard, ()
-            )
+            return self._worker(plan, plan, ()).run(file.shard, ())
         return self.store.load(file.path)
 
     def fitted_folder(self, file: InputFile) -> str:
@@ -108,20 +106,20 @@ class Executor:
         return fetch_folder(self.store, file)
 
     def _make(self, task: Task) -> Rows:
-        fitted = {f.node: self.fitted_folder(f) for f in task.inputs if f.fitted}
-        kinds = {f.node: f.kind for f in task.inputs if f.fitted}
-        context = WorkContext(self.device, fitted, threads=self.threads, kinds=kinds)
-        worker = self._worker(self._worker_key(task), task.node, context)
+        worker = self._worker(self._worker_key(task), task.node, [f for f in task.inputs if f.fitted])
         inputs = [self.read(f) for f in task.inputs if not f.fitted]
         return worker.run(task.shard, inputs)
 
     def _worker_key(self, task: Task) -> str:
         return "|".join([task.node, *(f.digest for f in task.inputs if f.fitted)])
 
-    def _worker(self, key: str, node: str, context: WorkContext) -> Worker:
+    def _worker(self, key: str, node: str, fitted: Sequence[InputFile]) -> Worker:
         if key not in self.workers:
             while len(self.workers) >= self.resident:
                 self.workers.popitem(last=False)
+            folders = {f.node: self.fitted_folder(f) for f in fitted}
+            kinds = {f.node: f.kind for f in fitted}
+            context = WorkContext(self.device, folders, threads=self.threads, kinds=kinds)
             self.workers[key] = self.stages[node].open(context)
         self.workers.move_to_end(key)
         return self.workers[key]

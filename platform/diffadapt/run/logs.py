@@ -7,6 +7,7 @@ import io
 import posixpath
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import fsspec
 
@@ -34,7 +35,7 @@ class Logs:
         self.trackers = Trackers(self.names, self.run, self.node, self.folder)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         try:
             self.trackers.close()
             if not self.local:
