@@ -19,6 +19,7 @@ from diffusers import DDPMScheduler
 
 from diffadapt.core.errors import WeightsError
 from diffadapt.core.foreign import parse
+from diffadapt.models.pretrained import from_pretrained
 from diffadapt.models.weights import is_hub_id, resolve
 
 M = TypeVar("M", bound=torch.nn.Module)
@@ -31,9 +32,16 @@ def load_component(cls: type[M], weights: str, subfolder: str | None = None) -> 
     name, revision = _split(resolve(weights))
     where = f"{weights}/{subfolder}" if subfolder else weights
     try:
-        model = cls.from_pretrained(
-            name, subfolder=subfolder, revision=revision, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        model = from_pretrained(
+            cls,
+            name,
+            subfolder=subfolder,
+            revision=revision,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
         )
+    except WeightsError:
+        raise
     except Exception as error:  # hub, file-format and shape errors share no base class
         raise WeightsError(
             f"No {cls.__name__} could be loaded from {where!r} ({_first_line(error)}); give a diffusers"

@@ -27,6 +27,7 @@ import diffadapt
 from diffadapt.core.discover import VARIABLES
 from diffadapt.core.errors import ResourceError
 from diffadapt.core.functions import MODULE
+from diffadapt.data.image import MAX_PIXELS_VARIABLE
 from diffadapt.orchestrate.witness import Witness, raylet_of
 from diffadapt.run.runner import ExecutionConfig
 
@@ -189,7 +190,7 @@ def worker_environment(config: ExecutionConfig, *, roots: bool = True) -> dict[s
     }
     if roots:
         variables["PYTHONPATH"] = os.pathsep.join(import_roots())
-    for name in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME", *VARIABLES):
+    for name in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME", MAX_PIXELS_VARIABLE, *VARIABLES):
         if name in os.environ:
             variables[name] = os.environ[name]
     return variables

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from diffadapt.core.errors import RecipeError, ResourceError
+from diffadapt.models.pretrained import asks_for_code, foreign_code
 from diffadapt.models.weights import resolve, revision
 from diffadapt.orchestrate.connection import Connection, quiet_logs
 from diffadapt.prompts.backends.base import Backend, Failed, Request, public_endpoint
@@ -104,6 +105,8 @@ class RayBackend(Backend):
             if 300 <= code < 500 and code not in TRANSIENT:
                 raise RecipeError(refusal(self.where, code, ""))
             return Failed(f"{self.where} answers with status {code}")
+        if not self.config.endpoint and asks_for_code(text):
+            raise foreign_code(self.where)
         if "TimeoutError" in text:
             return Failed(f"{self.where} gives no answer within {self.config.timeout:g} s")
         if "ClientConnector" in text or "ClientOSError" in text or "ServerDisconnected" in text:
@@ -131,7 +134,10 @@ class RayBackend(Backend):
                 config, preprocess=preprocess, postprocess=functools.partial(_http_answer, where=self.where)
             )
         config = llm.vLLMEngineProcessorConfig(
-            model_source=resolve(self.config.model), concurrency=1, batch_size=16
+            model_source=resolve(self.config.model),
+            engine_kwargs={"trust_remote_code": False},
+            concurrency=1,
+            batch_size=16,
         )
         return llm.build_processor(config, preprocess=preprocess, postprocess=_engine_answer)
 

@@ -3,7 +3,6 @@ uploaded at the end when remote."""
 
 from __future__ import annotations
 
-import io
 import posixpath
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -49,16 +48,13 @@ def track_run(run: Run, trackers: Sequence[str]) -> None:
     names = [name for name in trackers if name != TENSORBOARD]
     if not names:
         return
-    import numpy as np
-    from PIL import Image
+    from diffadapt.data.image import decode
 
     with Logs(posixpath.join(run.url, TENSORBOARD), "", names) as logs:
         if run.has("scores.parquet"):
             logs.trackers.scores(run.scores())
         pictures = {
-            file.removesuffix(".png"): np.asarray(
-                Image.open(io.BytesIO(run.read(f"figures/{file}"))).convert("RGB")
-            )
+            file.removesuffix(".png"): decode(run.read(f"figures/{file}"), 3, file)
             for file in run.place.list(posixpath.join(run.name, "figures"))
             if file.endswith(".png")
         }

@@ -15,7 +15,7 @@ from PIL import Image
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.place import demand_empty, located, writing
 from diffadapt.data.export import fitting, safe_key
-from diffadapt.data.image import image_suffix
+from diffadapt.data.image import image_suffix, open_image
 from diffadapt.data.scenes.label_maps import image_size
 from diffadapt.data.scenes.table import ClassTable
 
@@ -112,7 +112,7 @@ def write_scenes(load: Callable[[], Iterable[dict[str, Any]]], out: str, classes
         if row.get("objects") is not None:
             boxes.add(name, image_size(data, row["key"]), row["objects"])
         if row["annotation"] is not None:
-            with Image.open(io.BytesIO(row["annotation"]["bytes"])) as labels:
+            with open_image(row["annotation"]["bytes"], f"The label map of {row['key']}") as labels:
                 tree.put(f"labels/{place}.png", label_png(np.asarray(labels), classes))
         count += 1
     if boxes.images:
