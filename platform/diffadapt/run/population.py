@@ -26,6 +26,7 @@ from diffadapt.core.checked import from_json, to_json
 from diffadapt.core.config import field_types, override
 from diffadapt.core.errors import DiffadaptError, RecipeError, StoreError
 from diffadapt.core.files import scratch
+from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.pipeline import Pipeline, ancestors
 from diffadapt.core.runs import Root, Run
@@ -264,7 +265,7 @@ def _read(place: Run, folder: str) -> State | None:
 def _rounds(place: Run, end: int) -> list[Any]:
     """The member's policy before epoch ``end``."""
     try:
-        return [row for row in json.loads(place.read("policy.json")) if row[0] < end]
+        return [row for row in parse(place.read("policy.json")) if row[0] < end]
     except (StoreError, ValueError, TypeError):
         return []
 
