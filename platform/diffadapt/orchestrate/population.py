@@ -26,7 +26,7 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
-from diffadapt.core.checked import from_json, to_json
+from diffadapt.core import checked
 from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
 from diffadapt.orchestrate.capacity import cluster_nodes
 from diffadapt.orchestrate.connection import quiet_logs
@@ -106,17 +106,19 @@ def _populations(search: Search) -> dict[str, Any]:
     if not search.sweep.has(BEGUN):
         return {}
     try:
-        return from_json(search.sweep.read(BEGUN))
+        return checked.from_json(search.sweep.read(BEGUN))
     except ValueError:
         raise StoreError(
-            f"The file {BEGUN} of {search.sweep.name} is damaged: delete it, then run the same command; rounds"
-            " that are trained are found again."
+            f"The file {BEGUN} of {search.sweep.name} is damaged: delete it, then run the same command;"
+            " rounds that are trained are found again."
         ) from None
 
 
 def _begin(search: Search, recipe: str, members: Sequence[str], lost: Mapping[str, int]) -> None:
     every = _populations(search)
-    search.sweep.write(BEGUN, to_json({**every, recipe: {"members": list(members), "lost": dict(lost)}}))
+    search.sweep.write(
+        BEGUN, checked.to_json({**every, recipe: {"members": list(members), "lost": dict(lost)}})
+    )
 
 
 def _one(

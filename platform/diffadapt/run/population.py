@@ -323,8 +323,8 @@ def _scores(place: Run, folder: str) -> dict[int, float]:
         return {int(epoch): float(score) for epoch, score in pairs}
     except (ValueError, KeyError, TypeError):
         raise StoreError(
-            f"The file {folder}/scores.json of {place.name} is damaged: delete the folder {folder} there, then"
-            " run the same command; that round is trained again."
+            f"The file {folder}/scores.json of {place.name} is damaged: delete the folder {folder} there,"
+            " then run the same command; that round is trained again."
         ) from None
 
 
