@@ -111,15 +111,19 @@ def main(argv: list[str] | None = None) -> int:
 
             print(f"\n{redact(str(error))}", file=sys.stderr)
             return 2
-        except Exception:
+        except Exception as error:
             if seen():
                 return _interrupted()
-            import traceback
-
+            from diffadapt.core.causes import of_system
             from diffadapt.core.redact import redact
 
-            print(redact(traceback.format_exc()), end="", file=sys.stderr)
-            return 1
+            if (said := of_system(error)) is None:
+                import traceback
+
+                print(redact(traceback.format_exc()), end="", file=sys.stderr)
+                return 1
+            print(f"\n{redact(said)}", file=sys.stderr)
+            return 2
 
 
 def _interrupted() -> int:

@@ -11,7 +11,6 @@ import tyro
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import StoreError
-from diffadapt.core.location import locate, open_place
 from diffadapt.run.runner import ExecutionConfig
 
 
@@ -34,6 +33,7 @@ class PredictOptions(RootOption):
 def predict(argv: Sequence[str]) -> int:
     from diffadapt.commands.common import failures_said, make_runner, nothing_read
     from diffadapt.core.errors import DataError
+    from diffadapt.core.place import write_file
     from diffadapt.core.predictions import failed_images, predictions_parquet, with_failures
     from diffadapt.core.record import predictions_by_key
     from diffadapt.core.redact import redact
@@ -68,8 +68,7 @@ def predict(argv: Sequence[str]) -> int:
     failed = failed_images(nodes)
     if not count and failed:
         raise DataError(nothing_read(options.images, failed))
-    with open_place(out, "wb", StoreError) as handle:
-        handle.write(with_failures(data, failed))
+    write_file(out, with_failures(data, failed))
     print(f"{count} predictions by {model.name} in {redact(out)}")
     if failed:
         print(failures_said(failed, run.url), file=sys.stderr)
@@ -78,18 +77,11 @@ def predict(argv: Sequence[str]) -> int:
 
 def _check_out(out: str) -> None:
     """Fail before hours of work, not after."""
+    from diffadapt.core.place import demand_writable
 
     if not out.endswith(".parquet"):
         raise StoreError(f"--out {out!r} must end in .parquet: predictions are written as Parquet.")
-    fs, path = locate(out, StoreError)
-    folder = path.rpartition("/")[0]
-    try:
-        if folder:
-            fs.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"The folder of --out {out!r} cannot be made ({error.strerror or error}): give another place."
-        ) from None
+    demand_writable(out)
 
 
 def _of_ensemble(source: dict, projected: dict, names: Sequence[str]) -> tuple[int, bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from diffadapt.core.runs import Root
 from diffadapt.systems.predict_scenes import SEGMENTS, ScenePrediction
 
@@ -14,12 +16,12 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
     ``said`` names the model's run."""
     import sys
 
-    from diffadapt.commands.common import failures_said, make_runner, nothing_read
-    from diffadapt.core.errors import DataError, StoreError
-    from diffadapt.core.predictions import failed_images, image_path
+    from diffadapt.commands.common import failures_said, make_runner
+    from diffadapt.core.errors import StoreError
+    from diffadapt.core.place import demand_empty, new_folder
+    from diffadapt.core.predictions import failed_images
     from diffadapt.core.redact import redact
-    from diffadapt.core.spreadsheet import csv_bytes
-    from diffadapt.data.scenes.write import TABLE, Places, Tree, class_csv, label_png
+    from diffadapt.data.scenes.write import TABLE
     from diffadapt.run.drive import drive
 
     out = out or DEFAULT
@@ -27,16 +29,38 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
         raise StoreError(
             f"--out {out!r} must be a folder: {said} holds a segmenter, whose predictions are label maps."
         )
-    tree = Tree(out)
+    demand_empty(out)
+    with new_folder(out):
+        pass  # fails before hours of work, not after
     run = drive("predict", recipe, recipe.pipeline(), root, lambda: make_runner(recipe.execution))
     nodes = run.manifest()["nodes"]
-    paths = [path for _, _, _, path in nodes[SEGMENTS]["shards"]]
+    failed = failed_images(nodes)
+    with new_folder(out) as place:
+        count = _write(recipe, root, [path for _, _, _, path in nodes[SEGMENTS]["shards"]], failed, place)
+    print(f"{count} label maps by {said} in {out} (labels, overlays, {TABLE}, predictions.csv)")
+    if failed:
+        print(failures_said(failed, run.url), file=sys.stderr)
+    return 0
+
+
+def _write(
+    recipe: ScenePrediction, root: Root, shards: Sequence[str], failed: Mapping[str, str], out: str
+) -> int:
+    """The files of all predictions, which lie in ``shards`` of the store, under ``out``; returns how many.
+    ``failed``: path -> reason of images without one. Raises DataError where there is none at all."""
+
+    from diffadapt.commands.common import nothing_read
+    from diffadapt.core.errors import DataError
+    from diffadapt.core.predictions import image_path
+    from diffadapt.core.spreadsheet import csv_bytes
+    from diffadapt.data.scenes.write import TABLE, Places, Tree, class_csv, label_png
+
     photos = recipe.photos.source("")
     assert photos is not None
-    places = Places(item.key for item in photos.items)
+    tree, places = Tree(out), Places(item.key for item in photos.items)
     table = []
-    for path in paths:
-        rows = root.store.load(path)
+    for shard in shards:
+        rows = root.store.load(shard)
         for key, prediction, confidence in zip(
             rows.column("key"), rows.column("prediction"), rows.column("confidence"), strict=True
         ):
@@ -46,17 +70,13 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
             tree.put(f"labels/{place}.png", label_png(labels, recipe.classes))
             tree.put(f"overlays/{place}.jpg", _painted(image, labels, recipe))
             table.append((name, f"labels/{place}.png", f"overlays/{place}.jpg", f"{confidence:.4f}"))
-    failed = failed_images(nodes)
     if not table and failed:
         raise DataError(nothing_read(recipe.data.path, failed))
     rows = [(*row, "") for row in table] + [(path, "", "", "", reason) for path, reason in failed.items()]
     cells = [(*HEADER, "reason"), *sorted(rows)] if failed else [HEADER, *sorted(table)]
     tree.put("predictions.csv", csv_bytes(cells))
     tree.put(TABLE, class_csv(recipe.classes))
-    print(f"{len(table)} label maps by {said} in {redact(out)} (labels, overlays, {TABLE}, predictions.csv)")
-    if failed:
-        print(failures_said(failed, run.url), file=sys.stderr)
-    return 0
+    return len(table)
 
 
 def _at_its_size(data: bytes, prediction: bytes, key: str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform as python_platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any
 from diffadapt import __version__
 from diffadapt.core.artifact import Failure
 from diffadapt.core.errors import StoreError
+from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.redact import scrub
@@ -93,7 +93,7 @@ def load(data: bytes, where: str) -> dict[str, Any]:
     """Parse a manifest; StoreError when it is damaged or of another format version."""
     damaged = f"The manifest of {where} is damaged: run the recipe again with the same --root to rewrite it."
     try:
-        manifest = json.loads(data)
+        manifest = parse(data, largest=None)
         found = manifest["format"]
     except (ValueError, KeyError, TypeError):
         raise StoreError(damaged) from None

@@ -13,6 +13,7 @@ from typing import Any
 
 from diffadapt.core import manifest, record
 from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.foreign import parse
 from diffadapt.core.record import Score
 from diffadapt.core.redact import redact, scrub
 from diffadapt.core.store import Store, safe_name
@@ -208,7 +209,7 @@ class Run:
         """Store names of the shards and fits that this run refers to, finished or not; empty when nothing is
         known."""
         if self.has(PLANNED):
-            return set(json.loads(self.read(PLANNED)))
+            return set(parse(self.read(PLANNED), largest=None))
         return set()
 
     def scores(self) -> list[Score]:
@@ -231,7 +232,7 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         try:
-            status = json.loads(self.read("status.json"))
+            status = parse(self.read("status.json"))
         except (StoreError, ValueError):
             status = None
         return status if isinstance(status, dict) else {"state": "unknown"}

@@ -21,9 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from diffadapt.core import credentials
 from diffadapt.core.artifact import Header, Rows, from_parquet, read_header, to_parquet
+from diffadapt.core.causes import full_disk, reason
 from diffadapt.core.errors import StoreError
 from diffadapt.core.files import clear_leftovers, create_whole, is_leftover, is_temporary, write_whole
+from diffadapt.core.foreign import parse
 from diffadapt.core.location import locate
 from diffadapt.core.redact import redact
 
@@ -87,7 +90,7 @@ class Store:
         if not self.exists("store.json"):
             return False
         try:
-            found = json.loads(self.read_bytes("store.json"))["format"]
+            found = parse(self.read_bytes("store.json"))["format"]
         except (ValueError, KeyError, TypeError):
             found = "unknown"
         if found != FORMAT:
@@ -285,11 +288,15 @@ class Store:
     def _explain(self, error: BaseException, name: str) -> StoreError:
         where = redact(self.root)
         number = getattr(error, "errno", None)
-        if number == errno.ENOSPC:
+        if full := full_disk(error):
             return StoreError(
-                f"The disk of the store {where} is full: free space or give another --root, then run the same"
-                " command; finished shards are kept."
+                f"The disk of the store {where} {full[0]}: free space or give another --root, then run the"
+                " same command; finished shards are kept."
             )
+        if not self.local and (sentence := self._refused(error, where)):
+            return StoreError(sentence)
+        if number == errno.ENAMETOOLONG:
+            return StoreError(f"The store {where} cannot be used ({reason(error)}): give a shorter --root.")
         if isinstance(error, PermissionError) or number in (errno.EACCES, errno.EROFS, errno.EPERM):
             return StoreError(
                 f"The store {where} cannot be written (permission denied for {name}): give a --root that you"
@@ -306,6 +313,17 @@ class Store:
             f"The store {where} failed at {name}: {redact(str(error)) or type(error).__name__}. Run the same"
             " command again; finished shards are kept."
         )
+
+    def _refused(self, error: BaseException, where: str) -> str | None:
+        """The sentence for expired or wrong credentials. An answer to HEAD does not say, so another is
+        asked."""
+        if (said := credentials.refused(error, where)) or not credentials.unexplained(error):
+            return said
+        try:
+            self.fs.ls(self.path, detail=False)
+        except Exception as second:
+            return credentials.refused(second, where)
+        return None
 
 
 def _remove_local(path: str) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from typing import Any
 
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffadapt.core.errors import DataError
+from diffadapt.core.foreign import parse
 from diffadapt.data.config import DataConfig
 from diffadapt.data.items import Item, Source
 from diffadapt.data.labels import bind_names, read_class_list
@@ -75,7 +75,7 @@ def _light(schema: pa.Schema, path: str) -> list[str]:
 
 def _hf_names(schema: pa.Schema) -> tuple[str, ...] | None:
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(features["label"]["names"])
     except (KeyError, ValueError, TypeError):
         return None

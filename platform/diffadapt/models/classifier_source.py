@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.core.foreign import parse
 from diffadapt.models import weights
 from diffadapt.models.config import ClassifierConfig
 
@@ -69,7 +69,7 @@ def folder_config(folder: str) -> dict:
     """config.json of a timm-format folder. Raises WeightsError if it is missing or of another format."""
     file = Path(folder) / "config.json"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse(file.read_bytes())
     except FileNotFoundError:
         raise WeightsError(
             f"The classifier folder {folder!r} has no config.json; export one with timm or diffadapt."

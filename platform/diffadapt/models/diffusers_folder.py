@@ -18,6 +18,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.core.foreign import parse
 from diffadapt.models.pretrained import from_pretrained
 from diffadapt.models.weights import is_hub_id, resolve
 
@@ -68,7 +69,7 @@ def read_json(weights: str, name: str) -> dict[str, Any] | None:
     if path is None or not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
+        return parse(path.read_bytes())
     except ValueError as error:
         raise WeightsError(
             f"{path} is not valid JSON ({error}); restore the file from the weights' source."

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffadapt.core.errors import WeightsError, suggest
 from diffadapt.core.files import file_sha256, write_whole
+from diffadapt.core.foreign import parse
 from diffadapt.core.leniency import missing
 from diffadapt.core.local_cache import cache_home
 from diffadapt.core.sealed import OWN, SUCCESS, unsealed
@@ -104,7 +105,7 @@ def _file_digest(file: Path) -> str:
         return file_sha256(file)
     cache = cache_home() / "weights.json"
     try:
-        known = json.loads(cache.read_text())
+        known = parse(cache.read_bytes())
     except (OSError, ValueError):
         known = {}
     key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from diffadapt.core.errors import RecipeError, StoreError
+from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.redact import scrub
 from diffadapt.sweeps.folder import Sweep
@@ -196,7 +197,7 @@ def _parameter(axis: Axis, value: Any) -> Any:
 
 def _suggested(sweep: Sweep) -> list[Mapping[str, Any]]:
     try:
-        value = json.loads(sweep.read(SUGGESTED))
+        value = parse(sweep.read(SUGGESTED))
     except (StoreError, ValueError):
         return []
     return value if isinstance(value, list) else []

@@ -16,6 +16,7 @@ from diffadapt.core import manifest as manifests
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DiffadaptError, StoreError
 from diffadapt.core.files import clear_scratch
+from diffadapt.core.foreign import parse
 from diffadapt.core.lease import alone
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.plan import notes
@@ -125,7 +126,7 @@ def _record_execution(run: Run, work: Work, seconds: float) -> None:
     if not work.made and run.has("execution.json"):
         return
     try:
-        known = json.loads(run.read("execution.json"))
+        known = parse(run.read("execution.json"))
     except (StoreError, ValueError):
         known = {}
     made = dict(known.get("made", {}))

@@ -5,10 +5,8 @@ The local runner holds one executor, every Ray actor holds one; both therefore w
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections import OrderedDict
@@ -16,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from diffadapt.core import interrupts
 from diffadapt.core.artifact import Receipt, Rows
+from diffadapt.core.causes import full_disk
 from diffadapt.core.errors import DiffadaptError, StoreError
 from diffadapt.core.local_cache import LocalCache
 from diffadapt.core.schedule import Task
@@ -133,10 +132,9 @@ def one_line(error: BaseException) -> str:
 
 def evidence(error: BaseException) -> str:
     """The message of an error that is not the user's, with its traceback; a full disk is the user's."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = error.filename or tempfile.gettempdir()
+    if found := full_disk(error):
         return (
-            f"StoreError: The disk that holds {where} is full: free space, then run the same command;"
+            f"StoreError: The disk that holds {found[1]} {found[0]}: free space, then run the same command;"
             " finished shards are kept."
         )
     return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"

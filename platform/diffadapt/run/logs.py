@@ -13,6 +13,7 @@ from diffadapt.core.files import scratch
 from diffadapt.core.location import locate
 from diffadapt.core.runs import Run
 from diffadapt.core.store import is_local
+from diffadapt.data.export import fitting
 from diffadapt.train.trackers.base import Trackers
 
 TENSORBOARD = "tensorboard"
@@ -23,7 +24,7 @@ class Logs:
     ``<log_dir>/<node>``. ``log_dir``: URL of the folder tensorboard/ of a run."""
 
     def __init__(self, log_dir: str, node: str, trackers: Sequence[str]):
-        self.fs, self.path = locate(posixpath.join(log_dir, node), StoreError)
+        self.fs, self.path = locate(posixpath.join(log_dir, fitting(node)), StoreError)
         self.local = is_local(self.fs)
         self.run, self.node, self.names = posixpath.basename(posixpath.dirname(log_dir)), node, trackers
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import StoreError
+from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.redact import scrub
 from diffadapt.core.runs import Root, Run
@@ -67,8 +68,8 @@ class Sweep(Run):
     def description(self) -> dict[str, Any]:
         """What :meth:`describe` wrote; StoreError when there is no such sweep or it is damaged."""
         try:
-            return json.loads(self.read("sweep.json"))
-        except ValueError:
+            return dict(parse(self.read("sweep.json")))
+        except (ValueError, TypeError):
             raise StoreError(
                 f"sweep.json of {self.name} is damaged: run the sweep again to rewrite it; finished trials"
                 " are kept."

@@ -3,7 +3,6 @@ before."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from diffadapt.core.causes import chain, full_disk, reason
 from diffadapt.core.errors import StoreError
 from diffadapt.core.files import scratch, temporary
 from diffadapt.core.location import locate
@@ -140,12 +140,10 @@ class Checkpoints:
 
 
 def _why_not(error: BaseException) -> str:
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, OSError):
-        seen = seen.__context__
-    if seen is None:
-        return redact(str(error).splitlines()[0])
-    return "the disk is full" if seen.errno == errno.ENOSPC else redact(seen.strerror or str(seen))
+    if full := full_disk(error):
+        return f"the disk {full[0]}"
+    seen = next((one for one in chain(error) if isinstance(one, OSError)), None)
+    return redact(str(error).splitlines()[0] if seen is None else reason(seen))
 
 
 def _digest(file: BinaryIO) -> str:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.foreign import parse
 from diffadapt.core.http import HttpError, ask, login
 from diffadapt.core.redact import redact
 from diffadapt.prompts.backends.base import Backend, Failed, Request, public_endpoint
@@ -70,7 +71,7 @@ def chat_payload(config: LlmConfig, request: Request) -> dict[str, Any]:
 def chat_answer(body: bytes | dict[str, Any], where: str) -> str | Failed:
     """The text of a chat completion's first choice."""
     try:
-        value = body if isinstance(body, dict) else json.loads(body)
+        value = body if isinstance(body, dict) else parse(body)
         text = value["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):
         return Failed(f"{where} answers with something that is no chat completion")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.foreign import parse
 from diffadapt.core.location import open_place
 from diffadapt.core.spreadsheet import plain
 from diffadapt.data.class_names import match_names, normalise
@@ -140,7 +140,7 @@ def _csv_pairs(path: str, text: str) -> list[tuple[str, str]]:
 
 def _json_pairs(path: str, text: str) -> list[tuple[str, str]]:
     try:
-        value = json.loads(text)
+        value = parse(text)
     except ValueError as error:
         raise DataError(f"The prompt file {path} is not JSON ({error}).") from None
     if isinstance(value, list) and all(
