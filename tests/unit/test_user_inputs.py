@@ -25,6 +25,9 @@ from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.rows import decode_scenes
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.data.source import open_source
+from diffadapt.models.classifier_source import locate
+from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.weights import resolve
 from diffadapt.stages.scenes import Scenes
 from diffadapt.tasks.segmentation.fit import FitSegmenter
 from diffadapt.tasks.segmentation.scene_sets import load_scenes
@@ -260,6 +263,17 @@ class TestNames:
         images.mkdir()
         (images / "x.png").symlink_to("../../../blobs/def")
         assert [i.key for i in open_source(DataConfig(str(images))).items] == ["x.png"]
+
+    def test_weights_of_a_hub_cache_are_links_too(self, tmp_path):
+        (tmp_path / "blobs").mkdir()
+        (tmp_path / "snapshots" / "rev").mkdir(parents=True)
+        (tmp_path / "blobs" / "abc").write_bytes(b"x")
+        link = tmp_path / "snapshots" / "rev" / "model.safetensors"
+        link.symlink_to("../../blobs/abc")
+        assert locate(ClassifierConfig(name=str(link))).place == resolve(str(link)) == str(link)
+        (tmp_path / "own.safetensors").write_bytes(b"x")
+        (tmp_path / "link.safetensors").symlink_to("own.safetensors")
+        assert resolve(str(tmp_path / "link.safetensors")) == str(tmp_path / "own.safetensors")
 
     def test_a_name_that_is_not_text_is_said_and_the_others_are_used(self, tmp_path):
         root = tree(tmp_path / "photos", "a.png", "b.png")

@@ -20,7 +20,6 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
     from diffadapt.core.errors import StoreError
     from diffadapt.core.place import demand_empty, new_folder
     from diffadapt.core.predictions import failed_images
-    from diffadapt.core.redact import redact
     from diffadapt.data.scenes.write import TABLE
     from diffadapt.run.drive import drive
 

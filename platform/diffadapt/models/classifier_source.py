@@ -56,7 +56,7 @@ def locate(config: ClassifierConfig) -> ClassifierSource:
             raise WeightsError(
                 f"The classifier file {name!r} has none of the known endings {', '.join(SUFFIXES)}."
             )
-        return ClassifierSource("file", str(path.resolve()))
+        return ClassifierSource("file", weights.local_path(path))
     if suffix in SUFFIXES or "/" in name:
         raise WeightsError(
             f"There is no classifier at {name!r}: give a timm model name, an existing folder or checkpoint"

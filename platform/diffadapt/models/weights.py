@@ -38,7 +38,7 @@ def resolve(weights: str) -> str:
         return str(folder)
     path = Path(weights).expanduser()
     if path.exists():
-        return str(path.resolve())
+        return local_path(path)
     if weights == "adm-256-uncond":
         raise WeightsError(
             "The unconditional ADM has no hub repository: download 256x256_diffusion_uncond.pt from its"
@@ -57,6 +57,13 @@ def resolve(weights: str) -> str:
         f"No weights at {weights!r}: it is neither a file or folder, nor a hub id like 'org/name', nor"
         " 'embedded:<name>'."
     )
+
+
+def local_path(path: Path) -> str:
+    """The absolute path of an existing file or folder, links followed; but not those of a Hugging Face cache
+    to a file without a suffix, which says what the file is."""
+    real = path.resolve()
+    return str(real if real.is_dir() or real.suffix else path.absolute())
 
 
 def is_hub_id(resolved: str) -> bool:

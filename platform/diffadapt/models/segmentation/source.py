@@ -245,7 +245,7 @@ def _local(config: SegmenterConfig) -> str:
             " existing file or folder of the backbone's"
             f" weights.{suggest(config.weights, ('imagenet', 'none'))}"
         )
-    return str(path.resolve())
+    return weights.local_path(path)
 
 
 def _published_revision(config: SegmenterConfig) -> str:
