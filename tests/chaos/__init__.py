@@ -1,1 +1,1 @@
-"""Kills, damaged files and twin drivers in numbers: ``python -m tests.chaos`` (see platform/docs/chaos.md)."""
+"""Kills, damaged files and twin drivers in numbers: ``python -m tests.chaos`` (platform/docs/chaos.md)."""

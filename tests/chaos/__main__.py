@@ -1,5 +1,6 @@
-"""``python -m tests.chaos [--kills N] [--damages N] [--twins N] [--seed N] [--minutes M] [--jobs N] [--only WHERE
-...]``: prints each trial, then the table; the exit status is 0 only if everything was tried and ended well."""
+"""``python -m tests.chaos [--kills N] [--damages N] [--twins N] [--seed N] [--minutes M] [--jobs N] [--only
+WHERE ...]``: prints each trial, then the table; the exit status is 0 only if everything was tried and ended
+well."""
 
 from __future__ import annotations
 
@@ -25,9 +26,9 @@ SHARES = {"local": 34, "sweep": 20, "s3": 18, "s3 sweep": 4, "local, training": 
 CHAINS = {"local, training": 4, "ray, training": 4}
 """Kills of one root one after the other, where a start takes long."""
 PAIRS = (
-    ("the same run twice", 5), ("two runs that share a fit", 4), ("a sweep beside a run", 3), ("the same sweep twice", 2),
-    ("the same run twice, S3", 2), ("two runs that share a fit, S3", 2), ("the same training twice", 1),
-    ("the same training twice, Ray", 1),
+    ("the same run twice", 5), ("two runs that share a fit", 4), ("a sweep beside a run", 3),
+    ("the same sweep twice", 2), ("the same run twice, S3", 2), ("two runs that share a fit, S3", 2),
+    ("the same training twice", 1), ("the same training twice, Ray", 1),
 )  # fmt: skip
 """Of twenty starts, what is started."""
 Trial = tuple[int, Callable[[], list[Outcome]], str]
@@ -51,9 +52,11 @@ def kill_trials(
 ) -> list[Trial]:
     result: list[Trial] = []
     for name, count in counts.items():
+        if not count:
+            continue
         system, rng = SYSTEMS[name], random.Random(f"{seed} {name}")
         known = refs["local, training" if system.ray else name]
-        inside = kills.commit_kills(known.visits, (count + 1) // 2, rng) if count else []
+        inside = kills.commit_kills(known.visits, (count + 1) // 2, rng)
         moments = [*inside, *[("", 0)] * (count - len(inside))]
         rng.shuffle(moments)
         size = CHAINS.get(name, 1)
@@ -122,9 +125,8 @@ def carry_out(
         with lock:
             done.extend(ended)
             for o in ended:
-                say(
-                    f"{len(done)}/{whole}  {o.what}, {o.where}, {o.kind}: {o.how}  {o.seconds:.1f} s  {o.note}"
-                )
+                place = f"{o.what}, {o.where}, {o.kind}"
+                say(f"{len(done)}/{whole}  {place}: {o.how}  {o.seconds:.1f} s  {o.note}")
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, trials))
@@ -169,9 +171,8 @@ def main(argv: list[str] | None = None) -> int:
     print("\n" + outcome.table(outcomes))
     wanted = options.kills + options.damages + options.twins
     code = outcome.status(outcomes, wanted)
-    print(
-        f"\n{len(outcomes)} trials in {(time.monotonic() - begin) / 60:.1f} minutes: {'all well' if not code else 'NOT all well'}"
-    )
+    minutes, verdict = (time.monotonic() - begin) / 60, "NOT all well" if code else "all well"
+    print(f"\n{len(outcomes)} trials in {minutes:.1f} minutes: {verdict}")
     if not code:
         shutil.rmtree(base, ignore_errors=True)
     return code

@@ -23,8 +23,8 @@ checkpoints, which say themselves whether they are whole."""
 
 @dataclass(frozen=True)
 class Ground:
-    """What is damaged: the files of a place before, those of an undisturbed run after the same command, and the
-    machine's own copies (relative to its cache)."""
+    """What is damaged: the files of a place before, those of an undisturbed run after the same command, and
+    the machine's own copies (relative to its cache)."""
 
     name: str
     system: System
@@ -73,8 +73,8 @@ def damaged(data: bytes, how: str, rng: random.Random) -> bytes:
 
 
 def needing(files: Mapping[str, bytes], name: str) -> list[str]:
-    """Stored files of the nodes that stand on the one of which ``name`` is a part, and the run folders' files:
-    without them the same command must read ``name``."""
+    """Stored files of the nodes that stand on the one of which ``name`` is a part, and the run folders'
+    files: without them the same command must read ``name``."""
     manifests = [json.loads(d) for n, d in files.items() if n.endswith("/manifest.json")]
     folders: set[str] = set()
     for manifest in manifests:
@@ -143,8 +143,9 @@ def _interrupted(machine: Machine, system: System, whole: Reference) -> list[Gro
 
 
 def trial(machine: Machine, ground: Ground, what: str, how: str, force: bool, rng: random.Random) -> Outcome:
-    """Damage one file of kind ``what``, ask `cache verify`, run the same command; where that names the damage,
-    `cache verify --repair` and the command again. ``force``: what stands on the file is gone, so it is needed."""
+    """Damage one file of kind ``what``, ask `cache verify`, run the same command; where that names the
+    damage, `cache verify --repair` and the command again. ``force``: what stands on the file is gone, so it
+    is needed."""
     begin = time.monotonic()
     place = machine.place(ground.system, ground.before)
     cache = place.folder / "cache"
@@ -165,10 +166,10 @@ def trial(machine: Machine, ground: Ground, what: str, how: str, force: bool, rn
         place.write(name, bad)
     spare = copy or any(part in name for part in PASSED_OVER)
     problem = "" if spare else _unnamed(place.verify(), name)
-    if force and not copy:
-        for gone in needing(ground.before, name):
-            place.remove(gone)
-    end, note = _go_on(place, ground, name, bad, force)
+    stands_on_it = needing(ground.before, name) if force and not copy else []
+    for gone in stands_on_it:
+        place.remove(gone)
+    end, note = _go_on(place, ground, name, bad, bool(stands_on_it))
     if problem and end not in ("served", "failed"):
         end, note = "failed", problem
     if end in ("served", "failed"):
@@ -181,8 +182,7 @@ def trial(machine: Machine, ground: Ground, what: str, how: str, force: bool, rn
 
 
 def _unnamed(told: Ended, name: str) -> str:
-    """Why `cache verify` does not find the damage of ``name``; empty when it does. A damaged list of checksums
-    stands for its folder."""
+    """Why `cache verify` does not find the damage of ``name``; empty when it does."""
     if "Traceback" in told.text + told.error:
         return f"cache verify: {told.error.strip()[-300:]}"
     if told.status == 2 and name.rpartition("/")[2] in told.sentence:
@@ -201,7 +201,7 @@ def _go_on(place: Place, ground: Ground, name: str, bad: bytes, force: bool) -> 
     if ended.status == 0:
         other = differences(place.files(), ground.wanted)
         if not other:
-            return _clean(place, ground, "repaired")
+            return _clean(place, name, "repaired")
         if other != [name] or force or place.files().get(name) != bad:
             return "served", f"status 0, other content: {other[:5]}"
         how = "unread"
@@ -211,6 +211,8 @@ def _go_on(place: Place, ground: Ground, name: str, bad: bytes, force: bool) -> 
         how = "named"
     else:
         return "failed", f"status {ended.status}: {ended.error.strip()[-400:]}"
+    if name.endswith("/store.json"):  # the sentence says so
+        place.remove(name)
     repair = place.verify("--repair")
     if repair.status:
         return "failed", f"after {how}, cache verify --repair: {(repair.text + repair.error).strip()[-300:]}"
@@ -219,7 +221,7 @@ def _go_on(place: Place, ground: Ground, name: str, bad: bytes, force: bool) -> 
         return "failed", f"after {how} and --repair, status {again.status}: {again.error.strip()[-300:]}"
     if other := differences(place.files(), ground.wanted):
         return "served", f"after {how} and --repair, other content: {other[:5]}"
-    return _clean(place, ground, how)
+    return _clean(place, name, how)
 
 
 def _names(name: str) -> list[str]:
@@ -228,8 +230,9 @@ def _names(name: str) -> list[str]:
     return [short, "_SUCCESS"] if name.startswith("store/") else [short, "SHA256SUMS"]
 
 
-def _clean(place: Place, ground: Ground, how: str) -> tuple[str, str]:
-    if left := left_behind(place, place.files()):
+def _clean(place: Place, name: str, how: str) -> tuple[str, str]:
+    # a damaged lease may be a living one's of another machine: `cache gc` takes it after an hour of silence
+    if left := [n for n in left_behind(place, place.files()) if n != name]:
         return "failed", f"after {how}, left behind: {left[:5]}"
     whole = place.verify()
     return (

@@ -1,5 +1,5 @@
-"""Makes this process kill itself inside a commit: at a call that writes, renames, links or removes a file of a
-store, a run or a cache. Armed by an environment variable of the tests; the product knows nothing of it.
+"""Makes this process kill itself inside a commit: at a call that writes, renames, links or removes a file of
+a store, a run or a cache. Armed by an environment variable of the tests; the product knows nothing of it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from collections.abc import Callable
 from typing import Any
 
 VARIABLE = "DIFFADAPT_TEST_KILL"
-"""JSON: ``count`` (a file that gets the number of visits of each kind at the end), or ``kind`` and ``visit`` (the
-process kills itself at that visit of the kind) and ``mark`` (a file that appears first; where it is already,
-nothing is killed)."""
+"""JSON: ``count`` (a file that gets the number of visits of each kind at the end), or ``kind`` and ``visit``
+(the process kills itself at that visit of the kind) and ``mark`` (a file that appears first; where it is
+already, nothing is killed)."""
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f-]+$")
 _FOLDERS = {".leases": "lease", ".checkpoints": "checkpoint", "ledger": "ledger", "copies": "local copy"}
 
 
 def kind_of(path: str) -> str:
-    """What a path is part of: 'shard', 'fit', 'run', 'sweep', 'lease', 'checkpoint', 'ledger' or 'local copy';
-    empty for what is none of the product's."""
+    """What a path is part of: 'shard', 'fit', 'run', 'sweep', 'lease', 'checkpoint', 'ledger' or 'local
+    copy'; empty for what is none of the product's."""
     parts = _TEMPORARY.sub("", str(path)).split("/")
     for part in parts:
         if part in _FOLDERS:
@@ -42,7 +42,8 @@ class _Trap:
         self.spec, self.seen, self.lock = spec, Counter(), threading.Lock()
 
     def visit(self, path: Any, last: Callable[[], None] | None = None) -> None:
-        """A call that touches ``path`` is about to happen, or has just happened; ``last`` is done before the end."""
+        """A call that touches ``path`` is about to happen, or has just happened; ``last`` is done before the
+        end."""
         kind = kind_of(path) if isinstance(path, (str, os.PathLike)) else ""
         if not kind:
             return

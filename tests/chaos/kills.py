@@ -18,7 +18,8 @@ TRIES = 12
 
 @dataclass
 class Reference:
-    """An undisturbed run: its files, its seconds after the imports, and how often it visits each kind of commit."""
+    """An undisturbed run: its files, its seconds after the imports, and how often it visits each kind of
+    commit."""
 
     files: Mapping[str, bytes]
     seconds: float
@@ -65,6 +66,7 @@ def chain(
     how, note = judge(place, wanted, ended)
     if how == "equal":
         place.clear()
+    place.end_all()
     seconds = (time.monotonic() - begin) / len(moments)
     return [Outcome("kill", system.name, kind, how, seconds, note) for kind in kinds]
 
@@ -88,8 +90,9 @@ def judge(place: Place, wanted: Reference, ended: Ended) -> tuple[str, str]:
 
 
 def _kill_inside(place: Place, system: System, kind: str, visit: int, rng: random.Random) -> str:
-    """Fewer and fewer visits until one is reached: a command that goes on has less to do. Returns what was hit."""
-    for attempt in range(TRIES):
+    """Fewer and fewer visits until one is reached: a command that goes on has less to do. Returns what was
+    hit."""
+    for _ in range(TRIES):
         mark = place.folder / f"mark-{rng.getrandbits(32):08x}"
         spec = {"kind": kind, "visit": visit, "mark": str(mark)}
         ended = place.run(system.words, spec, ray=system.ray)

@@ -11,18 +11,19 @@ GOOD = {
     "repaired": "the same command made the damaged file again",
     "named": "the same command ended with status 2 and one sentence; after `cache verify --repair` it ended"
     " with the bytes of an undisturbed run",
-    "unread": "the same command had no use for the damaged file and ended well; after `cache verify --repair` it"
-    " ended with the bytes of an undisturbed run",
+    "unread": "the same command had no use for the damaged file and ended well; after `cache verify --repair`"
+    " it ended with the bytes of an undisturbed run",
     "spare": "the file holds no result (signs of life, measured seconds, logs); the command passed over it",
-    "together": "both ended with status 0 and the bytes of one alone; no unfinished file and no lease is left",
+    "together": "both ended with status 0 and the bytes of one alone; no unfinished file, no lease is left",
 }
-"""How a trial may end; anything else is a fault: 'served' (status 0 and other content), 'failed', 'not run'."""
+"""How a trial may end; anything else is a fault: 'served' (status 0 and other content), 'failed', 'not
+run'."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One trial: ``what`` was done ('kill', 'damage', 'twins') to ``where``, at which ``kind`` of place; ``how`` it
-    ended; ``note`` says more of a fault."""
+    """One trial: ``what`` was done ('kill', 'damage', 'twins') to ``where``, at which ``kind`` of place;
+    ``how`` it ended; ``note`` says more of a fault."""
 
     what: str
     where: str

@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import fsspec
 import pyarrow.parquet as pq
 
 from tests.chaos.killing import VARIABLE
+from tests.fault.processes import TAG, tagged
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -85,13 +87,14 @@ class Place:
     folder: Path
     root: str
     environment: Mapping[str, str]
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
+    tag: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """In the environment of all that is started here."""
 
     def start(
         self, words: tuple[str, ...], kill: Mapping[str, Any] | None = None, ray: bool = False
     ) -> Started:
         """Start a command (of ``tests.chaos.driver``) on this root, armed with ``kill``."""
-        environment = dict(self.environment)
+        environment = {**self.environment, TAG: self.tag}
         path = [str(ROOT / "platform"), str(ROOT)]
         if kill is not None:
             environment[VARIABLE] = json.dumps({**kill, "s3": self.root.startswith("s3://")})
@@ -127,7 +130,14 @@ class Place:
         fs, base = fsspec.core.url_to_fs(self.root, use_listings_cache=False)
         fs.rm_file(f"{base.rstrip('/')}/{name}")
 
+    def end_all(self) -> None:
+        """End what killed drivers left running, as Ray's own processes do a while after their driver."""
+        for pid in tagged(self.tag):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def clear(self) -> None:
+        self.end_all()
         if self.root.startswith("s3://"):
             fs, base = fsspec.core.url_to_fs(self.root, use_listings_cache=False)
             if fs.exists(base):

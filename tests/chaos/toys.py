@@ -1,5 +1,5 @@
-"""A recipe without torch that leaves every kind of file: numbers -> doubled -> total (a fit) -> answers, which
-need the total, and a fit with pictures, validators and decisions."""
+"""A recipe without torch that leaves every kind of file: numbers -> doubled -> total (a fit) -> answers,
+which need the total, and a fit with pictures, validators and decisions."""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ def twins(machine: Machine, pair: str, wanted: Mapping[str, bytes], rng: random.
         how, note = "failed", f"left behind: {left[:6]}"
     elif (whole := place.verify()).status:
         how, note = "failed", f"cache verify: {(whole.text + whole.error).strip()[-400:]}"
+    place.end_all()
     if how == "together":
         place.clear()
     else:

@@ -98,8 +98,10 @@ class Store:
             found = "unknown"
         if found != FORMAT:
             raise StoreError(
-                f"The store {redact(self.root)} has format {found}, this version reads format {FORMAT}: "
-                "give another --root or install the version that wrote it."
+                f"The store {redact(self.root)} has format {found} by its store.json, this version reads"
+                f" format {FORMAT}: give another --root or install the version that wrote it; or, where that"
+                " file is damaged and this version wrote it, delete it: it is written again, and what lies here"
+                " is served."
             )
         return True
 

@@ -69,6 +69,7 @@ class Work:
         self._accounted |= done
         self._clear_leftovers()
         with Leases(self.store) as leases:
+            leases.clear()
             self._waves(runner_factory, stages, log_dir, done, leases)
 
     def _waves(
