@@ -84,7 +84,8 @@ def damage_trials(machine: Machine, grounds: Sequence[damages.Ground], number: i
     rng.shuffle(kinds)
     for i in range(number if kinds else 0):
         kind, how = kinds[i % len(kinds)], damages.HOWS[(i + i // len(kinds)) % len(damages.HOWS)]
-        ground, own, force = known[kind][0], random.Random(f"{seed} damage {i}"), i % 2 == 0
+        own, force = random.Random(f"{seed} damage {i}"), i % 2 == 0
+        ground = own.choice(known[kind])
         result.append(
             (1, lambda g=ground, k=kind, h=how, f=force, r=own: [damages.trial(machine, g, k, h, f, r)],
              f"damage, {ground.name}, {kind}")

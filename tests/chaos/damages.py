@@ -46,20 +46,26 @@ class Ground:
 
 
 def kind(name: str) -> str:
-    """A stored file's name without what differs from file to file of its kind."""
+    """What a stored file is, without what differs from file to file of its kind."""
     parts = name.split("/")
-    if parts[0] == "store" and len(parts) > 2:
-        return f"shard of {parts[1]}" if name.endswith(".parquet") else f"{parts[1]}/{'/'.join(parts[3:])}"
-    if parts[0] == "ledger":
-        return "ledger"
+    short = parts[-1]
     if ".leases" in parts:
         return "lease"
     if ".checkpoints" in parts:
         return "checkpoint"
-    short = "tensorboard" if "tensorboard" in parts else parts[-1]
+    if "tensorboard" in parts:
+        return "TensorBoard's file"
+    if parts[0] == "ledger":
+        return "ledger"
+    if parts[0] == "store" and len(parts) > 2:
+        if short in ("family.json", "_SUCCESS", "metrics.json"):
+            return short if short == "family.json" else f"fit: {short}"
+        if short.endswith(".parquet"):
+            return "shard"
+        return "fit: weights" if short.endswith((".bin", ".safetensors")) else "fit: another file"
     if "trials" in parts:
         return f"trial: {short}"
-    return f"{parts[0]}: {'figures/' if 'figures' in parts else ''}{short}"
+    return f"{parts[0]}: {'figure' if 'figures' in parts else short}"
 
 
 def damaged(data: bytes, how: str, rng: random.Random) -> bytes:
@@ -156,7 +162,7 @@ def trial(machine: Machine, ground: Ground, what: str, how: str, force: bool, rn
     good = ground.copies[name.removeprefix("cache:")] if copy else ground.before[name]
     if not good:
         place.clear()
-        return Outcome("damage", ground.name, f"{what}, {how}", "spare", 0.0)
+        return Outcome("damage", ground.name, what, "spare", 0.0)
     bad = damaged(good, how, rng)
     if copy:
         _write(cache / name.removeprefix("cache:"), bad)
@@ -178,7 +184,7 @@ def trial(machine: Machine, ground: Ground, what: str, how: str, force: bool, rn
         place.clear()
         if spare and end == "repaired" and not copy and "checkpoint" not in what:
             end = "spare"
-    return Outcome("damage", ground.name, f"{what}, {how}", end, time.monotonic() - begin, note)
+    return Outcome("damage", ground.name, what, end, time.monotonic() - begin, note)
 
 
 def _unnamed(told: Ended, name: str) -> str:

@@ -100,8 +100,8 @@ class Store:
             raise StoreError(
                 f"The store {redact(self.root)} has format {found} by its store.json, this version reads"
                 f" format {FORMAT}: give another --root or install the version that wrote it; or, where that"
-                " file is damaged and this version wrote it, delete it: it is written again, and what lies here"
-                " is served."
+                " file is damaged and this version wrote it, delete it: it is written again, and what lies"
+                " here is served."
             )
         return True
 
