@@ -12,6 +12,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 VARIABLE = "DIFFADAPT_TEST_KILL"
@@ -111,7 +112,9 @@ def _arm_s3(trap: _Trap) -> None:
 
 def _first(mark: str) -> bool:
     try:
-        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+        handle = os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        with open(handle, "wb") as file:  # who it was
+            file.write(Path("/proc/self/cmdline").read_bytes())
         return True
     except FileExistsError:
         return False

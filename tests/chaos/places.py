@@ -226,8 +226,10 @@ TIMED = ("seconds", "device_hours", "device", "made", "found")
 
 
 def stable(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """What must be equal after anything: all files but those of SPARE; of results, all but the seconds."""
-    return {n: _timeless(n, d) for n, d in files.items() if not any(part in n for part in SPARE)}
+    """What must be equal after anything: all files but those of SPARE and unfinished ones; of results, all
+    but the seconds."""
+    spare = (*SPARE, ".tmp-")
+    return {n: _timeless(n, d) for n, d in files.items() if not any(part in n for part in spare)}
 
 
 def _timeless(name: str, data: bytes) -> Any:

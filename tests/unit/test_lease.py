@@ -111,6 +111,21 @@ def test_what_ended_processes_left_goes_with_the_next_run(tmp_path):
     assert root.store.list(".leases") == set()
 
 
+def test_unfinished_files_of_ended_processes_go_with_the_next_run(tmp_path):
+    run_toy(tmp_path, Toy())
+    (fit,) = (tmp_path / "store").glob("total/*")
+    (shards,) = (tmp_path / "store").glob("double/*")
+    (run,) = (tmp_path / "runs").glob("toy-*")
+    dead = f"x.json.tmp-{owner().partition('-')[0]}-{2**22 + 5}-1-3e821cf6"
+    folders = [tmp_path / "store", tmp_path / "runs", tmp_path / "ledger", fit, fit / "more", shards, run]
+    folders.append(run / "figures")
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        (folder / dead).write_text("half")
+    run_toy(tmp_path, Toy())
+    assert [str(f.relative_to(tmp_path)) for f in folders if (f / dead).exists()] == []
+
+
 def test_a_silent_one_elsewhere_is_taken_over_after_a_while(store):
     """A process of another machine cannot be asked for: only its silence tells."""
     there = {"owner": "f" * 12 + "-1-1", "host": "elsewhere", "pid": 7, "life": "once"}
