@@ -17,7 +17,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from tests.chaos import damages, kills, outcome, twins
-from tests.chaos.kills import Reference
 from tests.chaos.outcome import Outcome
 from tests.chaos.places import SYSTEMS, Machine, s3_server
 
@@ -31,6 +30,8 @@ PAIRS = (
     ("the same training twice", 1), ("the same training twice, Ray", 1),
 )  # fmt: skip
 """Of twenty starts, what is started."""
+WHOLE = {"local", "local, training"}
+"""Where files of a run that was killed in the middle are damaged too."""
 Trial = tuple[int, Callable[[], list[Outcome]], str]
 """How many outcomes it gives, the work, and what it is called where it cannot be done."""
 
@@ -47,15 +48,13 @@ def shared(number: int, shares: dict[str, int]) -> dict[str, int]:
     return result
 
 
-def kill_trials(
-    machine: Machine, refs: dict[str, Reference], counts: dict[str, int], seed: int
-) -> list[Trial]:
+def kill_trials(machine: Machine, counts: dict[str, int], seed: int) -> list[Trial]:
     result: list[Trial] = []
     for name, count in counts.items():
         if not count:
             continue
         system, rng = SYSTEMS[name], random.Random(f"{seed} {name}")
-        known = refs["local, training" if system.ray else name]
+        known = kills.undisturbed(machine, system)
         inside = kills.commit_kills(known.visits, (count + 1) // 2, rng)
         moments = [*inside, *[("", 0)] * (count - len(inside))]
         rng.shuffle(moments)
@@ -153,19 +152,20 @@ def main(argv: list[str] | None = None) -> int:
     base = Path(tempfile.mkdtemp(prefix="chaos-"))
     with s3_server(base) if any("s3" in n for n in only) else nullcontext({}) as s3:
         machine = Machine(base, s3)
-        needed = {"local, training" if SYSTEMS[n].ray else n for n, c in kill_counts.items() if c}
+        first = {kills.work(SYSTEMS[n]) for n, count in kill_counts.items() if count}
         if options.damages:
-            needed |= only & {"local", "local, training"}
-        refs = {name: kills.reference(machine, SYSTEMS[name]) for name in sorted(needed)}
-        say(
-            "undisturbed runs: "
-            + ", ".join(f"{n} {r.seconds:.1f} s {dict(r.visits)}" for n, r in refs.items())
-        )
-        trials = kill_trials(machine, refs, kill_counts, options.seed)
+            first |= {kills.work(*what) for what in damages.commands(machine, only).values()}
+            first |= {kills.work(SYSTEMS[n]) for n in WHOLE & only}
+        chosen = [twins.PAIRS[p] for p, count in twin_counts.items() if count]
+        first |= {kills.work(system, system.words, other) for system, other in chosen}
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(lambda what: kills.undisturbed(machine, what[0], *what[1]), sorted(first, key=str)))
+        for (system, _), known in machine.known.items():
+            say(f"undisturbed, {system.name}: {known.seconds:.1f} s, commits {dict(known.visits)}")
+        trials = kill_trials(machine, kill_counts, options.seed)
         if options.damages:
-            trials += damage_trials(
-                machine, damages.grounds(machine, refs, sorted(only)), options.damages, options.seed
-            )
+            grounds = damages.grounds(machine, only)
+            trials += damage_trials(machine, grounds, options.damages, options.seed)
         trials += twin_trials(machine, twin_counts, options.seed)
         random.Random(options.seed).shuffle(trials)
         outcomes = carry_out(trials, options.jobs, begin + 60 * options.minutes, say)

@@ -7,13 +7,13 @@ import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.kills import Reference
+from tests.chaos.kills import Reference, undisturbed
 from tests.chaos.outcome import Outcome
-from tests.chaos.places import SWEEP, SYSTEMS, TOY, Ended, Machine, Place, System, differences, left_behind
+from tests.chaos.places import SYSTEMS, TOY, Ended, Machine, Place, System, differences, left_behind
 
 HOWS = ("zeroed", "cut", "one bit flipped")
 PASSED_OVER = ("status.json", "ledger/", ".leases/", ".checkpoints/", "tensorboard/")
@@ -105,47 +105,35 @@ def _part(path: str) -> str:
     return path.rpartition("/")[0] + "/" if path.endswith(".parquet") else path + "/"
 
 
-def grounds(machine: Machine, references: Mapping[str, Reference], wanted: list[str]) -> list[Ground]:
-    """What there is to damage, of the systems in ``wanted``."""
-    result = []
+def commands(machine: Machine, wanted: Collection[str]) -> dict[str, tuple[System, tuple[str, ...]]]:
+    """What is run and then damaged, of the systems in ``wanted``."""
     broken = machine.base / "broken"
     broken.write_text("n/0/s001-2")
-    words = (*TOY, "--numbers.broken", str(broken))
-    for name, system, command in (
-        ("local", SYSTEMS["local"], words),
-        ("sweep", SYSTEMS["sweep"], SWEEP),
-        ("s3", SYSTEMS["s3"], TOY),
-        ("local, training", SYSTEMS["local, training"], SYSTEMS["local, training"].words),
-    ):
-        if name not in wanted:
-            continue
-        place = machine.place(system)
-        ended = place.run(command)
-        if ended.status:
-            raise RuntimeError(f"The undisturbed run of {name} failed:\n{ended.text}\n{ended.error}")
-        files, cache = place.files(), place.folder / "cache"
-        copies = {
-            p.relative_to(cache).as_posix(): p.read_bytes()
-            for p in sorted(cache.rglob("*"))
-            if p.is_file() and p.suffix != ".lock"
-        }
-        result.append(Ground(name, system, command, files, files, copies))
-        place.clear()
-    for name in ("local", "local, training"):
-        if name in wanted and name in references:
-            result += _interrupted(machine, SYSTEMS[name], references[name])
+    with_failures = (*TOY, "--numbers.broken", str(broken))
+    known = {n: (SYSTEMS[n], SYSTEMS[n].words) for n in ("sweep", "s3", "local, training")}
+    return {n: v for n, v in {"local": (SYSTEMS["local"], with_failures), **known}.items() if n in wanted}
+
+
+def grounds(machine: Machine, wanted: Collection[str]) -> list[Ground]:
+    """What there is to damage, of the systems in ``wanted``."""
+    result = []
+    for name, (system, words) in commands(machine, wanted).items():
+        whole = undisturbed(machine, system, words)
+        result.append(Ground(name, system, words, whole.files, whole.files, whole.copies))
+        if "s3" not in name and name != "sweep":
+            result.append(_interrupted(machine, system, undisturbed(machine, system)))
     return result
 
 
-def _interrupted(machine: Machine, system: System, whole: Reference) -> list[Ground]:
-    """Places that a kill left: with the checkpoints of a fit, where there are some, and the leases."""
+def _interrupted(machine: Machine, system: System, whole: Reference) -> Ground:
+    """A place that a kill left: with the checkpoints of a fit, where there are some, and the leases."""
     kind = "checkpoint" if "checkpoint" in whole.visits else "fit"
     place = machine.place(system)
     spec = {"kind": kind, "visit": whole.visits[kind] * 2 // 3, "mark": str(place.folder / "mark")}
     place.run(system.words, spec)
     files = {n: d for n, d in place.files().items() if ".tmp-" not in n}
     place.clear()
-    return [Ground(f"{system.name}, killed", system, system.words, files, whole.files, {})]
+    return Ground(f"{system.name}, killed", system, system.words, files, whole.files, {})
 
 
 def trial(machine: Machine, ground: Ground, what: str, how: str, force: bool, rng: random.Random) -> Outcome:

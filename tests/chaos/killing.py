@@ -45,7 +45,7 @@ class _Trap:
     def visit(self, path: Any, last: Callable[[], None] | None = None) -> None:
         """A call that touches ``path`` is about to happen, or has just happened; ``last`` is done before the
         end."""
-        kind = kind_of(path) if isinstance(path, (str, os.PathLike)) else ""
+        kind = kind_of(str(path)) if isinstance(path, (str, os.PathLike)) else ""
         if not kind:
             return
         with self.lock:

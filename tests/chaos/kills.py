@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.chaos.outcome import Outcome
-from tests.chaos.places import Ended, Machine, Place, System, differences, left_behind
+from tests.chaos.places import SYSTEMS, Ended, Machine, Place, System, differences, left_behind
 
 TRIES = 12
 """So often a kill is tried that comes too late."""
@@ -18,28 +18,51 @@ TRIES = 12
 
 @dataclass
 class Reference:
-    """An undisturbed run: its files, its seconds after the imports, and how often it visits each kind of
-    commit."""
+    """What commands leave that nothing disturbs: files, the machine's own copies (relative to its cache);
+    the seconds after the imports, and how often it visits each kind of commit."""
 
     files: Mapping[str, bytes]
     seconds: float
     visits: Mapping[str, int]
+    copies: Mapping[str, bytes]
 
 
-def reference(machine: Machine, system: System) -> Reference:
-    """Make one. RuntimeError with what the command wrote when it fails."""
-    place = machine.place(system)
-    count = place.folder / "visits.json"
-    with place.start(system.words, {"count": str(count)}, ray=False) as started:
-        started.begun()
-        begun = time.monotonic()
-        ended = started.end()
-        seconds = time.monotonic() - begun
-    if ended.status:
-        raise RuntimeError(f"The undisturbed run of {system.name} failed:\n{ended.text}\n{ended.error}")
-    files, visits = place.files(), json.loads(count.read_text())
+def work(system: System, *commands: tuple[str, ...]) -> tuple[System, tuple[tuple[str, ...], ...]]:
+    """What is to be run where nothing disturbs: ``commands`` one after the other (default: the system's own).
+    Ray must give what the local runner gives."""
+    if system.ray:
+        system = SYSTEMS["local, training"]
+        commands = (system.words,)
+    return system, tuple(dict.fromkeys(commands or (system.words,)))
+
+
+def undisturbed(machine: Machine, system: System, *commands: tuple[str, ...]) -> Reference:
+    """What :func:`work` leaves, made once. RuntimeError with what a command wrote when it fails."""
+    what = work(system, *commands)
+    if what not in machine.known:
+        machine.known[what] = _undisturbed(machine, *what)
+    return machine.known[what]
+
+
+def _undisturbed(machine: Machine, system: System, commands: tuple[tuple[str, ...], ...]) -> Reference:
+    place, seconds = machine.place(system), 0.0
+    count, cache = place.folder / "visits.json", place.folder / "cache"
+    for words in commands:
+        with place.start(words, {"count": str(count)}) as started:
+            started.begun()
+            begun = time.monotonic()
+            ended = started.end()
+            seconds += time.monotonic() - begun
+        if ended.status:
+            raise RuntimeError(f"The undisturbed run of {system.name} failed:\n{ended.text}\n{ended.error}")
+    copies = {
+        p.relative_to(cache).as_posix(): p.read_bytes()
+        for p in sorted(cache.rglob("*"))
+        if p.is_file() and p.suffix != ".lock"
+    }
+    result = Reference(place.files(), seconds, json.loads(count.read_text()), copies)
     place.clear()
-    return Reference(files, seconds, visits)
+    return result
 
 
 def commit_kills(visits: Mapping[str, int], number: int, rng: random.Random) -> list[tuple[str, int]]:

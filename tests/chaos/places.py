@@ -197,6 +197,8 @@ class Machine:
     def __init__(self, base: Path, s3: Mapping[str, str] | None = None):
         self.base, self.s3 = base, dict(s3 or {})
         self._numbers = itertools.count(1)
+        self.known: dict[Any, Any] = {}
+        """Undisturbed runs, by what was run."""
 
     def place(self, system: System, files: Mapping[str, bytes] | None = None) -> Place:
         """A new place, with ``files`` under its root."""

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Mapping
 
+from tests.chaos.kills import undisturbed
 from tests.chaos.outcome import Outcome
 from tests.chaos.places import SWEEP, SYSTEMS, TOY, Machine, System, differences, left_behind
 
@@ -26,14 +27,7 @@ PAIRS: dict[str, tuple[System, tuple[str, ...]]] = {
 def alone(machine: Machine, pair: str) -> Mapping[str, bytes]:
     """What the two commands leave, one after the other."""
     system, other = PAIRS[pair]
-    place = machine.place(system)
-    for words in dict.fromkeys((system.words, other)):
-        ended = place.run(words)
-        if ended.status:
-            raise RuntimeError(f"{pair}: the undisturbed run failed:\n{ended.text}\n{ended.error}")
-    files = place.files()
-    place.clear()
-    return files
+    return undisturbed(machine, system, system.words, other).files
 
 
 def twins(machine: Machine, pair: str, wanted: Mapping[str, bytes], rng: random.Random) -> Outcome:

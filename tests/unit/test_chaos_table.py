@@ -20,10 +20,9 @@ def ends(monkeypatch, tmp_path) -> list[str]:
     """How the trials of :func:`run` will end, one after the other."""
     left: list[str] = []
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(
-        kills, "reference", lambda machine, system: Reference({}, 1.0, {"shard": 3, "fit": 2})
-    )
-    monkeypatch.setattr(twins, "alone", lambda machine, pair: {})
+    known = Reference({}, 1.0, {"shard": 3, "fit": 2}, {})
+    monkeypatch.setattr(kills, "undisturbed", lambda machine, system, *commands: known)
+    monkeypatch.setattr(twins, "undisturbed", lambda machine, system, *commands: known)
     monkeypatch.setattr(
         kills,
         "chain",
