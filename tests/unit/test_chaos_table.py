@@ -90,7 +90,7 @@ def test_damage_damages(how):
 
 
 def test_commits_are_known_by_their_paths():
-    assert kind_of("/x/root/store/k/f-1/s-2.parquet.tmp-6266a77b543f-1-2-3e821cf6") == "shard"
-    assert kind_of("/x/root/store/k/f-1/_SUCCESS") == "fit" and kind_of("/usr/lib/a.py") == ""
-    assert kind_of("/x/root/store/.leases/a.1") == "lease" and kind_of("/x/root/runs/r/status.json") == "run"
+    assert kind_of("root/store/k/f-1/s-2.parquet.tmp-6266a77b543f-1-2-3e821cf6") == "shard"
+    assert kind_of("root/store/k/f-1/_SUCCESS") == "fit" and kind_of("lib/a.py") == ""
+    assert kind_of("root/store/.leases/a.1") == "lease" and kind_of("root/runs/r/status.json") == "run"
     assert kind_of("chaos/001/store/.checkpoints/d/step-1.pt") == "checkpoint"
