@@ -107,14 +107,23 @@ def main(argv: list[str] | None = None) -> int:
         except DiffadaptError as error:
             if seen():
                 return _interrupted()
-            from diffadapt.core.store import redact
+            from diffadapt.core.redact import redact
 
             print(f"\n{redact(str(error))}", file=sys.stderr)
             return 2
-        except Exception:
+        except Exception as error:
             if seen():
                 return _interrupted()
-            raise
+            from diffadapt.core.causes import of_system
+            from diffadapt.core.redact import redact
+
+            if (said := of_system(error)) is None:
+                import traceback
+
+                print(redact(traceback.format_exc()), end="", file=sys.stderr)
+                return 1
+            print(f"\n{redact(said)}", file=sys.stderr)
+            return 2
 
 
 def _interrupted() -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -141,6 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", default=list(SHARES), choices=list(SHARES), help="kinds of runs")
     options = parser.parse_args(argv)
     begin = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the S3 ends with this process
     only = set(options.only)
     kill_counts = shared(options.kills, {n: s for n, s in SHARES.items() if n in only})
     pairs = {p: n for p, n in PAIRS if twins.PAIRS[p][0].name in only}

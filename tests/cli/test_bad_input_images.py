@@ -53,6 +53,25 @@ def test_a_truncated_jpeg_is_quarantined_with_key_and_reason(place: Place, image
     strict.sentence("quarantined 1 of 31 items", "target/0/3/half.jpg", "--execution.max-failed-fraction")
 
 
+def test_what_could_harm_is_quarantined_like_what_cannot_be_read(
+    place: Place, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PNG of few bytes and many pixels, and a PostScript file that is called a JPEG."""
+    Image.new("1", (8192, 8193)).save(images / "1" / "huge.png")
+    (images / "2" / "script.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EOF\n")
+    lenient = ("--execution.max-failed-fraction", "0.1")
+    result = place.run(*place.folder_words(images), *lenient)
+    assert result.status == 0 and "30 of 32" in result.output, result.text
+    found = {f["key"]: f["reason"] for f in quarantined(place)}
+    assert set(found) == {"target/0/1/huge.png", "target/0/2/script.jpg"}
+    assert "DIFFADAPT_MAX_PIXELS to 67117056 or more" in found["target/0/1/huge.png"]
+    assert "no image format is recognised" in found["target/0/2/script.jpg"]
+    monkeypatch.setenv("DIFFADAPT_MAX_PIXELS", "lots")
+    place.run(*place.folder_words(images), *lenient, root=place.folder / "other").sentence(
+        "DIFFADAPT_MAX_PIXELS is 'lots'"
+    )
+
+
 def test_above_the_fraction_the_stage_fails_and_mended_images_finish(place: Place, images: Path) -> None:
     for i in range(4):
         truncate(images / "0" / f"half{i}.jpg")

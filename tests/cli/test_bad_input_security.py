@@ -24,7 +24,8 @@ from PIL import Image
 
 from diffadapt.core.artifact import Rows, Shard, image_table
 from diffadapt.core.identity import digest
-from diffadapt.core.store import Store, redact
+from diffadapt.core.redact import redact
+from diffadapt.core.store import Store
 from diffadapt.models.weights import ASSETS
 from tests.cli.badinput import Place, diffadapt, digit_folder
 from tests.tiny import ROOT

@@ -276,6 +276,29 @@ def test_doctor(cli, tmp_path):
     assert status == 0 and "FAIL" not in out and "embedded weights" in out
 
 
+@pytest.mark.parametrize(
+    ("folder", "file", "said"),
+    [
+        (0o755, 0o644, "can be read by other users"),
+        (0o700, 0o640, "can be read by other users"),
+        (0o777, 0o600, "can be replaced by other users"),
+        (0o700, 0o600, ""),
+    ],
+)
+def test_doctor_warns_of_a_token_that_others_can_read(cli, tmp_path, monkeypatch, folder, file, said):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("SECRET")
+    token.chmod(file)
+    token.parent.chmod(folder)
+    status, out, _ = cli("doctor", "--root", tmp_path / "root")
+    (line,) = [line for line in out.splitlines() if "cluster token" in line]
+    assert status == 0 and "SECRET" not in out and line.startswith("warn" if said else "ok") and said in line
+    assert ("chmod 600" in line) == bool(said)
+
+
 QUICK = {
     "ls": ["ls"],
     "status": ["status"],

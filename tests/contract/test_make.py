@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 FOREIGN = (
@@ -74,6 +78,34 @@ def test_pip_keeps_its_settings(recorder: Recorder) -> None:
     words, environment = recorder.run(["make", "setup"])
     assert words.startswith("-m pip install ")
     assert [v for v in (*FOREIGN, *USERS) if v not in environment] == []
+
+
+def requirements(text: str) -> list[Requirement]:
+    """Those of a file of pins: every line but comments is one."""
+    return [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
+def test_every_python_installs_the_pins(recorder: Recorder, python: str) -> None:
+    """The oldest one too, with versions of its own where it needs them; no place to get them is named."""
+    words, _ = recorder.run(["make", "setup"])
+    assert "-c constraints.txt" in words
+    text = (ROOT / "constraints.txt").read_text()
+    assert "://" not in text and not [line for line in text.splitlines() if line.startswith("-")]
+    found: dict[str, list[str]] = {}
+    for pin in requirements(text):
+        if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+            (version,) = pin.specifier
+            assert version.operator == "=="
+            found.setdefault(canonicalize_name(pin.name), []).append(version.version)
+    assert [name for name, versions in found.items() if len(versions) != 1] == []
+    project = (ROOT / "pyproject.toml").read_text()
+    listed = re.findall(r'^  "([^"]+)",$', project.partition("dependencies = [")[2].partition("\n]")[0], re.M)
+    listed += json.loads("[" + re.search(r"^dev = \[(.*)\]$", project, re.M)[1] + "]")
+    for wanted in map(Requirement, listed):
+        if wanted.marker is None or wanted.marker.evaluate({"python_version": python}):
+            (version,) = found[canonicalize_name(wanted.name)]
+            assert wanted.specifier.contains(version), wanted
 
 
 def test_no_other_recipe_starts_pytest() -> None:

@@ -22,6 +22,7 @@ from diffadapt.orchestrate.capacity import (
     of_configuration,
     remaining,
 )
+from diffadapt.orchestrate.connection import worker_environment
 from diffadapt.orchestrate.pool import MAX_BUNDLES, bundle
 from diffadapt.orchestrate.resources import plan_layout
 from diffadapt.orchestrate.runner import RayRunner
@@ -234,6 +235,13 @@ def test_fits_that_do_not_train_reserve_what_their_stage_needs(monkeypatch: pyte
             (device, 1.0 if device == "cuda" else 0.0),
         ]
         asked.clear()
+
+
+def test_workers_read_images_as_large_as_their_driver_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DIFFADAPT_MAX_PIXELS", raising=False)
+    assert "DIFFADAPT_MAX_PIXELS" not in worker_environment(ExecutionConfig())
+    monkeypatch.setenv("DIFFADAPT_MAX_PIXELS", "123456789")
+    assert worker_environment(ExecutionConfig())["DIFFADAPT_MAX_PIXELS"] == "123456789"
 
 
 def test_an_address_where_nobody_answers_is_an_error_at_once() -> None:

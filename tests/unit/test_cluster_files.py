@@ -59,8 +59,10 @@ def load(name: str) -> Any:
 
 @cache
 def constraints() -> dict[str, str]:
+    """The pins of the Python that the images have."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    wanted = [x.partition(";")[0] for x in lines if "==" in x and "version <" not in x and x[0] != "#"]
+    return dict(line.split("==") for line in wanted)
 
 
 def extras() -> set[str]:
@@ -658,3 +660,13 @@ def test_prometheus_reads_rays_list_of_targets() -> None:
     config = yaml.safe_load((CLUSTER / "prometheus.yml").read_text())
     ((job,),) = (config["scrape_configs"],)
     assert job["file_sd_configs"] == [{"files": [f"/tmp/ray/{PROMETHEUS_SERVICE_DISCOVERY_FILE}"]}]
+
+
+def test_tokens_are_made_and_kept_for_their_owner_alone() -> None:
+    scripts = (f for f in (ROOT / "cluster").rglob("*") if f.suffix in (".md", ".yaml", ".sh"))
+    lines = [line for f in (ROOT / "README.md", *scripts) for line in f.read_text().splitlines()]
+    made = [line for line in lines if "get-auth-token --generate" in line]
+    assert made and all("(umask 077; ray get-auth-token" in line for line in made)
+    for cloud in CLOUDS:
+        commands = load(f"{cloud}.yaml")["initialization_commands"]
+        assert "chmod 700 ~/.ray && chmod 600 ~/.ray/auth_token" in commands

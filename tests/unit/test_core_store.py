@@ -23,7 +23,7 @@ from diffadapt.core import store as store_module
 from diffadapt.core.artifact import Failure, Rows, image_table, scene_table, to_parquet
 from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Root
-from diffadapt.core.store import Store, redact, safe_name
+from diffadapt.core.store import Store, safe_name
 from diffadapt.data.image import encode_png
 
 PLATFORM = Path(store_module.__file__).parents[2]
@@ -242,22 +242,6 @@ def test_relative_places_survive_a_change_of_folder(tmp_path, monkeypatch):
 
 def test_safe_names():
     assert safe_name("a/b c:ü") == "a-b-c" and safe_name("///") == "x" and len(safe_name("y" * 300)) == 100
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("s3://key:secret@bucket/x", "s3://***@bucket/x"),
-        ("https://h/x?token=abc&y=1", "https://h/x?token=***&y=1"),
-        (
-            "https://h/x?X-Amz-Signature=ab&X-Amz-Credential=cd",
-            "https://h/x?X-Amz-Signature=***&X-Amz-Credential=***",
-        ),
-        ("plain/path key", "plain/path key"),
-    ],
-)
-def test_redact(text, wanted):
-    assert redact(text) == wanted
 
 
 def test_shards_open_with_pandas_pyarrow_and_datasets(tmp_path):

@@ -211,7 +211,7 @@ class TestLabelMaps:
             (b"no picture", "no image format"),
             (
                 encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)))[:900],
-                "not readable",
+                "not a readable image",
             ),
             (encode_jpeg(np.zeros((8, 8), np.uint8)), "is a JPEG"),
             (encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "the kind F"),

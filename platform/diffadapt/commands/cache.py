@@ -19,6 +19,7 @@ from diffadapt.core import ledger
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.files import clear_scratch
 from diffadapt.core.local_cache import LocalCache
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root, Run
 from diffadapt.core.sealed import read_family
 from diffadapt.sweeps.folder import Sweep, sweeps
@@ -204,6 +205,7 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[tuple[str, str, str]]:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
+    text = redact(text)
     return text if len(text) <= 120 else text[:117] + "..."
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from diffadapt.core.estimate import Estimate, StageEstimate
 from diffadapt.core.plan import NodeSummary, PlanSummary
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
-from diffadapt.core.store import redact
 from diffadapt.core.units import format_seconds
 from diffadapt.run.runner import ExecutionConfig, Runner
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from importlib import metadata
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import DataError, DiffadaptError
-from diffadapt.core.store import redact
+from diffadapt.core.redact import redact
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,17 @@ def doctor(argv: Sequence[str]) -> int:
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", _python), ("libraries", _libraries), ("platform", _platform), ("device", _device),
         ("embedded weights", _weights), ("store", lambda: _store(options)), ("memory", _memory),
+        ("cluster token", _token),
     ]  # fmt: skip
     bad = 0
     for name, check in checks:
         try:
             print(f"ok    {name:<18} {check()}")
+        except UserWarning as warning:
+            print(f"warn  {name:<18} {warning}")
         except (DiffadaptError, ImportError, OSError) as error:
             bad += 1
-            print(f"FAIL  {name:<18} {error}")
+            print(f"FAIL  {name:<18} {redact(str(error))}")
     return 1 if bad else 0
 
 
@@ -123,3 +127,21 @@ def _memory() -> str:
     free = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return f"{pages:.0f} GB memory, {free:.0f} GB free on the temporary disk"
+
+
+def _token() -> str:
+    """Raises UserWarning where others than its owner can read or replace the token."""
+    from diffadapt.orchestrate.jobs import token_file
+
+    file = token_file()
+    if not file.exists():
+        return "none on this machine"
+    open_file, open_folder = file.stat().st_mode & 0o077, file.parent.stat().st_mode & 0o022
+    if not open_file and not open_folder:
+        return f"{file} is its owner's alone"
+    what = "read" if open_file else "replaced"
+    raise UserWarning(
+        f"{file} can be {what} by other users of this machine, who could then run code on the cluster:"
+        f" chmod 700 {shlex.quote(str(file.parent))} && chmod 600 {shlex.quote(str(file))}, and make a new"
+        " token if others have been here."
+    )

@@ -3,18 +3,22 @@ folders."""
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.place import demand_empty, new_folder, write_file
 from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
+from diffadapt.core.spreadsheet import csv_bytes
 
+IMAGES, PROMPTS = ("synth", "aligned", "corrupted"), "prompts.csv"
+Layout = Literal["imagefolder", "imagenet-c-syn", "flat"]
 KINDS = {"features": "cached features"}
 """What lies in the shards of kinds that are not exported; predictions otherwise."""
 
@@ -29,12 +33,14 @@ class ExportOptions(RootOption):
     finetuned, generator, unconditional, source_only, ... (models)."""
     out: str = ""
     """Folder to write; must be new or empty."""
-    layout: Literal["imagefolder", "imagenet-c-syn", "flat"] = "imagefolder"
+    layout: Layout = "imagefolder"
     """imagefolder: class folders; imagenet-c-syn: corruption/severity/class/name; flat: one folder and
     labels.csv."""
 
 
 def export(argv: Sequence[str]) -> int:
+    from diffadapt.run.outputs import copy_model
+
     options = parse(ExportOptions, argv, "export")
     run = options.open().run(options.run)
     manifest = run.manifest()
@@ -49,30 +55,36 @@ def export(argv: Sequence[str]) -> int:
         )
     if not options.out:
         raise StoreError("Give --out, the folder to write.")
-    out = Path(options.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise StoreError(f"{options.out!r} exists and is not empty: give another --out.")
+    demand_empty(options.out)
     node = nodes[what]
     paths = [path for _, _, _, path in node["shards"]]
     if any(p is None for p in paths):
         raise StoreError(
             f"{options.what!r} are your own files, read where they are; there is nothing to export."
         )
-    if node["kind"] in ("synth", "aligned", "corrupted"):
-        return _images(run, manifest, paths, options)
-    if node["kind"] == "transferred":
-        return _scenes(run, nodes, paths, options.out)
-    if node["kind"] == "prompts":
-        return _prompts(run, paths, out)
-    if not paths or not Sealed(run.root.store, paths[0]).exists():
+    copied = node["kind"] not in (*IMAGES, "transferred", "prompts")
+    if copied and not (paths and Sealed(run.root.store, paths[0]).exists()):
         raise StoreError(
             f"{options.what!r} holds {KINDS.get(node['kind'], 'predictions')}, not images or a model: read"
             f" its Parquet files under {run.root.store.root}."
         )
-    return _model(run, options.what, what, options.out)
+    written = options.out
+    with new_folder(options.out) as out:
+        if copied:
+            copy_model(run, what, out)
+            said = f"{options.what} of {run.name}"
+        elif node["kind"] == "prompts":
+            written = posixpath.join(options.out, PROMPTS)
+            said = _prompts(run, paths, posixpath.join(out, PROMPTS))
+        elif node["kind"] == "transferred":
+            said = _scenes(run, nodes, paths, out)
+        else:
+            said = _images(run, manifest, paths, out, options.layout)
+    print(f"{said} in {written}")
+    return 0
 
 
-def _images(run: Run, manifest: dict[str, Any], paths: Sequence[str], options: ExportOptions) -> int:
+def _images(run: Run, manifest: dict[str, Any], paths: Sequence[str], out: str, layout: Layout) -> str:
     from diffadapt.data.export import write_tree
 
     def rows():
@@ -81,15 +93,13 @@ def _images(run: Run, manifest: dict[str, Any], paths: Sequence[str], options: E
             for key, label, image in zip(
                 rows.column("key"), rows.column("label"), rows.column("image"), strict=True
             ):
-                yield (_key(key, options.layout), label, image["bytes"])
+                yield (_key(key, layout), label, image["bytes"])
 
     names = manifest["class_names"] or None
-    count = write_tree(rows(), options.out, options.layout, class_names=names)
-    print(f"{count} images in {options.out}")
-    return 0
+    return f"{write_tree(rows(), out, layout, class_names=names)} images"
 
 
-def _scenes(run: Run, nodes: dict[str, Any], paths: Sequence[str], out: str) -> int:
+def _scenes(run: Run, nodes: dict[str, Any], paths: Sequence[str], out: str) -> str:
     """images, labels and classes.csv: what `--source.path` of a layout 'folder' reads again. Refused images
     are left out."""
     from diffadapt.core.config import from_dict
@@ -107,8 +117,7 @@ def _scenes(run: Run, nodes: dict[str, Any], paths: Sequence[str], out: str) -> 
         if n["kind"] == kind
     )
     count = write_scenes(rows, out, from_dict(ClassTable, next(c for c in known if c)))
-    print(f"{count} transferred scenes in {out}")
-    return 0
+    return f"{count} transferred scenes"
 
 
 def _key(key: str, layout: str) -> str:
@@ -122,24 +131,10 @@ def _key(key: str, layout: str) -> str:
     return f"{head}/{stem}" if head else stem
 
 
-def _prompts(run: Run, paths: Sequence[str], out: Path) -> int:
+def _prompts(run: Run, paths: Sequence[str], out: str) -> str:
     """prompts.csv (category, prompt, source), which `--prompts.source file --prompts.file` reads again."""
-    import csv
-
     rows = [row for path in paths for row in run.root.store.load(path).table.to_pylist()]
     rows.sort(key=lambda r: (r["label"], r["index"]))
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / "prompts.csv", "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(("category", "prompt", "source"))
-        writer.writerows((r["category"], r["prompt"], r["source"]) for r in rows)
-    print(f"{len(rows)} prompts in {out / 'prompts.csv'}")
-    return 0
-
-
-def _model(run: Run, what: str, node: str, out: str) -> int:
-    from diffadapt.run.outputs import copy_model
-
-    copy_model(run, node, out)
-    print(f"{what} of {run.name} in {out}")
-    return 0
+    lines = [("category", "prompt", "source"), *((r["category"], r["prompt"], r["source"]) for r in rows)]
+    write_file(out, csv_bytes(lines, end="\r\n"))
+    return f"{len(rows)} prompts"

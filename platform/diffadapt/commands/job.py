@@ -12,7 +12,7 @@ import tyro
 
 from diffadapt.commands.options import parse
 from diffadapt.core.errors import RecipeError
-from diffadapt.core.store import redact
+from diffadapt.core.redact import redact
 
 if TYPE_CHECKING:
     from diffadapt.orchestrate.jobs import JobServer

@@ -18,6 +18,7 @@ from diffadapt.core.estimate import Estimate, estimate, same_device
 from diffadapt.core.leniency import lenient
 from diffadapt.core.plan import summarise
 from diffadapt.core.prices import Instance, find
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root, run_name
 from diffadapt.core.schedule import finished
 from diffadapt.core.stage import NodePlan
@@ -90,7 +91,7 @@ def plan(argv: Sequence[str]) -> int:
     if digests and not notes:
         print("--calibrate makes one shard of each stage that is not measured and needs no training first.")
     for note in notes:
-        print(f"\nNot at hand: {note}")
+        print(f"\nNot at hand: {redact(note)}")
     if notes:
         print("\nThe counts hold; `run` needs what is not at hand.")
     return 0

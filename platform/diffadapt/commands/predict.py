@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import tyro
 
 from diffadapt.commands.options import RootOption, parse
+from diffadapt.core.errors import StoreError
 from diffadapt.run.runner import ExecutionConfig
 
 
@@ -29,13 +30,12 @@ class PredictOptions(RootOption):
 
 
 def predict(argv: Sequence[str]) -> int:
-    import fsspec
-
     from diffadapt.commands.common import make_runner
     from diffadapt.core.errors import DataError
+    from diffadapt.core.place import write_file
     from diffadapt.core.predictions import predictions_parquet
     from diffadapt.core.record import predictions_by_key
-    from diffadapt.core.store import redact
+    from diffadapt.core.redact import redact
     from diffadapt.run.drive import drive
     from diffadapt.systems.predict import MODEL, PROJECTED, SOURCE, from_run
     from diffadapt.systems.predict_scenes import ScenePrediction
@@ -64,10 +64,9 @@ def predict(argv: Sequence[str]) -> int:
         count, data = len(found[MODEL]), predictions_parquet(found[MODEL], recipe.class_names)
     else:
         count, data = _of_ensemble(found[SOURCE], found[PROJECTED], recipe.class_names)
-    with fsspec.open(out, "wb") as handle:
-        handle.write(data)
+    write_file(out, data)
     failed = sum(1 for n in nodes.values() for _ in n["quarantined"])
-    print(f"{count} predictions by {model.name} in {out}")
+    print(f"{count} predictions by {model.name} in {redact(out)}")
     if failed:
         print(
             f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.",
@@ -78,21 +77,11 @@ def predict(argv: Sequence[str]) -> int:
 
 def _check_out(out: str) -> None:
     """Fail before hours of work, not after."""
-    import fsspec
-
-    from diffadapt.core.errors import StoreError
+    from diffadapt.core.place import demand_writable
 
     if not out.endswith(".parquet"):
         raise StoreError(f"--out {out!r} must end in .parquet: predictions are written as Parquet.")
-    fs, path = fsspec.core.url_to_fs(out)
-    folder = path.rpartition("/")[0]
-    try:
-        if folder:
-            fs.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"The folder of --out {out!r} cannot be made ({error.strerror or error}): give another place."
-        ) from None
+    demand_writable(out)
 
 
 def _of_ensemble(source: dict, projected: dict, names: Sequence[str]) -> tuple[int, bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diffadapt.core.runs import Root
 from diffadapt.systems.predict_scenes import SEGMENTS, ScenePrediction
 
@@ -12,15 +14,13 @@ HEADER = ("path", "label_map", "overlay", "confidence")
 def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> int:
     """Run ``recipe`` and write ``labels/``, ``overlays/``, classes.csv and predictions.csv under ``out``;
     ``said`` names the model's run."""
-    import csv
-    import io
     import sys
 
     from diffadapt.commands.common import make_runner
     from diffadapt.core.errors import StoreError
-    from diffadapt.core.predictions import image_path
-    from diffadapt.core.store import redact
-    from diffadapt.data.scenes.write import TABLE, Places, Tree, class_csv, label_png
+    from diffadapt.core.place import demand_empty, new_folder
+    from diffadapt.core.redact import redact
+    from diffadapt.data.scenes.write import TABLE
     from diffadapt.run.drive import drive
 
     out = out or DEFAULT
@@ -28,16 +28,35 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
         raise StoreError(
             f"--out {out!r} must be a folder: {said} holds a segmenter, whose predictions are label maps."
         )
-    tree = Tree(out)
+    demand_empty(out)
+    with new_folder(out):
+        pass  # fails before hours of work, not after
     run = drive("predict", recipe, recipe.pipeline(), root, lambda: make_runner(recipe.execution))
     nodes = run.manifest()["nodes"]
-    paths = [path for _, _, _, path in nodes[SEGMENTS]["shards"]]
+    with new_folder(out) as place:
+        count = _write(recipe, root, [path for _, _, _, path in nodes[SEGMENTS]["shards"]], place)
+    print(f"{count} label maps by {said} in {out} (labels, overlays, {TABLE}, predictions.csv)")
+    if sum(len(n["quarantined"]) for n in nodes.values()):
+        print(
+            f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _write(recipe: ScenePrediction, root: Root, shards: Sequence[str], out: str) -> int:
+    """The files of all predictions, which lie in ``shards`` of the store, under ``out``; returns how many."""
+
+    from diffadapt.core.predictions import image_path
+    from diffadapt.core.spreadsheet import csv_bytes
+    from diffadapt.data.scenes.write import TABLE, Places, Tree, class_csv, label_png
+
     photos = recipe.photos.source("")
     assert photos is not None
-    places = Places(item.key for item in photos.items)
+    tree, places = Tree(out), Places(item.key for item in photos.items)
     table = []
-    for path in paths:
-        rows = root.store.load(path)
+    for shard in shards:
+        rows = root.store.load(shard)
         for key, prediction, confidence in zip(
             rows.column("key"), rows.column("prediction"), rows.column("confidence"), strict=True
         ):
@@ -47,19 +66,9 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
             tree.put(f"labels/{place}.png", label_png(labels, recipe.classes))
             tree.put(f"overlays/{place}.jpg", _painted(image, labels, recipe))
             table.append((name, f"labels/{place}.png", f"overlays/{place}.jpg", f"{confidence:.4f}"))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows(sorted(table))
-    tree.put("predictions.csv", text.getvalue().encode())
+    tree.put("predictions.csv", csv_bytes([HEADER, *sorted(table)]))
     tree.put(TABLE, class_csv(recipe.classes))
-    print(f"{len(table)} label maps by {said} in {out} (labels, overlays, {TABLE}, predictions.csv)")
-    if sum(len(n["quarantined"]) for n in nodes.values()):
-        print(
-            f"Some images could not be read: {redact(run.url)}/quarantine.jsonl names them and says why.",
-            file=sys.stderr,
-        )
-    return 0
+    return len(table)
 
 
 def _at_its_size(data: bytes, prediction: bytes, key: str):

@@ -10,6 +10,7 @@ import tyro
 from diffadapt.commands.options import parse, parse_recipe
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.redact import scrub
 
 FOLD = 10
 """Recipes of one file that `ls` without a prefix still lists one by one."""
@@ -72,7 +73,7 @@ class ShowOptions:
 def show(argv: Sequence[str]) -> int:
     name, recipe, _ = parse_recipe(ShowOptions, argv, "show")
     identity = _flat(to_dict(recipe, identity_only=True))
-    everything = _flat(to_dict(recipe))
+    everything = _flat(scrub(to_dict(recipe)))
     width = max(map(len, everything))
     print(f"{name}\n")
     for key, value in everything.items():

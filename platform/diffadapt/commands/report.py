@@ -95,7 +95,7 @@ def _sweep(sweep: Sweep) -> int:
 
 def show_sweep(sweep: Sweep) -> None:
     """The table of a sweep and the places of its results."""
-    from diffadapt.core.store import redact
+    from diffadapt.core.redact import redact
     from diffadapt.sweeps.report.page import sweep_text
 
     print("\n" + sweep_text(sweep))

@@ -12,8 +12,8 @@ import tyro
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import DiffadaptError, ResourceError, StoreError
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root, Run, near
-from diffadapt.core.store import redact
 from diffadapt.run.heartbeat import SILENCE
 from diffadapt.sweeps.folder import Sweep, sweeps
 from diffadapt.sweeps.result import values_text
@@ -34,7 +34,7 @@ def status(argv: Sequence[str]) -> int:
     options = parse(StatusOptions, argv, "status")
     root = options.open()
     if options.run:
-        print("\n".join(_named(root, options)))
+        print(redact("\n".join(_named(root, options))))
         return 0
     shown = list(_all(root))
     jobs = list(_jobs(options.address))

@@ -20,7 +20,8 @@ from diffadapt.core.config import field_types
 from diffadapt.core.errors import DataError, DiffadaptError, RecipeError, StoreError, WeightsError
 from diffadapt.core.identity import digest
 from diffadapt.core.leniency import lenient
-from diffadapt.core.store import redact, safe_name
+from diffadapt.core.redact import redact
+from diffadapt.core.store import safe_name
 
 if TYPE_CHECKING:
     from diffadapt.orchestrate.jobs import JobServer

@@ -11,7 +11,7 @@ from diffadapt.commands.options import parse_fields
 from diffadapt.commands.plan import CostOptions, sweep_time
 from diffadapt.core.config import changes, override
 from diffadapt.core.errors import RecipeError, TrainingError
-from diffadapt.core.store import redact
+from diffadapt.core.redact import redact
 from diffadapt.sweeps.space import Axis, Choice, Space
 
 if TYPE_CHECKING:

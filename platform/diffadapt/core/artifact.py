@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from diffadapt.core import checked
 from diffadapt.core.identity import digest
+from diffadapt.core.redact import redact
 
 _SUM, _ZEROS = b"sha256", b"0" * 64
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -113,6 +114,9 @@ class Failure:
 
     key: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", redact(self.reason))  # it goes to shards, lists and reports
 
 
 @dataclass
@@ -235,7 +239,7 @@ def to_parquet(rows: Rows, provenance: Mapping[str, Any]) -> bytes:
     about = {
         **provenance,
         "failures": [[f.key, f.reason] for f in rows.failures],
-        **({"warnings": rows.warnings} if rows.warnings else {}),
+        **({"warnings": [redact(w) for w in rows.warnings]} if rows.warnings else {}),
         "rows": len(rows),
     }
     metadata = {b"diffadapt": checked.to_json(about), _SUM: _ZEROS}

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from diffadapt.core.foreign import parse
+
 KEY = "sha256"
 
 
@@ -19,7 +21,7 @@ def to_json(value: Mapping[str, Any], indent: int | None = 1) -> bytes:
 def from_json(data: bytes) -> dict[str, Any]:
     """The value of :func:`to_json`. ValueError when it is no JSON object or its digest does not fit; a value
     of before, without a digest, is taken as it is."""
-    value = json.loads(data)
+    value = parse(data, largest=None)
     if not isinstance(value, dict):
         raise ValueError("it is no JSON object")
     found = value.pop(KEY, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform as python_platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,10 +11,11 @@ from typing import Any
 from diffadapt import __version__
 from diffadapt.core.artifact import Failure
 from diffadapt.core.errors import StoreError
+from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.redact import scrub
 from diffadapt.core.stage import NodePlan
-from diffadapt.core.store import redact
 
 FORMAT = 1
 LIBRARIES = (
@@ -89,22 +89,11 @@ def run_digest(config: Mapping[str, Any], plans: Mapping[str, NodePlan]) -> str:
     )
 
 
-def scrub(value: Any) -> Any:
-    """``value`` with credentials masked: in URLs, in query strings, and tokens of known forms."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {k: scrub(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [scrub(v) for v in value]
-    return value
-
-
 def load(data: bytes, where: str) -> dict[str, Any]:
     """Parse a manifest; StoreError when it is damaged or of another format version."""
     damaged = f"The manifest of {where} is damaged: run the recipe again with the same --root to rewrite it."
     try:
-        manifest = json.loads(data)
+        manifest = parse(data, largest=None)
         found = manifest["format"]
     except (ValueError, KeyError, TypeError):
         raise StoreError(damaged) from None

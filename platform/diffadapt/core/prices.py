@@ -54,7 +54,7 @@ def load(place: str = "") -> dict[str, Instance]:
     something else."""
     file = Path(place) if place else default_file()
     try:
-        value = _parse(file.read_text(encoding="utf-8"))
+        value = _parse(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(
             f"The price list {file} cannot be read ({type(error).__name__}): mend the path."
@@ -119,4 +119,7 @@ def _parse(text: str) -> dict[str, Any]:
         import tomllib
     except ImportError:  # Python 3.10
         import tomli as tomllib  # type: ignore[no-redef]
-    return tomllib.loads(text)
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None

@@ -8,7 +8,6 @@ another.
 
 from __future__ import annotations
 
-import json
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ from typing import Any
 from diffadapt.core import functions
 from diffadapt.core.config import override
 from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.foreign import LARGEST, parse
 from diffadapt.core.functions import Entry
-from diffadapt.core.store import redact
+from diffadapt.core.location import open_place
+from diffadapt.core.redact import redact
 
 
 def folders() -> list[Path]:
@@ -54,22 +55,23 @@ def load(name: str) -> Any:
 
 def read_file(place: str) -> tuple[str, dict[str, Any]]:
     """(recipe name, overrides) of a JSON file; RecipeError when it is not there or holds something else."""
-    import fsspec
 
     try:
-        file: Any = fsspec.open(place, "rb")
+        file: Any = open_place(place, "rb", RecipeError)
         with file as handle:
-            value = json.load(handle)
+            value = parse(handle.read(LARGEST + 1), strict=True)
         name, overrides = value["recipe"], value["overrides"]
         if not isinstance(name, str) or name.endswith(".json") or not isinstance(overrides, dict):
-            raise ValueError
+            raise ValueError("it has other values under these names")
     except (OSError, ImportError) as error:
         raise RecipeError(
             f"The recipe file {redact(place)} cannot be read ({type(error).__name__}): mend the path."
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise RecipeError(
-            f'The file {redact(place)} is no recipe: it must hold {{"recipe": "name", "overrides": {{"field":'
+            f"The file {redact(place)} is no recipe ({what}): it must hold"
+            f' {{"recipe": "name", "overrides": {{"field":'
             " value}}, as recommended.json of a sweep does."
         ) from None
     return name, overrides

@@ -13,8 +13,10 @@ from typing import Any
 
 from diffadapt.core import manifest, record
 from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.foreign import parse
 from diffadapt.core.record import Score
-from diffadapt.core.store import Store, redact, safe_name
+from diffadapt.core.redact import redact, scrub
+from diffadapt.core.store import Store, safe_name
 
 SUMS = "SHA256SUMS"
 """Checksums of a finished run's files, as ``sha256sum -c`` reads them."""
@@ -206,7 +208,7 @@ class Run:
         """Store names of the shards and fits that this run refers to, finished or not; empty when nothing is
         known."""
         if self.has(PLANNED):
-            return set(json.loads(self.read(PLANNED)))
+            return set(parse(self.read(PLANNED), largest=None))
         return set()
 
     def scores(self) -> list[Score]:
@@ -229,7 +231,7 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         try:
-            status = json.loads(self.read("status.json"))
+            status = parse(self.read("status.json"))
         except (StoreError, ValueError):
             status = None
         return status if isinstance(status, dict) else {"state": "unknown"}
@@ -238,5 +240,5 @@ class Run:
         more = {"job": job, **more} if (job := current_job()) else more
         self.write(
             "status.json",
-            json.dumps({"state": state, "updated": time.time(), "nodes": nodes, **more}).encode(),
+            json.dumps(scrub({"state": state, "updated": time.time(), "nodes": nodes, **more})).encode(),
         )

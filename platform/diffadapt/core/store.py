@@ -21,22 +21,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import fsspec
-
+from diffadapt.core import credentials
 from diffadapt.core.artifact import Header, Rows, from_parquet, read_header, to_parquet
+from diffadapt.core.causes import full_disk, reason
 from diffadapt.core.errors import StoreError
 from diffadapt.core.files import clear_leftovers, create_whole, is_leftover, is_temporary, write_whole
+from diffadapt.core.foreign import parse
+from diffadapt.core.location import locate
+from diffadapt.core.redact import redact
 
 FORMAT = 1
 REMOTE_LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "adlfs", "azure")
 """Libraries whose exceptions mean that the location could not be reached or refused; they do not all derive
 from OSError."""
-_LOGIN = re.compile(r"(\w+://)(?:[^/@\s:]*:[^@\s]+|[^/@\s]+)@")
-"""Raw secret keys hold slashes, so the part after the colon may."""
-_PARAMETER = re.compile(r"(?i)((?:key|secret|token|password|signature|credential)[^=&\s]*=)[^&\s]+")
-_TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|A[KS]IA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,})\b"
-)
 _SAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
@@ -52,8 +49,8 @@ class Store:
     def __init__(self, root: str):
         self.root = str(root).rstrip("/") or "/"
         try:
-            self.fs, self.path = fsspec.core.url_to_fs(
-                self.root, use_listings_cache=False
+            self.fs, self.path = locate(
+                self.root, StoreError, use_listings_cache=False
             )  # others write here too
         except (ImportError, ValueError) as error:
             raise StoreError(
@@ -94,7 +91,7 @@ class Store:
         if not self.exists("store.json"):
             return False
         try:
-            found = json.loads(self.read_bytes("store.json"))["format"]
+            found = parse(self.read_bytes("store.json"))["format"]
         except (ValueError, KeyError, TypeError):
             found = "unknown"
         if found != FORMAT:
@@ -297,11 +294,15 @@ class Store:
     def _explain(self, error: BaseException, name: str) -> StoreError:
         where = redact(self.root)
         number = getattr(error, "errno", None)
-        if number == errno.ENOSPC:
+        if full := full_disk(error):
             return StoreError(
-                f"The disk of the store {where} is full: free space or give another --root, then run the same"
-                " command; finished shards are kept."
+                f"The disk of the store {where} {full[0]}: free space or give another --root, then run the"
+                " same command; finished shards are kept."
             )
+        if not self.local and (sentence := self._refused(error, where)):
+            return StoreError(sentence)
+        if number == errno.ENAMETOOLONG:
+            return StoreError(f"The store {where} cannot be used ({reason(error)}): give a shorter --root.")
         if isinstance(error, PermissionError) or number in (errno.EACCES, errno.EROFS, errno.EPERM):
             return StoreError(
                 f"The store {where} cannot be written (permission denied for {name}): give a --root that you"
@@ -318,6 +319,17 @@ class Store:
             f"The store {where} failed at {name}: {redact(str(error)) or type(error).__name__}. Run the same"
             " command again; finished shards are kept."
         )
+
+    def _refused(self, error: BaseException, where: str) -> str | None:
+        """The sentence for expired or wrong credentials. An answer to HEAD does not say, so another is
+        asked."""
+        if (said := credentials.refused(error, where)) or not credentials.unexplained(error):
+            return said
+        try:
+            self.fs.ls(self.path, detail=False)
+        except Exception as second:
+            return credentials.refused(second, where)
+        return None
 
 
 def _remove_local(path: str) -> None:
@@ -341,17 +353,6 @@ def _damaged(name: str, error: BaseException) -> StoreError:
     return StoreError(
         f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it."
     )
-
-
-def redact(text: str) -> str:
-    """``text`` without the user names, passwords, keys and tokens of URLs, nor tokens of known forms."""
-    if "://" in text and "@" in text:  # a manifest has a million strings; most can hold no secret
-        text = _LOGIN.sub(r"\1***@", text)
-    if "=" in text:
-        text = _PARAMETER.sub(r"\1***", text)
-    if "hf_" in text or "gh" in text or "AKIA" in text or "ASIA" in text or "AIza" in text:
-        text = _TOKEN.sub("***", text)
-    return text
 
 
 def is_local(fs: Any) -> bool:

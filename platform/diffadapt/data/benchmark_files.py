@@ -6,9 +6,8 @@ import posixpath
 from dataclasses import replace
 from typing import Any
 
-import fsspec
-
 from diffadapt.core.errors import DataError, RecipeError, suggest
+from diffadapt.core.location import locate
 from diffadapt.data.benchmark import TEST, Benchmark
 from diffadapt.data.benchmarks import benchmark
 from diffadapt.data.config import DataConfig
@@ -26,7 +25,7 @@ def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool
     name = domain.removesuffix(TEST)
     split = "test" if domain != name else ("train" if known.test_split(name) else "")
     try:
-        fs, root = fsspec.core.url_to_fs(config.path)
+        fs, root = locate(config.path, DataError)
         if not fs.isdir(root):
             raise DataError(f"{config.path} is not a folder: give the root folder of {known.title}.")
         if name in known.idx:

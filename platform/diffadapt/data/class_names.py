@@ -7,9 +7,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-import fsspec
-
 from diffadapt.core.errors import DataError
+from diffadapt.core.location import open_place
 
 _SEPARATORS = re.compile(r"[\s_\-]+")
 
@@ -24,7 +23,7 @@ def read_class_names(path: str) -> tuple[str, ...]:
     the same but for case, spaces, hyphens and underscores.
     """
     try:
-        with fsspec.open(path, "rb") as stream:
+        with open_place(path, "rb", DataError) as stream:
             data = stream.read()
     except (OSError, ValueError, ImportError) as error:
         reason = getattr(error, "strerror", None) or error

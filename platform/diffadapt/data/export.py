@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
@@ -12,10 +10,15 @@ from typing import Literal
 import fsspec
 
 from diffadapt.core.errors import DataError
+from diffadapt.core.identity import digest
+from diffadapt.core.location import locate
+from diffadapt.core.spreadsheet import csv_bytes
 from diffadapt.data.config import CORRUPTIONS
 from diffadapt.data.image import image_suffix
 
 Layout = Literal["imagefolder", "imagenet-c-syn", "flat"]
+MOST_BYTES = 255
+"""Of a file's or folder's name, on most file systems."""
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -34,13 +37,14 @@ def write_tree(
       projected ImageNet-C, and of ImageNet-C itself.
     - flat: ``{key with / as __}`` and ``labels.csv`` (file, label, class).
 
-    The suffix follows the bytes' real format. Raises DataError for keys that would leave the folder, two
-    images at one place, missing labels or names, keys that do not fit the layout, bytes that are no image
-    (ItemError), or a folder that already holds files unless ``overwrite``.
+    The suffix follows the bytes' real format; a name that is too long for a file is shortened. Raises
+    DataError for keys that would leave the folder, two images at one place, missing labels or names, keys
+    that do not fit the layout, bytes that are no image (ItemError), or a folder that already holds files
+    unless ``overwrite``.
     """
     if layout not in ("imagefolder", "imagenet-c-syn", "flat"):
         raise DataError(f"There is no layout {layout!r}; known are imagefolder, imagenet-c-syn and flat.")
-    fs, root = fsspec.core.url_to_fs(out)
+    fs, root = locate(out, DataError)
     if not overwrite and fs.exists(root) and fs.ls(root, detail=False):
         raise DataError(f"{out} already holds files: name an empty folder, or allow overwriting.")
     if layout == "imagefolder":
@@ -48,7 +52,7 @@ def write_tree(
             _class_folder(name)
     written: dict[str, tuple[str, int | None]] = {}
     for key, label, data in rows:
-        place = _with_suffix(_place(safe_key(key), label, layout, class_names), data, key)
+        place = fitting(_with_suffix(_place(safe_key(key), label, layout, class_names), data, key))
         if place in written:
             raise DataError(
                 f"{key} and {written[place][0]} would both be written to {place}: make their names differ."
@@ -76,6 +80,24 @@ def safe_key(key: str) -> str:
             " image."
         )
     return key
+
+
+def fitting(path: str, room: int = 0) -> str:
+    """``path`` with every part that no file's name can hold (over 255 bytes, ``room`` left for what is
+    added to it) cut, and told from its like by a digest; its suffix stays."""
+    return "/".join(_cut(part, MOST_BYTES - room) for part in path.split("/"))
+
+
+def _cut(name: str, most: int) -> str:
+    if len(_bytes(name)) <= most:
+        return name
+    suffix = posixpath.splitext(name)[1]
+    end = f"-{digest(name, 12)}{suffix if len(suffix.encode()) < 12 else ''}"
+    return _bytes(name)[: most - len(end.encode())].decode(errors="ignore") + end
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")
 
 
 def _place(key: str, label: int | None, layout: str, class_names: Sequence[str] | None) -> str:
@@ -106,7 +128,7 @@ def _class_folder(name: str) -> str:
             "begins with a dot"
             if name.startswith(".")
             else "is longer than 255 bytes"
-            if len(name.encode()) > 255
+            if len(name.encode()) > MOST_BYTES
             else ""
         )
     )
@@ -144,10 +166,8 @@ def _put(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
 
 
 def _table(written: dict[str, tuple[str, int | None]], class_names: Sequence[str] | None) -> bytes:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["file", "label", "class"])
+    rows: list[tuple[object, ...]] = [("file", "label", "class")]
     for place, (_, label) in sorted(written.items()):
         name = class_names[label] if class_names and label is not None else ""
-        table.writerow([place, "" if label is None else label, name])
-    return text.getvalue().encode()
+        rows.append((place, "" if label is None else label, name))
+    return csv_bytes(rows)

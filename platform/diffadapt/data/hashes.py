@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diffadapt.core.files import write_whole
+from diffadapt.core.foreign import parse
 from diffadapt.core.local_cache import cache_home
 
 FRESH_NS = 2_000_000_000
@@ -84,7 +85,7 @@ def _hash(fs: Any, path: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        values = parse(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 
 from diffadapt.core.errors import DataError
+from diffadapt.core.location import locate, open_place
 from diffadapt.data.items import Item, Source
 
 PLACES = ("MNIST/raw", "mnist/raw", "mnist", "MNIST", "raw", "")
@@ -69,7 +69,7 @@ class IdxReader:
 def read_idx(path: str) -> np.ndarray:
     """The uint8 array of an idx file (.gz is unpacked), read-only. Raises DataError for a damaged file."""
     try:
-        with fsspec.open(path, "rb") as stream:
+        with open_place(path, "rb", DataError) as stream:
             data = stream.read()
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         kind, dimensions = struct.unpack(">HBB", data[:4])[1:]
@@ -83,7 +83,7 @@ def read_idx(path: str) -> np.ndarray:
 
 
 def _find(root: str, name: str) -> str:
-    fs, base = fsspec.core.url_to_fs(root)
+    fs, base = locate(root, DataError)
     for place in PLACES:
         for suffix in ("", ".gz"):
             path = "/".join(p for p in (base.rstrip("/"), place, name + suffix) if p)

@@ -10,9 +10,8 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import replace
 
-import fsspec
-
 from diffadapt.core.errors import DataError, suggest
+from diffadapt.core.location import locate
 from diffadapt.data.config import CORRUPTIONS, DataConfig
 from diffadapt.data.items import Source
 from diffadapt.data.source import scan
@@ -92,7 +91,7 @@ def _first_folder(root: str, places: Sequence[str]) -> str:
     if not root:
         raise DataError("data.path is empty: give the benchmark's folder.")
     try:
-        fs, base = fsspec.core.url_to_fs(root)
+        fs, base = locate(root, DataError)
         for place in places:
             if fs.isdir(posixpath.join(base, place) if place else base):
                 return posixpath.join(root, place) if place else root

@@ -10,9 +10,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
-import fsspec
-
 from diffadapt.core.errors import DataError
+from diffadapt.core.location import open_place
+from diffadapt.core.spreadsheet import plain
 from diffadapt.data.class_names import match_names
 from diffadapt.data.items import Item, Source
 
@@ -95,8 +95,8 @@ def label_from_csv(source: Source, location: str, listed: tuple[str, ...] | None
     cannot be understood, for images named twice differently, and when the file names absent images or lacks
     some.
     """
-    names = _read_rows(location)
     keys = {item.key for item in source.items}
+    names = {path if path in keys else plain(path): name for path, name in _read_rows(location).items()}
     absent = [path for path in names if path not in keys]
     if len(absent) == 1 and absent[0] == next(iter(names)) and "." not in absent[0]:
         raise DataError(
@@ -153,6 +153,7 @@ def _read_rows(location: str) -> dict[str, str]:
             raise DataError(
                 f"Line {i} of the label file {location} has no path or no class name: write path,class name."
             )
+        cells[class_at] = plain(cells[class_at])
         path = posixpath.normpath(row[path_at].strip().replace("\\", "/"))
         if result.setdefault(path, cells[class_at]) != cells[class_at]:
             raise DataError(
@@ -164,7 +165,7 @@ def _read_rows(location: str) -> dict[str, str]:
 
 def _text(location: str, what: str) -> str:
     try:
-        with fsspec.open(location, "rb") as stream:
+        with open_place(location, "rb", DataError) as stream:
             return stream.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from typing import Any
 
 import pyarrow as pa
 
 from diffadapt.core.errors import DataError
+from diffadapt.core.foreign import parse
 from diffadapt.data.config import DataConfig
 from diffadapt.data.items import Item, Source
 from diffadapt.data.labels import bind_names, read_class_list
@@ -62,7 +62,7 @@ def _light(schema: pa.Schema, path: str) -> list[str]:
 
 def _hf_names(schema: pa.Schema) -> tuple[str, ...] | None:
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(features["label"]["names"])
     except (KeyError, ValueError, TypeError):
         return None

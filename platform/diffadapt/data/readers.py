@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffadapt.core.errors import DataError, ItemError
+from diffadapt.core.location import locate
 from diffadapt.data.hashes import hash_files
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -181,7 +181,7 @@ def open_location(path: str) -> tuple[Any, str]:
     """(fsspec file system, path on it). Raises DataError for a location that cannot be opened or does not
     exist."""
     try:
-        fs, root = fsspec.core.url_to_fs(path)
+        fs, root = locate(path, DataError)
         root = root.rstrip("/") or "/"
         if not fs.exists(root):
             raise DataError(f"{path} does not exist: check the path.")

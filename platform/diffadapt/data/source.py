@@ -7,9 +7,8 @@ import os
 import posixpath
 from typing import Any
 
-import fsspec
-
 from diffadapt.core.errors import DataError
+from diffadapt.core.location import locate
 from diffadapt.data.config import DataConfig
 from diffadapt.data.embedded import open_digits
 from diffadapt.data.items import Item, Source
@@ -51,7 +50,7 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
     'auto', hold unlabelled images. ``subset``: folders may lack classes of the class list. Raises DataError.
     """
     try:
-        fs, root = fsspec.core.url_to_fs(config.path)
+        fs, root = locate(config.path, DataError)
     except (ValueError, ImportError, OSError) as error:
         raise DataError(
             f"{config.path} cannot be opened ({error}): check the location and its protocol."

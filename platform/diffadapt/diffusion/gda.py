@@ -177,12 +177,15 @@ def clip_style(config: Any, device: torch.device) -> ImageEmbedder:
         )
     from transformers import AutoTokenizer, CLIPModel
 
+    from diffadapt.models.pretrained import from_pretrained
     from diffadapt.models.weights import resolve
 
     name = resolve(config.clip)
     try:
-        model = CLIPModel.from_pretrained(name).eval().requires_grad_(False).to(device)
-        tokens = AutoTokenizer.from_pretrained(name)([config.prompt], return_tensors="pt").to(device)
+        model = from_pretrained(CLIPModel, name).eval().requires_grad_(False).to(device)
+        tokens = from_pretrained(AutoTokenizer, name)([config.prompt], return_tensors="pt").to(device)
+    except WeightsError:
+        raise
     except Exception as error:
         raise WeightsError(
             f"No CLIP model and tokenizer could be loaded from {config.clip!r} ({type(error).__name__}); give"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from diffadapt.core.redact import redact
 from diffadapt.models.config import ClassifierConfig
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&])")
@@ -21,7 +22,7 @@ LIMITATIONS = (
 
 def escape(text: object) -> str:
     """``text`` as one line of Markdown that renders literally, safe inside a table cell."""
-    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+    return _SPECIAL.sub(r"\\\1", " ".join(redact(str(text)).split()))
 
 
 def classifier_card(

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.core.foreign import parse
 from diffadapt.models import weights
 from diffadapt.models.config import ClassifierConfig
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th")
 UNREADABLE = (".npz", ".ckpt", ".onnx", ".bin", ".h5", ".pkl")
+FORBIDDEN = (
+    "model_name",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+)
+"""Arguments of timm.create_model that name other weights than the folder's own."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ def folder_config(folder: str) -> dict:
     """config.json of a timm-format folder. Raises WeightsError if it is missing or of another format."""
     file = Path(folder) / "config.json"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse(file.read_bytes())
     except FileNotFoundError:
         raise WeightsError(
             f"The classifier folder {folder!r} has no config.json; export one with timm or diffadapt."
@@ -71,6 +80,15 @@ def folder_config(folder: str) -> dict:
         raise WeightsError(
             f"The folder {folder!r} is not a timm model (config.json has no 'architecture'); "
             "Hugging Face transformers classifiers are not read."
+        )
+    args = values.get("model_args", {})
+    if not isinstance(args, dict):
+        raise WeightsError(f"The model_args in {str(file)!r} are no settings: export the model anew.")
+    found = [k for k in FORBIDDEN if k in args] + ["backbone"] * (":" in str(args.get("backbone", "")))
+    if found:
+        raise WeightsError(
+            f"The model_args in {str(file)!r} hold {found[0]!r}, which leads to files outside of the folder"
+            " and is not trusted: remove it, or export the model anew with timm or diffadapt."
         )
     return values
 

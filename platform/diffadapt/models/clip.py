@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from diffadapt.compute.precision import autocast, float32_mode
 from diffadapt.core.errors import WeightsError
 from diffadapt.models.clip_folder import demand_clip
+from diffadapt.models.pretrained import from_pretrained
 from diffadapt.models.weights import is_hub_id, resolve
 
 
@@ -100,13 +102,12 @@ def load_clip(weights: str, device: str | torch.device = "cpu", precision: str =
         precision = "fp32"
     try:
         with _quiet():
-            kind = transformers.AutoConfig.from_pretrained(name, revision=revision or "main").model_type
+            where: dict[str, Any] = {"place": name, "revision": revision or "main"}
+            kind = from_pretrained(transformers.AutoConfig, **where).model_type
             demand_clip(weights, kind)
-            model = transformers.CLIPModel.from_pretrained(
-                name, revision=revision or "main", dtype=torch.float32
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision or "main")
-            processor = transformers.AutoImageProcessor.from_pretrained(name, revision=revision or "main")
+            model = from_pretrained(transformers.CLIPModel, dtype=torch.float32, **where)
+            tokenizer = from_pretrained(transformers.AutoTokenizer, **where)
+            processor = from_pretrained(transformers.AutoImageProcessor, **where)
     except WeightsError:
         raise
     except Exception as error:  # hub, file-format and shape errors share no base class

@@ -3,10 +3,10 @@ made."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.core.foreign import parse
 from diffadapt.core.leniency import missing
 from diffadapt.models.weights import is_hub_id, resolve
 
@@ -24,7 +24,7 @@ def check_clip(weights: str) -> None:
                 f"The folder {weights!r} has no config.json, so it is no CLIP: give a folder that"
                 " transformers' CLIPModel wrote, with its tokenizer and image processor."
             )
-        demand_clip(weights, json.loads(config.read_text(encoding="utf-8")).get("model_type"))
+        demand_clip(weights, parse(config.read_bytes()).get("model_type"))
     except WeightsError as error:
         missing(error)
     except (ValueError, AttributeError):

@@ -18,6 +18,8 @@ import torch
 from diffusers import DDPMScheduler
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.core.foreign import parse
+from diffadapt.models.pretrained import from_pretrained
 from diffadapt.models.weights import is_hub_id, resolve
 
 M = TypeVar("M", bound=torch.nn.Module)
@@ -30,9 +32,16 @@ def load_component(cls: type[M], weights: str, subfolder: str | None = None) -> 
     name, revision = _split(resolve(weights))
     where = f"{weights}/{subfolder}" if subfolder else weights
     try:
-        model = cls.from_pretrained(
-            name, subfolder=subfolder, revision=revision, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        model = from_pretrained(
+            cls,
+            name,
+            subfolder=subfolder,
+            revision=revision,
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
         )
+    except WeightsError:
+        raise
     except Exception as error:  # hub, file-format and shape errors share no base class
         raise WeightsError(
             f"No {cls.__name__} could be loaded from {where!r} ({_first_line(error)}); give a diffusers"
@@ -60,7 +69,7 @@ def read_json(weights: str, name: str) -> dict[str, Any] | None:
     if path is None or not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
+        return parse(path.read_bytes())
     except ValueError as error:
         raise WeightsError(
             f"{path} is not valid JSON ({error}); restore the file from the weights' source."

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from diffadapt.core.errors import DataError, WeightsError
+from diffadapt.core.place import new_folder
 from diffadapt.models.card import classifier_card
 from diffadapt.models.classifier import FOLDER, Classifier, load_classifier
 from diffadapt.models.config import ClassifierConfig
@@ -72,7 +73,8 @@ def import_openmmlab(
         "origin": "OpenMMLab checkpoint",
         "revision": classifier.revision,
     }
-    export_classifier(classifier, out_folder, classifier.arch, config, names, origin)
+    with new_folder(out_folder) as scratch:
+        export_classifier(classifier, scratch, classifier.arch, config, names, origin)
     return difference
 
 

@@ -21,6 +21,7 @@ from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
 from diffadapt.core.errors import RecipeError, WeightsError
+from diffadapt.core.foreign import parse
 from diffadapt.models.state_dict import load_into, read_state_dict
 
 ARCH = "mlp_head"
@@ -104,7 +105,7 @@ def load_head(folder: str | Path, device: str | torch.device = "cpu") -> tuple[n
     """
     folder = Path(folder)
     try:
-        info = json.loads((folder / "head.json").read_text(encoding="utf-8"))
+        info = parse((folder / "head.json").read_bytes())
         spec, known = info["layers"], info["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from diffadapt.core.errors import WeightsError, suggest
 from diffadapt.core.files import file_sha256, write_whole
+from diffadapt.core.foreign import parse
 from diffadapt.core.leniency import missing
 from diffadapt.core.local_cache import cache_home
+from diffadapt.core.sealed import OWN, SUCCESS, unsealed
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?$")
@@ -88,10 +90,12 @@ def content_revision(path: str) -> str:
     )
     if not files:
         raise WeightsError(f"The weights folder {path!r} is empty: give a folder with a model in it.")
-    total = hashlib.sha256()
+    total, stored = hashlib.sha256(), root.is_dir() and (root / SUCCESS).is_file()
     for file in files:
         name = file.name if root.is_file() else file.relative_to(root).as_posix()
-        total.update(f"{name}\0{_file_digest(file)}\n".encode())
+        own = stored and name in OWN
+        digest = hashlib.sha256(unsealed(name, file.read_bytes())).hexdigest() if own else _file_digest(file)
+        total.update(f"{name}\0{digest}\n".encode())
     return "sha256:" + total.hexdigest()[:16]
 
 
@@ -101,7 +105,7 @@ def _file_digest(file: Path) -> str:
         return file_sha256(file)
     cache = cache_home() / "weights.json"
     try:
-        known = json.loads(cache.read_text())
+        known = parse(cache.read_bytes())
     except (OSError, ValueError):
         known = {}
     key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
@@ -12,17 +13,22 @@ import socket
 import sys
 import sysconfig
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import cloudpickle
+from ray._private import ray_constants, worker
+from ray._private.node import Node
 
 import diffadapt
 from diffadapt.core.discover import VARIABLES
 from diffadapt.core.errors import ResourceError
 from diffadapt.core.functions import MODULE
+from diffadapt.data.image import MAX_PIXELS_VARIABLE
+from diffadapt.orchestrate.witness import Witness, raylet_of
 from diffadapt.run.runner import ExecutionConfig
 
 MIN_LOGICAL_CPUS = 4
@@ -48,6 +54,7 @@ class Connection:
         """Whether the cluster is ours: its processes end with this one."""
         self._connected = False
         self._environment: dict[str, str | None] = {}
+        self._witness: Witness | None = None
 
     def open(self) -> None:
         """Use the connection this process has, else join the named cluster, else start one. ResourceError if
@@ -79,15 +86,17 @@ class Connection:
                 else ""
             )
             raise ResourceError(
-                f"{what}: {str(error).strip().splitlines()[0]}{hint}; mend that, or use --execution.runner"
-                " local."
+                f"{what}: {_first_line(error)}{hint}; mend that, or use --execution.runner local."
             ) from error
         self._connected = True
+        self._witness = _witness(self.own)
+        atexit.register(self._dismiss)  # before Ray's own, should nobody close
         if terminate not in (signal.SIG_DFL, None) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place of the command line's
 
     def close(self) -> None:
         """Disconnect, which ends our actors and, if the cluster is ours, its processes."""
+        self._dismiss()
         if self._connected:
             ray.shutdown()
             self._connected = False
@@ -98,6 +107,12 @@ class Connection:
                 os.environ[name] = value
         self._environment.clear()
 
+    def _dismiss(self) -> None:
+        atexit.unregister(self._dismiss)
+        if self._witness is not None:
+            self._witness.dismiss()
+            self._witness = None
+
     def _start(self) -> None:
         if "RAY_AUTH_MODE" not in os.environ:  # ray.init then switches token authentication on
             self._remember("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
@@ -107,6 +122,26 @@ class Connection:
         variables = worker_environment(self.config)
         self._remember(*variables)
         os.environ.update(variables)
+        try:
+            self._init()
+        except Exception as error:
+            if not _too_slow(error):
+                raise
+            _end_half(error)
+            try:
+                self._init()
+            except Exception as again:
+                _end_half(again)
+                if not _too_slow(again):
+                    raise
+                raise ResourceError(
+                    "Ray could not be started on this machine: it was too slow to come up, twice"
+                    f" ({_first_line(again)}). Run the same command when the machine is less busy, or use"
+                    " --execution.runner local."
+                ) from again
+        self.own = True
+
+    def _init(self) -> None:
         cores = os.cpu_count() or 1
         ray.init(
             address="local",
@@ -118,7 +153,6 @@ class Connection:
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
         )
-        self.own = True
 
     def _join(self, address: str) -> None:
         _demand_address(address)
@@ -156,7 +190,7 @@ def worker_environment(config: ExecutionConfig, *, roots: bool = True) -> dict[s
     }
     if roots:
         variables["PYTHONPATH"] = os.pathsep.join(import_roots())
-    for name in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME", *VARIABLES):
+    for name in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME", MAX_PIXELS_VARIABLE, *VARIABLES):
         if name in os.environ:
             variables[name] = os.environ[name]
     return variables
@@ -180,6 +214,35 @@ def _send_recipe_files() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith(MODULE):
             cloudpickle.register_pickle_by_value(module)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _too_slow(error: BaseException) -> bool:
+    """Whether a start of Ray ended because one of its processes did not answer within Ray's own, fixed
+    time."""
+    text = str(error).lower()
+    return any(part in text for part in ("timed out", "timeout", "overloaded", "failed to connect to gcs"))
+
+
+def _end_half(error: BaseException) -> None:
+    """End what a failed start has begun; only the frames of its error still know of it."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+            break
+    ray.shutdown()
+
+
+def _witness(own: bool) -> Witness | None:
+    node = worker._global_node
+    if node is None:
+        return None
+    gcs = node.all_processes[ray_constants.PROCESS_TYPE_GCS_SERVER][0].process.pid if own else None
+    return Witness(raylet_of(node.raylet_socket_name), gcs, "" if own else node.gcs_address)
 
 
 def quiet_logs() -> None:

@@ -30,7 +30,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from diffadapt.core.errors import ResourceError, suggest
-from diffadapt.core.store import redact
+from diffadapt.core.redact import redact
 from diffadapt.orchestrate.bundle import Bundle
 from diffadapt.orchestrate.interpreter import FUNCTION, HOOK
 
@@ -354,11 +354,16 @@ def _token() -> str:
     """The token where Ray looks for it, or an empty string."""
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token
-    file = os.environ.get("RAY_AUTH_TOKEN_PATH")
     try:
-        return (Path(file) if file else Path.home() / ".ray" / "auth_token").read_text().strip()
+        return token_file().read_text().strip()
     except OSError:
         return ""
+
+
+def token_file() -> Path:
+    """Where Ray keeps the token of a cluster on this machine."""
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(file) if file else Path.home() / ".ray" / "auth_token"
 
 
 def _next(job: str) -> str:

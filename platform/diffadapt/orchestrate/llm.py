@@ -13,15 +13,24 @@ from typing import Any
 import ray
 
 from diffadapt.core.errors import RecipeError, ResourceError
+from diffadapt.models.pretrained import asks_for_code, foreign_code
 from diffadapt.models.weights import resolve, revision
 from diffadapt.orchestrate.connection import Connection, quiet_logs
 from diffadapt.prompts.backends.base import Backend, Failed, Request, public_endpoint
-from diffadapt.prompts.backends.openai import TRANSIENT, authorization, chat_answer, chat_payload, refusal
+from diffadapt.prompts.backends.openai import (
+    LARGEST,
+    TRANSIENT,
+    authorization,
+    chat_answer,
+    chat_payload,
+    refusal,
+)
 from diffadapt.prompts.config import LlmConfig
 from diffadapt.run.runner import ExecutionConfig
 
 INSTALL = 'pip install "ray[llm]"'
 
+TOO_LARGE = "endpoint answer too large"
 _STATUS = re.compile(r"endpoint status (\d{3})")
 
 log = logging.getLogger(__name__)
@@ -104,6 +113,10 @@ class RayBackend(Backend):
             if 300 <= code < 500 and code not in TRANSIENT:
                 raise RecipeError(refusal(self.where, code, ""))
             return Failed(f"{self.where} answers with status {code}")
+        if not self.config.endpoint and asks_for_code(text):
+            raise foreign_code(self.where)
+        if TOO_LARGE in text:
+            return Failed(f"{self.where} gives an answer of more than {LARGEST >> 20} MiB")
         if "TimeoutError" in text:
             return Failed(f"{self.where} gives no answer within {self.config.timeout:g} s")
         if "ClientConnector" in text or "ClientOSError" in text or "ServerDisconnected" in text:
@@ -131,7 +144,10 @@ class RayBackend(Backend):
                 config, preprocess=preprocess, postprocess=functools.partial(_http_answer, where=self.where)
             )
         config = llm.vLLMEngineProcessorConfig(
-            model_source=resolve(self.config.model), concurrency=1, batch_size=16
+            model_source=resolve(self.config.model),
+            engine_kwargs={"trust_remote_code": False},
+            concurrency=1,
+            batch_size=16,
         )
         return llm.build_processor(config, preprocess=preprocess, postprocess=_engine_answer)
 
@@ -156,13 +172,34 @@ def _engine_answer(row: dict[str, Any]) -> dict[str, Any]:
 
 def _session(timeout: float, headers: dict[str, str]) -> Any:
     """The processor's HTTP session, made in its worker: with a time limit, the key, and an error for a bad
-    status."""
+    status, for a redirection, which would carry the request on, and for an answer beyond LARGEST."""
     import aiohttp
 
     async def check(response: Any) -> None:
         if response.status >= 300:
             raise RuntimeError(f"endpoint status {response.status}")
 
+    async def redirected(session: Any, context: Any, found: Any) -> None:
+        raise RuntimeError(f"endpoint status {found.response.status}")
+
+    class Bounded(aiohttp.ClientResponse):
+        async def read(self) -> bytes:
+            if self._body is None:
+                body = bytearray()
+                async for block in self.content.iter_any():
+                    body += block
+                    if len(body) > LARGEST:
+                        self.close()
+                        raise RuntimeError(TOO_LARGE)
+                self._body = bytes(body)
+            return self._body
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(redirected)
     return aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=timeout), headers=headers, raise_for_status=check
+        timeout=aiohttp.ClientTimeout(total=timeout),
+        headers=headers,
+        raise_for_status=check,
+        response_class=Bounded,
+        trace_configs=[trace],
     )

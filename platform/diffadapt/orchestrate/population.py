@@ -17,7 +17,6 @@ batches when memory runs out. Recipes of a sweep have populations of their own, 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,8 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
-from diffadapt.core.errors import DiffadaptError, TrainingError
+from diffadapt.core import checked
+from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
 from diffadapt.orchestrate.capacity import cluster_nodes
 from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.exchange import EPOCH, MEMBER, SCORE, Exchange, Population
@@ -99,13 +99,25 @@ def _populations(search: Search, recipe: str, trials: Sequence[Trial]) -> list[l
 
 
 def _begun(search: Search, recipe: str) -> dict[str, Any]:
-    return json.loads(search.sweep.read(BEGUN)).get(recipe, {}) if search.sweep.has(BEGUN) else {}
+    return _populations(search).get(recipe, {})
+
+
+def _populations(search: Search) -> dict[str, Any]:
+    if not search.sweep.has(BEGUN):
+        return {}
+    try:
+        return checked.from_json(search.sweep.read(BEGUN))
+    except ValueError:
+        raise StoreError(
+            f"The file {BEGUN} of {search.sweep.name} is damaged: delete it, then run the same command;"
+            " rounds that are trained are found again."
+        ) from None
 
 
 def _begin(search: Search, recipe: str, members: Sequence[str], lost: Mapping[str, int]) -> None:
-    every = json.loads(search.sweep.read(BEGUN)) if search.sweep.has(BEGUN) else {}
+    every = _populations(search)
     search.sweep.write(
-        BEGUN, json.dumps({**every, recipe: {"members": list(members), "lost": dict(lost)}}).encode()
+        BEGUN, checked.to_json({**every, recipe: {"members": list(members), "lost": dict(lost)}})
     )
 
 

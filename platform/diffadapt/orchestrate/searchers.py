@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from diffadapt.core.errors import RecipeError, StoreError
+from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
+from diffadapt.core.redact import scrub
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.result import TrialResult
 from diffadapt.sweeps.space import Axis, Choice, Integers, Space
@@ -143,9 +145,8 @@ class Optuna:
             )
             if trial.id not in self.suggested:
                 self.suggested[trial.id] = trial
-                self.sweep.write(
-                    SUGGESTED, json.dumps([t.to_dict() for t in self.suggested.values()], indent=1).encode()
-                )
+                known = scrub([t.to_dict() for t in self.suggested.values()])
+                self.sweep.write(SUGGESTED, json.dumps(known, indent=1).encode())
                 return trial
         return None
 
@@ -188,15 +189,15 @@ def _value(axis: Axis, parameter: Any) -> Any:
 
 
 def _parameter(axis: Axis, value: Any) -> Any:
-    """The inverse; values that came through JSON have lists for tuples."""
+    """The inverse; values that came through a file have lists for tuples, and no secrets."""
     if not isinstance(axis, Choice):
         return value
-    return [json.dumps(v) for v in axis.values].index(json.dumps(value))
+    return [json.dumps(scrub(v)) for v in axis.values].index(json.dumps(scrub(value)))
 
 
 def _suggested(sweep: Sweep) -> list[Mapping[str, Any]]:
     try:
-        value = json.loads(sweep.read(SUGGESTED))
+        value = parse(sweep.read(SUGGESTED))
     except (StoreError, ValueError):
         return []
     return value if isinstance(value, list) else []

@@ -23,7 +23,8 @@ class LlmConfig:
     ray: ray.data.llm."""
     model: str = "Qwen/Qwen2.5-7B-Instruct"
     endpoint: str = ""
-    """URL up to /v1 (openai). The key, if any, comes from OPENAI_API_KEY and is never written."""
+    """URL up to /v1 (openai). The key, if any, comes from OPENAI_API_KEY and is never written; nor are the
+    user and password of a URL http://user:password@host/v1."""
     temperature: NonNegative = 0.9
     ask: Positive = 20
     """Prompts asked for in one request."""

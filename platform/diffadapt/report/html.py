@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from diffadapt.core.errors import StoreError
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
-from diffadapt.core.store import redact
 from diffadapt.report import provenance
 from diffadapt.report.charts import bar_chart, group_chart
 from diffadapt.report.findings import findings

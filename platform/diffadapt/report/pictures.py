@@ -4,12 +4,12 @@ self-contained page."""
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.errors import StoreError
+from diffadapt.core.foreign import parse
 from diffadapt.core.runs import Run
 from diffadapt.report.mask import masked
 
@@ -35,7 +35,7 @@ def pictures(run: Run) -> list[Picture]:
     if not run.has("figures/figures.json"):
         return []
     try:
-        sections = json.loads(run.read("figures/figures.json"))["sections"]
+        sections = parse(run.read("figures/figures.json"))["sections"]
         return [_picture(run, s) for s in sections if isinstance(s, Mapping)]
     except (StoreError, ValueError, KeyError, TypeError):
         return [

@@ -3,15 +3,15 @@ repeat it."""
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from diffadapt.core.errors import StoreError
+from diffadapt.core.foreign import parse
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
-from diffadapt.core.store import redact
 from diffadapt.report.mask import HIDDEN, masked
 
 
@@ -46,7 +46,7 @@ def shown(value: Any) -> str:
 def optional_json(run: Run, name: str) -> dict[str, Any]:
     """A JSON object of the run folder; empty when it is missing or damaged."""
     try:
-        value = json.loads(run.read(name)) if run.has(name) else {}
+        value = parse(run.read(name)) if run.has(name) else {}
     except (StoreError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -55,7 +55,7 @@ def optional_json(run: Run, name: str) -> dict[str, Any]:
 def warnings(run: Run) -> list[str]:
     """What finished stages had to say, one sentence each; of a damaged file nothing."""
     try:
-        said = json.loads(run.read("warnings.json")) if run.has("warnings.json") else []
+        said = parse(run.read("warnings.json")) if run.has("warnings.json") else []
         return [f"{masked(str(w['sentence']))} [{w['node']}]" for w in said]
     except (StoreError, ValueError, KeyError, TypeError):
         return []

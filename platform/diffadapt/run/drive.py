@@ -16,8 +16,10 @@ from diffadapt.core import manifest as manifests
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DiffadaptError, StoreError
 from diffadapt.core.files import clear_scratch
+from diffadapt.core.foreign import parse
 from diffadapt.core.lease import alone
 from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.redact import scrub
 from diffadapt.core.runs import PLANNED, Root, Run, run_name
 from diffadapt.run.families import describe_families
 from diffadapt.run.finish import finish
@@ -62,8 +64,8 @@ def drive(
             json.dumps(
                 {
                     "recipe": recipe_name,
-                    "overrides": manifests.scrub(dict(overrides or {})),
-                    "config": manifests.scrub(to_dict(recipe)),
+                    "overrides": scrub(dict(overrides or {})),
+                    "config": scrub(to_dict(recipe)),
                 },
                 indent=1,
             ).encode(),
@@ -107,7 +109,7 @@ def drive(
                     state,
                     {n: p.as_dict() for n, p in progress.nodes.items()},
                     started=started,
-                    error=manifests.scrub(work.error),
+                    error=scrub(work.error),
                 )
             except StoreError:
                 pass  # the error that brought us here is the one to report
@@ -120,7 +122,7 @@ def _record_execution(run: Run, work: Work, seconds: float) -> None:
     if not work.made and run.has("execution.json"):
         return
     try:
-        known = json.loads(run.read("execution.json"))
+        known = parse(run.read("execution.json"))
     except (StoreError, ValueError):
         known = {}
     made = dict(known.get("made", {}))

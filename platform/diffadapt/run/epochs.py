@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 from diffadapt.core.errors import StoreError
+from diffadapt.core.foreign import parse
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.runs import Run
 from diffadapt.core.stage import Stage
@@ -76,7 +77,7 @@ class Epochs:
 def read_epochs(place: Run) -> tuple[dict[str, Any], dict[int, float]]:
     """(adjusted fields, epoch -> objective) that a trial's folder holds; empty when there are none."""
     try:
-        value = json.loads(place.read(FILE))
+        value = parse(place.read(FILE))
         return dict(value["adjusted"]), {int(n): float(v) for n, v in value["epochs"].items()}
     except (StoreError, ValueError, KeyError, TypeError, AttributeError):
         return {}, {}

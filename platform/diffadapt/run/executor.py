@@ -5,17 +5,16 @@ The local runner holds one executor, every Ray actor holds one; both therefore w
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from diffadapt.core import interrupts
 from diffadapt.core.artifact import Receipt, Rows
+from diffadapt.core.causes import full_disk
 from diffadapt.core.errors import DiffadaptError, StoreError
 from diffadapt.core.local_cache import LocalCache
 from diffadapt.core.schedule import Task
@@ -99,9 +98,7 @@ class Executor:
             return self._last[1]
         if file.path is None:
             plan = file.plan or file.node
-            return self._worker(plan, plan, WorkContext(self.device, threads=self.threads)).run(
-                file.shard, ()
-            )
+            return self._worker(plan, plan, ()).run(file.shard, ())
         return self.store.load(file.path)
 
     def fitted_folder(self, file: InputFile) -> str:
@@ -109,20 +106,20 @@ class Executor:
         return fetch_folder(self.store, file)
 
     def _make(self, task: Task) -> Rows:
-        fitted = {f.node: self.fitted_folder(f) for f in task.inputs if f.fitted}
-        kinds = {f.node: f.kind for f in task.inputs if f.fitted}
-        context = WorkContext(self.device, fitted, threads=self.threads, kinds=kinds)
-        worker = self._worker(self._worker_key(task), task.node, context)
+        worker = self._worker(self._worker_key(task), task.node, [f for f in task.inputs if f.fitted])
         inputs = [self.read(f) for f in task.inputs if not f.fitted]
         return worker.run(task.shard, inputs)
 
     def _worker_key(self, task: Task) -> str:
         return "|".join([task.node, *(f.digest for f in task.inputs if f.fitted)])
 
-    def _worker(self, key: str, node: str, context: WorkContext) -> Worker:
+    def _worker(self, key: str, node: str, fitted: Sequence[InputFile]) -> Worker:
         if key not in self.workers:
             while len(self.workers) >= self.resident:
                 self.workers.popitem(last=False)
+            folders = {f.node: self.fitted_folder(f) for f in fitted}
+            kinds = {f.node: f.kind for f in fitted}
+            context = WorkContext(self.device, folders, threads=self.threads, kinds=kinds)
             self.workers[key] = self.stages[node].open(context)
         self.workers.move_to_end(key)
         return self.workers[key]
@@ -135,10 +132,9 @@ def one_line(error: BaseException) -> str:
 
 def evidence(error: BaseException) -> str:
     """The message of an error that is not the user's, with its traceback; a full disk is the user's."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = error.filename or tempfile.gettempdir()
+    if found := full_disk(error):
         return (
-            f"StoreError: The disk that holds {where} is full: free space, then run the same command;"
+            f"StoreError: The disk that holds {found[1]} {found[0]}: free space, then run the same command;"
             " finished shards are kept."
         )
     return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffadapt.core.checked import to_json
-from diffadapt.core.manifest import scrub
+from diffadapt.core.redact import scrub
 from diffadapt.core.sealed import FAMILY, family_damage
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store

@@ -10,6 +10,7 @@ from diffadapt.core import manifest as manifests
 from diffadapt.core import record
 from diffadapt.core.artifact import Failure
 from diffadapt.core.pipeline import Pipeline
+from diffadapt.core.redact import scrub
 from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import NodePlan
@@ -37,11 +38,11 @@ def finish(
     root = run.root
     manifest = manifests.build(recipe_name, config, seed, pipeline, plans, quarantined)
     if (decisions := decisions_of(pipeline, plans, root.store)) is not None:
-        manifest["decisions"] = decisions
+        manifest["decisions"] = scrub(decisions)
     run.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
     scores, predictions = scores_of(run.name, seed, pipeline, plans, root.store)
     run.write("scores.parquet", record.to_bytes(scores))
-    run.write("warnings.json", json.dumps(_warnings(plans, root.store), indent=1).encode())
+    run.write("warnings.json", json.dumps(scrub(_warnings(plans, root.store)), indent=1).encode())
     if node := pipeline.outputs.get("validators"):
         run.write(
             "validators.json",

@@ -13,6 +13,7 @@ from diffadapt.core import interrupts
 from diffadapt.core.artifact import Failure, Receipt
 from diffadapt.core.errors import DiffadaptError
 from diffadapt.core.files import scratch
+from diffadapt.core.redact import scrub
 from diffadapt.core.schedule import Task
 from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import FitJob, InputFile, Stage, WorkContext
@@ -137,7 +138,7 @@ def _checkpoint_url(store: Store, task: Task) -> str:
 
 def _commit(store: Store, task: Task, output: str, metrics: Mapping[str, Any]) -> None:
     with open(os.path.join(output, METRICS), "w", encoding="utf-8") as handle:
-        json.dump(metrics, handle, indent=1, sort_keys=True)
+        json.dump(scrub(metrics), handle, indent=1, sort_keys=True)
     folder = Sealed(store, task.path)
     if not folder.exists():  # another driver may have been faster; what it committed stays as it is
         folder.commit(task.digest, output)

@@ -3,16 +3,17 @@ uploaded at the end when remote."""
 
 from __future__ import annotations
 
-import io
 import posixpath
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
-import fsspec
-
+from diffadapt.core.errors import StoreError
 from diffadapt.core.files import scratch
+from diffadapt.core.location import locate
 from diffadapt.core.runs import Run
 from diffadapt.core.store import is_local
+from diffadapt.data.export import fitting
 from diffadapt.train.trackers.base import Trackers
 
 TENSORBOARD = "tensorboard"
@@ -23,7 +24,7 @@ class Logs:
     ``<log_dir>/<node>``. ``log_dir``: URL of the folder tensorboard/ of a run."""
 
     def __init__(self, log_dir: str, node: str, trackers: Sequence[str]):
-        self.fs, self.path = fsspec.core.url_to_fs(posixpath.join(log_dir, node))
+        self.fs, self.path = locate(posixpath.join(log_dir, fitting(node)), StoreError)
         self.local = is_local(self.fs)
         self.run, self.node, self.names = posixpath.basename(posixpath.dirname(log_dir)), node, trackers
 
@@ -33,7 +34,7 @@ class Logs:
         self.trackers = Trackers(self.names, self.run, self.node, self.folder)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         try:
             self.trackers.close()
             if not self.local:
@@ -47,16 +48,13 @@ def track_run(run: Run, trackers: Sequence[str]) -> None:
     names = [name for name in trackers if name != TENSORBOARD]
     if not names:
         return
-    import numpy as np
-    from PIL import Image
+    from diffadapt.data.image import decode
 
     with Logs(posixpath.join(run.url, TENSORBOARD), "", names) as logs:
         if run.has("scores.parquet"):
             logs.trackers.scores(run.scores())
         pictures = {
-            file.removesuffix(".png"): np.asarray(
-                Image.open(io.BytesIO(run.read(f"figures/{file}"))).convert("RGB")
-            )
+            file.removesuffix(".png"): decode(run.read(f"figures/{file}"), 3, file)
             for file in run.place.list(posixpath.join(run.name, "figures"))
             if file.endswith(".png")
         }

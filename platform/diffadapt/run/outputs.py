@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from diffadapt.core.errors import StoreError
 from diffadapt.core.pipeline import SOURCE
+from diffadapt.core.place import located
 from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
 from diffadapt.metrics import metric
@@ -26,7 +27,8 @@ CARD, CONFIG = "README.md", "config.json"
 
 
 def copy_model(run: Run, node: str, out: str = "") -> None:
-    """Copy the fitted folder of ``node`` to the new local folder ``out``, by default ``model/`` of the run.
+    """Copy the fitted folder of ``node`` to the new folder ``out`` (any fsspec location), by default
+    ``model/`` of the run.
 
     The card of a classifier or segmenter is written anew, with figures that were not known when it was
     trained. StoreError when the model is no longer in the store.
@@ -34,9 +36,10 @@ def copy_model(run: Run, node: str, out: str = "") -> None:
     manifest = run.manifest()
     for name, data in model_files(run, manifest, node):
         if out:
-            place = Path(out) / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
+            fs, root = located(out)
+            place = posixpath.join(root, name)
+            fs.makedirs(posixpath.dirname(place), exist_ok=True)
+            fs.pipe_file(place, data)
         else:
             run.write(f"model/{name}", data)
 

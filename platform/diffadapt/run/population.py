@@ -26,6 +26,7 @@ from diffadapt.core.checked import from_json, to_json
 from diffadapt.core.config import field_types, override
 from diffadapt.core.errors import DiffadaptError, RecipeError, StoreError
 from diffadapt.core.files import scratch
+from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.pipeline import Pipeline, ancestors
 from diffadapt.core.runs import Root, Run
@@ -264,7 +265,7 @@ def _read(place: Run, folder: str) -> State | None:
 def _rounds(place: Run, end: int) -> list[Any]:
     """The member's policy before epoch ``end``."""
     try:
-        return [row for row in json.loads(place.read("policy.json")) if row[0] < end]
+        return [row for row in parse(place.read("policy.json")) if row[0] < end]
     except (StoreError, ValueError, TypeError):
         return []
 
@@ -281,7 +282,7 @@ def _fit(
     def on_report(step: int, total: int, scalars: Mapping[str, float]) -> None:
         if "objective" in scalars:
             scores = {**_scores(place, folder), int(scalars["objective_epoch"]): float(scalars["objective"])}
-            place.write(f"{folder}/scores.json", json.dumps(sorted(scores.items())).encode())
+            place.write(f"{folder}/scores.json", to_json({"scores": sorted(scores.items())}))
 
     recipe = recipe_of(member, values)
     pipeline = recipe.pipeline()
@@ -314,7 +315,17 @@ def _fit(
 
 def _scores(place: Run, folder: str) -> dict[int, float]:
     """Epoch -> objective, of the epochs that were trained in ``folder``."""
-    return dict(json.loads(place.read(f"{folder}/scores.json"))) if place.has(f"{folder}/scores.json") else {}
+    if not place.has(f"{folder}/scores.json"):
+        return {}
+    try:
+        value = parse(place.read(f"{folder}/scores.json"))
+        pairs = value if isinstance(value, list) else from_json(json.dumps(value).encode())["scores"]
+        return {int(epoch): float(score) for epoch, score in pairs}
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(
+            f"The file {folder}/scores.json of {place.name} is damaged: delete the folder {folder} there,"
+            " then run the same command; that round is trained again."
+        ) from None
 
 
 def _keep(place: Run, output: str, metrics: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from diffadapt.core.artifact import Receipt
+from diffadapt.core.redact import redact
 from diffadapt.core.units import format_seconds
 
 
@@ -110,7 +111,8 @@ class Progress:
 
     def say(self, sentence: str, kind: str = "warning: ") -> None:
         """A warning, or what ``kind`` says before it, on a line of its own."""
-        self.stream.write(("\r" + " " * self._width + "\r" if self._width else "") + f"{kind}{sentence}\n")
+        blank = "\r" + " " * self._width + "\r" if self._width else ""
+        self.stream.write(f"{blank}{kind}{redact(sentence)}\n")
         self._width = 0
         self.stream.flush()
 

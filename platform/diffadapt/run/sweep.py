@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 from diffadapt.core.errors import DiffadaptError, RecipeError, StoreError
 from diffadapt.core.lease import alone
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import PLANNED, Root
 from diffadapt.core.schedule import finished
 from diffadapt.core.stage import NodePlan
-from diffadapt.core.store import redact
 from diffadapt.run.executor import one_line
 from diffadapt.run.heartbeat import Heartbeat
 from diffadapt.run.progress import NodeProgress, Progress

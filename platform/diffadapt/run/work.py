@@ -12,11 +12,12 @@ from diffadapt.core.artifact import Receipt
 from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
 from diffadapt.core.lease import Leases, waiting
 from diffadapt.core.ledger import Ledger
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
 from diffadapt.core.schedule import Task, Wave, finished, next_wave
 from diffadapt.core.sealed import SUCCESS
 from diffadapt.core.stage import NodePlan, Stage
-from diffadapt.core.store import Store, redact
+from diffadapt.core.store import Store
 from diffadapt.run.progress import Progress
 from diffadapt.run.quarantine import Quarantine
 from diffadapt.run.runner import Runner

@@ -16,6 +16,7 @@ import pyarrow as pa
 from diffadapt.core.artifact import Failure, Input, Rows, Shard, scene_table
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError, RecipeError, ResourceError, WeightsError
+from diffadapt.core.foreign import parse
 from diffadapt.core.identity import item_seed
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, Worker
@@ -187,7 +188,7 @@ def _check_controlnet(weights: str) -> None:
     if is_hub_id(resolved):
         return
     try:
-        found = json.loads((Path(resolved) / "config.json").read_text(encoding="utf-8")).get("_class_name")
+        found = parse((Path(resolved) / "config.json").read_bytes()).get("_class_name")
     except (OSError, ValueError, AttributeError):
         found = None
     if found != "ControlNetModel":

@@ -10,8 +10,9 @@ from typing import Any
 
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import StoreError
+from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
-from diffadapt.core.manifest import scrub
+from diffadapt.core.redact import scrub
 from diffadapt.core.runs import Root, Run
 from diffadapt.core.store import Store, safe_name
 from diffadapt.sweeps.result import TrialResult, from_json
@@ -70,8 +71,8 @@ class Sweep(Run):
     def description(self) -> dict[str, Any]:
         """What :meth:`describe` wrote; StoreError when there is no such sweep or it is damaged."""
         try:
-            return json.loads(self.read("sweep.json"))
-        except ValueError:
+            return dict(parse(self.read("sweep.json")))
+        except (ValueError, TypeError):
             raise StoreError(
                 f"sweep.json of {self.name} is damaged: run the sweep again to rewrite it; finished trials"
                 " are kept."

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from diffadapt.core.manifest import scrub
+from diffadapt.core.redact import scrub
 from diffadapt.sweeps.result import TrialResult
 from diffadapt.sweeps.space import ORACLE
 

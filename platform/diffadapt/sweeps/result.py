@@ -11,7 +11,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffadapt.core.manifest import scrub
+from diffadapt.core.foreign import parse
+from diffadapt.core.redact import scrub
 
 Status = Literal["finished", "stopped", "failed"]
 
@@ -64,7 +65,7 @@ def values_text(values: Mapping[str, Any]) -> str:
 
 def from_json(data: bytes) -> TrialResult:
     """A result from :meth:`TrialResult.to_json`; ValueError, KeyError or TypeError when it is damaged."""
-    return TrialResult(**json.loads(data))
+    return TrialResult(**parse(data))
 
 
 FIELDS = (

@@ -3,7 +3,6 @@ before."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -13,12 +12,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import fsspec
 import torch
 
+from diffadapt.core.causes import chain, full_disk, reason
 from diffadapt.core.errors import StoreError
 from diffadapt.core.files import scratch, temporary
-from diffadapt.core.store import is_local, redact
+from diffadapt.core.location import locate
+from diffadapt.core.redact import redact
+from diffadapt.core.store import is_local
 
 _NAME = re.compile(r"^step-(\d{9})-([0-9a-f]{16})\.pt$")
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Checkpoints:
         if keep < 1:
             raise ValueError("keep must be at least 1")
         self.location, self.keep = str(location), keep
-        self._fs, self._root = fsspec.core.url_to_fs(self.location)
+        self._fs, self._root = locate(self.location, StoreError)
         self._local = is_local(self._fs)
 
     def save(self, step: int, state: dict[str, Any]) -> str:
@@ -122,7 +123,9 @@ class Checkpoints:
             try:
                 self._fs.rm_file(old)
             except OSError as error:
-                log.warning("The old checkpoint %s could not be deleted (%s).", old, error)
+                log.warning(
+                    "The old checkpoint %s could not be deleted (%s).", redact(old), redact(str(error))
+                )
 
     def _list(self) -> list[tuple[int, str, str]]:
         self._fs.invalidate_cache()
@@ -137,12 +140,10 @@ class Checkpoints:
 
 
 def _why_not(error: BaseException) -> str:
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, OSError):
-        seen = seen.__context__
-    if seen is None:
-        return redact(str(error).splitlines()[0])
-    return "the disk is full" if seen.errno == errno.ENOSPC else redact(seen.strerror or str(seen))
+    if full := full_disk(error):
+        return f"the disk {full[0]}"
+    seen = next((one for one in chain(error) if isinstance(one, OSError)), None)
+    return redact(str(error).splitlines()[0] if seen is None else reason(seen))
 
 
 def _digest(file: BinaryIO) -> str:

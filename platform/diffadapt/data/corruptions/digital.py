@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import io
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
 from diffadapt.data.corruptions.lengths import pixels, relative
-from diffadapt.data.image import encode_jpeg, to_pil
+from diffadapt.data.image import encode_jpeg, open_image, to_pil
 
 
 def contrast(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
@@ -98,5 +97,5 @@ def _shrunk(n: int, severity: int) -> int:
 def jpeg_compression(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """JPEG at quality 25, 18, 15, 10 or 7, 4:2:0."""
     data = encode_jpeg(image, quality=(25, 18, 15, 10, 7)[severity - 1])
-    with Image.open(io.BytesIO(data)) as opened:
+    with open_image(data, "The compressed image") as opened:
         return np.asarray(opened).reshape(image.shape)

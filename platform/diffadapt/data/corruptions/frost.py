@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 from scipy import fft
 
-from diffadapt.core.errors import DataError
+from diffadapt.core.errors import DataError, ItemError
 from diffadapt.data.corruptions.lengths import relative
+from diffadapt.data.image import open_image
 
 OFFICIAL = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 """The pictures that the benchmark draws from (its generator never reaches the sixth, frost6.jpg)."""
@@ -51,9 +52,9 @@ def _official(textures: str, name: str, factor: float) -> np.ndarray:
     """One official picture as uint8 RGB, scaled so that 224 of its pixels span the image's shorter side."""
     path = Path(textures) / name
     try:
-        with Image.open(path) as opened:
+        with open_image(path.read_bytes(), str(path)) as opened:
             picture = opened.convert("RGB")
-    except (OSError, ValueError):
+    except (OSError, ItemError):
         raise DataError(
             f"{path} is missing or not an image: frost_textures must be a folder with {', '.join(OFFICIAL)}, "
             "or unset for the procedural texture."

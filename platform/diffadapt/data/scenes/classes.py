@@ -6,10 +6,10 @@ import csv
 import io
 import posixpath
 
-import fsspec
-
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, suggest
+from diffadapt.core.location import locate, open_place
+from diffadapt.core.spreadsheet import plain
 from diffadapt.data.scenes.cityscapes import TABLES
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.layout import LAYOUTS
@@ -63,7 +63,7 @@ def own_class_table(config: SceneConfig) -> ClassTable:
     root = posixpath.dirname(config.path) if config.path.endswith(".parquet") else config.path.rstrip("/")
     place = posixpath.join(root, OWN)
     try:
-        fs, path = fsspec.core.url_to_fs(place)
+        fs, path = locate(place, DataError)
         there = fs.isfile(path)
         known = there or fs.exists(posixpath.dirname(path))
     except (OSError, ValueError, ImportError) as error:
@@ -90,7 +90,7 @@ def read_class_table(location: str) -> ClassTable:
     Raises DataError with the line for anything else.
     """
     try:
-        with fsspec.open(location, "rb") as stream:
+        with open_place(location, "rb", DataError) as stream:
             text = stream.read().decode("utf-8-sig")
     except (OSError, ValueError, ImportError) as error:
         near = suggest(location, table_names())
@@ -99,7 +99,7 @@ def read_class_table(location: str) -> ClassTable:
             f" {', '.join(table_names())}.{near}"
         ) from None
     lines = [
-        (n, [cell.strip() for cell in row])
+        (n, [plain(cell.strip()) for cell in row])
         for n, row in enumerate(csv.reader(io.StringIO(text)), 1)
         if any(cell.strip() for cell in row) and not row[0].lstrip().startswith("#")
     ]

@@ -3,7 +3,6 @@ images."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from PIL import Image
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import ItemError
-from diffadapt.data.image import MAX_PIXELS
+from diffadapt.data.image import blocks, open_image
 from diffadapt.data.scenes.table import ClassTable
 
 _SCALED = {"L;2": 85, "L;4": 17}
@@ -32,11 +31,8 @@ class LabelMap(NamedTuple):
 
 def image_size(data: bytes, key: str) -> tuple[int, int]:
     """(height, width) from an encoded image's header alone. Raises ItemError."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.size[1], image.size[0]
-    except Exception:  # Pillow raises nearly any type on damaged bytes
-        raise ItemError(f"{key} is not a readable image: replace or remove the file.") from None
+    with open_image(data, key) as image:
+        return image.size[1], image.size[0]
 
 
 def read_label_map(data: bytes, table: ClassTable, key: str) -> LabelMap:
@@ -59,38 +55,22 @@ def label_values(data: bytes, key: str) -> np.ndarray:
                 f"The label map {key} is colour-coded, but values are wanted: store it as an 8-bit grey or"
                 " palette PNG."
             )
-        return result
+        return result.astype(np.int64)
 
     return _read(data, key, values)
 
 
 def _read(data: bytes, key: str, work: Callable[[Image.Image, str], Any]) -> Any:
-    if not data:
-        raise ItemError(f"The label map {key} is empty: replace or remove the file.")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.size[0] * image.size[1] > MAX_PIXELS:
-                raise ItemError(
-                    f"The label map {key} claims {image.size[0]} x {image.size[1]} pixels, more than the"
-                    f" {MAX_PIXELS:,} that are accepted."
-                )
-            if image.format == "JPEG":
-                raise ItemError(
-                    f"The label map {key} is a JPEG, whose compression changes class numbers: store label"
-                    " maps as PNG."
-                )
-            raw = str(image.tile[0][3]) if image.tile else ""
-            image.load()
-            return work(image, raw)
-    except ItemError:
-        raise
-    except Exception as error:
-        text = str(error).strip().rstrip(".").split("\n")[0] or type(error).__name__
-        raise ItemError(
-            f"The label map {key} is not readable"
-            f" ({'no image format is recognised' if text.startswith('cannot identify') else text}): replace"
-            " or remove the file."
-        ) from None
+    with open_image(data, f"The label map {key}") as image:
+        if image.format in ("JPEG", "MPO"):
+            raise ItemError(
+                f"The label map {key} is a JPEG, whose compression changes class numbers: store label"
+                " maps as PNG."
+            )
+        tile = getattr(image, "tile", None)
+        raw = str(tile[0][3]) if tile else ""
+        image.load()
+        return work(image, raw)
 
 
 def warn_unknown(key: str, unknown: tuple, table: ClassTable) -> str:
@@ -117,7 +97,7 @@ def _classes(image: Image.Image, raw: str, table: ClassTable, key: str) -> Label
     pixels = np.asarray(image)
     rgb = pixels[..., :3]
     if bool((rgb == rgb[..., :1]).all()):
-        values = rgb[..., 0].astype(np.int64)
+        values = rgb[..., 0]
         if not set(np.unique(values).tolist()) - set(table.values) - set(_SILENT):
             return _by_value(values, table, key)
     result = _by_colour(rgb, table)
@@ -129,9 +109,9 @@ def _classes(image: Image.Image, raw: str, table: ClassTable, key: str) -> Label
 def _values(image: Image.Image, raw: str) -> np.ndarray | None:
     """The values of an image of one channel (and alpha); None for colours."""
     if image.mode in ("P", "L", "1", "I;16", "I;16L", "I;16B", "I;16N", "I"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         return values // _SCALED[raw] if image.mode == "L" and raw in _SCALED else values
-    return np.asarray(image.getchannel(0)).astype(np.int64) if image.mode in ("LA", "PA") else None
+    return np.asarray(image.getchannel(0)) if image.mode in ("LA", "PA") else None
 
 
 def _by_value(values: np.ndarray, table: ClassTable, key: str) -> LabelMap:
@@ -140,22 +120,30 @@ def _by_value(values: np.ndarray, table: ClassTable, key: str) -> LabelMap:
             f"The label map {key} holds values outside 0..65535: store it as an 8-bit grey or palette PNG."
         )
     lookup, known = _lookup(table)
-    present = np.flatnonzero(np.bincount(values.ravel()))
-    unknown = tuple(int(v) for v in present if not known[v] and v not in _SILENT)
-    return LabelMap(lookup[values], unknown)
+    classes, counts = np.empty(values.shape, np.uint8), np.zeros(65536, np.int64)
+    for rows in blocks(*values.shape):
+        part = values[rows].astype(np.int64)
+        classes[rows] = lookup[part]
+        counts += np.bincount(part.ravel(), minlength=65536)
+    unknown = tuple(int(v) for v in np.flatnonzero(counts) if not known[v] and v not in _SILENT)
+    return LabelMap(classes, unknown)
 
 
 def _by_colour(rgb: np.ndarray, table: ClassTable) -> LabelMap:
     codes, numbers = _codes(table)
-    packed = (rgb[..., 0].astype(np.int64) << 16) | (rgb[..., 1].astype(np.int64) << 8) | rgb[..., 2]
-    present, inverse = np.unique(packed, return_inverse=True)
-    place = np.searchsorted(codes, present).clip(max=len(codes) - 1)
-    known = codes[place] == present
-    classes = np.where(known, numbers[place], IGNORED).astype(np.uint8)
-    unknown = tuple(
-        (int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in present[~known] if v not in (0, 0xFFFFFF)
-    )
-    return LabelMap(classes[inverse].reshape(packed.shape), unknown)
+    result = np.empty(rgb.shape[:2], np.uint8)
+    strange: set[int] = set()
+    for rows in blocks(*rgb.shape[:2]):
+        part = rgb[rows].astype(np.int64)
+        packed = part[..., 0] << 16 | part[..., 1] << 8 | part[..., 2]
+        present, inverse = np.unique(packed, return_inverse=True)
+        place = np.searchsorted(codes, present).clip(max=len(codes) - 1)
+        known = codes[place] == present
+        classes = np.where(known, numbers[place], IGNORED).astype(np.uint8)
+        result[rows] = classes[inverse].reshape(packed.shape)
+        strange.update(present[~known].tolist())
+    unknown = tuple((v >> 16, v >> 8 & 255, v & 255) for v in sorted(strange - {0, 0xFFFFFF}))
+    return LabelMap(result, unknown)
 
 
 @lru_cache(maxsize=32)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from diffadapt.core.artifact import Failure, Rows
 from diffadapt.core.errors import ItemError, WeightsError
-from diffadapt.data.image import decode
+from diffadapt.data.image import decode, open_image
 from diffadapt.data.scenes.scene import Scene
 
 
@@ -43,19 +43,14 @@ def decode_scenes(
 
 def decode_colours(data: bytes, key: str) -> np.ndarray:
     """A colour map as uint8 (H, W, 3), alpha composited on white. Raises ItemError."""
-    import io
-
     from PIL import Image
 
     name = f"The colour map of {key}"
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            if transparent:
-                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-                return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
-    except Exception:
-        raise ItemError(f"{name} is not a readable image: replace or remove the file.") from None
+    with open_image(data, name) as image:
+        transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+        if transparent:
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
     return decode(data, 3, name)
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import fsspec
 import numpy as np
 from PIL import Image
 
 from diffadapt.core.artifact import IGNORED
-from diffadapt.core.errors import DataError
-from diffadapt.data.export import safe_key
-from diffadapt.data.image import image_suffix
+from diffadapt.core.place import demand_empty, located, writing
+from diffadapt.core.spreadsheet import csv_bytes
+from diffadapt.data.export import fitting, safe_key
+from diffadapt.data.image import image_suffix, open_image
 from diffadapt.data.scenes.label_maps import image_size
 from diffadapt.data.scenes.table import ClassTable
 
@@ -26,14 +25,10 @@ TABLE, INSTANCES = "classes.csv", "instances.json"
 def class_csv(classes: ClassTable) -> bytes:
     """The table as the CSV that :func:`class_file.read_class_table` reads, for label maps of class
     numbers."""
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(("value", "name", "red", "green", "blue"))
-    out.writerows(
-        (i, name, *colour)
-        for i, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True))
+    rows = enumerate(zip(classes.names, classes.colours, strict=True))
+    return csv_bytes(
+        [("value", "name", "red", "green", "blue"), *((i, name, *colour) for i, (name, colour) in rows)]
     )
-    return text.getvalue().encode()
 
 
 def label_png(labels: np.ndarray, classes: ClassTable) -> bytes:
@@ -68,7 +63,7 @@ def to_size(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 class Places:
     """Names under a folder without suffix, each given once: two images that differ in their suffix alone keep
-    it in their name."""
+    it in their name. What is too long for a file's name is shortened."""
 
     def __init__(self, paths: Iterable[str]):
         self.count: dict[str, int] = {}
@@ -79,25 +74,17 @@ class Places:
     def __call__(self, path: str) -> str:
         """Raises DataError for a path that leads out of the folder."""
         stem = _stem(safe_key(path))
-        return stem if self.count[stem] == 1 else path
+        return fitting(stem if self.count[stem] == 1 else path, len(".jpeg"))
 
 
 class Tree:
-    """A new folder on any fsspec location. Raises DataError when it holds files."""
+    """A new folder on any fsspec location. Raises StoreError when it holds files or cannot be made."""
 
     def __init__(self, out: str):
-        try:
-            self.fs, self.root = fsspec.core.url_to_fs(out)
-            if self.fs.exists(self.root) and (
-                not self.fs.isdir(self.root) or self.fs.ls(self.root, detail=False)
-            ):
-                raise DataError(f"{out!r} exists and is not empty: give another --out.")
+        demand_empty(out)
+        with writing(out):
+            self.fs, self.root = located(out)
             self.fs.makedirs(self.root, exist_ok=True)
-        except (OSError, ValueError, ImportError) as error:
-            raise DataError(
-                f"The folder {out!r} cannot be made ({getattr(error, 'strerror', None) or error}): give"
-                " another --out."
-            ) from None
 
     def put(self, name: str, data: bytes) -> None:
         place = posixpath.join(self.root, name)
@@ -121,7 +108,7 @@ def write_scenes(load: Callable[[], Iterable[dict[str, Any]]], out: str, classes
         if row.get("objects") is not None:
             boxes.add(name, image_size(data, row["key"]), row["objects"])
         if row["annotation"] is not None:
-            with Image.open(io.BytesIO(row["annotation"]["bytes"])) as labels:
+            with open_image(row["annotation"]["bytes"], f"The label map of {row['key']}") as labels:
                 tree.put(f"labels/{place}.png", label_png(np.asarray(labels), classes))
         count += 1
     if boxes.images:

@@ -69,6 +69,8 @@ def loaded(what: str, weights: str, load: Callable[[], T]) -> T:
     'text-to-image pipeline'."""
     try:
         return load()
+    except WeightsError:
+        raise
     except Exception as error:  # hub, file-format and shape errors share no base class
         name, _ = named(weights)
         how = (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffadapt.core.errors import RecipeError, WeightsError
+from diffadapt.core.foreign import parse
 from diffadapt.diffusion.generators.config import TextToImageConfig
 from diffadapt.models.weights import is_hub_id, resolve
 
@@ -148,7 +148,7 @@ def _read(resolved: str, name: str, hub: bool) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse(path.read_bytes())
     except ValueError as error:
         raise WeightsError(
             f"{path} is not valid JSON ({error}); restore the file from the weights' source."

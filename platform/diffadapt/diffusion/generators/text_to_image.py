@@ -29,6 +29,7 @@ from diffadapt.diffusion.generators.pipeline_index import (
     size_message,
 )
 from diffadapt.diffusion.generators.schedulers import own_noise, with_scheduler
+from diffadapt.models.pretrained import from_pretrained
 
 
 class TextToImage:
@@ -166,13 +167,12 @@ def load_text_to_image(config: TextToImageConfig, device: str | torch.device = "
 
 def _from_pretrained(name: str, arguments: dict[str, Any]) -> Any:
     try:
-        return AutoPipelineForText2Image.from_pretrained(name, **arguments)
+        return from_pretrained(AutoPipelineForText2Image, name, **arguments)
     except ValueError as error:
         if "AutoPipeline" not in str(error):
             raise
-        return DiffusionPipeline.from_pretrained(
-            name, **arguments
-        )  # a pipeline that diffusers has but does not list
+        # a pipeline that diffusers has but does not list
+        return from_pretrained(DiffusionPipeline, name, **arguments)
 
 
 def _denoiser(pipe: Any) -> Any:

@@ -11,6 +11,7 @@ from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.diffusion.generators.loading import loaded, named, quiet
 from diffadapt.diffusion.translation.checks import multiple_message, uses_layout
 from diffadapt.diffusion.translation.config import TransferConfig
+from diffadapt.models.pretrained import from_pretrained
 
 
 def load_networks(config: TransferConfig, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any | None]:
@@ -50,7 +51,7 @@ def _controlnet(config: TransferConfig) -> Any:
     return loaded(
         "ControlNet",
         where,
-        lambda: ControlNetModel.from_pretrained(name, torch_dtype=torch.float32, revision=revision, **given),
+        lambda: from_pretrained(ControlNetModel, name, torch_dtype=torch.float32, revision=revision, **given),
     )
 
 
@@ -68,12 +69,12 @@ def _pipeline(config: TransferConfig, control: Any | None) -> Any:
         return loaded(
             "Stable Diffusion pipeline",
             config.weights,
-            lambda: StableDiffusionPipeline.from_pretrained(name, **given),
+            lambda: from_pretrained(StableDiffusionPipeline, name, **given),
         )
     return loaded(
         "Stable Diffusion pipeline",
         config.weights,
-        lambda: StableDiffusionControlNetPipeline.from_pretrained(name, controlnet=control, **given),
+        lambda: from_pretrained(StableDiffusionControlNetPipeline, name, controlnet=control, **given),
     )
 
 

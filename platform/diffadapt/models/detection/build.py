@@ -13,6 +13,7 @@ from diffadapt.core.errors import WeightsError
 from diffadapt.models.detection.config import HEADS, PUBLISHED, DetectorConfig
 from diffadapt.models.detection.network import DetectionNetwork, TorchvisionDetector, TransformersDetector
 from diffadapt.models.detection.source import check_detector, is_path, path_of
+from diffadapt.models.pretrained import from_config, from_pretrained
 from diffadapt.models.state_dict import load_into, read_state_dict
 
 _FROZEN = ("fasterrcnn_mobilenet_v3_large_320_fpn", "fcos_resnet50_fpn")
@@ -145,16 +146,16 @@ def _transformers(config: DetectorConfig, classes: int, facts: Mapping[str, Any]
 
     if facts is not None:
         values = dict(facts["transformers"])
-        model = AutoModelForObjectDetection.from_config(
-            AutoConfig.for_model(values.pop("model_type"), **values)
-        )
+        kind = AutoConfig.for_model(values.pop("model_type"), **values)
+        model = from_config(AutoModelForObjectDetection, kind, config.backbone)
         return TransformersDetector(model, config.score, config.detections).train()
     names = {"id2label": {i: str(i) for i in range(classes)}, "label2id": {str(i): i for i in range(classes)}}
     lacking: list[str] = []
     try:
         with quiet():
             if config.weights == "coco":
-                model, info = AutoModelForObjectDetection.from_pretrained(
+                model, info = from_pretrained(
+                    AutoModelForObjectDetection,
                     config.backbone,
                     ignore_mismatched_sizes=True,
                     dtype=torch.float32,
@@ -166,12 +167,13 @@ def _transformers(config: DetectorConfig, classes: int, facts: Mapping[str, Any]
                     *(k[0] if isinstance(k, tuple) else k for k in info["mismatched_keys"]),
                 ]
             else:
-                values = AutoConfig.from_pretrained(config.backbone, **names)
+                values = from_pretrained(AutoConfig, config.backbone, **names)
                 if hasattr(values, "use_pretrained_backbone"):
                     values.use_pretrained_backbone = False
-                model = AutoModelForObjectDetection.from_config(values).requires_grad_(
-                    True
-                )  # DETR would keep a random backbone as it is
+                # DETR would keep a random backbone as it is
+                model = from_config(AutoModelForObjectDetection, values, config.backbone).requires_grad_(True)
+    except WeightsError:
+        raise
     except Exception as error:  # the hub client and transformers raise many unrelated types
         raise WeightsError(
             f"The detector {config.backbone!r} could not be loaded ({type(error).__name__}:"

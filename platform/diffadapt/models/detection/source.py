@@ -3,12 +3,12 @@ torch."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError, WeightsError
+from diffadapt.core.foreign import parse
 from diffadapt.core.leniency import missing
 from diffadapt.models import weights
 from diffadapt.models.detection.config import HEADS, PUBLISHED, DetectorConfig
@@ -127,7 +127,7 @@ def detector_facts(folder: str | Path) -> dict:
     """detector.json of a fitted detector's folder. Raises WeightsError if it is missing, damaged or of
     another format."""
     try:
-        values = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
+        values = parse((Path(folder) / MARKER).read_bytes())
         known, _ = values["format"], values["config"]["arch"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
@@ -166,7 +166,7 @@ def _check_type(name: str) -> None:
     if not file.is_file():
         return
     try:
-        architectures = json.loads(file.read_text(encoding="utf-8")).get("architectures") or []
+        architectures = parse(file.read_bytes()).get("architectures") or []
     except (ValueError, AttributeError) as error:
         raise WeightsError(
             f"The file {str(file)!r} is not a model's configuration ({type(error).__name__})."

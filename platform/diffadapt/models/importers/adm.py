@@ -4,11 +4,8 @@ computes the same."""
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pickle
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +15,8 @@ from diffusers import UNet2DModel
 
 from diffadapt.core.errors import WeightsError
 from diffadapt.core.files import file_sha256
+from diffadapt.core.foreign import parse
+from diffadapt.core.place import new_folder, writing
 from diffadapt.models.adm import ADMConfig, infer_config, key_map
 from diffadapt.models.diffusers_folder import save_component, save_scheduler, write_details, write_model_index
 from diffadapt.models.importers.adm_reference import adm_forward
@@ -130,7 +129,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tenso
         state, metadata = load_checkpoint(file, mmap=True)
         if metadata is not None:
             text = metadata.get("config")
-            return state, ADMConfig.from_dict(json.loads(text)) if text else None
+            return state, ADMConfig.from_dict(parse(text)) if text else None
     except WeightsError:
         raise
     except pickle.UnpicklingError as error:
@@ -167,8 +166,9 @@ def import_adm(
     pixels, 64 channels a head). The folder appears only when the self-check has passed. Raises WeightsError.
     """
     out = Path(out_folder).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise WeightsError(f"{str(out)!r} exists and is not empty; choose another --out or remove it.")
+    with writing(str(out)):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise WeightsError(f"{str(out)!r} exists and is not empty; choose another --out or remove it.")
     state, own = read_checkpoint(checkpoint)
     if config == "auto":
         config = own or infer_config({k: tuple(v.shape) for k, v in state.items()})
@@ -182,10 +182,8 @@ def import_adm(
         )
     parameters, digest = sum(p.numel() for p in unet.parameters()), file_sha256(Path(checkpoint).expanduser())
     report = AdmImportReport(str(out), config, parameters, digest, error)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        save_component(unet, scratch / "unet")
+    with new_folder(out) as scratch:
+        save_component(unet, Path(scratch) / "unet")
         save_scheduler(scratch, learn_sigma=config.out_channels == 2 * config.in_channels, clip_sample=True)
         write_model_index(scratch, "DDPMPipeline")
         write_details(
@@ -198,12 +196,6 @@ def import_adm(
                 "adm": dataclasses.asdict(config),
             },
         )
-        scratch.chmod(0o755)  # mkdtemp made it private
-        if out.exists():
-            out.rmdir()
-        os.replace(scratch, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return report
 
 

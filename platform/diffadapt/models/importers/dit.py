@@ -3,7 +3,6 @@ with a self-check."""
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,8 @@ from torch import Tensor
 
 from diffadapt.core.errors import WeightsError
 from diffadapt.core.files import file_sha256
+from diffadapt.core.foreign import parse
+from diffadapt.core.place import new_folder
 from diffadapt.models.diffusers_folder import (
     load_component,
     save_component,
@@ -137,7 +138,12 @@ def import_dit(
     WeightsError.
     """
     state, metadata = read_checkpoint(checkpoint)
-    settings = {**json.loads(metadata.get("config", "{}")), **(config or {})}
+    try:
+        settings = {**parse(metadata.get("config", "{}")), **(config or {})}
+    except (ValueError, TypeError) as error:
+        raise WeightsError(
+            f"The metadata of {checkpoint} are damaged ({error}): save the checkpoint again without them."
+        ) from None
     model = dit_from_original(state, settings)
     if class_names is not None and len(class_names) != model.config.num_embeds_ada_norm:
         raise WeightsError(
@@ -145,18 +151,20 @@ def import_dit(
             f" {model.config.num_embeds_ada_norm} classes; pass one name a class, in label order."
         )
     out = Path(out_folder)
-    out.mkdir(parents=True, exist_ok=True)
-    save_dit(model, out / "transformer")
-    save_scheduler(out, learn_sigma=learns_sigma(model), clip_sample=False)
-    if vae is not None:
-        copy_vae(vae, out / "vae")
-    write_model_index(out, "DiTPipeline", has_vae=vae is not None, class_names=class_names)
-    error = self_check(state, out / "transformer", model.config.num_attention_heads)
-    if not error <= SELF_CHECK_GATE:
-        raise WeightsError(
-            f"The converted network deviates by {error:.1e} from the original (gate {SELF_CHECK_GATE:.0e});"
-            f" do not use {out}, and check that num_heads is right for this checkpoint."
-        )
+    with new_folder(out) as scratch:
+        made = Path(scratch)
+        save_dit(model, made / "transformer")
+        save_scheduler(made, learn_sigma=learns_sigma(model), clip_sample=False)
+        if vae is not None:
+            copy_vae(vae, made / "vae")
+        write_model_index(made, "DiTPipeline", has_vae=vae is not None, class_names=class_names)
+        error = self_check(state, made / "transformer", model.config.num_attention_heads)
+        if not error <= SELF_CHECK_GATE:
+            raise WeightsError(
+                f"The converted network deviates by {error:.1e} from the original (gate"
+                f" {SELF_CHECK_GATE:.0e}), so nothing was written: check that num_heads is right for this"
+                " checkpoint."
+            )
     parameters = sum(p.numel() for p in model.parameters())
     shown = {name: value for name, value in model.config.items() if not name.startswith("_")}
     digest = file_sha256(Path(checkpoint).expanduser())

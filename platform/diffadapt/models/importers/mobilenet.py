@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.core.place import new_folder
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.export import export_classifier
 from diffadapt.models.importers.shared import deviation
@@ -96,9 +97,10 @@ def import_mobilenet(place: str, out: str, images: Sequence[np.ndarray] = ()) ->
         if len(images)
         else "identity (folded): evaluate or freeze it, do not train it",
     }
-    folder = export_classifier(model, out, ARCH, CONFIG, names, extra, MODEL_ARGS)
+    with new_folder(out) as scratch:
+        export_classifier(model, scratch, ARCH, CONFIG, names, extra, MODEL_ARGS)
     return MobilenetReport(
-        str(folder), sum(p.numel() for p in model.parameters()), len(names), error, len(images)
+        str(Path(out)), sum(p.numel() for p in model.parameters()), len(names), error, len(images)
     )
 
 

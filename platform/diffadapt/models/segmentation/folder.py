@@ -3,7 +3,6 @@ downloads. Torch is imported when weights are written or read."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DiffadaptError, WeightsError
+from diffadapt.core.foreign import parse
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.card import chosen, escape, flat, table
 from diffadapt.models.folder import ModelFolder
@@ -71,7 +71,7 @@ def read_marker(folder: str | Path) -> Marker:
     another version."""
     file = Path(folder) / MARKER
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse(file.read_bytes())
     except FileNotFoundError:
         raise WeightsError(
             f"The folder {str(folder)!r} has no {MARKER}: it holds no segmenter of diffadapt."

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.models.pretrained import from_pretrained
 from diffadapt.models.segmentation.network import resize
 from diffadapt.models.segmentation.source import segformer_config
 from diffadapt.models.state_dict import read_state_dict
@@ -123,9 +124,15 @@ def _pretrained(place: str, where: str) -> nn.Module:
     name, _, revision = place.partition("@") if not Path(place).exists() else (place, "", "")
     try:
         with quiet():
-            model, info = SegformerModel.from_pretrained(
-                name, revision=revision or "main", output_loading_info=True, dtype=torch.float32
+            model, info = from_pretrained(
+                SegformerModel,
+                name,
+                revision=revision or "main",
+                output_loading_info=True,
+                dtype=torch.float32,
             )
+    except WeightsError:
+        raise
     except Exception as error:  # the hub client and transformers raise many unrelated types
         raise WeightsError(
             f"The SegFormer {where!r} could not be loaded ({type(error).__name__}:"

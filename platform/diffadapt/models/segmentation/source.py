@@ -3,13 +3,13 @@ torch."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError, WeightsError, suggest
+from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.leniency import missing
 from diffadapt.models import weights
@@ -114,7 +114,7 @@ def segformer_config(backbone: str) -> dict[str, Any]:
         )
     file = Path(backbone).expanduser() / "config.json"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse(file.read_bytes())
     except FileNotFoundError:
         raise WeightsError(
             f"The SegFormer folder {backbone!r} has no config.json: give a folder that transformers saved."

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from diffadapt.core.discover import Seam
+from diffadapt.core.http import public
+from diffadapt.core.redact import redact
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Failed:
     """Why a request has no answer: part of a sentence, without keys, paths or passwords."""
 
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", redact(self.reason))
 
 
 class Backend:
@@ -61,7 +65,4 @@ def open_backend(config: Any, device: str) -> Backend:
 
 def public_endpoint(endpoint: str) -> str:
     """An endpoint without user, password, query and trailing slash: what may be stored and shown."""
-    parts = urlsplit(endpoint)
-    if not parts.netloc:
-        return endpoint.rstrip("/")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+    return public(endpoint)

@@ -1,21 +1,17 @@
-"""A language model behind an OpenAI-compatible endpoint (vLLM, llama.cpp, Ollama, hosted ones), asked with
-the standard library."""
+"""A language model behind an OpenAI-compatible endpoint (vLLM, llama.cpp, Ollama, hosted ones)."""
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.foreign import parse
+from diffadapt.core.http import HttpError, ask, login
+from diffadapt.core.redact import redact
 from diffadapt.prompts.backends.base import Backend, Failed, Request, public_endpoint
 from diffadapt.prompts.config import LlmConfig
 
@@ -36,7 +32,6 @@ class HttpBackend(Backend):
         super().__init__(config, device)
         self.where = public_endpoint(config.endpoint)
         self.identity = {"backend": "openai", "model": config.model, "endpoint": self.where}
-        self._opener = urllib.request.build_opener(_NoRedirect())
 
     def complete(self, requests: Sequence[Request]) -> list[str | Failed]:
         """Raises RecipeError when the endpoint refuses the key, the model or the request as such (status 3xx,
@@ -46,50 +41,20 @@ class HttpBackend(Backend):
 
     def _one(self, request: Request) -> str | Failed:
         data = json.dumps(chat_payload(self.config, request)).encode()
-        call = urllib.request.Request(
-            f"{self.where}/chat/completions",
-            data,
-            {"Content-Type": "application/json", **authorization(self.config.endpoint)},
-        )
+        headers = {"Content-Type": "application/json", **authorization(self.config.endpoint)}
         try:
-            body = self._read(call)
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code in TRANSIENT or error.code >= 500:
-                    return Failed(f"{self.where} answers with status {error.code}")
-                raise RecipeError(
-                    refusal(self.where, error.code, error.read(2000).decode("utf-8", "replace"))
-                ) from None
-        except TimeoutError:
-            return Failed(f"{self.where} gives no answer within {self.config.timeout:g} s")
-        except (OSError, http.client.HTTPException) as error:
-            cause = error.reason if isinstance(error, urllib.error.URLError) else error
-            if isinstance(cause, TimeoutError):
-                return Failed(f"{self.where} gives no answer within {self.config.timeout:g} s")
-            return Failed(
-                f"{self.where} cannot be reached ({getattr(cause, 'strerror', None) or type(cause).__name__})"
+            body = ask(
+                f"{self.where}/chat/completions", data, headers, timeout=self.config.timeout, largest=LARGEST
             )
+        except HttpError as error:
+            if error.status and error.status not in TRANSIENT and error.status < 500:
+                raise RecipeError(
+                    refusal(self.where, error.status, error.body.decode("utf-8", "replace"))
+                ) from None
+            return Failed(f"{self.where} {error}")
+        except TimeoutError as error:
+            return Failed(f"{self.where} {error}")
         return chat_answer(body, self.where)
-
-    def _read(self, call: urllib.request.Request) -> bytes:
-        """The body, within the time limit even when it trickles in."""
-        until = time.monotonic() + self.config.timeout
-        body = bytearray()
-        with self._opener.open(call, timeout=self.config.timeout) as response:
-            while block := response.read1(1 << 16):
-                body += block
-                if time.monotonic() > until:
-                    raise TimeoutError
-                if len(body) > LARGEST:
-                    break
-        return bytes(body)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirection would carry the key to wherever it leads."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
 
 
 def chat_payload(config: LlmConfig, request: Request) -> dict[str, Any]:
@@ -106,7 +71,7 @@ def chat_payload(config: LlmConfig, request: Request) -> dict[str, Any]:
 def chat_answer(body: bytes | dict[str, Any], where: str) -> str | Failed:
     """The text of a chat completion's first choice."""
     try:
-        value = body if isinstance(body, dict) else json.loads(body)
+        value = body if isinstance(body, dict) else parse(body)
         text = value["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):
         return Failed(f"{where} answers with something that is no chat completion")
@@ -115,10 +80,8 @@ def chat_answer(body: bytes | dict[str, Any], where: str) -> str | Failed:
 
 def authorization(endpoint: str) -> dict[str, str]:
     """The header with user and password of the URL, or with the key, or none."""
-    parts = urlsplit(endpoint)
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+    if basic := login(endpoint):
+        return basic
     key = os.environ.get(KEY, "").strip()
     return {"Authorization": f"Bearer {key}"} if key else {}
 
@@ -148,4 +111,4 @@ def _excerpt(body: str) -> str:
     text = " ".join(body.split())
     if key:
         text = text.replace(key, "***")
-    return text[:200] or "nothing"
+    return redact(text)[:200] or "nothing"

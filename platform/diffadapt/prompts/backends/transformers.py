@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
 
 from diffadapt.core.errors import ResourceError, WeightsError
+from diffadapt.models.pretrained import from_pretrained
 from diffadapt.models.weights import is_hub_id, resolve, revision
 from diffadapt.prompts.backends.base import Backend, Failed, Request
 from diffadapt.prompts.config import LlmConfig
@@ -33,12 +34,12 @@ class TransformersBackend(Backend):
             else (resolve(config.model), "", "")
         )
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(
-                path, revision=commit or "main", padding_side="left"
+            self.tokenizer = from_pretrained(
+                AutoTokenizer, path, revision=commit or "main", padding_side="left"
             )
             dtype = torch.float32 if self.device.type == "cpu" else "auto"
             self.model = (
-                AutoModelForCausalLM.from_pretrained(path, revision=commit or "main", dtype=dtype)
+                from_pretrained(AutoModelForCausalLM, path, revision=commit or "main", dtype=dtype)
                 .to(self.device)
                 .eval()
             )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import fsspec
-
 from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.foreign import parse
+from diffadapt.core.location import open_place
+from diffadapt.core.spreadsheet import plain
 from diffadapt.data.class_names import match_names, normalise
 from diffadapt.prompts.sources.base import PromptSource
 from diffadapt.prompts.text import fill
@@ -70,7 +70,7 @@ def _squeezed(name: str) -> str:
 
 def _read(path: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     try:
-        with fsspec.open(path, "rb") as stream:
+        with open_place(path, "rb", DataError) as stream:
             text = stream.read().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"The prompt file {path} is not UTF-8 text: save it as UTF-8 ({_FORMS}).") from None
@@ -125,20 +125,22 @@ def _csv_pairs(path: str, text: str) -> list[tuple[str, str]]:
         for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
         if any(cell.strip() for cell in row)
     ]
-    if rows and [cell.strip().lower() for cell in rows[0]] == ["category", "prompt"]:
-        rows = rows[1:]
+    head = [cell.strip().lower() for cell in rows[0]] if rows else []
+    columns = 2
+    if head[:2] == ["category", "prompt"]:  # an exported table names the source too
+        columns, rows = len(head), rows[1:]
     for row in rows:
-        if len(row) != 2:
+        if len(row) != columns:
             raise DataError(
                 f"The prompt file {path} has a line with {len(row)} columns ({','.join(row)[:60]!r}): it"
                 " needs category,prompt; a prompt with a comma in it is quoted."
             )
-    return [(row[0], row[1]) for row in rows]
+    return [(plain(row[0]), plain(row[1])) for row in rows]
 
 
 def _json_pairs(path: str, text: str) -> list[tuple[str, str]]:
     try:
-        value = json.loads(text)
+        value = parse(text)
     except ValueError as error:
         raise DataError(f"The prompt file {path} is not JSON ({error}).") from None
     if isinstance(value, list) and all(

@@ -21,6 +21,8 @@ from typing import Any
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.files import write_whole
+from diffadapt.core.foreign import parse
+from diffadapt.core.http import parsed
 from diffadapt.core.identity import digest, item_seed
 from diffadapt.core.local_cache import cache_home
 from diffadapt.data.class_names import spoken
@@ -65,11 +67,7 @@ class LlmSource(BankSource):
                     "prompts.llm.endpoint is empty: give the URL of an OpenAI-compatible endpoint up to /v1,"
                     " such as http://localhost:8000/v1."
                 )
-            if not llm.endpoint.startswith(("http://", "https://")):
-                raise RecipeError(
-                    f"prompts.llm.endpoint is {llm.endpoint!r}, which is not a URL: it begins with http:// or"
-                    " https://."
-                )
+            parsed(llm.endpoint, "prompts.llm.endpoint")
 
     def identity(self) -> dict[str, Any]:
         llm = to_dict(self.config.llm, identity_only=True)
@@ -248,7 +246,7 @@ class AnswerCache:
 
     def get(self, name: str) -> str | None:
         try:
-            answer = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))["answer"]
+            answer = parse((self.folder / f"{name}.json").read_bytes())["answer"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return answer if isinstance(answer, str) else None

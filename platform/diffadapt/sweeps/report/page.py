@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from diffadapt.core.store import redact
+from diffadapt.core.redact import redact
 from diffadapt.report.page import load_page, style_sheet
 from diffadapt.report.provenance import shown
 from diffadapt.sweeps.folder import Sweep

@@ -3,7 +3,6 @@ section 3)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from diffadapt.core.artifact import Shard
 from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.foreign import parse
 from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.methods.ssl.config import SslConfig
 from diffadapt.stages.roles import SPLIT, adapted, row_inputs
@@ -86,7 +86,7 @@ class FitSsl(AdaptationFit):
 
         config = replace(self.backbone, name=folder, arch=None)
         loaded = load_classifier(config, self.num_classes, job.context.device)
-        before = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("diffadapt") or {}
+        before = parse((Path(folder) / "config.json").read_bytes()).get("diffadapt") or {}
         inputs = replace(self.backbone, arch=loaded.arch)
         return loaded.model, lambda metrics: export_classifier(
             loaded.model, job.output, loaded.arch, inputs, names, self._extra(before, metrics)

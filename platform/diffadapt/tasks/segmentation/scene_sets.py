@@ -3,7 +3,6 @@ local disk."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from diffadapt.core.artifact import Failure, Rows
 from diffadapt.core.errors import DataError
 from diffadapt.core.identity import digest
 from diffadapt.core.stage import FitJob, InputFile
-from diffadapt.data.image import encode_png
+from diffadapt.data.image import encode_png, open_image
 from diffadapt.stages.gather import IN_MEMORY, Gathered, Gathering
 from diffadapt.stages.roles import kept_keys
 
@@ -163,7 +162,5 @@ def _row(item: tuple[str, np.ndarray, np.ndarray | None]) -> dict[str, Any]:
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
+    with open_image(data, "A gathered scene") as image:
         return np.asarray(image)

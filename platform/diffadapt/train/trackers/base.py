@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from diffadapt.core.discover import Seam, check_name
 from diffadapt.core.errors import DiffadaptError
+from diffadapt.core.redact import redact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,5 +106,5 @@ class Trackers:
                 name,
                 what,
                 type(error).__name__,
-                error,
+                redact(str(error)),
             )

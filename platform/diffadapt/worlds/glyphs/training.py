@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, CLIPModel, CLIPTextModel
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.models.diffusers_folder import load_component, save_component
+from diffadapt.models.pretrained import from_pretrained
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
 from diffadapt.train.reporter import Reporter
@@ -50,7 +51,7 @@ def train_text_to_image(
     device = reporter.device
     vae = load_component(AutoencoderKL, vae_folder).to(device)
     text = _text_encoder(clip_folder).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(clip_folder)
+    tokenizer = from_pretrained(AutoTokenizer, clip_folder)
     ids, empty = token_ids(tokenizer, data.captions), token_ids(tokenizer, [""])
     mean, std = encode(vae, data.images, device)
     scheduler = zero_terminal_snr()
@@ -104,7 +105,7 @@ def zero_terminal_snr() -> DDIMScheduler:
 def _text_encoder(clip_folder: str) -> CLIPTextModel:
     """The text half of a CLIPModel, frozen (loading it as a CLIPTextModel would report the image half as
     unexpected)."""
-    clip = CLIPModel.from_pretrained(clip_folder, dtype=torch.float32)
+    clip = from_pretrained(CLIPModel, clip_folder, dtype=torch.float32)
     text = CLIPTextModel(clip.config.text_config)
     getattr(text, "text_model", text).load_state_dict(clip.text_model.state_dict())
     return text.requires_grad_(False).eval()

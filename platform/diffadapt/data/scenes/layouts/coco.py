@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, ItemError
+from diffadapt.core.foreign import parse
 from diffadapt.data.hashes import file_stamp
 from diffadapt.data.image import encode_png
 from diffadapt.data.labels import some
@@ -255,7 +255,7 @@ def _document(config: SceneConfig) -> _Document:
 @functools.lru_cache(maxsize=4)
 def _parse(fs: Any, path: str, stamp: str) -> _Document:
     try:
-        document = json.load(io.BytesIO(fs.cat_file(path)))
+        document = parse(fs.cat_file(path), largest=None)
         categories = sorted((int(c["id"]), str(c["name"])) for c in document["categories"])
         images = {
             int(i["id"]): {**i, "file_name": posixpath.normpath(str(i["file_name"]))}
