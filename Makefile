@@ -14,9 +14,10 @@ UNSET := CI BUILD_NUMBER DEBIAN_FRONTEND IS_SANDBOX PYTHONDONTWRITEBYTECODE PYTH
 # Two test processes: files that start Ray in one of them, one after the other, the rest in both.
 WORKERS ?= 2
 SPREAD := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
-PYTEST := env $(addprefix -u ,$(sort $(filter $(UNSET),$(.VARIABLES)))) $(BIN)/python -m pytest
+CLEAN := env $(addprefix -u ,$(sort $(filter $(UNSET),$(.VARIABLES))))
+PYTEST := $(CLEAN) $(BIN)/python -m pytest
 
-.PHONY: help setup quickstart test test-slow test-gpu test-cluster bench scale lint clean
+.PHONY: help setup quickstart test test-slow test-gpu test-cluster test-chaos bench scale lint clean
 
 help:
 	@echo "make quickstart   SDA and Adapt Anything on real handwritten digits: tables, scores, logs and reports"
@@ -24,6 +25,7 @@ help:
 	@echo "make test-slow    the tests marked slow (kill tests at many random moments, two-worker training)"
 	@echo "make test-gpu     the tests marked gpu (needs CUDA)"
 	@echo "make test-cluster several nodes on this machine: some are lost, some come and go with the load"
+	@echo "make test-chaos   100 kills, 50 damaged files, 20 twin drivers: nothing wrong may be served (20 minutes)"
 	@echo "make bench        throughput of synthesis and alignment, Ray's overhead, memory"
 	@echo "make scale        1 to 256 simulated GPUs, and planning ten million images"
 	@echo "make lint         style, form and types (ruff, pyright)"
@@ -51,6 +53,10 @@ test-gpu: $(STAMP)
 
 test-cluster: $(STAMP)
 	$(PYTEST) -s tests/fault/test_nodes.py tests/fault/test_autoscaling.py -m slow
+
+# CHAOS="--kills 4 --damages 6 --twins 2" for a smaller one
+test-chaos: $(STAMP)
+	$(CLEAN) $(BIN)/python -m tests.chaos $(CHAOS)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench

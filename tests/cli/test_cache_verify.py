@@ -94,6 +94,20 @@ def test_a_damaged_family_is_a_sentence_and_written_anew(place: Place) -> None:
     assert place.run_whole(methods="source").status == 0 and family.read_bytes() == good
 
 
+@pytest.mark.parametrize("folder", ["store", "runs"])
+def test_a_damaged_marker_is_named_and_may_be_deleted(place: Place, folder: str) -> None:
+    before = stable(place)
+    marker = place.root / folder / "store.json"
+    marker.write_text("{")
+    for words in (("cache", "verify"), ("run", "small")):
+        diffadapt(*words, "--root", place.root).sentence(
+            f"{folder} has format unknown", "store.json", "delete"
+        )
+    marker.unlink()
+    assert place.run_whole(methods="source").status == 0 and stable(place) == before
+    assert diffadapt("cache", "verify", "--root", place.root).status == 0 and marker.exists()
+
+
 def test_a_damaged_ledger_is_counted_not_believed(place: Place) -> None:
     (entry,) = list(place.root.glob("ledger/*.jsonl"))[:1]
     line = json.loads(entry.read_text().splitlines()[0])

@@ -205,7 +205,7 @@ def test_errors_are_sentences(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="format 99.*another --root"):
         store.prepare()
     (tmp_path / "s" / "store.json").write_text("[")
-    with pytest.raises(StoreError, match="format unknown"):
+    with pytest.raises(StoreError, match="format unknown by its store.json.*delete it"):
         store.prepare()
     with pytest.raises(StoreError, match="cannot be opened"):
         Store("nonsense://x/y")

@@ -17,7 +17,10 @@ from diffadapt.core import files, processes
 from diffadapt.core.files import clear_scratch, is_leftover, is_temporary, scratch, temporary
 from diffadapt.core.lease import Leases, alone
 from diffadapt.core.processes import has_ended, owner
+from diffadapt.core.runs import Root
 from diffadapt.core.store import Store
+from diffadapt.sweeps.verify import leftovers
+from tests.unit.corekit import Toy, run_toy
 
 PLATFORM = Path(files.__file__).parents[2]
 
@@ -84,6 +87,43 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path):
         process.wait()
         assert mine.take("fit")
         assert Store(str(tmp_path)).list(".leases") == {"fit.2"}
+
+
+def test_what_ended_processes_left_goes_with_the_next_run(tmp_path):
+    """Of a fit that nobody asks for again, too: killed between its commit and giving the lease back."""
+    here = owner().partition("-")[0]
+    dead = {"owner": f"{here}-{2**22 + 5}-1", "host": "here", "pid": 2**22 + 5, "life": "once"}
+    for place in ("store", "runs"):
+        folder = tmp_path / place / ".leases"
+        folder.mkdir(parents=True)
+        (folder / "fit.2").write_text(json.dumps(dead))
+        (folder / f"fit.1.tmp-{dead['owner']}-3e821cf6").write_text("half")
+        (folder / "elsewhere.1").write_text(json.dumps({**dead, "owner": "f" * 12 + "-1-1"}))
+    with Leases(Store(str(tmp_path / "store"))) as living:
+        assert living.take("at work")
+        run_toy(tmp_path, Toy())
+        assert Store(str(tmp_path / "store")).list(".leases") == {"at work.1", "elsewhere.1"}
+    assert [p.name for p in (tmp_path / "runs" / ".leases").iterdir()] == ["elsewhere.1"]
+    root = Root(str(tmp_path))
+    assert leftovers(root) == []
+    os.utime(tmp_path / "store" / ".leases" / "elsewhere.1", (1, 1))
+    assert [Path(p).name for p in leftovers(root)] == ["elsewhere.1"]
+    assert root.store.list(".leases") == set()
+
+
+def test_unfinished_files_of_ended_processes_go_with_the_next_run(tmp_path):
+    run_toy(tmp_path, Toy())
+    (fit,) = (tmp_path / "store").glob("total/*")
+    (shards,) = (tmp_path / "store").glob("double/*")
+    (run,) = (tmp_path / "runs").glob("toy-*")
+    dead = f"x.json.tmp-{owner().partition('-')[0]}-{2**22 + 5}-1-3e821cf6"
+    folders = [tmp_path / "store", tmp_path / "runs", tmp_path / "ledger", fit, fit / "more", shards, run]
+    folders.append(run / "figures")
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        (folder / dead).write_text("half")
+    run_toy(tmp_path, Toy())
+    assert [str(f.relative_to(tmp_path)) for f in folders if (f / dead).exists()] == []
 
 
 def test_a_silent_one_elsewhere_is_taken_over_after_a_while(store):

@@ -107,7 +107,8 @@ def test_a_fit_of_before_is_taken_and_gets_its_checksums(store, tmp_path):
 def test_the_first_commit_stays(store, tmp_path):
     """What ``_SUCCESS`` of another fit, or an empty one, says is not believed."""
     sealed = fit(store, tmp_path)
-    for content in (b"null", b"[]", json.dumps({"digest": "f" * 64}).encode(), b"[" * 100_000):
+    store.write_bytes(f"{PATH}/family.json", b"{}")
+    for content in (b"", b"null", b"[]", json.dumps({"digest": "f" * 64}).encode(), b"[" * 100_000):
         store.write_bytes(f"{PATH}/{SUCCESS}", content)
         with pytest.raises(StoreError, match=f"{SUCCESS} is damaged"):
             sealed.read("metrics.json")

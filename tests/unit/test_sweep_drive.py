@@ -24,6 +24,7 @@ from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.result import TrialResult
 from diffadapt.sweeps.space import Choice, Integers, SearchConfig, Space, Uniform
 from diffadapt.sweeps.trials import enumerate_trials
+from diffadapt.sweeps.verify import verify
 from tests.ray.sweeptoy import Draw, Learn, LearnConfig, Select, SweepToy, ToyRunner
 from tests.ray.toy import lines
 
@@ -118,6 +119,27 @@ def test_an_interrupted_sweep_goes_on_and_ends_in_the_same_table(tmp_path, after
     assert table(parts) == table(whole) and [row["status"] for row in table(parts)].count("failed") == 2
     twice = counts(tmp_path / "b") - counts(tmp_path / "a")
     assert twice["draw"] == 0 and twice["epoch"] == 0, "nothing that was finished is made again"
+
+
+@pytest.mark.parametrize("repair", [False, True])
+@pytest.mark.parametrize("file", ["scores.parquet", "warnings.json", "result.json", "SHA256SUMS"])
+def test_a_damaged_trial_is_carried_out_again(tmp_path, file, repair):
+    """By the same command, before or after `cache verify --repair`; the store serves what it made."""
+    space, recipe = Space({"learn.threshold": Choice(0.1, 0.2)}), toy(tmp_path / "toy")
+    done = sweep(tmp_path / "root", space, recipe)
+    trial = done.trial(done.results()[1].id)
+    good, name = trial.read("scores.parquet"), f"sweeps/{done.name}/trials/{trial.name}"
+    trial.place.write_bytes(f"{trial.name}/{file}", b"?" * 40)
+    found = [d for d in verify(done.root) if d.names]
+    assert [(d.where, d.names) for d in found] == [(name, (file,))]
+    if repair:
+        found[0].drop()
+    begun = len(lines(tmp_path / "toy" / "log"))
+    again = sweep(tmp_path / "root", space, recipe)
+    assert [r.status for r in again.results()] == ["finished"] * 2
+    assert not [d for d in verify(done.root) if d.names] and again.trial(trial.name).sums()
+    assert again.trial(trial.name).read("scores.parquet") == good
+    assert len(lines(tmp_path / "toy" / "log")) == begun
 
 
 def test_a_setting_that_cannot_be_planned_any_more_keeps_its_result(tmp_path, monkeypatch):

@@ -9,10 +9,14 @@ import pytest
 
 from diffadapt.core.artifact import LOGITS_SCHEMA, Rows, Shard
 from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.pipeline import MethodRow
+from diffadapt.core.record import ensemble_logits, softmax
 from diffadapt.core.stage import FitJob, InputFile, WorkContext
 from diffadapt.metrics import validators as v
+from diffadapt.sweeps.objective import objective
 from diffadapt.tasks.classification.validate import NAMES, Validate
 from diffadapt.train.reporter import LocalReporter
+from diffadapt.train.watch import Watcher
 
 
 def one_hot(labels, classes=4, scale=12.0):
@@ -22,6 +26,7 @@ def one_hot(labels, classes=4, scale=12.0):
 BALANCED = one_hot(np.arange(40) % 4)
 COLLAPSED = one_hot(np.zeros(40, int))
 UNSURE = np.zeros((40, 4))
+SURE = one_hot(np.arange(50) % 10, 10, 3.0)
 RNG = np.random.default_rng(0)
 
 
@@ -191,3 +196,41 @@ class TestStage:
         with pytest.raises(DataError, match="no predictions of dann"):
             Validate().fit(self.job(tmp_path, {"dann": [([], [], 0)]}))
         assert Validate().plan({})[0].params == {"nodes": []}
+
+
+LOGIT_RULES = [name for name, rule in v.VALIDATORS.items() if rule.needs == "logits"]
+
+
+@pytest.mark.parametrize("name", LOGIT_RULES)
+def test_every_place_gives_a_validator_the_same_logits(name):
+    """A model judged alone, in a sweep and after an epoch: log-probabilities would turn MaNo's order."""
+    images = {f"k{i}": (None, z) for i, z in enumerate(SURE.astype(np.float32))}
+    row = MethodRow("row", ("node",))
+    alone = v.of_logits(name, SURE.astype(np.float32))
+    assert objective(name, [row], {"node": images}, []) == alone
+    watcher = object.__new__(Watcher)
+    watcher.name, watcher._labels = name, None
+    assert watcher._score(SURE.astype(np.float32)) == alone
+    twice = MethodRow("row", ("node", "node"))
+    assert objective(name, [twice], {"node": images}, []) == pytest.approx(alone, rel=1e-9)
+
+
+def test_manos_order_is_that_of_logits():
+    def value(logits):
+        predictions = {"node": {f"k{i}": (None, z) for i, z in enumerate(logits)}}
+        return objective("mano", [MethodRow("row", ("node",))], predictions, [])
+
+    noisy = np.random.default_rng(0).normal(0, 1, (50, 10))
+    assert value(SURE) > value(noisy)
+    log_probabilities = [np.log(softmax(z)) for z in (SURE, noisy)]
+    assert v.mano(log_probabilities[0]) < v.mano(log_probabilities[1])  # what a sweep saw before
+
+
+def test_an_ensembles_logits():
+    one, other = np.array([[2.0, 0, -1]]), np.array([[0.0, 5, 1]])
+    joint = ensemble_logits([one, other])
+    assert softmax(joint) == pytest.approx((softmax(one) + softmax(other)) / 2)
+    assert np.log(np.exp(joint).sum()) == pytest.approx(
+        (np.log(np.exp(one).sum()) + np.log(np.exp(other).sum())) / 2
+    )
+    assert (ensemble_logits([one]) == one).all()

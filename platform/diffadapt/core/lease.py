@@ -99,6 +99,15 @@ class Leases:
             with suppress(StoreError):
                 self.store.remove(self._file(name, number))
 
+    def clear(self) -> None:
+        """Remove the leases that processes of this machine left when they ended, and unfinished ones: nobody
+        may ever ask for their names again."""
+        self.store.clear_leftovers([FOLDER])
+        for name in {file.rpartition(".")[0] for file in self.store.list(FOLDER)} - self._mine.keys():
+            holder = self.holder(name)
+            if holder is not None and has_ended(holder.owner) and self.take(name):
+                self.give_back(name)
+
     def wait(self, names: Sequence[str], done: Callable[[], bool], say: Callable[[Holder], None]) -> None:
         """Return as soon as ``done()``, or as soon as one of ``names`` may be taken. ``say`` is told once who
         is waited for."""
@@ -158,6 +167,7 @@ def alone(store: Store, name: str, what: str, say: Callable[[str], None]) -> Ite
     """Hold the lease ``name``; another process that has it is waited for, which ``say`` is told once, with
     ``what`` both are at. StoreError when the store cannot be written."""
     with Leases(store) as leases:
+        leases.clear()
         while not leases.take(name):
             leases.wait([name], lambda: False, lambda holder: say(waiting(holder, what)))
         yield

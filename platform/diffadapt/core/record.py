@@ -98,6 +98,22 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
+def ensemble_logits(members: Sequence[np.ndarray]) -> np.ndarray:
+    """Logits (N, K), float64, of an ensemble of members' logits (N, K): their softmax is the mean of the
+    members' probabilities, their height (log-sum-exp) the mean of the members'. One member gives its own."""
+    if len(members) == 1:
+        return np.asarray(members[0], np.float64)
+    mean = np.mean([softmax(z) for z in members], axis=0)
+    return np.log(np.maximum(mean, 1e-300)) + np.mean([_height(z) for z in members], axis=0)
+
+
+def _height(logits: np.ndarray) -> np.ndarray:
+    """(N, K) logits -> log-sum-exp (N, 1), float64."""
+    z = np.asarray(logits, np.float64)
+    peak = z.max(axis=-1, keepdims=True)
+    return peak + np.log(np.exp(z - peak).sum(axis=-1, keepdims=True))
+
+
 def predictions_by_key(parts: Sequence[Rows]) -> dict[str, tuple[int | None, np.ndarray]]:
     """key -> (label, logits) over the shards of one prediction node."""
     out: dict[str, tuple[int | None, np.ndarray]] = {}

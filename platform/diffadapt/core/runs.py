@@ -172,8 +172,7 @@ class Run:
 
     def clear_leftovers(self) -> None:
         """Remove what killed writers left in the folder."""
-        if self.place.local:
-            self.place.clear_leftovers(base for base, _, _ in os.walk(self.place.join(self.name)))
+        self.place.clear_leftovers([self.name], below=True)
 
     def _fits(self, name: str, data: bytes) -> bool:
         wanted = self.sums().get(name)

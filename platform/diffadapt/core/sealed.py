@@ -116,7 +116,8 @@ class Sealed:
     def _read_seal(self) -> dict[str, Any]:
         """``digest`` and, from this version on, ``files``. StoreError when it is damaged."""
         data = self.store.read_bytes(self._name(SUCCESS))
-        if not data:  # made by hand: taken as it is, and left so
+        if not data and not self.store.exists(self._name(FAMILY)):
+            # made by hand: taken as it is, and left so; no run leaves an empty one, but a failing disk does
             return {"digest": ""}
         try:
             seal = checked.from_json(data)

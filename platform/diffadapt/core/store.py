@@ -82,6 +82,7 @@ class Store:
     def prepare(self) -> None:
         """Create the root and its format marker; StoreError when it cannot be written or has another
         format."""
+        self.clear_leftovers([""])
         if not self.check():
             self.write_bytes("store.json", json.dumps({"format": FORMAT}).encode())
 
@@ -95,8 +96,10 @@ class Store:
             found = "unknown"
         if found != FORMAT:
             raise StoreError(
-                f"The store {redact(self.root)} has format {found}, this version reads format {FORMAT}: "
-                "give another --root or install the version that wrote it."
+                f"The store {redact(self.root)} has format {found} by its store.json, this version reads"
+                f" format {FORMAT}: give another --root or install the version that wrote it; or, where that"
+                " file is damaged and this version wrote it, delete it: it is written again, and what lies"
+                " here is served."
             )
         return True
 
@@ -156,12 +159,15 @@ class Store:
             infos = self.fs.find(self.join(folder), detail=True)
             return {p.removeprefix(prefix): i for p, i in sorted(infos.items()) if not is_temporary(p)}
 
-    def clear_leftovers(self, folders: Iterable[str]) -> list[str]:
-        """Remove what killed writers left directly in ``folders``; returns their paths. Only local stores
-        have such files."""
+    def clear_leftovers(self, folders: Iterable[str], below: bool = False) -> list[str]:
+        """Remove what killed writers left directly in ``folders``, or anywhere ``below`` them; returns their
+        paths. Only local stores have such files."""
         if not self.local:
             return []
-        return [path for folder in folders for path in clear_leftovers(self.join(folder))]
+        places = (self.join(folder) for folder in folders)
+        if below:
+            places = (base for place in places for base, _, _ in os.walk(place))
+        return [path for place in places for path in clear_leftovers(place)]
 
     def lists(self, folders: Iterable[str]) -> dict[str, set[str]]:
         """:meth:`list` of many folders; requests to a remote store overlap."""

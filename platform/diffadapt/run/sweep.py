@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -161,7 +162,10 @@ def _carry_out(
     )
     search = Search(space, recipes, root, sweep, execution)
     results = {r.id: r for r in sweep.results()}
-    open_trials = [t for t in plan.trials if t.id in plan.plans and not _ended(results.get(t.id))]
+    damaged = _damaged(sweep, [t for t in plan.trials if _ended(results.get(t.id))])
+    open_trials = [
+        t for t in plan.trials if t.id in plan.plans and (t.id in damaged or not _ended(results.get(t.id)))
+    ]
     for trial in plan.trials:
         if trial.id in plan.broken and not _ended(results.get(trial.id)):
             results[trial.id] = failed(search.work(trial), plan.broken[trial.id])
@@ -228,6 +232,14 @@ def finish_sweep(
 def _ended(result: TrialResult | None) -> bool:
     """Finished or stopped by the scheduler; a failed trial is tried again."""
     return result is not None and result.status in ("finished", "stopped")
+
+
+def _damaged(sweep: Sweep, trials: Sequence[Trial]) -> set[str]:
+    """Of trials that have ended, those whose folders are not what they wrote: they are carried out again,
+    which the store serves."""
+    with ThreadPoolExecutor(1 if sweep.place.local else 16) as pool:
+        found = pool.map(lambda trial: sweep.trial(trial).damage(), trials)
+        return {trial.id for trial, names in zip(trials, found, strict=True) if names}
 
 
 def _shared(

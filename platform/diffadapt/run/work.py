@@ -70,6 +70,7 @@ class Work:
         self._accounted |= done
         self._clear_leftovers()
         with Leases(self.store) as leases:
+            leases.clear()
             self._waves(runner_factory, stages, log_dir, done, leases)
 
     def _waves(
@@ -131,7 +132,9 @@ class Work:
         """What killed writers left where this run writes."""
         paths = [p.path for plan in self.plans.values() for p in plan.shards if p.path]
         fits = [p.path for plan in self.plans.values() if plan.stage.fit_stage for p in plan.shards if p.path]
-        self.store.clear_leftovers({*(path.rpartition("/")[0] for path in paths), *fits})
+        self.store.clear_leftovers({path.rpartition("/")[0] for path in paths})
+        self.store.clear_leftovers(fits, below=True)
+        self.run_folder.root.ledger.clear_leftovers([""])
         self.run_folder.clear_leftovers()
 
     def _one_wave(self, runner: Runner, wave: Wave, stages: Mapping, log_dir: str) -> None:

@@ -19,6 +19,9 @@ from diffadapt.sweeps.result import TrialResult, from_json
 from diffadapt.sweeps.space import Space
 from diffadapt.sweeps.trials import Trial
 
+RESULT = "result.json"
+"""What came of a trial, in its folder: written when it has ended."""
+
 
 def sweep_name(space_name: str, space: Space, recipes: Mapping[str, Any]) -> str:
     """The folder's name. More trials of a random or optuna search, and execution settings, leave it as it is:
@@ -82,7 +85,7 @@ class Sweep(Run):
 
     def record(self, result: TrialResult) -> None:
         self.trial(result.id).write(
-            "result.json", json.dumps(scrub(json.loads(result.to_json())), indent=1).encode()
+            RESULT, json.dumps(scrub(json.loads(result.to_json())), indent=1).encode()
         )
 
     def results(self) -> list[TrialResult]:
@@ -90,7 +93,7 @@ class Sweep(Run):
         result = []
         for name in sorted(Store(posixpath.join(self.url, "trials")).list("")):
             try:
-                result.append(from_json(self.trial(name).read("result.json")))
+                result.append(from_json(self.trial(name).read(RESULT)))
             except (StoreError, ValueError, KeyError, TypeError):
                 continue
         return sorted(result, key=lambda r: (r.number, r.id))

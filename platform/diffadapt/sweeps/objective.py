@@ -9,7 +9,7 @@ import numpy as np
 
 from diffadapt.core.errors import DataError
 from diffadapt.core.pipeline import MethodRow
-from diffadapt.core.record import Score, softmax
+from diffadapt.core.record import Score, ensemble_logits
 from diffadapt.metrics.segmentation import MIOU
 from diffadapt.sweeps.space import ESTIMATED, ORACLE
 
@@ -28,8 +28,9 @@ def objective(
     'oracle' :func:`accuracy`, for 'estimated' their mean IoU on transferred test images of the source, whose
     labels are known (no target image is looked at).
 
-    A row's prediction is the sum of its members' probabilities, as in its score; validators see its
-    logarithm. ``predictions``: node -> key -> (label, logits). DataError where there is nothing to judge.
+    Validators see logits: a single member's own, of several those of their mean probabilities
+    (:func:`ensemble_logits`), whose prediction is the row's. ``predictions``: node -> key -> (label, logits).
+    DataError where there is nothing to judge.
     """
     if name == ORACLE:
         value = accuracy(rows, scores)
@@ -48,8 +49,8 @@ def objective(
         members = [predictions[m] for m in row.members]
         keys = [k for k in members[0] if all(k in m for m in members)]
         if keys:
-            total = np.mean([softmax(np.stack([m[k][1] for k in keys])) for m in members], axis=0)
-            values.append(float(of_logits(name, np.log(np.maximum(total, 1e-300)))))
+            joint = ensemble_logits([np.stack([m[k][1] for k in keys]) for m in members])
+            values.append(float(of_logits(name, joint)))
     if not values:
         raise DataError("The trial predicted no image of the target: there is nothing to judge it by.")
     return float(np.mean(values))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import posixpath
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from diffadapt.core.errors import StoreError
-from diffadapt.core.files import is_leftover
+from diffadapt.core.files import LEFTOVER_SECONDS, is_leftover
+from diffadapt.core.lease import FOLDER as LEASES
 from diffadapt.core.runs import Root, Run
 from diffadapt.core.sealed import SUCCESS, Sealed, family_damage
 from diffadapt.core.store import Store, modified
-from diffadapt.sweeps.folder import Sweep, sweeps
+from diffadapt.sweeps.folder import RESULT, Sweep, sweeps
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,10 @@ class Damage:
 
 def verify(root: Root) -> Iterator[Damage]:
     """Read all of it; one value for each shard, fit, run, sweep and trial. Fits of earlier versions, which
-    have no checksums, get them."""
+    have no checksums, get them. StoreError when a part of the root is of another format, or does not say."""
     store = root.store
+    for place in (store, root.runs, root.sweeps):
+        place.check()
     for entry in store.entries():
         path, names = entry["path"], [f.removeprefix(store.join(entry["path"]) + "/") for f in entry["files"]]
         if SUCCESS in names:
@@ -61,8 +65,16 @@ def trials(sweep: Sweep) -> list[str]:
 
 
 def leftovers(root: Root, dry_run: bool = False) -> list[str]:
-    """Remove what killed writers left anywhere under a root; returns the paths of what went, or would go."""
+    """Remove what killed writers left anywhere under a root, and leases without a sign of life for so long as
+    unfinished files may have none; returns the paths of what went, or would go."""
     gone = []
+    silent = time.time() - LEFTOVER_SECONDS
+    for place in (root.store, root.runs, root.sweeps):
+        for name, info in place.files(LEASES).items():
+            if modified(info) < silent:
+                gone.append(place.join(LEASES, name))
+                if not dry_run:
+                    place.remove(posixpath.join(LEASES, name))
     for place in (root.store, root.runs, root.sweeps, root.ledger):
         for path, info in place.fs.find(place.path, detail=True).items() if place.local else ():
             if is_leftover(path, modified(info)):
@@ -103,13 +115,14 @@ def _fit(store: Store, path: str, files: int) -> Damage:
 
 
 def _run(run: Run) -> Damage:
+    """A damaged trial is carried out again: without its result it is open."""
     bad = run.damage()
 
     def drop() -> None:
-        for name in bad:
+        for name in {*bad, RESULT} if bad else ():
             run.remove(name)
 
-    where = posixpath.join(posixpath.basename(run.place.root.rstrip("/")), run.name)
+    where = run.url.removeprefix(run.root.location.rstrip("/") + "/")
     try:
         files = len(run.sums())
     except StoreError:

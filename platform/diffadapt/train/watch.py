@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from diffadapt.core.errors import DataError, RecipeError, TrainingError
-from diffadapt.core.record import softmax
 from diffadapt.metrics import validators
 from diffadapt.metrics.classification import accuracy
 from diffadapt.train.candidates import Forward, predict
@@ -79,7 +78,7 @@ class Watcher:
         if self._labels is not None:
             known = self._labels >= 0
             return 100 * accuracy(logits[known].argmax(1), self._labels[known])
-        return validators.of_logits(self.name, np.log(np.maximum(softmax(logits), 1e-300)))
+        return validators.of_logits(self.name, logits)
 
 
 def without_watched(scalars: dict) -> dict:
