@@ -40,7 +40,7 @@ WITH_RAY = (
 """Where tests start a Ray of their own; two of these at once would starve each other."""
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups for test processes side by side (pytest-xdist): all that starts Ray, first; else a file."""
     for item in items:
