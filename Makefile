@@ -13,7 +13,7 @@ UNSET := CI BUILD_NUMBER DEBIAN_FRONTEND IS_SANDBOX PYTHONDONTWRITEBYTECODE PYTH
 	GRPC_DEFAULT_SSL_ROOTS_FILE_PATH
 # Two test processes: files that start Ray in one of them, one after the other, the rest in both.
 WORKERS ?= 2
-SPREAD := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 CLEAN := env $(addprefix -u ,$(sort $(filter $(UNSET),$(.VARIABLES))))
 PYTEST := $(CLEAN) $(BIN)/python -m pytest
 

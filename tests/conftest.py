@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,10 +41,18 @@ WITH_RAY = (
 """Where tests start a Ray of their own; two of these at once would starve each other."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for test processes side by side (pytest-xdist): all that starts Ray, first; else a file."""
-    for item in items:
-        path = item.path.relative_to(ROOT).as_posix()
-        item.add_marker(pytest.mark.xdist_group("ray" if path.startswith(WITH_RAY) else path))
+    """What starts Ray goes first: it is the longest piece of a run in several processes."""
     items.sort(key=lambda item: not item.path.relative_to(ROOT).as_posix().startswith(WITH_RAY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Test processes side by side (pytest-xdist): all that starts Ray in one of them, else file by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith(WITH_RAY) else nodeid.partition("::")[0]
+
+    return Scheduling(config, log)
