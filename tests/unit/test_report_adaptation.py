@@ -282,6 +282,8 @@ def run_folder(tmp_path, made, rows, **more):
         "never_predicted": ["9"],
         "warnings": [],
     }
+    for folder in ("split/split-0", "filter/filter-0", "uda/dann-0"):
+        store.write_bytes(f"{folder}/_SUCCESS", b"")
     store.write_bytes("split/split-0/metrics.json", json.dumps(split).encode())
     classes = {
         "zero": {"made": 50, "kept": 20, "blank": 30, "clip": 0},

@@ -99,10 +99,10 @@ def _populations(search: Search, recipe: str, trials: Sequence[Trial]) -> list[l
 
 
 def _begun(search: Search, recipe: str) -> dict[str, Any]:
-    return _populations(search).get(recipe, {})
+    return _written(search).get(recipe, {})
 
 
-def _populations(search: Search) -> dict[str, Any]:
+def _written(search: Search) -> dict[str, Any]:
     if not search.sweep.has(BEGUN):
         return {}
     try:
@@ -115,7 +115,7 @@ def _populations(search: Search) -> dict[str, Any]:
 
 
 def _begin(search: Search, recipe: str, members: Sequence[str], lost: Mapping[str, int]) -> None:
-    every = _populations(search)
+    every = _written(search)
     search.sweep.write(
         BEGUN, checked.to_json({**every, recipe: {"members": list(members), "lost": dict(lost)}})
     )
