@@ -127,10 +127,11 @@ class Run:
 
     def remove(self, name: str) -> None:
         self.place.remove(posixpath.join(self.name, name))
+        self._written.pop(name, None)
 
     def seal(self) -> None:
         """Write the checksums of all files that this object wrote: the run is finished."""
-        self._write_sums({n: s for n, s in self._written.items() if n not in LIVE and self.has(n)})
+        self._write_sums({n: s for n, s in self._written.items() if n not in LIVE})
 
     def unseal(self) -> None:
         """Begin to work on the run (again): what is damaged goes; there are no checksums until its end."""

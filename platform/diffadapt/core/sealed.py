@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -59,8 +59,18 @@ class Sealed:
 
     def read(self, name: str) -> bytes:
         """One of its files. StoreError when it is missing or not what was committed."""
-        data = self.store.read_bytes(self._name(name))
+        return self._whole(name, self._read_seal().get("files"))
+
+    def contents(self, wanted: Callable[[str], bool] = bool) -> Iterator[tuple[str, bytes]]:
+        """(name, content) of each of its files whose name is ``wanted``; the checksums are read once.
+        StoreError at one that is missing or not what was committed."""
         files = self._read_seal().get("files")
+        for name in sorted(files) if files is not None else self._listed():
+            if wanted(name):
+                yield name, self._whole(name, files)
+
+    def _whole(self, name: str, files: Mapping[str, str] | None) -> bytes:
+        data = self.store.read_bytes(self._name(name))
         if files is not None and hashlib.sha256(data).hexdigest() != files.get(name):
             raise self._damaged(name)
         return data

@@ -156,10 +156,10 @@ def fetch_folder(store: Store, file: InputFile) -> str:
     if (copy := cache.find(name, checksums)) is None:
         with cache.making(name, checksums) as making:
             if making.existing is None:
-                for relative in checksums:
+                for relative, data in folder.contents():
                     target = making.folder / relative
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(folder.read(relative))
+                    target.write_bytes(data)
         copy = cache.find(name, checksums)
     if copy is None:
         raise StoreError(

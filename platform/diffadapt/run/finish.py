@@ -58,9 +58,8 @@ def finish(
     figures = pipeline.outputs.get("figures")
     if figures:
         folder = Sealed(root.store, plans[figures].shards[0].path or "")
-        for file in folder.names():
-            if file.endswith((".png", ".json", ".jpg")) and "/" not in file:
-                run.write(f"figures/{file}", folder.read(file))
+        for file, data in folder.contents(lambda f: f.endswith((".png", ".json", ".jpg")) and "/" not in f):
+            run.write(f"figures/{file}", data)
     if node := pipeline.outputs.get("model"):
         from diffadapt.run.outputs import copy_model
 

@@ -55,8 +55,7 @@ def model_files(run: Run, manifest: Mapping[str, Any], node: str) -> Iterator[tu
             f"The trained model {path} of the run {run.name} is no longer in the store: run its recipe again"
             " to remake it."
         )
-    for name in fitted.names():
-        data = fitted.read(name)
+    for name, data in fitted.contents():
         if name == CARD and kind in CLASSIFIERS:
             config = fitted.read_json(CONFIG)
             if "label_names" in config:
