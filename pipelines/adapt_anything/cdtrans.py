@@ -1,8 +1,8 @@
 """CDTrans (Xu et al., ICLR 2022) as published, on its four benchmarks with DeiT-S or DeiT-B.
 
-Batches of 64 pairs, squash to 256 and random crop of 224, 10 epochs on the source alone and 40 on pairs, which are
-made anew every 10, an epoch being one pass over the source or over the pairs. The authors start from the distilled
-DeiT weights and leave the distillation token out; here it is DeiT without distillation.
+Batches of 64 pairs, squash to 256 and random crop of 224, 10 epochs on the source alone and 40 on pairs,
+which are made anew every 10; an epoch is one pass over the source or over the pairs. The authors start from
+the distilled DeiT weights and leave the distillation token out; here it is DeiT without distillation.
 """
 
 from __future__ import annotations

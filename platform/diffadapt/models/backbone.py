@@ -40,8 +40,8 @@ def load_backbone(
 ) -> Backbone:
     """The network that ``config`` names, without its head.
 
-    ``folder`` is a fitted classifier folder to take the body from instead; ``drop_path`` the stochastic depth that
-    training wants. 'train' with ``arch`` starts from
+    ``folder`` is a fitted classifier folder to take the body from instead; ``drop_path`` the stochastic depth
+    that training wants. 'train' with ``arch`` starts from
     random weights: seed torch first. Raises RecipeError for 'train' without an architecture, or an input size
     that the network refuses; WeightsError for weights that are missing or do not fit.
     """

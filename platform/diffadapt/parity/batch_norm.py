@@ -2,7 +2,7 @@
 MixMatch of stage 2.
 
 A file names its method and the settings that are not the defaults; a network's weights have this package's
-names. It holds batches of some steps, the weights before and after, the losses, and gradients of the first step.
+names. It holds batches of some steps, the weights before and after, the losses, and gradients of the first.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def _steps(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Ro
     for key, name in (("out_loss", "loss"), ("out_classifiers", "classifiers"), ("out_features", "features")):
         if key in a:
             got = np.array([scalars[name] for scalars in seen])
-            yield compare(file, f"{name} of {steps} steps{suffix}", got, a[key], FLOAT_GATE, "reported as float32")
+            yield compare(
+                file, f"{name} of {steps} steps{suffix}", got, a[key], FLOAT_GATE, "reported as float32"
+            )
     after = net.state_dict()
     for name, wanted in _part(a, "out_state.").items():
         yield compare(file, f"{steps} steps: {name}{suffix}", after[name], wanted, gate)
@@ -175,7 +177,9 @@ def _mixmatch(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) ->
     before = _part(a, "in_state.")
     net = _Classifier(before).to(dtype)
     _load(net, before)
-    x, u1, u2, share = (torch.from_numpy(np.asarray(a[k])).to(dtype) for k in ("in_x", "in_u1", "in_u2", "in_lam"))
+    x, u1, u2, share = (
+        torch.from_numpy(np.asarray(a[k])).to(dtype) for k in ("in_x", "in_u1", "in_u2", "in_lam")
+    )
     method = MixMatch(
         temperature=float(a["in_T"]),
         lambda_u=float(a["in_lambda_u"]),

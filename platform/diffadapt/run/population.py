@@ -126,8 +126,8 @@ def check_population(space: Space, recipes: Mapping[str, Any]) -> None:
             )
         if not fit.config.steps_per_epoch:
             raise RecipeError(
-                f"The rounds of a population are epochs of so many steps each, and the recipe {name} has epochs of one"
-                " pass over the data: set steps_per_epoch above 0."
+                f"The rounds of a population are epochs of so many steps each, and the recipe {name} has"
+                " epochs of one pass over the data: set steps_per_epoch above 0."
             )
         if recipe.execution.train_workers > 1:
             raise RecipeError(

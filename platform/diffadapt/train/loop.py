@@ -53,8 +53,8 @@ class Optimisation:
     """Each step runs them in order on one batch (several updates a step, or SAM)."""
     before_step: Callable[[int], None] | None = None
     idle: Callable[[int], bool] | None = None
-    """Asked after ``before_step``, with the same answer on every rank: steps of which nothing is made but their
-    number."""
+    """Asked after ``before_step``, with the same answer on every rank: steps of which nothing is made but
+    their number."""
 
 
 def run_loop(

@@ -49,7 +49,8 @@ def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Ten
 
 @contextmanager
 def still_averages(net: SslNet) -> Iterator[None]:
-    """Batch norm goes on to normalise by the batch, but its running averages do not move (USB's Bn_Controller)."""
+    """Batch norm goes on to normalise by the batch, but its running averages do not move (USB's
+    Bn_Controller)."""
     modules = net.modules() if isinstance(net, nn.Module) else ()
     norms = [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
     for norm in norms:

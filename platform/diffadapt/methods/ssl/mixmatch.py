@@ -24,9 +24,9 @@ class MixMatch(SslMethod):
     unsup_warm_up: Fraction = 0.4
     """Part of the training over which w grows linearly from 0 to 1."""
     forward: Literal["separate", "interleave"] = "separate"
-    """separate: the mixed images in batches of the labelled ones' number, of which the first, the labelled part's,
-    alone moves batch norm's running averages (USB); interleave: rows are exchanged so that each batch has labelled
-    and unlabelled images, and all move them, the guesses' too (the TensorFlow original)."""
+    """separate: the mixed images in batches of the labelled ones' number, of which the first, the labelled
+    part's, alone moves batch norm's running averages (USB); interleave: rows are exchanged so that each batch
+    has labelled and unlabelled images, and all move them, the guesses' too (the TensorFlow original)."""
 
     title = "MixMatch"
     version = 2

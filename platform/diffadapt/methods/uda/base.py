@@ -73,8 +73,8 @@ class UdaMethod:
         return ()
 
     def epoch_steps(self, sizes: Sizes) -> int:
-        """The most steps that an epoch can have where ``steps_per_epoch`` is 0, at least 1; by default those of one
-        pass over the larger set, whose last, incomplete batch is left out."""
+        """The most steps that an epoch can have where ``steps_per_epoch`` is 0, at least 1; by default those
+        of one pass over the larger set, whose last, incomplete batch is left out."""
         return max(1, max(sizes.source, sizes.target if self.uses_target else 0) // sizes.batch)
 
     def steps_now(self, net: AdaptationNetwork, progress: Progress, sizes: Sizes) -> int:

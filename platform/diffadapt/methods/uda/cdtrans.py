@@ -32,9 +32,9 @@ class CdTrans(UdaMethod):
     source image is paired with its most similar target image and each target image with its most similar
     source image; pairs whose source label is not the target's pseudo-label are dropped, so that one label
     holds for both. Without any pair left the training goes on as in the first epochs until the next pairing.
-    Predictions are the target branch's, which is the plain network. The head is a batch norm without bias, which
-    sees each branch apart, and a Linear layer; both become one Linear layer in the result, a plain timm model.
-    Biases learn at ``bias_lr`` times the rate.
+    Predictions are the target branch's, which is the plain network. The head is a batch norm without bias,
+    which sees each branch apart, and a Linear layer; both become one Linear layer in the result, a plain timm
+    model. Biases learn at ``bias_lr`` times the rate.
     """
 
     lr: float = 0.008
@@ -68,16 +68,17 @@ class CdTrans(UdaMethod):
         if paired > self.warmup_epochs:
             return ()
         return (
-            f"CDTrans ends within its warm-up: of {epochs} epochs {self.pretrain_epochs} see the source alone and the"
-            f" other {paired} are all of cdtrans.warmup_epochs = {self.warmup_epochs}; its authors adapt for 40 (the"
-            f" recipes adapt_anything/cdtrans), which would be uda.epochs {self.pretrain_epochs + 40}.",
+            f"CDTrans ends within its warm-up: of {epochs} epochs {self.pretrain_epochs} see the source alone"
+            f" and the other {paired} are no more than cdtrans.warmup_epochs = {self.warmup_epochs}; its"
+            " authors adapt for 40 (the recipes adapt_anything/cdtrans), which would be uda.epochs"
+            f" {self.pretrain_epochs + 40}.",
         )
 
     def epoch_steps(self, sizes: Sizes) -> int:
         return max(1, (sizes.source + sizes.target) // sizes.batch)
 
     def steps_now(self, net: AdaptationNetwork, progress: Progress, sizes: Sizes) -> int:
-        """A pass over the pairs, which are at most one for each image of either set; over the source without any."""
+        """A pass over the pairs, at most one for each image of either set; over the source without any."""
         return max(1, (len(net.pairs) if self._paired(net, progress) else sizes.source) // sizes.batch)
 
     def check(self, epochs: int) -> None:
@@ -108,7 +109,11 @@ class CdTrans(UdaMethod):
         from diffadapt.models.cdtrans import three_branches
 
         f_s, f_t, f_st = three_branches(net.backbone, batch.x_s, batch.x_t)
-        source, fusion, target = net.head(f_s), net.head(f_st), net.head(f_t)  # each moves the averages in turn
+        source, fusion, target = (
+            net.head(f_s),
+            net.head(f_st),
+            net.head(f_t),
+        )  # each moves the averages in turn
         # A pair is kept only where the pseudo-label is the source's label.
         parts = self.objective(source, target, fusion, batch.y_s, batch.y_s)
         return {

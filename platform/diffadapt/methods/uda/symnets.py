@@ -35,9 +35,9 @@ class SymNets(UdaMethod):
     predicts.
 
     Source and target are forwarded apart, as in the authors' code, so that batch norm sees each domain with
-    its own statistics. The classifiers' weights receive only the gradient of their own loss, the features only
-    that of theirs; both come from one backward pass, in which each side sees the other detached. The authors
-    train with batches of 128 + 128 on the views of ``augment crop``.
+    its own statistics. The classifiers' weights receive only the gradient of their own loss, the features
+    only that of theirs; both come from one backward pass, in which each side sees the other detached. The
+    authors train with batches of 128 + 128 on the views of ``augment crop``.
     """
 
     lr: float = 0.01

@@ -161,7 +161,7 @@ class AdaptationGraph(Builder):
         return self._trained(name, target, title, Role(STAGE2, start.title, OTHERWISE[STAGE2]))
 
     def _second_views(self, target: Domain) -> str:
-        """What stage 2 trains on: the images, or features of its own views of them where the backbone is frozen."""
+        """What stage 2 trains on: the images, or features of its own views where the backbone is frozen."""
         if not self.backbone.frozen:
             return target.rows
         ssl, first = self.r.ssl, self.nodes[target.rows].stage

@@ -100,7 +100,9 @@ class WeakView:
             image = squash(match_channels(image, inputs.in_channels), inputs.resize)
             return random_resized_crop(image, inputs.crop, rng, self.scale)
         if self.preset == "crop":
-            return random_crop(squash(match_channels(image, inputs.in_channels), inputs.resize), inputs.crop, rng)
+            return random_crop(
+                squash(match_channels(image, inputs.in_channels), inputs.resize), inputs.crop, rng
+            )
         if self.preset == "center":
             return prepare_image(squash(image, inputs.resize), inputs)
         image = prepare_image(image, inputs)

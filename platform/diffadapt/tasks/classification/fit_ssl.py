@@ -41,8 +41,8 @@ class FitSsl(AdaptationFit):
         low, high = config.scale
         if not 0 < low <= high:
             raise RecipeError(
-                f"ssl.scale is {low:g} {high:g}: give the smallest and the largest part of an image's area that a view"
-                " shows, above 0 and in this order, such as 0.5 1."
+                f"ssl.scale is {low:g} {high:g}: give the smallest and the largest part of an image's area"
+                " that a view shows, above 0 and in this order, such as 0.5 1."
             )
         if self.select.rule == "dev":
             raise RecipeError(
