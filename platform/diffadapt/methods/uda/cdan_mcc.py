@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CdanMcc(Cdan):
     """Source cross-entropy + trade_off (CDAN's discriminator loss + MCC's class confusion on the target),
-    with the settings of SDAT's authors; with ``uda.sdat`` it is their best row (ViT: lr .002 and sdat .02)."""
+    with the settings of SDAT's authors; with ``uda.sdat`` it is their best row (ViT: lr .002, sdat .02)."""
 
     temperature: Annotated[float, AtLeast(0.001)] = 2.0
     """Of the class confusion."""
