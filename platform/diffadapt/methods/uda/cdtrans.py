@@ -109,11 +109,8 @@ class CdTrans(UdaMethod):
         from diffadapt.models.cdtrans import three_branches
 
         f_s, f_t, f_st = three_branches(net.backbone, batch.x_s, batch.x_t)
-        source, fusion, target = (
-            net.head(f_s),
-            net.head(f_st),
-            net.head(f_t),
-        )  # each moves the averages in turn
+        # The authors' order, in which each branch moves the neck's running averages.
+        source, fusion, target = (net.head(f) for f in (f_s, f_st, f_t))
         # A pair is kept only where the pseudo-label is the source's label.
         parts = self.objective(source, target, fusion, batch.y_s, batch.y_s)
         return {
