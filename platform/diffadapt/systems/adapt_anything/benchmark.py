@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.pipeline import Pipeline
-from diffadapt.core.ranges import Natural
+from diffadapt.core.ranges import Seed
 from diffadapt.data.benchmarks import benchmark
 from diffadapt.data.config import DataConfig
 from diffadapt.diffusion.generators.config import FilterConfig, TextToImageConfig
@@ -57,8 +57,8 @@ class Benchmark:
     ssl: SslConfig = SslConfig()
     select: SelectConfig = SelectConfig()
     clip: ClipConfig = ClipConfig(weights="")
-    seeds: tuple[Natural, ...] = (0, 1, 2)
-    seed: Natural = 0
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    seed: Seed = 0
     execution: ExecutionConfig = ExecutionConfig()
 
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {
