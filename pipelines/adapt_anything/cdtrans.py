@@ -50,7 +50,7 @@ def visda2017() -> Benchmark:
     """VisDA-2017 with DeiT-B at its own rates: 20 epochs on the source, 40 on pairs."""
     base = _base(_published("visda2017"))
     method = METHODS["cdtrans"](lr=5e-4, adapt_lr=5e-5, pretrain_epochs=20)
-    source = replace(base.uda.source_only, lr=5e-4)
+    source = replace(base.uda.source_only, lr=5e-4, epochs=20)
     return replace(base, uda=replace(base.uda, epochs=60, cdtrans=method, source_only=source))
 
 
@@ -65,7 +65,7 @@ def _published(benchmark: str) -> Benchmark:
             epochs=50,
             steps_per_epoch=0,
             augment="crop",
-            source_only=METHODS["source_only"](**_SGD),
+            source_only=METHODS["source_only"](epochs=10, **_SGD),
         ),
     )
 

@@ -381,7 +381,13 @@ def test_a_resumed_training_ends_in_the_same_bytes(tmp_path):
 
 def _worker(rank, folder):
     net, _ = fit_uda(
-        Strokes(0, 40), Strokes(1, 30), vit(), 32, 4, config(sync_batch_norm=True), TrainingRun(DistributedReporter())
+        Strokes(0, 40),
+        Strokes(1, 30),
+        vit(),
+        32,
+        4,
+        config(sync_batch_norm=True),
+        TrainingRun(DistributedReporter()),
     )
     torch.save(net.state_dict(), f"{folder}/{rank}.pt")
 
@@ -389,7 +395,15 @@ def _worker(rank, folder):
 @pytest.mark.slow
 def test_two_workers_equal_one(tmp_path):
     in_two_workers(_worker, tmp_path)
-    one, _ = fit_uda(Strokes(0, 40), Strokes(1, 30), vit(), 32, 4, config(sync_batch_norm=True), TrainingRun(LocalReporter()))
+    one, _ = fit_uda(
+        Strokes(0, 40),
+        Strokes(1, 30),
+        vit(),
+        32,
+        4,
+        config(sync_batch_norm=True),
+        TrainingRun(LocalReporter()),
+    )
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for key, value in one.state_dict().items():
         assert torch.equal(first[key], second[key]) and torch.allclose(first[key], value, atol=2e-4), key

@@ -52,7 +52,7 @@ def fit_uda(
         net = AdaptationNetwork(backbone, width, classes, method).to(reporter.device)
     net.find_unused_parameters = len(passes) > 1
     sizes, by_pass = Sizes(config.batch_size, len(source), len(target)), not config.steps_per_epoch
-    config = settled(config, method, sizes)
+    config = counted(config, method, sizes)
     if config.sync_batch_norm and reporter.world_size > 1:
         synchronise(net)
     total = config.epochs * config.steps_per_epoch
@@ -95,7 +95,7 @@ def fit_uda(
     return net, run.conclude(net, result)
 
 
-def settled(config: Any, method: UdaMethod, sizes: Sizes) -> Any:
+def counted(config: Any, method: UdaMethod, sizes: Sizes) -> Any:
     """A UdaConfig whose epochs have a number of steps, where they were to be passes over the data."""
     return config if config.steps_per_epoch else replace(config, steps_per_epoch=method.epoch_steps(sizes))
 

@@ -61,7 +61,7 @@ class FitUda(AdaptationFit):
         return whole(inputs)
 
     def train(self, job: FitJob) -> Trained:
-        from diffadapt.tasks.classification.adaptation import demand_sets, fit_uda, settled
+        from diffadapt.tasks.classification.adaptation import counted, demand_sets, fit_uda
 
         config, names = self.config, self.names
         source_files, target_files = row_inputs(job)[:2]
@@ -71,7 +71,7 @@ class FitUda(AdaptationFit):
         demand_sets(source, target, len(names))
         counts = _demand_classes(source.labels, names, kept is not None)
         body, module, width = self._body(job, source)
-        known = settled(config, config.chosen, Sizes(config.batch_size, len(source), len(target)))
+        known = counted(config, config.chosen, Sizes(config.batch_size, len(source), len(target)))
         run = self.run(job, **replace(self, config=known).observers(job, target, source))
         net, scalars = fit_uda(source, target, module, width, len(names), config, run)
         warnings = []
