@@ -55,7 +55,7 @@ class CdTrans(UdaMethod):
     """``lr`` from the first pairing on; None: the same."""
     bias_lr: NonNegative = 2.0
     """The biases' rate, relative to the others'."""
-    drop_path: Fraction = 0.1  # type: ignore[misc]  # a setting here
+    drop_path: Fraction = 0.1
     """Stochastic depth of the backbone's last block, from 0 at the first."""
 
     title: ClassVar[str] = "CDTrans"
