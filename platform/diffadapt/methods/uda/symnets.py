@@ -49,6 +49,14 @@ class SymNets(UdaMethod):
     title: ClassVar[str] = "SymNets"
     version: ClassVar[int] = 2
 
+    def notes(self, epochs: int, frozen: bool) -> tuple[str, ...]:
+        if not frozen:
+            return ()
+        return (
+            "SymNets moves nothing but a bottleneck on cached features and has collapsed to one class on some"
+            " data: compare its row with source only, and try uda.batch_size 128, its authors'.",
+        )
+
     def build(self, width: int, classes: int) -> dict[str, nn.Module]:
         from torch import nn
 
