@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -99,14 +98,9 @@ def test_refinenets_dropout_acts_on_the_two_deepest_maps_and_before_the_classifi
 
 
 def test_the_configuration_gives_the_published_dropout():
-    for arch, wanted in (
-        ("deeplabv3plus", 0.5),
-        ("refinenet", 0.5),
-        ("segformer", 0.1),
-        ("refinenet_2pool", 0.1),
-    ):
-        assert SegmenterConfig(arch=arch).dropped == wanted
+    wanted = {"deeplabv3plus": 0.5, "refinenet": 0.5, "segformer": 0.1, "refinenet_2pool": 0.1}
+    assert {arch: SegmenterConfig(arch=arch).dropped for arch in wanted} == wanted
     assert SegmenterConfig(dropout=0.2).dropped == 0.2
-    assert np.isclose(
-        build_segmenter(SegmenterConfig(weights="none", width=8), 2).head.aspp.project[1].p, 0.5
-    )
+    with torch.device("meta"):
+        net = build_segmenter(SegmenterConfig(weights="none"), 19)
+    assert net.head.aspp.project[1].p == 0.5

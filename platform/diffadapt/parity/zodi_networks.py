@@ -1,9 +1,10 @@
 """Parity of ZoDi's networks with its authors' modules: a forward pass of a head at small width, and how many
 parameters there are at full size.
 
-Files are recognised by their keys: ``arch``, ``map0`` ... (what the backbone gives, the deepest last), ``size``
-(height, width) of the image, ``logits`` (B, outputs, height, width) in evaluation mode, ``weight/<name>`` (the
-head's, in our names), ``parameters_<backbone>`` and ``parameters_head_<backbone>`` (20 outputs).
+Files are recognised by their keys: ``arch``, ``map0`` ... (what the backbone gives, the deepest last),
+``size`` (height, width) of the image, ``logits`` (B, outputs, height, width) in evaluation mode,
+``weight/<name>`` (the head's, in our names), ``parameters_<backbone>`` and ``parameters_head_<backbone>`` (20
+outputs).
 """
 
 from __future__ import annotations

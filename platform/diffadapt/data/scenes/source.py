@@ -32,8 +32,8 @@ def open_scenes(config: SceneConfig) -> SceneSource:
     layout = LAYOUTS.load(config.layout)
     if config.split_file and not layout.lists:
         raise RecipeError(
-            f"split_file is {config.split_file!r}, but the layout {config.layout!r} takes no list of its scenes:"
-            " leave it empty."
+            f"split_file is {config.split_file!r}, but the layout {config.layout!r} takes no list of its"
+            " scenes: leave it empty."
         )
     layout.check(config)
     if not layout.drawn and not config.path:

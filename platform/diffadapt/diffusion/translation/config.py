@@ -37,8 +37,8 @@ class TransferConfig:
     one on the source scenes)."""
     variant: str = "auto"
     """Which of a pipeline's weight files, where it has several. auto: 'non_ema' where there are such files
-    (Stable Diffusion 1.5: ZoDi's authors load the weights that were not averaged), else the plain ones; 'fp16'
-    or another name: files of that name; empty: the plain ones (Stable Diffusion 1.5: the averages)."""
+    (Stable Diffusion 1.5: ZoDi's authors load the weights that were not averaged), else the plain ones;
+    'fp16' or another name: files of that name; empty: the plain ones (Stable Diffusion 1.5: the averages)."""
     controlnet: str = "lllyasviel/control_v11p_sd15_seg"
     """A ControlNet folder or hub id; empty: the ``controlnet`` that the weights' own folder has."""
     method: Literal["stochastic", "edit_friendly", "controlnet_img2img", "img2img", "layout"] = "stochastic"

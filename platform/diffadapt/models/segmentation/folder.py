@@ -90,7 +90,8 @@ def parse_marker(values: Any, where: str) -> Marker:
     """The parsed JSON of a segmenter.json. Raises WeightsError as :func:`read_marker` does."""
     if not isinstance(values, dict) or values.get("format") not in (1, FORMAT):
         raise WeightsError(
-            f"The file {where!r} is not of format {FORMAT}, the one that this version writes, nor of format 1."
+            f"The file {where!r} is not of format {FORMAT}, the one that this version writes, nor of format"
+            " 1: read it with the version that wrote it."
         )
     try:
         if values["format"] == 1:

@@ -1,5 +1,5 @@
-"""RefineNet (Lin et al. 2017) in the form that was arch 'refinenet' before: two chained poolings, one residual
-unit behind them at all levels but the finest."""
+"""RefineNet (Lin et al. 2017) in the form that was arch 'refinenet' before: two chained poolings, one
+residual unit behind them at all levels but the finest."""
 
 from __future__ import annotations
 

@@ -72,8 +72,8 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
     list_of_frames = str((config.get("target") or {}).get("split_file") or "")
     if domain == "game" and posixpath.basename(list_of_frames) != known["gta5_list"]:
         remarks.append(
-            f"The published figures are of {known['gta5_list']}, 1,000 of GTA5's validation frames; this run's"
-            " are of other frames, so they are not comparable with them."
+            f"The published figures are of {known['gta5_list']}, 1,000 of GTA5's validation frames; this"
+            " run's are of other frames, so they are not comparable with them."
         )
     return {
         "domains": known["domains"],

@@ -49,8 +49,8 @@ VARIANTS = {
     "layout": "layout to image",
     "relight": "relighting without diffusion",
 }
-"""Other transfers that ZoDi's training can be given, as controls. The first three with ZoDi itself are the four
-cells of the paper's ablation: ControlNet yes or no, stochastic inversion yes or no (figure 5)."""
+"""Other transfers that ZoDi's training can be given, as controls. The first three with ZoDi itself are the
+four cells of the paper's ablation: ControlNet yes or no, stochastic inversion yes or no (figure 5)."""
 CHANGES: dict[str, dict[str, Any]] = {
     "no_inversion": {"method": "controlnet_img2img"},
     "no_control": {"control_scale": 0.0},

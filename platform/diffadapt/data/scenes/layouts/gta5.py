@@ -1,7 +1,7 @@
 """GTA5 (Richter et al. 2016): all frames in one folder, its splits in split.mat or plain lists.
 
-ZoDi's authors score on 1,000 of the 6,382 validation frames, a list without a rule (as PODA, Fahes et al. 2023,
-from whom they have it): ``split_file`` takes it.
+ZoDi's authors score on 1,000 of the 6,382 validation frames, a list without a rule, that of PODA (Fahes et al.
+2023): ``split_file`` takes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from diffadapt.data.readers import open_location
 from diffadapt.data.scenes.cityscapes import TABLES
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.official import SPLITS, Official
-
 
 AUTHORS_LIST, AUTHORS_FRAMES = "gtav_split_val.txt", 1000
 """The name of ZoDi's list in its authors' repository, and how many frames it names."""
@@ -45,8 +44,8 @@ class Gta5(Official):
         if absent and not config.partial:
             said = config.split_file or f"its list of the split {config.split!r}"
             raise DataError(
-                f"{config.path} lacks {len(absent):,} frames that {said} names, such as {absent[0]}: unpack it"
-                " fully, or allow a partial copy."
+                f"{config.path} lacks {len(absent):,} frames that {said} names, such as {absent[0]}: unpack"
+                " it fully, or allow a partial copy."
             )
         return {scene: name for scene, name in images.items() if scene in names}
 
@@ -72,8 +71,8 @@ def _chosen(fs: Any, root: str, name: str) -> set[str]:
         names = _frames(place.cat_file(path))
     except (DataError, OSError):
         whose = (
-            f" (the {AUTHORS_FRAMES:,} frames that ZoDi's authors score: model_adaptation/datasets/gta5_list in"
-            " their repository, azuma164/ZoDi)"
+            f" (the {AUTHORS_FRAMES:,} frames that ZoDi's authors score: model_adaptation/datasets/gta5_list"
+            " in their repository, azuma164/ZoDi)"
             if posixpath.basename(name) == AUTHORS_LIST
             else ""
         )
