@@ -53,19 +53,14 @@ def test_a_weight_that_is_another_is_noticed(arch, weight):
     assert not next(iter(checks(file, []))).ok
 
 
-def test_millions_of_parameters_of_the_heads():
-    """The counts of the authors' modules, and that the two kept variants are other networks."""
+def test_the_variants_that_are_kept_are_other_networks():
+    """Their heads in millions of parameters; the published ones have 16.25 and 75.55."""
     found = {}
-    for arch in ("deeplabv3plus", "refinenet", "deeplabv3plus_2conv", "refinenet_2pool"):
+    for arch in ("deeplabv3plus_2conv", "refinenet_2pool"):
         with torch.device("meta"):
             net = build_segmenter(SegmenterConfig(arch=arch, weights="none"), 19)
         found[arch] = round(sum(p.numel() for p in net.head.parameters()) / 1e6, 2)
-    assert found == {
-        "deeplabv3plus": 16.25,
-        "refinenet": 75.47,
-        "deeplabv3plus_2conv": 16.84,
-        "refinenet_2pool": 67.3,
-    }
+    assert found == {"deeplabv3plus_2conv": 16.84, "refinenet_2pool": 67.3}
 
 
 def test_deeplabs_convolutions_begin_as_kaiming_normal_and_dropout_is_a_half():
@@ -74,7 +69,7 @@ def test_deeplabs_convolutions_begin_as_kaiming_normal_and_dropout_is_a_half():
     for module in head.modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 10_000:
             wanted = (2 / module.weight[0].numel()) ** 0.5
-            assert float(module.weight.std()) == pytest.approx(wanted, rel=0.05)
+            assert float(module.weight.detach().std()) == pytest.approx(wanted, rel=0.05)
     assert head.aspp.project[1].p == 0.5
 
 

@@ -156,6 +156,7 @@ def test_the_controlnet_without_inversion_equals_the_pipeline_of_diffusers(confi
         num_inference_steps=20,
         guidance_scale=9.0,
         eta=1.0,
+        controlnet_conditioning_scale=1.0,
         generator=torch.Generator().manual_seed(7),
         output_type="np",
     ).images[0]
@@ -412,7 +413,7 @@ def test_weights_that_cannot_serve_are_refused_in_one_sentence(config, weights, 
         ({"steps": 2000}, "1 to 1000"),
         ({"domain": "dusk"}, "dusk"),
         ({"size": 0}, "at least 1"),
-        ({"weights": "train", "variant": "non_ema"}, "leave the variant empty"),
+        ({"weights": "train", "variant": "non_ema"}, "leave the variant out"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_one_sentence(config, changes, message):

@@ -291,7 +291,8 @@ def test_weights_that_were_not_averaged_are_the_default(weights, tmp_path):
     import shutil
 
     def variant(**changes) -> str:
-        return TransferScenes(config(**{"weights": weights} | changes)).identity()["config"]["variant"]
+        where = changes.pop("weights", weights)
+        return TransferScenes(config(where, **changes)).identity()["config"]["variant"]
 
     both = shutil.copytree(weights, tmp_path / "both")
     file = both / "unet" / "diffusion_pytorch_model.safetensors"
