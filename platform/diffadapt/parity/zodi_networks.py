@@ -74,5 +74,5 @@ def _counts(file: NumberFile) -> Iterator[ParityRow]:
         with torch.device("meta"):
             net = build_segmenter(config, OUTPUTS - 1)
         for name, part in ((key, net), (HEAD + backbone, net.head)):
-            count = np.int64(sum(p.numel() for p in part.parameters()))
+            count = np.array(sum(p.numel() for p in part.parameters()))
             yield compare(file, name, count, a[name], EXACT_GATE)
