@@ -159,7 +159,7 @@ def test_another_strength_makes_the_transfer_again_and_leaves_the_source_alone(b
 
 
 def test_the_four_cells_of_the_ablation(base):
-    """ControlNet yes or no x inversion yes or no: ZoDi itself and three variants, each a transfer of its own."""
+    """ControlNet yes or no x inversion yes or no: ZoDi and three variants, each a transfer of its own."""
     root, recipe, _ = base
     recipe = replace(recipe, variants=("no_inversion", "no_control", "img2img"))
     plan = recipe.pipeline().plan(root.store)

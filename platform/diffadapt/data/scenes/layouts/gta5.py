@@ -1,6 +1,6 @@
 """GTA5 (Richter et al. 2016): all frames in one folder, its splits in split.mat or plain lists.
 
-ZoDi's authors score on 1,000 of the 6,382 validation frames, a list without a rule, that of PODA (Fahes et al.
+ZoDi's authors score on 1,000 of the 6,382 validation frames, a list without a rule (PODA's, Fahes et al.
 2023): ``split_file`` takes it.
 """
 
