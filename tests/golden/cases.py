@@ -351,7 +351,6 @@ def _adapt(uda: list[str], ssl: list[str]) -> dict[str, Overrides]:
         },
         **each("ssl.method", *ssl, "none"),
         **each("select.rule", *rules),
-        "select.rule=dev": {"select.rule": "dev", "ssl.method": "none"},
         **each("prompts.source", "template", "bank"),
         "prompts in a file": {
             "prompts.source": "file",

@@ -53,10 +53,13 @@ class BackboneConfig(ClassifierConfig):
 class ClipConfig:
     """CLIP zero-shot classification, the baseline that every table has."""
 
-    weights: str = "openai/clip-vit-base-patch32"
-    """A transformers CLIP folder or hub id; empty: no row, and the report says so."""
-    templates: tuple[str, ...] = ("a photo of a {category}",)
-    """Text features are averaged over them; ``{domain}`` is replaced too."""
+    weights: str = "openai/clip-vit-large-patch14"
+    """A transformers CLIP folder or hub id; empty: no row, and the report says so. The default is the model
+    whose text tower Stable Diffusion 1 has, so that the generator knows no more of words than the baseline.
+    """
+    templates: tuple[str, ...] = ()
+    """Text features are averaged over them; ``{domain}`` is replaced too. Empty: the 80 of CLIP's authors
+    (Radford et al. 2021, section 3.1.4)."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     batch_size: Positive = execution(64)
 

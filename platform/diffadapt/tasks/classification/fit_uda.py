@@ -54,6 +54,11 @@ class FitUda(AdaptationFit):
                 f" {'is one' if classes == 1 else 'are none'}: name more classes."
             )
         method.passes_with(config.sdat, config.method)
+        if self.select.rule == "dev":
+            raise RecipeError(
+                "select.rule is 'dev', which weighs a model's errors on labelled source images that it was not"
+                " trained on, and stage 1 trains on all of them: choose ensv, im or mixval."
+            )
         if not self.backbone.frozen:
             check_backbone(self.backbone)
         if method.backbone_kind == "vit":
