@@ -56,8 +56,8 @@ class FitUda(AdaptationFit):
         method.passes_with(config.sdat, config.method)
         if self.select.rule == "dev":
             raise RecipeError(
-                "select.rule is 'dev', which weighs a model's errors on labelled source images that it was not"
-                " trained on, and stage 1 trains on all of them: choose ensv, im or mixval."
+                "select.rule is 'dev', which weighs a model's errors on labelled source images that it was"
+                " not trained on, and stage 1 trains on all of them: choose ensv, im or mixval."
             )
         if not self.backbone.frozen:
             check_backbone(self.backbone)
