@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import Any
 
 import fsspec
@@ -19,6 +21,17 @@ def locate(place: str, error: type[DiffadaptError], **options: Any) -> tuple[Any
 def open_place(place: str, mode: str, error: type[DiffadaptError]) -> Any:
     """A context manager that opens the file ``place`` in ``mode``; raises as :func:`locate` does."""
     return fsspec.open(_plain(place, error), mode)
+
+
+def there(fs: Any, path: str) -> str | None:
+    """'file' or 'directory', None where nothing is at ``path``. Raises what the file system or its library
+    raises where that cannot be known: fsspec's own ``isfile``, ``isdir`` and ``exists`` say no then."""
+    try:
+        if "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol):
+            return "directory" if stat.S_ISDIR(os.stat(path).st_mode) else "file"
+        return "directory" if fs.info(path)["type"] == "directory" else "file"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _plain(place: str, error: type[DiffadaptError]) -> str:

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
+
 from diffadapt.core import credentials
 from diffadapt.core.causes import reason
 from diffadapt.core.errors import DataError, DiffadaptError, ItemError
+from diffadapt.core.location import there
 from diffadapt.core.redact import redact
-from diffadapt.core.store import REMOTE_LIBRARIES, is_local
+from diffadapt.core.store import is_local, reads_fail
 
 _OF_THE_FILE = (
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
@@ -33,9 +36,27 @@ def reading(name: str) -> Iterator[None]:
         ) from None
 
 
-def reads_fail(error: Exception) -> bool:
-    """Whether ``error`` is a system's or a remote library's, not the program's."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in REMOTE_LIBRARIES
+def kind_of(fs: Any, path: str) -> str | None:
+    """'file' or 'directory', None where nothing is at ``path`` of ``fs``; DataError where that cannot be
+    known, which is no reason to do without it."""
+    with reading(redact(path if is_local(fs) else fs.unstrip_protocol(path))):
+        return there(fs, path)
+
+
+def is_folder(fs: Any, path: str) -> bool:
+    """Whether a folder is at ``path`` of ``fs``. Raises as :func:`kind_of`."""
+    return kind_of(fs, path) == "directory"
+
+
+def is_file(fs: Any, path: str) -> bool:
+    """Whether a file is at ``path`` of ``fs``. Raises as :func:`kind_of`."""
+    return kind_of(fs, path) == "file"
+
+
+def broken_parquet(error: Exception) -> bool:
+    """Whether ``error`` is Arrow's for a file that is no whole Parquet: some are an OSError, without a
+    number."""
+    return isinstance(error, pa.ArrowException) or type(error) is OSError and error.errno is None
 
 
 def failed_read(error: Exception, key: str, fs: Any, path: str) -> DiffadaptError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.errors import DataError
+from diffadapt.data.reading import is_file
 from diffadapt.data.scenes.cityscapes import TABLES
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.official import SPLITS, Official
@@ -50,10 +51,10 @@ LAYOUT = Gta5(
 def _listed(fs: Any, root: str, split: str) -> set[str]:
     text, matlab = posixpath.join(root, f"{split}.txt"), posixpath.join(root, "split.mat")
     try:
-        if fs.isfile(text):
+        if is_file(fs, text):
             lines = fs.cat_file(text).decode().split()
             return {_frame(posixpath.splitext(posixpath.basename(line))[0]) for line in lines}
-        if fs.isfile(matlab):
+        if is_file(fs, matlab):
             from scipy.io import loadmat
 
             numbers = loadmat(io.BytesIO(fs.cat_file(matlab)))[f"{split}Ids"]
