@@ -24,6 +24,7 @@ from diffadapt.core.runs import Root, Run
 from diffadapt.core.sealed import SUCCESS, Sealed, family_damage
 from diffadapt.core.store import Store
 from diffadapt.data.benchmark_files import _folder_names
+from diffadapt.data.class_names import read_class_names
 from diffadapt.data.config import DataConfig
 from diffadapt.data.readers import walk
 from diffadapt.data.reading import is_file, is_folder
@@ -247,3 +248,17 @@ def test_a_store_among_images_is_known_or_said(place, monkeypatch):
         walk(fs, root)
     with pytest.raises(DataError, match="internal error"):
         scan_location(DataConfig(path=f"{place}/photos"))
+
+
+def test_a_class_list_whose_place_fails_is_named(place, monkeypatch):
+    class EndpointConnectionError(Exception):
+        """As botocore has it: no OSError."""
+
+    EndpointConnectionError.__module__ = "botocore.exceptions"
+
+    def fails(self, path, **options):
+        raise EndpointConnectionError("Could not connect")
+
+    monkeypatch.setattr(Flaky, "open", fails)
+    with pytest.raises(DataError, match=r"class list .*classes\.txt cannot be read \(Could not connect"):
+        read_class_names(f"{place}/classes.txt")

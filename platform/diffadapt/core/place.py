@@ -16,9 +16,9 @@ from typing import Any
 from diffadapt.core.causes import full_disk, mend, reason, shown
 from diffadapt.core.errors import DiffadaptError, StoreError
 from diffadapt.core.files import is_leftover, is_temporary, temporary, write_whole
-from diffadapt.core.location import locate, there
-from diffadapt.core.redact import redact
-from diffadapt.core.store import REMOTE_LIBRARIES, is_local
+from diffadapt.core.location import REMOTE_LIBRARIES, locate, there
+from diffadapt.core.redact import redact, told
+from diffadapt.core.store import is_local
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def writing(out: str) -> Iterator[None]:
                 f"{what} ({redact(reason(error))}): {mend(error, 'give another place')}."
             ) from None
         if type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
-            raise StoreError(f"{what} ({redact(str(error))}): give another place.") from None
+            raise StoreError(f"{what} ({told(error, redact(out))}): give another place.") from None
         raise
 
 

@@ -36,15 +36,10 @@ from diffadapt.core.files import (
     write_whole,
 )  # fmt: skip
 from diffadapt.core.foreign import parse
-from diffadapt.core.location import locate, there
-from diffadapt.core.redact import redact
+from diffadapt.core.location import locate, reads_fail, there
+from diffadapt.core.redact import redact, told
 
 FORMAT = 1
-REMOTE_LIBRARIES = (
-    "botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "adlfs", "azure", "fsspec",
-)  # fmt: skip
-"""Libraries whose exceptions mean that the location could not be reached or refused; they do not all derive
-from OSError."""
 _SAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
@@ -309,10 +304,10 @@ class Store:
                     f"The store {redact(self.root)} has no {name}; run the recipe again to make it."
                 ) from None
             if reads_fail(error):
-                raise self._explain(error, name) from None
+                raise self._explain(error, name, reading) from None
             raise
 
-    def _explain(self, error: BaseException, name: str) -> StoreError:
+    def _explain(self, error: BaseException, name: str, reading: bool = False) -> StoreError:
         where = redact(self.root)
         number = getattr(error, "errno", None)
         if full := full_disk(error):
@@ -325,9 +320,10 @@ class Store:
         if number == errno.ENAMETOOLONG:
             return StoreError(f"The store {where} cannot be used ({reason(error)}): give a shorter --root.")
         if isinstance(error, PermissionError) or number in (errno.EACCES, errno.EROFS, errno.EPERM):
+            why = reason(error) if number == errno.EROFS else "permission denied"
             return StoreError(
-                f"The store {where} cannot be written (permission denied for {name}): give a --root that you"
-                " may write."
+                f"The store {where} cannot be {'read' if reading else 'written'} ({why} for {name}): give a"
+                f" --root that you may {'read' if reading else 'write'}."
             )
         if self.local and number == errno.ENOENT:
             return StoreError(
@@ -337,8 +333,8 @@ class Store:
         if number in (errno.ENOTDIR, errno.EEXIST):
             return StoreError(f"The store {where} is not a folder: give another --root.")
         return StoreError(
-            f"The store {where} failed at {name}: {redact(str(error)) or type(error).__name__}. Run the same"
-            " command again; finished shards are kept."
+            f"The store {where} failed at {name}: {told(error, where)}. Run the same command"
+            " again; finished shards are kept."
         )
 
     def _refused(self, error: BaseException, where: str) -> str | None:
@@ -374,11 +370,6 @@ def _damaged(name: str, error: BaseException) -> StoreError:
     return DamagedError(
         f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it."
     )
-
-
-def reads_fail(error: BaseException) -> bool:
-    """Whether ``error`` is a system's or a remote library's, not the program's."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in REMOTE_LIBRARIES
 
 
 def is_local(fs: Any) -> bool:

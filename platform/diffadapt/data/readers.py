@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffadapt.core.errors import DataError, ItemError
-from diffadapt.core.location import locate
-from diffadapt.core.store import reads_fail
+from diffadapt.core.location import locate, reads_fail
 from diffadapt.data.hashes import hash_files
 from diffadapt.data.image import FORMATS
 from diffadapt.data.reading import broken_parquet, failed_read, kind_of, reading

@@ -12,9 +12,9 @@ import pyarrow as pa
 from diffadapt.core import credentials
 from diffadapt.core.causes import reason
 from diffadapt.core.errors import DataError, DiffadaptError, ItemError
-from diffadapt.core.location import there
-from diffadapt.core.redact import redact
-from diffadapt.core.store import is_local, reads_fail
+from diffadapt.core.location import reads_fail, there
+from diffadapt.core.redact import redact, told
+from diffadapt.core.store import is_local
 
 _OF_THE_FILE = (
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
@@ -31,7 +31,7 @@ def reading(name: str) -> Iterator[None]:
             raise
         raise DataError(
             credentials.refused(error, f"the data {name}")
-            or f"A file of {name} cannot be read ({redact(reason(error))}): check the disk, the connection"
+            or f"A file of {name} cannot be read ({_why(error, name)}): check the disk, the connection"
             " and the rights, then run the same command."
         ) from None
 
@@ -73,6 +73,10 @@ def failed_read(error: Exception, key: str, fs: Any, path: str) -> DiffadaptErro
     if number in _OF_THE_FILE or isinstance(error, FileNotFoundError | PermissionError):
         return ItemError(f"{key} cannot be read ({reason(error)}).")
     return DataError(
-        f"{key} cannot be read from {where} now ({redact(reason(error))}), which is not the image's fault:"
+        f"{key} cannot be read from {where} now ({_why(error, where)}), which is not the image's fault:"
         " run the same command again, and remove the image if it stays so; finished shards are kept."
     )
+
+
+def _why(error: Exception, where: str) -> str:
+    return reason(error) if isinstance(error, OSError) and error.errno else told(error, where)

@@ -11,9 +11,8 @@ from typing import Any
 
 from diffadapt.core import credentials
 from diffadapt.core.errors import DataError
-from diffadapt.core.location import locate
-from diffadapt.core.redact import redact
-from diffadapt.core.store import reads_fail
+from diffadapt.core.location import locate, reads_fail
+from diffadapt.core.redact import redact, told
 from diffadapt.data.config import DataConfig
 from diffadapt.data.embedded import open_digits
 from diffadapt.data.items import Item, Source
@@ -88,8 +87,9 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
     except Exception as error:
         if not reads_fail(error):
             raise
-        said = credentials.refused(error, f"the data {redact(config.path)}")
-        raise DataError(said or f"{config.path} cannot be listed ({error}).") from None
+        where = redact(config.path)
+        said = credentials.refused(error, f"the data {where}")
+        raise DataError(said or f"{where} cannot be listed ({told(error, where)}).") from None
     raise DataError(f"{config.path} does not exist: check the path.")
 
 

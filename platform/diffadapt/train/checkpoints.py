@@ -16,9 +16,9 @@ import torch
 from diffadapt.core.causes import chain, full_disk, reason
 from diffadapt.core.errors import StoreError
 from diffadapt.core.files import scratch, temporary
-from diffadapt.core.location import locate, there
+from diffadapt.core.location import locate, reads_fail, there
 from diffadapt.core.redact import redact
-from diffadapt.core.store import is_local, reads_fail
+from diffadapt.core.store import is_local
 
 _NAME = re.compile(r"^step-(\d{9})-([0-9a-f]{16})\.pt$")
 log = logging.getLogger(__name__)
