@@ -164,7 +164,10 @@ class _Build(AdaptationGraph):
     def _synthetic(self, target: str) -> tuple[Domain, str]:
         if target not in self.made:
             images, kept = self.synthetic(self.r.known.describe(target), target)
-            self.made[target] = self.domain(f"{SYNTHETIC}.{target}", images), kept
+            domain = self.domain(f"{SYNTHETIC}.{target}", images)
+            if any(source != SYNTHETIC for source, _ in self.r.pairs()):
+                domain = replace(domain, note=" (synthetic source)")
+            self.made[target] = domain, kept
         return self.made[target]
 
 
@@ -173,7 +176,16 @@ def transfer_recipes(build: Callable[[], Benchmark], module: str) -> dict[str, C
     under pipelines/."""
     known = build().known
     pairs = [*known.pairs(), *((SYNTHETIC, t) for t in dict.fromkeys(t for _, t in known.pairs()))]
-    functions: dict[str, Callable[[], Benchmark]] = {}
+
+    def both() -> Benchmark:
+        return replace(build(), transfers=tuple("-".join(pair) for pair in pairs))
+
+    both.__doc__ = (
+        f"{known.title}: every real source and synthetic images as the source of every target, the methods of"
+        " `all`, in one table."
+    )
+    both.__module__ = module
+    functions: dict[str, Callable[[], Benchmark]] = {"both": both}
     for source, target in pairs:
 
         def one(pair: str = f"{source}-{target}") -> Benchmark:
