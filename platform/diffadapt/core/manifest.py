@@ -10,7 +10,7 @@ from typing import Any
 
 from diffadapt import __version__
 from diffadapt.core.artifact import Failure
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import DamagedError, StoreError
 from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.pipeline import Pipeline
@@ -96,7 +96,7 @@ def load(data: bytes, where: str) -> dict[str, Any]:
         manifest = parse(data, largest=None)
         found = manifest["format"]
     except (ValueError, KeyError, TypeError):
-        raise StoreError(damaged) from None
+        raise DamagedError(damaged) from None
     if found != FORMAT:
         raise StoreError(
             f"The run {where} was written in format {found}, this version reads format {FORMAT}: run its"
@@ -104,5 +104,5 @@ def load(data: bytes, where: str) -> dict[str, Any]:
             " version that wrote it."
         )
     if not {"recipe", "config", "nodes", "outputs"} <= set(manifest):
-        raise StoreError(damaged)
+        raise DamagedError(damaged)
     return manifest

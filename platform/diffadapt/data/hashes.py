@@ -1,8 +1,8 @@
 """SHA-256 of many files, remembered per user so that an unchanged file is read once.
 
 The memory is a JSON file per data root under ``hashes`` of the cache folder (core/local_cache.py),
-keyed by path, size and modification time. It only saves time: without it, or with a damaged one, the hashes
-are computed again.
+keyed by path, size and modification time. It only saves time: without it, or with a damaged one or one that
+another user wrote, the hashes are computed again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffadapt.core.files import write_whole
+from diffadapt.core.files import read_own, write_whole
 from diffadapt.core.foreign import parse
 from diffadapt.core.local_cache import cache_home
 
@@ -85,7 +85,7 @@ def _hash(fs: Any, path: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = parse(path.read_bytes())
+        values = parse(read_own(path))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

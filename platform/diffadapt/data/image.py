@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from diffadapt.core.errors import DataError, ItemError
+from diffadapt.core.errors import DataError, ItemError, ResourceError
 
 FORMATS = {
     "PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"), "WEBP": (".webp",),
@@ -59,7 +59,7 @@ def open_image(data: bytes, what: str) -> Iterator[Image.Image]:
 
     ItemError, a sentence that begins with ``what``, is raised for bytes that are empty, of none of
     :data:`FORMATS`, or claim more than :func:`max_pixels`; and, in place of what Pillow raises within the
-    block, for damaged or truncated ones.
+    block, for damaged or truncated ones. ResourceError where this machine's memory is used up.
     """
     limit = max_pixels()
     if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
@@ -78,7 +78,10 @@ def open_image(data: bytes, what: str) -> Iterator[Image.Image]:
         count = max([limit, *map(int, re.findall(r"\d+", str(error)))])
         raise _too_large(what, f"{count:,}", count, limit) from None
     except MemoryError:
-        raise ItemError(f"{what} does not fit in memory when decoded: scale it down first.") from None
+        raise ResourceError(
+            f"{what} does not fit in the memory that is left: free memory or scale the image down, then run"
+            " the same command."
+        ) from None
     except Exception as error:  # Pillow's decoders raise nearly any type on damaged bytes
         raise ItemError(
             f"{what} is not a readable image ({_reason(error)}): replace or remove the file."

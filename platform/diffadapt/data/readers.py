@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffadapt.core.errors import DataError, ItemError
-from diffadapt.core.location import locate
+from diffadapt.core.location import locate, reads_fail
 from diffadapt.data.hashes import hash_files
 from diffadapt.data.image import FORMATS
-from diffadapt.data.reading import failed_read, reads_fail
+from diffadapt.data.reading import broken_parquet, failed_read, kind_of, reading
 
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """File names that count as images; hidden files are ignored, others are left out and counted."""
@@ -88,8 +88,7 @@ class ParquetReader:
         try:
             row = self._group(file, group).slice(offset, 1).to_pylist()[0]
         except Exception as error:
-            # Arrow calls broken files an OSError too, without a number.
-            if isinstance(error, pa.ArrowException) or type(error) is OSError and error.errno is None:
+            if broken_parquet(error):
                 raise ItemError(f"{key} cannot be read from {file} ({error}).") from None
             if not reads_fail(error):
                 raise
@@ -173,7 +172,10 @@ def list_rows(fs: Any, path: str, name: str, light: Callable[[pa.Schema], list[s
                 table = file.read_row_group(group, columns=columns).to_pylist() if columns else [{}] * count
                 first = len(rows)
                 rows += [Row(name, group, i, first + i, values) for i, values in enumerate(table)]
-    except (OSError, pa.ArrowException) as error:
+    except Exception as error:
+        if not broken_parquet(error):
+            with reading(path):
+                raise
         raise DataError(f"{path} is not readable Parquet ({error}).") from None
     return rows
 
@@ -200,7 +202,7 @@ def open_location(path: str) -> tuple[Any, str]:
     try:
         fs, root = locate(path, DataError)
         root = root.rstrip("/") or "/"
-        if not fs.exists(root):
+        if not kind_of(fs, root):
             raise DataError(f"{path} does not exist: check the path.")
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{path} cannot be opened ({error}): check the location and its protocol.") from None
@@ -327,7 +329,7 @@ def _read_local(path: str) -> bytes:
 def _is_store(read: Callable[[str], bytes], folder: str) -> bool:
     try:
         return list(json.loads(read(posixpath.join(folder, "store.json")))) == ["format"]
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError):
         return False
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from diffadapt.core import credentials
 from diffadapt.core.errors import DataError
-from diffadapt.core.location import locate
-from diffadapt.core.redact import redact
+from diffadapt.core.location import locate, reads_fail
+from diffadapt.core.redact import redact, told
 from diffadapt.data.config import DataConfig
 from diffadapt.data.embedded import open_digits
 from diffadapt.data.items import Item, Source
@@ -28,6 +28,7 @@ from diffadapt.data.readers import (
     stay_inside,
     walk,
 )
+from diffadapt.data.reading import is_file, kind_of
 
 
 def open_source(config: DataConfig, subset: bool = False) -> Source:
@@ -76,15 +77,19 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
     try:
         if is_local(fs):
             root = os.path.realpath(root)
-        if fs.isfile(root):  # what a link of a Hugging Face cache leads to has no suffix
+        found = kind_of(fs, root)
+        if found == "file":  # what a link of a Hugging Face cache leads to has no suffix
             return _file(config, fs, root if root.endswith(".parquet") else given, subset)
-        if fs.isdir(root):
+        if found:
             return _folder(config, fs, root, subset)
         if any(c in root for c in "*?["):
             return _glob(config, fs, root, subset)
-    except OSError as error:
-        said = credentials.refused(error, f"the data {redact(config.path)}")
-        raise DataError(said or f"{config.path} cannot be listed ({error}).") from None
+    except Exception as error:
+        if not reads_fail(error):
+            raise
+        where = redact(config.path)
+        said = credentials.refused(error, f"the data {where}")
+        raise DataError(said or f"{where} cannot be listed ({told(error, where)}).") from None
     raise DataError(f"{config.path} does not exist: check the path.")
 
 
@@ -103,7 +108,7 @@ def _folder(config: DataConfig, fs: Any, root: str, subset: bool) -> Source:
     in_classes = {k: p for k, p in images.items() if "/" in k}
     notes = _notes(config, tree.files, tree.unnamed)
     if parquet and not in_classes:
-        sets = {k: p for k, p in parquet.items() if holds_images(fs, p)} if images else parquet
+        sets = {k: p for k, p in parquet.items() if holds_images(fs, p, broken=False)} if images else parquet
         if sets:
             if images:
                 notes.append(
@@ -148,7 +153,7 @@ def _parquet_sets(config: DataConfig, fs: Any, root: str, files: dict[str, str],
     try:
         return scan_parquet(config, fs, root, files, subset)
     except DataError:
-        sets = {k: p for k, p in files.items() if holds_images(fs, p)}
+        sets = {k: p for k, p in files.items() if holds_images(fs, p, broken=True)}
         if not 0 < len(sets) < len(files):
             raise
     others = sorted(set(files) - set(sets))
@@ -226,9 +231,11 @@ def _glob(config: DataConfig, fs: Any, pattern: str, subset: bool) -> Source:
     root = "/".join(fixed) or "/"
     files: dict[str, str] = {}
     unnamed = []
-    for path in fs.glob(pattern):
+    for path, info in fs.glob(pattern, detail=True).items():
         key = posixpath.relpath(path, root)
-        if any(part.startswith(".") for part in key.split("/")) or not fs.isfile(path):
+        if any(part.startswith(".") for part in key.split("/")) or not (
+            info["type"] == "file" or is_file(fs, path)
+        ):
             continue
         if not is_utf8(key):
             unnamed.append(readable(key))

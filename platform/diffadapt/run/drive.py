@@ -14,7 +14,7 @@ from typing import Any
 
 from diffadapt.core import manifest as manifests
 from diffadapt.core.config import to_dict
-from diffadapt.core.errors import DiffadaptError, StoreError
+from diffadapt.core.errors import DiffadaptError, LostError, StoreError
 from diffadapt.core.files import clear_scratch
 from diffadapt.core.foreign import parse
 from diffadapt.core.lease import alone
@@ -127,7 +127,7 @@ def _record_execution(run: Run, work: Work, seconds: float) -> None:
         return
     try:
         known = parse(run.read("execution.json"))
-    except (StoreError, ValueError):
+    except (LostError, ValueError):
         known = {}
     made = dict(known.get("made", {}))
     for node, count in work.made.items():

@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from diffadapt.core.artifact import Receipt
-from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
+from diffadapt.core.errors import (
+    DataError,
+    RecipeError,
+    ResourceError,
+    StoreError,
+    TrainingError,
+    WeightsError,
+    kinds,
+)  # fmt: skip
 from diffadapt.core.lease import Leases, waiting
 from diffadapt.core.ledger import Ledger
 from diffadapt.core.redact import redact
@@ -22,7 +30,9 @@ from diffadapt.run.progress import Progress
 from diffadapt.run.quarantine import Quarantine
 from diffadapt.run.runner import Runner
 
-FATAL = ("WeightsError", "RecipeError", "ResourceError", "DataError")
+FATAL = {
+    name for of in (WeightsError, RecipeError, ResourceError, DataError) for name in (of.__name__, *kinds(of))
+}
 """Errors that the next shard would meet too: the run stops at the first."""
 FAILURES_IN_A_ROW = 3
 """Failed shards without a finished one between them after which the run stops instead of failing at every
@@ -197,7 +207,7 @@ class Work:
         others = (
             f" ({len(self.errors)} shards failed; finished ones are kept.)" if len(self.errors) > 1 else ""
         )
-        known = {c.__name__: c for c in DiffadaptError.__subclasses__()}
+        known = kinds()
         raise known.get(kind, TrainingError)(
             f"{first.node}: {sentence if kind in known else text[0]}{hint}{others}"
         )

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from diffadapt.core.config import to_dict
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import LostError, StoreError
 from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.redact import scrub
@@ -94,7 +94,7 @@ class Sweep(Run):
         for name in sorted(Store(posixpath.join(self.url, "trials")).list("")):
             try:
                 result.append(from_json(self.trial(name).read(RESULT)))
-            except (StoreError, ValueError, KeyError, TypeError):
+            except (LostError, ValueError, KeyError, TypeError):
                 continue
         return sorted(result, key=lambda r: (r.number, r.id))
 

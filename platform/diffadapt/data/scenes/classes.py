@@ -10,6 +10,7 @@ from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, suggest
 from diffadapt.core.location import locate, open_place
 from diffadapt.core.spreadsheet import plain
+from diffadapt.data.reading import is_file, kind_of
 from diffadapt.data.scenes.cityscapes import TABLES
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.layout import LAYOUTS
@@ -78,8 +79,8 @@ def own_class_table(config: SceneConfig) -> ClassTable:
     place = posixpath.join(root, OWN)
     try:
         fs, path = locate(place, DataError)
-        there = fs.isfile(path)
-        known = there or fs.exists(posixpath.dirname(path))
+        there = is_file(fs, path)
+        known = there or kind_of(fs, posixpath.dirname(path))
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
             f"{config.path} cannot be opened ({error}): check the location and its protocol."

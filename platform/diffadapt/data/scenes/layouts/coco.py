@@ -21,6 +21,7 @@ from diffadapt.data.hashes import file_stamp
 from diffadapt.data.image import encode_png
 from diffadapt.data.labels import some
 from diffadapt.data.readers import FileReader, open_location, source_name
+from diffadapt.data.reading import is_file
 from diffadapt.data.scenes.classes import MAX_CLASSES, class_table
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.label_maps import image_size
@@ -244,7 +245,7 @@ def _document(config: SceneConfig) -> _Document:
         )
     fs, root = open_location(config.path)
     path = posixpath.join(root, config.labels)
-    if not fs.isfile(path):
+    if not is_file(fs, path):
         raise DataError(
             f"{config.path} has no instances JSON {config.labels!r}: give its path in labels, relative to the"
             " root."

@@ -21,6 +21,7 @@ from diffadapt.data.readers import (
     open_location,
     source_name,
 )
+from diffadapt.data.reading import is_file
 from diffadapt.data.scenes.cityscapes import names_tell, reading_table
 from diffadapt.data.scenes.classes import reading_classes
 from diffadapt.data.scenes.config import SceneConfig
@@ -50,7 +51,7 @@ def open_parquet(config: SceneConfig) -> SceneSource:
     DataError.
     """
     fs, root = open_location(config.path)
-    if fs.isfile(root):
+    if is_file(fs, root):
         files = {posixpath.basename(root): root}
     else:
         files = {name: path for name, path in list_tree(fs, root)[1].items() if name.endswith(".parquet")}
