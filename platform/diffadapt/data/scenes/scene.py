@@ -11,7 +11,8 @@ import numpy as np
 
 from diffadapt.core.errors import DataError
 from diffadapt.core.identity import digest
-from diffadapt.data.items import CONTENT_LIMIT, Reader
+from diffadapt.data.items import CONTENT_LIMIT, Reader, looked
+from diffadapt.data.looks import Look
 from diffadapt.data.scenes.table import ClassTable
 
 
@@ -77,17 +78,27 @@ class SceneSource:
         SceneConfig.fingerprint says whether content means bytes or sizes (auto: bytes up to CONTENT_LIMIT).
         """
         try:
-            content = self.mode == "content" or (
-                self.mode == "auto" and self.reader.total_bytes(self.items) <= CONTENT_LIMIT
-            )
-            files = self.reader.identities(self.items, content)
+            content = self.by_content
+            files, seen = self.reader.identities(self.items, content), self.looked.identity()
         except OSError as error:
             raise DataError(
                 f"A file of {self.name} cannot be read ({error}): check the disk and the rights, then run the"
                 " same command."
             ) from None
         items = [[i.key, i.image, i.label, i.colours] for i in self.items]
-        return digest({"by": "content" if content else "size", "items": items, "files": files})
+        return digest({"by": "content" if content else "size", "items": items, "files": files, **seen})
+
+    @functools.cached_property
+    def by_content(self) -> bool:
+        """Whether the fingerprint is one of all bytes."""
+        return self.mode == "content" or (
+            self.mode == "auto" and self.reader.total_bytes(self.items) <= CONTENT_LIMIT
+        )
+
+    @functools.cached_property
+    def looked(self) -> Look:
+        """What there is to mind when these files are decoded."""
+        return looked(self.reader, self.items, self.by_content)
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,12 @@ class SceneFiles:
 
     def identities(self, items: Sequence[SceneItem], content: bool) -> list[Any]:
         return self.files.identities(_names(items), content)
+
+    def looked(self, items: Sequence[SceneItem], content: bool) -> Look:
+        """The turns of all files, the bits of the images."""
+        images = [i.image for i in items]
+        maps = [name for i in items for name in (i.label, i.colours) if name is not None]
+        return looked(self.files, images, content) + Look(looked(self.files, maps, content).turned)
 
 
 def _names(items: Sequence[SceneItem]) -> list[str]:
