@@ -181,9 +181,7 @@ class TestDepth:
             decode(data, 1, "k")[..., 0], np.floor(dark / 4095 * 255 + 0.5).astype(np.uint8)
         )
         scaled = chunk(saved(dark * 16 + 50_000, "PNG"), b"sBIT", b"\x0c")  # as PNG's own text wants it
-        assert np.array_equal(
-            decode(scaled, 1, "k"), decode(saved(dark * 16 + 50_000, "PNG"), 1, "k")
-        )
+        assert np.array_equal(decode(scaled, 1, "k"), decode(saved(dark * 16 + 50_000, "PNG"), 1, "k"))
         used = saved(dark, "TIFF", tiffinfo={281: 4095})
         assert np.array_equal(decode(used, 1, "k"), decode(data, 1, "k"))
 

@@ -32,13 +32,20 @@ def execution(
     return field(default=default, metadata=metadata)
 
 
+def later(default: Any, before: Any) -> Any:
+    """A field that a class got after stores had been made with it. ``before`` is the value that was in force
+    without it: with that value it is outside every digest, so that those stores are served."""
+    return field(default=default, metadata={"before": before})
+
+
 def to_dict(config: Any, *, identity_only: bool = False) -> Any:
-    """The JSON form of a config tree; with ``identity_only`` the execution fields are left out."""
+    """The JSON form of a config tree; with ``identity_only`` the execution fields are left out, and later
+    fields that have the value of before."""
     if is_dataclass(config) and not isinstance(config, type):
         return {
             f.name: to_dict(getattr(config, f.name), identity_only=identity_only)
             for f in fields(config)
-            if not (identity_only and f.metadata.get("execution"))
+            if not (identity_only and (f.metadata.get("execution") or _as_before(f, config)))
         }
     if isinstance(config, Mapping):
         return {str(k): to_dict(v, identity_only=identity_only) for k, v in config.items()}
@@ -49,6 +56,23 @@ def to_dict(config: Any, *, identity_only: bool = False) -> Any:
     if config is None or isinstance(config, (bool, int, float, str)):
         return config
     raise TypeError(f"{type(config).__name__} has no JSON form")
+
+
+def execution_fields(config: Any, prefix: str = "", within: bool = False) -> set[str]:
+    """The dotted names of all leaves that do not change what is made."""
+    found: set[str] = set()
+    for f in fields(config):
+        value, name = getattr(config, f.name), f"{prefix}{f.name}"
+        outside = within or bool(f.metadata.get("execution"))
+        if is_dataclass(value):
+            found |= execution_fields(value, f"{name}.", outside)
+        elif outside:
+            found.add(name)
+    return found
+
+
+def _as_before(f: dataclasses.Field[Any], config: Any) -> bool:
+    return "before" in f.metadata and f.metadata["before"] == getattr(config, f.name)
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
