@@ -84,8 +84,8 @@ def build(
 
 
 def run_config(recipe: Any) -> dict[str, Any]:
-    """The identity of a recipe, as its manifest keeps it; what weights at hand decide is put in (``resolved`` of
-    the recipe types that have it)."""
+    """The identity of a recipe, as its manifest keeps it; what weights at hand decide is put in
+    (``resolved`` of the recipe types that have it)."""
     return to_dict(getattr(recipe, "resolved", recipe), identity_only=True)
 
 

@@ -1,5 +1,5 @@
-"""SHA-256 of many files, and what else is to be known of their bytes, remembered per user so that an unchanged
-file is read once.
+"""SHA-256 of many files, and what else is to be known of their bytes, remembered per user so that an
+unchanged file is read once.
 
 The memory is a JSON file per data root under ``hashes`` of the cache folder (core/local_cache.py),
 keyed by path, size and modification time. It only saves time: without it, or with a damaged one, the hashes

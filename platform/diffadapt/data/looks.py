@@ -52,8 +52,8 @@ class Look(NamedTuple):
         if self.turned:
             one = self.turned == 1
             result.append(
-                f"{self.turned:,} file{'s' * (not one)} of {name}{some} {'is' if one else 'are'} stored turned or"
-                " mirrored and say so (EXIF orientation): they are read upright, as viewers show them."
+                f"{self.turned:,} file{'s' * (not one)} of {name}{some} {'is' if one else 'are'} turned"
+                f" or mirrored when stored and say{'s' * one} so (EXIF orientation): read upright, as viewers show them."
             )
         if self.depth:
             result.append(
@@ -62,9 +62,9 @@ class Look(NamedTuple):
             )
         if self.coarse:
             result.append(
-                f"{self.coarse:,} colour image{'s' * (self.coarse != 1)} of {name}{some} with 16 bits a sample"
-                " use only the lower ones, of which 8 bits or fewer can be read here, so they are nearly black:"
-                " convert them to 8 bits a sample."
+                f"{self.coarse:,} colour image{'s' * (self.coarse != 1)} of {name}{some} with 16 bits a"
+                " sample use only the lower ones, but the upper 8 are all that is read of them, so that they"
+                " are nearly black: convert them to 8 bits a sample."
             )
         return result
 

@@ -54,8 +54,9 @@ class ClassifierConfig:
     interpolation: _Filter = later(None, "bicubic")
     """Filter of the resize."""
     crop_mode: _Mode = later(None, "center")
-    """The evaluation view, in timm's words: center: the short edge to ``resize``, and the centre of it; squash:
-    both edges to ``resize``, out of proportion, and the centre; border: the long edge, and a border around."""
+    """The evaluation view, in timm's words: center: the short edge to ``resize``, and the centre of it;
+    squash: both edges to ``resize``, out of proportion, and the centre; border: the long edge, and a border
+    around."""
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ class Inputs:
 
 
 NOTHING_SAID = Inputs()
-"""For networks that are trained here and checkpoints that say nothing of it: ImageNet's values, as torchvision
-and the benchmarks have them."""
+"""For networks that are trained here and checkpoints that say nothing of it: ImageNet's values, as
+torchvision and the benchmarks have them."""
 
 
 def with_inputs(config: C) -> C:

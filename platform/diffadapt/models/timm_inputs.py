@@ -1,5 +1,5 @@
-"""The table of the inputs that timm's published weights want: ``python -m diffadapt.models.timm_inputs`` writes it
-anew for the timm that is installed."""
+"""The table of the inputs that timm's published weights want: ``python -m diffadapt.models.timm_inputs``
+writes it anew for the timm that is installed."""
 
 from __future__ import annotations
 

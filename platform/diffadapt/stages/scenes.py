@@ -155,8 +155,8 @@ class _Reader:
                 # Whoever drew the labels saw the pixels as they are stored.
                 image, before = as_stored(image, item.key), found.classes.shape
                 warnings.append(
-                    f"The label map {item.label or item.key} has the size of its image before the turn that the"
-                    " image states, so the turn is not applied, here and in other such scenes."
+                    f"The label map {item.label or item.key} has the size of its image before the turn that"
+                    " the image states, so the turn is not applied, here and in other such scenes."
                 )
         image = eight_bits(image, item.key, lambda: source.looked.depth)
         size = self.stage.data.size

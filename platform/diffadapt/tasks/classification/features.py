@@ -21,8 +21,9 @@ class Features(Stage):
     """Input: images. Rows in FEATURES_SCHEMA: ``test`` (D), ``weak`` (weak_views x D) and ``strong``
     (strong_views x D) features.
 
-    The test view is the recipe's evaluation view, which the prediction stage sees, so that a classifier merged from backbone and head
-    gives on an image what the head gives on its test features. The other views are those of ``augment``
+    The test view is the recipe's evaluation view, which the prediction stage sees, so that a classifier
+    merged from backbone and head gives on an image what the head gives on its test features. The other views
+    are those of ``augment``
     (tasks/classification/augment_views.py); each depends on the seed, the image's key and the view's number
     alone.
     """
