@@ -50,10 +50,10 @@ class Look(NamedTuple):
         result = []
         some = "" if whole else f" of the {LOOKED_AT} that were looked at"
         if self.turned:
-            one = self.turned == 1
+            are, say = ("is", "says") if self.turned == 1 else ("are", "say")
             result.append(
-                f"{self.turned:,} file{'s' * (not one)} of {name}{some} {'is' if one else 'are'} turned"
-                f" or mirrored when stored and say{'s' * one} so (EXIF orientation): read upright, as viewers show them."
+                f"{self.turned:,} file{'s' * (self.turned != 1)} of {name}{some} {are} stored turned or"
+                f" mirrored and {say} so (EXIF orientation): read upright, as viewers show them."
             )
         if self.depth:
             result.append(
