@@ -43,6 +43,9 @@ def frozen() -> Benchmark:
         ssl_methods=("fixmatch", "mixmatch"),
         ssl_after="mcc",
         backbone=BackboneConfig(
+            resize=256,
+            crop=224,
+            interpolation="bicubic",
             frozen=True,
             weak_views=3,
             strong_views=2,
