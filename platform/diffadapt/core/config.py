@@ -32,20 +32,20 @@ def execution(
     return field(default=default, metadata=metadata)
 
 
-def later(default: Any, before: Any) -> Any:
-    """A field that a class got after stores had been made with it. ``before`` is the value that was in force
-    without it: with that value it is outside every digest, so that those stores are served."""
-    return field(default=default, metadata={"before": before})
+def added(default: Any, before: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that came after results had been stored. ``before`` is the value that means what was
+    done until then (the default, unless given): with it the field is no part of any digest."""
+    return field(default=default, metadata={"added": default if before is dataclasses.MISSING else before})
 
 
 def to_dict(config: Any, *, identity_only: bool = False) -> Any:
-    """The JSON form of a config tree; with ``identity_only`` the execution fields are left out, and later
-    fields that have the value of before."""
+    """The JSON form of a config tree; with ``identity_only`` the execution fields are left out, and
+    :func:`added` fields whose value means what was done before."""
     if is_dataclass(config) and not isinstance(config, type):
         return {
             f.name: to_dict(getattr(config, f.name), identity_only=identity_only)
             for f in fields(config)
-            if not (identity_only and (f.metadata.get("execution") or _as_before(f, config)))
+            if not (identity_only and _outside(f, getattr(config, f.name)))
         }
     if isinstance(config, Mapping):
         return {str(k): to_dict(v, identity_only=identity_only) for k, v in config.items()}
@@ -71,8 +71,8 @@ def execution_fields(config: Any, prefix: str = "", within: bool = False) -> set
     return found
 
 
-def _as_before(f: dataclasses.Field[Any], config: Any) -> bool:
-    return "before" in f.metadata and f.metadata["before"] == getattr(config, f.name)
+def _outside(f: dataclasses.Field, value: Any) -> bool:
+    return bool(f.metadata.get("execution") or "added" in f.metadata and value == f.metadata["added"])
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:

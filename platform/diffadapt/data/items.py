@@ -15,6 +15,7 @@ from diffadapt.data.hashes import hash_order
 from diffadapt.data.image import decode, eight_bits
 from diffadapt.data.looks import Look
 from diffadapt.data.prepare import prepare
+from diffadapt.data.reading import reading
 
 CONTENT_LIMIT = 1 << 30
 """Bytes up to which ``fingerprint="auto"`` hashes the content."""
@@ -76,14 +77,17 @@ class Source:
 
         DataConfig.fingerprint says whether content means bytes or sizes; auto: bytes up to CONTENT_LIMIT.
         """
-        keys, content = [item.key for item in self.items], self.by_content
+        keys = [item.key for item in self.items]
+        with reading(self.name):
+            content, seen = self.by_content, self.looked.identity()
+            files = self.reader.identities(keys, content)
         return digest(
             {
                 "by": "content" if content else "size",
                 "classes": list(self.class_names),
                 "items": [[item.key, item.label] for item in self.items],
-                "files": self.reader.identities(keys, content),
-                **self.looked.identity(),
+                "files": files,
+                **seen,
             }
         )
 

@@ -19,6 +19,7 @@ from diffadapt.core.location import locate
 from diffadapt.data.hashes import hash_files, remembered
 from diffadapt.data.image import FORMATS
 from diffadapt.data.looks import LOOKED_AT, Look, look, spread, total
+from diffadapt.data.reading import failed_read, reads_fail
 
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """File names that count as images; hidden files are ignored, others are left out and counted."""
@@ -43,8 +44,10 @@ class FileReader:
     def read(self, key: str) -> bytes:
         try:
             return self.fs.cat_file(self.paths[key])
-        except OSError as error:
-            raise ItemError(f"{key} cannot be read ({error.strerror or error}).") from None
+        except Exception as error:
+            if not reads_fail(error):
+                raise
+            raise failed_read(error, key, self.fs, self.root) from None
 
     def locality(self, key: str) -> str:
         return key
@@ -67,8 +70,13 @@ class FileReader:
     def _look_at(self, path: str) -> Look | None:
         try:
             return look(self.fs.cat_file(path))
-        except OSError:  # set apart and named when it is read
-            return None
+        except Exception as error:
+            if not reads_fail(error):
+                raise
+            found = failed_read(error, path, self.fs, self.root)
+            if isinstance(found, ItemError):  # set apart and named when it is read
+                return None
+            raise found from None
 
     def _size(self, key: str) -> int:
         return os.stat(self.paths[key]).st_size if is_local(self.fs) else self.fs.size(self.paths[key])
@@ -97,8 +105,13 @@ class ParquetReader:
         file, group, offset = self.places[key]
         try:
             row = self._group(file, group).slice(offset, 1).to_pylist()[0]
-        except (OSError, pa.ArrowException) as error:
-            raise ItemError(f"{key} cannot be read from {file} ({error}).") from None
+        except Exception as error:
+            # Arrow calls broken files an OSError too, without a number.
+            if isinstance(error, pa.ArrowException) or type(error) is OSError and error.errno is None:
+                raise ItemError(f"{key} cannot be read from {file} ({error}).") from None
+            if not reads_fail(error):
+                raise
+            raise failed_read(error, key, self.fs, self.files[file]) from None
         row = {name: v.get("bytes") if isinstance(v, dict) else v for name, v in row.items()}
         if row["image"] is None:
             raise ItemError(f"{key} has no image bytes in {file}.")
@@ -120,11 +133,14 @@ class ParquetReader:
     def looked(self, keys: Sequence[str], content: bool) -> Look:
         """What there is to mind in the files of ``keys``, or in two of their row groups unless
         ``content``."""
-        if not content:
+        paths, kind = [self.files[f] for f in self._used(keys)], ":".join(("looks", *self.columns))
+        try:
+            if content:
+                return total(remembered(self.fs, self.root, paths, self._look_at, kind).values())
             groups = spread(sorted({self.places[k][:2] for k in keys}), 2)
             return total(self._look(self._group(*group)) for group in groups)
-        paths, kind = [self.files[f] for f in self._used(keys)], ":".join(("looks", *self.columns))
-        return total(remembered(self.fs, self.root, paths, self._look_at, kind).values())
+        except pa.ArrowException:  # the rows that cannot be read are set apart and named when they are
+            return Look()
 
     def _look_at(self, path: str) -> Look:
         with self.fs.open(path, "rb") as stream:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffadapt.core.config import execution, later
+from diffadapt.core.config import added, execution
 from diffadapt.core.ranges import AboveZero, Natural, Positive
 
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
@@ -51,9 +51,9 @@ class ClassifierConfig:
     std: _Deviations = own()
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     batch_size: Positive = execution(128)
-    interpolation: _Filter = later(None, "bicubic")
+    interpolation: _Filter = added(None, "bicubic")
     """Filter of the resize."""
-    crop_mode: _Mode = later(None, "center")
+    crop_mode: _Mode = added(None, "center")
     """The evaluation view, in timm's words: center: the short edge to ``resize``, and the centre of it;
     squash: both edges to ``resize``, out of proportion, and the centre; border: the long edge, and a border
     around."""
@@ -67,7 +67,7 @@ class BackboneConfig(ClassifierConfig):
     replaced.
     """
 
-    crop_mode: CropMode = later("squash", "center")
+    crop_mode: CropMode = added("squash", "center")
     """The one evaluation view of a recipe, which scores, selection, pseudo-labels and features share: the
     squash of the published benchmarks (Transfer-Learning-Library), whatever the weights were evaluated with.
     """

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from diffadapt.core.errors import DataError
 from diffadapt.core.identity import digest
 from diffadapt.data.items import CONTENT_LIMIT, Reader, looked
 from diffadapt.data.looks import Look
+from diffadapt.data.reading import reading
 from diffadapt.data.scenes.table import ClassTable
 
 
@@ -77,14 +77,9 @@ class SceneSource:
         """16 hex characters that change with the keys or the content, not with the place;
         SceneConfig.fingerprint says whether content means bytes or sizes (auto: bytes up to CONTENT_LIMIT).
         """
-        try:
-            content = self.by_content
-            files, seen = self.reader.identities(self.items, content), self.looked.identity()
-        except OSError as error:
-            raise DataError(
-                f"A file of {self.name} cannot be read ({error}): check the disk and the rights, then run the"
-                " same command."
-            ) from None
+        with reading(self.name):
+            content, seen = self.by_content, self.looked.identity()
+            files = self.reader.identities(self.items, content)
         items = [[i.key, i.image, i.label, i.colours] for i in self.items]
         return digest({"by": "content" if content else "size", "items": items, "files": files, **seen})
 
