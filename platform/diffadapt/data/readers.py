@@ -107,7 +107,7 @@ class ParquetReader:
             row = self._group(file, group).slice(offset, 1).to_pylist()[0]
         except Exception as error:
             # Arrow calls broken files an OSError too, without a number.
-            if isinstance(error, pa.ArrowException) or type(error) is OSError and error.errno is None:
+            if _is_damaged(error):
                 raise ItemError(f"{key} cannot be read from {file} ({error}).") from None
             if not reads_fail(error):
                 raise
@@ -139,8 +139,10 @@ class ParquetReader:
                 return total(remembered(self.fs, self.root, paths, self._look_at, kind).values())
             groups = spread(sorted({self.places[k][:2] for k in keys}), 2)
             return total(self._look(self._group(*group)) for group in groups)
-        except pa.ArrowException:  # the rows that cannot be read are set apart and named when they are
-            return Look()
+        except Exception as error:
+            if _is_damaged(error):  # set apart and named when it is read
+                return Look()
+            raise
 
     def _look_at(self, path: str) -> Look:
         with self.fs.open(path, "rb") as stream:
@@ -178,6 +180,11 @@ class ParquetReader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, held=OrderedDict(), lock=threading.Lock())
+
+
+def _is_damaged(error: Exception) -> bool:
+    """Whether the bytes of a Parquet file are at fault, not the place where it lies."""
+    return isinstance(error, pa.ArrowException) or type(error) is OSError and error.errno is None
 
 
 @dataclass(frozen=True)
