@@ -218,7 +218,8 @@ class TestTheViewOfARecipe:
 
     def test_show_says_the_view_and_what_is_the_models_own(self, capsys):
         show(["adapt_anything/office31/all", "--backbone.name", "vit_base_patch16_224.augreg_in1k"])
-        said = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines() if line[:2] == "--")
+        lines = [line.split(None, 1) for line in capsys.readouterr().out.splitlines() if line[:2] == "--"]
+        said = {line[0]: line[-1] for line in lines}
         assert said["--backbone.crop-mode"] == "squash"
         assert said["--backbone.mean"] == "0.5 0.5 0.5   (the model's own)"
         assert "execution only" in said["--backbone.batch-size"]
