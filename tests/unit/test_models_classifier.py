@@ -217,7 +217,7 @@ def test_genuine_cifar_weights_reach_their_accuracy():
     labels = np.array([r["label"] for r in rows])
     config = ClassifierConfig(name=str(CIFAR / "resnet20-12fca82f.th"), resize=0, crop=32)
     classifier = load_classifier(config, num_classes=10)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (config.mean, config.std))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (classifier.config.mean, classifier.config.std))
     x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
     with torch.no_grad():
         accuracy = (classifier(x).argmax(1).numpy() == labels).mean()
