@@ -7,7 +7,7 @@ import importlib
 import inspect
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Optional, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -192,7 +192,7 @@ def _another(hint: Any, value: Any) -> Any:
     if get_origin(option) is Literal:
         return get_args(option)[0]
     if get_origin(option) is tuple:
-        return (_another(Optional[get_args(option)[0]], None),)
+        return (_another(get_args(option)[0] | None, None),)
     return {int: 1, float: 1.5, str: "x"}[option]
 
 
