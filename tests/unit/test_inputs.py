@@ -26,6 +26,7 @@ from diffadapt.models.export import export_classifier
 from diffadapt.models.inputs import Inputs, differences, of_cfg, of_folder, of_processor, with_inputs
 from diffadapt.models.preprocess import prepare_image, to_input
 from diffadapt.models.timm_inputs import published
+from diffadapt.models.timm_table import TABLE
 from diffadapt.stages.images import Images
 from diffadapt.stages.models import classifier_identity
 from diffadapt.tasks.classification.augment_views import make_views
@@ -61,7 +62,7 @@ class TestOwnInputs:
         assert other == []
 
     def test_the_table_is_that_of_the_timm_it_names(self):
-        table = json.loads(module.TABLE.read_text())
+        table = json.loads(TABLE.read_text())
         if table["timm"] != timm.__version__:
             pytest.skip("timm itself is asked where it is another than the table's")
         assert table == json.loads(json.dumps(published()))

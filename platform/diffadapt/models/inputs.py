@@ -16,11 +16,9 @@ from diffadapt.core.errors import WeightsError
 from diffadapt.core.foreign import parse
 from diffadapt.models.classifier_source import locate
 from diffadapt.models.config import ClassifierConfig, CropMode, Interpolation
+from diffadapt.models.timm_table import table
 
 C = TypeVar("C", bound=ClassifierConfig)
-TABLE = Path(__file__).with_name("timm_inputs.json")
-"""What timm says of its published weights, written by ``python -m diffadapt.models.timm_inputs``: asking timm
-itself takes seconds, since it imports torch."""
 RESAMPLE: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers of its filters, which image processors write."""
 
@@ -173,9 +171,9 @@ def of_processor(values: Mapping[str, Any]) -> Inputs:
 
 def of_timm(name: str) -> Inputs | None:
     """From timm's registry; None for a name that it does not publish weights under."""
-    version, table = _table()
-    if version == _installed() and name in table:
-        return table[name]
+    version, known = table()
+    if version == _installed() and name in known:
+        return Inputs(**{k: tuple(v) if isinstance(v, list) else v for k, v in known[name].items()})
     import timm
 
     import diffadapt.models.cifar_resnet  # noqa: F401  # registers ours
@@ -201,16 +199,6 @@ def _of_hub(repo: str) -> Inputs | None:
         if isinstance(cfg := values.get("pretrained_cfg"), Mapping):
             return of_cfg(cfg)
     return None
-
-
-@functools.cache
-def _table() -> tuple[str, dict[str, Inputs]]:
-    values = parse(TABLE.read_bytes())
-    found = {}
-    for entry in values["inputs"]:
-        one = Inputs(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry["input"].items()})
-        found.update(dict.fromkeys(entry["models"], one))
-    return values["timm"], found
 
 
 @functools.cache

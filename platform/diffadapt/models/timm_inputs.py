@@ -10,7 +10,8 @@ from typing import Any
 import timm
 
 from diffadapt.core.files import write_whole
-from diffadapt.models.inputs import TABLE, of_cfg
+from diffadapt.models.inputs import of_cfg
+from diffadapt.models.timm_table import TABLE
 
 
 def published() -> dict[str, Any]:
