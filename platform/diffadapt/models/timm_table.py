@@ -1,5 +1,5 @@
-"""The weights that timm publishes and the inputs that they want, as ``python -m diffadapt.models.timm_inputs``
-wrote them: asking timm itself takes seconds, since it imports torch."""
+"""The weights that timm publishes and the inputs that they want, as ``python -m
+diffadapt.models.timm_inputs`` wrote them: asking timm itself takes seconds, since it imports torch."""
 
 from __future__ import annotations
 
