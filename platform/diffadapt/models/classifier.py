@@ -203,7 +203,9 @@ def _image_size(arch: str, crop: int | None) -> dict[str, int]:
     """``img_size`` for architectures that are made for one input size, where ``crop`` is another than
     theirs."""
     known = timm.get_pretrained_cfg(arch, allow_unregistered=True)
-    if crop is None or known is None or not known.fixed_input_size or known.input_size[-1] == crop:
+    if crop is None or known is None or not known.fixed_input_size:
+        return {}
+    if tuple(known.input_size[-2:]) == (crop, crop):
         return {}
     return {"img_size": crop}
 

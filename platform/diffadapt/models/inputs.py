@@ -35,6 +35,8 @@ class Inputs:
     crop_mode: CropMode = "center"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    height: int = 0
+    """Of weights whose own input is ``height`` x ``crop``; 0: square, as every input here is."""
 
     def resize(self, crop: int) -> int:
         """The edge before a centre crop of ``crop`` pixels, as timm's evaluation transform takes it."""
@@ -88,6 +90,8 @@ def differences(config: ClassifierConfig) -> str:
         for name, value in wanted.items()
         if not _same(getattr(config, name), value)
     ]
+    if known.height:
+        found.append(f"a square of {config.crop} (its own: {known.height} x {known.crop}, height x width)")
     if not found:
         return ""
     return f"The recipe gives {config.name} another input than it was published with: {', '.join(found)}."
@@ -136,6 +140,7 @@ def of_cfg(cfg: Mapping[str, Any]) -> Inputs:
         mode if mode in get_args(CropMode) else default.crop_mode,
         tuple(map(float, cfg.get("mean") or default.mean)),
         tuple(map(float, cfg.get("std") or default.std)),
+        0 if size[-2] == size[-1] else int(size[-2]),
     )
 
 
