@@ -178,7 +178,8 @@ def of_timm(name: str) -> Inputs | None:
     """From timm's registry; None for a name that it does not publish weights under."""
     version, known = table()
     if version == _installed() and name in known:
-        return Inputs(**{k: tuple(v) if isinstance(v, list) else v for k, v in known[name].items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in known[name].items()}
+        return Inputs(**values)
     import timm
 
     import diffadapt.models.cifar_resnet  # noqa: F401  # registers ours
