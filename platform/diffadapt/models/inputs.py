@@ -132,7 +132,8 @@ def of_cfg(cfg: Mapping[str, Any]) -> Inputs:
     """From a pretrained_cfg: what timm.data.resolve_model_data_config makes of it."""
     default = NOTHING_SAID
     size = cfg.get("input_size") or (3, default.crop, default.crop)
-    interpolation, mode = cfg.get("interpolation"), cfg.get("crop_mode")
+    interpolation: Any = cfg.get("interpolation")
+    mode: Any = cfg.get("crop_mode")
     return Inputs(
         int(size[-1]),
         float(cfg.get("crop_pct") or default.crop_pct),

@@ -127,9 +127,10 @@ class CocoReader:
         if truth is None:
             return RawScene(image)
         size = image_size(image, item.key)
-        if (truth.height, truth.width) == stored_size(image, item.key) != size:
+        stored = stored_size(image, item.key)
+        if (truth.height, truth.width) == stored != size:
             # Whoever drew the boxes saw the pixels as they are stored.
-            image, size = as_stored(image, item.key), (truth.height, truth.width)
+            image, size = as_stored(image, item.key), stored
         if truth.height is not None and (truth.height, truth.width) != size:
             raise ItemError(
                 f"{item.key} is {size[0]} x {size[1]} pixels (height x width), but its JSON says"
