@@ -22,6 +22,7 @@ from diffadapt.core.errors import DataError
 FAMILIES = (
     "diffadapt.parity.sda",
     "diffadapt.parity.uda",
+    "diffadapt.parity.batch_norm",
     "diffadapt.parity.cdtrans",
     "diffadapt.parity.ssl",
     "diffadapt.parity.validators",

@@ -36,7 +36,7 @@ class AdaptationFit(Fit):
         select = to_dict(self.select, identity_only=True) if self.select.rule != "last" else {"rule": "last"}
         backbone = classifier_identity(self.backbone)
         # Earlier the preset decided on the view by which epochs are chosen and pairs are made.
-        before = "squash" if self.config.augment in ("uda", "center") else "center"
+        before = "squash" if self.config.augment in ("uda", "crop", "center") else "center"
         backbone.pop("crop_mode", None)
         if self.backbone.crop_mode != before:
             backbone["crop_mode"] = self.backbone.crop_mode
@@ -79,7 +79,7 @@ class AdaptationFit(Fit):
                 f"There are no readable {what} images to train on: every one is unreadable or was filtered"
                 f" out{why}."
             )
-        augments = make_views(config.augment, backbone, config.flip)
+        augments = make_views(config.augment, backbone, config.flip, config.scale)
         return ImageViews(images, labels, keys, augments, lambda x: normalise(x, backbone)), failures
 
     def observers(self, job: FitJob, target: Any, source: Any = None) -> dict[str, Any]:
