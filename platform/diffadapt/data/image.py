@@ -174,7 +174,7 @@ def depth_of(image: Image.Image, data: bytes) -> tuple[str, int]:
         return ("", 0) if plain or highest > 65535 else ("grey", max(declared, highest.bit_length()))
     tile = getattr(image, "tile", None)
     if image.mode in ("RGB", "RGBA") and tile and "16" in str(tile[0][3]):
-        return "colour", 8 + max(high for _, high in image.convert("RGB").getextrema()).bit_length()
+        return "colour", 8 + int(np.asarray(image.convert("RGB")).max()).bit_length()
     return "", 0
 
 
