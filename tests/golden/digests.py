@@ -29,7 +29,7 @@ from diffadapt.core import recipes
 from diffadapt.core.config import changes, field_types, override, to_dict
 from diffadapt.core.errors import DiffadaptError
 from diffadapt.core.leniency import lenient
-from diffadapt.core.manifest import run_digest
+from diffadapt.core.manifest import run_config, run_digest
 from diffadapt.core.runs import Root, run_name
 from diffadapt.core.store import Store
 from diffadapt.sweeps.folder import sweep_name
@@ -144,7 +144,7 @@ def _plan(name: str, recipe: Any, overrides: Mapping[str, Any], made: dict[str, 
         pipeline = recipe.pipeline()
         plans = pipeline.plan(Store("memory://golden"))
     return {
-        "run": run_name(name, run_digest(to_dict(recipe, identity_only=True), plans)),
+        "run": run_name(name, run_digest(run_config(recipe), plans)),
         **_views(pipeline),
         "nodes": _nodes(plans, made),
     }
@@ -188,7 +188,7 @@ def _predictions(loaded: Mapping[str, Any], made: dict[str, list[Any]]) -> dict[
         with lenient():
             pipeline = value.pipeline()
             plans = pipeline.plan(root.store)
-            config = to_dict(value, identity_only=True)
+            config = run_config(value)
             deployed.finish("finished", run, recipe, json.loads(json.dumps(config)), pipeline.outputs, plans)
             prediction = from_run(root.run(run), "flat/*.png", value.execution, 4).pipeline()
             found[f"predict: {name}"] = {

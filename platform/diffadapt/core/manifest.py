@@ -10,6 +10,7 @@ from typing import Any
 
 from diffadapt import __version__
 from diffadapt.core.artifact import Failure
+from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DamagedError, StoreError
 from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
@@ -80,6 +81,12 @@ def build(
         "nodes": nodes,
         "versions": versions(),
     })  # fmt: skip
+
+
+def run_config(recipe: Any) -> dict[str, Any]:
+    """The identity of a recipe, as its manifest keeps it; what weights at hand decide is put in
+    (``resolved`` of the recipe types that have it)."""
+    return to_dict(getattr(recipe, "resolved", recipe), identity_only=True)
 
 
 def run_digest(config: Mapping[str, Any], plans: Mapping[str, NodePlan]) -> str:

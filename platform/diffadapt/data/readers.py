@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.location import locate, reads_fail
-from diffadapt.data.hashes import hash_files
+from diffadapt.data.hashes import hash_files, remembered
 from diffadapt.data.image import FORMATS
+from diffadapt.data.looks import LOOKED_AT, Look, look, spread, total
 from diffadapt.data.reading import broken_parquet, failed_read, kind_of, reading
 
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
@@ -59,6 +60,23 @@ class FileReader:
             return [self._size(k) for k in keys]
         hashes = hash_files(self.fs, self.root, [self.paths[k] for k in keys])
         return [hashes[self.paths[k]] for k in keys]
+
+    def looked(self, keys: Sequence[str], content: bool) -> Look:
+        """What there is to mind in ``keys``, or in some of them unless ``content``."""
+        paths = [self.paths[k] for k in (keys if content else spread(keys, LOOKED_AT))]
+        found = remembered(self.fs, self.root, paths, self._look_at, "looks")
+        return total(found[path] for path in paths)
+
+    def _look_at(self, path: str) -> Look | None:
+        try:
+            return look(self.fs.cat_file(path))
+        except Exception as error:
+            if not reads_fail(error):
+                raise
+            found = failed_read(error, path, self.fs, self.root)
+            if isinstance(found, ItemError):  # set apart and named when it is read
+                return None
+            raise found from None
 
     def _size(self, key: str) -> int:
         return os.stat(self.paths[key]).st_size if is_local(self.fs) else self.fs.size(self.paths[key])
@@ -110,6 +128,36 @@ class ParquetReader:
             return [[f, self.fs.size(self.files[f])] for f in used]
         hashes = hash_files(self.fs, self.root, [self.files[f] for f in used])
         return [[f, hashes[self.files[f]]] for f in used]
+
+    def looked(self, keys: Sequence[str], content: bool) -> Look:
+        """What there is to mind in the files of ``keys``, or in two of their row groups unless
+        ``content``."""
+        paths, kind = [self.files[f] for f in self._used(keys)], ":".join(("looks", *self.columns))
+        try:
+            if content:
+                return total(remembered(self.fs, self.root, paths, self._look_at, kind).values())
+            groups = spread(sorted({self.places[k][:2] for k in keys}), 2)
+            return total(self._look(self._group(*group)) for group in groups)
+        except Exception as error:
+            if broken_parquet(error):  # set apart and named when it is read
+                return Look()
+            raise
+
+    def _look_at(self, path: str) -> Look:
+        with self.fs.open(path, "rb") as stream:
+            whole = pq.ParquetFile(stream)
+            columns = [c for c in self.columns if c in whole.schema_arrow.names]
+            groups = range(whole.num_row_groups)
+            return total(self._look(whole.read_row_group(g, columns=columns)) for g in groups)
+
+    def _look(self, table: pa.Table) -> Look:
+        """The turns of all encoded images, the bits of those that are no label maps."""
+        found = Look()
+        for name in table.column_names:
+            values = (v.get("bytes") if isinstance(v, dict) else v for v in table.column(name).to_pylist())
+            seen = total(look(data) for data in values if isinstance(data, bytes))
+            found += seen if name == "image" else Look(seen.turned)
+        return found
 
     def _used(self, keys: Sequence[str]) -> list[str]:
         return sorted({self.places[k][0] for k in keys})

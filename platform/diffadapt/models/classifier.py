@@ -4,7 +4,6 @@ the data."""
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from diffadapt.models.classifier_source import classifier_revision, folder_confi
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.folder import ModelFolder
 from diffadapt.models.importers.openmmlab import convert_openmmlab, is_openmmlab
+from diffadapt.models.inputs import with_inputs
 from diffadapt.models.state_dict import load_into, read_state_dict, strip_prefixes
 
 
@@ -61,7 +61,7 @@ def load_classifier(
     Raises WeightsError if the weights are missing, unreadable or of another architecture, DataError if the
     class counts differ, RecipeError for ``train`` (see :func:`create_model`).
     """
-    source = locate(config)
+    config, source = with_inputs(config), locate(config)
     if source.kind == "train":
         raise RecipeError(
             "The classifier 'train' has no weights yet: train it first, or name existing weights."
@@ -153,15 +153,6 @@ def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tup
     files = [f for f in ("model.safetensors", "pytorch_model.bin") if (Path(folder) / f).is_file()]
     if not files:
         raise WeightsError(f"The classifier folder {folder!r} has no model.safetensors.")
-    for name in ("mean", "std"):
-        known = pretrained.get(name)
-        if known is not None and any(
-            abs(a - b) > 1e-3 for a, b in zip(known, getattr(config, name), strict=False)
-        ):
-            warnings.warn(
-                f"The recipe's {name} {getattr(config, name)} is not the {tuple(known)} that {folder} names.",
-                stacklevel=3,
-            )
     classes = int(values.get("num_classes", pretrained.get("num_classes", 1000)))
     model = FOLDER.build(config, classes, {"model_name": arch, **args, **_drop_path(drop_path)})
     load_into(model, read_state_dict(str(Path(folder) / files[0])), folder)
@@ -212,7 +203,9 @@ def _image_size(arch: str, crop: int | None) -> dict[str, int]:
     """``img_size`` for architectures that are made for one input size, where ``crop`` is another than
     theirs."""
     known = timm.get_pretrained_cfg(arch, allow_unregistered=True)
-    if crop is None or known is None or not known.fixed_input_size or known.input_size[-1] == crop:
+    if crop is None or known is None or not known.fixed_input_size:
+        return {}
+    if tuple(known.input_size[-2:]) == (crop, crop):
         return {}
     return {"img_size": crop}
 

@@ -10,6 +10,7 @@ from diffadapt.core.errors import WeightsError
 from diffadapt.core.foreign import parse
 from diffadapt.models import weights
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.timm_table import table
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th")
 UNREADABLE = (".npz", ".ckpt", ".onnx", ".bin", ".h5", ".pkl")
@@ -57,7 +58,7 @@ def locate(config: ClassifierConfig) -> ClassifierSource:
                 f"The classifier file {name!r} has none of the known endings {', '.join(SUFFIXES)}."
             )
         return ClassifierSource("file", weights.local_path(path))
-    if suffix in SUFFIXES or "/" in name:
+    if "/" in name or (suffix in SUFFIXES and name not in table()[1]):  # there are tags called .pt
         raise WeightsError(
             f"There is no classifier at {name!r}: give a timm model name, an existing folder or checkpoint"
             " file, or hf-hub:org/name."

@@ -54,7 +54,7 @@ def drive(
     root.runs.prepare()
     clear_scratch()
     plans = pipeline.plan(root.store)
-    config = to_dict(recipe, identity_only=True)
+    config = manifests.run_config(recipe)
     run = run or Run(root, run_name(recipe_name, manifests.run_digest(config, plans)))
     progress = progress or Progress({})
     progress.nodes = {n: NodeProgress(len(p.shards), p.items) for n, p in plans.items() if p.stage.stored}

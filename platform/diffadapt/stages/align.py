@@ -129,7 +129,10 @@ def _judge(model: Any, config: ClassifierConfig) -> Any:
     import torch
     import torch.nn.functional as F
 
+    from diffadapt.models.inputs import with_inputs
+
     model.requires_grad_(False)
+    config = with_inputs(config)
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         x = F.interpolate(images, size=(config.crop, config.crop), mode="bilinear", antialias=True)

@@ -14,6 +14,7 @@ from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError, RecipeError, WeightsError
 from diffadapt.core.leniency import missing
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.inputs import differences, with_inputs
 from diffadapt.stages.decoding import decode_rows
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 
 def classifier_identity(config: ClassifierConfig) -> dict[str, Any]:
-    """Identity fields without the name: weights count by revision, not by path."""
-    fields = to_dict(config, identity_only=True)
+    """Identity fields without the name: weights count by revision, not by path; and the input that they want
+    themselves counts as if it had been given."""
+    fields = to_dict(with_inputs(config), identity_only=True)
     fields.pop("name")
     return fields
 
@@ -38,6 +40,12 @@ def classifier_revisions(config: ClassifierConfig, fitted: bool) -> dict[str, st
     except WeightsError as error:
         missing(error)
         return {"classifier": f"missing:{config.name}"}
+
+
+def classifier_notes(config: ClassifierConfig, fitted: bool = False) -> tuple[str, ...]:
+    """What a user should know of the input of a recipe's classifier."""
+    said = "" if fitted else differences(config)
+    return (said,) if said else ()
 
 
 def check_backbone(config: ClassifierConfig) -> None:

@@ -15,6 +15,7 @@ from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig
 from diffadapt.stages.models import (
     check_backbone,
+    classifier_notes,
     classifier_revisions,
 )
 from diffadapt.stages.roles import kept_keys, row_inputs
@@ -42,7 +43,8 @@ class FitUda(AdaptationFit):
         return classifier_revisions(self.backbone, self.backbone.frozen)
 
     def notes(self) -> tuple[str, ...]:
-        return self.config.chosen.notes(self.config.epochs, self.backbone.frozen)
+        of_method = self.config.chosen.notes(self.config.epochs, self.backbone.frozen)
+        return (*classifier_notes(self.backbone, self.backbone.frozen), *of_method)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         config, method = self.config, self.config.chosen

@@ -121,7 +121,7 @@ class FitDetector(Fit):
     ) -> tuple[dict[str, Any], list[Failure]]:
         """The objects of every scene of ``keep`` (None: all), in pixels of the network's input, and the
         scenes whose objects cannot be used."""
-        from diffadapt.data.scenes.label_maps import image_size
+        from diffadapt.data.image import image_size
         from diffadapt.tasks.detection.data import training_boxes
 
         boxes: dict[str, Any] = {}

@@ -18,13 +18,13 @@ from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.foreign import parse
 from diffadapt.data.hashes import file_stamp
-from diffadapt.data.image import encode_png
+from diffadapt.data.image import as_stored, encode_png, image_size, stored_size
 from diffadapt.data.labels import some
+from diffadapt.data.looks import Look
 from diffadapt.data.readers import FileReader, open_location, source_name
 from diffadapt.data.reading import is_file
 from diffadapt.data.scenes.classes import MAX_CLASSES, class_table
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.data.scenes.label_maps import image_size
 from diffadapt.data.scenes.layout import Layout
 from diffadapt.data.scenes.pairs import by_stem, image_files
 from diffadapt.data.scenes.rle import decode_rle
@@ -128,6 +128,10 @@ class CocoReader:
         if truth is None:
             return RawScene(image)
         size = image_size(image, item.key)
+        stored = stored_size(image, item.key)
+        if (truth.height, truth.width) == stored != size:
+            # Whoever drew the boxes saw the pixels as they are stored.
+            image, size = as_stored(image, item.key), stored
         if truth.height is not None and (truth.height, truth.width) != size:
             raise ItemError(
                 f"{item.key} is {size[0]} x {size[1]} pixels (height x width), but its JSON says"
@@ -157,6 +161,9 @@ class CocoReader:
                 ).encode()
             )
         return [self.files.identities([i.image for i in items], content), sha.hexdigest()]
+
+    def looked(self, items: Sequence[SceneItem], content: bool) -> Look:
+        return self.files.looked([i.image for i in items], content)
 
 
 def _painted(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from diffadapt.core.errors import DataError
 from diffadapt.data.labels import some
+from diffadapt.data.looks import Look
 from diffadapt.data.readers import (
     ParquetReader,
     Row,
@@ -91,6 +93,9 @@ class SceneRows(SceneFiles):
     def read(self, item: SceneItem) -> RawScene:
         row = self.files.row(item.key)
         return RawScene(row["image"], *map(row.get, COLUMNS[1:]))
+
+    def looked(self, items: Sequence[SceneItem], content: bool) -> Look:
+        return self.files.looked([i.key for i in items], content)
 
 
 def _rows(fs: Any, path: str, name: str, config: SceneConfig) -> list[Row]:
