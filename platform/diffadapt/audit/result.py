@@ -24,8 +24,6 @@ from diffadapt.audit.verdict import (
 from diffadapt.core.errors import DataError
 from diffadapt.metrics.prediction_powered import interval
 
-FILE = "audit.json"
-"""The last result of an audit, in the run's folder."""
 NEAR = 0.01
 """A choice within this share of the best row's accuracy counts as good where the interval shows it."""
 

@@ -8,6 +8,7 @@ import posixpath
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffadapt.commands.options import RootOption, parse
@@ -91,10 +92,10 @@ def _write(options: AuditOptions, run: Run, answers: Answers) -> int:
 def _evaluate(options: AuditOptions, run: Run, answers: Answers) -> int:
     from diffadapt.audit.design import choose, load, places
     from diffadapt.audit.label_free import label_free
-    from diffadapt.audit.result import FILE, result
+    from diffadapt.audit.result import result
     from diffadapt.audit.sheet import labels_of, read_sheet
-    from diffadapt.audit.words import text
     from diffadapt.core.errors import DataError
+    from diffadapt.report.audit_words import FILE, text
     from diffadapt.report.html import write_report
 
     given: dict[int, int | None]
@@ -116,7 +117,28 @@ def _evaluate(options: AuditOptions, run: Run, answers: Answers) -> int:
     )
     said = {"id": design.id, "run": run.name, "rehearsed": options.rehearse, **said}
     print(text(said))
+    _guess(run)
     if not options.rehearse:
         run.write(FILE, json.dumps(said, indent=1).encode())
         print(f"report      {write_report(run)}")
     return 0
+
+
+def _guess(run: Run) -> None:
+    """What can be guessed without labels, beside what the audit measured; for runs of earlier versions
+    too."""
+    from diffadapt.core.record import predictions_by_key
+    from diffadapt.report.own.without_labels import FILE, as_text
+    from diffadapt.run.without_labels import without_labels
+
+    manifest = run.manifest()
+
+    @lru_cache(maxsize=4)
+    def load(node: str):
+        return predictions_by_key(
+            [run.root.store.load(p) for _, _, _, p in manifest["nodes"][node]["shards"]]
+        )
+
+    if (found := without_labels(manifest, load)) is not None:
+        run.write(FILE, json.dumps(found, indent=1).encode())
+        print(as_text(found))

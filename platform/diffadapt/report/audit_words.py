@@ -10,6 +10,8 @@ from typing import Any
 from diffadapt.metrics import metric
 from diffadapt.report.table import clean_text, table_style, to_text
 
+FILE = "audit.json"
+"""The last result of an audit, in the run's folder."""
 PAIRS = 12
 """Pairs that are named."""
 
