@@ -92,7 +92,7 @@ def compare(a: Answer, b: Answer, labels: Labels, finite: bool = True) -> Pair:
     places, ia, ib = common[other], ia[other], ib[other]
     at = _index(places, count)
     mine = np.flatnonzero(at[labels.places] >= 0)
-    share, bound = len(places) / max(len(common), 1), len(places) / max(len(common), 1)
+    share = len(places) / max(len(common), 1)
     images, differ, given = len(common), len(places), len(mine)
     if not differ or given < LEAST:
         low = high = 0.0 if not differ else None
@@ -108,7 +108,7 @@ def compare(a: Answer, b: Answer, labels: Labels, finite: bool = True) -> Pair:
     top = float(scale.max())
     low, high = interval(found, LEVEL, -top, top)
     p = p_value(found, 0.0, -top, top)
-    low, high = max(float(low) * share, -bound * top), min(float(high) * share, bound * top)
+    low, high = float(low) * share, float(high) * share
     return Pair(a.title, b.title, float(found.value) * share, low, high, p, p, images, differ, given)
 
 
@@ -173,7 +173,8 @@ def merged(stratum: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
             out.append([images])
             counts.append(given)
     if len(counts) > 1 and counts[-1] < LEAST:
-        out[-2] += out.pop()
+        rest = out.pop()
+        out[-1] += rest
     return [np.concatenate(parts) for parts in out]
 
 

@@ -29,8 +29,8 @@ class Estimate:
     lam: Any
     """The power that was chosen, 0 (labels alone) .. 1."""
     labels: int
-    freedom: int
-    """Degrees of freedom of the variance: labels minus strata; 0: those of a normal distribution."""
+    freedom: Any
+    """Degrees of freedom of the variance (Satterthwaite's, of the strata); 0: take it for known."""
     whole: bool = False
     """Every image is labelled, and just these are asked about: the value is known."""
 
@@ -83,12 +83,20 @@ def estimate(
     else:
         power = np.full(y.shape[:-1], float(lam))
     value = sum(p.share * p.mean(power) for p in parts)
-    variance = sum(p.share**2 * p.error(power) for p in parts) + power**2 * spread
+    errors = [p.share**2 * p.error(power) for p in parts]
+    variance = sum(errors) + power**2 * spread
     if not finite and len(parts) > 1:
         centre = sum(p.share * p.rectifier(power) for p in parts)
         variance = variance + sum(p.share * (p.rectifier(power) - centre) ** 2 for p in parts) / total
-    freedom = 0 if published else max(n - len(parts), 1)
+    freedom = 0 if published else _freedom(errors, strata)
     return Estimate(value, variance, power, n, freedom, finite and n >= total)
+
+
+def _freedom(errors: Sequence[Any], strata: Sequence[Stratum]) -> Any:
+    """Degrees of freedom of the sum of the strata's variances (Satterthwaite 1946), 1 or more."""
+    below = sum(v * v / (len(s.members) - 1) for v, s in zip(errors, strata, strict=True))
+    most = np.full_like(below, float(sum(len(s.members) - 1 for s in strata)))
+    return np.maximum(np.divide(sum(errors) ** 2, below, out=most, where=below > 0), 1.0)
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,8 @@ def interval(
     """
     from scipy import stats
 
-    z = stats.norm.ppf((1 + level) / 2) if not found.freedom else stats.t.ppf((1 + level) / 2, found.freedom)
+    known = np.ndim(found.freedom) == 0 and not found.freedom
+    z = stats.norm.ppf((1 + level) / 2) if known else stats.t.ppf((1 + level) / 2, found.freedom)
     value, variance = np.asarray(found.value, np.float64), np.asarray(found.variance, np.float64)
     if found.whole:
         return value, value
