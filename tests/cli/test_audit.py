@@ -84,7 +84,7 @@ def test_the_folder_has_page_sheet_and_pictures_and_tells_no_class(audited):
     assert all(0 < p <= 1 and chosen["strata"][h] > 0 for _, _, h, p in chosen["images"])
     assert sum(chosen["strata"]) == 400 and len(chosen["strata"]) > 3
     page = (folder / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 60 and "http" not in page
+    assert page.count("data:image/png;base64,") == 60 and "://" not in page
     assert not any(
         key in page for _, key, _, _ in chosen["images"]
     )  # keys are paths, which may name the class
@@ -108,6 +108,10 @@ def test_labels_give_every_row_an_interval_and_say_what_can_be_told_apart(audite
     assert ("MCC + FixMatch", "MCC") not in apart and ("MCC", "MCC + FixMatch") not in apart
     verdicts = {v["validator"]: (v["row"], v["verdict"]) for v in result["validators"]}
     assert verdicts["entropy"] == ("Source only", "worse") and verdicts["im"][0] == "MCC + FixMatch"
+    for c, share in enumerate(result["classes"]):
+        assert share["class"] == CLASSES[c] and share["low"] <= 100 * np.mean(truth == c) <= share["high"]
+        assert share["high"] - share["low"] < 22
+    assert "shares of the classes in the target" in out
     assert "Holm's correction" in out and "chooses Source only" in out and "not well" in out
     page = (root / "runs" / NAME / "report.html").read_text()
     assert "Audit: accuracy from a few labels" in page and "can be told apart" in page

@@ -37,7 +37,8 @@ class Answers:
     """All rows on the images ``keys`` (N). ``confidence``: the largest probability that the rows' mean gives;
     ``disagreement``: the share of the rows that do not answer as most do; ``doubt``: the standard deviation
     that being right is expected to have, the root of its mean square over the rows. ``truth``: labels of the
-    data, -1 where there is none. ``nodes``: key -> the node of the manifest that holds the image."""
+    data, -1 where there is none. ``together`` (N, K): the mean of all rows'
+    probabilities. ``nodes``: key -> the node of the manifest that holds the image."""
 
     keys: tuple[str, ...]
     answers: tuple[Answer, ...]
@@ -47,6 +48,7 @@ class Answers:
     truth: np.ndarray
     nodes: tuple[str, ...]
     class_names: tuple[str, ...]
+    together: np.ndarray
     left_out: tuple[str, ...] = ()
     """Rows that cannot be audited, a clause each."""
 

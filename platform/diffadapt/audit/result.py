@@ -16,6 +16,7 @@ from diffadapt.audit.verdict import (
     accuracy,
     as_percent,
     chosen_by,
+    class_shares,
     compare,
     pairs,
     truth_of,
@@ -24,6 +25,8 @@ from diffadapt.audit.verdict import (
 from diffadapt.core.errors import DataError
 from diffadapt.metrics.prediction_powered import interval
 
+CLASSES = 40
+"""Classes up to which the shares of the classes are given."""
 NEAR = 0.01
 """A choice within this share of the best row's accuracy counts as good where the interval shows it."""
 
@@ -66,6 +69,7 @@ def result(
         "missing": len(places) - len(told) - len(unclear),
         "rows": rows,
         "pairs": [_pair(p) for p in every],
+        "classes": _classes(answers, labels, finite),
         "validators": _validators(answers.answers, labels, validators, known, finite),
         "labelled": bool((answers.truth >= 0).all()),
         "wrong_labels": _disagreeing(answers, labels),
@@ -106,6 +110,21 @@ def _row(
         "fall": as_percent(fall),
         "rise": as_percent(rise),
     }
+
+
+def _classes(answers: Answers, labels: Labels, finite: bool) -> list[dict[str, Any]]:
+    """The class balance of the target; empty for more classes than CLASSES, of which so few labels say
+    little."""
+    if len(answers.class_names) > CLASSES:
+        return []
+    known = answers.truth if (answers.truth >= 0).all() else None
+    out = []
+    for c, found in enumerate(class_shares(answers, labels, finite)):
+        low, high = interval(found, LEVEL)
+        true = None if known is None else float((known == c).mean())
+        values = {"value": max(float(found.value), 0.0), "low": low, "high": high, "true": true}
+        out.append({"class": answers.class_names[c], **{k: as_percent(v) for k, v in values.items()}})
+    return out
 
 
 def _pair(p: Pair) -> dict[str, Any]:

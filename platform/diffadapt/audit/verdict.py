@@ -57,6 +57,24 @@ def accuracy(
     return _estimate(y, f, own, labels.stratum[answer.places], labels.weights[mine], lam, finite)
 
 
+def class_shares(answers: Answers, labels: Labels, finite: bool = True) -> list[Estimate]:
+    """The share of each class among the images, from the labels and the rows' mean probability of the
+    class."""
+    own = labels.places
+    return [
+        _estimate(
+            (labels.classes == c).astype(float),
+            answers.together[:, c].astype(np.float64),
+            own,
+            labels.stratum,
+            labels.weights,
+            None,
+            finite,
+        )
+        for c in range(answers.together.shape[1])
+    ]
+
+
 @dataclass(frozen=True)
 class Pair:
     """``first`` minus ``second``, in shares of the images that both answered. ``differ``: on how many of

@@ -97,7 +97,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 
 def findings(result: Mapping[str, Any]) -> list[str]:
     """Which rows can be told apart, and what the validators chose."""
-    return [*apart(result["pairs"], result["level"]), *chosen(result["validators"])]
+    return [*apart(result["pairs"], result["level"]), *chosen(result["validators"]), *balance(result)]
 
 
 def apart(pairs: Sequence[Mapping[str, Any]], level: int) -> list[str]:
@@ -145,3 +145,24 @@ def chosen(validators: Sequence[Mapping[str, Any]]) -> list[str]:
         end = {"well": "well", "worse": "not well", "open": "it cannot be told yet whether that is worse"}
         said.append(f"{start}, {span}: {end[v['verdict']]}")
     return said
+
+
+def balance(result: Mapping[str, Any]) -> list[str]:
+    """The share of each class in the target; the classes whose interval leaves out an equal share."""
+    classes = result["classes"]
+    if not classes:
+        return []
+    equal = 100 / len(classes)
+    named = [c for c in classes if c["low"] > equal or c["high"] < equal]
+    shown = ", ".join(
+        f"{c['class']} {c['value']:.1f} ({c['low']:.1f} to {c['high']:.1f})" for c in classes[:PAIRS]
+    )
+    more = f" and {len(classes) - PAIRS} classes more" if len(classes) > PAIRS else ""
+    clear = ", ".join(c["class"] for c in named)
+    return [
+        f"shares of the classes in the target, percent, each with its {result['level']} % interval:"
+        f" {shown}{more}",
+        f"shares that differ from an equal one ({equal:.1f}) by these labels: {clear}"
+        if named
+        else f"no class has a share that differs from an equal one ({equal:.1f}) by these labels",
+    ]
