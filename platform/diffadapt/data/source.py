@@ -9,8 +9,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from diffadapt.core import credentials
 from diffadapt.core.errors import DataError
 from diffadapt.core.location import locate
+from diffadapt.core.redact import redact
 from diffadapt.data.config import DataConfig
 from diffadapt.data.embedded import open_digits
 from diffadapt.data.items import Item, Source
@@ -80,8 +82,9 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
             return _folder(config, fs, root, subset)
         if any(c in root for c in "*?["):
             return _glob(config, fs, root, subset)
-    except (OSError, PermissionError) as error:
-        raise DataError(f"{config.path} cannot be listed ({error}).") from None
+    except OSError as error:
+        said = credentials.refused(error, f"the data {redact(config.path)}")
+        raise DataError(said or f"{config.path} cannot be listed ({error}).") from None
     raise DataError(f"{config.path} does not exist: check the path.")
 
 
