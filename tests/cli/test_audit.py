@@ -32,10 +32,10 @@ def made(tmp_path_factory) -> tuple[Path, np.ndarray]:
 
 @pytest.fixture
 def audited(made, tmp_path, capsys) -> tuple[Path, Path, np.ndarray]:
-    """(root, folder of an audit of 60 images, labels)."""
+    """(root, folder of an audit of 80 images, labels)."""
     root = tmp_path / "root"
     shutil.copytree(made[0], root)
-    assert main(["audit", "--root", str(root), "--n", "60", "--out", str(tmp_path / "audit")]) == 0
+    assert main(["audit", "--root", str(root), "--n", "80", "--out", str(tmp_path / "audit")]) == 0
     capsys.readouterr()
     return root, tmp_path / "audit", made[1]
 
@@ -45,7 +45,7 @@ def design(root: Path) -> dict:
     return json.loads(file.read_text())
 
 
-def filled(root: Path, truth: np.ndarray, count: int = 60) -> list[list[str]]:
+def filled(root: Path, truth: np.ndarray, count: int = 80) -> list[list[str]]:
     """Lines of a sheet with the first ``count`` labels."""
     lines = [["image", "class"]]
     for i, (name, key, _, _) in enumerate(design(root)["images"]):
@@ -78,13 +78,13 @@ def test_the_folder_has_page_sheet_and_pictures_and_tells_no_class(audited):
     root, folder, _ = audited
     chosen = design(root)
     names = [name for name, *_ in chosen["images"]]
-    assert sorted(p.stem for p in (folder / "images").iterdir()) == sorted(names) and len(set(names)) == 60
+    assert sorted(p.stem for p in (folder / "images").iterdir()) == sorted(names) and len(set(names)) == 80
     sheet = list(csv.reader((folder / "labels.csv").open(newline="")))
     assert sheet == [["image", "class"], *([n, ""] for n in names)]
     assert all(0 < p <= 1 and chosen["strata"][h] > 0 for _, _, h, p in chosen["images"])
     assert sum(chosen["strata"]) == 400 and len(chosen["strata"]) > 3
     page = (folder / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 60 and "://" not in page
+    assert page.count("data:image/png;base64,") == 80 and "://" not in page
     assert not any(
         key in page for _, key, _, _ in chosen["images"]
     )  # keys are paths, which may name the class
@@ -102,7 +102,7 @@ def test_labels_give_every_row_an_interval_and_say_what_can_be_told_apart(audite
             row["low"] <= right <= row["high"]
             and row["high"] - row["low"] < row["alone_high"] - row["alone_low"]
         )
-        assert row["low"] < row["value"] < row["high"] and row["labels"] == 60
+        assert row["low"] < row["value"] < row["high"] and row["labels"] == 80
     apart = {(p["first"], p["second"]) for p in result["pairs"] if p["apart"]}
     assert ("MCC", "Source only") in apart and ("MCC + FixMatch", "Source only") in apart
     assert ("MCC + FixMatch", "MCC") not in apart and ("MCC", "MCC + FixMatch") not in apart
@@ -122,9 +122,9 @@ def test_a_half_filled_sheet_is_wider_and_says_how_many_are_missing(audited, tmp
     whole, _ = evaluate(root, write(tmp_path / "a.csv", filled(root, truth)), capsys)
     half, out = evaluate(root, write(tmp_path / "b.csv", filled(root, truth, 24)), capsys)
     assert (
-        half["missing"] == 36
+        half["missing"] == 56
         and half["labels"] == 24
-        and "36 of the 60 chosen images have no label yet" in out
+        and "56 of the 80 chosen images have no label yet" in out
     )
     for a, b in zip(whole["rows"], half["rows"], strict=True):
         assert b["high"] - b["low"] > a["high"] - a["low"]
@@ -136,7 +136,7 @@ def test_images_that_cannot_be_told_are_counted_and_their_weight_is_said(audited
     for line in lines[1:6]:
         line[1] = "?"
     result, out = evaluate(root, write(tmp_path / "labels.csv", lines), capsys)
-    assert result["unclear"] == 5 and result["labels"] == 55 and result["missing"] == 0
+    assert result["unclear"] == 5 and result["labels"] == 75 and result["missing"] == 0
     assert "5 images could not be told" in out and all(r["fall"] + r["rise"] > 0 for r in result["rows"])
 
 
@@ -150,13 +150,13 @@ def test_sheets_as_spreadsheets_save_them(audited, tmp_path, capsys, separator, 
     lines = filled(root, truth)
     lines[1:] = [[f"images\\{n}.png", c.upper().replace(" ", "_")] for n, c in lines[1:]]
     result, _ = evaluate(root, write(tmp_path / "labels.csv", lines, separator, start, code), capsys)
-    assert result["labels"] == 60
+    assert result["labels"] == 80
 
 
 def test_a_class_that_begins_like_a_formula_is_read_again(audited, tmp_path, capsys):
     root, _, truth = audited
     lines = [[n, "'" + c if c.startswith("=") else c] for n, c in filled(root, truth)]
-    assert evaluate(root, write(tmp_path / "labels.csv", lines), capsys)[0]["labels"] == 60
+    assert evaluate(root, write(tmp_path / "labels.csv", lines), capsys)[0]["labels"] == 80
 
 
 def test_bad_sheets_are_one_sentence(audited, tmp_path, capsys):
@@ -178,7 +178,7 @@ def test_bad_sheets_are_one_sentence(audited, tmp_path, capsys):
     other = [[n.replace(audit, "00000000"), c] for n, c in good]
     assert "none of the run" in said(other)
     assert "several audits" in said([*good, *other[1:]])
-    assert "label at least 10 of the 60" in said(filled(root, truth, 9))
+    assert "label at least 10 of the 80" in said(filled(root, truth, 9))
     assert "has no line image,class" in said(good[:1])
     file.write_bytes(b"PK\x03\x04\xff\xfe\x00\x00")
     assert "save them as CSV UTF-8" in refused(root, file, capsys)
@@ -232,19 +232,19 @@ def test_known_labels_stand_beside_and_disagreements_are_counted(tmp_path, capsy
 
 
 def test_differences_of_rows_hold_in_simulated_audits(tmp_path):
-    """500 audits of the drawn run: intervals of every row and of every difference hold as stated."""
+    """400 audits of the drawn run: intervals of every row and of every difference hold as stated."""
     run, truth = drawn_run(tmp_path)
     answers = read_answers(run)
     stratum = strata_of(answers)
     true = {a.title: truth_of(a, answers) for a in answers.answers}
     held: dict[str, list[bool]] = {}
-    for seed in range(500):
-        sample = draw(stratum, answers.doubt, 60, seed)
+    for seed in range(400):
+        sample = draw(stratum, answers.doubt, 80, seed)
         labels = Labels.of(sample.chosen, truth[sample.chosen], stratum)
         for a in answers.answers:
             low, high = interval(accuracy(a, labels))
             held.setdefault(a.title, []).append(bool(low <= true[a.title] <= high))
-        if seed < 250:
+        if seed < 150:
             for p in pairs(answers.answers, labels):
                 if p.low is not None:
                     right = p.low - 1e-9 <= true[p.first] - true[p.second] <= p.high + 1e-9

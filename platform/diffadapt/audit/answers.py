@@ -37,8 +37,8 @@ class Answers:
     """All rows on the images ``keys`` (N). ``confidence``: the largest probability that the rows' mean gives;
     ``disagreement``: the share of the rows that do not answer as most do; ``doubt``: the standard deviation
     that being right is expected to have, the root of its mean square over the rows. ``truth``: labels of the
-    data, -1 where there is none. ``together`` (N, K): the mean of all rows'
-    probabilities. ``nodes``: key -> the node of the manifest that holds the image."""
+    data, -1 where there is none. ``nodes``: the node of the manifest that holds each image. ``together``
+    (N, K): the mean of the rows' probabilities."""
 
     keys: tuple[str, ...]
     answers: tuple[Answer, ...]
@@ -112,9 +112,17 @@ def read_answers(run: Run) -> Answers:
     many = np.maximum(counted, 1)
     keys = np.array(list(place))[order]
     return Answers(
-        tuple(keys.tolist()), tuple(answers), together.max(1).astype(np.float64), 1 - votes.max(1) / many,
-        np.sqrt(square / many), np.array(truth)[order], tuple(owner[i] for i in order), names,
-        tuple(left_out), )  # fmt: skip
+        tuple(keys.tolist()),
+        tuple(answers),
+        together.max(1).astype(np.float64),
+        1 - votes.max(1) / many,
+        np.sqrt(square / many),
+        np.array(truth)[order],
+        tuple(owner[i] for i in order),
+        names,
+        together,
+        tuple(left_out),
+    )
 
 
 def _rows(manifest: Mapping[str, Any]) -> tuple[list[tuple[MethodRow, str]], list[str]]:

@@ -54,7 +54,8 @@ def accuracy(
     scale = answer.scale
     y = (answer.predicted[own] == labels.classes[mine]) * scale[own]
     f = answer.trust * scale
-    return _estimate(y, f, own, labels.stratum[answer.places], labels.weights[mine], lam, finite)
+    top = (0.0, float(scale.max()))
+    return _estimate(y, f, own, labels.stratum[answer.places], labels.weights[mine], lam, finite, top)
 
 
 def class_shares(answers: Answers, labels: Labels, finite: bool = True) -> list[Estimate]:
@@ -68,8 +69,7 @@ def class_shares(answers: Answers, labels: Labels, finite: bool = True) -> list[
             own,
             labels.stratum,
             labels.weights,
-            None,
-            finite,
+            finite=finite,
         )
         for c in range(answers.together.shape[1])
     ]
@@ -122,8 +122,11 @@ def compare(a: Answer, b: Answer, labels: Labels, finite: bool = True) -> Pair:
     right = labels.classes[mine]
     d = (a.predicted[ia[own]] == right).astype(float) - (b.predicted[ib[own]] == right)
     f = (a.trust[ia] - b.trust[ib]) * scale
-    found = _estimate(d * scale[own], f, own, labels.stratum[places], labels.weights[mine], None, finite)
     top = float(scale.max())
+    weights = labels.weights[mine]
+    found = _estimate(
+        d * scale[own], f, own, labels.stratum[places], weights, finite=finite, ends=(-top, top)
+    )
     low, high = interval(found, LEVEL, -top, top)
     p = p_value(found, 0.0, -top, top)
     low, high = float(low) * share, float(high) * share
@@ -162,8 +165,9 @@ def _estimate(
     own: np.ndarray,
     stratum: np.ndarray,
     weights: np.ndarray,
-    lam: float | None,
-    finite: bool,
+    lam: float | None = None,
+    finite: bool = True,
+    ends: tuple[float, float] = (0.0, 1.0),
 ) -> Estimate:
     """``f``, ``stratum``: of all images that count; ``own``: which of them are labelled, with values
     ``y``."""
@@ -173,7 +177,7 @@ def _estimate(
         inside = np.zeros(len(f), bool)
         inside[images] = True
         parts.append(Stratum(np.flatnonzero(inside[own]), f[images]))
-    return estimate(y, f[own], parts, weights, lam=lam, finite=finite)
+    return estimate(y, f[own], parts, weights, lam=lam, finite=finite, ends=ends)
 
 
 def merged(stratum: np.ndarray, own: np.ndarray) -> list[np.ndarray]:

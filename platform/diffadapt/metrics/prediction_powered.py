@@ -18,6 +18,8 @@ import numpy as np
 from diffadapt.core.errors import DataError
 
 LEVEL = 0.95
+END = 0.1
+"""How many labels more each end of the values counts as, in the variance of every stratum."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def estimate(
     lam: float | None = None,
     finite: bool = True,
     published: bool = False,
+    ends: tuple[float, float] | None = (0.0, 1.0),
 ) -> Estimate:
     """The mean of y over all images of ``strata``.
 
@@ -62,7 +65,9 @@ def estimate(
     are known, and the more of them are labelled the surer it is); False: of the domain that they were drawn
     from, to which further images belong. ``published``: variances as the authors' package ppi_py takes them
     (divided by n, and f's over labelled and unlabelled together); for a uniform sample of a domain the result
-    is the package's then.
+    is the package's then. ``ends``: the least and the largest value that y can have; each counts as half a
+    label more in the variance of every stratum, so that one without an error among its few labels is not
+    taken for one without any (None, and ``published``: they do not).
 
     Raises DataError for a stratum with fewer than two labels, and for none.
     """
@@ -71,7 +76,8 @@ def estimate(
     if not strata or any(len(s.members) < 2 for s in strata):
         raise DataError("An estimate needs at least two labelled images in every stratum.")
     w = np.ones(n) if weights is None else np.asarray(weights, np.float64)
-    parts = [_Part.of(y, f, w, s, total, finite, published) for s in strata]
+    ends = None if published else ends
+    parts = [_Part.of(y, f, w, s, total, finite, published, ends) for s in strata]
     every = np.concatenate([s.f for s in strata])
     spread = every.var() / total if not finite else 0.0
     if lam is None:
@@ -112,6 +118,7 @@ class _Part:
     grow: float
     covariance: Any
     variance: Any
+    ends: tuple[float, float] | None
 
     @classmethod
     def of(
@@ -123,6 +130,7 @@ class _Part:
         total: int,
         finite: bool,
         published: bool,
+        ends: tuple[float, float] | None,
     ) -> _Part:
         y, f, w = y[..., s.members], f[..., s.members], w[s.members] / w[s.members].sum()
         n, size = len(s.members), len(s.f)
@@ -135,7 +143,7 @@ class _Part:
             variance = both.var(axis=-1, ddof=1)
         else:
             variance = grow * (w * df * df).sum(-1)
-        return cls(y, f, w, float(s.f.mean()), size / total, rest / n, grow, covariance, variance)
+        return cls(y, f, w, float(s.f.mean()), size / total, rest / n, grow, covariance, variance, ends)
 
     def rectifier(self, lam: Any) -> Any:
         return (self.w * (self.y - lam[..., None] * self.f)).sum(-1)
@@ -146,8 +154,13 @@ class _Part:
     def error(self, lam: Any) -> Any:
         """The variance of the Hajek mean of y - lam f, linearised."""
         e = self.y - lam[..., None] * self.f
-        e = e - (self.w * e).sum(-1, keepdims=True)
-        return self.rest * self.y.shape[-1] * self.grow * (self.w**2 * e**2).sum(-1)
+        centre = (self.w * e).sum(-1, keepdims=True)
+        n = self.y.shape[-1]
+        squares = n**2 * (self.w**2 * (e - centre) ** 2).sum(-1)
+        if self.ends is None:
+            return self.rest * self.grow * squares / n
+        middle = lam * (self.w * self.f).sum(-1) + centre[..., 0]
+        return self.rest * (squares + END * sum((end - middle) ** 2 for end in self.ends)) / (n - 1 + 2 * END)
 
 
 def interval(

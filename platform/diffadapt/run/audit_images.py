@@ -67,17 +67,10 @@ def _read(
             f" since; run the"
             " recipe again."
         )
-    found = {}
-    for group, folder in stage.groups:
-        source = stage.source(folder)
-        for key in keys:
-            if source is not None and key.startswith(f"{group}/"):
-                try:
-                    found[key] = source.read(key[len(group) + 1 :])
-                except OSError as error:
-                    raise DataError(
-                        f"{key[len(group) + 1 :]} of {source.name} cannot be read"
-                        f" ({error.strerror or type(error).__name__}): put the file back, or run the recipe"
-                        f" again."
-                    ) from None
-    return found
+    sources = [(group, stage.source(folder)) for group, folder in stage.groups]
+    return {
+        key: source.read(key[len(group) + 1 :])
+        for group, source in sources
+        for key in keys
+        if source is not None and key.startswith(f"{group}/")
+    }
