@@ -44,7 +44,36 @@ def test_all_files_are_there():
         "ema",
         "sdat_sam",
     }
-    assert {n.removesuffix(".npz") for n in FILES} == trainings | losses | {"schedules", "validators"}
+    batch_norm = {
+        f"bn_{n}"
+        for n in (
+            "source_only",
+            "dann",
+            "cdan",
+            "mcd",
+            "mcc",
+            "symnets",
+            "cdtrans_pretrain",
+            "cdtrans_pairs",
+            "cdan_mcc_sdat",
+            "mixmatch",
+        )
+    }
+    assert {n.removesuffix(".npz") for n in FILES} == trainings | losses | batch_norm | {
+        "schedules",
+        "validators",
+    }
+
+
+def test_every_method_of_stage_1_has_numbers_of_a_network_with_batch_norm():
+    from diffadapt.methods.uda.config import METHODS
+
+    kept = set()
+    for name in FILES:
+        with np.load(GOLDEN / name) as data:
+            running = [k for k in data.files if k.startswith("out_state.") and k.endswith("running_var")]
+            kept |= {str(data["in_method"])} if "in_method" in data.files and running else set()
+    assert kept >= set(METHODS)
 
 
 def test_gates_are_those_of_the_precision(rows):
@@ -67,6 +96,10 @@ def test_gates_are_those_of_the_precision(rows):
             "traj_cdan",
             "traj_mcc",
             "traj_mcd",
+            "bn_symnets",
+            "bn_mcd",
+            "bn_cdtrans_pairs",
+            "bn_mixmatch",
         )
     }
 
@@ -100,6 +133,10 @@ def damaged(folder: Path, name: str, key: str, change: float) -> list[str]:
         ("traj_mcd.npz", "out_F2.head.6.running_var", "4 steps: head2.6.running_var"),
         ("traj_dann.npz", "out_disc.6.0.weight", "4 steps: discriminator.6.weight"),
         ("schedules.npz", "tllib_lr_backbone_head", "tllib_lr_backbone_head"),
+        ("bn_symnets.npz", "out_state.backbone.bn.running_mean", "3 steps: backbone.bn.running_mean"),
+        ("bn_symnets.npz", "out_grad.backbone.conv.weight", "gradient backbone.conv.weight"),
+        ("bn_cdtrans_pairs.npz", "out_state.head.0.running_mean", "3 steps: head.0.running_mean"),
+        ("bn_mixmatch.npz", "out_state.backbone.bn.running_var", "one step: backbone.bn.running_var"),
     ],
 )
 def test_a_changed_number_is_noticed(tmp_path, name, key, check):

@@ -9,12 +9,18 @@ from PIL import Image
 
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.preprocess import prepare_image
-from diffadapt.tasks.classification.augment_views import make_views, preparation, random_resized_crop, squash
+from diffadapt.tasks.classification.augment_views import (
+    make_views,
+    preparation,
+    random_crop,
+    random_resized_crop,
+    squash,
+)
 from diffadapt.tasks.classification.randaugment import OPERATIONS, cutout, randaugment
 
 COLOUR = ClassifierConfig(resize=64, crop=56)
 GREY = ClassifierConfig(resize=0, crop=16, in_channels=1)
-PRESETS = ("uda", "center", "shift", "none")
+PRESETS = ("uda", "crop", "center", "shift", "none")
 
 
 def picture(height=80, width=60, channels=3, seed=0):
@@ -86,6 +92,27 @@ def test_random_resized_crop_takes_parts_of_every_size():
         for s in range(300)
     ]
     assert min(spans) < 80 and max(spans) > 170 and 95 < np.mean(spans) < 160
+
+
+def test_a_scale_bounds_what_the_weak_and_the_strong_view_crop():
+    ramp = np.ascontiguousarray(
+        np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None, None] * 4, (64, 64, 3))
+    )
+    inputs = ClassifierConfig(resize=64, crop=32)
+
+    def smallest(*scale):
+        weak = make_views("uda", inputs, False, *scale)["weak"]
+        return min(int(np.ptp(weak(ramp, seed).numpy())) for seed in range(200))
+
+    assert smallest() < 100 and smallest((0.5, 1.0)) > 130
+    assert make_views("uda", inputs, False, (0.5, 1.0))["strong"].weak.scale == (0.5, 1.0)
+
+
+def test_random_crop_keeps_the_size_of_things():
+    ramp = np.ascontiguousarray(np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None], (64, 64, 3)))
+    crops = [random_crop(ramp, 56, np.random.default_rng(seed)) for seed in range(60)]
+    assert {int(np.ptp(c)) for c in crops} == {55} and {int(c.min()) for c in crops} == set(range(9))
+    assert random_crop(picture(20, 30), 24, np.random.default_rng(0)).shape == (24, 24, 3)
 
 
 def test_a_crop_fits_where_no_aspect_ratio_does():

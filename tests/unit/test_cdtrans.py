@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from diffadapt.compute.pairs import PairBatch
 from diffadapt.compute.progress import Progress
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.recipes import load
 from diffadapt.methods.uda.cdtrans import CdTrans
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.methods.uda.source_only import SourceOnly
@@ -189,7 +190,7 @@ def test_without_pairs_the_source_alone_is_learnt():
     assert net.method.sample(net, progress, np.random.default_rng(0), 5)[0].shape == (5,)
     assert set(net(b, Progress(3, 20, 4))) == {"loss", "source", "accuracy"}  # still pretraining
     paired["loss"].backward()
-    assert all(p.grad is not None for p in net.parameters())
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
 
 
 class Data:
@@ -202,7 +203,7 @@ class Data:
 
 
 def test_pairing_comes_every_so_many_epochs_and_names_classes_without_a_pair(caplog):
-    net = network(pretrain_epochs=2, pair_every=3)
+    net = network(pretrain_epochs=2, pair_every=3).eval()
     filled = []
     for epoch in range(10):
         net.pairs.count.zero_()
@@ -240,6 +241,88 @@ def config(method=None, **options):
         cdtrans=method or CdTrans(lr=0.05, pretrain_epochs=2, warmup_epochs=1, pair_every=3),
         **given,
     )
+
+
+def test_biases_learn_at_twice_the_rate_and_the_neck_has_none():
+    net = network()
+    groups = {g["name"]: g for g in net.parameter_groups()}
+    assert {name: g["lr_scale"] for name, g in groups.items()} == {
+        "backbone": 1.0,
+        "backbone biases": 2.0,
+        "rest": 1.0,
+    }
+    scaled = {id(p) for p in groups["backbone biases"]["params"]}
+    biases = {id(p) for name, p in net.named_parameters() if name.endswith("bias") and p.requires_grad}
+    assert scaled == biases and not net.head[0].bias.requires_grad
+    assert sum(len(g["params"]) for g in groups.values()) == sum(p.requires_grad for p in net.parameters())
+
+
+def test_the_neck_is_folded_into_one_linear_layer():
+    net = network()
+    net.head[0].running_mean.normal_()
+    net.head[0].running_var.uniform_(0.5, 2.0)
+    net.eval()
+    with torch.no_grad():
+        features = torch.randn(5, 32)
+        head = net.method.exported_head(net)
+        torch.testing.assert_close(head(features), net.head(features), atol=1e-5, rtol=1e-5)
+    assert type(head) is torch.nn.Linear and head.bias is not None
+
+
+def test_a_pass_shows_every_pair_once():
+    net = network(pretrain_epochs=0)
+    net.pairs.fill(np.arange(20), np.arange(20) + 100)
+
+    def epoch(number, seed=0, steps=5):
+        progress = [Progress(number * 7 + i, 70, 7, seed=seed) for i in range(steps)]
+        return [net.method.sample(net, p, np.random.default_rng(0), 4) for p in progress]
+
+    seen = np.concatenate([s for s, t in epoch(1)])
+    assert sorted(seen) == list(range(20)) and all((t == s + 100).all() for s, t in epoch(1))
+    assert not np.array_equal(seen, np.concatenate([s for s, _ in epoch(2)]))
+    assert not np.array_equal(seen, np.concatenate([s for s, _ in epoch(1, seed=1)]))
+    assert len(set(np.concatenate([s for s, _ in epoch(1, steps=7)]))) == 20  # a second pass has begun
+
+
+def published(**changes):
+    """The settings of the published recipe, on tiny sets."""
+    uda = load("adapt_anything/cdtrans/office31").uda
+    return replace(uda, batch_size=8, **changes)
+
+
+def test_the_published_recipe_pairs_every_ten_epochs_and_its_epochs_are_passes(monkeypatch):
+    source, target, made, filled = Strokes(0, 24), Strokes(1, 16), {}, {}
+    inner = CdTrans.refresh
+
+    def refresh(self, net, data, progress):
+        before = net.pairs.index.clone()
+        inner(self, net, data, progress)
+        if not torch.equal(before, net.pairs.index):
+            filled[progress.epoch] = len(net.pairs)
+
+    monkeypatch.setattr(CdTrans, "refresh", refresh)
+    config = published()
+    longest = (24 + 16) // 8
+    reporter = LocalReporter(
+        on_report=lambda step, total, scalars: made.setdefault((step - 1) // longest, []).append(scalars)
+    )
+    net, result = fit_uda(source, target, vit(), 32, 4, config, TrainingRun(reporter))
+    assert config.epochs == 50 and config.steps_per_epoch == 0 and result["steps"] == 50 * longest
+    assert sorted(filled) == [10, 20, 30, 40] and min(filled.values()) > 0
+    assert {len(made[e]) for e in range(10)} == {24 // 8} and not any(
+        "distillation" in s for e in range(10) for s in made[e]
+    )
+    for epoch in range(10, 49):
+        pairs = filled[epoch // 10 * 10]
+        assert len(made[epoch]) == max(1, pairs // 8) and all("distillation" in s for s in made[epoch])
+    rates = [made[e][0]["lr"] for e in range(50)]
+    assert max(rates[20:]) > 0.7 * CdTrans().lr and rates[-1] < 0.01 * CdTrans().lr
+
+
+def test_a_training_that_never_leaves_its_warm_up_says_so():
+    (said,) = CdTrans().notes(20, False)
+    assert "ends within its warm-up" in said and "uda.epochs 50" in said
+    assert CdTrans().notes(50, False) == () and CdTrans().notes(21, False) == ()
 
 
 def test_a_toy_shift_is_overcome():
@@ -298,7 +381,13 @@ def test_a_resumed_training_ends_in_the_same_bytes(tmp_path):
 
 def _worker(rank, folder):
     net, _ = fit_uda(
-        Strokes(0, 40), Strokes(1, 30), vit(), 32, 4, config(), TrainingRun(DistributedReporter())
+        Strokes(0, 40),
+        Strokes(1, 30),
+        vit(),
+        32,
+        4,
+        config(sync_batch_norm=True),
+        TrainingRun(DistributedReporter()),
     )
     torch.save(net.state_dict(), f"{folder}/{rank}.pt")
 
@@ -306,7 +395,15 @@ def _worker(rank, folder):
 @pytest.mark.slow
 def test_two_workers_equal_one(tmp_path):
     in_two_workers(_worker, tmp_path)
-    one, _ = fit_uda(Strokes(0, 40), Strokes(1, 30), vit(), 32, 4, config(), TrainingRun(LocalReporter()))
+    one, _ = fit_uda(
+        Strokes(0, 40),
+        Strokes(1, 30),
+        vit(),
+        32,
+        4,
+        config(sync_batch_norm=True),
+        TrainingRun(LocalReporter()),
+    )
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for key, value in one.state_dict().items():
         assert torch.equal(first[key], second[key]) and torch.allclose(first[key], value, atol=2e-4), key

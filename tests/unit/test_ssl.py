@@ -315,9 +315,25 @@ def test_mixmatch_turns_its_unlabelled_loss_up():
         torch.randn(6, 6), torch.arange(6) % 4, (torch.randn(6, 6), torch.randn(6, 6)), (), torch.arange(6)
     )
     weights = [
-        float(MixMatch().losses(net, batch, Progress(step, 100, 10))["weight"]) for step in (0, 50, 100)
+        float(MixMatch().losses(net, batch, Progress(step, 100, 10))["weight"]) for step in (0, 20, 40, 100)
     ]
-    assert weights == [0.0, 5.0, 10.0]
+    assert weights == [0.0, 5.0, 10.0, 10.0]
+    assert MixMatch(unsup_warm_up=1.0).ramp(Progress(50, 100, 10)) == 0.5
+    assert MixMatch(unsup_warm_up=0.0).ramp(Progress(0, 100, 10)) == 1.0
+
+
+@pytest.mark.parametrize("forward", ["separate", "interleave"])
+def test_mixmatch_moves_the_running_averages_by_the_labelled_part_alone(forward):
+    net = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 4))
+    x, u = torch.randn(5, 6), torch.randn(5, 6) + 3
+    batch = SslBatch(x, torch.arange(5) % 4, (u, u + 1), (), torch.arange(5))
+    method, nobody = MixMatch(forward=forward), torch.arange(15)  # each is mixed with itself
+    method.mixed_losses(net, batch, torch.tensor(0.7), nobody, 1.0)
+    assert net[0].track_running_stats
+    if forward == "separate":
+        torch.testing.assert_close(net[0].running_mean, 0.1 * x.mean(0))
+    else:
+        assert (net[0].running_mean > 0.1 * x.mean(0) + 0.5).all()
 
 
 def test_fixmatch_uses_confident_weak_views_alone_and_divides_by_all():
@@ -346,3 +362,9 @@ def test_settings_of_other_methods_fork_nothing():
     base = SslConfig()
     assert replace(base, mixmatch=MixMatch(alpha=0.5)).identity() == base.identity()
     assert replace(base, fixmatch=FixMatch(threshold=0.9)).identity() != base.identity()
+    assert replace(base, scale=(0.2, 1.0)).identity() != base.identity()
+    shifted = replace(base, augment="shift")
+    assert (
+        replace(shifted, scale=(0.2, 1.0)).identity() == shifted.identity()
+        and "scale" not in shifted.identity()
+    )

@@ -207,6 +207,35 @@ def test_planning_finds_settings_that_do_not_fit():
         replace(made, config=replace(made.config, fixmatch=FixMatch(ema=1.0))).plan({})
     with pytest.raises(RecipeError, match="needs the labelled source"):
         replace(stage(FROZEN), select=SelectConfig("dev")).plan({})
+    for scale in ((0.9, 0.5), (0.0, 1.0)):
+        with pytest.raises(RecipeError, match="ssl.scale is"):
+            stage(FROZEN, scale=scale).plan({})
+
+
+def test_views_of_images_show_at_least_half_of_the_area(tmp_path):
+    made = stage(SMALL, augment="uda")
+    given = job(tmp_path, "a", [image_rows(8)], {})
+    views, _ = made.views(given, given.files, "target")
+    assert views.augments["weak"].scale == views.augments["strong"].weak.scale == (0.5, 1.0)
+
+
+def test_views_of_cached_features_are_stage_2s_own():
+    from diffadapt.core.leniency import lenient
+    from diffadapt.core.recipes import load
+    from diffadapt.methods.uda.config import UdaTraining
+
+    recipe = replace(load("adapt_anything/office31/frozen"), transfers=("amazon-webcam",), seeds=(0,))
+    recipe = replace(recipe, data=replace(recipe.data, path="absent"))
+    with lenient():
+        nodes = {n.name: n for n in recipe.pipeline().nodes}
+    first, second = nodes["features.webcam"].stage, nodes["ssl_features.webcam"].stage
+    assert first.scale == UdaTraining.scale and "scale" not in first.identity()
+    assert second.identity() == {**first.identity(), "scale": [0.5, 1.0]}
+    assert nodes["mcc_fixmatch.amazon-webcam.s0"].inputs[0] == "ssl_features.webcam"
+    assert nodes["mcc_fixmatch_on_target.amazon-webcam.s0"].inputs[0] == "features.webcam"
+    recipe = replace(recipe, ssl=replace(recipe.ssl, scale=UdaTraining.scale))
+    with lenient():
+        assert "ssl_features.webcam" not in {n.name for n in recipe.pipeline().nodes}
 
 
 def test_only_what_is_used_enters_the_identity():

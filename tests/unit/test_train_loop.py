@@ -296,3 +296,21 @@ def test_ema_warmup_leaves_the_start_behind():
     for _ in range(50):
         ema.update(net)
     assert ema.shadow["weight"].item() > 0.99
+
+
+def test_idle_steps_keep_their_number_and_change_nothing():
+    def run(idle, steps):
+        torch.manual_seed(0)
+        net, (x, y), seen, told = Net(0.0), data(), [], []
+        loop = TrainingRun(
+            LocalReporter(on_report=lambda step, total, scalars: told.append(step)),
+            on_step=lambda step, scalars: seen.append(step),
+        )
+        made = Optimisation(torch.optim.SGD(net.parameters(), lr=1.0), lambda s: 0.1, steps, idle=idle)
+        result = run_loop(net, loss_fn, lambda step, micro: (x, y), made, loop)
+        return net.state_dict(), result, seen, told
+
+    state, result, seen, told = run(lambda step: step % 5 >= 2, 10)
+    plain, _, _, _ = run(None, 4)
+    assert same(state, plain) and result["steps"] == 10
+    assert seen == list(range(1, 11)) and told == [1, 2, 6, 7, 10]

@@ -17,6 +17,7 @@ from udakit import CLASSES, NAMES, feature_rows, image_rows, job, planned, vecto
 
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.identity import digest
+from diffadapt.core.recipes import load
 from diffadapt.methods.uda.config import METHODS, UdaConfig
 from diffadapt.models.classifier import load_classifier
 from diffadapt.models.config import BackboneConfig, SelectConfig
@@ -74,6 +75,27 @@ def test_an_image_fit_writes_a_classifier_that_timm_loads(tmp_path, method):
     x = torch.rand(2, 3, 12, 12)
     with torch.no_grad():
         assert torch.allclose(plain(x), loaded.model(x), atol=1e-5) and plain(x).shape == (2, CLASSES)
+
+
+def test_cdtrans_as_published_writes_a_plain_vision_transformer(tmp_path):
+    """Epochs of one pass, drop path, random crops; the neck's batch norm is part of the Linear layer."""
+    uda = load("adapt_anything/cdtrans/office31").uda
+    method = METHODS["cdtrans"](pretrain_epochs=1, warmup_epochs=1, pair_every=1)
+    config = replace(uda, batch_size=6, epochs=2, cdtrans=method)
+    vit = BackboneConfig(name="train", arch="test_vit", resize=36, crop=32)
+    source, target = (
+        image_rows(LABELS, "s", side=36),
+        image_rows([None] * 20, "t", side=36, dark=True, seed=1),
+    )
+    fit = stage(config, vit)
+    metrics = fit.fit(job(tmp_path, source, target))
+    assert metrics["steps"] == 2 * ((30 + 20) // 6)
+    values = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert values["architecture"] == "test_vit"
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert type(model.head) is torch.nn.Linear and model.head.bias.abs().sum() > 0
+    (said,) = stage(replace(config, cdtrans=METHODS["cdtrans"](), epochs=20), vit).notes()
+    assert "within its warm-up" in said
 
 
 def test_target_labels_change_nothing(tmp_path):

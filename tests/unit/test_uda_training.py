@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from udakit import CLASSES, accuracy, same, vectors, views
 
+from diffadapt.compute.progress import Progress
 from diffadapt.compute.sync_batch_norm import separate, synchronise
 from diffadapt.core.errors import DataError, RecipeError, ResourceError
 from diffadapt.methods.uda.base import UdaMethod
@@ -30,6 +31,7 @@ SMALL = {
     "mcd": METHODS["mcd"](hidden=32, bottleneck=16, features_momentum=0.9),
     "symnets": METHODS["symnets"](bottleneck=16),
     "mcc": METHODS["mcc"](bottleneck=32),
+    "cdan_mcc": METHODS["cdan_mcc"](hidden=32, bottleneck=16, reversal_steps=100),
 }
 QUICK = UdaConfig(batch_size=12, epochs=2, steps_per_epoch=5, lr=0.01, checkpoint_every=3, **SMALL)
 
@@ -241,6 +243,10 @@ def test_synchronised_layers_change_back():
 def test_sdat_ascends_with_the_task_loss_alone():
     seen = {}
     reporter = LocalReporter(on_report=lambda step, total, scalars: seen.update({step: scalars}))
+    fit(replace(QUICK, method="cdan_mcc", sdat=0.05), reporter=reporter)
+    assert seen[1]["sharpness_task"] > seen[1]["task"] > 0, (
+        "MCC's confusion counts to the task that is ascended"
+    )
     fit(replace(QUICK, sdat=0.05), reporter=reporter)
     assert {"sharpness_task", "loss_sharpness", "loss", "task", "domain"} <= set(seen[1])
     assert seen[1]["task"] > seen[1]["sharpness_task"], "the task loss is larger where the ascent ended"
@@ -278,8 +284,6 @@ def test_symnets_gradients_are_split():
     net = AdaptationNetwork(nn.Identity(), 8, CLASSES, method)
     source, target = domains()
     batch = PairBatches(source, target, QUICK, net)(0)
-    from diffadapt.compute.progress import Progress
-
     losses = method.losses(net, batch, Progress(1, 2, 1))
     assert (
         torch.autograd.grad(
@@ -288,6 +292,28 @@ def test_symnets_gradients_are_split():
         is None
     )
     assert torch.autograd.grad(losses["features"], net.head.weight, allow_unused=True)[0] is None
+
+
+def test_symnets_normalises_each_domain_by_itself():
+    method = METHODS["symnets"](bottleneck=4)
+    net = AdaptationNetwork(nn.Identity(), 8, CLASSES, method)
+    batch = PairBatches(*domains(), QUICK, net)(0)
+    norm = net.bottleneck[1]
+    method.losses(net, batch, Progress(1, 2, 1))
+    with torch.no_grad():
+        first, second = (net.bottleneck[0](x).mean(0) for x in (batch.x_s, batch.x_t))
+    torch.testing.assert_close(norm.running_mean, 0.1 * (0.9 * first + second))
+    assert norm.num_batches_tracked == 2
+
+
+def test_an_epoch_may_be_one_pass_over_the_larger_set():
+    source, target = domains(count=60)
+    seen = []
+    run = dict(on_step=lambda step, scalars: seen.append(step))
+    whole, last = fit(replace(QUICK, steps_per_epoch=0), source, target, **run)
+    assert seen[-1] == last["steps"] == 2 * (60 // 12)
+    fixed, _ = fit(replace(QUICK, steps_per_epoch=5), source, target)
+    assert same(whole.state_dict(), fixed.state_dict())
 
 
 @pytest.mark.parametrize("rule", ["im", "last"])

@@ -30,6 +30,8 @@ class Progress:
     total_steps: int
     steps_per_epoch: int
     name: str = "update"
+    seed: int = 0
+    """The training's."""
 
     @property
     def epoch(self) -> int:

@@ -60,6 +60,11 @@ class AdaptationNetwork(nn.Module):
         both = self.features(torch.cat([batch.x_s, batch.x_t]))
         return (both[: len(batch.x_s)], both[len(batch.x_s) :]), both
 
+    def forward_apart(self, batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(source features, target features): two forwards, source first, so that each domain is normalised
+        by its own batch statistics and both move the running averages."""
+        return self.features(batch.x_s), self.features(batch.x_t)
+
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """The method's prediction for inputs (B, ...): (B, classes)."""
         return self.method.predict(self, self.features(x))

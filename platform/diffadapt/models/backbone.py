@@ -33,11 +33,15 @@ class Backbone:
 
 
 def load_backbone(
-    config: BackboneConfig, device: str | torch.device = "cpu", folder: str | None = None
+    config: BackboneConfig,
+    device: str | torch.device = "cpu",
+    folder: str | None = None,
+    drop_path: float = 0.0,
 ) -> Backbone:
     """The network that ``config`` names, without its head.
 
-    ``folder`` is a fitted classifier folder to take the body from instead. 'train' with ``arch`` starts from
+    ``folder`` is a fitted classifier folder to take the body from instead; ``drop_path`` the stochastic depth
+    that training wants. 'train' with ``arch`` starts from
     random weights: seed torch first. Raises RecipeError for 'train' without an architecture, or an input size
     that the network refuses; WeightsError for weights that are missing or do not fit.
     """
@@ -46,14 +50,14 @@ def load_backbone(
             raise RecipeError(
                 "backbone.name is 'train' but backbone.arch is empty: name the timm architecture to train."
             )
-        body = create_model(config.arch, 1, config.in_channels, crop=config.crop)
+        body = create_model(config.arch, 1, config.in_channels, drop_path, crop=config.crop)
         arch, args, revision = config.arch, dict(body.model_args), "train"
         body.reset_classifier(0)
     else:
         if folder is not None:
             config = replace(config, name=folder, arch=None)
         config = replace(config, num_classes=None)
-        loaded = load_classifier(config)
+        loaded = load_classifier(config, drop_path=drop_path)
         body, arch, args, revision = (
             loaded.model,
             loaded.arch,

@@ -111,9 +111,13 @@ class PairList(nn.Module):
         self.index[:, : len(source)] = torch.as_tensor(np.stack([source, target]), dtype=torch.int32)
         self.count.fill_(len(source))
 
-    def draw(self, rng: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """``count`` pairs in random order, none twice unless there are fewer (``rng``: numpy's Generator)."""
-        order = np.resize(rng.permutation(len(self)), count)
+    def draw(self, rng: Any, count: int, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The ``step``-th batch of ``count`` pairs of an epoch, whose passes are permutations without their
+        last, incomplete batch; none twice in a batch unless there are fewer (``rng``: numpy's Generator, in
+        the state that it has at the epoch's beginning)."""
+        passes, within = divmod(step, max(1, len(self) // count))
+        order = [rng.permutation(len(self)) for _ in range(passes + 1)][-1]
+        order = np.resize(order, max(len(order), count))[within * count : (within + 1) * count]
         source, target = (
             self.index[:, torch.as_tensor(order, device=self.index.device)].cpu().numpy().astype(np.int64)
         )

@@ -22,11 +22,13 @@ from diffadapt.core.errors import DataError
 FAMILIES = (
     "diffadapt.parity.sda",
     "diffadapt.parity.uda",
+    "diffadapt.parity.batch_norm",
     "diffadapt.parity.cdtrans",
     "diffadapt.parity.ssl",
     "diffadapt.parity.validators",
     "diffadapt.parity.zodi",
     "diffadapt.parity.zodi_transfer",
+    "diffadapt.parity.zodi_networks",
 )
 """Modules asked in this order; one that is not installed is passed over, and its files are then reported as
 unknown."""

@@ -199,9 +199,8 @@ def _softmatch(n: _Numbers) -> Rows:
 
 
 def _mixmatch(n: _Numbers) -> Rows:
-    method = MixMatch(
-        temperature=float(n["in_T"]), alpha=float(n["in_alpha"]), lambda_u=float(n["in_lambda_u"])
-    )
+    settings = {"temperature": "in_T", "alpha": "in_alpha", "lambda_u": "in_lambda_u"}
+    method = MixMatch(**{k: float(n[key]) for k, key in settings.items()}, forward="interleave")
     net, batch = (
         _Given(weight=n["in_W"]),
         SslBatch(n["in_x"], n["in_y"], (n["in_u1"], n["in_u2"]), (), torch.arange(len(n["in_u1"]))),

@@ -124,6 +124,11 @@ def check_population(space: Space, recipes: Mapping[str, Any]) -> None:
                 f"Members of a population are judged at their last epoch, and the recipe {name} chooses one"
                 f" by {fit.select.rule!r}: set select.rule to last."
             )
+        if not fit.config.steps_per_epoch:
+            raise RecipeError(
+                f"The rounds of a population are epochs of so many steps each, and the recipe {name} has"
+                " epochs of one pass over the data: set steps_per_epoch above 0."
+            )
         if recipe.execution.train_workers > 1:
             raise RecipeError(
                 "Each member of a population trains in one process: set --execution.train-workers to 1 (it"

@@ -52,6 +52,9 @@ class Optimisation:
     passes: Sequence[Pass] = ()
     """Each step runs them in order on one batch (several updates a step, or SAM)."""
     before_step: Callable[[int], None] | None = None
+    idle: Callable[[int], bool] | None = None
+    """Asked after ``before_step``, with the same answer on every rank: steps of which nothing is made but
+    their number."""
 
 
 def run_loop(
@@ -86,57 +89,68 @@ def run_loop(
     module.train()
     skipped = 0
     end = total_steps if until is None else min(until, total_steps)
+
+    def train(step: int) -> dict[str, float]:
+        """One step; its scalars."""
+        nonlocal skipped
+        began = time.perf_counter()
+        rate = how.lr_at(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        ascended: list[tuple[torch.Tensor, torch.Tensor]] = []
+        scalars: dict[str, float] = {}
+        norm = 0.0
+        for index, current in enumerate(passes or (Pass(),)):
+            optimizer.zero_grad(set_to_none=True)
+            parts = []
+            for micro in range(accumulate):
+                batch = batch_fn(step, micro)
+                torch.manual_seed(step_seed(how.seed, step, reporter.rank, micro, index))
+                with _sync(wrapped, micro == accumulate - 1):
+                    with autocast(reporter.device, precision):
+                        losses = loss_fn(wrapped, batch, step, *([current] if passes else []))
+                    scaler.scale(losses["loss"] / accumulate).backward()
+                parts.append({k: v.detach().float().reshape(()) for k, v in losses.items()})
+            found = reporter.all_reduce_mean(_mean(parts))
+            _demand_finite("loss", found["loss"], step, last_saved)
+            name = "loss" if index == main else f"loss_{current.name}"
+            scalars.update({name if k == "loss" else k: v for k, v in found.items()})
+            scaler.unscale_(optimizer)
+            _only(optimizer, current.groups)
+            norm = float(_clip(optimizer, None if current.ascend else how.clip_norm))
+            if precision == "fp16" and not math.isfinite(norm):
+                skipped += 1
+                if skipped > MAX_SKIPPED:
+                    _demand_finite("gradient", norm, step, last_saved)
+            else:
+                skipped = 0
+                _demand_finite("gradient", norm, step, last_saved)
+            if current.ascend:
+                ascended = [] if skipped else ascend(optimizer, current.ascend, norm)
+            else:
+                restore(ascended)
+                ascended = []
+                scaler.step(optimizer)
+            scaler.update()
+        if ema is not None and not skipped:
+            ema.update(module)
+        scalars.update(lr=rate, step_seconds=time.perf_counter() - began)
+        if math.isfinite(norm):
+            scalars["grad_norm"] = norm
+        return scalars
+
     with _keep_rng(), float32_mode(precision), _memory():
         for step in range(start, end):
-            began = time.perf_counter()
             if how.before_step is not None:
                 how.before_step(step)
-            rate = how.lr_at(step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
-            ascended: list[tuple[torch.Tensor, torch.Tensor]] = []
-            scalars, norm = {}, 0.0
-            for index, current in enumerate(passes or (Pass(),)):
-                optimizer.zero_grad(set_to_none=True)
-                parts = []
-                for micro in range(accumulate):
-                    batch = batch_fn(step, micro)
-                    torch.manual_seed(step_seed(how.seed, step, reporter.rank, micro, index))
-                    with _sync(wrapped, micro == accumulate - 1):
-                        with autocast(reporter.device, precision):
-                            losses = loss_fn(wrapped, batch, step, *([current] if passes else []))
-                        scaler.scale(losses["loss"] / accumulate).backward()
-                    parts.append({k: v.detach().float().reshape(()) for k, v in losses.items()})
-                found = reporter.all_reduce_mean(_mean(parts))
-                _demand_finite("loss", found["loss"], step, last_saved)
-                name = "loss" if index == main else f"loss_{current.name}"
-                scalars.update({name if k == "loss" else k: v for k, v in found.items()})
-                scaler.unscale_(optimizer)
-                _only(optimizer, current.groups)
-                norm = float(_clip(optimizer, None if current.ascend else how.clip_norm))
-                if precision == "fp16" and not math.isfinite(norm):
-                    skipped += 1
-                    if skipped > MAX_SKIPPED:
-                        _demand_finite("gradient", norm, step, last_saved)
-                else:
-                    skipped = 0
-                    _demand_finite("gradient", norm, step, last_saved)
-                if current.ascend:
-                    ascended = [] if skipped else ascend(optimizer, current.ascend, norm)
-                else:
-                    restore(ascended)
-                    ascended = []
-                    scaler.step(optimizer)
-                scaler.update()
-            if ema is not None and not skipped:
-                ema.update(module)
-            scalars.update(lr=rate, step_seconds=time.perf_counter() - began)
-            if math.isfinite(norm):
-                scalars["grad_norm"] = norm
-            finished = step + 1
+            idle = how.idle is not None and how.idle(step)
+            if not idle:
+                scalars = train(step)
+            finished, before = step + 1, dict(scalars)
             if run.on_step is not None:
                 run.on_step(finished, scalars)
-            reporter.report(finished, total_steps, scalars)
+            if not idle or finished == total_steps or scalars != before:
+                reporter.report(finished, total_steps, scalars)
             if checkpoints is not None and (finished % how.checkpoint_every == 0 or finished == end):
                 _demand_finite_weights(module, step, last_saved)
                 if reporter.rank == 0:

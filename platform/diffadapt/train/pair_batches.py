@@ -71,7 +71,8 @@ class PairBatches(StepBatches[PairBatch]):
 
     def _sampled(self, step: int) -> tuple[Any, Any] | None:
         config = self.config
-        progress = Progress(step, config.epochs * config.steps_per_epoch, config.steps_per_epoch)
+        total = config.epochs * config.steps_per_epoch
+        progress = Progress(step, total, config.steps_per_epoch, seed=config.seed)
         rng = np.random.default_rng(item_seed(config.seed, "pairs", str(step), "sample"))
         return self.net.method.sample(self.net, progress, rng, config.batch_size)
 

@@ -42,8 +42,11 @@ class SslTraining:
     steps_per_epoch: Positive = 500
     lr: NonNegative | None = None
     """Overrides the method's own learning rate."""
-    augment: Literal["uda", "shift", "none"] = "uda"
+    augment: Literal["uda", "crop", "shift", "none"] = "uda"
     """The weak view, as in stage 1; the strong one adds RandAugment and cutout."""
+    scale: tuple[Fraction, Fraction] = (0.5, 1.0)
+    """Smallest and largest part of the area that RandomResizedCrop takes (augment uda): FixMatch's on these
+    benchmarks (Transfer-Learning-Library), less cropped than stage 1's .08-1."""
     flip: bool = True
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     sync_batch_norm: bool = False
@@ -55,7 +58,10 @@ class SslTraining:
         return chosen(self, "semi-supervised")
 
     def identity(self) -> dict[str, Any]:
-        return identity(self, "semi-supervised")
+        values = identity(self, "semi-supervised")
+        if self.augment != "uda":
+            values.pop("scale")
+        return values
 
 
 SslConfig: Any = extended("SslConfig", SslTraining, METHODS, __name__)

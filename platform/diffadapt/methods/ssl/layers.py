@@ -3,10 +3,13 @@ torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from diffadapt.methods.ssl.base import SslBatch, SslNet
 
@@ -42,6 +45,21 @@ def sharpen(p: torch.Tensor, temperature: float) -> torch.Tensor:
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy with distributions (B, K) as targets."""
     return -(F.log_softmax(logits, dim=1) * targets).sum(1).mean()
+
+
+@contextmanager
+def still_averages(net: SslNet) -> Iterator[None]:
+    """Batch norm goes on to normalise by the batch, but its running averages do not move (USB's
+    Bn_Controller)."""
+    modules = net.modules() if isinstance(net, nn.Module) else ()
+    norms = [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def interleave_order(size: int, parts: int) -> list[int]:

@@ -10,7 +10,7 @@ comes from torch's generators alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from diffadapt.compute.pairs import PairBatch
 from diffadapt.compute.progress import SHARPNESS, Pass, Progress
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diffadapt.models.adaptation import AdaptationNetwork
+
+
+class Sizes(NamedTuple):
+    """Images of a global batch of one domain, and of the two sets."""
+
+    batch: int
+    source: int
+    target: int
 
 
 @dataclass(frozen=True)
@@ -57,11 +65,26 @@ class UdaMethod:
     backbone_kind: ClassVar[str] = "any"
     """'vit': the backbone must be a timm VisionTransformer, and frozen features will not do."""
     uses_target: ClassVar[bool] = True
+    drop_path: ClassVar[float] = 0.0
+    """Stochastic depth of the backbone while it trains."""
     batch_coupled: ClassVar[str] = ""
     """Why two workers cannot equal one on the same global batch; empty: they do (without batch norm)."""
 
     def check(self, epochs: int) -> None:
         """Raise RecipeError for settings that do not fit a training of ``epochs``; called when planning."""
+
+    def notes(self, epochs: int, frozen: bool) -> tuple[str, ...]:
+        """What a user should know of such a training before it begins, a sentence each."""
+        return ()
+
+    def epoch_steps(self, sizes: Sizes) -> int:
+        """The most steps that an epoch can have where ``steps_per_epoch`` is 0, at least 1; by default those
+        of one pass over the larger set, whose last, incomplete batch is left out."""
+        return max(1, max(sizes.source, sizes.target if self.uses_target else 0) // sizes.batch)
+
+    def steps_now(self, net: AdaptationNetwork, progress: Progress, sizes: Sizes) -> int:
+        """The steps of the present epoch, of at most :meth:`epoch_steps`; asked after :meth:`refresh`."""
+        return self.epoch_steps(sizes)
 
     def build(self, width: int, classes: int) -> dict[str, nn.Module]:
         """The trainable modules: ``head`` (features (B, width) -> logits) and whatever else the method needs.

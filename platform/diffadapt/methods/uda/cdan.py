@@ -50,6 +50,12 @@ class Cdan(UdaMethod):
         return modules
 
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
+        return self.adversarial(net, batch, progress)[0]
+
+    def adversarial(
+        self, net: AdaptationNetwork, batch: PairBatch, progress: Progress
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """(CDAN's losses, the logits (2B, K) of both domains)."""
         import torch.nn.functional as F
 
         from diffadapt.methods.uda.layers import domain_loss, full, reversal, reverse
@@ -68,7 +74,7 @@ class Cdan(UdaMethod):
             "domain": domain,
             "domain_accuracy": told_apart,
             "accuracy": accuracy,
-        }
+        }, logits
 
     @staticmethod
     def weights(g: torch.Tensor) -> torch.Tensor:

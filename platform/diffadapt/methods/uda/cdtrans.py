@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffadapt.compute.progress import Progress
 from diffadapt.core.errors import RecipeError
-from diffadapt.core.ranges import Fraction, Natural, Positive
-from diffadapt.methods.uda.base import PairBatch, UdaMethod
+from diffadapt.core.identity import item_seed
+from diffadapt.core.ranges import Fraction, Natural, NonNegative, Positive
+from diffadapt.methods.uda.base import PairBatch, Sizes, UdaMethod
 
 if TYPE_CHECKING:
     import torch
@@ -24,15 +25,16 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class CdTrans(UdaMethod):
     """CDTrans (sections 3.1 to 3.3) with its authors' settings; published with batches of 64 and 10 + 40
-    epochs (VisDA: lr 5e-5, 20 + 40).
+    epochs of one pass each, over the source and then over the pairs, on the views of ``augment crop`` (VisDA:
+    lr 5e-4 and then 5e-5, 20 + 40): the recipes of adapt_anything/cdtrans.
 
     The first ``pretrain_epochs`` of a training see the source alone. Then, every ``pair_every`` epochs, each
     source image is paired with its most similar target image and each target image with its most similar
     source image; pairs whose source label is not the target's pseudo-label are dropped, so that one label
     holds for both. Without any pair left the training goes on as in the first epochs until the next pairing.
-    Predictions are the target branch's, which is the plain network. The head is one Linear layer on the
-    pooled token; the authors put a batch norm between them, which is left out so that the result is a plain
-    timm model.
+    Predictions are the target branch's, which is the plain network. The head is a batch norm without bias,
+    which sees each branch apart, and a Linear layer; both become one Linear layer in the result, a plain timm
+    model. Biases learn at ``bias_lr`` times the rate.
     """
 
     lr: float = 0.008
@@ -49,9 +51,35 @@ class CdTrans(UdaMethod):
     label_smoothing: Fraction = 0.1
     """On the source alone."""
     pair_every: Positive = 10
+    adapt_lr: NonNegative | None = None
+    """``lr`` from the first pairing on; None: the same."""
+    bias_lr: NonNegative = 2.0
+    """The biases' rate, relative to the others'."""
+    drop_path: Fraction = 0.1
+    """Stochastic depth of the backbone's last block, from 0 at the first."""
 
     title: ClassVar[str] = "CDTrans"
+    version: ClassVar[int] = 2
     backbone_kind: ClassVar[str] = "vit"
+    batch_coupled: ClassVar[str] = "each worker draws the dropped paths of its own part of the batch"
+
+    def notes(self, epochs: int, frozen: bool) -> tuple[str, ...]:
+        paired = epochs - self.pretrain_epochs
+        if paired > self.warmup_epochs:
+            return ()
+        return (
+            f"CDTrans ends within its warm-up: of {epochs} epochs {self.pretrain_epochs} see the source alone"
+            f" and the other {paired} are no more than cdtrans.warmup_epochs = {self.warmup_epochs}; its"
+            " authors adapt for 40 (the recipes adapt_anything/cdtrans), which would be uda.epochs"
+            f" {self.pretrain_epochs + 40}.",
+        )
+
+    def epoch_steps(self, sizes: Sizes) -> int:
+        return max(1, (sizes.source + sizes.target) // sizes.batch)
+
+    def steps_now(self, net: AdaptationNetwork, progress: Progress, sizes: Sizes) -> int:
+        """A pass over the pairs, at most one for each image of either set; over the source without any."""
+        return max(1, (len(net.pairs) if self._paired(net, progress) else sizes.source) // sizes.batch)
 
     def check(self, epochs: int) -> None:
         if epochs <= self.pretrain_epochs:
@@ -62,12 +90,16 @@ class CdTrans(UdaMethod):
             )
 
     def build(self, width: int, classes: int) -> dict[str, nn.Module]:
+        from torch import nn
+
         from diffadapt.models.cdtrans import PairList
 
-        return {**super().build(width, classes), "pairs": PairList()}
+        neck, linear = nn.BatchNorm1d(width), nn.Linear(width, classes, bias=False)
+        neck.bias.requires_grad_(False)
+        nn.init.normal_(linear.weight, 0, 0.001)
+        return {"head": nn.Sequential(neck, linear), "pairs": PairList()}
 
     def losses(self, net: AdaptationNetwork, batch: PairBatch, progress: Progress) -> dict[str, torch.Tensor]:
-        import torch
         import torch.nn.functional as F
 
         if not self._paired(net, progress):
@@ -76,8 +108,9 @@ class CdTrans(UdaMethod):
             return {"loss": loss, "source": loss.detach(), "accuracy": _accuracy(logits, batch.y_s)}
         from diffadapt.models.cdtrans import three_branches
 
-        logits = net.head(torch.cat(three_branches(net.backbone, batch.x_s, batch.x_t)))
-        source, target, fusion = logits.chunk(3)
+        f_s, f_t, f_st = three_branches(net.backbone, batch.x_s, batch.x_t)
+        # The authors' order, in which each branch moves the neck's running averages.
+        source, fusion, target = (net.head(f) for f in (f_s, f_st, f_t))
         # A pair is kept only where the pseudo-label is the source's label.
         parts = self.objective(source, target, fusion, batch.y_s, batch.y_s)
         return {
@@ -119,15 +152,21 @@ class CdTrans(UdaMethod):
         first = progress.epoch < self.pretrain_epochs
         length = self.pretrain_epochs if first else progress.epochs - self.pretrain_epochs
         epoch = progress.epoch + 1 - (0 if first else self.pretrain_epochs)
+        lr = self.lr if first or self.adapt_lr is None else self.adapt_lr
         if epoch < self.warmup_epochs:
-            return self.lr * (0.01 + 0.99 * epoch / self.warmup_epochs)
-        low = 0.002 * self.lr
-        return low + (self.lr - low) * (1 + math.cos(math.pi * epoch / max(1, length))) / 2
+            return lr * (0.01 + 0.99 * epoch / self.warmup_epochs)
+        low = 0.002 * lr
+        return low + (lr - low) * (1 + math.cos(math.pi * epoch / max(1, length))) / 2
 
     def sample(
         self, net: AdaptationNetwork, progress: Progress, rng: Any, count: int
     ) -> tuple[Any, Any] | None:
-        return net.pairs.draw(rng, count) if self._paired(net, progress) else None
+        if not self._paired(net, progress):
+            return None
+        import numpy as np
+
+        order = np.random.default_rng(item_seed(progress.seed, "pairs", str(progress.epoch), "order"))
+        return net.pairs.draw(order, count, progress.step % max(1, progress.steps_per_epoch))
 
     def refresh(self, net: AdaptationNetwork, data: Any, progress: Progress) -> None:
         import numpy as np
@@ -139,13 +178,13 @@ class CdTrans(UdaMethod):
         since = progress.epoch - self.pretrain_epochs
         if since < 0 or since % self.pair_every:
             return
-        weight = net.head.weight
-        source, target = (
-            torch.as_tensor(np.asarray(data.features(domain)), device=weight.device, dtype=weight.dtype)
-            for domain in ("source", "target")
-        )
+        neck, linear = net.head
         with torch.no_grad():
-            logits = net.head(target)
+            source, target = (
+                neck(torch.as_tensor(np.asarray(data.features(domain))).to(linear.weight))
+                for domain in ("source", "target")
+            )
+            logits = linear(target)
         pseudo = pseudo_labels(target.cpu().numpy(), logits.cpu().numpy())
         of_source, of_target = nearest(source, target)
         labels = np.asarray(data.source_labels)
@@ -160,6 +199,31 @@ class CdTrans(UdaMethod):
                 alone,
                 progress.epoch + 1,
             )
+
+    def parameter_groups(self, net: AdaptationNetwork) -> list[dict[str, Any]]:
+        groups: dict[str, dict[str, Any]] = {}
+        for name, parameter in net.named_parameters():
+            if parameter.requires_grad:
+                part = "backbone" if name.startswith("backbone.") else "rest"
+                scale = self.backbone_lr if part == "backbone" else 1.0
+                if bias := "bias" in name:
+                    scale *= self.bias_lr
+                part += " biases" if bias else ""
+                group = groups.setdefault(part, {"name": part, "params": [], "lr_scale": scale})
+                group["params"].append(parameter)
+        return list(groups.values())
+
+    def exported_head(self, net: AdaptationNetwork) -> nn.Module:
+        import torch
+        from torch import nn
+
+        neck, linear = net.head
+        head = nn.Linear(linear.in_features, linear.out_features).to(linear.weight)
+        with torch.no_grad():
+            scale = neck.weight * torch.rsqrt(neck.running_var + neck.eps)
+            head.weight.copy_(linear.weight * scale)
+            head.bias.copy_(linear.weight @ (neck.bias - neck.running_mean * scale))
+        return head
 
     def _paired(self, net: AdaptationNetwork, progress: Progress) -> bool:
         return progress.epoch >= self.pretrain_epochs and len(net.pairs) > 0

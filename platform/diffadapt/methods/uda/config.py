@@ -4,11 +4,11 @@ own."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from diffadapt.core.config import execution
 from diffadapt.core.discover import extended
-from diffadapt.core.ranges import NonNegative, Positive
+from diffadapt.core.ranges import Natural, NonNegative, Positive
 from diffadapt.methods.discover import chosen, identity, methods
 from diffadapt.methods.uda.base import UdaMethod
 
@@ -30,14 +30,17 @@ class UdaTraining:
     """Source images, and as many target images, of a step: the sum over ``execution.train_workers`` workers.
     """
     epochs: Positive = 20
-    steps_per_epoch: Positive = 1000
+    steps_per_epoch: Natural = 1000
+    """0: one pass over the data, which is the larger set (CDTrans: the source, later the pairs)."""
     lr: NonNegative | None = None
     """Overrides the method's own learning rate."""
     sdat: NonNegative = 0.0
     """Radius of SAM on the task loss (SDAT, Rangwani et al. 2022; published 0.02 for CNNs); 0: off."""
-    augment: Literal["uda", "center", "shift", "none"] = "uda"
-    """uda: squash to ``resize``, RandomResizedCrop .08-1, flip; center: centre crop, flip (VisDA); shift:
-    translate by up to an eighth."""
+    augment: Literal["uda", "crop", "center", "shift", "none"] = "uda"
+    """uda: squash to ``resize``, RandomResizedCrop .08-1, flip; crop: random crop, flip (CDTrans, SymNets);
+    center: centre crop, flip (VisDA); shift: translate by up to an eighth."""
+    scale: ClassVar[tuple[float, float]] = (0.08, 1.0)
+    """RandomResizedCrop's part of the area."""
     flip: bool = True
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     sync_batch_norm: bool = False

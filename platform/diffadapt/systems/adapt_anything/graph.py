@@ -159,9 +159,19 @@ class AdaptationGraph(Builder):
         split = self.add(f"split_{head}{dot}{tags}", stage, predicted)
         config, classes = replace(self.r.ssl, method=method, seed=seed), len(self.class_names)
         fit = FitSsl(config, self.backbone, classes, self.class_names, self.r.select)
-        name = self.add(_name(f"{head}_{method}", tag), fit, target.rows, split, start.model)
+        name = self.add(_name(f"{head}_{method}", tag), fit, self._second_views(target), split, start.model)
         title = f"{start.title} + {title_of(SSL_METHODS[method], method)}"
         return self._trained(name, target, title, Role(STAGE2, start.title, OTHERWISE[STAGE2]))
+
+    def _second_views(self, target: Domain) -> str:
+        """What stage 2 trains on: the images, or features of its own views where the backbone is frozen."""
+        if not self.backbone.frozen:
+            return target.rows
+        ssl, first = self.r.ssl, self.nodes[target.rows].stage
+        views = Features(self.backbone, ssl.augment, ssl.flip, self.r.seed, ssl.scale)
+        if views.identity() == first.identity():
+            return target.rows
+        return self.add(f"ssl_{target.rows}", views, target.images)
 
 
 def title_of(cls: type, name: str) -> str:

@@ -16,7 +16,7 @@ from diffadapt.compute.precision import autocast
 from diffadapt.compute.progress import Pass, Progress
 from diffadapt.compute.sync_batch_norm import synchronise
 from diffadapt.core.errors import DataError, RecipeError
-from diffadapt.methods.uda.base import UdaMethod
+from diffadapt.methods.uda.base import Sizes, UdaMethod
 from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.pair_batches import PairBatches
@@ -51,6 +51,8 @@ def fit_uda(
         torch.manual_seed(config.seed)
         net = AdaptationNetwork(backbone, width, classes, method).to(reporter.device)
     net.find_unused_parameters = len(passes) > 1
+    sizes, by_pass = Sizes(config.batch_size, len(source), len(target)), not config.steps_per_epoch
+    config = counted(config, method, sizes)
     if config.sync_batch_norm and reporter.world_size > 1:
         synchronise(net)
     total = config.epochs * config.steps_per_epoch
@@ -59,7 +61,10 @@ def fit_uda(
     refreshes = type(method).refresh is not UdaMethod.refresh
 
     def progress(step: int, name: str = "update") -> Progress:
-        return Progress(step, total, config.steps_per_epoch, name)
+        return Progress(step, total, config.steps_per_epoch, name, config.seed)
+
+    def idle(step: int) -> bool:
+        return step % config.steps_per_epoch >= method.steps_now(net, progress(step), sizes)
 
     def loss_fn(module: nn.Module, batch: PairBatch, step: int, current: Pass) -> dict[str, torch.Tensor]:
         return module(
@@ -82,11 +87,17 @@ def fit_uda(
         checkpoint_every=config.checkpoint_every,
         passes=passes,
         before_step=before_step,
+        idle=idle if by_pass else None,
     )
     with batches:
         observed = run.observed(net, lambda: evaluating(net), reader.forward)
         result = run_loop(net, loss_fn, batches, how, observed)
     return net, run.conclude(net, result)
+
+
+def counted(config: Any, method: UdaMethod, sizes: Sizes) -> Any:
+    """A UdaConfig whose epochs have a number of steps, where they were to be passes over the data."""
+    return config if config.steps_per_epoch else replace(config, steps_per_epoch=method.epoch_steps(sizes))
 
 
 def method_of(config: Any, frozen: bool) -> UdaMethod:

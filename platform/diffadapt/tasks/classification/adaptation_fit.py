@@ -73,7 +73,7 @@ class AdaptationFit(Fit):
                 f"There are no readable {what} images to train on: every one is unreadable or was filtered"
                 f" out{why}."
             )
-        augments = make_views(config.augment, backbone, config.flip)
+        augments = make_views(config.augment, backbone, config.flip, config.scale)
         return ImageViews(images, labels, keys, augments, lambda x: normalise(x, backbone)), failures
 
     def observers(self, job: FitJob, target: Any, source: Any = None) -> dict[str, Any]:

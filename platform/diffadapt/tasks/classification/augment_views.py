@@ -22,15 +22,18 @@ from diffadapt.train.views import Augment
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 """RandomResizedCrop's area and aspect ratio (Szegedy et al. 2015)."""
-SQUASHED = ("uda", "center")
+SQUASHED = ("uda", "crop", "center")
 
 
-def make_views(preset: str, inputs: ClassifierConfig, flip: bool) -> dict[str, Augment]:
+def make_views(
+    preset: str, inputs: ClassifierConfig, flip: bool, scale: tuple[float, float] = SCALE
+) -> dict[str, Augment]:
     """Kind -> ``augment(image uint8 (H, W, 1 or 3), seed)`` -> uint8 (in_channels, crop, crop), for test,
     weak and strong.
 
     The weak view of ``preset``: ``uda`` squashes to ``inputs.resize`` on both sides and takes a
-    RandomResizedCrop of .08-1 of the area; ``center`` squashes and takes the centre (VisDA); ``shift`` is the
+    RandomResizedCrop of ``scale`` of the area; ``crop`` squashes and takes a random crop (CDTrans);
+    ``center`` squashes and takes the centre (VisDA); ``shift`` is the
     evaluation preprocessing, translated by up to an eighth; ``none`` is that as it is. ``flip``: all but
     ``none`` are mirrored with probability one half. The strong view is a weak one after RandAugment and
     cutout.
@@ -40,7 +43,7 @@ def make_views(preset: str, inputs: ClassifierConfig, flip: bool) -> dict[str, A
     for square images, such as all synthetic ones and Office-31's; of other images the squashed view shows
     more, a little out of proportion.
     """
-    weak = WeakView(preset, inputs, flip)
+    weak = WeakView(preset, inputs, flip, scale)
     return {"test": Evaluated(preset, inputs), "weak": weak, "strong": StrongView(weak)}
 
 
@@ -80,6 +83,7 @@ class WeakView:
     preset: str
     inputs: ClassifierConfig
     flip: bool
+    scale: tuple[float, float] = SCALE
 
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
         return to_tensor(self.draw(image, np.random.default_rng(seed)))
@@ -94,7 +98,11 @@ class WeakView:
         inputs = self.inputs
         if self.preset == "uda":
             image = squash(match_channels(image, inputs.in_channels), inputs.resize)
-            return random_resized_crop(image, inputs.crop, rng)
+            return random_resized_crop(image, inputs.crop, rng, self.scale)
+        if self.preset == "crop":
+            return random_crop(
+                squash(match_channels(image, inputs.in_channels), inputs.resize), inputs.crop, rng
+            )
         if self.preset == "center":
             return prepare_image(squash(image, inputs.resize), inputs)
         image = prepare_image(image, inputs)
@@ -113,13 +121,24 @@ class StrongView:
         return to_tensor(from_pil(randaugment(out, rng)))
 
 
-def random_resized_crop(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+def random_crop(image: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A random square of uint8 (H, W, C); images that are smaller than ``side`` are enlarged to it first."""
+    if min(image.shape[:2]) < side:
+        image = squash(image, side)
+    height, width = image.shape[:2]
+    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    return image[top : top + side, left : left + side]
+
+
+def random_resized_crop(
+    image: np.ndarray, side: int, rng: np.random.Generator, scale: tuple[float, float] = SCALE
+) -> np.ndarray:
     """A random part of uint8 (H, W, C), bilinear to (side, side, C); the whole centre where ten tries fit
     nowhere."""
     height, width = image.shape[:2]
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     for _ in range(10):
-        area = height * width * rng.uniform(*SCALE)
+        area = height * width * rng.uniform(*scale)
         ratio = math.exp(rng.uniform(low, high))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

@@ -12,6 +12,7 @@ from diffadapt.core.artifact import FEATURES_SCHEMA, Rows, Shard
 from diffadapt.core.errors import ItemError, RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
+from diffadapt.methods.uda.config import UdaTraining
 from diffadapt.models.config import BackboneConfig
 from diffadapt.stages.models import classifier_identity, classifier_revisions
 
@@ -28,9 +29,11 @@ class Features(Stage):
     """
 
     backbone: BackboneConfig = BackboneConfig()
-    augment: Literal["uda", "center", "shift", "none"] = "uda"
+    augment: Literal["uda", "crop", "center", "shift", "none"] = "uda"
     flip: bool = True
     seed: int = 0
+    scale: tuple[float, float] = UdaTraining.scale
+    """RandomResizedCrop's part of the area (augment uda)."""
 
     kind = "features"
 
@@ -40,7 +43,9 @@ class Features(Stage):
     def identity(self) -> dict[str, Any]:
         fields = classifier_identity(self.backbone)
         fields.pop("frozen")
-        return {"backbone": fields, "augment": self.augment, "flip": self.flip, "seed": self.seed}
+        crop = self.augment == "uda" and self.scale != UdaTraining.scale
+        scale = {"scale": list(self.scale)} if crop else {}
+        return {"backbone": fields, "augment": self.augment, "flip": self.flip, "seed": self.seed, **scale}
 
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.backbone, False)
@@ -84,7 +89,7 @@ class _Extractor:
         self.model = load_backbone(stage.backbone, context.device).module.to(
             memory_format=torch.channels_last
         )
-        self.augments = make_views(stage.augment, stage.backbone, stage.flip)
+        self.augments = make_views(stage.augment, stage.backbone, stage.flip, stage.scale)
         self.batcher = Batcher((context.batch_size or stage.backbone.batch_size) // stage.views)
         self.threads = ThreadPoolExecutor(max(1, context.threads))
 

@@ -38,6 +38,12 @@ class FitSsl(AdaptationFit):
                 f"ssl.{config.method}.ema is {config.chosen.ema:g}, which never moves the averaged weights:"
                 " it must be below 1 (0: no average)."
             )
+        low, high = config.scale
+        if not 0 < low <= high:
+            raise RecipeError(
+                f"ssl.scale is {low:g} {high:g}: give the smallest and the largest part of an image's area"
+                " that a view shows, above 0 and in this order, such as 0.5 1."
+            )
         if self.select.rule == "dev":
             raise RecipeError(
                 "The selection rule 'dev' needs the labelled source, which stage 2 does not see: choose ensv,"

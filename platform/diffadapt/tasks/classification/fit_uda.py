@@ -10,6 +10,7 @@ from typing import Any
 from diffadapt.core.artifact import Shard
 from diffadapt.core.errors import DataError, RecipeError, WeightsError
 from diffadapt.core.stage import FitJob, NodePlan, whole
+from diffadapt.methods.uda.base import Sizes
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig
 from diffadapt.stages.models import (
@@ -40,6 +41,9 @@ class FitUda(AdaptationFit):
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.backbone, self.backbone.frozen)
 
+    def notes(self) -> tuple[str, ...]:
+        return self.config.chosen.notes(self.config.epochs, self.backbone.frozen)
+
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         config, method = self.config, self.config.chosen
         method.check(config.epochs)
@@ -57,7 +61,7 @@ class FitUda(AdaptationFit):
         return whole(inputs)
 
     def train(self, job: FitJob) -> Trained:
-        from diffadapt.tasks.classification.adaptation import demand_sets, fit_uda
+        from diffadapt.tasks.classification.adaptation import counted, demand_sets, fit_uda
 
         config, names = self.config, self.names
         source_files, target_files = row_inputs(job)[:2]
@@ -67,7 +71,8 @@ class FitUda(AdaptationFit):
         demand_sets(source, target, len(names))
         counts = _demand_classes(source.labels, names, kept is not None)
         body, module, width = self._body(job, source)
-        run = self.run(job, **self.observers(job, target, source))
+        known = counted(config, config.chosen, Sizes(config.batch_size, len(source), len(target)))
+        run = self.run(job, **replace(self, config=known).observers(job, target, source))
         net, scalars = fit_uda(source, target, module, width, len(names), config, run)
         warnings = []
         if config.chosen.uses_target:
@@ -113,7 +118,7 @@ class FitUda(AdaptationFit):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            body = load_backbone(self.backbone, "cpu")
+            body = load_backbone(self.backbone, "cpu", drop_path=self.config.chosen.drop_path)
         return body, body.module, body.width
 
     def _write(self, job: FitJob, net: Any, body: Any, width: int, selection: Any) -> None:
