@@ -50,6 +50,11 @@ COMMANDS = {
         "scores and settings of several runs side by side",
         "diffadapt compare quickstart-1a2b3c4d quickstart-5e6f7a8b",
     ),
+    "audit": (
+        "audit",
+        "accuracies with intervals from a few labels: writes a page to label images on, reads the labels",
+        "diffadapt audit --run last --n 80 --out audit/",
+    ),
     "predict": (
         "predict",
         "adapted predictions for new, unlabelled images",

@@ -16,8 +16,10 @@ from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
+from diffadapt.report.own.without_labels import FILE as WITHOUT_LABELS
 from diffadapt.run.fit import recorded_metrics
 from diffadapt.run.scores import scores_of
+from diffadapt.run.without_labels import without_labels
 
 
 def finish(
@@ -51,6 +53,8 @@ def finish(
         )
     if brief:
         return
+    if (guessed := without_labels(manifest, predictions.__getitem__)) is not None:
+        run.write(WITHOUT_LABELS, json.dumps(guessed, indent=1).encode())
     if node := pipeline.outputs.get("predictions"):
         from diffadapt.core.predictions import predictions_parquet
 

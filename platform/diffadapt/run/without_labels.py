@@ -1,0 +1,105 @@
+"""What can be guessed of the accuracy of a run's rows without a label of the target, from the logits that its
+nodes hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffadapt.audit.answers import image_node
+from diffadapt.core.record import softmax
+from diffadapt.metrics import unlabelled_accuracy as guess
+
+Predictions = Mapping[str, tuple[int | None, np.ndarray]]
+
+
+def without_labels(manifest: Mapping[str, Any], load: Callable[[str], Predictions]) -> dict[str, Any] | None:
+    """``rows``: name, group, guesses (percent) and, where the data have labels, the accuracy; ``missing``:
+    what the run lacks for a guess. None for a run without a row that predicts classes. ``load``: prediction
+    node -> key -> (label, logits)."""
+    nodes, target = manifest["nodes"], (manifest.get("outputs") or {}).get("target")
+    rows = [r for r in manifest.get("rows") or () if image_node(nodes, r["members"][0]) is not None]
+    source = [r for r in rows if not r["group"] and image_node(nodes, r["members"][0]) != target]
+    held_out = {_model(nodes, r["members"][0]): r["members"][0] for r in source if len(r["members"]) == 1}
+    held_out.pop("", None)
+    rows = [r for r in rows if r not in source]
+    if not rows:
+        return None
+    out = []
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["name"], row["group"]), []).append(row)
+    limits = {model: _limit(load(node)) for model, node in held_out.items()}
+    for (name, group), alike in groups.items():
+        found = _guesses(alike, nodes, limits, load)
+        if found:
+            out.append({"row": name, "group": group, "seeds": len(alike), **found})
+    return {"rows": out, "missing": _missing(bool(held_out), any(len(a) > 1 for a in groups.values()))}
+
+
+def _guesses(
+    alike: list[Mapping[str, Any]],
+    nodes: Mapping[str, Any],
+    limits: Mapping[str, float],
+    load: Callable[[str], Predictions],
+) -> dict[str, Any]:
+    """Guesses and truth, percent, of the seeds of one row."""
+    limit = limits.get(_model(nodes, alike[0]["members"][0])) if len(alike[0]["members"]) == 1 else None
+    if limit is None and len(alike) < 2:
+        return {}
+    members = [[load(m) for m in row["members"]] for row in alike]
+    others = [load(row["images_of"]) for row in alike if row["images_of"]]
+    keys = [k for k in members[0][0] if all(k in part for parts in [*members, others] for part in parts)]
+    if not keys:
+        return {}
+    predicted = [_predicted(parts, keys) for parts in members]
+    known = np.array([-1 if members[0][0][k][0] is None else members[0][0][k][0] for k in keys])
+    truth = float(np.mean([(p == known).mean() for p in predicted])) if (known >= 0).all() else None
+    confident = None
+    if limit is not None:
+        parts = [guess.certainty(np.stack([m[k][1] for k in keys])) for (m,) in members]
+        confident = float(np.mean([guess.above(scores, limit) for scores in parts]))
+    return {
+        guess.ATC: _percent(confident),
+        guess.AGREEMENT: _percent(guess.agreement(predicted)) if len(predicted) > 1 else None,
+        "true": _percent(truth),
+    }
+
+
+def _predicted(members: Sequence[Predictions], keys: Sequence[str]) -> np.ndarray:
+    """The classes that a row predicts (SDA equation 5)."""
+    return np.asarray(sum(softmax(np.stack([m[k][1] for k in keys])) for m in members)).argmax(1)
+
+
+def _limit(predictions: Predictions) -> float:
+    """ATC's threshold from predictions on labelled source images."""
+    known = [(label, logits) for label, logits in predictions.values() if label is not None]
+    logits = np.stack([z for _, z in known])
+    right = logits.argmax(1) == np.array([label for label, _ in known])
+    return guess.threshold(guess.certainty(logits), right)
+
+
+def _model(nodes: Mapping[str, Any], node: str) -> str:
+    """The trained model that a prediction node applies as it is; empty where it has none, or adapts it
+    first."""
+    inputs = nodes[node]["inputs"]
+    return inputs[1] if nodes[node]["kind"] == "logits" and len(inputs) > 1 else ""
+
+
+def _missing(held_out: bool, several: bool) -> list[str]:
+    out = []
+    if not held_out:
+        out.append(
+            f"{guess.ATC} needs the models' predictions on labelled source images that they were not"
+            f" trained on, and"
+            " this run holds none"
+        )
+    if not several:
+        out.append(f"{guess.AGREEMENT} needs rows that were trained with two seeds or more (--seeds 0 1 2)")
+    return out
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else round(100 * value, 2)
