@@ -90,7 +90,8 @@ class Work:
                     runner.prepare()
                     runner.existing({name: node.hits for name, node in self.progress.nodes.items()})
                 self.errors.clear()
-                fits = tuple(t for t in wave.fits if leases.take(t.digest))
+                allowed = self.quarantine.max_failed
+                fits = tuple(replace(t, max_failed=allowed) for t in wave.fits if leases.take(t.digest))
                 if wave.chains or fits:
                     self._one_wave(runner, replace(wave, fits=fits), stages, log_dir)
                 else:

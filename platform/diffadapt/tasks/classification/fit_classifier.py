@@ -82,7 +82,7 @@ class FitClassifier(Fit):
             index = np.resize(order, self.epoch_images)
             images, labels = _take(images, index), labels[index]
         given = labels if isinstance(images, np.ndarray) else None
-        run = self.run(job, readers=0)
+        run = self.run(job, failures, readers=0)
         scalars = fit_classifier(model, images, self.config, run, inputs=self.classifier, labels=given)
 
         def save(metrics: dict[str, Any]) -> None:

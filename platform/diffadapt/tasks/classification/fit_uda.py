@@ -67,7 +67,7 @@ class FitUda(AdaptationFit):
         demand_sets(source, target, len(names))
         counts = _demand_classes(source.labels, names, kept is not None)
         body, module, width = self._body(job, source)
-        run = self.run(job, **self.observers(job, target, source))
+        run = self.run(job, [*failed, *also_failed], **self.observers(job, target, source))
         net, scalars = fit_uda(source, target, module, width, len(names), config, run)
         warnings = []
         if config.chosen.uses_target:

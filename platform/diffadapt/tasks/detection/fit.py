@@ -72,6 +72,7 @@ class FitDetector(Fit):
         from diffadapt.tasks.detection.training import fit_detector
 
         source, transferred, boxes, failures = self._sets(job)
+        job.count(failures.values())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             net = build_detector(self.config, len(self.classes.names))

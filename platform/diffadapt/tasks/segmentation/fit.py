@@ -112,6 +112,8 @@ class FitSegmenter(Fit):
         from diffadapt.tasks.segmentation.training import fit_segmenter
 
         source, transferred, chosen_by = self._sets(job)
+        failures = {f.key: f for s in (source, transferred, chosen_by) if s is not None for f in s.failures}
+        job.count(failures.values())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             net = build_segmenter(self.config, len(self.classes.names))
@@ -130,7 +132,6 @@ class FitSegmenter(Fit):
             }
             save_segmenter(net.cpu(), job.output, self.config, self.classes, extra)
 
-        failures = {f.key: f for s in (source, transferred, chosen_by) if s is not None for f in s.failures}
         return Trained(
             scalars,
             save,
