@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,17 +28,39 @@ def classifier_identity(config: ClassifierConfig) -> dict[str, Any]:
     return fields
 
 
-def classifier_revisions(config: ClassifierConfig, fitted: bool) -> dict[str, str]:
-    """The revision of the classifier's weights, unless an earlier fit provides them."""
+def classifier_revisions(
+    config: ClassifierConfig, fitted: bool, num_classes: int | None = None
+) -> dict[str, str]:
+    """The revision of the classifier's weights, unless an earlier fit provides them. Raises WeightsError or
+    DataError for those of a file or folder that are of another network or number of classes."""
     from diffadapt.models.classifier_source import classifier_revision
 
     if fitted or config.name == "train":
         return {}
     try:
-        return {"classifier": classifier_revision(config)}
+        revision = classifier_revision(config)
     except WeightsError as error:
         missing(error)
         return {"classifier": f"missing:{config.name}"}
+    _looked_at(config, revision, num_classes)
+    return {"classifier": revision}
+
+
+def classifier_notes(config: ClassifierConfig, fitted: bool) -> tuple[str, ...]:
+    """A sentence on what is chosen of a checkpoint file that holds more than the classifier."""
+    found = classifier_revisions(config, fitted)
+    note = _looked_at(config, found["classifier"], None) if found else ""
+    return (note,) if note else ()
+
+
+@lru_cache(maxsize=64)
+def _looked_at(config: ClassifierConfig, revision: str, num_classes: int | None) -> str:
+    """What models/classifier.look_at says of weights on the disk; those that are shipped are not doubted."""
+    if not revision.startswith("sha256:") or config.name.startswith("embedded:"):
+        return ""
+    from diffadapt.models.classifier import look_at
+
+    return look_at(config, num_classes)
 
 
 def check_backbone(config: ClassifierConfig) -> None:

@@ -3,6 +3,7 @@ torch."""
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,31 @@ def check_segmenter(config: SegmenterConfig) -> None:
             _check_cache(config.backbone)
     except WeightsError as error:
         missing(error)
+        return
+    segmenter_notes(config)
+
+
+def segmenter_notes(config: SegmenterConfig) -> tuple[str, ...]:
+    """A sentence on what is chosen of given weights that hold more than the backbone. Raises WeightsError for
+    those that do not fit it."""
+    if config.weights in ("imagenet", "none") or config.arch == "segformer":
+        return ()
+    if config.weights.startswith("embedded:"):
+        return ()
+    try:
+        revision = weights.content_revision(_local(config))
+    except WeightsError as error:
+        missing(error)
+        return ()
+    note = _looked_at(config.backbone, config.weights, revision)
+    return (note,) if note else ()
+
+
+@functools.lru_cache(maxsize=16)
+def _looked_at(backbone: str, given: str, revision: str) -> str:
+    from diffadapt.models.segmentation.backbones import look_at_backbone
+
+    return look_at_backbone(backbone, given)
 
 
 def torchvision_file(name: str) -> tuple[str, Path]:

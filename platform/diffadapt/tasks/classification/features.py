@@ -13,7 +13,7 @@ from diffadapt.core.errors import ItemError, RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.config import BackboneConfig
-from diffadapt.stages.models import classifier_identity, classifier_revisions
+from diffadapt.stages.models import classifier_identity, classifier_notes, classifier_revisions
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Features(Stage):
 
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.backbone, False)
+
+    def notes(self) -> tuple[str, ...]:
+        return classifier_notes(self.backbone, False)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         if self.backbone.name == "train":

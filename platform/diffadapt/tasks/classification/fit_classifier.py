@@ -12,7 +12,7 @@ from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.stages.models import classifier_identity, classifier_revisions
+from diffadapt.stages.models import classifier_identity, classifier_notes, classifier_revisions
 from diffadapt.train.config import FitConfig
 from diffadapt.train.fit import Fit, Trained
 
@@ -46,7 +46,10 @@ class FitClassifier(Fit):
         return fields
 
     def revisions(self) -> dict[str, str]:
-        return classifier_revisions(self.classifier, self.init != "config")
+        return classifier_revisions(self.classifier, self.init != "config", self.num_classes)
+
+    def notes(self) -> tuple[str, ...]:
+        return classifier_notes(self.classifier, self.init != "config")
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         # Known now; training would say so after days of synthesis.

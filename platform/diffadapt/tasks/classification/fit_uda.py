@@ -14,6 +14,7 @@ from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig
 from diffadapt.stages.models import (
     check_backbone,
+    classifier_notes,
     classifier_revisions,
 )
 from diffadapt.stages.roles import kept_keys, row_inputs
@@ -39,6 +40,9 @@ class FitUda(AdaptationFit):
 
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.backbone, self.backbone.frozen)
+
+    def notes(self) -> tuple[str, ...]:
+        return classifier_notes(self.backbone, self.backbone.frozen)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         config, method = self.config, self.config.chosen

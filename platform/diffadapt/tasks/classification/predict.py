@@ -12,6 +12,7 @@ from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.stages.models import (
     classifier_identity,
+    classifier_notes,
     classifier_revisions,
     open_classifier,
     predicted_logits,
@@ -35,7 +36,10 @@ class Predict(Stage):
         return {"classifier": classifier_identity(self.classifier), "fitted": self.fitted}
 
     def revisions(self) -> dict[str, str]:
-        return classifier_revisions(self.classifier, self.fitted)
+        return classifier_revisions(self.classifier, self.fitted, self.num_classes)
+
+    def notes(self) -> tuple[str, ...]:
+        return classifier_notes(self.classifier, self.fitted)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         images, *fitted = inputs.values()

@@ -18,6 +18,7 @@ from diffadapt.models.segmentation.source import (
     SMALLEST,
     check_segmenter,
     segmenter_identity,
+    segmenter_notes,
     segmenter_revisions,
 )
 from diffadapt.stages.roles import row_inputs
@@ -66,6 +67,9 @@ class FitSegmenter(Fit):
 
     def revisions(self) -> dict[str, str]:
         return segmenter_revisions(self.config)
+
+    def notes(self) -> tuple[str, ...]:
+        return segmenter_notes(self.config)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         kind = method_of(self.method)
