@@ -101,7 +101,7 @@ def read_checkpoint(path: str, shapes_only: bool = False) -> Checkpoint:
         if path.endswith(".safetensors"):
             raw: Any = _headers(path) if shapes_only else load_file(path)
         else:
-            raw = _unpickled(path, shapes_only)
+            raw = unpickled(path, shapes_only)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"The checkpoint {path!r} cannot be read: it is damaged or holds Python objects beside tensors"
@@ -185,7 +185,9 @@ def _headers(path: str) -> dict[str, torch.Tensor]:
         }
 
 
-def _unpickled(path: str, mapped: bool = False) -> Any:
+def unpickled(path: str, mapped: bool = False) -> Any:
+    """What torch reads safely of a file, settings of training scripts included. Raises what torch raises,
+    UnpicklingError for other Python objects."""
     with torch.serialization.safe_globals(settings_classes()):
         if mapped:
             try:
