@@ -220,7 +220,7 @@ class TestDinov2:
         result = {}
         kinds = {
             "plain": (Dinov2Config, Dinov2Model, {}),
-            "registers": (Dinov2WithRegistersConfig, Dinov2WithRegistersModel, {"num_register_tokens": 4}),
+            "registers": (Dinov2WithRegistersConfig, Dinov2WithRegistersModel, {"num_register_tokens": 4, "patch_size": 14}),
         }
         for name, (settings, kind, more) in kinds.items():
             folder = tmp_path_factory.mktemp(name)
