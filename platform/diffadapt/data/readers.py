@@ -25,7 +25,7 @@ BESIDE = (
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".md", ".rst", ".xml", ".html", ".htm", ".css",
     ".js", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".log", ".py", ".ipynb", ".sh", ".bat", ".db", ".lnk",
     ".url", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".npy", ".npz", ".mat", ".pkl", ".h5", ".pt", ".pth",
-    ".safetensors", ".parquet",
+    ".safetensors", ".parquet", ".cls",
 )  # fmt: skip
 """Files that ordinarily lie beside images and are none: nobody misses them."""
 ROW_GROUPS_HELD = 2
@@ -194,13 +194,25 @@ def open_location(path: str) -> tuple[Any, str]:
         root = root.rstrip("/") or "/"
         if not fs.exists(root):
             raise DataError(f"{path} does not exist: check the path.")
+        if fs.isfile(root) and (found := in_archive(fs, root)):
+            return found
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{path} cannot be opened ({error}): check the location and its protocol.") from None
     return fs, root
 
 
+def in_archive(fs: Any, path: str) -> tuple[Any, str] | None:
+    """(its members as a file system, their folder) of an archive; None for another file. Raises DataError."""
+    from diffadapt.data.archive_files import is_archive, open_archives
+
+    if not is_archive(path):
+        return None
+    files = open_archives(fs, [path])
+    return files, files.root
+
+
 def source_name(root: str) -> str:
-    return posixpath.splitext(posixpath.basename(root.rstrip("/")))[0] or "scenes"
+    return posixpath.splitext(posixpath.basename(root.rstrip("/").removesuffix("!")))[0] or "scenes"
 
 
 @dataclass(frozen=True)
