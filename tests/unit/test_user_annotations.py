@@ -85,7 +85,9 @@ def test_an_annotation_of_an_image_that_is_not_there_is_set_apart(tmp_path):
 
 def test_what_can_be_read_is_read(tmp_path):
     said, plain, _ = read(coco(tmp_path / "plain"))
-    assert said == "" and Scenes(coco(tmp_path / "again")).identity() == Scenes(coco(tmp_path / "b")).identity()
+    assert (
+        said == "" and Scenes(coco(tmp_path / "again")).identity() == Scenes(coco(tmp_path / "b")).identity()
+    )
 
     def names(document: dict) -> None:
         for image in document["images"]:
@@ -108,7 +110,9 @@ def test_many_are_counted_and_none_left_is_an_error(tmp_path):
 
     said, _, _ = read(coco(tmp_path / "many", lambda d: spoil(d, 30)))
     assert "30 of the 33 annotations" in said and "annotation 109" in said and "and 20 more" in said
-    with pytest.raises(DataError, match="None of the 2 annotations .* can be used; the first: annotation 100"):
+    with pytest.raises(
+        DataError, match="None of the 2 annotations .* can be used; the first: annotation 100"
+    ):
 
         def all_bad(document: dict) -> None:
             document["annotations"].clear()

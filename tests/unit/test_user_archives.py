@@ -92,7 +92,9 @@ def test_what_folders_can_archives_can(tmp_path):
     flat = packed(tmp_path / "flat.zip", images("a.png", "b.jpg") | {"notes.txt": b"x", "c.heic": b"x"})
     source = opened(flat)
     assert [i.label for i in source.items] == [None, None] and "1 .heic" in " ".join(source.notes)
-    splits = packed(tmp_path / "s.tar", images("train/x/1.png", "train/y/1.png", "val/x/1.png", "val/y/1.png"))
+    splits = packed(
+        tmp_path / "s.tar", images("train/x/1.png", "train/y/1.png", "val/x/1.png", "val/y/1.png")
+    )
     assert len(opened(splits, split="val").items) == 2
     with pytest.raises(DataError, match="splits train, val"):
         opened(splits)
@@ -131,7 +133,11 @@ def test_what_is_no_file_of_its_own_is_left_out_and_said(tmp_path):
     assert "1 member that is no plain file is left out" in said
     path = tmp_path / "odd.tar"
     with tarfile.open(path, "w") as archive:
-        for name, kind in (("a.png", tarfile.SYMTYPE), ("b.png", tarfile.LNKTYPE), ("c.png", tarfile.FIFOTYPE)):
+        for name, kind in (
+            ("a.png", tarfile.SYMTYPE),
+            ("b.png", tarfile.LNKTYPE),
+            ("c.png", tarfile.FIFOTYPE),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)

@@ -113,7 +113,10 @@ def test_wrappers_are_understood_and_said(tmp_path, net, name, clause, ending):
         (lambda s: {k.replace("linear.", "linear.1."): v for k, v in s.items()}, ["unexpected", "linear.1"]),
         (lambda s: {k: v for k, v in s.items() if "layer3.0.conv2" not in k}, ["missing", "layer3.0.conv2"]),
         (lambda s: {**s, "layer1.7.conv1.weight": torch.ones(1)}, ["unexpected", "layer1.7"]),
-        (lambda s: {**s, "conv1.weight": torch.ones(16, 1, 3, 3)}, ["of another shape", "wanted (16, 3, 3, 3)"]),
+        (
+            lambda s: {**s, "conv1.weight": torch.ones(16, 1, 3, 3)},
+            ["of another shape", "wanted (16, 3, 3, 3)"],
+        ),
     ],
     ids=["head", "missing", "deeper", "grey"],
 )
@@ -220,11 +223,17 @@ class TestDinov2:
         result = {}
         kinds = {
             "plain": (Dinov2Config, Dinov2Model, {}),
-            "registers": (Dinov2WithRegistersConfig, Dinov2WithRegistersModel, {"num_register_tokens": 4, "patch_size": 14}),
+            "registers": (
+                Dinov2WithRegistersConfig,
+                Dinov2WithRegistersModel,
+                {"num_register_tokens": 4, "patch_size": 14},
+            ),
         }
         for name, (settings, kind, more) in kinds.items():
             folder = tmp_path_factory.mktemp(name)
-            values = settings(hidden_size=384, num_attention_heads=6, num_hidden_layers=12, image_size=56, **more)
+            values = settings(
+                hidden_size=384, num_attention_heads=6, num_hidden_layers=12, image_size=56, **more
+            )
             model = kind(values).eval()
             with torch.no_grad():
                 for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""The members of archives as the files of a folder, so that whatever reads folders reads archives in place."""
+"""The members of archives as the files of a folder, so that whatever reads folders reads archives too."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Part:
 
 
 class ArchiveFiles:
-    """What fsspec's file systems are asked for here, over the members of archives. ``root`` is the folder that
-    they lie in, which is on no disk. Only the listing is held; archives are opened once a process."""
+    """What fsspec's file systems are asked for here, over the members of archives. ``root`` is the folder
+    that they lie in, which is on no disk. Only the listing is held; archives are opened once a process."""
 
     protocol = "archive"
 
@@ -66,7 +66,9 @@ class ArchiveFiles:
             try:
                 members = list(part.kind.members(self._handle(number)))
             except (OSError, ValueError, EOFError) as error:
-                raise DataError(f"{part.path} cannot be read as an archive ({error}): get it again.") from None
+                raise DataError(
+                    f"{part.path} cannot be read as an archive ({error}): get it again."
+                ) from None
             for member in members:
                 name = _safe(member.name)
                 if name is None:

@@ -31,7 +31,6 @@ from diffadapt.data.readers import (
 )
 from diffadapt.data.webdataset import has_labels, scan_samples
 
-
 MOST_PARTS = 10_000
 
 

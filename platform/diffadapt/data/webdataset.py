@@ -1,5 +1,5 @@
-"""Image sets in the form of webdataset: files of one sample have one name, up to its first dot; the label is in
-``.cls`` or in ``.json``."""
+"""Image sets in the form of webdataset: files of one sample have one name, up to its first dot; the label is
+in ``.cls`` or in ``.json``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def scan_samples(config: DataConfig, fs: Any, files: dict[str, str], name: str, 
         names = listed or tuple(str(i) for i in range(max(numbers.values()) + 1))
         if max(numbers.values()) >= len(names):
             raise DataError(
-                f"{config.path} has the label {max(numbers.values())}, but there are {len(names)} class names."
+                f"{config.path} has the label {max(numbers.values())}, but there are {len(names)} class"
+                " names."
             )
     else:
         names, numbers = bind_names(sorted(values), listed, config.path, subset)

@@ -121,7 +121,9 @@ def read_checkpoint(path: str, shapes_only: bool = False) -> Checkpoint:
         if beside := [k for k in parts[1:] if k in _AVERAGED and parts[0] not in _AVERAGED]:
             said.append(f"the part {parts[0]!r} is taken, not the average in {beside[0]!r} beside it")
         raw = raw[parts[0]]
-    tensors = {str(k): v for k, v in raw.items() if isinstance(v, torch.Tensor)} if isinstance(raw, Mapping) else {}
+    tensors = (
+        {str(k): v for k, v in raw.items() if isinstance(v, torch.Tensor)} if isinstance(raw, Mapping) else {}
+    )
     if not tensors:
         raise WeightsError(
             f"The checkpoint {path!r} holds no state_dict of tensors at its top level or under"
@@ -147,7 +149,9 @@ def arranged(checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:
     aside = [k for k in best if k not in wanted and {k.partition(".")[0], k.rpartition(".")[2]} & set(_ASIDE)]
     said = list(checkpoint.said)
     if prefix and outside:
-        said.append(f"what is under {prefix!r} is taken, and {len(outside)} others set aside ({_few(outside)})")
+        said.append(
+            f"what is under {prefix!r} is taken, and {len(outside)} others set aside ({_few(outside)})"
+        )
     if aside:
         said.append(f"{len(aside)} that are no parameters are set aside ({_few(aside)})")
     return Checkpoint({k: v for k, v in best.items() if k not in aside}, tuple(said))

@@ -91,7 +91,11 @@ def _safetensors_end(handle: Any, head: bytes) -> int:
     handle.seek(8)
     try:
         header = json.loads(handle.read(length))
-        return 8 + length + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
+        return (
+            8
+            + length
+            + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
+        )
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return -1
 

@@ -168,9 +168,7 @@ class Connection:
         if not job.get("working_dir") and not job.get("worker_process_setup_hook"):
             variables[PLACE] = os.getcwd()
             environment["worker_process_setup_hook"] = f"{settle.__module__}.{settle.__name__}"
-        ray.init(
-            address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment
-        )
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
 
     def _remember(self, *names: str) -> None:
         self._environment.update({name: os.environ.get(name) for name in names})
@@ -178,8 +176,8 @@ class Connection:
 
 def settle() -> None:
     """In a worker process of a cluster that was started elsewhere: go to the driver's folder, so that the
-    relative paths of a recipe, its weights, prompts and own files mean the same. Where there is no such folder
-    on the worker's machine, the paths are those of no file, and whoever opens one says so."""
+    relative paths of a recipe, its weights, prompts and own files mean the same. Where there is no such
+    folder on the worker's machine, the paths are those of no file, and whoever opens one says so."""
     with contextlib.suppress(OSError):
         os.chdir(os.environ[PLACE])
 

@@ -95,7 +95,15 @@ def run_fit(
         interrupts.check()
         message = evidence(error)
     return Receipt(
-        task.node, task.shard.key, task.digest, "failed", 0, failures, time.perf_counter() - start, name, message
+        task.node,
+        task.shard.key,
+        task.digest,
+        "failed",
+        0,
+        failures,
+        time.perf_counter() - start,
+        name,
+        message,
     )
 
 

@@ -1,5 +1,5 @@
-"""Kinds of archives whose members are read in place: one file each (see base.py); DIFFADAPT_ARCHIVES names more
-folders."""
+"""Kinds of archives whose members are read in place: one file each (see base.py); DIFFADAPT_ARCHIVES names
+more folders."""
 
 from diffadapt.core.discover import extend
 

@@ -53,9 +53,7 @@ SLACK, RATIO = 2**30, 200
 def demand_size(unpacked: int, packed: int) -> None:
     """Raise ValueError for an archive that unpacks to far more than images do (a zip bomb)."""
     if unpacked > SLACK + RATIO * packed:
-        raise ValueError(
-            f"its {packed:,} bytes unpack to {unpacked:,}, as no archive of images does"
-        )
+        raise ValueError(f"its {packed:,} bytes unpack to {unpacked:,}, as no archive of images does")
 
 
 @functools.cache

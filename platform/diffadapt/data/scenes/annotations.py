@@ -1,4 +1,4 @@
-"""Annotations of COCO's format one by one: those that cannot be used are set apart with their id and image."""
+"""Annotations of COCO's format: those that cannot be used are set apart with their id and image."""
 
 from __future__ import annotations
 

@@ -58,9 +58,7 @@ class Diffusers(Generator):
     def from_labels(self, config: Any, device: str, num_classes: int) -> FromLabels:
         from diffadapt.diffusion.generators.dit import load_generator
 
-        generator = load_generator(
-            self.address, device, config.precision, config.compile, config.variant
-        )
+        generator = load_generator(self.address, device, config.precision, config.compile, config.variant)
         if num_classes > generator.num_classes:
             raise RecipeError(
                 f"The data has {num_classes} classes but the generator {weights_label(config.weights)} knows"

@@ -110,8 +110,8 @@ def dit_index(weights: str) -> PipelineIndex | None:
         parts["vae"] = ["diffusers", "AutoencoderKL"]
     if not (Path(resolved) / "transformer" / "config.json").is_file():
         raise WeightsError(
-            f"{weights!r} has no transformer/config.json, so it is no DiT pipeline: give a DiTPipeline folder,"
-            " which `diffadapt weights import-dit` makes of the authors' checkpoints."
+            f"{weights!r} has no transformer/config.json, so it is no DiT pipeline: give a DiTPipeline"
+            " folder, which `diffadapt weights import-dit` makes of the authors' checkpoints."
         )
     return PipelineIndex(str(index.get("_class_name", "")), parts)
 

@@ -56,12 +56,14 @@ _JOINED = {
 def dinov2_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """What timm's config.json would say of a transformers DINOv2 folder with this config.json; its positions
     are brought to the input size that is asked for. Raises WeightsError for one that is no published size."""
-    registers = int(config.get("num_register_tokens", 0)) if "registers" in str(config.get("model_type")) else 0
+    registers = (
+        int(config.get("num_register_tokens", 0)) if "registers" in str(config.get("model_type")) else 0
+    )
     width, patch = config.get("hidden_size"), config.get("patch_size", 14)
     if width not in SIZES or patch != 14 or registers not in (0, 4):
         raise WeightsError(
-            f"A DINOv2 of width {width}, patches of {patch} and {registers} registers is none of the published"
-            f" ones (widths {', '.join(map(str, SIZES))}, patches of 14, 0 or 4 registers)."
+            f"A DINOv2 of width {width}, patches of {patch} and {registers} registers is none of the"
+            f" published ones (widths {', '.join(map(str, SIZES))}, patches of 14, 0 or 4 registers)."
         )
     return {
         "architecture": _arch(width, registers),

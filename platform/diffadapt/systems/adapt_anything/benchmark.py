@@ -96,8 +96,8 @@ class Benchmark:
             for i, domain in enumerate(t if len(t) == 2 else ["?"]):
                 if domain not in self.known.domains and not (i == 0 and domain == SYNTHETIC):
                     raise RecipeError(
-                        f"{'-'.join(t)!r} is no transfer of {self.benchmark or self.known.title}: give source-target of"
-                        f" {', '.join(self.known.domains)}, or"
+                        f"{'-'.join(t)!r} is no transfer of {self.benchmark or self.known.title}: give"
+                        f" source-target of {', '.join(self.known.domains)}, or"
                         f" {SYNTHETIC}-target.{suggest(domain, self.known.domains)}"
                     )
             if t[0] == t[1]:

@@ -29,8 +29,8 @@ class Domains(Benchmark):
     def _check(self) -> None:
         if self.benchmark:
             raise RecipeError(
-                f"benchmark is {self.benchmark!r}, but this recipe is for domains of your own: leave it empty,"
-                f" or run adapt_anything/{self.benchmark}/all."
+                f"benchmark is {self.benchmark!r}, but this recipe is for domains of your own: leave it"
+                f" empty, or run adapt_anything/{self.benchmark}/all."
             )
         if not self.data.path:
             raise RecipeError(
@@ -44,6 +44,11 @@ class Domains(Benchmark):
     @cached_property
     def places(self) -> dict[str, str]:
         """Domain -> where its images lie: the folders, archives and Parquet files under ``data.path``."""
+        if is_archive(self.data.path):
+            raise DataError(
+                f"{self.data.path} is an archive: give a folder that holds the domains, of which each may be an"
+                " archive."
+            )
         fs, root = open_location(self.data.path)
         tree = walk(fs, root)
         found = {name: name for name in tree.folders}
@@ -56,9 +61,10 @@ class Domains(Benchmark):
     def known(self) -> Known:
         """The domains and classes that were found. Raises DataError."""
         if len(self.places) < 2:
+            have = f"the domain {some(list(self.places))} only" if self.places else "no domains"
             raise DataError(
-                f"{self.data.path} has {f'the domain {some(list(self.places))} only' if self.places else 'none'}:"
-                " give a folder with two or more domains, each a folder with a folder a class."
+                f"{self.data.path} has {have}: give a folder with two or more domains, each a folder with"
+                " a folder a class."
             )
         words = {name: name.replace("_", " ") for name in self.places}
         title = posixpath.basename(self.data.path.rstrip("/")) or "own domains"

@@ -14,7 +14,13 @@ from diffadapt.core.identity import digest, item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.stages.models import classifier_identity, classifier_notes, classifier_revisions, logits_rows, open_classifier
+from diffadapt.stages.models import (
+    classifier_identity,
+    classifier_notes,
+    classifier_revisions,
+    logits_rows,
+    open_classifier,
+)
 
 
 @dataclass(frozen=True)
