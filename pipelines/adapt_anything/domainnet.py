@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diffadapt.methods.uda.config import UdaConfig
-from diffadapt.models.config import BackboneConfig
+from diffadapt.models.config import BackboneConfig, ClipConfig
 from diffadapt.systems.adapt_anything.benchmark import Benchmark, transfer_recipes
+from diffadapt.systems.adapt_anything.published import published_training
 
 
 def all() -> Benchmark:
-    """Real source, every transfer, the network of the published tables."""
+    """Real source, every transfer, network and settings of each method as in the published tables."""
     return Benchmark(
         benchmark="domainnet",
-        backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64),
-        uda=UdaConfig(epochs=30, steps_per_epoch=1000),
+        backbone=BackboneConfig(name="resnet101.tv_in1k", batch_size=64),
+        uda=published_training("domainnet"),
+        clip=ClipConfig(),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diffadapt.methods.uda.config import UdaConfig
-from diffadapt.models.config import BackboneConfig
+from diffadapt.models.config import BackboneConfig, ClipConfig
 from diffadapt.systems.adapt_anything.benchmark import Benchmark, transfer_recipes
 
 
@@ -15,6 +15,7 @@ def all() -> Benchmark:
         benchmark="imageclef",
         backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64),
         uda=UdaConfig(epochs=30, steps_per_epoch=1000),
+        clip=ClipConfig(),
     )
 
 

@@ -9,16 +9,18 @@ from diffadapt.methods.ssl.config import METHODS as SSL
 from diffadapt.methods.ssl.config import SslConfig
 from diffadapt.methods.uda.config import METHODS as UDA
 from diffadapt.methods.uda.config import UdaConfig
-from diffadapt.models.config import BackboneConfig
+from diffadapt.models.config import BackboneConfig, ClipConfig
 from diffadapt.systems.adapt_anything.benchmark import Benchmark, transfer_recipes
+from diffadapt.systems.adapt_anything.published import published_training
 
 
 def all() -> Benchmark:
-    """Real source, all six transfers, ResNet-50 fine-tuned as in the published tables."""
+    """Real source, all six transfers, ResNet-50, each method with the settings of the published tables."""
     return Benchmark(
         benchmark="office31",
         backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64),
-        uda=UdaConfig(epochs=20, steps_per_epoch=1000),
+        uda=published_training("office31"),
+        clip=ClipConfig(),
     )
 
 

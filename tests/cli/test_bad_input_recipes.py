@@ -97,6 +97,7 @@ def test_fields_and_values_that_cannot_be_parsed(
         ("execution.max-failed-fraction", "2", "must be 0 to 1"),
         ("execution.device", "cudda", "must be auto, cpu or cuda"),
         ("execution.actors", "-1", "must be at least 0"),
+        ("seed", "9223372036854775808", "must be 0 to"),
     ],
 )
 def test_values_out_of_range_stop_plan_and_run_alike(place: Place, field: str, value: str, part: str) -> None:

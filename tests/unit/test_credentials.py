@@ -131,5 +131,5 @@ class RefreshError(Exception):
     ],
 )
 def test_other_stores(error: Exception, part: str | None) -> None:
-    said = refused(error, "gs://bucket/root")
+    said = refused(error, "the store gs://bucket/root")
     assert said is None if part is None else part in str(said)

@@ -403,14 +403,14 @@ def test_published_figures_stand_beside_a_benchmarks_rows(tmp_path):
     made = manifest()
     made["config"]["benchmark"] = "office31"
     text = render(
-        run_folder(tmp_path, made, scores(groups=("amazon-webcam", "webcam-dslr"), seeds=(0, 1, 2)))
+        run_folder(tmp_path, made, scores(groups=("synthetic-webcam", "synthetic-dslr"), seeds=(0, 1, 2)))
     )
     block = text[text.index("Published figures") :]
     assert re.search(
         r'scope="row">DANN</th><td>86.1</td>.*?<td class="best">69.0</td><td>± 0.4</td>', block, re.S
     )
     assert "not run" in block and "The source here is synthetic" in block and "mean over 2 transfers" in block
-    made["config"]["benchmark"] = "domainnet"
+    made["config"]["benchmark"] = "imageclef"
     assert "Published figures" not in render(run_folder(tmp_path, made, scores()))
 
 

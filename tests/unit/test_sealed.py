@@ -152,8 +152,25 @@ def test_a_finished_run_knows_its_files(tmp_path):
     with pytest.raises(StoreError, match="figures/a.png of toy-1 is damaged"):
         Run(root, "toy-1").read("figures/a.png")
     assert Run(root, "toy-1").damage() == ["figures/a.png"]
-    run.unseal()
-    assert not run.has(SUMS) and not run.has("figures/a.png") and run.has("manifest.json")
+
+
+def test_a_run_that_goes_on_drops_what_is_damaged_and_keeps_what_it_does_not_write(tmp_path):
+    root = Root(str(tmp_path))
+    run = Run(root, "toy-1")
+    for name in ("execution.json", "manifest.json", "warnings.json", "figures/a.png"):
+        run.write(name, name.encode())
+    run.seal()
+    (tmp_path / "runs" / "toy-1" / "warnings.json").write_bytes(b"[]")
+    again = Run(root, "toy-1")
+    again.unseal()
+    assert not again.has(SUMS) and not again.has("warnings.json") and again.has("manifest.json")
+    again.write("manifest.json", b"new")
+    again.write("figures/a.png", b"new")
+    again.seal()
+    assert set(Run(root, "toy-1").sums()) == {"execution.json", "manifest.json", "figures/a.png"}
+    assert Run(root, "toy-1").damage() == []
+    (tmp_path / "runs" / "toy-1" / "execution.json").write_bytes(b"{}")
+    assert Run(root, "toy-1").damage() == ["execution.json"]
 
 
 def test_damage_names_the_way_out():

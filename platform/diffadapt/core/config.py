@@ -32,13 +32,20 @@ def execution(
     return field(default=default, metadata=metadata)
 
 
+def added(default: Any) -> Any:
+    """A dataclass field that came after results had been stored: no part of any digest while it has its
+    default, which means what was done before."""
+    return field(default=default, metadata={"added": True})
+
+
 def to_dict(config: Any, *, identity_only: bool = False) -> Any:
-    """The JSON form of a config tree; with ``identity_only`` the execution fields are left out."""
+    """The JSON form of a config tree; with ``identity_only`` the execution fields are left out, and
+    :func:`added` fields that have their default."""
     if is_dataclass(config) and not isinstance(config, type):
         return {
             f.name: to_dict(getattr(config, f.name), identity_only=identity_only)
             for f in fields(config)
-            if not (identity_only and f.metadata.get("execution"))
+            if not (identity_only and _outside(f, getattr(config, f.name)))
         }
     if isinstance(config, Mapping):
         return {str(k): to_dict(v, identity_only=identity_only) for k, v in config.items()}
@@ -49,6 +56,10 @@ def to_dict(config: Any, *, identity_only: bool = False) -> Any:
     if config is None or isinstance(config, (bool, int, float, str)):
         return config
     raise TypeError(f"{type(config).__name__} has no JSON form")
+
+
+def _outside(f: dataclasses.Field, value: Any) -> bool:
+    return bool(f.metadata.get("execution") or f.metadata.get("added") and value == f.default)
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:

@@ -35,20 +35,20 @@ _SAYS = (
 
 
 def refused(error: BaseException, where: str) -> str | None:
-    """The sentence for a store at ``where`` whose credentials are expired, wrong or missing, or whose
+    """The sentence for ``where`` ('the store ...') whose credentials are expired, wrong or missing, or whose
     server finds this machine's clock wrong; None for any other error, plain lack of permission among
     them."""
     names = [name for one in chain(error) for name in _names(one)]
     if found := next((n for n in names if n in _CLOCK), None):
         return (
-            f"The store {where} refuses this machine's clock ({found}): set the time, then run the same"
-            " command; finished shards are kept."
+            f"{where[0].upper()}{where[1:]} refuses this machine's clock ({found}): set the time, then run"
+            " the same command; finished shards are kept."
         )
     for known, what, mend in _SAYS:
         if found := next((n for n in names if n in known), None):
-            return f"The credentials for the store {where} {what} ({found}): {mend}."
+            return f"The credentials for {where} {what} ({found}): {mend}."
     if any(_status(one) == 401 for one in chain(error)):
-        return f"The credentials for the store {where} are refused or have expired (status 401): {_RENEW}."
+        return f"The credentials for {where} are refused or have expired (status 401): {_RENEW}."
     return None
 
 

@@ -67,6 +67,8 @@ Natural = Annotated[int, AtLeast(0)]
 NonNegative = Annotated[float, AtLeast(0)]
 AboveZero = Annotated[float, AtLeast(1e-6)]
 Fraction = Annotated[float, Between(0, 1)]
+Seed = Annotated[int, Between(0, 2**63 - 1)]
+"""What torch and a column of 64 bits take."""
 Steps = Annotated[int, Between(1, 1000)]
 """Steps of a sampler; diffusion models have 1000 levels of noise."""
 

@@ -22,6 +22,8 @@ SUMS = "SHA256SUMS"
 """Checksums of a finished run's files, as ``sha256sum -c`` reads them."""
 LIVE = ("status.json", SUMS)
 """Files that change while a run is looked at; TensorBoard's folder is not written by this class."""
+COPIES = ("model/", "figures/")
+"""Folders of large files that the end of every run copies from the store anew."""
 PLANNED = "planned.json"
 """Store names of all that a run makes, written before the work begins: garbage collection spares them."""
 
@@ -99,6 +101,7 @@ class Run:
     def __init__(self, root: Root, name: str, place: Store | None = None):
         self.root, self.name, self.place = root, name, place or root.runs
         self._written: dict[str, str] = {}
+        self._before: dict[str, str] = {}
         self._sums: dict[str, str] | None = None
 
     @property
@@ -128,26 +131,34 @@ class Run:
     def remove(self, name: str) -> None:
         self.place.remove(posixpath.join(self.name, name))
         self._written.pop(name, None)
+        self._before.pop(name, None)
 
     def seal(self) -> None:
-        """Write the checksums of all files that this object wrote: the run is finished."""
-        self._write_sums({n: s for n, s in self._written.items() if n not in LIVE})
+        """Write the checksums of all files that this object wrote, and those of before of the others that
+        are still there: the run is finished."""
+        kept = {n: s for n, s in self._before.items() if n not in self._written and self.has(n)}
+        self._write_sums({n: s for n, s in {**kept, **self._written}.items() if n not in LIVE})
 
     def unseal(self) -> None:
-        """Begin to work on the run (again): what is damaged goes; there are no checksums until its end."""
-        for name in self.damage():
+        """Begin to work on the run (again): what is damaged goes; there are no checksums until its end. Those
+        of files that are not written again are kept."""
+        damaged = self.damage(but=COPIES)
+        before = {} if SUMS in damaged else self.sums()
+        self._before = {n: s for n, s in before.items() if n not in damaged}
+        for name in damaged:
             self.remove(name)
         self.remove(SUMS)
         self._sums, self._written = {}, {}
 
-    def damage(self) -> list[str]:
-        """Names of the files that are missing or not what the finished run wrote."""
+    def damage(self, but: tuple[str, ...] = ()) -> list[str]:
+        """Names of the files that are missing or not what the finished run wrote; those that begin with
+        ``but`` are not looked at."""
         try:
             sums = self.sums()
         except StoreError:
             return [SUMS]
         result = []
-        for name in sorted(sums):
+        for name in sorted(n for n in sums if not n.startswith(but)):
             try:
                 data = self.place.read_bytes(posixpath.join(self.name, name))
             except StoreError:

@@ -31,7 +31,9 @@ from diffadapt.core.location import locate
 from diffadapt.core.redact import redact
 
 FORMAT = 1
-REMOTE_LIBRARIES = ("botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "adlfs", "azure")
+REMOTE_LIBRARIES = (
+    "botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "adlfs", "azure", "fsspec",
+)  # fmt: skip
 """Libraries whose exceptions mean that the location could not be reached or refused; they do not all derive
 from OSError."""
 _SAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
@@ -299,7 +301,7 @@ class Store:
                 f"The disk of the store {where} {full[0]}: free space or give another --root, then run the"
                 " same command; finished shards are kept."
             )
-        if not self.local and (sentence := self._refused(error, where)):
+        if not self.local and (sentence := self._refused(error, f"the store {where}")):
             return StoreError(sentence)
         if number == errno.ENAMETOOLONG:
             return StoreError(f"The store {where} cannot be used ({reason(error)}): give a shorter --root.")

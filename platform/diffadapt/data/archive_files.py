@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffadapt.core.errors import DataError
+from diffadapt.core.errors import DataError, ItemError
 from diffadapt.data.archives.base import Archive, Member, kind_of
 from diffadapt.data.hashes import file_stamp
 from diffadapt.data.image import FORMATS
@@ -117,21 +117,24 @@ class ArchiveFiles:
             self._handles[number] = part.kind.open(part.fs.open(part.path, "rb"))
         return self._handles[number]
 
+    def unstrip_protocol(self, path: str) -> str:
+        return path
+
     def cat_file(self, path: str) -> bytes:
+        """Raises ItemError for a damaged member, and what the file system of its archive raises."""
         number, member = self._entry(path)
         try:
             with self._lock:
                 return self.parts[number].kind.read(self._handle(number), member)
         except (ValueError, EOFError) as error:
-            raise OSError(f"a damaged member of {self.parts[number].name}: {error}") from None
+            name = posixpath.relpath(path, self.root)
+            raise ItemError(f"{name} is a damaged member of {self.parts[number].name} ({error}).") from None
 
     def open(self, path: str, mode: str = "rb") -> io.BytesIO:
         """What lies at ``path``; of a damaged member its stamp, so that a set with one has a fingerprint."""
         try:
             return io.BytesIO(self.cat_file(path))
-        except FileNotFoundError:
-            raise
-        except OSError:
+        except ItemError:
             return io.BytesIO(f"damaged {self._entry(path)[1].stamp}".encode())
 
     def size(self, path: str) -> int:

@@ -14,6 +14,7 @@ from diffadapt.core.identity import digest
 from diffadapt.data.hashes import hash_order
 from diffadapt.data.image import decode
 from diffadapt.data.prepare import prepare
+from diffadapt.data.reading import reading
 
 CONTENT_LIMIT = 1 << 30
 """Bytes up to which ``fingerprint="auto"`` hashes the content."""
@@ -69,15 +70,17 @@ class Source:
         DataConfig.fingerprint says whether content means bytes or sizes; auto: bytes up to CONTENT_LIMIT.
         """
         keys = [item.key for item in self.items]
-        content = self.fingerprint_mode == "content" or (
-            self.fingerprint_mode == "auto" and self.reader.total_bytes(keys) <= CONTENT_LIMIT
-        )
+        with reading(self.name):
+            content = self.fingerprint_mode == "content" or (
+                self.fingerprint_mode == "auto" and self.reader.total_bytes(keys) <= CONTENT_LIMIT
+            )
+            files = self.reader.identities(keys, content)
         return digest(
             {
                 "by": "content" if content else "size",
                 "classes": list(self.class_names),
                 "items": [[item.key, item.label] for item in self.items],
-                "files": self.reader.identities(keys, content),
+                "files": files,
             }
         )
 

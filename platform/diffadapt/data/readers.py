@@ -18,6 +18,7 @@ from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.location import locate
 from diffadapt.data.hashes import hash_files
 from diffadapt.data.image import FORMATS
+from diffadapt.data.reading import failed_read, reads_fail
 
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """File names that count as images; hidden files are ignored, others are left out and counted."""
@@ -42,8 +43,10 @@ class FileReader:
     def read(self, key: str) -> bytes:
         try:
             return self.fs.cat_file(self.paths[key])
-        except OSError as error:
-            raise ItemError(f"{key} cannot be read ({error.strerror or error}).") from None
+        except Exception as error:
+            if not reads_fail(error):
+                raise
+            raise failed_read(error, key, self.fs, self.root) from None
 
     def locality(self, key: str) -> str:
         return key
@@ -84,8 +87,13 @@ class ParquetReader:
         file, group, offset = self.places[key]
         try:
             row = self._group(file, group).slice(offset, 1).to_pylist()[0]
-        except (OSError, pa.ArrowException) as error:
-            raise ItemError(f"{key} cannot be read from {file} ({error}).") from None
+        except Exception as error:
+            # Arrow calls broken files an OSError too, without a number.
+            if isinstance(error, pa.ArrowException) or type(error) is OSError and error.errno is None:
+                raise ItemError(f"{key} cannot be read from {file} ({error}).") from None
+            if not reads_fail(error):
+                raise
+            raise failed_read(error, key, self.fs, self.files[file]) from None
         row = {name: v.get("bytes") if isinstance(v, dict) else v for name, v in row.items()}
         if row["image"] is None:
             raise ItemError(f"{key} has no image bytes in {file}.")

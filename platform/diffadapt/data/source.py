@@ -10,8 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from diffadapt.core import credentials
 from diffadapt.core.errors import DataError
 from diffadapt.core.location import locate
+from diffadapt.core.redact import redact
 from diffadapt.data.archive_files import ArchiveFiles, is_archive, open_archives
 from diffadapt.data.archives.base import endings
 from diffadapt.data.config import DataConfig
@@ -90,8 +92,9 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
             return _folder(config, fs, root, subset)
         if any(c in root for c in "*?["):
             return _glob(config, fs, root, subset)
-    except (OSError, PermissionError) as error:
-        raise DataError(f"{config.path} cannot be listed ({error}).") from None
+    except OSError as error:
+        said = credentials.refused(error, f"the data {redact(config.path)}")
+        raise DataError(said or f"{config.path} cannot be listed ({error}).") from None
     raise DataError(f"{config.path} does not exist: check the path.")
 
 

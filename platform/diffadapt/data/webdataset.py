@@ -7,7 +7,7 @@ import posixpath
 from dataclasses import replace
 from typing import Any
 
-from diffadapt.core.errors import DataError
+from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.foreign import parse
 from diffadapt.data.archive_files import IMAGES
 from diffadapt.data.config import DataConfig
@@ -86,6 +86,6 @@ def _label(fs: Any, files: dict[str, str], parts: dict[str, str]) -> str | None:
             values = parse(fs.cat_file(files[parts["json"]]))
             found = [values[k] for k in LABELS if isinstance(values, dict) and values.get(k) is not None]
             return str(found[0]) if found and isinstance(found[0], (int, str)) else None
-    except (OSError, ValueError):
+    except (ItemError, ValueError):
         return None
     return None

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from diffadapt.core.errors import StoreError
 from diffadapt.core.foreign import parse
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
@@ -44,30 +43,35 @@ def shown(value: Any) -> str:
 
 
 def optional_json(run: Run, name: str) -> dict[str, Any]:
-    """A JSON object of the run folder; empty when it is missing or damaged."""
+    """A JSON object of the run folder; empty when it is missing or none. StoreError when it is not what a
+    finished run wrote."""
     try:
         value = parse(run.read(name)) if run.has(name) else {}
-    except (StoreError, ValueError):
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def warnings(run: Run) -> list[str]:
-    """What finished stages had to say, one sentence each; of a damaged file nothing."""
+    """What finished stages had to say, one sentence each. StoreError when the file is not what a finished run
+    wrote."""
     try:
         said = parse(run.read("warnings.json")) if run.has("warnings.json") else []
         return [f"{masked(str(w['sentence']))} [{w['node']}]" for w in said]
-    except (StoreError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return []
 
 
 def fit_metrics(run: Run, manifest: Mapping[str, Any], node: str) -> dict[str, Any]:
-    """What a fit recorded about itself; empty when its folder is no longer in the store."""
+    """What a fit recorded about itself; empty when its folder is no longer in the store. StoreError when it
+    is damaged."""
     try:
-        path = manifest["nodes"][node]["shards"][0][3]
-        value = Sealed(run.root.store, path).read_json("metrics.json")
-    except (StoreError, OSError, ValueError, LookupError, TypeError):
+        fit = Sealed(run.root.store, manifest["nodes"][node]["shards"][0][3])
+    except (LookupError, TypeError, AttributeError):
         return {}
+    if not fit.exists() or "metrics.json" not in fit.names():
+        return {}
+    value = fit.read_json("metrics.json")
     return masked(value) if isinstance(value, dict) else {}
 
 

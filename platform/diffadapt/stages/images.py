@@ -166,11 +166,6 @@ class _Reader:
             except ItemError as error:
                 failures.append(Failure(key, str(error)))
                 continue
-            except OSError as error:
-                failures.append(
-                    Failure(key, f"{item.key} cannot be read: {error.strerror or type(error).__name__}")
-                )
-                continue
             keys.append(key)
             labels.append(item.label)
         return Rows(image_table(keys, labels, images, [0] * len(keys), suffix=""), failures)

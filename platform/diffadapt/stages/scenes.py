@@ -124,10 +124,6 @@ class _Reader:
                 made.append((key, self._scene(source, item, warnings)))
             except ItemError as error:
                 failures.append(Failure(key, str(error)))
-            except OSError as error:
-                failures.append(
-                    Failure(key, f"{item.key} cannot be read: {error.strerror or type(error).__name__}")
-                )
         scenes = [raw for _, raw in made]
         table = scene_table(
             [key for key, _ in made], [s.image for s in scenes], [s.label for s in scenes],

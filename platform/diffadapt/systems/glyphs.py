@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from diffadapt.core.pipeline import Node, Pipeline
-from diffadapt.core.ranges import Natural
+from diffadapt.core.ranges import Seed
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.worlds.config import AutoencoderFitConfig, ClipFitConfig, TextToImageFitConfig
 from diffadapt.worlds.glyphs.drawing import GlyphConfig
@@ -22,7 +22,7 @@ class Glyphs:
     clip: ClipFitConfig = ClipFitConfig()
     vae: AutoencoderFitConfig = AutoencoderFitConfig()
     generator: TextToImageFitConfig = TextToImageFitConfig()
-    seed: Natural = 0
+    seed: Seed = 0
     execution: ExecutionConfig = ExecutionConfig()
 
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.pipeline import Node, Pipeline
-from diffadapt.core.ranges import Natural, Positive
+from diffadapt.core.ranges import Positive, Seed
 from diffadapt.data.scenes.classes import builtin
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.run.runner import ExecutionConfig
@@ -36,7 +36,7 @@ class Streets:
     scenes: Positive = 1024
     """Of each condition."""
     layout: LayoutFitConfig = LayoutFitConfig(flip=False)
-    seed: Natural = 0
+    seed: Seed = 0
     execution: ExecutionConfig = ExecutionConfig()
 
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {"seed": ("seed", "layout.seed", "layout.vae.seed")}

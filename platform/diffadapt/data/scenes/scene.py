@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from diffadapt.core.errors import DataError
 from diffadapt.core.identity import digest
 from diffadapt.data.items import CONTENT_LIMIT, Reader
+from diffadapt.data.reading import reading
 from diffadapt.data.scenes.table import ClassTable
 
 
@@ -76,16 +76,11 @@ class SceneSource:
         """16 hex characters that change with the keys or the content, not with the place;
         SceneConfig.fingerprint says whether content means bytes or sizes (auto: bytes up to CONTENT_LIMIT).
         """
-        try:
+        with reading(self.name):
             content = self.mode == "content" or (
                 self.mode == "auto" and self.reader.total_bytes(self.items) <= CONTENT_LIMIT
             )
             files = self.reader.identities(self.items, content)
-        except OSError as error:
-            raise DataError(
-                f"A file of {self.name} cannot be read ({error}): check the disk and the rights, then run the"
-                " same command."
-            ) from None
         items = [[i.key, i.image, i.label, i.colours] for i in self.items]
         return digest({"by": "content" if content else "size", "items": items, "files": files})
 

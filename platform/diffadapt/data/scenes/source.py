@@ -69,7 +69,7 @@ def _grey_values(source: SceneSource, items: Sequence[SceneItem]) -> Iterator[se
         try:
             data = source.reader.read(item).label
             values = grey_values(data, item.label or item.key) if data else None
-        except (ItemError, OSError):  # set apart and named when it is read
+        except ItemError:  # set apart and named when it is read
             continue
         if values is not None:
             yield values
@@ -96,7 +96,7 @@ def _of_size(source: SceneSource, wanted: tuple[int, int]) -> tuple[SceneItem, .
     def size(item: SceneItem) -> tuple[int, int] | None:
         try:
             return image_size(source.reader.image(item), item.key)
-        except (ItemError, OSError):
+        except ItemError:
             return None
 
     with ThreadPoolExecutor(8) as pool:

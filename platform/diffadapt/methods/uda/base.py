@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from diffadapt.compute.pairs import PairBatch
 from diffadapt.compute.progress import SHARPNESS, Pass, Progress
+from diffadapt.core.config import added
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative
 
@@ -42,6 +43,10 @@ class UdaMethod:
     """Width of Linear-BatchNorm-ReLU between backbone and head; 0: none (the model is then a plain timm
     model)."""
     clip_norm: Annotated[float, AtLeast(1e-09)] | None = None
+    epochs: Natural = added(0)
+    """Epochs of this method; 0: those of the training, as for the two below."""
+    steps_per_epoch: Natural = added(0)
+    batch_size: Natural = added(0)
 
     limits: ClassVar[dict[str, tuple[float | None, float | None]]] = {}
     """Smallest and largest value (None: no bound) of the fields that a method adds."""

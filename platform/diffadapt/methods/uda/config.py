@@ -3,7 +3,7 @@ own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from diffadapt.core.config import execution
@@ -14,6 +14,10 @@ from diffadapt.methods.uda.base import UdaMethod
 
 METHODS: dict[str, type] = methods("uda", UdaMethod).all()
 """Method name -> its class."""
+
+
+OWN = ("epochs", "steps_per_epoch", "batch_size")
+"""What a method may state for itself, so that one recipe trains each as long as was published."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,15 @@ class UdaTraining:
 
     def identity(self) -> dict[str, Any]:
         return identity(self, "UDA")
+
+
+def settled(config: Any) -> Any:
+    """``config`` with the length and batch that its method states for itself as those of the training."""
+    mine = config.chosen
+    own = {name: value for name in OWN if (value := getattr(mine, name))}
+    return (
+        replace(config, **own, **{config.method: replace(mine, **dict.fromkeys(OWN, 0))}) if own else config
+    )
 
 
 UdaConfig: Any = extended("UdaConfig", UdaTraining, METHODS, __name__)

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.pipeline import Pipeline
-from diffadapt.core.ranges import Natural
+from diffadapt.core.ranges import Seed
 from diffadapt.data.benchmarks import benchmark
 from diffadapt.data.config import DataConfig
 from diffadapt.diffusion.generators.config import FilterConfig, TextToImageConfig
@@ -57,8 +57,8 @@ class Benchmark:
     ssl: SslConfig = SslConfig()
     select: SelectConfig = SelectConfig()
     clip: ClipConfig = ClipConfig(weights="")
-    seeds: tuple[Natural, ...] = (0, 1, 2)
-    seed: Natural = 0
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    seed: Seed = 0
     execution: ExecutionConfig = ExecutionConfig()
 
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -171,7 +171,10 @@ class _Build(AdaptationGraph):
     def _synthetic(self, target: str) -> tuple[Domain, str]:
         if target not in self.made:
             images, kept = self.synthetic(self.r.known.describe(target), target)
-            self.made[target] = self.domain(f"{SYNTHETIC}.{target}", images), kept
+            domain = self.domain(f"{SYNTHETIC}.{target}", images)
+            if any(source != SYNTHETIC for source, _ in self.r.pairs()):
+                domain = replace(domain, note=" (synthetic source)")
+            self.made[target] = domain, kept
         return self.made[target]
 
 
@@ -188,7 +191,16 @@ def transfer_recipes(build: Callable[[], Benchmark], module: str) -> dict[str, C
     under pipelines/."""
     known = build().known
     pairs = [*known.pairs(), *((SYNTHETIC, t) for t in dict.fromkeys(t for _, t in known.pairs()))]
-    functions: dict[str, Callable[[], Benchmark]] = {}
+
+    def both() -> Benchmark:
+        return replace(build(), transfers=tuple("-".join(pair) for pair in pairs))
+
+    both.__doc__ = (
+        f"{known.title}: every real source and synthetic images as the source of every target, the methods of"
+        " `all`, in one table."
+    )
+    both.__module__ = module
+    functions: dict[str, Callable[[], Benchmark]] = {"both": both}
     for source, target in pairs:
 
         def one(pair: str = f"{source}-{target}") -> Benchmark:

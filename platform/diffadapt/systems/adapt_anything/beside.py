@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffadapt.core.config import to_dict
+from diffadapt.methods.uda.config import METHODS, OWN
 from diffadapt.report import generator
 from diffadapt.report.roles import roles
 from diffadapt.report.summary import Summary
-from diffadapt.systems.adapt_anything.published import note, published
+from diffadapt.systems.adapt_anything.published import note, published, published_training, settings
+
+TELLS = 3
+"""So many differing settings of a row are named."""
+ALIKE = ("precision", "checkpoint_every", "seed", "method", "sync_batch_norm")
+"""Fields of the training that published figures do not depend on."""
 
 
 def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None:
-    """``models`` and ``rows`` of (method, published value a model, value here, deviation here), ``remarks``;
-    None when the run is on no benchmark or nothing is published of it."""
+    """``models`` and ``rows`` of (method, published value a model, value here, deviation here, what differs
+    from the published settings), ``remarks``; None when the run is on no benchmark or nothing is published of
+    it."""
     config = manifest.get("config") or {}
-    result = published(str(config.get("benchmark") or ""))
+    benchmark = str(config.get("benchmark") or "")
+    result = published(benchmark)
     if not result:
         return None
     models = list(dict.fromkeys(p.model for p in result))
@@ -28,9 +37,13 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
     for method in methods:
         mine = ours.get(method.lower())
         here = (
-            ("not run", "")
+            ("not run", "", "")
             if mine is None
-            else (f"{mine.mean:.1f}", "" if mine.deviation is None else f"± {mine.deviation:.1f}")
+            else (
+                f"{mine.mean:.1f}",
+                "" if mine.deviation is None else f"± {mine.deviation:.1f}",
+                said(unlike(config, method, tuple(mine.cells))),
+            )
         )
         rows.append((method, [values.get((method, m), "-") for m in models], *here))
     return {
@@ -39,6 +52,44 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
         "remarks": _remarks(manifest, table),
         "sources": list(dict.fromkeys(p.source for p in result)),
     }
+
+
+def unlike(config: Mapping[str, Any], method: str, groups: tuple[str, ...] = ()) -> list[str] | None:
+    """What keeps a run's row of ``method`` (as tables call it) from being compared with the published figure:
+    settings with both values, and whether its ``groups`` are other transfers; None where the published
+    settings are not known."""
+    known = settings(str(config.get("benchmark") or ""))
+    name = next((n for n, cls in METHODS.items() if method.lower() in (cls.title.lower(), n)), None)
+    if not known or name not in known["methods"]:
+        return None
+    backbone = config.get("backbone") or {}
+    out = [] if backbone.get("name") == known["backbone"] else [f"backbone {backbone.get('name')}"]
+    out += ["frozen features"] * bool(backbone.get("frozen"))
+    ours = _training(config.get("uda") or {}, name)
+    theirs = _training(to_dict(published_training(config["benchmark"])), name)
+    for field in sorted(set(ours) | set(theirs)):
+        if field not in ALIKE and ours.get(field, theirs.get(field)) != theirs.get(field):
+            out.append(f"{field} {ours[field]} for {theirs.get(field)}")
+    if (domains := known.get("domains")) and any(not set(g.split("-")) <= {*domains} for g in groups):
+        out.append(f"transfers beyond {', '.join(domains)}")
+    return out
+
+
+def said(differing: list[str] | None) -> str:
+    """In a cell of the table."""
+    if differing is None:
+        return "published settings not known"
+    more = f" and {len(differing) - TELLS} more" if len(differing) > TELLS else ""
+    return f"other settings: {', '.join(differing[:TELLS])}{more}" if differing else "as published"
+
+
+def _training(uda: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The fields of a training with one method, those that the method states for itself in their place."""
+    mine = dict(uda.get(name) or {})
+    own = {field: value for field in OWN if (value := mine.pop(field, 0))}
+    return {**{k: v for k, v in uda.items() if not isinstance(v, Mapping)}, **mine, **own} | (
+        {"lr": uda["lr"]} if uda.get("lr") is not None else {}
+    )
 
 
 def _remarks(manifest: Mapping[str, Any], table: Summary) -> list[str]:
@@ -51,10 +102,13 @@ def _remarks(manifest: Mapping[str, Any], table: Summary) -> list[str]:
             f" {len(table.groups)} transfer{'s' * (len(table.groups) != 1)}."
         ),
     ]
+    real = [group for group in table.groups if not group.startswith("synthetic-")]
     if generator.is_synthetic(manifest):
         out.append(
-            "The source here is synthetic; the published figures have a real one. Adapt Anything's own tables"
-            " are not public."
+            "Rows of a synthetic source stand in the tables above; the column here is of real sources."
+            if real
+            else "The source here is synthetic; the published figures have a real one. Adapt Anything's own"
+            " tables are not public."
         )
     if backbone.get("frozen"):
         out.append(

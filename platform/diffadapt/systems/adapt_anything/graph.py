@@ -9,6 +9,7 @@ from typing import Any
 from diffadapt.core.pipeline import SOURCE, Builder, MethodRow, Role
 from diffadapt.methods.ssl.config import METHODS as SSL_METHODS
 from diffadapt.methods.uda.config import METHODS as UDA_METHODS
+from diffadapt.methods.uda.config import settled
 from diffadapt.metrics.classification import TOP1
 from diffadapt.models.config import BackboneConfig, ClassifierConfig
 from diffadapt.stages.filter_images import FilterImages
@@ -36,11 +37,13 @@ SOURCE_ONLY = "source_only"
 @dataclass(frozen=True)
 class Domain:
     """A set of images in the graph: ``images`` is its node; ``rows`` what training reads, the images or their
-    features; ``test`` the rows that scores count, where a benchmark holds them apart."""
+    features; ``test`` the rows that scores count, where a benchmark holds them apart; ``note`` stands behind
+    the titles of what was trained on it."""
 
     images: str
     rows: str
     test: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,17 +124,17 @@ class AdaptationGraph(Builder):
         self, method: str, source: Domain, target: Domain, kept: str = "", *, tag: str = "", seed: int = 0
     ) -> Trained:
         """Stage 1 with ``method`` from ``source`` to ``target``, and its predictions."""
-        config = replace(self.r.uda, method=method, seed=seed)
+        config, base = settled(replace(self.r.uda, method=method, seed=seed)), self.base + source.note
         if method == SOURCE_ONLY:
             config = replace(config, sdat=0.0)
         stage = FitUda(config, self.backbone, len(self.class_names), self.class_names, self.r.select)
         name = self.add(_name(method, tag), stage, source.rows, target.rows, *([kept] if kept else []))
         known = title_of(UDA_METHODS[method], method)
         title, published = (f"{known} + SDAT", "") if config.sdat else (known, known)
-        role = Role(STAGE1, self.base, OTHERWISE[STAGE1], published)
+        role = Role(STAGE1, base, OTHERWISE[STAGE1], "" if source.note else published)
         if method == SOURCE_ONLY:
-            title, role = self.base, Role(SOURCE, published=self.base)
-        return self._trained(name, target, title, role)
+            title, role = self.base, Role(SOURCE, published="" if source.note else self.base)
+        return self._trained(name, target, title + source.note, role)
 
     def _trained(self, model: str, target: Domain, title: str, role: Role) -> Trained:
         where, rows = ("test", target.test) if target.test else ("target", target.rows)

@@ -4,10 +4,13 @@ them."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from diffadapt.methods.uda.config import METHODS, UdaConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,22 @@ def published(benchmark: str, model: str | None = None) -> list[PublishedAverage
         for place, value in row["values"].items()
         if place.split("/")[0] == benchmark and model in (None, place.split("/")[1])
     ]
+
+
+def settings(benchmark: str) -> Mapping[str, Any]:
+    """With what the figures of a benchmark were made: ``backbone``, ``training``, ``methods`` (name -> what
+    differs from the method's defaults) and, if not all, the ``domains`` of its transfers; empty where nothing
+    is known. From the scripts of Transfer-Learning-Library (examples/domain_adaptation/image_classification).
+    """
+    return _read()["settings"].get(benchmark, {})
+
+
+def published_training(benchmark: str, **changes: Any) -> Any:
+    """Stage 1 (UdaConfig) with the published settings of a benchmark, a method's own length among them;
+    ``changes`` are other fields."""
+    known = settings(benchmark)
+    methods = {name: METHODS[name](**values) for name, values in known["methods"].items()}
+    return UdaConfig(**known["training"], **methods, **changes)
 
 
 def note() -> str:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.pipeline import Pipeline, Role
-from diffadapt.core.ranges import Natural
+from diffadapt.core.ranges import Seed
 from diffadapt.data.class_names import read_class_names
 from diffadapt.data.config import DataConfig
 from diffadapt.diffusion.generators.config import FilterConfig, TextToImageConfig
@@ -62,10 +62,10 @@ class AdaptAnything:
     controls: tuple[str, ...] = CONTROLS
     """direct: stage 2 straight from the source-only model; unfiltered: stage 1 without the filters' choice,
     where they chose."""
-    seeds: tuple[Natural, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Training is repeated with each; the images are the same."""
     figures: bool = True
-    seed: Natural = 0
+    seed: Seed = 0
     """Of prompts and synthetic images."""
     execution: ExecutionConfig = ExecutionConfig()
 

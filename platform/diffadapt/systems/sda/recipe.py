@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.pipeline import PART, RESULT, SAME_IMAGES, SOURCE, Builder, MethodRow, Pipeline, Role
-from diffadapt.core.ranges import Between
+from diffadapt.core.ranges import Between, Seed
 from diffadapt.data.config import DataConfig, TargetConfig
 from diffadapt.diffusion.aligners.config import AlignConfig, diffpure
 from diffadapt.diffusion.generators.config import SynthConfig
@@ -70,7 +70,7 @@ class SDA:
     """How the conditional model is trained when synth.weights is 'train'."""
     unconditional_fit: DiffusionFitConfig = DiffusionFitConfig(architecture="unet")
     """How the unconditional model is trained when align.weights is 'train'."""
-    seed: int = 0
+    seed: Seed = 0
     execution: ExecutionConfig = ExecutionConfig()
 
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {

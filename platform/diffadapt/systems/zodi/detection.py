@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.pipeline import MethodRow, Pipeline
-from diffadapt.core.ranges import Natural
+from diffadapt.core.ranges import Seed
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.metrics.detection import MAP
@@ -45,10 +45,10 @@ class ZodiDetection:
     detector: DetectorConfig = DetectorConfig()
     training: DetectionTraining = DetectionTraining()
     methods: tuple[str, ...] = tuple(METHODS)
-    seeds: tuple[Natural, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Training is repeated with each; the transferred images are the same."""
     figures: bool = True
-    seed: Natural = 0
+    seed: Seed = 0
     """Of the transferred images."""
     execution: ExecutionConfig = ExecutionConfig()
 

@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.pipeline import MethodRow, Pipeline
-from diffadapt.core.ranges import Between, Natural
+from diffadapt.core.ranges import Between, Natural, Seed
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.relight import CAPTIONS
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
@@ -79,10 +79,10 @@ class Zodi:
     scale: Annotated[float, Between(0.001, 16)] = 1.0
     """Multiplies every resolution (of transfer, segmenter, crops, and of a generator trained here): a run at
     small scale by one field."""
-    seeds: tuple[Natural, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """Training is repeated with each; the transferred images are the same."""
     figures: bool = True
-    seed: Natural = 0
+    seed: Seed = 0
     """Of the transferred images."""
     execution: ExecutionConfig = ExecutionConfig()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from diffadapt.core.config import execution
-from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative, Positive
+from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative, Positive, Seed
 
 METHODS = ("source_only", "transferred_only", "both")
 """Which images a detector is trained on."""
@@ -36,7 +36,7 @@ class DetectionTraining:
     """Linear; then the rate falls along a half cosine to 0."""
     clip_norm: Annotated[float, AtLeast(1e-09)] | None = 10.0
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    seed: Natural = 0
+    seed: Seed = 0
     checkpoint_every: Positive = execution(200)
 
     crop: ClassVar[tuple[int, int]] = (0, 0)

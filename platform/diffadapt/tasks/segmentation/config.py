@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from diffadapt.core.config import execution
 from diffadapt.core.errors import RecipeError
-from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative, Positive
+from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative, Positive, Seed
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SegmentTraining:
     target's labels (stamped)."""
     candidates: Positive = 10
     """At most so many epochs are tried, evenly spread, the last among them."""
-    seed: Natural = 0
+    seed: Seed = 0
     checkpoint_every: Positive = execution(200)
 
 
