@@ -111,7 +111,11 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path):
     root = tree(tmp_path / "root", {"photo": "abc", "sketch": "abc"})
     cases = (
         (recipe(root, data=DataConfig()), RecipeError, "give --data, a folder with a folder a domain"),
-        (recipe(root / "photo" / "a"), DataError, "root/photo/a has no domains: give a folder with two or more"),
+        (
+            recipe(root / "photo" / "a"),
+            DataError,
+            "root/photo/a has no domains: give a folder with two or more",
+        ),
         (recipe(root, transfers=("photo-skech",)), RecipeError, "no transfer of root.*Did you mean 'sketch'"),
         (recipe(root, transfers=("photo-photo",)), RecipeError, "its target as its source"),
         (recipe(root, benchmark="office31"), RecipeError, "run adapt_anything/office31/all"),
