@@ -105,8 +105,8 @@ def read_checkpoint(path: str, shapes_only: bool = False) -> Checkpoint:
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"The checkpoint {path!r} cannot be read: it is damaged or holds Python objects beside tensors"
-            f"{_classes(path)}, which are not unpickled for safety; get it again, or save its state_dict alone"
-            " as safetensors."
+            f"{_classes(path)}, which are not unpickled for safety; get it again, or save its state_dict"
+            " alone as safetensors."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise WeightsError(

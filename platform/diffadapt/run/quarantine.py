@@ -24,7 +24,8 @@ class Quarantine:
     ``max_failed`` is the fraction of a node's items that may fail. What was made from incomplete inputs is
     dropped when a stage fails, the node's own shards and all that descends from them, so that mended inputs
     are tried again. A finished training is kept though it used fewer items than are allowed now (it counted
-    them before it trained): to allow more, or to mend the inputs, costs no second training that nobody asked for.
+    them before it trained): to allow more, or to mend the inputs, costs no second training that nobody
+    asked for.
     """
 
     def __init__(

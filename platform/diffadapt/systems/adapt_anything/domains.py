@@ -46,8 +46,8 @@ class Domains(Benchmark):
         """Domain -> where its images lie: the folders, archives and Parquet files under ``data.path``."""
         if is_archive(self.data.path):
             raise DataError(
-                f"{self.data.path} is an archive: give a folder that holds the domains, of which each may be an"
-                " archive."
+                f"{self.data.path} is an archive: give a folder that holds the domains, of which each may be"
+                " an archive."
             )
         fs, root = open_location(self.data.path)
         tree = walk(fs, root)
