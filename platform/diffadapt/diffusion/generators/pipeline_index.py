@@ -68,10 +68,8 @@ def pipeline_index(weights: str) -> PipelineIndex | None:
         if Path(resolved).is_file():
             raise WeightsError(
                 f"{weights!r} is a single file, which has no model_index.json, tokenizer and settings, so it"
-                " is no diffusers pipeline: make a folder of it where there is a network, with `python -c"
-                ' "from diffusers import StableDiffusionPipeline as P;'
-                f" P.from_single_file('{Path(resolved).name}').save_pretrained('{Path(resolved).stem}')"
-                '"` (StableDiffusionXLPipeline for SDXL), and give that.'
+                " is no diffusers pipeline: make a folder of it with `diffadapt weights import-single-file"
+                f" {weights} --out {Path(resolved).stem}`, and give that."
             )
         raise WeightsError(
             f"{weights!r} has no model_index.json, so it is no diffusers pipeline: give the folder that"
