@@ -202,7 +202,7 @@ def open_location(path: str) -> tuple[Any, str]:
         root = root.rstrip("/") or "/"
         if not fs.exists(root):
             raise DataError(f"{path} does not exist: check the path.")
-        if fs.isfile(root) and (found := in_archive(fs, root)):
+        if found := in_archive(fs, root):
             return found
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{path} cannot be opened ({error}): check the location and its protocol.") from None
@@ -213,7 +213,7 @@ def in_archive(fs: Any, path: str) -> tuple[Any, str] | None:
     """(its members as a file system, their folder) of an archive; None for another file. Raises DataError."""
     from diffadapt.data.archive_files import is_archive, open_archives
 
-    if not is_archive(path):
+    if not (is_archive(path) and fs.isfile(path)):
         return None
     files = open_archives(fs, [path])
     return files, files.root
