@@ -77,27 +77,27 @@ def saved(path: Path, name: str, net) -> None:
     torch.save(made[name], path)
 
 
+WRAPPED = {
+    "swa": "under 'module.' is taken, and 1 others set aside (n_averaged)",
+    "lightning": "under 'model.' is taken, and 1 others set aside (criterion.weight)",
+    "loss_weight": "others set aside (loss_weight)",
+    "torch.compile under DDP": "",
+    "compiled": "",
+    "numpy": "",
+    "namespace": "",
+    "timm": "the part 'model' is taken, not the average in 'model_ema'",
+    "ema alone": "",
+    "ema_pytorch": "under 'ema_model.' is taken",
+    "thop": "2 that are no parameters are set aside",
+    "flat with numbers": "1 values that are no tensors are set aside (epoch)",
+}
+
+
 @pytest.mark.parametrize(
-    "name, clause",
-    [
-        ("swa", "under 'module.' is taken, and 1 others set aside (n_averaged)"),
-        ("lightning", "under 'model.' is taken, and 1 others set aside (criterion.weight)"),
-        ("loss_weight", "others set aside (loss_weight)"),
-        ("torch.compile under DDP", ""),
-        ("compiled", ""),
-        ("numpy", ""),
-        ("namespace", ""),
-        ("timm", "the part 'model' is taken, not the average in 'model_ema'"),
-        ("ema alone", ""),
-        ("ema_pytorch", "under 'ema_model.' is taken"),
-        ("thop", "2 that are no parameters are set aside"),
-        ("flat with numbers", "1 values that are no tensors are set aside (epoch)"),
-    ],
+    "name, ending", [*((name, ".pth") for name in WRAPPED), ("lightning", ".ckpt"), ("swa", ".pth.tar")]
 )
-@pytest.mark.parametrize("ending", [".pth", ".ckpt", ".pth.tar"])
-def test_wrappers_are_understood_and_said(tmp_path, net, name, clause, ending):
-    if ending != ".pth" and name not in ("swa", "lightning"):
-        pytest.skip("one ending will do")
+def test_wrappers_are_understood_and_said(tmp_path, net, name, ending):
+    clause = WRAPPED[name]
     path = tmp_path / f"x{ending}"
     saved(path, name, net)
     found = load_classifier(config(path), 3).model.state_dict()
