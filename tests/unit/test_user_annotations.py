@@ -171,5 +171,6 @@ def test_bad_items_are_counted_before_a_training_and_a_finished_model_is_kept(tm
     assert Training.trained == 1
     with pytest.raises(TrainingError, match="total quarantined 2 of 20"):
         run_toy(tmp_path, recipe, Training())
+    assert len(Root(str(tmp_path)).run("last").read("quarantine.jsonl").splitlines()) == 2
     run_toy(tmp_path, allowing(recipe, 0.2), Training())
     assert Training.trained == 1  # what was trained was never thrown away

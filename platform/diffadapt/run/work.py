@@ -62,16 +62,20 @@ class Work:
     def run(self, runner_factory: Callable[[], Runner]) -> None:
         stages = {name: plan.stage for name, plan in self.plans.items()}
         log_dir = posixpath.join(self.run_folder.url, "tensorboard")
-        done = finished(self.plans, self.store)
-        if self.quarantine.recall(done):
+        try:
             done = finished(self.plans, self.store)
-            self.quarantine.recall(done)
-        self._count_hits(done)
-        self._accounted |= done
-        self._clear_leftovers()
-        with Leases(self.store) as leases:
-            leases.clear()
-            self._waves(runner_factory, stages, log_dir, done, leases)
+            if self.quarantine.recall(done):
+                done = finished(self.plans, self.store)
+                self.quarantine.recall(done)
+            self._count_hits(done)
+            self._accounted |= done
+            self._clear_leftovers()
+            with Leases(self.store) as leases:
+                leases.clear()
+                self._waves(runner_factory, stages, log_dir, done, leases)
+        finally:
+            if lines := self.quarantine.jsonl():
+                self.run_folder.write("quarantine.jsonl", lines)
 
     def _waves(
         self,
@@ -105,8 +109,6 @@ class Work:
             if runner is not None:
                 runner.close()
             self.ledger.flush()
-            if lines := self.quarantine.jsonl():
-                self.run_folder.write("quarantine.jsonl", lines)
 
     def _wait(self, fits: Sequence[Task], leases: Leases) -> None:
         """Until another driver has finished one of ``fits``, or left it."""
