@@ -21,7 +21,7 @@ from diffadapt.models.classifier import load_classifier
 from diffadapt.models.config import BackboneConfig, ClassifierConfig
 from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
-from diffadapt.models.segmentation.source import check_segmenter, segmenter_notes
+from diffadapt.models.segmentation.given import segmenter_notes
 from diffadapt.models.state_dict import read_checkpoint
 from diffadapt.stages.models import classifier_notes, classifier_revisions
 
@@ -184,16 +184,15 @@ def test_segmenters_and_detectors_too(tmp_path):
     path = tmp_path / "swa.pth"
     torch.save({"n_averaged": torch.tensor(3)} | under("module.", body.state_dict()), path)
     given = SegmenterConfig(backbone="timm:resnet18", weights=str(path), size=(64, 64))
-    check_segmenter(given)
     assert "n_averaged" in "".join(segmenter_notes(given))
     from diffadapt.models.segmentation.timm_body import timm_body
 
     found = timm_body("resnet18", str(path))[0].state_dict()
     assert torch.equal(found["layer4.1.conv2.weight"], body.state_dict()["layer4.1.conv2.weight"])
     with pytest.raises(WeightsError, match="do not fit"):
-        check_segmenter(replace(given, backbone="timm:resnet34"))
+        segmenter_notes(replace(given, backbone="timm:resnet34"))
     from diffadapt.models.detection.build import build_detector
-    from diffadapt.models.detection.source import detector_notes
+    from diffadapt.models.detection.given import detector_notes
 
     tiny = DetectorConfig(arch="retinanet", backbone="tiny", weights="none", size=(64, 64))
     net = build_detector(tiny, 2)

@@ -220,7 +220,10 @@ def in_archive(fs: Any, path: str) -> tuple[Any, str] | None:
 
 
 def source_name(root: str) -> str:
-    return posixpath.splitext(posixpath.basename(root.rstrip("/").removesuffix("!")))[0] or "scenes"
+    name = posixpath.basename(root.rstrip("/"))
+    # The members of an archive lie in a folder that is called as it with an exclamation mark.
+    stem = name.partition(".")[0] if name.endswith("!") else posixpath.splitext(name)[0]
+    return stem or "scenes"
 
 
 @dataclass(frozen=True)

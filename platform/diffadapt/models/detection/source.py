@@ -3,7 +3,6 @@ torch."""
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -122,27 +121,6 @@ def check_detector(config: DetectorConfig, similarity: float = 0.0) -> None:
             raise WeightsError(
                 f"The folder {config.weights!r} holds a {arch} detector, but detector.arch is {config.arch}."
             )
-
-
-def detector_notes(config: DetectorConfig, classes: int) -> tuple[str, ...]:
-    """A sentence on what is chosen of given weights that hold more than the detector. Raises WeightsError for
-    those that do not fit it."""
-    if not is_path(config.weights) or config.arch == "transformers":
-        return ()
-    try:
-        revision = weights.content_revision(str(path_of(config.weights)))
-    except WeightsError as error:
-        missing(error)
-        return ()
-    note = _looked_at(config, classes, revision)
-    return (note,) if note else ()
-
-
-@functools.lru_cache(maxsize=16)
-def _looked_at(config: DetectorConfig, classes: int, revision: str) -> str:
-    from diffadapt.models.detection.build import look_at_detector
-
-    return look_at_detector(config, classes)
 
 
 def detector_facts(folder: str | Path) -> dict:

@@ -3,7 +3,6 @@ torch."""
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def segmenter_revisions(config: SegmenterConfig) -> dict[str, str]:
         if config.arch == "segformer" and _is_folder(config.backbone):
             result["architecture"] = digest(segformer_config(config.backbone), 16)
         if config.weights not in ("imagenet", "none"):
-            result["backbone"] = weights.content_revision(_local(config))
+            result["backbone"] = weights.content_revision(local_place(config))
         elif config.weights == "imagenet":
             result["backbone"] = _published_revision(config)
     except WeightsError as error:
@@ -82,31 +81,6 @@ def check_segmenter(config: SegmenterConfig) -> None:
             _check_cache(config.backbone)
     except WeightsError as error:
         missing(error)
-        return
-    segmenter_notes(config)
-
-
-def segmenter_notes(config: SegmenterConfig) -> tuple[str, ...]:
-    """A sentence on what is chosen of given weights that hold more than the backbone. Raises WeightsError for
-    those that do not fit it."""
-    if config.weights in ("imagenet", "none") or config.arch == "segformer":
-        return ()
-    if config.weights.startswith("embedded:"):
-        return ()
-    try:
-        revision = weights.content_revision(_local(config))
-    except WeightsError as error:
-        missing(error)
-        return ()
-    note = _looked_at(config.backbone, config.weights, revision)
-    return (note,) if note else ()
-
-
-@functools.lru_cache(maxsize=16)
-def _looked_at(backbone: str, given: str, revision: str) -> str:
-    from diffadapt.models.segmentation.backbones import look_at_backbone
-
-    return look_at_backbone(backbone, given)
 
 
 def torchvision_file(name: str) -> tuple[str, Path]:
@@ -219,7 +193,7 @@ def _check_timm(config: SegmenterConfig, name: str) -> None:
 
 
 def _check_file(config: SegmenterConfig) -> None:
-    path = Path(_local(config))
+    path = Path(local_place(config))
     if config.arch == "segformer":
         if not path.is_dir():
             raise WeightsError(
@@ -260,8 +234,8 @@ def _check_cache(name: str) -> None:
         )
 
 
-def _local(config: SegmenterConfig) -> str:
-    """The existing path of ``config.weights``."""
+def local_place(config: SegmenterConfig) -> str:
+    """The existing path of ``config.weights``. Raises WeightsError."""
     if config.weights.startswith("embedded:"):
         return weights.resolve(config.weights)
     path = Path(config.weights).expanduser()

@@ -13,10 +13,10 @@ from diffadapt.core.errors import DataError, ItemError, RecipeError
 from diffadapt.core.stage import FitJob, InputFile, NodePlan, whole
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.detection.config import DetectorConfig
+from diffadapt.models.detection.given import detector_notes
 from diffadapt.models.detection.source import (
     check_detector,
     detector_identity,
-    detector_notes,
     detector_revisions,
 )
 from diffadapt.stages.roles import row_inputs

@@ -14,11 +14,11 @@ from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.data.labels import some
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.segmentation.config import SegmenterConfig
+from diffadapt.models.segmentation.given import segmenter_notes
 from diffadapt.models.segmentation.source import (
     SMALLEST,
     check_segmenter,
     segmenter_identity,
-    segmenter_notes,
     segmenter_revisions,
 )
 from diffadapt.stages.roles import row_inputs
@@ -80,6 +80,7 @@ class FitSegmenter(Fit):
                 f" {'is one' if count == 1 else 'are none'}: give a class table with more."
             )
         check_segmenter(self.config)
+        segmenter_notes(self.config)
         self._check_sizes()
         check_jitter(self.training.jitter)
         rows = sum(not node.stage.fit_stage for node in inputs.values())
