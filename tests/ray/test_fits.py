@@ -24,6 +24,7 @@ def test_fits_of_a_wave_run_side_by_side_with_the_local_runners_bytes(
     run(fit_pipeline(Source(), *(Regress(name=n) for n in "abc")), tmp_path / "local", local)
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
     assert len({pid for kind, *_, pid in lines(log) if kind == "step"}) == 2
+    assert ray_runner._fits and ray_runner._fits.host is None, "a fit on one worker needs no Ray Train"
     assert {where for kind, where, *_ in lines(log) if kind == "place"} == {os.getcwd()}, (
         "relative paths of a recipe mean the same in a training worker"
     )

@@ -218,10 +218,11 @@ def test_fits_that_do_not_train_reserve_what_their_stage_needs(monkeypatch: pyte
             asked.append(resources)
             return self
 
-        def remote(self, work: Work, device: str) -> None:
+        def remote(self, work: Work, device: str, group: str) -> None:
             asked[-1]["device"] = device
 
-    monkeypatch.setattr("diffadapt.orchestrate.train._plain_fit", Plain())
+    for name in ("_fits", "_fits_on_accelerator"):
+        monkeypatch.setattr(f"diffadapt.orchestrate.train.{name}", Plain())
     stages = {"split": _stage("cpu"), "filter": _stage("gpu", trains=False)}
     for nodes, device in (([GPU_NODE], "cuda"), ([CPU_NODE], "cpu")):
         for node in stages:

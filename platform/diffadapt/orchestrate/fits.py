@@ -1,5 +1,4 @@
-"""Fits on Ray Train, as the driver sees them: groups of workers that follow each other while nodes come and
-go.
+"""Fits on Ray, as the driver sees them: groups of workers that follow each other while nodes come and go.
 
 A group that lost a worker or a node is followed by another, as large as the cluster can host then, which goes
 on from the newest checkpoint.
@@ -22,7 +21,7 @@ from diffadapt.core.stage import Stage
 from diffadapt.core.store import Store
 from diffadapt.orchestrate.journal import Mailbox, here
 from diffadapt.orchestrate.resources import Layout
-from diffadapt.orchestrate.train import TrainHost, Work, outcome, start_plain
+from diffadapt.orchestrate.train import TrainHost, Work, outcome, start_lanes, start_plain
 from diffadapt.run.runner import OnFitProgress, OnReceipt
 
 MAX_FAILURES = 3
@@ -86,7 +85,7 @@ class FitRunner:
         except BaseException:
             for job in plain:
                 ray.cancel(job, force=True)
-            self.close()
+            groups.give_up()
             raise
         wave.deliver()
         wave.fail_rest(errors)
@@ -139,7 +138,7 @@ class _Groups:
         self.runner, self.work, self.wave, self.layout = runner, work, wave, layout
         self.names: list[str] = []
         self.error = ""
-        self._job: Any = None
+        self._jobs: list[Any] = []
         self._later = False
         self._failures = self._workers = 0
         self._before = wave.reached()
@@ -151,14 +150,25 @@ class _Groups:
         if self._later:
             time.sleep(POLL_SECONDS)
             self.start(self._present())
-        elif self._job is not None and not ray.wait([self._job], timeout=POLL_SECONDS)[1]:
-            self.error, self._job = outcome(self._job), None
+        elif self._jobs and not self._unfinished():
+            self.error, self._jobs = next(filter(None, map(outcome, self._jobs)), ""), []
             self.wave.deliver()
             if self.error and self._left():
                 self._failures = 0 if self.wave.reached() > self._before else self._failures + 1
                 if self._failures <= MAX_FAILURES:
                     self.start(self._present())
-        return self._later or self._job is not None
+        return self._later or bool(self._jobs)
+
+    def give_up(self) -> None:
+        """End all processes of the group."""
+        if self.work.data_parallel:
+            self.runner.close()
+        else:
+            for job in self._jobs:
+                ray.cancel(job, force=True)
+
+    def _unfinished(self) -> list[Any]:
+        return ray.wait(self._jobs, num_returns=len(self._jobs), timeout=POLL_SECONDS)[1]
 
     def start(self, layout: Layout | None) -> None:
         """A group of ``layout``'s size for the fits that are left; None: no node can host one, and it is
@@ -168,24 +178,26 @@ class _Groups:
         if layout is None:
             return
         self._before = self.wave.reached()
-        if self.runner.host is None:
-            self.runner.host = TrainHost.options(scheduling_strategy=here()).remote()
         self._workers = layout.train_workers if self.work.data_parallel else min(layout.lanes, len(left))
         self.names.append(f"fits-{digest([len(self.names), *sorted(t.digest for t in left)], 16)}")
-        self._job = self.runner.host.fit.remote(
-            dataclasses.replace(self.work, fits=left), layout, self.names[-1], self._workers
-        )
+        work = dataclasses.replace(self.work, fits=left)
+        if not work.data_parallel:
+            self._jobs = start_lanes(work, layout, self.names[-1], self._workers)
+            return
+        if self.runner.host is None:
+            self.runner.host = TrainHost.options(scheduling_strategy=here()).remote()
+        self._jobs = [self.runner.host.fit.remote(work, layout, self.names[-1], self._workers)]
 
     def look(self) -> None:
         """Give up a group that still waits for workers which no node can host any more; a smaller one may
         follow."""
-        if time.monotonic() - self._looked < WATCH_SECONDS or self._job is None:
+        if time.monotonic() - self._looked < WATCH_SECONDS or not self._jobs:
             return
         self._looked = time.monotonic()
         if self._fitting() < self._workers and not ray.get(
             self.wave.mailbox.has_begun.remote(self.names[-1])
         ):
-            self.runner.close()
+            self.give_up()
 
     def _left(self) -> tuple[Task, ...]:
         return tuple(t for t in self.work.fits if t.digest in self.wave.waiting)

@@ -1,5 +1,6 @@
 """What the processes of a training group do: one group carries all fits of a wave, so that its start-up is
-paid once.
+paid once. Fits on several workers each are a group of Ray Train; fits on one worker each are ordinary tasks,
+in processes that Ray has warm.
 
 Checkpoints are diffadapt's own, in the store, so that the next group, or a later run on whatever runner, goes
 on from them.
@@ -23,7 +24,7 @@ from diffadapt.core.schedule import Task
 from diffadapt.core.stage import Stage
 from diffadapt.core.store import Store
 from diffadapt.orchestrate.connection import quiet_logs
-from diffadapt.orchestrate.resources import Layout, limit_threads
+from diffadapt.orchestrate.resources import Layout, Share, limit_threads
 
 MAX_RETRIES = 2
 START_SECONDS = 1800.0
@@ -71,18 +72,42 @@ def start_plain(work: Work, layout: Layout) -> Any:
     share = layout.trainer if device != "cpu" else dataclasses.replace(layout.trainer, gpus=0.0)
     # DEFAULT: inside a trial of a sweep Ray would otherwise look for room in what the trial reserves, next to
     # nothing.
-    return _plain_fit.options(num_cpus=share.cpus, num_gpus=share.gpus, scheduling_strategy="DEFAULT").remote(
-        work, device
+    return _lane(device, share, MAX_RETRIES).remote(
+        dataclasses.replace(work, data_parallel=False), device, ""
     )
 
 
-@ray.remote(max_retries=MAX_RETRIES)
-def _plain_fit(work: Work, device: str) -> str:
-    """A fit that trains nothing (decisions of filters, pictures) or needs no accelerator."""
+def start_lanes(work: Work, layout: Layout, name: str, lanes: int) -> list[Any]:
+    """The fits of ``work``, one worker each, over ``lanes`` tasks. Ray starts none of them again: a group
+    that lost some is followed by another."""
+    return [
+        _lane(layout.device, layout.trainer, 0).remote(
+            dataclasses.replace(work, fits=work.fits[lane::lanes]), layout.device, name
+        )
+        for lane in range(lanes)
+    ]
+
+
+def _lane(device: str, share: Share, retries: int) -> Any:
+    """:func:`_fits` with what it reserves. A process that had an accelerator ends with its task, because what
+    it keeps there is freed by nothing else."""
+    task = _fits if device == "cpu" else _fits_on_accelerator
+    return task.options(
+        num_cpus=share.cpus, num_gpus=share.gpus, scheduling_strategy="DEFAULT", max_retries=retries
+    )
+
+
+def _carry_out_all(work: Work, device: str, group: str) -> str:
+    """Fits one after the other in this process."""
     limit_threads(work.threads)
+    work.mailbox.begin.remote(group)
     for task in work.fits:
-        _carry_out(task, dataclasses.replace(work, data_parallel=False), device, writes=True)
+        _carry_out(task, work, device, writes=True)
     return ""
+
+
+_fits = ray.remote(_carry_out_all)
+_fits_on_accelerator = ray.remote(max_calls=1)(_carry_out_all)
 
 
 @ray.remote(num_cpus=0)
@@ -103,7 +128,7 @@ class TrainHost:
         trainer = TorchTrainer(
             _loop,
             train_loop_config={"work": work, "group": name},
-            torch_config=TorchConfig(backend="nccl" if gpu and work.data_parallel else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
             run_config=RunConfig(
                 name=name,
@@ -128,30 +153,15 @@ def arrow_filesystem(store: Store) -> Any:
 
 
 def _loop(config: dict[str, Any]) -> None:
-    """What each worker of the group does: its share of the fits, or its rank of every fit."""
+    """What each worker of the group does: its rank of every fit."""
     import ray.train
     import ray.train.torch
 
     work: Work = config["work"]
     limit_threads(work.threads)
-    if not work.data_parallel:
-        _leave_process_group()
-    context = ray.train.get_context()
     work.mailbox.begin.remote(config["group"])
-    rank, size = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    mine = work.fits if work.data_parallel else work.fits[rank::size]
-    done = sum(_carry_out(task, work, device, writes=rank == 0 or not work.data_parallel) for task in mine)
-    ray.train.report({"fits": done})
-
-
-def _leave_process_group() -> None:
-    """Workers with a fit each must not meet in torch.distributed: a loss that gathers its batch would mix
-    strangers, or wait for ever."""
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    rank, device = ray.train.get_context().get_world_rank(), ray.train.torch.get_device()
+    ray.train.report({"fits": sum(_carry_out(task, work, device, writes=rank == 0) for task in work.fits)})
 
 
 def _carry_out(task: Task, work: Work, device: Any, *, writes: bool) -> bool:
