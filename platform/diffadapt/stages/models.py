@@ -14,7 +14,7 @@ from diffadapt.core.artifact import LOGITS_SCHEMA, Failure, Rows
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError, RecipeError, WeightsError
 from diffadapt.core.leniency import missing
-from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.config import BackboneConfig, ClassifierConfig
 from diffadapt.stages.decoding import decode_rows
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def _looked_at(config: ClassifierConfig, revision: str, num_classes: int | None)
         return ""
     from diffadapt.models.classifier import look_at
 
+    if isinstance(config, BackboneConfig):
+        config = replace(config, num_classes=None)  # its head is replaced
     return look_at(config, num_classes)
 
 
