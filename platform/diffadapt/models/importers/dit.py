@@ -182,7 +182,8 @@ def self_check(state: Mapping[str, Tensor], transformer_folder: str | Path, num_
     t = torch.tensor([0, 499, 999])
     y = torch.tensor([0, classes - 1, classes])
     with torch.no_grad():
-        exact = {k: v.float() for k, v in state.items()} | {"pos_embed": model.pos_embed.pos_embed}
+        positions: Any = model.pos_embed.pos_embed
+        exact = {**{k: v.float() for k, v in state.items()}, "pos_embed": positions}
         expected = dit_forward(exact, x, t, y, num_heads)
         return deviation(model(x, t, y).sample, expected, 1e-12)
 
