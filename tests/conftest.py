@@ -32,8 +32,17 @@ with contextlib.suppress(ImportError):  # the tests that need it import it thems
 
 ROOT = Path(__file__).resolve().parents[1]
 WITH_RAY = (
-    "tests/ray/",
-    "tests/fault/",
+    "tests/ray/test_chains",
+    "tests/ray/test_fits",
+    "tests/ray/test_job",
+    "tests/ray/test_metrics",
+    "tests/ray/test_population",
+    "tests/ray/test_sweep",
+    "tests/fault/test_autoscaling",
+    "tests/fault/test_driver",
+    "tests/fault/test_node",
+    "tests/fault/test_ray_dies",
+    "tests/fault/test_sweep_faults",
     "tests/contract/test_adaptation_on_ray",
     "tests/contract/test_zodi_on_ray",
     "tests/contract/test_runner_parity",

@@ -44,7 +44,9 @@ def tiny_zodi(generator: str, **changes) -> Zodi:
             images_per_shard=2,
             batch_size=2,
         ),
-        segmenter=SegmenterConfig(backbone="timm:cifar_resnet8", weights="none", width=8, size=(64, 64)),
+        segmenter=SegmenterConfig(
+            arch="deeplabv3plus_2conv", backbone="timm:cifar_resnet8", weights="none", width=8, size=(64, 64)
+        ),
         training=SegmentTraining(epochs=2, batch_size=2, crop=(32, 48), lr=0.02, checkpoint_every=2),
         estimate=3,
         execution=ExecutionConfig(runner="local", device="cpu", threads=1),

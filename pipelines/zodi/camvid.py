@@ -56,6 +56,7 @@ def _recipe(data: SceneConfig) -> Zodi:
         ),
         appearances=("dusk",),
         segmenter=SegmenterConfig(
+            arch="deeplabv3plus_2conv",
             backbone="timm:mobilenetv2_100",
             weights="mobilenetv2-q8",
             width=64,

@@ -36,6 +36,7 @@ def recipe() -> Zodi:
         ),
         quality=QualityConfig(consistency=0.38, retries=1),
         segmenter=SegmenterConfig(
+            arch="deeplabv3plus_2conv",
             backbone="timm:cifar_resnet8",
             weights="none",
             width=32,

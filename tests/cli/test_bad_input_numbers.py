@@ -72,7 +72,13 @@ def test_nan_in_training_keeps_the_last_good_checkpoint(place: Place) -> None:
     again.sentence("Training stopped at step", f"the checkpoint of step {steps[-1]} is kept")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, id="sigterm", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_run_ends_with_130_and_goes_on(place: Place, number: int) -> None:
     words = ("--target.data.block", "1", "--target.data.limit-per-class", "1", "--align.batch-size", "1")
     command = [sys.executable, "-m", "diffadapt.cli", "run", "small", "--root", str(place.root), *words]

@@ -73,7 +73,7 @@ def test_every_recipe(name, monkeypatch):
         assert "\n" not in said and 20 < len(said) < 400 and said.rstrip().endswith(".")
         if not isinstance(recipe, Benchmark):
             return
-        changes = {"data__path": "absent"}
+        changes = {"data__path": "absent"} | ({"seeds": (0,)} if recipe.benchmark == "domainnet" else {})
     found, notes = plans(name, **changes)
     assert all(len(note) < 400 and "\n" not in note for note in notes)
     for node in found.values():
@@ -249,10 +249,11 @@ def test_a_benchmark_has_the_published_counts_and_a_row_for_each_method_transfer
         assert known.counts[domain] in items.values(), domain
     with lenient():
         rows = override(recipe, {"data.path": "absent"}).pipeline().rows
-    assert len(rows) == len(recipe.methods) * len(pairs) * len(recipe.seeds)
-    assert {r.group for r in rows} == {"-".join(p) for p in pairs} and {r.seed for r in rows} == set(
-        recipe.seeds
-    ) == {0, 1, 2}
+    trained = [r for r in rows if r.name != "CLIP zero-shot"]
+    assert len(trained) == len(recipe.methods) * len(pairs) * len(recipe.seeds)
+    assert len(rows) == len(trained) + len(pairs), "CLIP zero-shot once a transfer"
+    assert {r.group for r in rows} == {"-".join(p) for p in pairs}
+    assert {r.seed for r in trained} == set(recipe.seeds) == {0, 1, 2}
     assert any("not a folder" in n for n in notes)
 
 
@@ -260,6 +261,7 @@ def test_each_transfer_of_a_benchmark_has_its_recipe_and_shares_its_work():
     every = load("adapt_anything/office31/all")
     assert {n.rpartition("/")[2] for n in NAMES if n.startswith("adapt_anything/office31/")} == {
         "all",
+        "both",
         "frozen",
         "synthetic",
         *("_".join(p) for p in every.pairs()),

@@ -383,9 +383,35 @@ class TestOfficialLayouts:
             "00003",
             "00004",
         ]
+        (tmp_path / "of my own.txt").write_text("00004.png\n")
+        own = replace(config, split="val", split_file="of my own.txt", partial=False)
+        for place in ("of my own.txt", str(tmp_path / "of my own.txt"), f"file://{tmp_path}/of my own.txt"):
+            for split in ("val", "all"):
+                found = open_scenes(replace(own, split_file=place, split=split))
+                assert [i.key for i in found.items] == ["00004"]
         (tmp_path / "split.mat").write_bytes(b"not a MATLAB file")
         with pytest.raises(DataError, match="split file of GTA5 .* cannot be read"):
             open_scenes(replace(config, split="train"))
+
+    def test_lists_of_gta5_that_cannot_serve(self, tmp_path):
+        config = replace(gta5(tmp_path), split="val", split_file="gtav_split_val.txt")
+        assert published(config) == 1000 and published(replace(config, split_file="")) == 6382
+        assert published(replace(config, split_file="mine.txt")) is None
+        with pytest.raises(DataError, match="1,000 frames that ZoDi's authors score.*put it there") as error:
+            open_scenes(config)
+        assert "\n" not in str(error.value)
+        list_of = tmp_path / "gtav_split_val.txt"
+        for content, said in (
+            (b"00002.png\n00009.png", "lacks 1 frames that gtav_split_val.txt names, such as 00009"),
+            (b"00002.png", "1 images of GTA5 val, but 1,000 are published"),
+            (b"", "list of frames 'gtav_split_val.txt' is empty"),
+            (b"\xff\xfe\x00", "is no text"),
+        ):
+            list_of.write_bytes(content)
+            with pytest.raises(DataError, match=said):
+                open_scenes(config)
+        with pytest.raises(RecipeError, match="layout 'folder' takes no list of its scenes"):
+            open_scenes(SceneConfig(str(tmp_path), split_file="mine.txt"))
 
     @pytest.mark.parametrize(
         ("config", "said"),

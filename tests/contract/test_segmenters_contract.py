@@ -21,6 +21,8 @@ NETWORKS = [
     ("deeplabv3plus", "timm:cifar_resnet8"),
     ("refinenet", "timm:test_efficientnet"),
     ("refinenet", "timm:cifar_resnet8"),
+    ("deeplabv3plus_2conv", "timm:test_resnet"),
+    ("refinenet_2pool", "timm:cifar_resnet8"),
     ("segformer", "folder"),
     ("linear", "test_vit"),
     ("linear", "timm:test_vit4"),

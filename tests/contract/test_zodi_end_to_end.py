@@ -158,6 +158,26 @@ def test_another_strength_makes_the_transfer_again_and_leaves_the_source_alone(b
     assert not kept, "what was trained on the source alone, and its predictions, stay"
 
 
+def test_the_four_cells_of_the_ablation(base):
+    """ControlNet yes or no x inversion yes or no: ZoDi and three variants, each a transfer of its own."""
+    root, recipe, _ = base
+    recipe = replace(recipe, variants=("no_inversion", "no_control", "img2img"))
+    plan = recipe.pipeline().plan(root.store)
+    cells = {
+        name.partition(".")[2]: (node.stage.config.method, node.stage.config.control_scale > 0)
+        for name, node in plan.items()
+        if node.stage.kind == "transferred" and name != "transferred_test"
+    }
+    assert cells == {
+        "": ("stochastic", True),
+        "no_inversion": ("controlnet_img2img", True),
+        "no_control": ("stochastic", False),
+        "img2img": ("img2img", True),  # a method that no ControlNet has part in, whatever its weight
+    }
+    assert len({plan[f"transferred.{v}" if v else "transferred"].family for v in cells}) == 4
+    assert {"zodi.no_inversion.s0", "zodi.no_control.s0", "zodi.img2img.s0"} <= set(plan)
+
+
 def test_a_domain_is_its_words(base):
     """Night under another name is the same domain; another prompt is another one."""
     root, recipe, _ = base

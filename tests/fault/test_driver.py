@@ -75,7 +75,7 @@ def test_twenty_random_kills(tmp_path: Path) -> None:
     _kill_and_finish(tmp_path, shards=80, moments=[random.randint(0, 10) for _ in range(20)])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_driver_ends_quickly_and_takes_all_along(tmp_path: Path, number: int) -> None:
     log = tmp_path / "log"
     options = {"root": str(tmp_path / "store"), "log": str(log), "shards": 50, "sleep": 0.5}

@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from diffadapt.run.local import LocalRunner
 from diffadapt.run.runner import ExecutionConfig
 from tests.fault.processes import Driver
@@ -13,6 +15,7 @@ from tests.ray.harness import contents, run
 from tests.ray.toy import Child, Source, lines, map_pipeline
 
 
+@pytest.mark.slow
 def test_the_rest_of_the_cluster_finishes_what_a_lost_node_had(tmp_path: Path) -> None:
     log, output = tmp_path / "log", tmp_path / "out"
     options = {"root": str(tmp_path / "store"), "log": str(log), "shards": 12}

@@ -45,7 +45,10 @@ def finish(tmp_path: Path, given: dict) -> None:
     assert "Ray" not in (tmp_path / "again").read_text()
 
 
-@pytest.mark.parametrize(("name", "said"), [("raylet", "(raylet)"), ("gcs_server", "(gcs_server)")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("raylet", "(raylet)"), pytest.param("gcs_server", "(gcs_server)", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("fit", [0, pytest.param(200, marks=pytest.mark.slow)])
 def test_what_died_is_said_and_the_same_command_goes_on(
     tmp_path: Path, name: str, said: str, fit: int

@@ -719,7 +719,10 @@ def _driving() -> dict[str, tuple[str, Overrides]]:
         f"a part of zodi/cityscapes_acdc{c}": (f"zodi/cityscapes_acdc{c}", acdc)
         for c in ("", "/fog", "/rain", "/snow", "/refinenet", "/segformer", "/dinov2")
     }
-    found["a part of zodi/cityscapes_gta5"] = ("zodi/cityscapes_gta5", {**city, "target.path": "gta5"})
+    found["a part of zodi/cityscapes_gta5"] = (
+        "zodi/cityscapes_gta5",
+        {**city, "target.path": "gta5", "target.split_file": ""},
+    )
     return {
         **found,
         **named(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from diffadapt.orchestrate.runner import RayRunner
 from diffadapt.run.local import LocalRunner
 from diffadapt.run.runner import ExecutionConfig
@@ -36,6 +38,7 @@ def test_fits_of_a_wave_run_side_by_side_with_the_local_runners_bytes(
     assert list(Path(f"{tmp_path}/ray-logs/fit-1").glob("events.*"))
 
 
+@pytest.mark.slow
 def test_a_rank_killed_in_the_middle_resumes_from_the_checkpoint(tmp_path: Path) -> None:
     """Three fits on two workers: one undisturbed, one whose rank 1 is killed, one whose rank 1 fails
     alone."""

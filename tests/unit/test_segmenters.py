@@ -54,8 +54,10 @@ def segformer_folder(tmp_path):
 @pytest.mark.parametrize(
     ("arch", "backbone", "millions"),
     [
-        ("deeplabv3plus", "resnet50", 40.35),
-        ("refinenet", "resnet50", 90.81),
+        ("deeplabv3plus", "resnet50", 39.76),
+        ("refinenet", "resnet50", 99.06),
+        ("deeplabv3plus_2conv", "resnet50", 40.35),
+        ("refinenet_2pool", "resnet50", 90.81),
         ("segformer", "nvidia/mit-b0", 3.72),
         ("segformer", "nvidia/mit-b2", 27.36),
     ],
@@ -128,7 +130,7 @@ def test_deeplab_head_takes_48_low_level_channels_of_stride_4_and_a_batch_of_one
 
 
 def test_parts_of_refinenet():
-    unit, chain = ResidualUnit(4), ChainedPooling(4)
+    unit, chain = ResidualUnit(4), ChainedPooling(4, 2)
     x = torch.randn(1, 4, 9, 11)
     for conv in (unit.conv2, *chain.convs):
         torch.nn.init.zeros_(conv.weight)
@@ -251,6 +253,42 @@ def test_imagenet_mobilenet_from_integers_is_a_backbone(tmp_path):
         3,
         4,
     )
+
+
+FORMER = (("deeplabv3plus_2conv", "deeplabv3plus"), ("refinenet_2pool", "refinenet"))
+
+
+@pytest.mark.parametrize(("arch", "before"), FORMER)
+def test_a_folder_of_format_1_gives_the_network_that_its_name_meant(tmp_path, arch, before):
+    """What was fitted before the names got the published networks goes on predicting what it did."""
+    torch.manual_seed(0)
+    config, table = replace(TINY, arch=arch), builtin("camvid")
+    net = build_segmenter(config, len(table.names)).eval()
+    folder = save_segmenter(net, tmp_path / "fit", config, table)
+    marker = json.loads((folder / "segmenter.json").read_text())
+    assert marker["format"] == 2 and marker["config"]["arch"] == arch
+    marker |= {"format": 1, "config": {**marker["config"], "arch": before, "dropout": 0.1}}
+    (folder / "segmenter.json").write_text(json.dumps(marker))
+    loaded, known, _, _ = load_segmenter(folder)
+    x = torch.randn(1, 3, 33, 65)
+    with torch.no_grad():
+        assert torch.equal(loaded(x)[0], net(x)[0])
+    assert known.arch == arch
+    again = save_segmenter(loaded, tmp_path / "again", known, table)
+    assert json.loads((again / "segmenter.json").read_text())["config"]["arch"] == arch
+    (folder / "segmenter.json").write_text(json.dumps({**marker, "format": 3}))
+    with pytest.raises(WeightsError, match="not of format 2.*nor of format 1"):
+        load_segmenter(folder)
+
+
+@pytest.mark.parametrize(("arch", "before"), FORMER)
+def test_digests_know_a_network_by_what_it_computes(arch, before):
+    """Fits of the variants are those of the former names, which their stores have; the published networks are
+    new ones."""
+    kept, published = (segmenter_identity(replace(TINY, arch=name)) for name in (arch, before))
+    assert (kept["arch"], kept["dropout"]) == (before, 0.1)
+    assert published["arch"] not in (arch, before) and published["dropout"] == 0.5
+    assert segmenter_identity(replace(TINY, arch="segformer"))["arch"] == "segformer"
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ METHODS = [
     {},
     {"aligned": True},
     {"method": "edit_friendly"},
+    {"method": "controlnet_img2img"},
     {"method": "img2img"},
     {"method": "layout"},
     {"profile": "lcm", "steps": 4},
@@ -124,6 +125,59 @@ def test_the_loop_equals_the_pipeline_of_diffusers(config, transfer, strength, g
         )
     net.guidance = before
     assert (got - wanted).abs().max() / wanted.abs().max() < 1e-5
+
+
+def test_the_controlnet_without_inversion_equals_the_pipeline_of_diffusers(config):
+    """The fourth cell of the ablation: image and layout, noise in the place of an inversion; the same noise
+    goes through both."""
+    from diffusers import DDIMScheduler, StableDiffusionControlNetImg2ImgPipeline
+
+    made = load_scene_transfer(replace(config, method="controlnet_img2img", steps=20, strength=0.6), CLASSES)
+    names = ("vae", "text_encoder", "tokenizer", "unet", "controlnet")
+    reference = StableDiffusionControlNetImg2ImgPipeline(
+        **{name: getattr(made.pipe, name) for name in names},
+        scheduler=DDIMScheduler.from_config(made.pipe.scheduler.config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    reference.set_progress_bar_config(disable=True)
+    one = scene(0)
+    pixels = torch.from_numpy(one.image).permute(2, 0, 1)[None].float() / 255
+    layout = torch.from_numpy(conditioning(one, CLASSES, "own", (32, 64))).permute(2, 0, 1)[None]
+    wanted = reference(
+        prompt=made.prompt,
+        negative_prompt=config.negative_prompt,
+        image=pixels,
+        control_image=layout,
+        height=32,
+        width=64,
+        strength=0.6,
+        num_inference_steps=20,
+        guidance_scale=9.0,
+        eta=1.0,
+        controlnet_conditioning_scale=1.0,
+        generator=torch.Generator().manual_seed(7),
+        output_type="np",
+    ).images[0]
+    got = made.transfer([one], [7])[0]
+    assert levels_apart(got, np.rint(wanted * 255)) <= 1
+    other = scene(0)
+    other.annotation = scene(1).annotation
+    assert levels_apart(made.transfer([other], [7])[0], got) > 1, "the layout acts"
+    plain = load_scene_transfer(replace(made.config, method="img2img"), CLASSES)
+    assert levels_apart(plain.transfer([one], [7])[0], got) > 1, "which plain img2img has not"
+    inverted = load_scene_transfer(replace(made.config, method="stochastic", aligned=True), CLASSES)
+    assert levels_apart(inverted.transfer([one], [7])[0], got) > 1
+
+
+def test_inversion_without_a_controlnet_does_not_ask_it(config, monkeypatch):
+    made = load_scene_transfer(replace(config, control_scale=0.0), CLASSES)
+    got = made.transfer([scene(0)], [1])[0]
+    other = scene(0)
+    other.annotation = scene(1).annotation
+    monkeypatch.setattr(made.pipe.controlnet, "forward", lambda *a, **k: pytest.fail("it was asked"))
+    assert np.array_equal(made.transfer([other], [1])[0], got), "no layout acts"
 
 
 @pytest.mark.parametrize("changes", METHODS, ids=lambda c: "-".join(map(str, c.values())) or "stochastic")
@@ -306,7 +360,9 @@ def test_another_file_of_the_weights_by_its_variant(config, transfer, weights, t
     made.pipe.unet.save_pretrained(folder / "unet", variant="non_ema")
     other = load_scene_transfer(replace(config, weights=str(folder), variant="non_ema"), CLASSES)
     assert torch.equal(other.pipe.unet.conv_out.weight, made.pipe.unet.conv_out.weight)
-    plain = load_scene_transfer(replace(config, weights=str(folder)), CLASSES)
+    default = load_scene_transfer(replace(config, weights=str(folder)), CLASSES)
+    assert torch.equal(default.pipe.unet.conv_out.weight, made.pipe.unet.conv_out.weight), "as the authors"
+    plain = load_scene_transfer(replace(config, weights=str(folder), variant=""), CLASSES)
     assert torch.equal(plain.pipe.unet.conv_out.weight, transfer.pipe.unet.conv_out.weight)
     with pytest.raises(WeightsError, match="non_emma"):
         load_scene_transfer(replace(config, variant="non_emma"), CLASSES)
@@ -357,7 +413,7 @@ def test_weights_that_cannot_serve_are_refused_in_one_sentence(config, weights, 
         ({"steps": 2000}, "1 to 1000"),
         ({"domain": "dusk"}, "dusk"),
         ({"size": 0}, "at least 1"),
-        ({"weights": "train", "variant": "non_ema"}, "leave the variant empty"),
+        ({"weights": "train", "variant": "non_ema"}, "leave the variant out"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_one_sentence(config, changes, message):

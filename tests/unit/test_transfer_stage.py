@@ -286,6 +286,24 @@ def test_identity_is_what_acts(weights, tmp_path):
     assert family(method="layout") == family(method="layout", strength=0.4)
 
 
+def test_weights_that_were_not_averaged_are_the_default(weights, tmp_path):
+    """As ZoDi's authors load them; what has one U-Net alone keeps its digests."""
+    import shutil
+
+    def variant(**changes) -> str:
+        where = changes.pop("weights", weights)
+        return TransferScenes(config(where, **changes)).identity()["config"]["variant"]
+
+    both = shutil.copytree(weights, tmp_path / "both")
+    file = both / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copyfile(file, file.with_name("diffusion_pytorch_model.non_ema.safetensors"))
+    assert variant() == "" and variant(weights=str(both)) == "non_ema"
+    assert variant(weights=str(both), variant="") == "" and variant(variant="fp16") == "fp16"
+    hub = TransferConfig().weights
+    assert variant(weights=hub) == variant(weights=f"{hub}@main") == "non_ema", "also before a download"
+    assert variant(weights="someone/else") == variant(weights="train") == variant(weights="own:place") == ""
+
+
 def test_with_real_networks(weights, segmenter, tmp_path):
     quality = QualityConfig(consistency=0.01, retries=1)
     parts = [

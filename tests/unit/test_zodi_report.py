@@ -287,6 +287,27 @@ def test_published_figures_only_beside_their_own_data(tmp_path):
     assert "not comparable" in html and "segformer on mit-b2" in html
 
 
+def test_runs_of_the_network_that_had_the_name_before_are_not_marked_as_the_published_one(tmp_path):
+    """Their dropout, which their manifest states, tells them."""
+    made = manifest()
+    made["config"]["segmenter"]["dropout"] = 0.1
+    html = page(tmp_path / "before", made=made)
+    assert "not comparable" in html and 'class="marked"' not in html.split("ZoDi, final epoch")[1][:80]
+    for dropout in (None, 0.5):
+        made["config"]["segmenter"]["dropout"] = dropout
+        assert "another network" not in page(tmp_path / str(dropout), made=made)
+
+
+def test_gta5s_figures_are_of_the_authors_list(tmp_path):
+    made = manifest(target="gta5")
+    assert "1,000 of GTA5&#39;s validation frames; this run&#39;s are of other frames" in page(
+        tmp_path / "all", made=made
+    )
+    made["config"]["target"]["split_file"] = "lists/gtav_split_val.txt"
+    html = page(tmp_path / "list", made=made)
+    assert "of other frames" not in html and "40.1" in html
+
+
 def test_a_run_without_a_target(tmp_path):
     html = page(tmp_path, scores(target=False), manifest(target=""))
     assert (

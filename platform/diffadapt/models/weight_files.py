@@ -56,7 +56,7 @@ def demand_components(
     if variant and not any(variant in found for found in there.values()):
         known = sorted({v for found in there.values() for v in found if v})
         raise WeightsError(
-            f"{weights!r} has no files of the variant {variant!r}{_named(known)}: leave {option} empty, or"
+            f"{weights!r} has no files of the variant {variant!r}{_named(known)}: leave {option} out, or"
             " give a folder that was saved with it."
         )
 

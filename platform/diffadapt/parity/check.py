@@ -27,6 +27,7 @@ FAMILIES = (
     "diffadapt.parity.validators",
     "diffadapt.parity.zodi",
     "diffadapt.parity.zodi_transfer",
+    "diffadapt.parity.zodi_networks",
 )
 """Modules asked in this order; one that is not installed is passed over, and its files are then reported as
 unknown."""

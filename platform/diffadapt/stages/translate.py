@@ -26,7 +26,7 @@ from diffadapt.data.scenes.resize import resize_nearest, scale_objects
 from diffadapt.data.scenes.rows import decode_scenes, judged
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.diffusion.generators.base import generator_of, silence_of
-from diffadapt.diffusion.translation.checks import check_settings, uses_layout
+from diffadapt.diffusion.translation.checks import check_settings, uses_layout, variant_of
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.diffusion.translation.levels import transfer_levels
 from diffadapt.diffusion.translation.quality import DomainScore, compare
@@ -74,7 +74,7 @@ class TransferScenes(Stage):
         c, domain = to_dict(self.config, identity_only=True), self.config.resolved
         for name in ("weights", "controlnet", "lora", "images_per_shard", "domain"):
             c.pop(name)
-        c |= {"prompt": domain.prompt, "strength": domain.strength}
+        c |= {"prompt": domain.prompt, "strength": domain.strength, "variant": self._variant()}
         method = self.config.method
         unused = {
             "aligned": method != "stochastic",
@@ -91,6 +91,12 @@ class TransferScenes(Stage):
         if self.quality.needs_model:
             own["segmenter"] = {"size": list(self.segmenter.size), "precision": self.segmenter.precision}
         return own
+
+    def _variant(self) -> str:
+        try:
+            return variant_of(self.config)
+        except WeightsError:  # weights that are not there, as their revision says, or no files at all
+            return ""
 
     def _quality_identity(self) -> dict[str, Any]:
         q = to_dict(self.quality, identity_only=True)

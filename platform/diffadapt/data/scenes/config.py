@@ -28,6 +28,9 @@ class SceneConfig:
     split: str = "train"
     """train, val or test, as the data set names it; GTA5 and CamVid also have all. Not used by folder,
     parquet and coco."""
+    split_file: str = ""
+    """GTA5: a text file of frames, one a line (00042.png, or 42), that are taken instead of the split's; its
+    place in the root, or any location. Empty: the split's own list."""
     condition: str = ""
     """ACDC: fog, night, rain or snow; Dark Zurich: night, twilight or day; streets: a condition of
     worlds/streets/scenes.py; empty: all (Dark

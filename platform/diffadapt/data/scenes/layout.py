@@ -22,6 +22,8 @@ class Layout:
     """What messages call the data set."""
     table: ClassTable | None = None
     """Its classes, which ``classes`` may also name; None: each copy brings its own (``classes.csv``)."""
+    lists: bool = False
+    """Whether ``split_file`` may name the scenes."""
     drawn: bool = False
     """Scenes are made, not read: there need not be a path."""
 

@@ -30,6 +30,11 @@ def open_scenes(config: SceneConfig) -> SceneSource:
     if config.limit is not None and config.limit < 1:
         raise RecipeError(f"limit is {config.limit}, but must be at least 1.")
     layout = LAYOUTS.load(config.layout)
+    if config.split_file and not layout.lists:
+        raise RecipeError(
+            f"split_file is {config.split_file!r}, but the layout {config.layout!r} takes no list of its"
+            " scenes: leave it empty."
+        )
     layout.check(config)
     if not layout.drawn and not config.path:
         raise DataError(

@@ -11,6 +11,9 @@ from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.diffusion.translation.levels import transfer_levels
 from diffadapt.models.weights import is_hub_id, resolve
 
+AUTO, NON_EMA = "auto", "non_ema"
+_WITH_BOTH = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5")
+"""Hub ids whose U-Net is there with averaged weights and without."""
 _NEEDED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 
 
@@ -45,10 +48,10 @@ def check_settings(config: TransferConfig) -> None:
             "transfer.lora needs the package peft, which is not installed: run `pip install peft`, or leave"
             " transfer.lora empty."
         )
-    if config.variant and config.weights == "train":
+    if config.variant not in ("", AUTO) and config.weights == "train":
         raise RecipeError(
             "transfer.variant names a file of published weights, but transfer.weights is 'train': leave the"
-            " variant empty."
+            " variant out."
         )
     transfer_levels(config, strength)
 
@@ -73,10 +76,30 @@ def check_weights(config: TransferConfig, index: PipelineIndex | None) -> None:
             " use: give a pipeline of the Stable Diffusion 1.x or 2.x family."
         )
     demand_files(
-        config.weights, index, config.variant, "transfer.variant", ("safety_checker", "feature_extractor")
+        config.weights, index, variant_of(config), "transfer.variant", ("safety_checker", "feature_extractor")
     )
     if config.multiple % index.multiple:
         raise RecipeError(multiple_message(config, index.multiple))
+
+
+def variant_of(config: TransferConfig) -> str:
+    """The variant of the weight files that ``config`` means; '' the plain ones.
+
+    What 'auto' means for a hub id is a matter of its name alone, so that a plan is the same before and after
+    a download. Raises WeightsError for weights that are none.
+    """
+    if config.variant != AUTO:
+        return config.variant
+    if config.weights == "train":
+        return ""
+    folder = resolve(config.weights)
+    if is_hub_id(folder):
+        return NON_EMA if folder.partition("@")[0].lower() in _WITH_BOTH else ""
+    return NON_EMA if _has(folder, NON_EMA) else ""
+
+
+def _has(folder: str, variant: str) -> bool:
+    return any(Path(folder).rglob(f"*.{variant}.*"))
 
 
 def uses_layout(config: TransferConfig) -> bool:

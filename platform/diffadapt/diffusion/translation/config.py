@@ -35,14 +35,16 @@ class TransferConfig:
     weights: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """A Stable Diffusion 1.5-family pipeline (folder or hub id), ``embedded:streets``, or ``train`` (a small
     one on the source scenes)."""
-    variant: str = ""
-    """Which of a pipeline's weight files, where it has several: 'non_ema' (Stable Diffusion 1.5, as ZoDi's
-    authors use it), 'fp16'."""
+    variant: str = "auto"
+    """Which of a pipeline's weight files, where it has several. auto: 'non_ema' where there are such files
+    (Stable Diffusion 1.5: ZoDi's authors load the weights that were not averaged), else the plain ones;
+    'fp16' or another name: files of that name; empty: the plain ones (Stable Diffusion 1.5: the averages)."""
     controlnet: str = "lllyasviel/control_v11p_sd15_seg"
     """A ControlNet folder or hub id; empty: the ``controlnet`` that the weights' own folder has."""
-    method: Literal["stochastic", "edit_friendly", "img2img", "layout"] = "stochastic"
-    """stochastic: ZoDi's stochastic inversion; edit_friendly: DDPM inversion that reconstructs; img2img:
-    noise alone; layout: from the label map without the source image."""
+    method: Literal["stochastic", "edit_friendly", "controlnet_img2img", "img2img", "layout"] = "stochastic"
+    """stochastic: ZoDi's stochastic inversion; edit_friendly: DDPM inversion that reconstructs;
+    controlnet_img2img: noise instead of an inversion, the ControlNet as ever; img2img: noise, and no
+    ControlNet; layout: from the label map without the source image."""
     aligned: bool = False
     """stochastic: encode to the first decode level itself; False: 49 timesteps above it, as the authors' code
     does."""
@@ -60,6 +62,7 @@ class TransferConfig:
     guidance: NonNegative = 9.0
     eta: Fraction = 1.0
     control_scale: NonNegative = 1.0
+    """Weight of the ControlNet; 0: it has no say (stochastic inversion without a ControlNet)."""
     palette: Literal["cityscapes", "ade20k", "own"] = "cityscapes"
     """Colours of the conditioning map. cityscapes: the raw colour map where the data have one (the authors);
     ade20k: those that the published ControlNet was trained on; own: the class table's."""

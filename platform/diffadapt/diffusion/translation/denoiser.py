@@ -73,7 +73,7 @@ class Denoiser:
         )
         noisy = x.to(self.dtype)
         residuals: dict[str, Any] = {}
-        if control is not None:
+        if control is not None and self.control_scale:
             assert self.controlnet is not None
             down, middle = self.controlnet(
                 noisy,

@@ -9,7 +9,7 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, Stable
 
 from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.diffusion.generators.loading import loaded, named, quiet
-from diffadapt.diffusion.translation.checks import multiple_message, uses_layout
+from diffadapt.diffusion.translation.checks import multiple_message, uses_layout, variant_of
 from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.pretrained import from_pretrained
 
@@ -60,7 +60,7 @@ def _pipeline(config: TransferConfig, control: Any | None) -> Any:
     given = {
         "torch_dtype": torch.float32,
         "revision": revision,
-        "variant": config.variant or None,
+        "variant": variant_of(config) or None,
         "safety_checker": None,
         "requires_safety_checker": False,
         "feature_extractor": None,

@@ -63,7 +63,7 @@ def _segformer(
     backbone, facts = mix_transformer(config.backbone, config.weights, recorded)
     return (
         backbone,
-        MlpHead(backbone.channels, outputs, config.width or facts["decoder_hidden_size"], config.dropout),
+        MlpHead(backbone.channels, outputs, config.width or facts["decoder_hidden_size"], config.dropped),
         facts,
     )
 
@@ -84,10 +84,17 @@ def _convolutional(
 
     backbone, facts = convolutional(config.backbone, config.weights, recorded)
     width = config.width or WIDTH
-    if config.arch == "refinenet":
-        from diffadapt.models.segmentation.refinenet import RefineNetHead
+    if config.arch == "refinenet_2pool":
+        from diffadapt.models.segmentation.refinenet_2pool import TwoPoolHead
 
-        return backbone, RefineNetHead(backbone.channels, outputs, width, config.dropout), facts
-    from diffadapt.models.segmentation.deeplabv3plus import DeepLabHead
+        return backbone, TwoPoolHead(backbone.channels, outputs, width, config.dropped), facts
+    from diffadapt.models.segmentation.deeplabv3plus import DeepLabHead, TwoConvHead
+    from diffadapt.models.segmentation.refinenet import RefineNetHead
 
-    return backbone, DeepLabHead(backbone.channels, backbone.strides, outputs, width, config.dropout), facts
+    heads = {
+        "deeplabv3plus": DeepLabHead,
+        "deeplabv3plus_2conv": TwoConvHead,
+        "refinenet": RefineNetHead,
+    }
+    head = heads[config.arch](backbone.channels, backbone.strides, outputs, width, config.dropped)
+    return backbone, head, facts

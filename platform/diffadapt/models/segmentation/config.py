@@ -11,9 +11,13 @@ from diffadapt.core.ranges import AboveZero, Between, Natural, Positive
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    arch: Literal["deeplabv3plus", "refinenet", "segformer", "linear"] = "deeplabv3plus"
-    """deeplabv3plus, refinenet: on a convolutional backbone; segformer: a transformers SegFormer; linear: a
-    1x1 head on the patch features of a timm vision transformer (DINOv2)."""
+    arch: Literal[
+        "deeplabv3plus", "refinenet", "deeplabv3plus_2conv", "refinenet_2pool", "segformer", "linear"
+    ] = "deeplabv3plus"
+    """deeplabv3plus, refinenet: on a convolutional backbone, as ZoDi's authors build them;
+    deeplabv3plus_2conv: with two convolutions in the decoder; refinenet_2pool: with two chained poolings and
+    fewer residual units; segformer: a transformers SegFormer; linear: a 1x1 head on the patch features of a
+    timm vision transformer (DINOv2)."""
     backbone: str = "resnet50"
     """resnet50 or resnet101 (torchvision's, as the authors), any timm model with feature maps
     (``timm:mobilenetv2_100``), a SegFormer folder or hub id (nvidia/mit-b2), a timm ViT
@@ -29,8 +33,9 @@ class SegmenterConfig:
     width: Natural = 0
     """Channels of the head (0: as published, 256; of a SegFormer what its size has): small ones train on a
     CPU."""
-    dropout: Annotated[float, Between(0, 0.99)] = 0.1
-    """Before the last layers of the head, in training; a linear head has none."""
+    dropout: Annotated[float, Between(0, 0.99)] | None = None
+    """Before the last layers of the head (refinenet: on the two deepest maps too), in training; a linear head
+    has none. None: 0.5 for deeplabv3plus and refinenet, as the authors, 0.1 for the others."""
     layers: Positive = 1
     """linear: how many of the last blocks' patch features are concatenated (DINOv2: 1 or 4)."""
     size: tuple[Positive, Positive] = (512, 1024)
@@ -40,3 +45,15 @@ class SegmenterConfig:
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Of prediction; training has its own."""
     batch_size: Positive = execution(4)
+
+    @property
+    def dropped(self) -> float:
+        """The dropout in use."""
+        if self.dropout is not None:
+            return self.dropout
+        return 0.5 if self.arch in ("deeplabv3plus", "refinenet") else 0.1
+
+    @property
+    def pools_image(self) -> bool:
+        """Whether the head normalises one mean an image over the batch, which takes two of them."""
+        return self.arch in ("deeplabv3plus", "deeplabv3plus_2conv")

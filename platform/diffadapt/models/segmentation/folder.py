@@ -15,6 +15,7 @@ from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.card import chosen, escape, flat, table
 from diffadapt.models.folder import ModelFolder
 from diffadapt.models.segmentation.config import SegmenterConfig
+from diffadapt.models.segmentation.source import FORMER
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 TITLES = {
     "deeplabv3plus": "DeepLabv3+",
     "refinenet": "RefineNet",
+    "deeplabv3plus_2conv": "DeepLabv3+ (two decoder convolutions)",
+    "refinenet_2pool": "RefineNet (two poolings)",
     "segformer": "SegFormer",
     "linear": "Linear head",
 }
@@ -43,7 +46,7 @@ labels = segment(net, config, [Image.open("street.png").convert("RGB")])[0]  # u
 ```"""  # noqa: E501 - a line of the card
 
 
-MARKER, FORMAT = "segmenter.json", 1
+MARKER, FORMAT = "segmenter.json", 2
 
 
 def _build(config: SegmenterConfig, classes: int, facts: Mapping[str, Any]) -> SegmentationNetwork:
@@ -85,9 +88,14 @@ def read_marker(folder: str | Path) -> Marker:
 
 def parse_marker(values: Any, where: str) -> Marker:
     """The parsed JSON of a segmenter.json. Raises WeightsError as :func:`read_marker` does."""
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise WeightsError(f"The file {where!r} is not of format {FORMAT}, the one that this version reads.")
+    if not isinstance(values, dict) or values.get("format") not in (1, FORMAT):
+        raise WeightsError(
+            f"The file {where!r} is not of format {FORMAT}, the one that this version writes, nor of format"
+            " 1: read it with the version that wrote it."
+        )
     try:
+        if values["format"] == 1:
+            values = {**values, "config": _renamed(values["config"])}
         network, extra = dict(values["network"]), dict(values.get("extra") or {})
         return Marker(*FOLDER.settings(values), network, extra, int(values["parameters"]))
     except (DiffadaptError, KeyError, TypeError, ValueError) as error:
@@ -95,6 +103,13 @@ def parse_marker(values: Any, where: str) -> Marker:
             f"The file {where!r} describes no segmenter ({type(error).__name__}: {error}): it is damaged or"
             " of another version."
         ) from error
+
+
+def _renamed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a folder of format 1, whose names of networks meant others than today."""
+    today = {before: name for name, before in FORMER.items()}
+    arch = config.get("arch", FORMER["deeplabv3plus_2conv"])
+    return {**config, "arch": today.get(arch, arch)}
 
 
 def save_segmenter(

@@ -17,7 +17,9 @@ from diffadapt.models.classifier_source import SUFFIXES, folder_config
 from diffadapt.models.segmentation.config import SegmenterConfig
 
 TIMM = "timm:"
-CONVOLUTIONAL = ("deeplabv3plus", "refinenet")
+FORMER = {"deeplabv3plus_2conv": "deeplabv3plus", "refinenet_2pool": "refinenet"}
+"""Networks that digests and folders of format 1 know under another name: name today -> name there."""
+CONVOLUTIONAL = (*FORMER.values(), *FORMER)
 TORCHVISION = {"resnet50": "11ad3fa6", "resnet101": "cd907fc2"}
 """torchvision's ResNets and the hash in the file name of their ImageNet V2 weights."""
 MIT: dict[str, dict[str, Any]] = {
@@ -36,7 +38,11 @@ VIT_MODULES = ("vision_transformer", "eva", "deit")
 def segmenter_identity(config: SegmenterConfig) -> dict[str, Any]:
     """Identity fields without paths: weights and architectures of files count by
     :func:`segmenter_revisions`."""
-    fields = to_dict(config, identity_only=True)
+    fields = to_dict(config, identity_only=True) | {"dropout": config.dropped}
+    if config.arch in FORMER.values():
+        fields["arch"] = f"{config.arch}, as published"
+    else:
+        fields["arch"] = FORMER.get(config.arch, config.arch)
     if config.weights not in ("imagenet", "none"):
         fields["weights"] = "given"
     if _is_folder(config.backbone):

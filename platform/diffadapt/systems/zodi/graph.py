@@ -82,6 +82,7 @@ def _place(data: SceneConfig) -> tuple[Any, ...]:
         data.images,
         data.labels,
         data.sequences,
+        data.split_file,
         data.condition,
         "" if data.layout in ("folder", "parquet", "coco") else data.split,
     )

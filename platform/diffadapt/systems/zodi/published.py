@@ -4,6 +4,7 @@ never mixed into them."""
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,8 @@ NETWORKS = {
     ("deeplabv3plus", "resnet101"): "DeepLabv3+ R101",
     ("refinenet", "resnet50"): "RefineNet R50",
 }
+PUBLISHED_DROPOUT = (None, 0.5)
+"""Runs of versions whose networks of these names were others have 0.1."""
 
 
 def domain_of(config: Mapping[str, Any]) -> str:
@@ -40,6 +43,8 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
     known = read()
     segmenter = config.get("segmenter") or {}
     network = NETWORKS.get((str(segmenter.get("arch")), str(segmenter.get("backbone"))), "")
+    if segmenter.get("dropout") not in PUBLISHED_DROPOUT:
+        network = ""
     column = known["domains"].index(domain)
     rows = [
         (
@@ -63,6 +68,12 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
         remarks.append(
             "This run has another network or resolution than the published ones, so its figures are not"
             " comparable with them."
+        )
+    list_of_frames = str((config.get("target") or {}).get("split_file") or "")
+    if domain == "game" and posixpath.basename(list_of_frames) != known["gta5_list"]:
+        remarks.append(
+            f"The published figures are of {known['gta5_list']}, 1,000 of GTA5's validation frames; this"
+            " run's are of other frames, so they are not comparable with them."
         )
     return {
         "domains": known["domains"],

@@ -12,7 +12,7 @@ zero-shot setting).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.pipeline import MethodRow, Pipeline
@@ -41,13 +41,22 @@ METHODS = {
     "zodi": "ZoDi",
 }
 VARIANTS = {
+    "no_inversion": "ControlNet without inversion",
+    "no_control": "inversion without ControlNet",
     "img2img": "plain img2img",
     "edit_friendly": "edit-friendly inversion",
     "aligned": "aligned levels",
     "layout": "layout to image",
     "relight": "relighting without diffusion",
 }
-"""Other transfers that ZoDi's training can be given, as controls."""
+"""Other transfers that ZoDi's training can be given, as controls. The first three with ZoDi itself are the
+four cells of the paper's ablation: ControlNet yes or no, stochastic inversion yes or no (figure 5)."""
+CHANGES: dict[str, dict[str, Any]] = {
+    "no_inversion": {"method": "controlnet_img2img"},
+    "no_control": {"control_scale": 0.0},
+    "aligned": {"aligned": True},
+}
+"""What the transfer of a variant differs in; of others the method has the variant's name."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,8 @@ class Zodi:
     training: SegmentTraining = SegmentTraining()
     methods: tuple[str, ...] = tuple(METHODS)
     variants: tuple[str, ...] = ()
-    """Controls: ZoDi trained on another transfer (img2img, edit_friendly, aligned, layout, relight)."""
+    """Controls: ZoDi trained on another transfer (no_inversion, no_control, img2img: neither; edit_friendly,
+    aligned, layout, relight)."""
     estimate: Natural = 100
     """So many of the source's test images are transferred to estimate the performance on the target without
     it; 0: no estimate."""
@@ -227,6 +237,6 @@ class _Build(SceneGraph):
         if variant == "relight":
             self.add(name, RelightScenes(r.transfer.domain, self.classes, r.seed), "source")
         else:
-            changes = {"aligned": True} if variant == "aligned" else {"method": variant}
+            changes = CHANGES.get(variant, {"method": variant})
             self._transfer(name, "source", replace(r.transfer, **changes))
         return self._fit("zodi", seed, name, self.judged(name, f"quality.{variant}"), variant)

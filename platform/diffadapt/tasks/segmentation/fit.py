@@ -103,7 +103,7 @@ class FitSegmenter(Fit):
             raise RecipeError(
                 f"training.crop is {crop}, but the networks need at least {SMALLEST} pixels on either side."
             )
-        if self.training.batch_size == 1 and self.config.arch == "deeplabv3plus":
+        if self.training.batch_size == 1 and self.config.pools_image:
             raise RecipeError(
                 "training.batch_size is 1, but the batch normalisation behind DeepLabv3+'s image pooling"
                 " needs at least two pairs: raise it."

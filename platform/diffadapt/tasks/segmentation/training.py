@@ -156,7 +156,7 @@ def _demand_shares(training: SegmentTraining, inputs: SegmenterConfig, run: Trai
     if (
         training.batch_size // workers == 1
         and workers > 1
-        and inputs.arch == "deeplabv3plus"
+        and inputs.pools_image
         and not training.sync_batch_norm
     ):
         raise RecipeError(

@@ -1,4 +1,8 @@
-"""GTA5 (Richter et al. 2016): all frames in one folder, its splits in split.mat or plain lists."""
+"""GTA5 (Richter et al. 2016): all frames in one folder, its splits in split.mat or plain lists.
+
+ZoDi's authors score on 1,000 of the 6,382 validation frames, a list without a rule (PODA's, Fahes et al.
+2023): ``split_file`` takes it.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +12,40 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.errors import DataError
+from diffadapt.data.readers import open_location
 from diffadapt.data.scenes.cityscapes import TABLES
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.official import SPLITS, Official
+
+AUTHORS_LIST, AUTHORS_FRAMES = "gtav_split_val.txt", 1000
+"""The name of ZoDi's list in its authors' repository, and how many frames it names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gta5(Official):
     """Frames are numbered, and lists say which split they belong to."""
 
+    lists: bool = True
+
+    def published(self, config: SceneConfig, filtered: bool = True) -> int | None:
+        if not config.split_file:
+            return super().published(config, filtered)
+        return AUTHORS_FRAMES if posixpath.basename(config.split_file) == AUTHORS_LIST else None
+
     def frames(self, fs: Any, root: str, config: SceneConfig, images: dict[str, str]) -> dict[str, str]:
-        """All frames, or those that ``{split}.txt`` or ``split.mat`` in the root names (numbers or file
-        names). Raises DataError where neither is there, is unreadable, or names frames that are not there
-        (unless ``config.partial``).
+        """All frames, or those that ``config.split_file``, or else ``{split}.txt`` or ``split.mat`` in the
+        root, names (numbers or file names). Raises DataError where none is there, is unreadable, or names
+        frames that are not there (unless ``config.partial``).
         """
-        if config.split == "all":
+        if config.split == "all" and not config.split_file:
             return images
-        names = _listed(fs, root, config.split)
+        names = _chosen(fs, root, config.split_file) if config.split_file else _listed(fs, root, config.split)
         absent = sorted(names - set(images))
         if absent and not config.partial:
+            said = config.split_file or f"its list of the split {config.split!r}"
             raise DataError(
-                f"{config.path} lacks {len(absent):,} frames that its list of the split {config.split!r}"
-                f" names, such as {absent[0]}: unpack it fully, or allow a partial copy."
+                f"{config.path} lacks {len(absent):,} frames that {said} names, such as {absent[0]}: unpack"
+                " it fully, or allow a partial copy."
             )
         return {scene: name for scene, name in images.items() if scene in names}
 
@@ -47,12 +63,37 @@ LAYOUT = Gta5(
 )
 
 
+def _chosen(fs: Any, root: str, name: str) -> set[str]:
+    """The frames that the file ``name``, in the root or anywhere else, lists."""
+    try:
+        inside = posixpath.join(root, name)
+        place, path = (fs, inside) if fs.isfile(inside) else open_location(name)
+        names = _frames(place.cat_file(path))
+    except (DataError, OSError):
+        whose = (
+            f" (the {AUTHORS_FRAMES:,} frames that ZoDi's authors score: model_adaptation/datasets/gta5_list"
+            " in their repository, azuma164/ZoDi)"
+            if posixpath.basename(name) == AUTHORS_LIST
+            else ""
+        )
+        raise DataError(
+            f"There is no list of frames {name!r}{whose} in {root} or elsewhere: put it there, give its place"
+            " in split_file, or set split_file to '' for the whole split."
+        ) from None
+    except UnicodeDecodeError:
+        raise DataError(
+            f"The list of frames {name!r} is no text: give one with a frame a line, such as 00042.png."
+        ) from None
+    if not names:
+        raise DataError(f"The list of frames {name!r} is empty: give one with a frame a line.")
+    return names
+
+
 def _listed(fs: Any, root: str, split: str) -> set[str]:
     text, matlab = posixpath.join(root, f"{split}.txt"), posixpath.join(root, "split.mat")
     try:
         if fs.isfile(text):
-            lines = fs.cat_file(text).decode().split()
-            return {_frame(posixpath.splitext(posixpath.basename(line))[0]) for line in lines}
+            return _frames(fs.cat_file(text))
         if fs.isfile(matlab):
             from scipy.io import loadmat
 
@@ -66,6 +107,10 @@ def _listed(fs: Any, root: str, split: str) -> set[str]:
         f"{root} has no list of GTA5's split {split!r}: put the official split.mat or {split}.txt there, or"
         " use the split 'all'."
     )
+
+
+def _frames(text: bytes) -> set[str]:
+    return {_frame(posixpath.splitext(posixpath.basename(line))[0]) for line in text.decode().split()}
 
 
 def _frame(name: str) -> str:
