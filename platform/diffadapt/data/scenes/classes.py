@@ -112,7 +112,7 @@ def _parsed(data: bytes, location: str) -> ClassTable:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"The class table {location} is not UTF-8 text (byte {error.start}): save it as UTF-8."
+            f"The class table {location} cannot be read as UTF-8 text (byte {error.start}): save it as UTF-8."
         ) from None
     lines = [
         (n, [plain(cell.strip()) for cell in row])
