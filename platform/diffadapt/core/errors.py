@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class DiffadaptError(Exception):
@@ -44,7 +45,10 @@ class ResourceError(DiffadaptError):
 
 
 class TrainingError(DiffadaptError):
-    """Training or sampling that produced NaN or infinity, or a stage with too many failed items."""
+    """Training or sampling that produced NaN or infinity, or a stage with too many failed items, which are
+    then its ``failures``."""
+
+    failures: tuple[Any, ...] = ()
 
 
 class ItemError(DiffadaptError):

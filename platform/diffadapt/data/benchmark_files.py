@@ -15,7 +15,7 @@ from diffadapt.data.idx import open_idx
 from diffadapt.data.image_list import find_files, list_places, name_labels, read_image_list
 from diffadapt.data.items import Item, Source
 from diffadapt.data.labels import bind_names, read_class_list, some
-from diffadapt.data.readers import SUFFIXES, FileReader, list_tree
+from diffadapt.data.readers import SUFFIXES, FileReader, in_archive, list_tree
 from diffadapt.data.reading import is_file, is_folder
 from diffadapt.data.source import scan
 
@@ -27,6 +27,7 @@ def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool
     split = "test" if domain != name else ("train" if known.test_split(name) else "")
     try:
         fs, root = locate(config.path, DataError)
+        fs, root = in_archive(fs, root) or (fs, root)
         if not is_folder(fs, root):
             raise DataError(f"{config.path} is not a folder: give the root folder of {known.title}.")
         if name in known.idx:

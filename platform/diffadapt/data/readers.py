@@ -19,7 +19,7 @@ from diffadapt.core.location import locate, reads_fail
 from diffadapt.data.hashes import hash_files, remembered
 from diffadapt.data.image import FORMATS
 from diffadapt.data.looks import LOOKED_AT, Look, look, spread, total
-from diffadapt.data.reading import broken_parquet, failed_read, kind_of, reading
+from diffadapt.data.reading import broken_parquet, failed_read, is_file, kind_of, reading
 
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """File names that count as images; hidden files are ignored, others are left out and counted."""
@@ -27,7 +27,7 @@ BESIDE = (
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".md", ".rst", ".xml", ".html", ".htm", ".css",
     ".js", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".log", ".py", ".ipynb", ".sh", ".bat", ".db", ".lnk",
     ".url", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".npy", ".npz", ".mat", ".pkl", ".h5", ".pt", ".pth",
-    ".safetensors", ".parquet",
+    ".safetensors", ".parquet", ".cls",
 )  # fmt: skip
 """Files that ordinarily lie beside images and are none: nobody misses them."""
 ROW_GROUPS_HELD = 2
@@ -252,13 +252,28 @@ def open_location(path: str) -> tuple[Any, str]:
         root = root.rstrip("/") or "/"
         if not kind_of(fs, root):
             raise DataError(f"{path} does not exist: check the path.")
+        if found := in_archive(fs, root):
+            return found
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{path} cannot be opened ({error}): check the location and its protocol.") from None
     return fs, root
 
 
+def in_archive(fs: Any, path: str) -> tuple[Any, str] | None:
+    """(its members as a file system, their folder) of an archive; None for another file. Raises DataError."""
+    from diffadapt.data.archive_files import is_archive, open_archives
+
+    if not (is_archive(path) and is_file(fs, path)):
+        return None
+    files = open_archives(fs, [path])
+    return files, files.root
+
+
 def source_name(root: str) -> str:
-    return posixpath.splitext(posixpath.basename(root.rstrip("/")))[0] or "scenes"
+    name = posixpath.basename(root.rstrip("/"))
+    # The members of an archive lie in a folder that is called as it with an exclamation mark.
+    stem = name.partition(".")[0] if name.endswith("!") else posixpath.splitext(name)[0]
+    return stem or "scenes"
 
 
 @dataclass(frozen=True)

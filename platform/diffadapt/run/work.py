@@ -72,16 +72,20 @@ class Work:
     def run(self, runner_factory: Callable[[], Runner]) -> None:
         stages = {name: plan.stage for name, plan in self.plans.items()}
         log_dir = posixpath.join(self.run_folder.url, "tensorboard")
-        done = finished(self.plans, self.store)
-        if self.quarantine.recall(done):
+        try:
             done = finished(self.plans, self.store)
-            self.quarantine.recall(done)
-        self._count_hits(done)
-        self._accounted |= done
-        self._clear_leftovers()
-        with Leases(self.store) as leases:
-            leases.clear()
-            self._waves(runner_factory, stages, log_dir, done, leases)
+            if self.quarantine.recall(done):
+                done = finished(self.plans, self.store)
+                self.quarantine.recall(done)
+            self._count_hits(done)
+            self._accounted |= done
+            self._clear_leftovers()
+            with Leases(self.store) as leases:
+                leases.clear()
+                self._waves(runner_factory, stages, log_dir, done, leases)
+        finally:
+            if lines := self.quarantine.jsonl():
+                self.run_folder.write("quarantine.jsonl", lines)
 
     def _waves(
         self,
@@ -100,7 +104,8 @@ class Work:
                     runner.prepare()
                     runner.existing({name: node.hits for name, node in self.progress.nodes.items()})
                 self.errors.clear()
-                fits = tuple(t for t in wave.fits if leases.take(t.digest))
+                allowed = self.quarantine.max_failed
+                fits = tuple(replace(t, max_failed=allowed) for t in wave.fits if leases.take(t.digest))
                 if wave.chains or fits:
                     self._one_wave(runner, replace(wave, fits=fits), stages, log_dir)
                 else:
@@ -114,8 +119,6 @@ class Work:
             if runner is not None:
                 runner.close()
             self.ledger.flush()
-            if lines := self.quarantine.jsonl():
-                self.run_folder.write("quarantine.jsonl", lines)
 
     def _wait(self, fits: Sequence[Task], leases: Leases) -> None:
         """Until another driver has finished one of ``fits``, or left it."""

@@ -47,7 +47,7 @@ class Align(Stage):
     def revisions(self) -> dict[str, str]:
         own = {} if self.config.weights == "train" else {"unconditional": revision(self.config.weights)}
         if self.config.aligner.needs_classifier and self.classifier:
-            own |= classifier_revisions(self.classifier, False)
+            own |= classifier_revisions(self.classifier, False, self.num_classes)
         return own
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:

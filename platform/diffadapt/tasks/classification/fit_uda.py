@@ -79,7 +79,8 @@ class FitUda(AdaptationFit):
         counts = _demand_classes(source.labels, names, kept is not None)
         body, module, width = self._body(job, source)
         known = counted(config, config.chosen, Sizes(config.batch_size, len(source), len(target)))
-        run = self.run(job, **replace(self, config=known).observers(job, target, source))
+        watching = replace(self, config=known).observers(job, target, source)
+        run = self.run(job, [*failed, *also_failed], **watching)
         net, scalars = fit_uda(source, target, module, width, len(names), config, run)
         warnings = []
         if config.chosen.uses_target:

@@ -37,7 +37,7 @@ class Predict(Stage):
         return {"classifier": classifier_identity(self.classifier), "fitted": self.fitted}
 
     def revisions(self) -> dict[str, str]:
-        return classifier_revisions(self.classifier, self.fitted)
+        return classifier_revisions(self.classifier, self.fitted, self.num_classes)
 
     def notes(self) -> tuple[str, ...]:
         return classifier_notes(self.classifier, self.fitted)
