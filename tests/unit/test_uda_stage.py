@@ -27,7 +27,12 @@ from diffadapt.tasks.classification.fit_uda import FitUda
 FROZEN = BackboneConfig(frozen=True)
 SMALL = BackboneConfig(name="train", arch="cifar_resnet8", crop=12, resize=12)
 QUICK = UdaConfig(
-    batch_size=12, epochs=2, steps_per_epoch=4, augment="none", dann=METHODS["dann"](hidden=16, bottleneck=8)
+    method="dann",
+    batch_size=12,
+    epochs=2,
+    steps_per_epoch=4,
+    augment="none",
+    dann=METHODS["dann"](hidden=16, bottleneck=8),
 )
 LABELS = [i % 3 for i in range(30)]
 

@@ -33,7 +33,9 @@ SMALL = {
     "mcc": METHODS["mcc"](bottleneck=32),
     "cdan_mcc": METHODS["cdan_mcc"](hidden=32, bottleneck=16, reversal_steps=100),
 }
-QUICK = UdaConfig(batch_size=12, epochs=2, steps_per_epoch=5, lr=0.01, checkpoint_every=3, **SMALL)
+QUICK = UdaConfig(
+    method="dann", batch_size=12, epochs=2, steps_per_epoch=5, lr=0.01, checkpoint_every=3, **SMALL
+)
 
 
 def domains(seed: int = 0, count: int = 180):

@@ -141,6 +141,8 @@ class ArchiveFiles:
         return self._entry(path)[1].size
 
     def info(self, path: str) -> dict[str, Any]:
+        if self.isdir(path):
+            return {"name": path, "type": "directory", "size": 0}
         number, member = self._entry(path)
         return {
             "name": path, "type": "file", "size": member.size,

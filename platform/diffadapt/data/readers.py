@@ -70,6 +70,8 @@ class FileReader:
     def _look_at(self, path: str) -> Look | None:
         try:
             return look(self.fs.cat_file(path))
+        except ItemError:
+            return None
         except Exception as error:
             if not reads_fail(error):
                 raise

@@ -51,8 +51,11 @@ def classifier_revisions(
 def classifier_notes(config: ClassifierConfig, fitted: bool = False) -> tuple[str, ...]:
     """What a user should know of the input of a recipe's classifier, and of what is chosen of a checkpoint
     file that holds more than it."""
-    found = classifier_revisions(config, fitted)
-    looked = _looked_at(config, found["classifier"], None) if found else ""
+    try:
+        found = classifier_revisions(config, fitted)
+        looked = _looked_at(config, found["classifier"], None) if found else ""
+    except WeightsError:  # the stage's revisions say so
+        looked = ""
     return tuple(said for said in ("" if fitted else differences(config), looked) if said)
 
 
