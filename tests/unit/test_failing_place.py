@@ -13,6 +13,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
@@ -46,6 +47,9 @@ class Flaky(MemoryFileSystem):
     store: ClassVar[dict] = {}
     pseudo_dirs: ClassVar[list] = [""]
     fails: ClassVar[str] = ""
+    exists = AbstractFileSystem.exists  # as object stores have them
+    isfile = AbstractFileSystem.isfile
+    isdir = AbstractFileSystem.isdir
 
     def _ask(self, path) -> None:
         if self.fails and re.search(self.fails, str(path)):
