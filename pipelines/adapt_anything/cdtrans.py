@@ -58,7 +58,13 @@ def _published(benchmark: str) -> Benchmark:
     return Benchmark(
         benchmark=benchmark,
         methods=("source_only", "cdtrans"),
-        backbone=BackboneConfig(name="deit_small_patch16_224.fb_in1k", batch_size=64),
+        backbone=BackboneConfig(
+            name="deit_small_patch16_224.fb_in1k",
+            resize=256,
+            crop=224,
+            interpolation="bicubic",
+            batch_size=64,
+        ),
         uda=UdaConfig(
             method="cdtrans",
             batch_size=64,

@@ -39,6 +39,7 @@ def recipe() -> AdaptAnything:
             crop=16,
             mean=(0.5,),
             std=(0.5,),
+            crop_mode="center",
             batch_size=300,
         ),
         # A network without trained weights learns at one rate throughout, and needs no bottleneck.

@@ -13,7 +13,9 @@ def all() -> Benchmark:
     """Real source, every transfer, the network of the published tables."""
     return Benchmark(
         benchmark="imageclef",
-        backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64),
+        backbone=BackboneConfig(
+            name="resnet50.tv_in1k", resize=256, crop=224, interpolation="bicubic", batch_size=64
+        ),
         uda=UdaConfig(epochs=30, steps_per_epoch=1000),
         clip=ClipConfig(),
     )

@@ -29,6 +29,7 @@ def recipe() -> Benchmark:
             crop=16,
             mean=(0.5,),
             std=(0.5,),
+            crop_mode="center",
             batch_size=500,
         ),
         uda=UdaConfig(

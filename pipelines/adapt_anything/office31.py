@@ -18,7 +18,9 @@ def all() -> Benchmark:
     """Real source, all six transfers, ResNet-50, each method with the settings of the published tables."""
     return Benchmark(
         benchmark="office31",
-        backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64),
+        backbone=BackboneConfig(
+            name="resnet50.tv_in1k", resize=256, crop=224, interpolation="bicubic", batch_size=64
+        ),
         uda=published_training("office31"),
         clip=ClipConfig(),
     )
@@ -43,11 +45,12 @@ def frozen() -> Benchmark:
         ssl_methods=("fixmatch", "mixmatch"),
         ssl_after="mcc",
         backbone=BackboneConfig(
+            resize=256,
+            crop=224,
+            interpolation="bicubic",
             frozen=True,
             weak_views=3,
             strong_views=2,
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
             batch_size=64,
         ),
         # 500 steps want a faster gradient reversal than the published 1000-step one, and a CPU smaller

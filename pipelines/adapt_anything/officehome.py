@@ -14,7 +14,9 @@ def all() -> Benchmark:
     """Real source, every transfer, network and settings of each method as in the published tables."""
     return Benchmark(
         benchmark="officehome",
-        backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64),
+        backbone=BackboneConfig(
+            name="resnet50.tv_in1k", resize=256, crop=224, interpolation="bicubic", batch_size=64
+        ),
         uda=published_training("officehome"),
         clip=ClipConfig(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffadapt.data.config import DataConfig
 from diffadapt.methods.ssl.config import SslConfig
-from diffadapt.methods.uda.config import METHODS, UdaConfig
+from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig
 from diffadapt.systems.adapt_anything.recipe import AdaptAnything
 
@@ -14,12 +14,7 @@ def recipe() -> AdaptAnything:
     Diffusion, UDA, SSL."""
     return AdaptAnything(
         target=DataConfig(block=128, labels="auto"),
-        # Without a bottleneck the adapted network is a plain timm model, which loads anywhere.
-        uda=UdaConfig(
-            dann=METHODS["dann"](bottleneck=0),
-            source_only=METHODS["source_only"](bottleneck=0),
-            batch_size=32,
-        ),
+        uda=UdaConfig(batch_size=32),
         ssl=SslConfig(batch_size=32),
         backbone=BackboneConfig(name="resnet50.tv_in1k", batch_size=64),
     )

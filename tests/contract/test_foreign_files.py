@@ -126,8 +126,9 @@ def code_runners(tree: ast.Module, file: str = "") -> list[str]:
             "UnsafeLoader",
         ):
             found.append(name)
+        if last == "from_single_file" and file != WEIGHTS:
+            found.append(name)
         if name == "transformers.pipeline" or last in (
-            "from_single_file",
             "load_dataset",
             "load_custom_generate",
         ):
@@ -218,6 +219,7 @@ def test_the_guard_of_images_sees(text):
         "import torch\ntorch.hub.load(x, y)",
         "from datasets import load_dataset",
         "from transformers import pipeline",
+        "from diffusers import P\nP.from_single_file(x)",
         "from transformers import AutoModel\nAutoModel.from_pretrained(x)",
         "from transformers import AutoModel\nAutoModel.from_pretrained(x, trust_remote_code=wanted)",
         "from transformers import AutoModel\nAutoModel.from_config(x)",

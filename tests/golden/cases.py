@@ -351,7 +351,6 @@ def _adapt(uda: list[str], ssl: list[str]) -> dict[str, Overrides]:
         },
         **each("ssl.method", *ssl, "none"),
         **each("select.rule", *rules),
-        "select.rule=dev": {"select.rule": "dev", "ssl.method": "none"},
         **each("prompts.source", "template", "bank"),
         "prompts in a file": {
             "prompts.source": "file",
@@ -484,6 +483,8 @@ def _benchmarks(uda: list[str], ssl: list[str]) -> dict[str, tuple[str, Override
             f"adapt_anything/{recipe}",
             {"data.path": folder, "partial": True, "seeds": (0,)},
         )
+    own = {"data.path": "officehome", "seeds": (0,)}
+    found["own domains"] = ("adapt_anything/domains", own)
     base = {
         "data.path": "office31",
         "partial": True,

@@ -29,9 +29,12 @@ from diffadapt.core import recipes
 from diffadapt.core.config import changes, field_types, override, to_dict
 from diffadapt.core.errors import DiffadaptError
 from diffadapt.core.leniency import lenient
-from diffadapt.core.manifest import run_digest
+from diffadapt.core.manifest import run_config, run_digest
 from diffadapt.core.runs import Root, run_name
 from diffadapt.core.store import Store
+from diffadapt.models.detection import given as given_detector
+from diffadapt.models.segmentation import given as given_segmenter
+from diffadapt.stages import models as stage_models
 from diffadapt.sweeps.folder import sweep_name
 from diffadapt.sweeps.spaces import load_space, spaces
 from diffadapt.systems.predict import from_run
@@ -89,6 +92,8 @@ def compute_here() -> dict[str, Any]:
     """The same in this process and folder; called by :func:`compute`."""
     gc.disable()  # a million small values that all stay: a fifth of the time
     usertree.build()
+    for opener in (stage_models, given_segmenter, given_detector):
+        opener._looked_at = lambda *_: ""  # the tree's weights are none, and only their revisions count here
     made: dict[str, list[Any]] = {}
     planned: dict[str, Any] = {}
     refused: dict[str, str] = {}
@@ -144,7 +149,7 @@ def _plan(name: str, recipe: Any, overrides: Mapping[str, Any], made: dict[str, 
         pipeline = recipe.pipeline()
         plans = pipeline.plan(Store("memory://golden"))
     return {
-        "run": run_name(name, run_digest(to_dict(recipe, identity_only=True), plans)),
+        "run": run_name(name, run_digest(run_config(recipe), plans)),
         **_views(pipeline),
         "nodes": _nodes(plans, made),
     }
@@ -188,7 +193,7 @@ def _predictions(loaded: Mapping[str, Any], made: dict[str, list[Any]]) -> dict[
         with lenient():
             pipeline = value.pipeline()
             plans = pipeline.plan(root.store)
-            config = to_dict(value, identity_only=True)
+            config = run_config(value)
             deployed.finish("finished", run, recipe, json.loads(json.dumps(config)), pipeline.outputs, plans)
             prediction = from_run(root.run(run), "flat/*.png", value.execution, 4).pipeline()
             found[f"predict: {name}"] = {

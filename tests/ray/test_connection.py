@@ -3,9 +3,11 @@ gone."""
 
 from __future__ import annotations
 
+import importlib
 import socket
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,3 +123,42 @@ def test_what_ends_after_the_farewell_is_not_worth_a_word(said) -> None:
         process.kill()
     watching.dismiss()
     assert not texts and not ended.is_set()
+
+
+def test_workers_of_a_cluster_from_elsewhere_go_to_the_drivers_folder(monkeypatch, tmp_path) -> None:
+    """Relative paths of data, weights, prompts and own files would mean those of the folder in which the
+    cluster was started."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(connection.ray, "init", lambda **arguments: given.update(arguments))
+    monkeypatch.setattr(connection, "_demand_address", lambda address: None)
+    monkeypatch.setattr(connection, "_witness", lambda own: None)
+    monkeypatch.setattr(connection.ray, "shutdown", lambda: None)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    made = connection.Connection(ExecutionConfig(device="cpu", address="127.0.0.1:1"))
+    made.open()
+    made.close()
+    environment = given["runtime_env"]
+    module, _, function = environment["worker_process_setup_hook"].rpartition(".")
+    monkeypatch.chdir(tmp_path)  # a worker, which the cluster starts in its own folder
+    for name, value in environment["env_vars"].items():
+        monkeypatch.setenv(name, value)
+    getattr(importlib.import_module(module), function)()
+    assert Path.cwd() == tmp_path / "work"
+    monkeypatch.setenv(connection.PLACE, str(tmp_path / "not on this machine"))
+    connection.settle()
+    assert Path.cwd() == tmp_path / "work"
+
+
+def test_a_job_with_files_of_its_own_keeps_their_folder(monkeypatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(connection.ray, "init", lambda **arguments: given.update(arguments))
+    monkeypatch.setattr(connection, "_demand_address", lambda address: None)
+    monkeypatch.setattr(connection, "_witness", lambda own: None)
+    monkeypatch.setattr(connection.ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"runtime_env": {"working_dir": "gcs://x.zip"}}')
+    made = connection.Connection(ExecutionConfig(device="cpu", address="127.0.0.1:1"))
+    made.open()
+    made.close()
+    assert "worker_process_setup_hook" not in given["runtime_env"]
+    assert connection.PLACE not in given["runtime_env"]["env_vars"]

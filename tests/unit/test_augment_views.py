@@ -1,12 +1,14 @@
 """Views of an image: sizes, determinism, what each preset does, and RandAugment's operations."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from diffadapt.data.resize import squash
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.preprocess import prepare_image
 from diffadapt.tasks.classification.augment_views import (
@@ -14,12 +16,11 @@ from diffadapt.tasks.classification.augment_views import (
     preparation,
     random_crop,
     random_resized_crop,
-    squash,
 )
 from diffadapt.tasks.classification.randaugment import OPERATIONS, cutout, randaugment
 
-COLOUR = ClassifierConfig(resize=64, crop=56)
-GREY = ClassifierConfig(resize=0, crop=16, in_channels=1)
+COLOUR = ClassifierConfig(name="train", resize=64, crop=56, crop_mode="squash")
+GREY = ClassifierConfig(name="train", resize=0, crop=16, in_channels=1, crop_mode="squash")
 PRESETS = ("uda", "crop", "center", "shift", "none")
 
 
@@ -61,13 +62,15 @@ def test_squashed_presets_show_the_sides_of_a_wide_image():
     wide = picture(50, 200)
     seen = make_views("uda", COLOUR, False)["test"](wide, 0).permute(1, 2, 0).numpy()
     assert np.array_equal(seen, squash(wide, 64)[4:60, 4:60])
-    assert not np.array_equal(seen, prepare_image(wide, COLOUR))
+    assert np.array_equal(seen, prepare_image(wide, COLOUR))
+    assert not np.array_equal(seen, prepare_image(wide, replace(COLOUR, crop_mode="center")))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_preparation_changes_no_view(preset):
     image, prepare = picture(70, 100), preparation(preset, COLOUR)
     assert (prepare is None) == (preset in ("shift", "none"))
+    assert preparation(preset, replace(COLOUR, crop_mode="center")) is None
     kept = image if prepare is None else prepare(image)
     for augment in make_views(preset, COLOUR, True).values():
         assert all(torch.equal(augment(image, s), augment(kept, s)) for s in range(5))

@@ -117,5 +117,6 @@ def test_zero_shot_identity_and_settings(weights):
     assert base.revisions()["clip"].startswith("sha256:")
     with pytest.raises(RecipeError, match="category"):
         ZeroShot(ClipConfig(weights, ("a photo",)), ("dog", "cat")).plan({})
-    with pytest.raises(RecipeError, match="empty"):
-        ZeroShot(ClipConfig(weights, ()), ("dog", "cat")).plan({})
+    standard = ZeroShot(ClipConfig(weights), ("dog", "ice_cream")).texts()
+    assert [len(texts) for texts in standard] == [80, 80] and len(set(standard[1])) == 80
+    assert "itap of a ice cream." in standard[1] and "a photo of the small ice cream." in standard[1]

@@ -188,8 +188,12 @@ def _another(hint: Any, value: Any) -> Any:
         return value + "x"
     if isinstance(value, tuple):
         return (*value[:-1], _another(None, value[-1])) if value else ("x",)
-    options = [a for a in get_args(hint) if a is not type(None)]
-    return {int: 1, float: 1.5, str: "x"}[options[0]]
+    option = next(a for a in get_args(hint) if a is not type(None))
+    if get_origin(option) is Literal:
+        return get_args(option)[0]
+    if get_origin(option) is tuple:
+        return (_another(get_args(option)[0] | None, None),)
+    return {int: 1, float: 1.5, str: "x"}[option]
 
 
 def test_every_class_was_found():

@@ -225,7 +225,7 @@ def test_a_missing_bucket_and_refused_credentials_are_sentences(s3, monkeypatch)
     from botocore.exceptions import NoCredentialsError
 
     store = Store(f"{s3}/x")
-    monkeypatch.setattr(store.fs, "exists", lambda *a, **k: (_ for _ in ()).throw(NoCredentialsError()))
+    monkeypatch.setattr(store.fs, "info", lambda *a, **k: (_ for _ in ()).throw(NoCredentialsError()))
     with pytest.raises(StoreError, match="credentials"):
         store.exists("x")
 

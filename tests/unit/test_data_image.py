@@ -14,10 +14,10 @@ from PIL import Image, ImageFile
 
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.data import image as module
-from diffadapt.data.image import decode, encode_jpeg, encode_png, image_suffix
+from diffadapt.data.image import decode, encode_jpeg, encode_png, image_size, image_suffix
 from diffadapt.data.readers import SUFFIXES
 from diffadapt.data.scenes.cityscapes import TABLES
-from diffadapt.data.scenes.label_maps import image_size, label_values, read_label_map
+from diffadapt.data.scenes.label_maps import label_values, read_label_map
 from diffadapt.data.scenes.rows import decode_colours
 
 RNG = np.random.default_rng(0)
@@ -76,13 +76,6 @@ def test_sixteen_bits_are_scaled_not_clipped():
     assert np.array_equal(got[:, :, 0], np.arange(256).reshape(16, 16))
     dark = np.full((4, 4), 200, np.uint16)
     assert decode(saved(Image.fromarray(dark), "PNG"), 3, "k").tolist() == np.ones((4, 4, 3)).tolist()
-
-
-def test_exif_orientation_is_not_applied():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = saved(Image.fromarray(COLOUR), "JPEG", exif=exif)
-    assert decode(data, 3, "k").shape == (9, 13, 3)
 
 
 def test_grey_is_luma():

@@ -10,6 +10,7 @@ from torchvision import transforms
 from diffadapt.core.errors import DataError, RecipeError, TrainingError
 from diffadapt.models.classifier import Classifier, create_model
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.inputs import with_inputs
 from diffadapt.models.preprocess import match_channels, normalise, prepare_image, to_input
 from diffadapt.tasks.classification.gradcam import gradcam
 from diffadapt.tasks.classification.logits import predict_logits
@@ -21,7 +22,7 @@ def noise(*shape, seed=0):
 
 @pytest.mark.parametrize("shape", [(224, 224, 3), (300, 401, 3), (500, 333, 3), (60, 50, 3)])
 def test_equals_torchvisions_evaluation_transform(shape):
-    image, config = noise(*shape), ClassifierConfig()
+    image, config = noise(*shape), with_inputs(ClassifierConfig(name="train"))
     reference = transforms.Compose(
         [
             transforms.Resize(256, interpolation=transforms.InterpolationMode.BICUBIC),
@@ -35,35 +36,39 @@ def test_equals_torchvisions_evaluation_transform(shape):
 
 def test_native_leaves_fitting_images_alone():
     image = noise(224, 224, 3)
-    assert np.array_equal(prepare_image(image, ClassifierConfig(eval_resize="native")), image)
-    assert not np.array_equal(prepare_image(image, ClassifierConfig()), image)
+    assert np.array_equal(prepare_image(image, ClassifierConfig(name="train", eval_resize="native")), image)
+    assert not np.array_equal(prepare_image(image, ClassifierConfig(name="train")), image)
     other = noise(300, 300, 3)
     native, reference = (
-        prepare_image(other, ClassifierConfig(eval_resize=m)) for m in ("native", "reference")
+        prepare_image(other, ClassifierConfig(name="train", eval_resize=m)) for m in ("native", "reference")
     )
     assert np.array_equal(native, reference)
 
 
 def test_no_resize_and_grey():
     image = noise(16, 16, 1)
-    assert np.array_equal(prepare_image(image, ClassifierConfig(resize=0, crop=16, in_channels=1)), image)
-    assert prepare_image(image, ClassifierConfig(resize=0, crop=16)).shape == (16, 16, 3)
+    assert np.array_equal(
+        prepare_image(image, ClassifierConfig(name="train", resize=0, crop=16, in_channels=1)), image
+    )
+    assert prepare_image(image, ClassifierConfig(name="train", resize=0, crop=16)).shape == (16, 16, 3)
     colour = noise(40, 30, 3)
     assert np.array_equal(match_channels(colour, 1)[..., 0], np.asarray(Image.fromarray(colour).convert("L")))
 
 
 def test_wrong_images_and_statistics():
     with pytest.raises(DataError, match="float32"):
-        prepare_image(np.zeros((4, 4, 3), np.float32), ClassifierConfig())
+        prepare_image(np.zeros((4, 4, 3), np.float32), ClassifierConfig(name="train"))
     with pytest.raises(DataError, match=r"\(4, 4\)"):
-        prepare_image(np.zeros((4, 4), np.uint8), ClassifierConfig())
+        prepare_image(np.zeros((4, 4), np.uint8), ClassifierConfig(name="train"))
     with pytest.raises(RecipeError, match="1 channel"):
-        normalise(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), ClassifierConfig(in_channels=1))
+        normalise(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), ClassifierConfig(name="train", in_channels=1))
 
 
 def classifier(**config):
     torch.manual_seed(0)
-    config = ClassifierConfig(in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.5,), **config)
+    config = ClassifierConfig(
+        name="train", in_channels=1, resize=0, crop=16, mean=(0.5,), std=(0.5,), **config
+    )
     return Classifier(create_model("cifar_resnet8", 3, 1), config, "cifar_resnet8", "train")
 
 

@@ -58,7 +58,9 @@ def test_a_copy_is_private_and_found_again(home):
     assert LocalCache().find(NAME, {"model": "0" * 64}) is None and not folder.exists()
 
 
-@pytest.mark.parametrize("what", ["flip", "cut", "absent", "link", "folder gone", "index cut", "index gone"])
+@pytest.mark.parametrize(
+    "what", ["flip", "cut", "absent", "link", "folder gone", "index cut", "index gone", "notes"]
+)
 def test_what_is_damaged_is_made_again(home, what, caplog):
     folder = make(LocalCache())
     index = home / "copies" / f"{NAME}.json"
@@ -67,6 +69,8 @@ def test_what_is_damaged_is_made_again(home, what, caplog):
             path.unlink()
     elif what == "index cut":
         index.write_bytes(index.read_bytes()[:-5])
+    elif what == "notes":
+        index.write_bytes(index.read_bytes().replace(b'"notes": {}', b'"notes": {"failures": []}'))
     elif what == "index gone":
         index.unlink()
     else:

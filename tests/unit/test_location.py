@@ -69,3 +69,9 @@ def test_nothing_else_hands_places_to_fsspec():
         if re.search(r"fsspec\.(open|core|url_to_fs|get_mapper|generic)|from fsspec\.core", line)
     ]
     assert not found, "core/location.py opens them"
+
+
+def test_nothing_asks_fsspec_itself_what_is_there():
+    """Its own answers are 'nothing' where a place fails: what is there would be left out or remade."""
+    asks = re.compile(r"\bfs\.(exists|isfile|isdir)\(")
+    assert [str(f) for f in PACKAGE.rglob("*.py") if asks.search(f.read_text(encoding="utf-8"))] == []

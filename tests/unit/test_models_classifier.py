@@ -19,6 +19,7 @@ from diffadapt.models.classifier import create_model, load_classifier
 from diffadapt.models.classifier_source import classifier_revision, locate
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.export import export_classifier
+from diffadapt.models.inputs import differences
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 CIFAR = SHARED / "weights" / "cifar10_resnet_akamaster"
@@ -168,8 +169,8 @@ def test_export_loads_in_timm_and_here(tmp_path):
         export_classifier(model, tmp_path / "bad", "cifar_resnet8", config, ["a", "b"])
     with pytest.raises(WeightsError, match="takes 1 channels"):
         load_classifier(ClassifierConfig(name=str(folder)))
-    with pytest.warns(UserWarning, match="mean"):
-        load_classifier(ClassifierConfig(name=str(folder), in_channels=1, mean=(0.1,), std=(0.25,)))
+    other = ClassifierConfig(name=str(folder), in_channels=1, mean=(0.1,), std=(0.25,))
+    assert load_classifier(other).config.mean == (0.1,) and "mean 0.1 (its own: " in differences(other)
 
 
 def test_folders_of_another_format_are_refused(tmp_path):
@@ -216,7 +217,7 @@ def test_genuine_cifar_weights_reach_their_accuracy():
     labels = np.array([r["label"] for r in rows])
     config = ClassifierConfig(name=str(CIFAR / "resnet20-12fca82f.th"), resize=0, crop=32)
     classifier = load_classifier(config, num_classes=10)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (config.mean, config.std))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (classifier.config.mean, classifier.config.std))
     x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
     with torch.no_grad():
         accuracy = (classifier(x).argmax(1).numpy() == labels).mean()

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffadapt.core.artifact import Failure, Rows, image_table, to_parquet
-from diffadapt.core.redact import HIDDEN, redact, scrub
+from diffadapt.core.redact import HIDDEN, redact, scrub, told
 from diffadapt.report.mask import masked
 
 LONG = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ"
@@ -145,3 +145,13 @@ def test_reasons_and_warnings_are_stored_without_secrets():
     rows = Rows(image_table([], [], [], []), [failure], [f"sk-{LONG} is not accepted"])
     stored = to_parquet(rows, {})
     assert b"SECRET" not in stored and LONG.encode() not in stored and b"is not accepted" in stored
+
+
+def test_an_error_about_a_place_with_a_secret_is_not_quoted():
+    """botocore repeats what it takes for a bucket: the half of a password before a slash."""
+    error = ValueError('Parameter validation failed:\nInvalid bucket name "KEY:HALF": it must match')
+    assert told(error, redact("s3://KEY:HALF/REST@bucket/x")) == "ValueError"
+    assert (
+        told(error, "s3://bucket/x")
+        == 'Parameter validation failed: Invalid bucket name "KEY:HALF": it must match'
+    )

@@ -10,6 +10,7 @@ from torch import nn
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.models.classifier import Classifier, create_model
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.inputs import with_inputs
 from diffadapt.tasks.classification.augment import make_augment
 from diffadapt.tasks.classification.batches import Batches, Labelled
 from diffadapt.tasks.classification.training import fit_classifier
@@ -200,7 +201,7 @@ def test_augmentations_follow_their_seed_and_leave_the_global_generators(augment
 
 def test_transformer_augmentation_is_normalised():
     image = np.full((32, 32, 3), 255, np.uint8)
-    inputs = ClassifierConfig(resize=0, crop=32)
+    inputs = with_inputs(ClassifierConfig(resize=0, crop=32))
     out = torch.stack([make_augment(FitConfig(augment="transformer"), inputs)(image, s) for s in range(30)])
     white = (1 - torch.tensor(inputs.mean)) / torch.tensor(inputs.std)
     assert (out.permute(0, 2, 3, 1) - white).abs().amax(-1).lt(1e-4).float().mean() > 0.2

@@ -49,7 +49,7 @@ def export(argv: Sequence[str]) -> int:
         roles.get("model", roles.get("finetuned", options.what)) if options.what == "model" else options.what
     )
     if what not in nodes:
-        near = suggest(options.what, [*nodes, "model"])
+        near = suggest(options.what, [n for n in (*nodes, "model") if n != options.what])
         raise StoreError(
             f"The run {run.name} has no stage {options.what!r}.{near} It has: {', '.join(nodes)}."
         )

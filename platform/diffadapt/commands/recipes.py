@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tyro
 
 from diffadapt.commands.options import parse, parse_recipe
-from diffadapt.core.config import to_dict
+from diffadapt.core.config import execution_fields, to_dict
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.redact import scrub
 
@@ -72,12 +72,15 @@ class ShowOptions:
 
 def show(argv: Sequence[str]) -> int:
     name, recipe, _ = parse_recipe(ShowOptions, argv, "show")
-    identity = _flat(to_dict(recipe, identity_only=True))
+    execution = execution_fields(recipe)
     everything = _flat(scrub(to_dict(recipe)))
+    resolved = _flat(scrub(to_dict(getattr(recipe, "resolved", recipe))))
     width = max(map(len, everything))
     print(f"{name}\n")
     for key, value in everything.items():
-        mark = "" if key in identity else "   (execution only)"
+        mark = "   (execution only)" if key in execution else ""
+        if value != resolved[key]:
+            value, mark = resolved[key], "   (the model's own)"
         print(f"--{key.replace('_', '-'):<{width}}  {value}{mark}")
     return 0
 

@@ -56,6 +56,17 @@ class ImportMobilenetV2:
 
 
 @dataclass(frozen=True)
+class ImportSingleFile:
+    """A Stable Diffusion checkpoint in one file (.safetensors, .ckpt) -> a diffusers pipeline folder."""
+
+    checkpoint: tyro.conf.Positional[str] = ""
+    out: str = "weights/pipeline"
+    config: str = ""
+    """A pipeline folder of the same kind, with or without weights, for settings and tokenizer; empty: the
+    published model's, of the hub or its cache."""
+
+
+@dataclass(frozen=True)
 class Ls:
     """Embedded weights and what else is at hand, with revisions."""
 
@@ -72,6 +83,7 @@ def weights(argv: Sequence[str]) -> int:
             "import-dit": ImportDit,
             "import-openmmlab": ImportOpenmmlab,
             "import-mobilenet-v2": ImportMobilenetV2,
+            "import-single-file": ImportSingleFile,
             "ls": Ls,
         },
         prog="diffadapt weights",
@@ -92,9 +104,17 @@ def weights(argv: Sequence[str]) -> int:
         ImportDit: _dit,
         ImportOpenmmlab: _openmmlab,
         ImportMobilenetV2: _mobilenet,
+        ImportSingleFile: _single_file,
         Ls: _ls,
     }
     return handlers[type(options)](options)
+
+
+def _single_file(options: ImportSingleFile) -> int:
+    from diffadapt.models.importers.single_file import import_single_file
+
+    print(f"{options.out}: {import_single_file(options.checkpoint, options.out, options.config)}")
+    return 0
 
 
 def _adm(options: ImportAdm) -> int:

@@ -32,15 +32,15 @@ def execution(
     return field(default=default, metadata=metadata)
 
 
-def added(default: Any) -> Any:
-    """A dataclass field that came after results had been stored: no part of any digest while it has its
-    default, which means what was done before."""
-    return field(default=default, metadata={"added": True})
+def added(default: Any, before: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that came after results had been stored. ``before`` is the value that means what was
+    done until then (the default, unless given): with it the field is no part of any digest."""
+    return field(default=default, metadata={"added": default if before is dataclasses.MISSING else before})
 
 
 def to_dict(config: Any, *, identity_only: bool = False) -> Any:
     """The JSON form of a config tree; with ``identity_only`` the execution fields are left out, and
-    :func:`added` fields that have their default."""
+    :func:`added` fields whose value means what was done before."""
     if is_dataclass(config) and not isinstance(config, type):
         return {
             f.name: to_dict(getattr(config, f.name), identity_only=identity_only)
@@ -58,8 +58,21 @@ def to_dict(config: Any, *, identity_only: bool = False) -> Any:
     raise TypeError(f"{type(config).__name__} has no JSON form")
 
 
+def execution_fields(config: Any, prefix: str = "", within: bool = False) -> set[str]:
+    """The dotted names of all leaves that do not change what is made."""
+    found: set[str] = set()
+    for f in fields(config):
+        value, name = getattr(config, f.name), f"{prefix}{f.name}"
+        outside = within or bool(f.metadata.get("execution"))
+        if is_dataclass(value):
+            found |= execution_fields(value, f"{name}.", outside)
+        elif outside:
+            found.add(name)
+    return found
+
+
 def _outside(f: dataclasses.Field, value: Any) -> bool:
-    return bool(f.metadata.get("execution") or f.metadata.get("added") and value == f.default)
+    return bool(f.metadata.get("execution") or "added" in f.metadata and value == f.metadata["added"])
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:

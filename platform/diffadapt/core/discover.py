@@ -32,6 +32,7 @@ VARIABLES = tuple(
         "BENCHMARKS",
         "METRICS",
         "TRACKERS",
+        "ARCHIVES",
     )
 )
 """The environment variables that name folders with pieces of one's own; what they hold travels with a job."""

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -67,6 +68,18 @@ def write_whole(target: str | os.PathLike[str], data: bytes) -> None:
     """Write a local file whole or not at all; OSError where it cannot be written."""
     with whole(target) as name, open(name, "wb") as handle:
         handle.write(data)
+
+
+def read_own(path: str | os.PathLike[str]) -> bytes:
+    """The content of a local file that this user alone can have written. OSError for any other, which is not
+    to be believed: of another user, open to all for writing, a link, or not there."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb") as file:
+        status = os.fstat(handle)
+        own = status.st_uid == os.geteuid() and not status.st_mode & stat.S_IWOTH
+        if not own or not stat.S_ISREG(status.st_mode):
+            raise PermissionError(errno.EPERM, "another user can have written it", os.fspath(path))
+        return file.read()
 
 
 def create_whole(target: str | os.PathLike[str], data: bytes) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 
 from diffadapt.core import checked
 from diffadapt.core.artifact import Receipt
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import MissingError, StoreError
 from diffadapt.core.stage import NodePlan, Stage
 from diffadapt.core.store import Store
 
@@ -176,7 +176,7 @@ def _entries(place: Store, names: list[str]) -> Iterable[Measured]:
 def _bytes(place: Store, name: str) -> bytes:
     try:
         return place.read_bytes(name)
-    except StoreError:  # another process merged it this moment
+    except MissingError:  # another process merged it this moment
         return b""
 
 

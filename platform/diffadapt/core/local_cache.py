@@ -27,6 +27,7 @@ from typing import Any
 
 import platformdirs
 
+from diffadapt.core import checked
 from diffadapt.core.errors import StoreError
 from diffadapt.core.files import file_sha256, folder_bytes, is_leftover, temporary, write_whole
 from diffadapt.core.units import format_seconds
@@ -217,7 +218,7 @@ class LocalCache:
     def _whole(self, name: str, checksums: Mapping[str, str] | None) -> Copy:
         """Raises what is wrong with it."""
         folder, index = self.folder / name, self._index(name)
-        value = json.loads(index.read_text(encoding="utf-8"))
+        value = checked.from_json(index.read_bytes())
         files: dict[str, str] = value["files"]
         if checksums is not None and any(files.get(file) != sha for file, sha in checksums.items()):
             raise ValueError("it is of other content")
@@ -242,7 +243,7 @@ class LocalCache:
                 files[path.relative_to(work).as_posix()] = file_sha256(path)
         self._drop(name)
         os.replace(work, self.folder / name)
-        index = json.dumps({"files": files, "notes": dict(notes)}).encode()
+        index = checked.to_json({"files": files, "notes": dict(notes)}, indent=None)
         write_whole(self._index(name), index)
 
     @contextmanager

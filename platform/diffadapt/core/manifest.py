@@ -10,7 +10,8 @@ from typing import Any
 
 from diffadapt import __version__
 from diffadapt.core.artifact import Failure
-from diffadapt.core.errors import StoreError
+from diffadapt.core.config import to_dict
+from diffadapt.core.errors import DamagedError, StoreError
 from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.pipeline import Pipeline
@@ -82,6 +83,12 @@ def build(
     })  # fmt: skip
 
 
+def run_config(recipe: Any) -> dict[str, Any]:
+    """The identity of a recipe, as its manifest keeps it; what weights at hand decide is put in
+    (``resolved`` of the recipe types that have it)."""
+    return to_dict(getattr(recipe, "resolved", recipe), identity_only=True)
+
+
 def run_digest(config: Mapping[str, Any], plans: Mapping[str, NodePlan]) -> str:
     """The digest in a run folder's name: the recipe's identity and the digests of all that it makes."""
     return digest(
@@ -96,7 +103,7 @@ def load(data: bytes, where: str) -> dict[str, Any]:
         manifest = parse(data, largest=None)
         found = manifest["format"]
     except (ValueError, KeyError, TypeError):
-        raise StoreError(damaged) from None
+        raise DamagedError(damaged) from None
     if found != FORMAT:
         raise StoreError(
             f"The run {where} was written in format {found}, this version reads format {FORMAT}: run its"
@@ -104,5 +111,5 @@ def load(data: bytes, where: str) -> dict[str, Any]:
             " version that wrote it."
         )
     if not {"recipe", "config", "nodes", "outputs"} <= set(manifest):
-        raise StoreError(damaged)
+        raise DamagedError(damaged)
     return manifest

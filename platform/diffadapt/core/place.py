@@ -16,9 +16,9 @@ from typing import Any
 from diffadapt.core.causes import full_disk, mend, reason, shown
 from diffadapt.core.errors import DiffadaptError, StoreError
 from diffadapt.core.files import is_leftover, is_temporary, temporary, write_whole
-from diffadapt.core.location import locate
-from diffadapt.core.redact import redact
-from diffadapt.core.store import REMOTE_LIBRARIES, is_local
+from diffadapt.core.location import REMOTE_LIBRARIES, locate, there
+from diffadapt.core.redact import redact, told
+from diffadapt.core.store import is_local
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def writing(out: str) -> Iterator[None]:
                 f"{what} ({redact(reason(error))}): {mend(error, 'give another place')}."
             ) from None
         if type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
-            raise StoreError(f"{what} ({redact(str(error))}): give another place.") from None
+            raise StoreError(f"{what} ({told(error, redact(out))}): give another place.") from None
         raise
 
 
@@ -65,7 +65,8 @@ def demand_empty(out: str) -> None:
     """StoreError when ``out`` is a file, or a folder that holds anything."""
     with writing(out):
         fs, path = located(out)
-        if fs.exists(path) and (not fs.isdir(path) or fs.ls(path, detail=False)):
+        found = there(fs, path)
+        if found == "file" or found and fs.ls(path, detail=False):
             raise StoreError(f"{shown(redact(out))} exists and is not empty: give another --out.")
 
 
@@ -138,7 +139,7 @@ def demand_writable(out: str) -> None:
     """StoreError, before hours of work, when the file ``out`` could not be written; its folder is made."""
     with writing(out):
         fs, path = located(out)
-        if fs.isdir(path):
+        if there(fs, path) == "directory":
             raise StoreError(f"{shown(redact(out))} is a folder: give --out the name of a file.")
         if folder := posixpath.dirname(path):
             fs.makedirs(folder, exist_ok=True)

@@ -89,6 +89,13 @@ def redact(text: str) -> str:
     return text
 
 
+def told(error: BaseException, where: str) -> str:
+    """What ``error`` says, in one line and redacted, or its class where it says nothing. ``where``: the place
+    that it is about, redacted; where that had a secret, the class alone: a library repeats pieces of it."""
+    text = "" if HIDDEN in where else " ".join(redact(str(error)).split())
+    return text or type(error).__name__
+
+
 def scrub(value: Any, name: str = "") -> Any:
     """``value`` (a JSON value) with secrets replaced by ``***``: by the name of the field that holds them
     (``name``: that of ``value`` itself), and as :func:`redact` finds them in text."""

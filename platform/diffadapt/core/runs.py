@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from diffadapt.core import manifest, record
-from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.errors import DamagedError, LostError, MissingError, StoreError, suggest
 from diffadapt.core.foreign import parse
 from diffadapt.core.record import Score
 from diffadapt.core.redact import redact, scrub
@@ -155,13 +155,13 @@ class Run:
         ``but`` are not looked at."""
         try:
             sums = self.sums()
-        except StoreError:
+        except LostError:
             return [SUMS]
         result = []
         for name in sorted(n for n in sums if not n.startswith(but)):
             try:
                 data = self.place.read_bytes(posixpath.join(self.name, name))
-            except StoreError:
+            except MissingError:
                 result.append(name)
             else:
                 if hashlib.sha256(data).hexdigest() != sums[name]:
@@ -196,7 +196,7 @@ class Run:
         self._sums = dict(sums)
 
     def _damaged(self, name: str) -> StoreError:
-        return StoreError(
+        return DamagedError(
             f"The file {name} of {self.name} is damaged: run its recipe or sweep again to rewrite it; what"
             " the store holds is served."
         )
@@ -206,7 +206,7 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         if not self.has("manifest.json"):
-            raise StoreError(
+            raise MissingError(
                 f"The run {self.name} has no manifest yet: it did not come to its end; run its recipe again"
                 " to go on."
             )
@@ -226,25 +226,27 @@ class Run:
     def scores(self) -> list[Score]:
         """The run's scores with the roles of their rows. StoreError when they are not there or damaged."""
         if not self.has("scores.parquet"):
-            raise StoreError(f"The run {self.name} has no scores yet: run its recipe again to finish it.")
+            raise MissingError(f"The run {self.name} has no scores yet: run its recipe again to finish it.")
         try:
             data = self.read("scores.parquet")
             return record.from_bytes(data, self._rows())
-        except Exception:
-            raise StoreError(
+        except Exception as error:
+            if isinstance(error, StoreError) and not isinstance(error, LostError):
+                raise
+            raise DamagedError(
                 f"The scores of {self.name} are damaged: run its recipe again; it is served from the store."
             ) from None
 
     def _rows(self) -> list[dict[str, Any]]:
         try:
             return self.manifest().get("rows") or []
-        except StoreError:  # without a manifest there are scores, but nothing is stated of their rows
+        except LostError:  # without a manifest there are scores, but nothing is stated of their rows
             return []
 
     def status(self) -> dict[str, Any]:
         try:
             status = parse(self.read("status.json"))
-        except (StoreError, ValueError):
+        except (LostError, ValueError):
             status = None
         return status if isinstance(status, dict) else {"state": "unknown"}
 

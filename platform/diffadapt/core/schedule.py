@@ -28,6 +28,8 @@ class Task:
     digest: str
     path: str
     inputs: tuple[InputFile, ...]
+    max_failed: float = 1.0
+    """The fraction of its items that may be set apart, which a fit counts before it trains."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from diffadapt.core import checked
-from diffadapt.core.errors import StoreError
-from diffadapt.core.files import file_sha256
+from diffadapt.core.errors import DamagedError, LostError, MissingError, StoreError
 from diffadapt.core.redact import redact
 from diffadapt.core.store import Store
 
@@ -88,7 +87,7 @@ class Sealed:
         seal = self._read_seal()
         if "files" in seal:
             return seal["files"]
-        files = {name: self._sha256(name) for name in self._listed()}
+        files = {name: self.store.sha256(self._name(name)) for name in self._listed()}
         with suppress(StoreError):  # a store that may only be read
             if seal["digest"]:
                 self._seal(seal["digest"], files)
@@ -105,7 +104,7 @@ class Sealed:
         they were found whole before; family.json is then judged too."""
         try:
             files = self.checksums()
-        except StoreError:
+        except LostError:
             yield SUCCESS
             return
         looks = self._looks(files)
@@ -155,10 +154,8 @@ class Sealed:
     def _sha256(self, name: str) -> str:
         """Of a file as it is now; empty when it is missing."""
         try:
-            if self.store.local:
-                return file_sha256(self.store.join(self.path, name))
-            return hashlib.sha256(self.store.read_bytes(self._name(name))).hexdigest()
-        except (OSError, StoreError):
+            return self.store.sha256(self._name(name))
+        except MissingError:
             return ""
 
     def _name(self, name: str) -> str:
@@ -170,7 +167,7 @@ class Sealed:
 
 def damaged(name: str) -> StoreError:
     """The sentence on a stored file that is not what was written."""
-    return StoreError(
+    return DamagedError(
         f"The stored file {name} is damaged: `diffadapt cache verify --repair` drops it with all that must go"
         " with it, and the same command then makes it again."
     )
@@ -202,6 +199,6 @@ def family_damage(store: Store, folder: str) -> list[str]:
     try:
         if store.exists(posixpath.join(folder, FAMILY)):
             read_family(store, folder)
-    except StoreError:
+    except LostError:
         return [FAMILY]
     return []

@@ -13,12 +13,13 @@ Nothing here imports torch; ``open`` and ``fit`` do, in the process that works.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
-from diffadapt.core.artifact import Input, Rows, Shard, family_digest, shard_digest
+from diffadapt.core.allowance import demand_few
+from diffadapt.core.artifact import Failure, Input, Rows, Shard, family_digest, shard_digest
 from diffadapt.core.config import to_dict
 from diffadapt.core.store import Store
 
@@ -75,10 +76,20 @@ class FitJob:
     files: Sequence[InputFile] = ()
     until: int | None = None
     """Finished steps after which training pauses with a checkpoint; None: it goes to its end."""
+    items: int = 0
+    """How many items the inputs have."""
+    max_failed: float = 1.0
+    """The fraction of them that may be set apart."""
 
     def every_input(self) -> Sequence[InputFile]:
         """All inputs in order, fitted ones included."""
         return self.files
+
+    def count(self, failures: Iterable[Failure]) -> None:
+        """Told before a training of all that it goes without. Raises TrainingError where that is too much, so
+        that no model is trained that the run would refuse."""
+        if self.max_failed < 1.0:
+            demand_few(self.node, {f.key: f for f in failures}.values(), self.items, self.max_failed)
 
 
 @dataclass(frozen=True)

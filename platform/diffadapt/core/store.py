@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
+import io
 import json
 import os
 import posixpath
@@ -18,24 +20,26 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from diffadapt.core import credentials
 from diffadapt.core.artifact import Header, Rows, from_parquet, read_header, to_parquet
 from diffadapt.core.causes import full_disk, reason
-from diffadapt.core.errors import StoreError
-from diffadapt.core.files import clear_leftovers, create_whole, is_leftover, is_temporary, write_whole
+from diffadapt.core.errors import DamagedError, MissingError, StoreError
+from diffadapt.core.files import (
+    clear_leftovers,
+    create_whole,
+    file_sha256,
+    is_leftover,
+    is_temporary,
+    write_whole,
+)  # fmt: skip
 from diffadapt.core.foreign import parse
-from diffadapt.core.location import locate
-from diffadapt.core.redact import redact
+from diffadapt.core.location import locate, reads_fail, there
+from diffadapt.core.redact import redact, told
 
 FORMAT = 1
-REMOTE_LIBRARIES = (
-    "botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "adlfs", "azure", "fsspec",
-)  # fmt: skip
-"""Libraries whose exceptions mean that the location could not be reached or refused; they do not all derive
-from OSError."""
 _SAFE = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 
@@ -121,7 +125,7 @@ class Store:
         with self._explained(name):
             if self.local:
                 return create_whole(target, data)
-            if self.fs.exists(target):
+            if there(self.fs, target):
                 return False
             try:
                 self.fs.pipe_file(target, data, mode="create")
@@ -137,9 +141,16 @@ class Store:
         with self._explained(name, reading=True):
             return self.fs.cat_file(self.join(name))
 
+    def sha256(self, name: str) -> str:
+        """Of a file's content, in hexadecimal digits."""
+        with self._explained(name, reading=True):
+            if self.local:
+                return file_sha256(self.join(name))
+        return hashlib.sha256(self.read_bytes(name)).hexdigest()
+
     def exists(self, name: str) -> bool:
         with self._explained(name):
-            return self.fs.exists(self.join(name))
+            return there(self.fs, self.join(name)) is not None
 
     def list(self, folder: str) -> set[str]:
         """Names of the files directly in ``folder`` (an empty set when it does not exist)."""
@@ -192,7 +203,7 @@ class Store:
             path = self.join(name)
             if self.local:
                 _remove_local(path)
-            elif self.fs.exists(path):
+            elif there(self.fs, path):
                 if not glob.has_magic(path):
                     self.fs.rm(path, recursive=True)
                 else:  # a remote rm would read [x] as a glob, and remove what matches it
@@ -216,10 +227,13 @@ class Store:
     def header(self, name: str) -> Header:
         """Row count, failures and warnings of a shard, from its footer."""
         with self._explained(name, reading=True), self.fs.open(self.join(name), "rb") as handle:
-            try:
+            with suppress(ValueError, KeyError, OSError, RecursionError):
                 return read_header(handle)
-            except (ValueError, KeyError, OSError, RecursionError) as error:
-                raise _damaged(f"{redact(self.root)}/{name}", error) from None
+        data = self.read_bytes(name)  # the shard is damaged, or its place failed: that is said here
+        try:
+            return read_header(io.BytesIO(data))
+        except (ValueError, KeyError, OSError, RecursionError) as error:
+            raise _damaged(f"{redact(self.root)}/{name}", error) from None
 
     def headers(self, names: Sequence[str]) -> list[Header]:
         """:meth:`header` of many shards; requests to a remote store overlap."""
@@ -286,14 +300,14 @@ class Store:
             yield
         except Exception as error:
             if reading and isinstance(error, FileNotFoundError):
-                raise StoreError(
+                raise MissingError(
                     f"The store {redact(self.root)} has no {name}; run the recipe again to make it."
                 ) from None
-            if isinstance(error, OSError) or type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
-                raise self._explain(error, name) from None
+            if reads_fail(error):
+                raise self._explain(error, name, reading) from None
             raise
 
-    def _explain(self, error: BaseException, name: str) -> StoreError:
+    def _explain(self, error: BaseException, name: str, reading: bool = False) -> StoreError:
         where = redact(self.root)
         number = getattr(error, "errno", None)
         if full := full_disk(error):
@@ -306,9 +320,10 @@ class Store:
         if number == errno.ENAMETOOLONG:
             return StoreError(f"The store {where} cannot be used ({reason(error)}): give a shorter --root.")
         if isinstance(error, PermissionError) or number in (errno.EACCES, errno.EROFS, errno.EPERM):
+            why = reason(error) if number == errno.EROFS else "permission denied"
             return StoreError(
-                f"The store {where} cannot be written (permission denied for {name}): give a --root that you"
-                " may write."
+                f"The store {where} cannot be {'read' if reading else 'written'} ({why} for {name}): give a"
+                f" --root that you may {'read' if reading else 'write'}."
             )
         if self.local and number == errno.ENOENT:
             return StoreError(
@@ -318,8 +333,8 @@ class Store:
         if number in (errno.ENOTDIR, errno.EEXIST):
             return StoreError(f"The store {where} is not a folder: give another --root.")
         return StoreError(
-            f"The store {where} failed at {name}: {redact(str(error)) or type(error).__name__}. Run the same"
-            " command again; finished shards are kept."
+            f"The store {where} failed at {name}: {told(error, where)}. Run the same command"
+            " again; finished shards are kept."
         )
 
     def _refused(self, error: BaseException, where: str) -> str | None:
@@ -352,7 +367,7 @@ def _remove_local(path: str) -> None:
 
 
 def _damaged(name: str, error: BaseException) -> StoreError:
-    return StoreError(
+    return DamagedError(
         f"The stored file {name} is damaged ({type(error).__name__}): delete it and run again to remake it."
     )
 

@@ -15,7 +15,8 @@ from diffadapt.data.idx import open_idx
 from diffadapt.data.image_list import find_files, list_places, name_labels, read_image_list
 from diffadapt.data.items import Item, Source
 from diffadapt.data.labels import bind_names, read_class_list, some
-from diffadapt.data.readers import SUFFIXES, FileReader, list_tree
+from diffadapt.data.readers import SUFFIXES, FileReader, in_archive, list_tree
+from diffadapt.data.reading import is_file, is_folder
 from diffadapt.data.source import scan
 
 
@@ -26,7 +27,8 @@ def find_domain(config: DataConfig, known: Benchmark, domain: str, partial: bool
     split = "test" if domain != name else ("train" if known.test_split(name) else "")
     try:
         fs, root = locate(config.path, DataError)
-        if not fs.isdir(root):
+        fs, root = in_archive(fs, root) or (fs, root)
+        if not is_folder(fs, root):
             raise DataError(f"{config.path} is not a folder: give the root folder of {known.title}.")
         if name in known.idx:
             source = open_idx(config.path, split, domain, config.fingerprint)
@@ -57,7 +59,7 @@ def _parquet(
             if split
             else posixpath.join(root, f"{spelling}.parquet")
         )
-        if not fs.isfile(place):
+        if not is_file(fs, place):
             continue
         source = scan(replace(config, path=fs.unstrip_protocol(place), classes=None, labels="auto"))
         names, label = bind_names(source.class_names, _names(config, known), place, subset=True)
@@ -78,14 +80,14 @@ def _listed(
         (
             p
             for p in (posixpath.join(root, p) for p in list_places(known.folders(name), split))
-            if fs.isfile(p)
+            if is_file(fs, p)
         ),
         None,
     )
     if place is None:
         return None
     rows = read_image_list(fs, place)
-    below = [f for f in known.folders(name) if fs.isdir(posixpath.join(root, f))]
+    below = [f for f in known.folders(name) if is_folder(fs, posixpath.join(root, f))]
     files = {
         f"{folder}/{key}": path
         for folder in below
@@ -123,9 +125,9 @@ def _folder(
         return None  # its folders hold both splits
     for spelling in known.folders(name):
         base = posixpath.join(root, spelling, split) if split else posixpath.join(root, spelling)
-        if not fs.isdir(base):
+        if not is_folder(fs, base):
             continue
-        if fs.isdir(posixpath.join(base, "images")):
+        if is_folder(fs, posixpath.join(base, "images")):
             base = posixpath.join(base, "images")
         folders, files = list_tree(fs, base)
         images = {k: p for k, p in files.items() if k.lower().endswith(SUFFIXES) and "/" in k}
@@ -152,9 +154,9 @@ def _folder_names(known: Benchmark, fs: Any, root: str) -> tuple[str, ...]:
     for domain in known.domains:
         for spelling in known.folders(domain):
             place = posixpath.join(root, spelling)
-            if fs.isdir(place):
+            if is_folder(fs, place):
                 result |= {
-                    posixpath.basename(p.rstrip("/")) for p in fs.ls(place, detail=False) if fs.isdir(p)
+                    posixpath.basename(p.rstrip("/")) for p in fs.ls(place, detail=False) if is_folder(fs, p)
                 }
     return tuple(sorted(result))
 

@@ -22,8 +22,8 @@ class DataConfig:
     """A labelled image set.
 
     ``path``: ``embedded:digits`` (scikit-learn's handwritten digits), a folder with one sub-folder per class,
-    or a Parquet file or folder with columns ``image`` (struct<bytes, path>) and ``label``; any fsspec
-    location.
+    a Parquet file or folder with columns ``image`` (struct<bytes, path>) and ``label``, or an archive (zip,
+    tar, webdataset's shards: ``shards/{000..015}.tar``), which is read in place; any fsspec location.
     """
 
     path: str = ""

@@ -11,7 +11,7 @@ import fsspec
 
 from diffadapt.core.errors import DataError
 from diffadapt.core.identity import digest
-from diffadapt.core.location import locate
+from diffadapt.core.location import locate, there
 from diffadapt.core.spreadsheet import csv_bytes
 from diffadapt.data.config import CORRUPTIONS
 from diffadapt.data.image import image_suffix
@@ -45,7 +45,7 @@ def write_tree(
     if layout not in ("imagefolder", "imagenet-c-syn", "flat"):
         raise DataError(f"There is no layout {layout!r}; known are imagefolder, imagenet-c-syn and flat.")
     fs, root = locate(out, DataError)
-    if not overwrite and fs.exists(root) and fs.ls(root, detail=False):
+    if not overwrite and there(fs, root) and fs.ls(root, detail=False):
         raise DataError(f"{out} already holds files: name an empty folder, or allow overwriting.")
     if layout == "imagefolder":
         for name in class_names or ():

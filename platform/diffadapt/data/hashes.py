@@ -1,8 +1,9 @@
-"""SHA-256 of many files, remembered per user so that an unchanged file is read once.
+"""SHA-256 of many files, and what else is to be known of their bytes, remembered per user so that an
+unchanged file is read once.
 
 The memory is a JSON file per data root under ``hashes`` of the cache folder (core/local_cache.py),
-keyed by path, size and modification time. It only saves time: without it, or with a damaged one, the hashes
-are computed again.
+keyed by path, size and modification time. It only saves time: without it, or with a damaged one or one that
+another user wrote, the hashes are computed again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from diffadapt.core.files import write_whole
+from diffadapt.core.files import read_own, write_whole
 from diffadapt.core.foreign import parse
 from diffadapt.core.local_cache import cache_home
 
@@ -39,11 +40,18 @@ def cache_folder() -> Path:
 def hash_files(fs: Any, root: str, paths: Iterable[str]) -> dict[str, str]:
     """The SHA-256 of each of ``paths`` on the fsspec file system ``fs``; ``root`` names the memory that they
     share."""
-    memory_file = (
-        cache_folder() / f"{hashlib.sha256(f'{_protocol(fs)}:{root}'.encode()).hexdigest()[:24]}.json"
-    )
+    return remembered(fs, root, paths, lambda path: _hash(fs, path))
+
+
+def remembered(
+    fs: Any, root: str, paths: Iterable[str], make: Callable[[str], Any], kind: str = ""
+) -> dict[str, Any]:
+    """``make(path)``, a JSON value, for each of ``paths``; what was made of an unchanged file is not made
+    again. Memories of one ``root`` are told apart by ``kind``."""
+    place = f"{_protocol(fs)}:{root}" + (f":{kind}" if kind else "")
+    memory_file = cache_folder() / f"{hashlib.sha256(place.encode()).hexdigest()[:24]}.json"
     known = _read(memory_file)
-    result: dict[str, str] = {}
+    result: dict[str, Any] = {}
     learned = False
     for path in paths:
         stamp = file_stamp(fs, path)
@@ -51,7 +59,7 @@ def hash_files(fs: Any, root: str, paths: Iterable[str]) -> dict[str, str]:
         if stamp is not None and isinstance(entry, list) and entry[:2] == stamp and len(entry) == 3:
             result[path] = entry[2]
             continue
-        result[path] = _hash(fs, path)
+        result[path] = make(path)
         if stamp is not None and not (isinstance(stamp[1], int) and time.time_ns() - stamp[1] < FRESH_NS):
             known[path] = [*stamp, result[path]]
             learned = True
@@ -85,7 +93,7 @@ def _hash(fs: Any, path: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = parse(path.read_bytes())
+        values = parse(read_own(path))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

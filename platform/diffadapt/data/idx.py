@@ -15,6 +15,7 @@ import numpy as np
 from diffadapt.core.errors import DataError
 from diffadapt.core.location import locate, open_place
 from diffadapt.data.items import Item, Source
+from diffadapt.data.reading import is_file
 
 PLACES = ("MNIST/raw", "mnist/raw", "mnist", "MNIST", "raw", "")
 """Folders below a root in which the files may lie (torchvision's first)."""
@@ -87,7 +88,7 @@ def _find(root: str, name: str) -> str:
     for place in PLACES:
         for suffix in ("", ".gz"):
             path = "/".join(p for p in (base.rstrip("/"), place, name + suffix) if p)
-            if fs.isfile(path):
+            if is_file(fs, path):
                 return fs.unstrip_protocol(path)
     raise DataError(
         f"{root} has no {name} or {name}.gz (looked in {', '.join(p or '.' for p in PLACES)}): unpack MNIST"

@@ -14,6 +14,7 @@ from diffadapt.core.errors import DataError, suggest
 from diffadapt.core.location import locate
 from diffadapt.data.config import CORRUPTIONS, DataConfig
 from diffadapt.data.items import Source
+from diffadapt.data.reading import is_folder
 from diffadapt.data.source import scan
 
 CLASSES = 1000
@@ -93,7 +94,7 @@ def _first_folder(root: str, places: Sequence[str]) -> str:
     try:
         fs, base = locate(root, DataError)
         for place in places:
-            if fs.isdir(posixpath.join(base, place) if place else base):
+            if is_folder(fs, posixpath.join(base, place) if place else base):
                 return posixpath.join(root, place) if place else root
     except (ValueError, ImportError, OSError) as error:
         raise DataError(f"{root} cannot be opened ({error}): check the location and its protocol.") from None

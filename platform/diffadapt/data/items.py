@@ -12,7 +12,8 @@ import numpy as np
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.identity import digest
 from diffadapt.data.hashes import hash_order
-from diffadapt.data.image import decode
+from diffadapt.data.image import decode, eight_bits
+from diffadapt.data.looks import Look
 from diffadapt.data.prepare import prepare
 from diffadapt.data.reading import reading
 
@@ -44,6 +45,13 @@ class Reader(Protocol):
         """A JSON value that changes when the content (or else the size) of any of ``keys`` changes."""
 
 
+def looked(reader: Any, keys: Sequence[Any], content: bool) -> Look:
+    """What there is to mind in the images of a reader; those that are drawn here have nothing, and no method
+    ``looked``."""
+    ask = getattr(reader, "looked", None)
+    return ask(keys, content) if ask else Look()
+
+
 @dataclass(frozen=True)
 class Source:
     """A set of images. ``items`` are sorted by key; ``class_names[label]`` is a label's name."""
@@ -71,9 +79,7 @@ class Source:
         """
         keys = [item.key for item in self.items]
         with reading(self.name):
-            content = self.fingerprint_mode == "content" or (
-                self.fingerprint_mode == "auto" and self.reader.total_bytes(keys) <= CONTENT_LIMIT
-            )
+            content, seen = self.by_content, self.looked.identity()
             files = self.reader.identities(keys, content)
         return digest(
             {
@@ -81,8 +87,26 @@ class Source:
                 "classes": list(self.class_names),
                 "items": [[item.key, item.label] for item in self.items],
                 "files": files,
+                **seen,
             }
         )
+
+    @functools.cached_property
+    def by_content(self) -> bool:
+        """Whether the fingerprint is one of all bytes."""
+        keys = [item.key for item in self.items]
+        return self.fingerprint_mode == "content" or (
+            self.fingerprint_mode == "auto" and self.reader.total_bytes(keys) <= CONTENT_LIMIT
+        )
+
+    @functools.cached_property
+    def looked(self) -> Look:
+        """What there is to mind when these images are decoded."""
+        return looked(self.reader, [item.key for item in self.items], self.by_content)
+
+    def encoded(self, key: str) -> bytes:
+        """As :meth:`read`, 16-bit samples scaled to 8 bits by the one rule of this set."""
+        return eight_bits(self.read(key), key, lambda: self.looked.depth)
 
     def read(self, key: str) -> bytes:
         """The encoded bytes of one image. Raises DataError for a key that is not in this source."""
@@ -95,7 +119,7 @@ class Source:
 
         Raises ItemError for an unreadable image.
         """
-        array = decode(self.read(key), channels, key)
+        array = decode(self.encoded(key), channels, key)
         if size is None or array.shape[:2] == (size, size):
             return array
         return np.asarray(prepare(array, size))

@@ -15,6 +15,7 @@ from diffadapt.data.config import DataConfig
 from diffadapt.data.items import Item, Source
 from diffadapt.data.labels import bind_names, read_class_list
 from diffadapt.data.readers import ParquetReader, Row, check_encoded, is_relative, list_rows
+from diffadapt.data.reading import broken_parquet, reading
 
 
 def scan_parquet(
@@ -51,12 +52,19 @@ def scan_parquet(
     return Source(source_name, class_names, tuple(items), reader, config.fingerprint, numbered)
 
 
-def holds_images(fs: Any, path: str) -> bool:
-    """Whether a Parquet file has a column ``image`` of encoded images; False for one that cannot be read."""
+def holds_images(fs: Any, path: str, broken: bool) -> bool:
+    """Whether a Parquet file has a column ``image`` of encoded images; ``broken`` for one that is no whole
+    Parquet. DataError where it cannot be read."""
+    with reading(path), fs.open(path, "rb") as stream:
+        try:
+            schema = pq.ParquetFile(stream).schema_arrow
+        except Exception as error:
+            if broken_parquet(error):
+                return broken
+            raise
     try:
-        with fs.open(path, "rb") as stream:
-            check_encoded(pq.ParquetFile(stream).schema_arrow, "image", path)
-    except (OSError, pa.ArrowException, KeyError, DataError):
+        check_encoded(schema, "image", path)
+    except (KeyError, DataError):
         return False
     return True
 

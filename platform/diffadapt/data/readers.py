@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffadapt.core.errors import DataError, ItemError
-from diffadapt.core.location import locate
-from diffadapt.data.hashes import hash_files
+from diffadapt.core.location import locate, reads_fail
+from diffadapt.data.hashes import hash_files, remembered
 from diffadapt.data.image import FORMATS
-from diffadapt.data.reading import failed_read, reads_fail
+from diffadapt.data.looks import LOOKED_AT, Look, look, spread, total
+from diffadapt.data.reading import broken_parquet, failed_read, is_file, kind_of, reading
 
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """File names that count as images; hidden files are ignored, others are left out and counted."""
@@ -26,7 +27,7 @@ BESIDE = (
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".md", ".rst", ".xml", ".html", ".htm", ".css",
     ".js", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".log", ".py", ".ipynb", ".sh", ".bat", ".db", ".lnk",
     ".url", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".npy", ".npz", ".mat", ".pkl", ".h5", ".pt", ".pth",
-    ".safetensors", ".parquet",
+    ".safetensors", ".parquet", ".cls",
 )  # fmt: skip
 """Files that ordinarily lie beside images and are none: nobody misses them."""
 ROW_GROUPS_HELD = 2
@@ -60,6 +61,23 @@ class FileReader:
         hashes = hash_files(self.fs, self.root, [self.paths[k] for k in keys])
         return [hashes[self.paths[k]] for k in keys]
 
+    def looked(self, keys: Sequence[str], content: bool) -> Look:
+        """What there is to mind in ``keys``, or in some of them unless ``content``."""
+        paths = [self.paths[k] for k in (keys if content else spread(keys, LOOKED_AT))]
+        found = remembered(self.fs, self.root, paths, self._look_at, "looks")
+        return total(found[path] for path in paths)
+
+    def _look_at(self, path: str) -> Look | None:
+        try:
+            return look(self.fs.cat_file(path))
+        except Exception as error:
+            if not reads_fail(error):
+                raise
+            found = failed_read(error, path, self.fs, self.root)
+            if isinstance(found, ItemError):  # set apart and named when it is read
+                return None
+            raise found from None
+
     def _size(self, key: str) -> int:
         return os.stat(self.paths[key]).st_size if is_local(self.fs) else self.fs.size(self.paths[key])
 
@@ -88,8 +106,7 @@ class ParquetReader:
         try:
             row = self._group(file, group).slice(offset, 1).to_pylist()[0]
         except Exception as error:
-            # Arrow calls broken files an OSError too, without a number.
-            if isinstance(error, pa.ArrowException) or type(error) is OSError and error.errno is None:
+            if broken_parquet(error):
                 raise ItemError(f"{key} cannot be read from {file} ({error}).") from None
             if not reads_fail(error):
                 raise
@@ -111,6 +128,36 @@ class ParquetReader:
             return [[f, self.fs.size(self.files[f])] for f in used]
         hashes = hash_files(self.fs, self.root, [self.files[f] for f in used])
         return [[f, hashes[self.files[f]]] for f in used]
+
+    def looked(self, keys: Sequence[str], content: bool) -> Look:
+        """What there is to mind in the files of ``keys``, or in two of their row groups unless
+        ``content``."""
+        paths, kind = [self.files[f] for f in self._used(keys)], ":".join(("looks", *self.columns))
+        try:
+            if content:
+                return total(remembered(self.fs, self.root, paths, self._look_at, kind).values())
+            groups = spread(sorted({self.places[k][:2] for k in keys}), 2)
+            return total(self._look(self._group(*group)) for group in groups)
+        except Exception as error:
+            if broken_parquet(error):  # set apart and named when it is read
+                return Look()
+            raise
+
+    def _look_at(self, path: str) -> Look:
+        with self.fs.open(path, "rb") as stream:
+            whole = pq.ParquetFile(stream)
+            columns = [c for c in self.columns if c in whole.schema_arrow.names]
+            groups = range(whole.num_row_groups)
+            return total(self._look(whole.read_row_group(g, columns=columns)) for g in groups)
+
+    def _look(self, table: pa.Table) -> Look:
+        """The turns of all encoded images, the bits of those that are no label maps."""
+        found = Look()
+        for name in table.column_names:
+            values = (v.get("bytes") if isinstance(v, dict) else v for v in table.column(name).to_pylist())
+            seen = total(look(data) for data in values if isinstance(data, bytes))
+            found += seen if name == "image" else Look(seen.turned)
+        return found
 
     def _used(self, keys: Sequence[str]) -> list[str]:
         return sorted({self.places[k][0] for k in keys})
@@ -173,7 +220,10 @@ def list_rows(fs: Any, path: str, name: str, light: Callable[[pa.Schema], list[s
                 table = file.read_row_group(group, columns=columns).to_pylist() if columns else [{}] * count
                 first = len(rows)
                 rows += [Row(name, group, i, first + i, values) for i, values in enumerate(table)]
-    except (OSError, pa.ArrowException) as error:
+    except Exception as error:
+        if not broken_parquet(error):
+            with reading(path):
+                raise
         raise DataError(f"{path} is not readable Parquet ({error}).") from None
     return rows
 
@@ -200,15 +250,30 @@ def open_location(path: str) -> tuple[Any, str]:
     try:
         fs, root = locate(path, DataError)
         root = root.rstrip("/") or "/"
-        if not fs.exists(root):
+        if not kind_of(fs, root):
             raise DataError(f"{path} does not exist: check the path.")
+        if found := in_archive(fs, root):
+            return found
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{path} cannot be opened ({error}): check the location and its protocol.") from None
     return fs, root
 
 
+def in_archive(fs: Any, path: str) -> tuple[Any, str] | None:
+    """(its members as a file system, their folder) of an archive; None for another file. Raises DataError."""
+    from diffadapt.data.archive_files import is_archive, open_archives
+
+    if not (is_archive(path) and is_file(fs, path)):
+        return None
+    files = open_archives(fs, [path])
+    return files, files.root
+
+
 def source_name(root: str) -> str:
-    return posixpath.splitext(posixpath.basename(root.rstrip("/")))[0] or "scenes"
+    name = posixpath.basename(root.rstrip("/"))
+    # The members of an archive lie in a folder that is called as it with an exclamation mark.
+    stem = name.partition(".")[0] if name.endswith("!") else posixpath.splitext(name)[0]
+    return stem or "scenes"
 
 
 @dataclass(frozen=True)
@@ -327,7 +392,7 @@ def _read_local(path: str) -> bytes:
 def _is_store(read: Callable[[str], bytes], folder: str) -> bool:
     try:
         return list(json.loads(read(posixpath.join(folder, "store.json")))) == ["format"]
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, TypeError):
         return False
 
 

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
+
 from diffadapt.core import credentials
 from diffadapt.core.causes import reason
 from diffadapt.core.errors import DataError, DiffadaptError, ItemError
-from diffadapt.core.redact import redact
-from diffadapt.core.store import REMOTE_LIBRARIES, is_local
+from diffadapt.core.location import reads_fail, there
+from diffadapt.core.redact import redact, told
+from diffadapt.core.store import is_local
 
 _OF_THE_FILE = (
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
@@ -28,14 +31,32 @@ def reading(name: str) -> Iterator[None]:
             raise
         raise DataError(
             credentials.refused(error, f"the data {name}")
-            or f"A file of {name} cannot be read ({redact(reason(error))}): check the disk, the connection"
+            or f"A file of {name} cannot be read ({_why(error, name)}): check the disk, the connection"
             " and the rights, then run the same command."
         ) from None
 
 
-def reads_fail(error: Exception) -> bool:
-    """Whether ``error`` is a system's or a remote library's, not the program's."""
-    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in REMOTE_LIBRARIES
+def kind_of(fs: Any, path: str) -> str | None:
+    """'file' or 'directory', None where nothing is at ``path`` of ``fs``; DataError where that cannot be
+    known, which is no reason to do without it."""
+    with reading(redact(path if is_local(fs) else fs.unstrip_protocol(path))):
+        return there(fs, path)
+
+
+def is_folder(fs: Any, path: str) -> bool:
+    """Whether a folder is at ``path`` of ``fs``. Raises as :func:`kind_of`."""
+    return kind_of(fs, path) == "directory"
+
+
+def is_file(fs: Any, path: str) -> bool:
+    """Whether a file is at ``path`` of ``fs``. Raises as :func:`kind_of`."""
+    return kind_of(fs, path) == "file"
+
+
+def broken_parquet(error: Exception) -> bool:
+    """Whether ``error`` is Arrow's for a file that is no whole Parquet: some are an OSError, without a
+    number."""
+    return isinstance(error, pa.ArrowException) or type(error) is OSError and error.errno is None
 
 
 def failed_read(error: Exception, key: str, fs: Any, path: str) -> DiffadaptError:
@@ -52,6 +73,10 @@ def failed_read(error: Exception, key: str, fs: Any, path: str) -> DiffadaptErro
     if number in _OF_THE_FILE or isinstance(error, FileNotFoundError | PermissionError):
         return ItemError(f"{key} cannot be read ({reason(error)}).")
     return DataError(
-        f"{key} cannot be read from {where} now ({redact(reason(error))}), which is not the image's fault:"
+        f"{key} cannot be read from {where} now ({_why(error, where)}), which is not the image's fault:"
         " run the same command again, and remove the image if it stays so; finished shards are kept."
     )
+
+
+def _why(error: Exception, where: str) -> str:
+    return reason(error) if isinstance(error, OSError) and error.errno else told(error, where)

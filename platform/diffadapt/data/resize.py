@@ -1,14 +1,18 @@
-"""Short-edge resize and centre crop of uint8 images, bicubic, as torchvision does on PIL images."""
+"""Resize and centre crop of uint8 images, as torchvision does on PIL images."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 
-def centre_crop_resize(image: np.ndarray, resize: int, crop: int) -> np.ndarray:
+def centre_crop_resize(
+    image: np.ndarray, resize: int, crop: int, interpolation: str = "bicubic"
+) -> np.ndarray:
     """uint8 HWC -> uint8 (crop, crop, C): short edge to ``resize`` (0: left as it is), then the centre
-    ``crop`` square.
+    ``crop`` square. ``interpolation``: the name of one of Pillow's filters.
 
     A crop larger than the image pads with black, as torchvision's CenterCrop does.
     """
@@ -18,9 +22,7 @@ def centre_crop_resize(image: np.ndarray, resize: int, crop: int) -> np.ndarray:
             size = (int(resize * width / height), resize)
         else:
             size = (resize, int(resize * height / width))
-        image = np.asarray(_pil(image).resize(size, Image.Resampling.BICUBIC))
-        if image.ndim == 2:
-            image = image[..., None]
+        image = _resized(image, size, interpolation)
         height, width = image.shape[:2]
     if height < crop or width < crop:
         top, left = max((crop - height) // 2, 0), max((crop - width) // 2, 0)
@@ -30,6 +32,34 @@ def centre_crop_resize(image: np.ndarray, resize: int, crop: int) -> np.ndarray:
         height, width = image.shape[:2]
     top, left = int(round((height - crop) / 2.0)), int(round((width - crop) / 2.0))
     return np.ascontiguousarray(image[top : top + crop, left : left + crop])
+
+
+def squash(image: np.ndarray, side: int, interpolation: str = "bicubic") -> np.ndarray:
+    """uint8 (H, W, C) -> (side, side, C) without regard to proportions; side 0: the image as it is."""
+    if not side or image.shape[:2] == (side, side):
+        return image
+    return _resized(image, (side, side), interpolation)
+
+
+def bordered(
+    image: np.ndarray, resize: int, crop: int, interpolation: str, fill: Sequence[int]
+) -> np.ndarray:
+    """uint8 HWC -> uint8 (crop, crop, C): long edge to ``resize``, a border of the colour ``fill`` where that
+    leaves less than ``crop``, then the centre (timm's ResizeKeepRatio and CenterCropOrPad)."""
+    ratio = max(image.shape[:2]) / resize
+    height, width = (round(n / ratio) for n in image.shape[:2])
+    image = _resized(image, (width, height), interpolation)
+    canvas = np.empty((max(height, crop), max(width, crop), image.shape[2]), np.uint8)
+    canvas[:] = fill
+    top, left = max((crop - height) // 2, 0), max((crop - width) // 2, 0)
+    canvas[top : top + height, left : left + width] = image
+    return centre_crop_resize(canvas, 0, crop)
+
+
+def _resized(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """At ``size`` (width, height)."""
+    out = np.asarray(_pil(image).resize(size, Image.Resampling[interpolation.upper()]))
+    return out[..., None] if out.ndim == 2 else out
 
 
 def _pil(image: np.ndarray) -> Image.Image:

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 from diffadapt.core import credentials
 from diffadapt.core.errors import DataError
-from diffadapt.core.location import locate
-from diffadapt.core.redact import redact
+from diffadapt.core.location import locate, reads_fail
+from diffadapt.core.redact import redact, told
+from diffadapt.data.archive_files import ArchiveFiles, is_archive, open_archives
+from diffadapt.data.archives.base import endings
 from diffadapt.data.config import DataConfig
 from diffadapt.data.embedded import open_digits
 from diffadapt.data.items import Item, Source
@@ -28,6 +31,10 @@ from diffadapt.data.readers import (
     stay_inside,
     walk,
 )
+from diffadapt.data.reading import is_file, kind_of
+from diffadapt.data.webdataset import has_labels, scan_samples
+
+MOST_PARTS = 10_000
 
 
 def open_source(config: DataConfig, subset: bool = False) -> Source:
@@ -76,23 +83,57 @@ def scan_location(config: DataConfig, subset: bool = False) -> Source:
     try:
         if is_local(fs):
             root = os.path.realpath(root)
-        if fs.isfile(root):  # what a link of a Hugging Face cache leads to has no suffix
+        found = kind_of(fs, root)
+        if "{" in root and not found:
+            return _named(config, fs, braces(root), subset)
+        if found == "file" and is_archive(given):
+            return _archives(config, fs, [given], subset)
+        if found == "file":  # what a link of a Hugging Face cache leads to has no suffix
             return _file(config, fs, root if root.endswith(".parquet") else given, subset)
-        if fs.isdir(root):
+        if found:
             return _folder(config, fs, root, subset)
         if any(c in root for c in "*?["):
             return _glob(config, fs, root, subset)
-    except OSError as error:
-        said = credentials.refused(error, f"the data {redact(config.path)}")
-        raise DataError(said or f"{config.path} cannot be listed ({error}).") from None
+    except Exception as error:
+        if not reads_fail(error):
+            raise
+        where = redact(config.path)
+        said = credentials.refused(error, f"the data {where}")
+        raise DataError(said or f"{where} cannot be listed ({told(error, where)}).") from None
     raise DataError(f"{config.path} does not exist: check the path.")
+
+
+def _named(config: DataConfig, fs: Any, paths: Sequence[str], subset: bool) -> Source:
+    """The archives of a name with braces, as webdataset writes them. Raises DataError for one that is not
+    there."""
+    lost = [path for path in paths if not (is_archive(path) and is_file(fs, path))]
+    if lost:
+        raise DataError(
+            f"{config.path} stands for {len(paths):,} archives, of which {len(lost):,} are not there, such as"
+            f" {some(lost, 3)}: check the numbers."
+        )
+    return _archives(config, fs, paths, subset)
+
+
+def _archives(config: DataConfig, fs: Any, paths: Sequence[str], subset: bool) -> Source:
+    """The members of archives, read as the files of a folder are."""
+    files = open_archives(fs, paths)
+    keys = {posixpath.relpath(path, files.root): path for path in files.find(files.root)}
+    name = posixpath.basename(files.root.rstrip("!"))
+    name = name.partition(".")[0] or "images"
+    if config.labels == "auto" and has_labels(files, keys):
+        source = scan_samples(config, files, keys, name, subset)
+    else:
+        source = replace(_folder(config, files, files.root, subset), name=name)
+    return _noted(source, files.notes)
 
 
 def _file(config: DataConfig, fs: Any, path: str, subset: bool) -> Source:
     if path.endswith(".parquet"):
         return scan_parquet(config, fs, path, {posixpath.basename(path): path}, subset)
     raise DataError(
-        f"{config.path} is a file but not Parquet: give a folder of images, a Parquet file or a glob."
+        f"{config.path} is a file but neither Parquet nor an archive ({', '.join(endings())}): give a folder"
+        " of images, a Parquet file, an archive or a glob."
     )
 
 
@@ -101,9 +142,12 @@ def _folder(config: DataConfig, fs: Any, root: str, subset: bool) -> Source:
     parquet = {k: p for k, p in tree.files.items() if k.endswith(".parquet")}
     images = {k: p for k, p in tree.files.items() if k.lower().endswith(SUFFIXES)}
     in_classes = {k: p for k, p in images.items() if "/" in k}
+    archives = [p for k, p in tree.files.items() if "/" not in k and is_archive(k)]
+    if archives and not images and not parquet and not isinstance(fs, ArchiveFiles):
+        return _archives(config, fs, archives, subset)
     notes = _notes(config, tree.files, tree.unnamed)
     if parquet and not in_classes:
-        sets = {k: p for k, p in parquet.items() if holds_images(fs, p)} if images else parquet
+        sets = {k: p for k, p in parquet.items() if holds_images(fs, p, broken=False)} if images else parquet
         if sets:
             if images:
                 notes.append(
@@ -148,7 +192,7 @@ def _parquet_sets(config: DataConfig, fs: Any, root: str, files: dict[str, str],
     try:
         return scan_parquet(config, fs, root, files, subset)
     except DataError:
-        sets = {k: p for k, p in files.items() if holds_images(fs, p)}
+        sets = {k: p for k, p in files.items() if holds_images(fs, p, broken=True)}
         if not 0 < len(sets) < len(files):
             raise
     others = sorted(set(files) - set(sets))
@@ -226,9 +270,11 @@ def _glob(config: DataConfig, fs: Any, pattern: str, subset: bool) -> Source:
     root = "/".join(fixed) or "/"
     files: dict[str, str] = {}
     unnamed = []
-    for path in fs.glob(pattern):
+    for path, info in fs.glob(pattern, detail=True).items():
         key = posixpath.relpath(path, root)
-        if any(part.startswith(".") for part in key.split("/")) or not fs.isfile(path):
+        if any(part.startswith(".") for part in key.split("/")) or not (
+            info["type"] == "file" or is_file(fs, path)
+        ):
             continue
         if not is_utf8(key):
             unnamed.append(readable(key))
@@ -238,10 +284,26 @@ def _glob(config: DataConfig, fs: Any, pattern: str, subset: bool) -> Source:
         files[key] = path
     images = {k: p for k, p in files.items() if k.lower().endswith(SUFFIXES)}
     parquet = {k: p for k, p in files.items() if k.endswith(".parquet")}
+    archives = [p for p in files.values() if is_archive(p)]
+    if archives and not images and not parquet:
+        return _archives(config, fs, archives, subset)
     notes = _notes(config, files, unnamed)
     if parquet and not images:
         return _noted(_parquet_sets(config, fs, root, parquet, subset), notes)
     return _noted(_unlabelled(config, fs, root, images, files), notes)
+
+
+def braces(text: str) -> list[str]:
+    """``shard-{00..12}.tar`` -> its names; a text without such braces is its only one."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    if match is None:
+        return [text]
+    first, last = match[1], match[2]
+    numbers = range(int(first), int(last) + 1)
+    if len(numbers) > MOST_PARTS:
+        raise DataError(f"{text} stands for {len(numbers):,} archives: give at most {MOST_PARTS:,}.")
+    texts = [f"{text[: match.start()]}{n:0{len(first)}d}{text[match.end() :]}" for n in numbers]
+    return [full for each in texts for full in braces(each)]
 
 
 def _no_images(config: DataConfig, files: Collection[str], where: str = "") -> DataError:

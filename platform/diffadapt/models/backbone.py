@@ -12,6 +12,7 @@ from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.models.classifier import create_model, load_classifier
 from diffadapt.models.classifier_source import classifier_revision
 from diffadapt.models.config import BackboneConfig
+from diffadapt.models.inputs import with_inputs
 from diffadapt.models.mlp_head import MlpHead
 
 
@@ -45,6 +46,7 @@ def load_backbone(
     random weights: seed torch first. Raises RecipeError for 'train' without an architecture, or an input size
     that the network refuses; WeightsError for weights that are missing or do not fit.
     """
+    config = with_inputs(config)
     if folder is None and config.name == "train":
         if not config.arch:
             raise RecipeError(

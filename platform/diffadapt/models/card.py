@@ -9,6 +9,7 @@ from typing import Any
 
 from diffadapt.core.redact import redact
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.inputs import with_inputs
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&])")
 _SHOWN = 20
@@ -79,8 +80,10 @@ def classifier_card(
 
 
 def _input_rows(config: ClassifierConfig) -> list[tuple[str, object]]:
+    config = with_inputs(config)
+    edge = {"center": "short edge", "squash": "both edges", "border": "long edge"}[config.crop_mode]
     resize = (
-        f"short edge to {config.resize} (bicubic), centre crop {config.crop}"
+        f"{edge} to {config.resize} ({config.interpolation}), centre crop {config.crop}"
         if config.resize
         else f"{config.crop} pixels as they are"
     )

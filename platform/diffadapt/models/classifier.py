@@ -3,9 +3,9 @@ the data."""
 
 from __future__ import annotations
 
+import functools
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,22 @@ import torch
 from torch import nn
 
 from diffadapt.compute.precision import autocast, float32_mode
-from diffadapt.core.errors import DataError, RecipeError, WeightsError, suggest
+from diffadapt.core.errors import RecipeError, WeightsError, suggest
 from diffadapt.models import cifar_resnet
-from diffadapt.models.classifier_source import classifier_revision, folder_config, locate
+from diffadapt.models.classifier_source import classifier_revision, demand_classes, folder_config, locate
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.folder import ModelFolder
+from diffadapt.models.importers.dinov2 import as_timm, dinov2_arch, from_transformers
 from diffadapt.models.importers.openmmlab import convert_openmmlab, is_openmmlab
-from diffadapt.models.state_dict import load_into, read_state_dict, strip_prefixes
+from diffadapt.models.inputs import with_inputs
+from diffadapt.models.state_dict import (
+    Checkpoint,
+    arranged,
+    demand_fit,
+    load_into,
+    read_checkpoint,
+    strip_prefixes,
+)
 
 
 class Classifier(nn.Module):
@@ -61,7 +70,7 @@ def load_classifier(
     Raises WeightsError if the weights are missing, unreadable or of another architecture, DataError if the
     class counts differ, RecipeError for ``train`` (see :func:`create_model`).
     """
-    source = locate(config)
+    config, source = with_inputs(config), locate(config)
     if source.kind == "train":
         raise RecipeError(
             "The classifier 'train' has no weights yet: train it first, or name existing weights."
@@ -73,13 +82,7 @@ def load_classifier(
     else:
         name = f"hf-hub:{source.place}" if source.kind == "hub" else source.place
         model, arch = _from_timm(name, config, drop_path), source.place
-    wanted = num_classes if num_classes is not None else config.num_classes
-    if wanted is not None and model.num_classes != wanted:
-        raise DataError(
-            f"The classifier {config.name!r} has {model.num_classes} classes but the data have {wanted}: use"
-            " weights trained on these classes, or name the classes in the classifier's order with"
-            " data.classes."
-        )
+    demand_classes(config, int(model.num_classes), num_classes)
     return Classifier(model.eval(), config, arch, classifier_revision(config)).to(device)
 
 
@@ -110,33 +113,84 @@ def recognise(state: Mapping[str, torch.Tensor]) -> str | None:
     return f"cifar_resnet{depth}" if depth in cifar_resnet.DEPTHS else None
 
 
+def look_at(config: ClassifierConfig, num_classes: int | None = None) -> str:
+    """What is chosen of a checkpoint file, as a sentence, or ''; of a file or folder only the shapes are
+    read. Raises what :func:`load_classifier` would, but for numbers that are not finite."""
+    source, note = locate(config), ""
+    if source.kind == "folder":
+        model = weightless(lambda: _from_folder(source.place, config, 0.0, shapes_only=True)[0])
+    else:
+        checkpoint, arch = _of_file(source.place, config, shapes_only=True)
+        model = weightless(lambda: _made(checkpoint, source.place, config, arch, 0.0, demand_fit))
+        note = checkpoint.note(config.name)
+    demand_classes(config, int(model.num_classes), num_classes)
+    return note
+
+
+def weightless(make: Callable[[], nn.Module]) -> nn.Module:
+    """``make()``, without memory for the parameters where the network can be made so."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except (NotImplementedError, RuntimeError):  # it computes something of its parameters' values
+        return make()
+
+
 def _from_file(path: str, config: ClassifierConfig, drop_path: float) -> tuple[nn.Module, str]:
-    state = read_state_dict(path)
-    unwrapped = {k.removeprefix("module."): v for k, v in state.items()}
+    checkpoint, arch = _of_file(path, config)
+    return _made(checkpoint, path, config, arch, drop_path, load_into), arch
+
+
+def _of_file(path: str, config: ClassifierConfig, shapes_only: bool = False) -> tuple[Checkpoint, str]:
+    """(the tensors under timm's names, the architecture)."""
+    checkpoint = read_checkpoint(path, shapes_only)
+    unwrapped = {k.removeprefix("module."): v for k, v in checkpoint.state.items()}
     if is_openmmlab(unwrapped):
         arch, state = convert_openmmlab(unwrapped)
         if config.arch not in (None, arch):
             raise WeightsError(
                 f"The checkpoint {path!r} is a {arch}, but the recipe's arch is {config.arch!r}."
             )
-    else:
-        state = strip_prefixes(state)
-        arch = config.arch or recognise(state)
-        if arch is None:
-            raise WeightsError(
-                f"The checkpoint {path!r} does not tell its architecture: set `arch` to a timm model name."
-            )
+        return Checkpoint(state, checkpoint.said), arch
+    named = Checkpoint(from_transformers(checkpoint.state), checkpoint.said)
+    plain = strip_prefixes(named.state)
+    arch = config.arch or dinov2_arch(plain) or recognise(plain)
+    if arch is None:
+        raise WeightsError(
+            f"The checkpoint {path!r} does not tell its architecture: set `arch` to a timm model name."
+        )
     demand_known(arch, WeightsError)
+    return arranged(named, parameter_names(arch)), arch
+
+
+def _made(
+    checkpoint: Checkpoint,
+    path: str,
+    config: ClassifierConfig,
+    arch: str,
+    drop_path: float,
+    fill: Callable[[nn.Module, Mapping[str, torch.Tensor], str], object],
+) -> nn.Module:
+    """The network, with as many classes as the file's head has (none: without a head, as a body is); ``fill``
+    it, or compare only."""
     head = "linear" if arch.startswith("cifar_resnet") else timm.get_pretrained_cfg_value(arch, "classifier")
-    weight = state.get(f"{head[0] if isinstance(head, (tuple, list)) else head}.weight")
-    classes = config.num_classes if weight is None else weight.shape[0]
+    weight = checkpoint.state.get(f"{head[0] if isinstance(head, (tuple, list)) else head}.weight")
+    classes = config.num_classes or 0 if weight is None else weight.shape[0]
     args = {"in_chans": config.in_channels, **_image_size(arch, config.crop)}
     model = timm.create_model(arch, num_classes=classes, **args, **_drop_path(drop_path))
-    load_into(model, state, path)
-    return _noted(model, args), arch
+    fill(model, as_timm(checkpoint.state, model), path)
+    return _noted(model, args)
 
 
-def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tuple[nn.Module, str]:
+@functools.lru_cache(maxsize=16)
+def parameter_names(arch: str) -> frozenset[str]:
+    """The names of a timm architecture's parameters and buffers."""
+    return frozenset(weightless(lambda: timm.create_model(arch)).state_dict())
+
+
+def _from_folder(
+    folder: str, config: ClassifierConfig, drop_path: float, shapes_only: bool = False
+) -> tuple[nn.Module, str]:
     values = folder_config(folder)
     arch, pretrained = values["architecture"], values.get("pretrained_cfg", {})
     demand_known(arch, WeightsError)
@@ -145,6 +199,8 @@ def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tup
     args = {"in_chans": int(pretrained.get("input_size", (3,))[0]), **values.get("model_args", {})}
     if pretrained.get("fixed_input_size") and "input_size" in pretrained:
         args.setdefault("img_size", pretrained["input_size"][-1])
+    if values.get("any_input_size"):
+        args |= _image_size(arch, config.crop)
     if args["in_chans"] != config.in_channels:
         raise WeightsError(
             f"The classifier in {folder!r} takes {args['in_chans']} channels, but the recipe gives"
@@ -153,18 +209,10 @@ def _from_folder(folder: str, config: ClassifierConfig, drop_path: float) -> tup
     files = [f for f in ("model.safetensors", "pytorch_model.bin") if (Path(folder) / f).is_file()]
     if not files:
         raise WeightsError(f"The classifier folder {folder!r} has no model.safetensors.")
-    for name in ("mean", "std"):
-        known = pretrained.get(name)
-        if known is not None and any(
-            abs(a - b) > 1e-3 for a, b in zip(known, getattr(config, name), strict=False)
-        ):
-            warnings.warn(
-                f"The recipe's {name} {getattr(config, name)} is not the {tuple(known)} that {folder} names.",
-                stacklevel=3,
-            )
     classes = int(values.get("num_classes", pretrained.get("num_classes", 1000)))
     model = FOLDER.build(config, classes, {"model_name": arch, **args, **_drop_path(drop_path)})
-    load_into(model, read_state_dict(str(Path(folder) / files[0])), folder)
+    state = read_checkpoint(str(Path(folder) / files[0]), shapes_only).state
+    (demand_fit if shapes_only else load_into)(model, as_timm(from_transformers(state), model), folder)
     return _noted(model, args), arch
 
 
@@ -212,7 +260,9 @@ def _image_size(arch: str, crop: int | None) -> dict[str, int]:
     """``img_size`` for architectures that are made for one input size, where ``crop`` is another than
     theirs."""
     known = timm.get_pretrained_cfg(arch, allow_unregistered=True)
-    if crop is None or known is None or not known.fixed_input_size or known.input_size[-1] == crop:
+    if crop is None or known is None or not known.fixed_input_size:
+        return {}
+    if tuple(known.input_size[-2:]) == (crop, crop):
         return {}
     return {"img_size": crop}
 

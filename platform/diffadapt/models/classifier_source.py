@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diffadapt.core.errors import WeightsError
+from diffadapt.core.errors import DataError, WeightsError
 from diffadapt.core.foreign import parse
 from diffadapt.models import weights
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.timm_table import table
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".th")
-UNREADABLE = (".npz", ".ckpt", ".onnx", ".bin", ".h5", ".pkl")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".ckpt", ".bin", ".tar")
+UNREADABLE = (".npz", ".onnx", ".h5", ".pkl")
 FORBIDDEN = (
     "model_name",
     "pretrained",
@@ -48,8 +49,8 @@ def locate(config: ClassifierConfig) -> ClassifierSource:
     suffix = path.suffix.lower()
     if suffix in UNREADABLE:
         raise WeightsError(
-            f"The classifier {name!r} is a {suffix} file, which is not read; give a .safetensors, .pt, .pth"
-            " or .th checkpoint or a folder with config.json and model.safetensors."
+            f"The classifier {name!r} is a {suffix} file, which is not read; give a .safetensors, .pt, .pth,"
+            " .th or .ckpt checkpoint or a folder with config.json and model.safetensors."
         )
     if path.is_file():
         if suffix not in SUFFIXES:
@@ -57,7 +58,7 @@ def locate(config: ClassifierConfig) -> ClassifierSource:
                 f"The classifier file {name!r} has none of the known endings {', '.join(SUFFIXES)}."
             )
         return ClassifierSource("file", weights.local_path(path))
-    if suffix in SUFFIXES or "/" in name:
+    if "/" in name or (suffix in SUFFIXES and name not in table()[1]):  # there are tags called .pt
         raise WeightsError(
             f"There is no classifier at {name!r}: give a timm model name, an existing folder or checkpoint"
             " file, or hf-hub:org/name."
@@ -76,10 +77,14 @@ def folder_config(folder: str) -> dict:
         ) from None
     except ValueError as error:
         raise WeightsError(f"The file {str(file)!r} is not JSON ({error}).") from error
+    if isinstance(values, dict) and str(values.get("model_type", "")).startswith("dinov2"):
+        from diffadapt.models.importers.dinov2 import dinov2_facts
+
+        return dinov2_facts(values)
     if not isinstance(values, dict) or "architecture" not in values:
         raise WeightsError(
             f"The folder {folder!r} is not a timm model (config.json has no 'architecture'); "
-            "Hugging Face transformers classifiers are not read."
+            "of Hugging Face transformers, DINOv2 is read."
         )
     args = values.get("model_args", {})
     if not isinstance(args, dict):
@@ -91,6 +96,18 @@ def folder_config(folder: str) -> dict:
             " and is not trusted: remove it, or export the model anew with timm or diffadapt."
         )
     return values
+
+
+def demand_classes(config: ClassifierConfig, has: int, wanted: int | None) -> None:
+    """Raise DataError where a classifier of ``has`` classes is for data of ``wanted`` (None: of as many as
+    ``config`` says, if it says so)."""
+    wanted = config.num_classes if wanted is None else wanted
+    if wanted is not None and has != wanted:
+        raise DataError(
+            f"The classifier {config.name!r} has {has} classes but the data have {wanted}: use"
+            " weights trained on these classes, or name the classes in the classifier's order with"
+            " data.classes."
+        )
 
 
 def classifier_revision(config: ClassifierConfig) -> str:

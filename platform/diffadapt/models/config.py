@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import added, execution
 from diffadapt.core.ranges import AboveZero, Natural, Positive
+
+Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
+CropMode = Literal["center", "squash", "border"]
+if TYPE_CHECKING:  # what stages see: models/inputs.py has put the model's own in place of None
+    _Side, _Crop, _Values, _Deviations, _Filter, _Mode = (
+        int, int, tuple[float, ...], tuple[float, ...], Interpolation, CropMode
+    )  # fmt: skip
+else:
+    _Side, _Crop, _Values, _Deviations, _Filter, _Mode = (
+        Natural | None, Positive | None, tuple[float, ...] | None, tuple[AboveZero, ...] | None,
+        Interpolation | None, CropMode | None,
+    )  # fmt: skip
+
+
+def own() -> Any:
+    """A field whose value is the model's own unless one is given."""
+    return field(default=None)
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
+    """A classifier, and how an image becomes its input. What is None of the latter is the model's own: what
+    timm, the folder or its image processor says of these weights (models/inputs.py)."""
+
     name: str = "resnet50.tv_in1k"
     """A timm model name (ours included: cifar_resnet8/20/56), a folder with config.json and
     model.safetensors, a hub id (hf-hub:...), a checkpoint file (.th/.pt/.pth/.safetensors, with ``arch``), or
@@ -20,17 +40,23 @@ class ClassifierConfig:
     possible."""
     num_classes: Positive | None = None
     in_channels: Literal[1, 3] = 3
-    resize: Natural = 256
-    """Short edge before the centre crop, bicubic; 0: no resize."""
-    crop: Positive = 224
+    resize: _Side = own()
+    """Edge before the centre crop (``crop_mode`` says which); 0: no resize."""
+    crop: _Crop = own()
     """Side of the network's input."""
     eval_resize: Literal["reference", "native"] = "reference"
     """reference: resize 224-pixel benchmark images too, as the authors do; native: leave images that already
     fit ``crop``."""
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[AboveZero, ...] = (0.229, 0.224, 0.225)
+    mean: _Values = own()
+    std: _Deviations = own()
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     batch_size: Positive = execution(128)
+    interpolation: _Filter = added(None, "bicubic")
+    """Filter of the resize."""
+    crop_mode: _Mode = added(None, "center")
+    """The evaluation view, in timm's words: center: the short edge to ``resize``, and the centre of it;
+    squash: both edges to ``resize``, out of proportion, and the centre; border: the long edge, and a border
+    around."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +67,10 @@ class BackboneConfig(ClassifierConfig):
     replaced.
     """
 
+    crop_mode: CropMode = added("squash", "center")
+    """The one evaluation view of a recipe, which scores, selection, pseudo-labels and features share: the
+    squash of the published benchmarks (Transfer-Learning-Library), whatever the weights were evaluated with.
+    """
     frozen: bool = False
     """Cache the backbone's features once and train only what lies behind it: minutes on a CPU, a weaker
     adaptation, and so named."""
@@ -53,10 +83,13 @@ class BackboneConfig(ClassifierConfig):
 class ClipConfig:
     """CLIP zero-shot classification, the baseline that every table has."""
 
-    weights: str = "openai/clip-vit-base-patch32"
-    """A transformers CLIP folder or hub id; empty: no row, and the report says so."""
-    templates: tuple[str, ...] = ("a photo of a {category}",)
-    """Text features are averaged over them; ``{domain}`` is replaced too."""
+    weights: str = "openai/clip-vit-large-patch14"
+    """A transformers CLIP folder or hub id; empty: no row, and the report says so. The default is the model
+    whose text tower Stable Diffusion 1 has, so that the generator knows no more of words than the baseline.
+    """
+    templates: tuple[str, ...] = ()
+    """Text features are averaged over them; ``{domain}`` is replaced too. Empty: the 80 of CLIP's authors
+    (Radford et al. 2021, section 3.1.4)."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     batch_size: Positive = execution(64)
 

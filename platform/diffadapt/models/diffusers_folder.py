@@ -26,7 +26,7 @@ M = TypeVar("M", bound=torch.nn.Module)
 DETAILS = "diffadapt.json"
 
 
-def load_component(cls: type[M], weights: str, subfolder: str | None = None) -> M:
+def load_component(cls: type[M], weights: str, subfolder: str | None = None, variant: str = "") -> M:
     """``cls.from_pretrained`` in float32, frozen and in eval mode; a failure is a WeightsError that says how
     to mend it."""
     name, revision = _split(resolve(weights))
@@ -37,6 +37,7 @@ def load_component(cls: type[M], weights: str, subfolder: str | None = None) -> 
             name,
             subfolder=subfolder,
             revision=revision,
+            variant=variant or None,
             torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
         )

@@ -14,6 +14,7 @@ from diffadapt.models.card import classifier_card
 from diffadapt.models.classifier import FOLDER, Classifier, load_classifier
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.importers.openmmlab import check_openmmlab, is_openmmlab
+from diffadapt.models.inputs import share, with_inputs
 from diffadapt.models.state_dict import read_state_dict
 
 
@@ -86,15 +87,15 @@ def _hub_config(
     extra: Mapping[str, Any],
     args: Mapping[str, Any],
 ) -> dict[str, Any]:
-    own = getattr(model, "pretrained_cfg", {})
+    own, config = getattr(model, "pretrained_cfg", {}), with_inputs(config)
     pretrained = {
         "tag": "diffadapt",
         "custom_load": False,
         "input_size": [config.in_channels, config.crop, config.crop],
         "fixed_input_size": bool(own.get("fixed_input_size", False)),
-        "interpolation": "bicubic",
-        "crop_pct": min(1.0, config.crop / config.resize) if config.resize else 1.0,
-        "crop_mode": "center",
+        "interpolation": config.interpolation,
+        "crop_pct": min(1.0, share(config.crop, config.resize)),
+        "crop_mode": config.crop_mode,
         "mean": list(config.mean),
         "std": list(config.std),
         "num_classes": len(class_names),

@@ -1,5 +1,5 @@
-"""From a uint8 image to a classifier's input: bicubic resize, centre crop, channels, normalisation (SDA
-section 5)."""
+"""From a uint8 image to a classifier's input: resize, crop, channels, normalisation, as the model's own
+configuration or the recipe has them (SDA section 5: bicubic, centre crop)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,37 @@ import numpy as np
 import torch
 
 from diffadapt.core.errors import DataError, RecipeError
-from diffadapt.data.resize import centre_crop_resize
+from diffadapt.data.resize import bordered, centre_crop_resize, squash
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.inputs import with_inputs
 
 
 def prepare_image(image: np.ndarray, config: ClassifierConfig) -> np.ndarray:
     """uint8 (H, W, C) of any size -> uint8 (crop, crop, in_channels).
 
-    The short edge goes to ``config.resize`` even where the image already has the crop's size (``reference``,
-    as the authors do); with ``native`` such an image stays as it is. Raises DataError for another type, shape
-    or channel count.
+    This is the one evaluation view: ``config.crop_mode`` 'center' brings the short edge to ``config.resize``,
+    'squash' both edges, 'border' the long one (the rest is of the mean colour); then the centre is cropped.
+    That happens even where the image already has the crop's size (``reference``, as the authors do); with
+    ``native`` such an image stays as it is. As timm.data's transforms_imagenet_eval and, for 'squash',
+    Transfer-Learning-Library's get_val_transform. Raises DataError for another type, shape or channel count.
     """
+    config = with_inputs(config)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise DataError(f"An image is {image.dtype} {image.shape}; uint8 (height, width, 1 or 3) is needed.")
     fits = image.shape[:2] == (config.crop, config.crop)
     if not (fits and (config.eval_resize == "native" or not config.resize)):
-        image = centre_crop_resize(image, config.resize, config.crop)
+        image = _viewed(image, config)
     return match_channels(image, config.in_channels)
+
+
+def _viewed(image: np.ndarray, config: ClassifierConfig) -> np.ndarray:
+    resize, crop, interpolation = config.resize, config.crop, config.interpolation
+    if config.crop_mode == "squash":
+        return centre_crop_resize(squash(image, resize, interpolation), 0, crop)
+    if config.crop_mode == "border" and resize:
+        fill = [round(255 * v) for v in config.mean][: image.shape[2]]
+        return bordered(image, resize, crop, interpolation, fill)
+    return centre_crop_resize(image, resize, crop, interpolation)
 
 
 def match_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -44,6 +58,7 @@ def normalise(images: torch.Tensor, config: ClassifierConfig) -> torch.Tensor:
 
     Raises RecipeError if mean and std do not have one value a channel.
     """
+    config = with_inputs(config)
     channels = images.shape[1]
     if len(config.mean) != channels or len(config.std) != channels:
         raise RecipeError(
@@ -60,5 +75,6 @@ def to_input(
 ) -> torch.Tensor:
     """uint8 (H, W, C) images of any sizes -> normalised float32 (B, in_channels, crop, crop) on
     ``device``."""
+    config = with_inputs(config)
     stacked = np.stack([prepare_image(image, config) for image in images])
     return normalise(torch.from_numpy(stacked).permute(0, 3, 1, 2).to(device), config)

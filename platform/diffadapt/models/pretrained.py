@@ -31,6 +31,13 @@ def from_pretrained(cls: Any, place: str, **arguments: Any) -> Any:
         raise
 
 
+def pipeline_of_file(cls: Any, file: str, config: str, **arguments: Any) -> Any:
+    """The pipeline ``cls`` of diffusers of one checkpoint ``file`` of tensors, its settings those of the
+    local folder ``config``; nothing is fetched. Raises as :func:`from_pretrained` does."""
+    demand_no_code(cls, config)
+    return cls.from_single_file(file, config=config, local_files_only=True, **arguments)
+
+
 def from_config(cls: Any, config: Any, where: str) -> Any:
     """``cls.from_config(config)`` of an Auto class of transformers, likewise; ``where`` names the weights."""
     try:

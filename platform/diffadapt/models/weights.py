@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from diffadapt.core.errors import WeightsError, suggest
-from diffadapt.core.files import file_sha256, write_whole
+from diffadapt.core.files import file_sha256, read_own, write_whole
 from diffadapt.core.foreign import parse
 from diffadapt.core.leniency import missing
 from diffadapt.core.local_cache import cache_home
@@ -112,8 +112,8 @@ def _file_digest(file: Path) -> str:
         return file_sha256(file)
     cache = cache_home() / "weights.json"
     try:
-        known = parse(cache.read_bytes())
-    except (OSError, ValueError):
+        known = dict(parse(read_own(cache)))
+    except (OSError, ValueError, TypeError):
         known = {}
     key = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     if key not in known:

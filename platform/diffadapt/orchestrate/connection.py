@@ -43,6 +43,8 @@ _QUIET = {
 # Of this process alone: by default Ray leaves a token in the home folder, and with it the next `ray start` of
 # this user would ask for tokens.
 _TOKEN = secrets.token_hex(16)
+PLACE = "DIFFADAPT_DRIVER_FOLDER"
+"""The environment variable by which workers of a joined cluster know the driver's folder."""
 
 
 class Connection:
@@ -162,15 +164,22 @@ class Connection:
         variables = {
             k: v for k, v in worker_environment(self.config, roots=not job).items() if k not in inherited
         }
-        ray.init(
-            address=address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            runtime_env={"env_vars": variables},
-        )
+        environment: dict[str, Any] = {"env_vars": variables}
+        if not job.get("working_dir") and not job.get("worker_process_setup_hook"):
+            variables[PLACE] = os.getcwd()
+            environment["worker_process_setup_hook"] = f"{settle.__module__}.{settle.__name__}"
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
 
     def _remember(self, *names: str) -> None:
         self._environment.update({name: os.environ.get(name) for name in names})
+
+
+def settle() -> None:
+    """In a worker process of a cluster that was started elsewhere: go to the driver's folder, so that the
+    relative paths of a recipe, its weights, prompts and own files mean the same. Where there is no such
+    folder on the worker's machine, the paths are those of no file, and whoever opens one says so."""
+    with contextlib.suppress(OSError):
+        os.chdir(os.environ[PLACE])
 
 
 def named_address(config: ExecutionConfig) -> str | None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from diffadapt.core.errors import RecipeError, StoreError
+from diffadapt.core.errors import LostError, RecipeError
 from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.redact import scrub
@@ -198,7 +198,7 @@ def _parameter(axis: Axis, value: Any) -> Any:
 def _suggested(sweep: Sweep) -> list[Mapping[str, Any]]:
     try:
         value = parse(sweep.read(SUGGESTED))
-    except (StoreError, ValueError):
+    except (LostError, ValueError):
         return []
     return value if isinstance(value, list) else []
 

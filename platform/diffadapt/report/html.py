@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import LostError
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
 from diffadapt.report import provenance
@@ -37,7 +37,7 @@ def render(run: Run) -> str:
     manifest = run.manifest()
     try:
         scores = run.scores()
-    except StoreError:
+    except LostError:
         if run.has("scores.parquet"):
             raise
         scores = []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import LostError
 from diffadapt.core.foreign import parse
 from diffadapt.core.runs import Run
 from diffadapt.report.mask import masked
@@ -37,7 +37,7 @@ def pictures(run: Run) -> list[Picture]:
     try:
         sections = parse(run.read("figures/figures.json"))["sections"]
         return [_picture(run, s) for s in sections if isinstance(s, Mapping)]
-    except (StoreError, ValueError, KeyError, TypeError):
+    except (LostError, ValueError, KeyError, TypeError):
         return [
             Picture(
                 "Pictures",
@@ -56,7 +56,7 @@ def _picture(run: Run, section: Mapping[str, Any]) -> Picture:
         return Picture(title, caption, alt, problem=f"{name!r} is not the name of a file in figures/.")
     try:
         data = run.read(f"figures/{name}")
-    except StoreError:
+    except LostError:
         return Picture(
             title, caption, alt, problem=f"figures/{name} is missing: run the recipe again to rewrite it."
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from diffadapt.core import manifest as manifests
 from diffadapt.core.config import to_dict
-from diffadapt.core.errors import DiffadaptError, StoreError
+from diffadapt.core.errors import DiffadaptError, LostError, StoreError
 from diffadapt.core.files import clear_scratch
 from diffadapt.core.foreign import parse
 from diffadapt.core.lease import alone
@@ -54,7 +54,7 @@ def drive(
     root.runs.prepare()
     clear_scratch()
     plans = pipeline.plan(root.store)
-    config = to_dict(recipe, identity_only=True)
+    config = manifests.run_config(recipe)
     run = run or Run(root, run_name(recipe_name, manifests.run_digest(config, plans)))
     progress = progress or Progress({})
     progress.nodes = {n: NodeProgress(len(p.shards), p.items) for n, p in plans.items() if p.stage.stored}
@@ -127,7 +127,7 @@ def _record_execution(run: Run, work: Work, seconds: float) -> None:
         return
     try:
         known = parse(run.read("execution.json"))
-    except (StoreError, ValueError):
+    except (LostError, ValueError):
         known = {}
     made = dict(known.get("made", {}))
     for node, count in work.made.items():

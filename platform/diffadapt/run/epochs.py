@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import LostError
 from diffadapt.core.foreign import parse
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.runs import Run
@@ -79,7 +79,7 @@ def read_epochs(place: Run) -> tuple[dict[str, Any], dict[int, float]]:
     try:
         value = parse(place.read(FILE))
         return dict(value["adjusted"]), {int(n): float(v) for n, v in value["epochs"].items()}
-    except (StoreError, ValueError, KeyError, TypeError, AttributeError):
+    except (LostError, ValueError, KeyError, TypeError, AttributeError):
         return {}, {}
 
 

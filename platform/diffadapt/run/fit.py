@@ -53,7 +53,7 @@ def run_fit(
     Never raises for what the fit can cause; the receipt then says ``failed`` and checkpoints stay for the
     next try.
     """
-    start = time.perf_counter()
+    start, failures = time.perf_counter(), ()
     name = f"{os.uname().nodename}:{os.getpid()}"
     if Sealed(store, task.path).exists():
         return Receipt(
@@ -90,11 +90,20 @@ def run_fit(
     except DiffadaptError as error:
         interrupts.check()
         message = f"{type(error).__name__}: {one_line(error)}"
+        failures = tuple(getattr(error, "failures", ()))
     except Exception as error:
         interrupts.check()
         message = evidence(error)
     return Receipt(
-        task.node, task.shard.key, task.digest, "failed", 0, (), time.perf_counter() - start, name, message
+        task.node,
+        task.shard.key,
+        task.digest,
+        "failed",
+        0,
+        failures,
+        time.perf_counter() - start,
+        name,
+        message,
     )
 
 
@@ -129,6 +138,8 @@ def make_job(
         read=reader.read,
         log_dir=log_dir,
         files=task.inputs,
+        items=task.shard.items,
+        max_failed=task.max_failed,
     )
 
 

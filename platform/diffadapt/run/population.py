@@ -24,7 +24,7 @@ from typing import Any
 from diffadapt.core import interrupts, record
 from diffadapt.core.checked import from_json, to_json
 from diffadapt.core.config import field_types, override
-from diffadapt.core.errors import DiffadaptError, RecipeError, StoreError
+from diffadapt.core.errors import DiffadaptError, LostError, RecipeError, StoreError
 from diffadapt.core.files import scratch
 from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
@@ -263,7 +263,7 @@ def outcome(member: Member, state: State) -> TrialResult:
 def _read(place: Run, folder: str) -> State | None:
     try:
         return State(**from_json(place.read(f"{folder}/state.json")))
-    except (StoreError, ValueError, TypeError):
+    except (LostError, ValueError, TypeError):
         return None
 
 
@@ -271,7 +271,7 @@ def _rounds(place: Run, end: int) -> list[Any]:
     """The member's policy before epoch ``end``."""
     try:
         return [row for row in parse(place.read("policy.json")) if row[0] < end]
-    except (StoreError, ValueError, TypeError):
+    except (LostError, ValueError, TypeError):
         return []
 
 

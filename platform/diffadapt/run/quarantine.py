@@ -7,8 +7,8 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Set
 
+from diffadapt.core.allowance import demand_few, too_many
 from diffadapt.core.artifact import Failure, Receipt
-from diffadapt.core.errors import TrainingError
 from diffadapt.core.ledger import by_digest
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
@@ -23,7 +23,9 @@ class Quarantine:
 
     ``max_failed`` is the fraction of a node's items that may fail. What was made from incomplete inputs is
     dropped when a stage fails, the node's own shards and all that descends from them, so that mended inputs
-    are tried again.
+    are tried again. A finished training is kept though it used fewer items than are allowed now (it counted
+    them before it trained): to allow more, or to mend the inputs, costs no second training that nobody
+    asked for.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class Quarantine:
 
     def recall(self, done: Set[str]) -> bool:
         """Read the failures that finished work recorded. True when a node had too many and was dropped: it is
-        retried."""
+        retried. Raises TrainingError for a training that used too few items."""
         whole = self._whole(done)
         for name, plan in self.plans.items():
             paths = [p.path for p in plan.shards if p.path and p.digest in done and p.digest not in whole]
@@ -46,6 +48,8 @@ class Quarantine:
             for failures in recorded:
                 self.failures[name].update((f.key, f) for f in failures)
         over = [name for name in self.plans if self._too_many(name)]
+        if over and all(map(self._keeps, over)):
+            self._demand_few(over[0])
         for name in over:
             self._drop(name)
         if over:
@@ -73,16 +77,9 @@ class Quarantine:
         self.failures[receipt.node].update((f.key, f) for f in receipt.failures)
         if not receipt.failures or not self._too_many(receipt.node):
             return
-        failures = self.failures[receipt.node]
-        self._drop(receipt.node)
-        first = next(iter(failures.values()))
-        reason = first.reason if first.reason.startswith(first.key) else f"{first.key}: {first.reason}"
-        raise TrainingError(
-            f"The stage {receipt.node} quarantined {len(failures)} of {self.plans[receipt.node].items} items,"
-            f" more than the allowed {self.max_failed:.0%}; the first: {reason.rstrip('.')}. Mend the inputs,"
-            " or allow more with --execution.max-failed-fraction; finished shards are kept and"
-            " quarantine.jsonl in the run folder lists all."
-        )
+        if not self._keeps(receipt.node):
+            self._drop(receipt.node)
+        self._demand_few(receipt.node)
 
     def by_node(self) -> dict[str, list[Failure]]:
         return {node: list(failures.values()) for node, failures in self.failures.items() if failures}
@@ -97,7 +94,15 @@ class Quarantine:
         return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
     def _too_many(self, node: str) -> bool:
-        return len(self.failures.get(node, ())) > self.max_failed * self.plans[node].items
+        return too_many(len(self.failures.get(node, ())), self.plans[node].items, self.max_failed)
+
+    def _keeps(self, node: str) -> bool:
+        stage = self.plans[node].stage
+        return stage.fit_stage and stage.trains
+
+    def _demand_few(self, node: str) -> None:
+        failures = self.failures[node].values()
+        demand_few(node, list(failures), self.plans[node].items, self.max_failed)
 
     def _drop(self, node: str) -> None:
         below = {node}

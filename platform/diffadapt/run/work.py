@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from diffadapt.core.artifact import Receipt
-from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
+from diffadapt.core.errors import (
+    DataError,
+    RecipeError,
+    ResourceError,
+    StoreError,
+    TrainingError,
+    WeightsError,
+    kinds,
+)  # fmt: skip
 from diffadapt.core.lease import Leases, waiting
 from diffadapt.core.ledger import Ledger
 from diffadapt.core.redact import redact
@@ -22,7 +30,9 @@ from diffadapt.run.progress import Progress
 from diffadapt.run.quarantine import Quarantine
 from diffadapt.run.runner import Runner
 
-FATAL = ("WeightsError", "RecipeError", "ResourceError", "DataError")
+FATAL = {
+    name for of in (WeightsError, RecipeError, ResourceError, DataError) for name in (of.__name__, *kinds(of))
+}
 """Errors that the next shard would meet too: the run stops at the first."""
 FAILURES_IN_A_ROW = 3
 """Failed shards without a finished one between them after which the run stops instead of failing at every
@@ -62,16 +72,20 @@ class Work:
     def run(self, runner_factory: Callable[[], Runner]) -> None:
         stages = {name: plan.stage for name, plan in self.plans.items()}
         log_dir = posixpath.join(self.run_folder.url, "tensorboard")
-        done = finished(self.plans, self.store)
-        if self.quarantine.recall(done):
+        try:
             done = finished(self.plans, self.store)
-            self.quarantine.recall(done)
-        self._count_hits(done)
-        self._accounted |= done
-        self._clear_leftovers()
-        with Leases(self.store) as leases:
-            leases.clear()
-            self._waves(runner_factory, stages, log_dir, done, leases)
+            if self.quarantine.recall(done):
+                done = finished(self.plans, self.store)
+                self.quarantine.recall(done)
+            self._count_hits(done)
+            self._accounted |= done
+            self._clear_leftovers()
+            with Leases(self.store) as leases:
+                leases.clear()
+                self._waves(runner_factory, stages, log_dir, done, leases)
+        finally:
+            if lines := self.quarantine.jsonl():
+                self.run_folder.write("quarantine.jsonl", lines)
 
     def _waves(
         self,
@@ -90,7 +104,8 @@ class Work:
                     runner.prepare()
                     runner.existing({name: node.hits for name, node in self.progress.nodes.items()})
                 self.errors.clear()
-                fits = tuple(t for t in wave.fits if leases.take(t.digest))
+                allowed = self.quarantine.max_failed
+                fits = tuple(replace(t, max_failed=allowed) for t in wave.fits if leases.take(t.digest))
                 if wave.chains or fits:
                     self._one_wave(runner, replace(wave, fits=fits), stages, log_dir)
                 else:
@@ -104,8 +119,6 @@ class Work:
             if runner is not None:
                 runner.close()
             self.ledger.flush()
-            if lines := self.quarantine.jsonl():
-                self.run_folder.write("quarantine.jsonl", lines)
 
     def _wait(self, fits: Sequence[Task], leases: Leases) -> None:
         """Until another driver has finished one of ``fits``, or left it."""
@@ -197,7 +210,7 @@ class Work:
         others = (
             f" ({len(self.errors)} shards failed; finished ones are kept.)" if len(self.errors) > 1 else ""
         )
-        known = {c.__name__: c for c in DiffadaptError.__subclasses__()}
+        known = kinds()
         raise known.get(kind, TrainingError)(
             f"{first.node}: {sentence if kind in known else text[0]}{hint}{others}"
         )

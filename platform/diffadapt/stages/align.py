@@ -47,7 +47,7 @@ class Align(Stage):
     def revisions(self) -> dict[str, str]:
         own = {} if self.config.weights == "train" else {"unconditional": revision(self.config.weights)}
         if self.config.aligner.needs_classifier and self.classifier:
-            own |= classifier_revisions(self.classifier, False)
+            own |= classifier_revisions(self.classifier, False, self.num_classes)
         return own
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
@@ -129,7 +129,10 @@ def _judge(model: Any, config: ClassifierConfig) -> Any:
     import torch
     import torch.nn.functional as F
 
+    from diffadapt.models.inputs import with_inputs
+
     model.requires_grad_(False)
+    config = with_inputs(config)
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         x = F.interpolate(images, size=(config.crop, config.crop), mode="bilinear", antialias=True)

@@ -49,7 +49,7 @@ class FitGenerator(Fit):
             source,
             self.config,
             self.num_classes or None,
-            self.run(job),
+            self.run(job, failures),
             job.output,
             class_names=self.class_names or None,
             log_dir=job.log_dir,

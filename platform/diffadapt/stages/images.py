@@ -142,7 +142,11 @@ class Images(Stage):
 
     def notes(self) -> tuple[str, ...]:
         sources = (self.source(folder) for _, folder in self.groups)
-        return tuple(dict.fromkeys(note for s in sources if s for note in s.notes))
+        return tuple(
+            dict.fromkeys(
+                note for s in sources if s for note in (*s.notes, *s.looked.notes(s.name, s.by_content))
+            )
+        )
 
     def open(self, context: WorkContext) -> _Reader:
         return _Reader(self)
@@ -162,7 +166,7 @@ class _Reader:
         for item in source.items[shard.params["start"] : shard.params["stop"]]:
             key = f"{shard.params['group']}/{item.key}"
             try:
-                images.append(source.read(item.key))
+                images.append(source.encoded(item.key))
             except ItemError as error:
                 failures.append(Failure(key, str(error)))
                 continue

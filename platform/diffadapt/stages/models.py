@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from diffadapt.core.artifact import LOGITS_SCHEMA, Failure, Rows
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError, RecipeError, WeightsError
 from diffadapt.core.leniency import missing
-from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.config import BackboneConfig, ClassifierConfig
+from diffadapt.models.inputs import differences, with_inputs
 from diffadapt.stages.decoding import decode_rows
 
 if TYPE_CHECKING:
@@ -21,23 +23,49 @@ if TYPE_CHECKING:
 
 
 def classifier_identity(config: ClassifierConfig) -> dict[str, Any]:
-    """Identity fields without the name: weights count by revision, not by path."""
-    fields = to_dict(config, identity_only=True)
+    """Identity fields without the name: weights count by revision, not by path; and the input that they want
+    themselves counts as if it had been given."""
+    fields = to_dict(with_inputs(config), identity_only=True)
     fields.pop("name")
     return fields
 
 
-def classifier_revisions(config: ClassifierConfig, fitted: bool) -> dict[str, str]:
-    """The revision of the classifier's weights, unless an earlier fit provides them."""
+def classifier_revisions(
+    config: ClassifierConfig, fitted: bool, num_classes: int | None = None
+) -> dict[str, str]:
+    """The revision of the classifier's weights, unless an earlier fit provides them. Raises WeightsError or
+    DataError for those of a file or folder that are of another network or number of classes."""
     from diffadapt.models.classifier_source import classifier_revision
 
     if fitted or config.name == "train":
         return {}
     try:
-        return {"classifier": classifier_revision(config)}
+        revision = classifier_revision(config)
     except WeightsError as error:
         missing(error)
         return {"classifier": f"missing:{config.name}"}
+    _looked_at(config, revision, num_classes)
+    return {"classifier": revision}
+
+
+def classifier_notes(config: ClassifierConfig, fitted: bool = False) -> tuple[str, ...]:
+    """What a user should know of the input of a recipe's classifier, and of what is chosen of a checkpoint
+    file that holds more than it."""
+    found = classifier_revisions(config, fitted)
+    looked = _looked_at(config, found["classifier"], None) if found else ""
+    return tuple(said for said in ("" if fitted else differences(config), looked) if said)
+
+
+@lru_cache(maxsize=64)
+def _looked_at(config: ClassifierConfig, revision: str, num_classes: int | None) -> str:
+    """What models/classifier.look_at says of weights on the disk; those that are shipped are not doubted."""
+    if not revision.startswith("sha256:") or config.name.startswith("embedded:"):
+        return ""
+    from diffadapt.models.classifier import look_at
+
+    if isinstance(config, BackboneConfig):
+        config = replace(config, num_classes=None)  # its head is replaced
+    return look_at(config, num_classes)
 
 
 def check_backbone(config: ClassifierConfig) -> None:

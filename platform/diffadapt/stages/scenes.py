@@ -99,7 +99,7 @@ class Scenes(Stage):
 
     def notes(self) -> tuple[str, ...]:
         source = self.source()
-        return source.notes if source else ()
+        return (*source.notes, *source.looked.notes(source.name, source.by_content)) if source else ()
 
     def open(self, context: WorkContext) -> _Reader:
         return _Reader(self)
@@ -133,21 +133,31 @@ class _Reader:
 
     def _scene(self, source: SceneSource, item: SceneItem, warnings: list[str]) -> RawScene:
         """``item`` with its label map in class numbers, at the size that is asked for. Raises ItemError."""
-        from diffadapt.data.image import decode, encode_png
-        from diffadapt.data.scenes.label_maps import image_size, read_label_map, warn_unknown
+        from diffadapt.data.image import as_stored, decode, eight_bits, encode_png, image_size, stored_size
+        from diffadapt.data.scenes.label_maps import read_label_map, warn_unknown
         from diffadapt.data.scenes.palettes import paint_ids
         from diffadapt.data.scenes.resize import resize_image, resize_nearest, scale_objects
         from diffadapt.data.scenes.rows import check_size, decode_colours
 
         raw = source.reader.read(item)
-        before = image_size(raw.image, item.key)
-        size = self.stage.data.size
-        after = before if size == (0, 0) else tuple(size)
         image, label, colours = raw.image, raw.label, raw.colours
         if source.labelled and label is None:
             raise ItemError(f"{item.key} has no label map: add it, or leave the image out.")
+        before = image_size(image, item.key)
+        found = None
         if label is not None and source.labelled:
             found = read_label_map(label, source.reading, item.label or item.key)
+            if found.classes.shape != before and found.classes.shape == stored_size(image, item.key):
+                # Whoever drew the labels saw the pixels as they are stored.
+                image, before = as_stored(image, item.key), found.classes.shape
+                warnings.append(
+                    f"The label map {item.label or item.key} has the size of its image before the turn that"
+                    " the image states, so the turn is not applied, here and in other such scenes."
+                )
+        image = eight_bits(image, item.key, lambda: source.looked.depth)
+        size = self.stage.data.size
+        after = before if size == (0, 0) else tuple(size)
+        if label is not None and found is not None:
             check_size(item.key, "label map", found.classes.shape, before)
             if found.unknown:
                 warnings.append(warn_unknown(item.label or item.key, found.unknown, source.reading))

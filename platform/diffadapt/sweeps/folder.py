@@ -9,9 +9,10 @@ from dataclasses import asdict
 from typing import Any
 
 from diffadapt.core.config import to_dict
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import LostError, StoreError
 from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
+from diffadapt.core.manifest import run_config
 from diffadapt.core.redact import scrub
 from diffadapt.core.runs import Root, Run
 from diffadapt.core.store import Store, safe_name
@@ -32,7 +33,7 @@ def sweep_name(space_name: str, space: Space, recipes: Mapping[str, Any]) -> str
         "axes": axes,
         "base": to_dict(space.base),
         "search": search,
-        "recipes": {n: to_dict(r, identity_only=True) for n, r in recipes.items()},
+        "recipes": {n: run_config(r) for n, r in recipes.items()},
     }
     first = next(iter(recipes)) if len(recipes) == 1 else f"{len(recipes)}-recipes"
     return f"{safe_name(space_name.replace('/', '-'))}-{safe_name(first.replace('/', '-'))}-{digest(what, 8)}"
@@ -94,7 +95,7 @@ class Sweep(Run):
         for name in sorted(Store(posixpath.join(self.url, "trials")).list("")):
             try:
                 result.append(from_json(self.trial(name).read(RESULT)))
-            except (StoreError, ValueError, KeyError, TypeError):
+            except (LostError, ValueError, KeyError, TypeError):
                 continue
         return sorted(result, key=lambda r: (r.number, r.id))
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import DamagedError, LostError, MissingError
 from diffadapt.core.files import LEFTOVER_SECONDS, is_leftover
 from diffadapt.core.lease import FOLDER as LEASES
 from diffadapt.core.runs import Root, Run
@@ -29,7 +29,8 @@ class Damage:
 
 def verify(root: Root) -> Iterator[Damage]:
     """Read all of it; one value for each shard, fit, run, sweep and trial. Fits of earlier versions, which
-    have no checksums, get them. StoreError when a part of the root is of another format, or does not say."""
+    have no checksums, get them. StoreError when a part of the root is of another format, or does not say, or
+    cannot be read: a place that fails is no damage, and nothing is removed for it."""
     store = root.store
     for place in (store, root.runs, root.sweeps):
         place.check()
@@ -88,7 +89,9 @@ def _shard(store: Store, path: str, name: str) -> Damage:
     try:
         store.load(posixpath.join(path, name))
         bad = []
-    except StoreError:
+    except MissingError:  # it went this moment
+        return _files(store, path, [], 0)
+    except DamagedError:
         bad = [name]
     return _files(store, path, bad, 1)
 
@@ -125,6 +128,6 @@ def _run(run: Run) -> Damage:
     where = run.url.removeprefix(run.root.location.rstrip("/") + "/")
     try:
         files = len(run.sums())
-    except StoreError:
+    except LostError:
         files = 1
     return Damage(where, tuple(bad), files, drop)

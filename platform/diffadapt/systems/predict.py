@@ -103,7 +103,9 @@ def from_run(
             f"The run {run.name} has no adapted model to predict with: give a run of Adapt Anything or ZoDi,"
             " or an SDA run whose methods include sda."
         )
-    recipe = from_dict(SDA, manifest["config"])
+    recipe = from_dict(
+        SDA, {**manifest["config"], "classifier": _as_it_was(manifest["config"]["classifier"])}
+    )
     names = tuple(manifest["class_names"])
     classes = recipe.num_classes or len(names)
 
@@ -136,7 +138,7 @@ def from_run(
 def _of_model(
     run: Run, manifest: Mapping[str, Any], images: str, execution: ExecutionConfig, block: int
 ) -> ModelPrediction:
-    config = plain(from_dict(BackboneConfig, manifest["config"]["backbone"]))
+    config = plain(from_dict(BackboneConfig, _as_it_was(manifest["config"]["backbone"])))
     names = tuple(manifest["class_names"])
     return ModelPrediction(
         run=run.name,
@@ -147,6 +149,11 @@ def _of_model(
         seed=manifest["seed"],
         execution=execution,
     )
+
+
+def _as_it_was(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's classifier settings; runs of before these fields existed saw this view."""
+    return {"interpolation": "bicubic", "crop_mode": "center", **settings}
 
 
 def _named(config: ClassifierConfig, name: str) -> ClassifierConfig:

@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +16,7 @@ import torch
 from diffadapt.core.causes import chain, full_disk, reason
 from diffadapt.core.errors import StoreError
 from diffadapt.core.files import scratch, temporary
-from diffadapt.core.location import locate
+from diffadapt.core.location import locate, reads_fail, there
 from diffadapt.core.redact import redact
 from diffadapt.core.store import is_local
 
@@ -81,11 +80,17 @@ class Checkpoints:
         return path
 
     def latest(self, map_location: str = "cpu") -> dict[str, Any] | None:
-        """The newest readable state, or None. A torn or unreadable file is skipped with a warning."""
+        """The newest readable state, or None. A torn file is skipped with a warning. StoreError where
+        the place fails: every worker of a fit must find the same one."""
         for _, sha, path in reversed(self._list()):
             try:
                 return self._read(path, sha, map_location)
             except Exception as error:  # whatever is wrong with this file, the one before it may be whole
+                if reads_fail(error) and not isinstance(error, FileNotFoundError):
+                    raise StoreError(
+                        f"The checkpoint {redact(path)} cannot be read now ({_why_not(error)}): run the same"
+                        " command again; the fit goes on from it."
+                    ) from None
                 log.warning("Skipping the unreadable checkpoint %s (%s).", redact(path), type(error).__name__)
         return None
 
@@ -99,7 +104,7 @@ class Checkpoints:
             self._fs.rm_file(path)
 
     def _read(self, path: str, sha: str, map_location: str) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch("fit") as folder:
             local = path
             if not self._local:
                 local = str(Path(folder) / "state.pt")
@@ -129,7 +134,7 @@ class Checkpoints:
 
     def _list(self) -> list[tuple[int, str, str]]:
         self._fs.invalidate_cache()
-        if not self._fs.exists(self._root):
+        if not there(self._fs, self._root):
             return []
         result = []
         for path in self._fs.ls(self._root, detail=False):

@@ -46,12 +46,13 @@ class Fit(Stage):
         """Read the inputs and train, going on from the newest checkpoint of :meth:`run`."""
         raise NotImplementedError
 
-    def run(self, job: FitJob, **more: Any) -> TrainingRun:
+    def run(self, job: FitJob, failures: Iterable[Failure] = (), **more: Any) -> TrainingRun:
         """How the loop runs this job: its reporter and checkpoints, readers where the device would wait for
-        them, and ``more`` (chooser, watcher)."""
+        them, and ``more`` (chooser, watcher). ``failures``: what it goes without (:meth:`FitJob.count`)."""
         from diffadapt.train.checkpoints import Checkpoints
         from diffadapt.train.run import TrainingRun
 
+        job.count(failures)
         readers = 0 if job.context.device == "cpu" else job.context.threads
         given = {"readers": readers, "until": job.until, **more}
         return TrainingRun(job.reporter, Checkpoints(job.checkpoints), **given)

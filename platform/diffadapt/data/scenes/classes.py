@@ -8,8 +8,10 @@ import posixpath
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, suggest
-from diffadapt.core.location import locate, open_place
+from diffadapt.core.location import open_place
 from diffadapt.core.spreadsheet import plain
+from diffadapt.data.readers import open_location
+from diffadapt.data.reading import is_file
 from diffadapt.data.scenes.cityscapes import TABLES
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.layout import LAYOUTS
@@ -75,23 +77,14 @@ def own_class_table(config: SceneConfig) -> ClassTable:
             f" folder{' or a Parquet file' if config.layout == 'parquet' else ''}."
         )
     root = posixpath.dirname(config.path) if config.path.endswith(".parquet") else config.path.rstrip("/")
-    place = posixpath.join(root, OWN)
-    try:
-        fs, path = locate(place, DataError)
-        there = fs.isfile(path)
-        known = there or fs.exists(posixpath.dirname(path))
-    except (OSError, ValueError, ImportError) as error:
-        raise DataError(
-            f"{config.path} cannot be opened ({error}): check the location and its protocol."
-        ) from None
-    if not known:
-        raise DataError(f"{config.path} does not exist: check the path.")
-    if not there:
+    fs, base = open_location(root or ".")
+    path = posixpath.join(base, OWN)
+    if not is_file(fs, path):
         raise NoTable(
             f"The scenes in {config.path} have no class table: give one in `classes` (a CSV of value, name,"
             f" red, green, blue, or one of {', '.join(table_names())}), or put it there as {OWN}."
         )
-    return read_class_table(place)
+    return _parsed(fs.cat_file(path), posixpath.join(root, OWN))
 
 
 def read_class_table(location: str) -> ClassTable:
@@ -105,12 +98,22 @@ def read_class_table(location: str) -> ClassTable:
     """
     try:
         with open_place(location, "rb", DataError) as stream:
-            text = stream.read().decode("utf-8-sig")
+            data = stream.read()
     except (OSError, ValueError, ImportError) as error:
         near = suggest(location, table_names())
         raise DataError(
             f"The class table {location} cannot be read ({error}): give a CSV file, or one of"
             f" {', '.join(table_names())}.{near}"
+        ) from None
+    return _parsed(data, location)
+
+
+def _parsed(data: bytes, location: str) -> ClassTable:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"The class table {location} cannot be read as UTF-8 text (byte {error.start}): save it as UTF-8."
         ) from None
     lines = [
         (n, [plain(cell.strip()) for cell in row])

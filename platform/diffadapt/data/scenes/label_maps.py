@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import ItemError
-from diffadapt.data.image import blocks, open_image
+from diffadapt.data.image import blocks, open_image, orientation, upright
 from diffadapt.data.scenes.table import ClassTable
 
 _SCALED = {"L;2": 85, "L;4": 17}
@@ -30,24 +30,20 @@ class LabelMap(NamedTuple):
     unknown: tuple
 
 
-def image_size(data: bytes, key: str) -> tuple[int, int]:
-    """(height, width) from an encoded image's header alone. Raises ItemError."""
-    with open_image(data, key) as image:
-        return image.size[1], image.size[0]
-
-
 def read_label_map(data: bytes, table: ClassTable, key: str) -> LabelMap:
     """The class numbers of a label file. A palette's index counts, not its colours; alpha is dropped (fully
-    transparent: ignored); RGB files whose channels agree hold values, others are looked up by colour.
+    transparent: ignored); RGB files whose channels agree hold values, others are looked up by colour. The
+    file's own EXIF orientation is applied.
 
     Raises ItemError, naming ``key``, for files that are unreadable or cannot hold class numbers (JPEG,
     floating point).
     """
-    return _read(data, key, lambda image, raw: _classes(image, raw, table, key))
+    (classes, unknown), turn = _read(data, key, lambda image, raw: _classes(image, raw, table, key))
+    return LabelMap(upright(classes, turn), unknown)
 
 
 def label_values(data: bytes, key: str) -> np.ndarray:
-    """The raw values of a label file of one channel, int64 (H, W). Raises ItemError."""
+    """The raw values of a label file of one channel, int64 (H, W), upright. Raises ItemError."""
 
     def values(image: Image.Image, raw: str) -> np.ndarray:
         result = _values(image, raw)
@@ -58,7 +54,8 @@ def label_values(data: bytes, key: str) -> np.ndarray:
             )
         return result.astype(np.int64)
 
-    return _read(data, key, values)
+    found, turn = _read(data, key, values)
+    return upright(found, turn)
 
 
 def grey_values(data: bytes, key: str) -> set[int] | None:
@@ -72,7 +69,7 @@ def grey_values(data: bytes, key: str) -> set[int] | None:
             result = rgb[..., 0] if bool((rgb == rgb[..., :1]).all()) else None
         return None if result is None else set(np.unique(result).tolist())
 
-    return _read(data, key, values)
+    return _read(data, key, values)[0]
 
 
 def by_grey_colour(table: ClassTable, maps: Iterable[set[int]]) -> ClassTable:
@@ -104,7 +101,8 @@ def by_grey_colour(table: ClassTable, maps: Iterable[set[int]]) -> ClassTable:
     return replace(table, values=values, classes=tuple(greys[v] for v in values), codes=codes)
 
 
-def _read(data: bytes, key: str, work: Callable[[Image.Image, str], Any]) -> Any:
+def _read(data: bytes, key: str, work: Callable[[Image.Image, str], Any]) -> tuple[Any, int]:
+    """What ``work`` makes of the stored pixels, and the orientation that is to be applied to it."""
     with open_image(data, f"The label map {key}") as image:
         if image.format in ("JPEG", "MPO"):
             raise ItemError(
@@ -114,7 +112,7 @@ def _read(data: bytes, key: str, work: Callable[[Image.Image, str], Any]) -> Any
         tile = getattr(image, "tile", None)
         raw = str(tile[0][3]) if tile else ""
         image.load()
-        return work(image, raw)
+        return work(image, raw), orientation(image, data)
 
 
 def warn_unknown(key: str, unknown: tuple, table: ClassTable) -> str:

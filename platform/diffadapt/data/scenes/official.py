@@ -9,6 +9,7 @@ from typing import Any
 
 from diffadapt.core.errors import DataError, RecipeError, suggest
 from diffadapt.data.readers import FileReader, list_tree, open_location
+from diffadapt.data.reading import is_folder
 from diffadapt.data.scenes.cityscapes import reading_table
 from diffadapt.data.scenes.classes import class_table
 from diffadapt.data.scenes.config import SceneConfig
@@ -171,7 +172,7 @@ class _Tree:
         try:
             for spelling in (folder, *spellings):
                 base = posixpath.join(self.root, spelling)
-                if self.fs.isdir(base):
+                if is_folder(self.fs, base):
                     return list_tree(self.fs, base)[1]
         except OSError as error:
             raise DataError(f"{self.root} cannot be listed ({error.strerror or error}).") from None

@@ -10,6 +10,7 @@ from typing import Any
 from diffadapt.core.errors import DataError
 from diffadapt.data.labels import some
 from diffadapt.data.readers import SUFFIXES, list_tree
+from diffadapt.data.reading import is_folder
 
 IMAGE_ENDINGS = ("_leftImg8bit", "_rgb_anon", "_image", "_img", "_rgb")
 LABEL_ENDINGS = (
@@ -85,7 +86,7 @@ def image_files(fs: Any, root: str, folder: str, what: str) -> dict[str, str]:
             f"{what} are to lie in {folder!r}, which leads out of the data set's folder: give a sub-folder."
         )
     try:
-        if not fs.isdir(base):
+        if not is_folder(fs, base):
             raise DataError(
                 f"{what} are to lie in the folder {folder!r}, which does not exist: correct the path or the"
                 " name of the folder."

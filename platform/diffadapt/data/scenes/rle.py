@@ -12,13 +12,19 @@ def decode_rle(code: Any) -> np.ndarray:
     the columns, as a list of numbers or as COCO's text (groups of five bits with a continuation bit, from the
     third run on as the difference to the run before the last). Raises ValueError for runs that do not fill
     the mask."""
+    (height, width), runs = decode_runs(code)
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(width, height).T
+
+
+def decode_runs(code: Any) -> tuple[tuple[int, int], list[int]]:
+    """((height, width), the runs) of the same; no pixel is made."""
     height, width = (int(v) for v in code["size"])
     counts = code["counts"]
     runs = _runs(counts) if isinstance(counts, (str, bytes)) else [int(c) for c in counts]
     if any(r < 0 for r in runs) or sum(runs) != height * width:
         raise ValueError(f"a mask of {height} x {width} pixels whose runs are {sum(runs)} long")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(width, height).T
+    return (height, width), runs
 
 
 def _runs(text: str | bytes) -> list[int]:

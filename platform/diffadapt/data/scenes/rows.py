@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from diffadapt.core.artifact import Failure, Rows
 from diffadapt.core.errors import ItemError, WeightsError
-from diffadapt.data.image import decode, open_image
+from diffadapt.data.image import decode, open_image, orientation, upright
 from diffadapt.data.scenes.scene import Scene
 
 
@@ -50,7 +50,8 @@ def decode_colours(data: bytes, key: str) -> np.ndarray:
         transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
         if transparent:
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+            seen = np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+            return upright(seen, orientation(image, data))
     return decode(data, 3, name)
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from diffadapt.core.identity import digest
-from diffadapt.data.items import CONTENT_LIMIT, Reader
+from diffadapt.data.items import CONTENT_LIMIT, Reader, looked
+from diffadapt.data.looks import Look
 from diffadapt.data.reading import reading
 from diffadapt.data.scenes.table import ClassTable
 
@@ -77,12 +78,22 @@ class SceneSource:
         SceneConfig.fingerprint says whether content means bytes or sizes (auto: bytes up to CONTENT_LIMIT).
         """
         with reading(self.name):
-            content = self.mode == "content" or (
-                self.mode == "auto" and self.reader.total_bytes(self.items) <= CONTENT_LIMIT
-            )
+            content, seen = self.by_content, self.looked.identity()
             files = self.reader.identities(self.items, content)
         items = [[i.key, i.image, i.label, i.colours] for i in self.items]
-        return digest({"by": "content" if content else "size", "items": items, "files": files})
+        return digest({"by": "content" if content else "size", "items": items, "files": files, **seen})
+
+    @functools.cached_property
+    def by_content(self) -> bool:
+        """Whether the fingerprint is one of all bytes."""
+        return self.mode == "content" or (
+            self.mode == "auto" and self.reader.total_bytes(self.items) <= CONTENT_LIMIT
+        )
+
+    @functools.cached_property
+    def looked(self) -> Look:
+        """What there is to mind when these files are decoded."""
+        return looked(self.reader, self.items, self.by_content)
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,12 @@ class SceneFiles:
 
     def identities(self, items: Sequence[SceneItem], content: bool) -> list[Any]:
         return self.files.identities(_names(items), content)
+
+    def looked(self, items: Sequence[SceneItem], content: bool) -> Look:
+        """The turns of all files, the bits of the images."""
+        images = [i.image for i in items]
+        maps = [name for i in items for name in (i.label, i.colours) if name is not None]
+        return looked(self.files, images, content) + Look(looked(self.files, maps, content).turned)
 
 
 def _names(items: Sequence[SceneItem]) -> list[str]:

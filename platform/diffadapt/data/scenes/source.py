@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, ItemError, RecipeError
+from diffadapt.data.image import image_size
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.data.scenes.label_maps import by_grey_colour, grey_values, image_size
+from diffadapt.data.scenes.label_maps import by_grey_colour, grey_values
 from diffadapt.data.scenes.layout import LAYOUTS
 from diffadapt.data.scenes.scene import SceneItem, SceneSource
 

@@ -15,8 +15,7 @@ from diffadapt.core.artifact import IGNORED
 from diffadapt.core.place import demand_empty, located, writing
 from diffadapt.core.spreadsheet import csv_bytes
 from diffadapt.data.export import fitting, safe_key
-from diffadapt.data.image import image_suffix, open_image
-from diffadapt.data.scenes.label_maps import image_size
+from diffadapt.data.image import image_size, image_suffix, open_image
 from diffadapt.data.scenes.table import ClassTable
 
 TABLE, INSTANCES = "classes.csv", "instances.json"

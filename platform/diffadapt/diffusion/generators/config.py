@@ -14,6 +14,9 @@ class SynthConfig:
     weights: str = "facebook/DiT-XL-2-256"
     """A DiTPipeline folder or hub id, ``embedded:digits-dit``, or ``train`` (train one on the source images).
     """
+    variant: str = ""
+    """Which of a folder's or repository's weight files, where there are several or only such: 'fp16' for
+    diffusion_pytorch_model.fp16.safetensors."""
     images_per_class: Positive = 50
     guidance: Annotated[float, AtLeast(1)] = 1.0
     """Classifier-free guidance; at 1.0 the null half is never computed."""
@@ -37,6 +40,9 @@ class TextToImageConfig:
     weights: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """Any diffusers text-to-image pipeline, as folder or hub id; ``embedded:glyphs`` (shipped, draws digits
     and letters)."""
+    variant: str = ""
+    """Which of a folder's or repository's weight files, where there are several or only such: 'fp16' for
+    diffusion_pytorch_model.fp16.safetensors."""
     images_per_class: Positive = 200
     guidance: NonNegative = 2.0
     """Classifier-free guidance; about 2 makes better training data than the usual 7.5 (StableRep, Scaling

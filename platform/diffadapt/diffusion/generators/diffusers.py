@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from diffadapt.core.errors import RecipeError, WeightsError
-from diffadapt.core.leniency import missing
+from diffadapt.core.errors import RecipeError
 from diffadapt.diffusion.generators.base import Generator
-from diffadapt.diffusion.generators.config import TextToImageConfig
-from diffadapt.diffusion.generators.pipeline_index import check_settings, pipeline_index
+from diffadapt.diffusion.generators.config import SynthConfig, TextToImageConfig
+from diffadapt.diffusion.generators.pipeline_index import (
+    at_hand,
+    check_settings,
+    demand_files,
+    dit_index,
+    pipeline_index,
+)
 from diffadapt.diffusion.translation.checks import check_weights
 from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.weights import revision, weights_label
@@ -34,12 +39,14 @@ class Diffusers(Generator):
 
     def check(self, config: Any) -> None:
         if isinstance(config, TextToImageConfig):
-            try:
-                index = pipeline_index(self.address)
-            except WeightsError as error:
-                missing(error)
-                index = None
+            index = pipeline_index(self.address) if at_hand(self.address) else None
             check_settings(config, index)
+            if index is not None:
+                unused = () if config.safety_checker else ("safety_checker", "feature_extractor")
+                demand_files(self.address, index, config.variant, "generator.variant", unused)
+        elif isinstance(config, SynthConfig):
+            if at_hand(self.address) and (index := dit_index(self.address)) is not None:
+                demand_files(self.address, index, config.variant, "synth.variant", ("scheduler",))
         elif isinstance(config, TransferConfig):
             check_weights(config, pipeline_index(self.address))
 
@@ -51,7 +58,7 @@ class Diffusers(Generator):
     def from_labels(self, config: Any, device: str, num_classes: int) -> FromLabels:
         from diffadapt.diffusion.generators.dit import load_generator
 
-        generator = load_generator(self.address, device, config.precision, config.compile)
+        generator = load_generator(self.address, device, config.precision, config.compile, config.variant)
         if num_classes > generator.num_classes:
             raise RecipeError(
                 f"The data has {num_classes} classes but the generator {weights_label(config.weights)} knows"

@@ -159,7 +159,11 @@ class Generator:
 
 
 def load_generator(
-    weights: str, device: str | torch.device = "cpu", precision: Precision = "fp32", compile: bool = False
+    weights: str,
+    device: str | torch.device = "cpu",
+    precision: Precision = "fp32",
+    compile: bool = False,
+    variant: str = "",
 ) -> Generator:
     """The generator of a DiTPipeline folder, hub id or ``embedded:<name>``; components are loaded singly.
 
@@ -168,9 +172,9 @@ def load_generator(
     """
     index = read_json(weights, "model_index.json") or {}
     details = read_json(weights, DETAILS) or {}
-    transformer = load_component(DiTTransformer2DModel, weights, "transformer")
+    transformer = load_component(DiTTransformer2DModel, weights, "transformer", variant)
     has_vae = bool((index.get("vae") or [None, None])[1])
-    vae = load_component(AutoencoderKL, weights, "vae") if has_vae else None
+    vae = load_component(AutoencoderKL, weights, "vae", variant) if has_vae else None
     scheduler = read_json(weights, "scheduler/scheduler_config.json")
     schedule = Schedule.linear() if scheduler is None else Schedule.from_scheduler_config(scheduler)
     in_channels = transformer.config.in_channels

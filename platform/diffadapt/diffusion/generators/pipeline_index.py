@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.core.foreign import parse
+from diffadapt.core.leniency import missing
 from diffadapt.diffusion.generators.config import TextToImageConfig
+from diffadapt.models.weight_files import demand_components
 from diffadapt.models.weights import is_hub_id, resolve
 
 NOT_FROM_TEXT = ("DiTPipeline", "DDPMPipeline", "DDIMPipeline", "LDMPipeline", "ScoreSdeVePipeline")
@@ -63,10 +65,15 @@ def pipeline_index(weights: str) -> PipelineIndex | None:
     if index is None:
         if hub:
             return None
+        if Path(resolved).is_file():
+            raise WeightsError(
+                f"{weights!r} is a single file, which has no model_index.json, tokenizer and settings, so it"
+                " is no diffusers pipeline: make a folder of it with `diffadapt weights import-single-file"
+                f" {weights} --out {Path(resolved).stem}`, and give that."
+            )
         raise WeightsError(
             f"{weights!r} has no model_index.json, so it is no diffusers pipeline: give the folder that"
-            " save_pretrained wrote, or a hub id; a single-file checkpoint is converted with diffusers'"
-            " scripts/convert_original_stable_diffusion_to_diffusers.py."
+            " save_pretrained wrote, or a hub id."
         )
     name = index.pop("_class_name", "")
     components = {key: value for key, value in index.items() if isinstance(value, list)}
@@ -76,6 +83,47 @@ def pipeline_index(weights: str) -> PipelineIndex | None:
         _read(resolved, "scheduler/scheduler_config.json", hub) or {},
         _read(resolved, "vae/config.json", hub) or {},
     )
+
+
+def at_hand(weights: str) -> bool:
+    """Whether there are such weights; False only while planning leniently, which notes it. Raises
+    WeightsError."""
+    try:
+        resolve(weights)
+    except WeightsError as error:
+        missing(error)
+        return False
+    return True
+
+
+def dit_index(weights: str) -> PipelineIndex | None:
+    """The index of a class-conditional generator's folder; None for a hub id. Raises WeightsError for a
+    folder without a transformer."""
+    resolved = resolve(weights)
+    if is_hub_id(resolved):
+        return None
+    parts = {"transformer": ["diffusers", "DiTTransformer2DModel"]}
+    index = _read(resolved, "model_index.json", False) or {}
+    if (index.get("vae") or [None, None])[1]:
+        parts["vae"] = ["diffusers", "AutoencoderKL"]
+    if not (Path(resolved) / "transformer" / "config.json").is_file():
+        raise WeightsError(
+            f"{weights!r} has no transformer/config.json, so it is no DiT pipeline: give a DiTPipeline"
+            " folder, which `diffadapt weights import-dit` makes of the authors' checkpoints."
+        )
+    return PipelineIndex(str(index.get("_class_name", "")), parts)
+
+
+def demand_files(
+    weights: str, index: PipelineIndex, variant: str, option: str, unused: Collection[str] = ()
+) -> None:
+    """Raise WeightsError where a local folder lacks weight files of a part but ``unused``, or has them in
+    other variants only. Shipped weights are not doubted."""
+    resolved = resolve(weights)
+    if is_hub_id(resolved) or weights.startswith("embedded:"):
+        return
+    needed = {name: kind for name, kind in index.components.items() if name not in unused}
+    demand_components(weights, Path(resolved), needed, variant, option)
 
 
 def check_settings(config: TextToImageConfig, index: PipelineIndex | None) -> None:

@@ -144,7 +144,9 @@ def load_text_to_image(config: TextToImageConfig, device: str | torch.device = "
         if index is not None and "feature_extractor" in index.components:
             without["feature_extractor"] = None  # serves the checker only
     with quiet():
-        arguments = {"torch_dtype": dtype, "revision": revision, **without}
+        arguments = {
+            "torch_dtype": dtype, "revision": revision, "variant": config.variant or None, **without,
+        }  # fmt: skip
         pipe = loaded("text-to-image pipeline", config.weights, lambda: _from_pretrained(name, arguments))
         if config.safety_checker and getattr(pipe, "safety_checker", None) is None:
             raise RecipeError(

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from diffadapt.core.errors import RecipeError, WeightsError
-from diffadapt.diffusion.generators.pipeline_index import PipelineIndex, pipeline_index
+from diffadapt.diffusion.generators.pipeline_index import PipelineIndex, demand_files, pipeline_index
 from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.diffusion.translation.levels import transfer_levels
 from diffadapt.models.weights import is_hub_id, resolve
@@ -64,13 +64,6 @@ def check_weights(config: TransferConfig, index: PipelineIndex | None) -> None:
         resolve(config.controlnet)
     if index is None:
         return
-    folder = resolve(config.weights)
-    named = config.variant not in ("", AUTO)
-    if named and not is_hub_id(folder) and not _has(folder, config.variant):
-        raise WeightsError(
-            f"{config.weights!r} has no files of the variant {config.variant!r}: leave transfer.variant"
-            " out, or give a folder that was saved with it."
-        )
     missing = [name for name in _NEEDED if not (index.components.get(name) or [None, None])[1]]
     if (
         missing
@@ -82,6 +75,9 @@ def check_weights(config: TransferConfig, index: PipelineIndex | None) -> None:
             f"{config.weights!r} is a {index.name or 'pipeline without a name'}, which the transfer cannot"
             " use: give a pipeline of the Stable Diffusion 1.x or 2.x family."
         )
+    demand_files(
+        config.weights, index, variant_of(config), "transfer.variant", ("safety_checker", "feature_extractor")
+    )
     if config.multiple % index.multiple:
         raise RecipeError(multiple_message(config, index.multiple))
 

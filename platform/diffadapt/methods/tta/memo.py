@@ -13,6 +13,7 @@ from diffadapt.core.errors import TrainingError
 from diffadapt.methods.config import MemoConfig
 from diffadapt.methods.tta.augmix import augmix_views
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.inputs import with_inputs
 from diffadapt.models.preprocess import match_channels, normalise, to_input
 
 
@@ -24,7 +25,7 @@ class Memo:
     """
 
     def __init__(self, model: nn.Module, config: MemoConfig, preprocess: ClassifierConfig):
-        self.config, self.preprocess = config, preprocess
+        self.config, self.preprocess = config, with_inputs(preprocess)
         self.model = copy.deepcopy(model).eval().requires_grad_(True)
         self._start = [p.detach().clone() for p in self.model.parameters()]
         norms = [

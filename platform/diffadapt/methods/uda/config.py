@@ -24,7 +24,7 @@ OWN = ("epochs", "steps_per_epoch", "batch_size")
 class UdaTraining:
     """Stage 1: unsupervised domain adaptation from the (synthetic) source to the unlabelled target."""
 
-    method: str = "dann"
+    method: str = "mcc"
     """A file of methods/uda."""
     batch_size: Positive = 32
     """Source images, and as many target images, of a step: the sum over ``execution.train_workers`` workers.

@@ -3,18 +3,19 @@ ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.models.classifier import weightless
 from diffadapt.models.detection.config import HEADS, PUBLISHED, DetectorConfig
 from diffadapt.models.detection.network import DetectionNetwork, TorchvisionDetector, TransformersDetector
 from diffadapt.models.detection.source import check_detector, is_path, path_of
 from diffadapt.models.pretrained import from_config, from_pretrained
-from diffadapt.models.state_dict import load_into, read_state_dict
+from diffadapt.models.state_dict import Checkpoint, arranged, demand_fit, load_into, read_checkpoint
 
 _FROZEN = ("fasterrcnn_mobilenet_v3_large_320_fpn", "fcos_resnet50_fpn")
 """What torchvision publishes with batch norms that are not trained."""
@@ -29,8 +30,24 @@ _BY_CLASS = (
 """Layers whose shape depends on the number of classes, in torchvision and transformers."""
 
 
+def look_at_detector(config: DetectorConfig, classes: int) -> str:
+    """What is chosen of a given file's or folder's weights, as a sentence or ''; only shapes are read. Raises
+    WeightsError where :func:`build_detector` would."""
+    said: list[str] = []
+
+    def look(net: DetectionNetwork, name: str) -> None:
+        found = read_checkpoint(_file(name), shapes_only=True)
+        said.append(_fill(net, name, found, demand_fit))
+
+    weightless(lambda: build_detector(config, classes, fill=look))
+    return said[-1]
+
+
 def build_detector(
-    config: DetectorConfig, classes: int, facts: Mapping[str, Any] | None = None
+    config: DetectorConfig,
+    classes: int,
+    facts: Mapping[str, Any] | None = None,
+    fill: Callable[[DetectionNetwork, str], object] | None = None,
 ) -> DetectionNetwork:
     """A detector of ``classes`` classes in training mode on the CPU.
 
@@ -53,7 +70,7 @@ def build_detector(
             _publish(model, config)
     net = TorchvisionDetector(model, fixed if facts is None else bool(facts["fixed_norm"]), known)
     if facts is None and is_path(config.weights):
-        _fill(net, config.weights)
+        (fill or _load)(net, config.weights)
     return net.train()
 
 
@@ -102,16 +119,31 @@ def _publish(model: nn.Module, config: DetectorConfig) -> None:
     load_some(model, state, f"torchvision's {config.weights} weights", partial=config.weights == "imagenet")
 
 
-def _fill(net: DetectionNetwork, name: str) -> None:
+def _load(net: DetectionNetwork, name: str) -> None:
+    _fill(net, name, read_checkpoint(_file(name)), load_into)
+
+
+def _file(name: str) -> str:
     path = path_of(name)
-    state = read_state_dict(str(path / "model.safetensors" if path.is_dir() else path))
-    if not any(k.startswith("model.") for k in state):  # torchvision's own names
-        state = {f"model.{k}": v for k, v in state.items()}
-    load_some(net, state, name)
+    return str(path / "model.safetensors" if path.is_dir() else path)
+
+
+def _fill(
+    net: DetectionNetwork, name: str, found: Checkpoint, fill: Callable[[Any, Any, str], object]
+) -> str:
+    """Fill ``net`` with what a checkpoint has of it; a sentence on what was chosen."""
+    plain = {k.removeprefix("model."): k for k in net.state_dict()}  # torchvision's own names
+    chosen = arranged(found, plain)
+    load_some(net, {plain.get(k, f"model.{k}"): v for k, v in chosen.state.items()}, name, fill=fill)
+    return chosen.note(name)
 
 
 def load_some(
-    model: nn.Module, state: Mapping[str, torch.Tensor], where: str, partial: bool = False
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    where: str,
+    partial: bool = False,
+    fill: Callable[[Any, Any, str], object] = load_into,
 ) -> list[str]:
     """Copy ``state`` into ``model``; layers that depend on the classes stay as they are where their shapes
     differ.
@@ -128,7 +160,7 @@ def load_some(
     kept = {k: own[k] for k in left}
     if partial:
         kept = {**own, **kept}
-    load_into(
+    fill(
         model,
         {
             **{k: v for k, v in state.items() if k not in left},
@@ -188,5 +220,5 @@ def _transformers(config: DetectorConfig, classes: int, facts: Mapping[str, Any]
         )
     net = TransformersDetector(model, config.score, config.detections)
     if is_path(config.weights):
-        _fill(net, config.weights)
+        _load(net, config.weights)
     return net.train()

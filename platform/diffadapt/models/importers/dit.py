@@ -28,6 +28,7 @@ from diffadapt.models.diffusers_folder import (
 from diffadapt.models.dit import build_dit, learns_sigma, make_exact, save_dit
 from diffadapt.models.importers.dit_reference import dit_forward
 from diffadapt.models.importers.shared import deviation, load_checkpoint
+from diffadapt.models.state_dict import strip_prefixes
 
 HEADS_BY_WIDTH = {1152: 16, 1024: 16, 768: 12, 384: 6}
 """Attention heads of the published XL, L, B and S networks; shapes alone do not tell them."""
@@ -173,7 +174,7 @@ def import_dit(
 
 def self_check(state: Mapping[str, Tensor], transformer_folder: str | Path, num_heads: int) -> float:
     """Largest deviation, relative to the largest output, of the saved network from the original on random
-    input."""
+    input; the original has the exact table of positions, which files in float16 round."""
     model = make_exact(load_component(DiTTransformer2DModel, str(transformer_folder)))
     size, classes = model.config.sample_size, model.config.num_embeds_ada_norm
     g = torch.Generator().manual_seed(0)
@@ -181,14 +182,16 @@ def self_check(state: Mapping[str, Tensor], transformer_folder: str | Path, num_
     t = torch.tensor([0, 499, 999])
     y = torch.tensor([0, classes - 1, classes])
     with torch.no_grad():
-        expected = dit_forward({k: v.float() for k, v in state.items()}, x, t, y, num_heads)
+        positions: Any = model.pos_embed.pos_embed
+        exact = {**{k: v.float() for k, v in state.items()}, "pos_embed": positions}
+        expected = dit_forward(exact, x, t, y, num_heads)
         return deviation(model(x, t, y).sample, expected, 1e-12)
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a .safetensors or .pt file; a training checkpoint's ``ema`` (else ``model``)
     part is taken."""
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsError(
             f"There is no checkpoint at {path}; download DiT-XL-2-256x256.pt from the DiT authors' page"
@@ -214,7 +217,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]
             break
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} does not hold a dictionary of tensors; give a DiT state dict.")
-    return state, {}
+    return strip_prefixes(state), {}
 
 
 def copy_vae(vae: str, out: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from diffadapt.models.state_dict import unpickled
+
 
 def load_checkpoint(file: Path, *, mmap: bool = False) -> tuple[Any, dict[str, str] | None]:
     """(tensors by name, metadata) of a .safetensors file; (what torch unpickles safely, None) of another.
@@ -15,7 +17,7 @@ def load_checkpoint(file: Path, *, mmap: bool = False) -> tuple[Any, dict[str, s
     Raises what the libraries raise for a damaged file, UnpicklingError for one with other Python objects.
     """
     if file.suffix != ".safetensors":
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap), None
+        return unpickled(str(file), mmap), None
     with safe_open(str(file), framework="pt") as handle:
         return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}
 

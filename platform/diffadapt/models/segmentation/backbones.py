@@ -12,10 +12,11 @@ import torchvision
 from torch import nn
 
 from diffadapt.core.errors import RecipeError, WeightsError
+from diffadapt.models.classifier import weightless
 from diffadapt.models.classifier_source import folder_config
 from diffadapt.models.segmentation.source import TIMM, TORCHVISION, torchvision_file
-from diffadapt.models.segmentation.timm_body import timm_body
-from diffadapt.models.state_dict import load_into, read_state_dict, strip_prefixes
+from diffadapt.models.segmentation.timm_body import look_at_body, timm_body
+from diffadapt.models.state_dict import arranged, demand_fit, load_into, read_checkpoint
 
 PROBE = 64
 
@@ -102,13 +103,24 @@ def convolutional(
     backbone = ResNet(name)
     if facts is None and weights != "none":
         where = str(_published(name)) if weights == "imagenet" else _checkpoint(name, weights)
-        state = strip_prefixes(read_state_dict(where))
+        state = arranged(read_checkpoint(where), backbone.state_dict()).state
         load_into(
             backbone,
             {k: v for k, v in state.items() if not k.startswith("fc.")},
             weights if weights != "imagenet" else where,
         )
     return backbone, {}
+
+
+def look_at_backbone(name: str, weights: str) -> str:
+    """What is chosen of a file's or folder's weights for torchvision's ResNet ``name`` or ``timm:<name>``, as
+    a sentence or ''; only shapes are read. Raises WeightsError where :func:`convolutional` would."""
+    if name.startswith(TIMM) or name not in TORCHVISION:
+        return look_at_body(name.removeprefix(TIMM), weights)
+    backbone = weightless(lambda: ResNet(name))
+    found = arranged(read_checkpoint(_checkpoint(name, weights), shapes_only=True), backbone.state_dict())
+    demand_fit(backbone, {k: v for k, v in found.state.items() if not k.startswith("fc.")}, weights)
+    return found.note(weights)
 
 
 def _published(name: str) -> Path:

@@ -4,7 +4,6 @@ names are ours."""
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from diffadapt.core.errors import WeightsError
+from diffadapt.core.files import scratch
 from diffadapt.models.pretrained import from_pretrained
 from diffadapt.models.segmentation.network import resize
 from diffadapt.models.segmentation.source import segformer_config
@@ -54,13 +54,13 @@ class MixTransformer(nn.Module):
     def portable_state(self) -> dict[str, torch.Tensor]:
         """The parameters under the names of published checkpoints, which are not those of every version of
         transformers."""
-        with tempfile.TemporaryDirectory() as folder, quiet():
+        with scratch("fit") as folder, quiet():
             self.model.save_pretrained(folder, max_shard_size="1000GB")
             return read_state_dict(str(Path(folder) / "model.safetensors"))
 
     def load_portable(self, state: Mapping[str, torch.Tensor], where: str) -> None:
         """Take what :meth:`portable_state` gave. Raises WeightsError where it does not fit."""
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch("fit") as folder:
             from safetensors.torch import save_file
 
             self.model.config.save_pretrained(folder)

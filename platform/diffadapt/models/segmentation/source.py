@@ -57,7 +57,7 @@ def segmenter_revisions(config: SegmenterConfig) -> dict[str, str]:
         if config.arch == "segformer" and _is_folder(config.backbone):
             result["architecture"] = digest(segformer_config(config.backbone), 16)
         if config.weights not in ("imagenet", "none"):
-            result["backbone"] = weights.content_revision(_local(config))
+            result["backbone"] = weights.content_revision(local_place(config))
         elif config.weights == "imagenet":
             result["backbone"] = _published_revision(config)
     except WeightsError as error:
@@ -199,7 +199,7 @@ def _check_timm(config: SegmenterConfig, name: str) -> None:
 
 
 def _check_file(config: SegmenterConfig) -> None:
-    path = Path(_local(config))
+    path = Path(local_place(config))
     if config.arch == "segformer":
         if not path.is_dir():
             raise WeightsError(
@@ -240,8 +240,8 @@ def _check_cache(name: str) -> None:
         )
 
 
-def _local(config: SegmenterConfig) -> str:
-    """The existing path of ``config.weights``."""
+def local_place(config: SegmenterConfig) -> str:
+    """The existing path of ``config.weights``. Raises WeightsError."""
     if config.weights.startswith("embedded:"):
         return weights.resolve(config.weights)
     path = Path(config.weights).expanduser()

@@ -10,9 +10,10 @@ import timm
 from torch import nn
 
 from diffadapt.core.errors import RecipeError, WeightsError
-from diffadapt.models.classifier import demand_known, demand_published
+from diffadapt.models.classifier import demand_known, demand_published, weightless
 from diffadapt.models.classifier_source import folder_config
-from diffadapt.models.state_dict import load_into, read_state_dict, strip_prefixes
+from diffadapt.models.importers.dinov2 import as_timm, from_transformers
+from diffadapt.models.state_dict import Checkpoint, arranged, demand_fit, load_into, read_checkpoint
 
 
 def timm_body(
@@ -65,9 +66,32 @@ def timm_body(
             raise WeightsError(f"The folder {weights!r} has no model.safetensors.")
         file = str(path / found[0])
     model = _create(arch, args)
-    state = strip_prefixes(read_state_dict(file))
-    load_into(model, _without_classifier(state, model), weights)
+    load_into(model, body_state(read_checkpoint(file), model).state, weights)
     return model, args
+
+
+def look_at_body(name: str, weights: str) -> str:
+    """What is chosen of a file's or folder's weights for the body, as a sentence or ''; only shapes are read.
+    Raises WeightsError where :func:`timm_body` would."""
+    path = Path(weights).expanduser()
+    args = folder_config(str(path)).get("model_args", {}) if path.is_dir() else {}
+    inner = [f for f in ("model.safetensors", "pytorch_model.bin") if (path / f).is_file()]
+    if path.is_dir() and not inner:
+        raise WeightsError(f"The folder {weights!r} has no model.safetensors.")
+    file = str(path / inner[0]) if inner else str(path)
+    model = weightless(lambda: _create(name.split(".")[0], args))
+    found = body_state(read_checkpoint(file, shapes_only=True), model)
+    demand_fit(model, found.state, weights)
+    return found.note(weights)
+
+
+def body_state(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
+    """The part of a checkpoint that fills ``model``, which has no classifier."""
+    named = Checkpoint(from_transformers(checkpoint.state), checkpoint.said)
+    names = model.state_dict().keys()
+    found = arranged(named, [*names, "mask_token", "register_tokens"])
+    state = as_timm(_without_classifier(found.state, model), model)
+    return Checkpoint(state, found.said)
 
 
 def _create(arch: str, args: Mapping[str, Any]) -> nn.Module:

@@ -20,7 +20,7 @@ from typing import Any
 
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError
-from diffadapt.core.files import write_whole
+from diffadapt.core.files import read_own, write_whole
 from diffadapt.core.foreign import parse
 from diffadapt.core.http import parsed
 from diffadapt.core.identity import digest, item_seed
@@ -246,7 +246,7 @@ class AnswerCache:
 
     def get(self, name: str) -> str | None:
         try:
-            answer = parse((self.folder / f"{name}.json").read_bytes())["answer"]
+            answer = parse(read_own(self.folder / f"{name}.json"))["answer"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return answer if isinstance(answer, str) else None

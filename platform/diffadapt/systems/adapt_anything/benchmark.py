@@ -6,7 +6,7 @@ classes (Adapt Anything). Stage 2 may follow one of the methods.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -22,6 +22,7 @@ from diffadapt.methods.ssl.config import SplitConfig, SslConfig
 from diffadapt.methods.uda.config import METHODS as UDA_METHODS
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig, ClipConfig, SelectConfig
+from diffadapt.models.inputs import with_inputs
 from diffadapt.prompts.config import PromptConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.images import Images
@@ -74,20 +75,36 @@ class Benchmark:
 
     def pipeline(self) -> Pipeline:
         """The graph of stages. Raises RecipeError or DataError for settings that do not fit together."""
-        self._check()
-        graph = _Build(self)
+        recipe = self.resolved
+        recipe._check()
+        graph = _Build(recipe)
         graph.build()
         return graph.pipeline(graph.class_names)
 
+    @property
+    def resolved(self) -> Benchmark:
+        """The recipe with the input that its backbone wants."""
+        return replace(self, backbone=with_inputs(self.backbone))
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in label order. Raises DataError."""
+        return self.images(self.pairs()[0][1]).class_names
+
+    def images(self, place: str) -> Images:
+        """The images of a domain, or of its part that is held apart for scores."""
+        return Images(self.data, ((f"{place}/0", place),), self.benchmark, self.partial)
+
     def pairs(self) -> list[tuple[str, str]]:
         """(source, target) of every transfer."""
-        named = [t.split("-", 1) for t in self.transfers] or [list(p) for p in self.known.pairs()]
+        domains = self.known.domains
+        named = [_parted(t, domains) for t in self.transfers] or [list(p) for p in self.known.pairs()]
         for t in named:
             for i, domain in enumerate(t if len(t) == 2 else ["?"]):
                 if domain not in self.known.domains and not (i == 0 and domain == SYNTHETIC):
                     raise RecipeError(
-                        f"{'-'.join(t)!r} is no transfer of {self.benchmark}: give source-target of"
-                        f" {', '.join(self.known.domains)}, or"
+                        f"{'-'.join(t)!r} is no transfer of {self.benchmark or self.known.title}: give"
+                        f" source-target of {', '.join(self.known.domains)}, or"
                         f" {SYNTHETIC}-target.{suggest(domain, self.known.domains)}"
                     )
             if t[0] == t[1]:
@@ -119,7 +136,6 @@ class _Build(AdaptationGraph):
         super().__init__(recipe, ())
         self.metric = recipe.known.metric
         self.domains: dict[str, Domain] = {}
-        self.images: dict[str, Images] = {}
         self.made: dict[str, tuple[Domain, str]] = {}
 
     def build(self) -> None:
@@ -127,7 +143,7 @@ class _Build(AdaptationGraph):
         pairs = r.pairs()
         for _, target in pairs:
             self._real(target)
-        self.class_names = self.images[pairs[0][1]].class_names
+        self.class_names = r.class_names
         for source, target in pairs:
             self._transfer(source, target)
         self.outputs["target"] = self.domains[pairs[0][1]].images
@@ -152,11 +168,9 @@ class _Build(AdaptationGraph):
     def _real(self, name: str) -> Domain:
         if name not in self.domains:
             r = self.r
-            stage = self.images[name] = Images(r.data, ((f"{name}/0", name),), r.benchmark, r.partial)
-            domain = self.domain(name, self.add(f"images.{name}", stage))
+            domain = self.domain(name, self.add(f"images.{name}", r.images(name)))
             if held_out := r.known.test_split(name):
-                test = Images(r.data, ((f"{held_out}/0", held_out),), r.benchmark, r.partial)
-                rows = self.domain(held_out, self.add(f"test.{name}", test)).rows
+                rows = self.domain(held_out, self.add(f"test.{name}", r.images(held_out))).rows
                 domain = replace(domain, test=rows)
             self.domains[name] = domain
         return self.domains[name]
@@ -169,6 +183,14 @@ class _Build(AdaptationGraph):
                 domain = replace(domain, note=" (synthetic source)")
             self.made[target] = domain, kept
         return self.made[target]
+
+
+def _parted(transfer: str, domains: Sequence[str]) -> list[str]:
+    """Source and target of a transfer; names of domains may have hyphens too."""
+    parts = transfer.split("-")
+    ways = [("-".join(parts[:i]), "-".join(parts[i:])) for i in range(1, len(parts))]
+    both = [list(w) for w in ways if w[1] in domains and (w[0] in domains or w[0] == SYNTHETIC)]
+    return both[0] if both else transfer.split("-", 1)
 
 
 def transfer_recipes(build: Callable[[], Benchmark], module: str) -> dict[str, Callable[[], Benchmark]]:

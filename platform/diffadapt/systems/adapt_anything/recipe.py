@@ -22,6 +22,7 @@ from diffadapt.diffusion.generators.config import FilterConfig, TextToImageConfi
 from diffadapt.methods.ssl.config import SplitConfig, SslConfig
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig, ClipConfig, SelectConfig
+from diffadapt.models.inputs import with_inputs
 from diffadapt.prompts.config import PromptConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.images import Images, cached_source
@@ -81,10 +82,16 @@ class AdaptAnything:
 
     def pipeline(self) -> Pipeline:
         """The graph of stages. Raises RecipeError or DataError for settings that do not fit together."""
-        self._check()
-        graph = _Build(self)
+        recipe = self.resolved
+        recipe._check()
+        graph = _Build(recipe)
         graph.build()
         return graph.pipeline(self.class_names)
+
+    @property
+    def resolved(self) -> AdaptAnything:
+        """The recipe with the input that its backbone wants."""
+        return replace(self, backbone=with_inputs(self.backbone))
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:

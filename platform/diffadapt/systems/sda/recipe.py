@@ -21,6 +21,7 @@ from diffadapt.diffusion.aligners.config import AlignConfig, diffpure
 from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.inputs import with_inputs
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.align import Align
 from diffadapt.stages.corrupt import WATERMARK, Corrupt
@@ -91,9 +92,14 @@ class SDA:
     def pipeline(self) -> Pipeline:
         """The graph of stages. Raises RecipeError or DataError for settings that do not fit together."""
         self._check()
-        graph = _Graph(replace(self, target=replace(self.target, data=self.target_data)))
+        graph = _Graph(replace(self.resolved, target=replace(self.target, data=self.target_data)))
         graph.build()
         return graph.pipeline(self.class_names)
+
+    @property
+    def resolved(self) -> SDA:
+        """The recipe with the input that its classifier wants."""
+        return replace(self, classifier=with_inputs(self.classifier))
 
     @property
     def target_data(self) -> DataConfig:

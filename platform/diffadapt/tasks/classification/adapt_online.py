@@ -14,7 +14,13 @@ from diffadapt.core.identity import digest, item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.stages.models import classifier_identity, classifier_revisions, logits_rows, open_classifier
+from diffadapt.stages.models import (
+    classifier_identity,
+    classifier_notes,
+    classifier_revisions,
+    logits_rows,
+    open_classifier,
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,10 @@ class _Adapting(Stage):
         }
 
     def revisions(self) -> dict[str, str]:
-        return classifier_revisions(self.classifier, self.fitted)
+        return classifier_revisions(self.classifier, self.fitted, self.num_classes)
+
+    def notes(self) -> tuple[str, ...]:
+        return classifier_notes(self.classifier, self.fitted)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,15 @@ class AdaptationFit(Fit):
     def identity(self) -> dict[str, Any]:
         """The chosen method's settings, the backbone's, the classes, and how the epoch is chosen."""
         select = to_dict(self.select, identity_only=True) if self.select.rule != "last" else {"rule": "last"}
+        backbone = classifier_identity(self.backbone)
+        # Earlier the preset decided on the view by which epochs are chosen and pairs are made.
+        before = "squash" if self.config.augment in ("uda", "crop", "center") else "center"
+        backbone.pop("crop_mode", None)
+        if self.backbone.crop_mode != before:
+            backbone["crop_mode"] = self.backbone.crop_mode
         return {
             "config": self.config.identity(),
-            "backbone": classifier_identity(self.backbone),
+            "backbone": backbone,
             "classes": list(self.class_names) or self.num_classes,
             "select": select,
         }

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.inputs import with_inputs
 from diffadapt.models.preprocess import match_channels, prepare_image
 from diffadapt.train.config import FitConfig
 
@@ -26,6 +27,7 @@ def make_augment(config: FitConfig, inputs: ClassifierConfig) -> Augment:
     is the evaluation preprocessing; ``flip`` holds for all others. Grey images go through RandAugment as grey
     RGB.
     """
+    inputs = with_inputs(inputs)
     if config.augment == "none":
         return lambda image, seed: _to_tensor(prepare_image(image, inputs))
     if config.augment == "shift":

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from diffadapt.data.resize import squash
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.inputs import with_inputs
 from diffadapt.models.preprocess import match_channels, prepare_image
 from diffadapt.tasks.classification.randaugment import randaugment
 from diffadapt.train.views import Augment
@@ -23,6 +25,7 @@ from diffadapt.train.views import Augment
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 """RandomResizedCrop's area and aspect ratio (Szegedy et al. 2015)."""
 SQUASHED = ("uda", "crop", "center")
+"""Presets whose weak view is one of the squashed image."""
 
 
 def make_views(
@@ -33,46 +36,38 @@ def make_views(
 
     The weak view of ``preset``: ``uda`` squashes to ``inputs.resize`` on both sides and takes a
     RandomResizedCrop of ``scale`` of the area; ``crop`` squashes and takes a random crop (CDTrans);
-    ``center`` squashes and takes the centre (VisDA); ``shift`` is the
-    evaluation preprocessing, translated by up to an eighth; ``none`` is that as it is. ``flip``: all but
-    ``none`` are mirrored with probability one half. The strong view is a weak one after RandAugment and
-    cutout.
+    ``center`` squashes and takes the centre (VisDA); ``shift`` is the evaluation view, translated by up to an
+    eighth; ``none`` is that as it is. ``flip``: all but ``none`` are mirrored with probability one half. The
+    strong view is a weak one after RandAugment and cutout.
 
-    The test view of ``uda`` and ``center`` is the centre of the squashed image, that of the others the
-    evaluation preprocessing (short edge, centre crop), which the prediction stage uses. The two are the same
-    for square images, such as all synthetic ones and Office-31's; of other images the squashed view shows
-    more, a little out of proportion.
+    The test view is the recipe's one evaluation view (models/preprocess.py, ``inputs.crop_mode``), which the
+    prediction stage sees too.
     """
+    inputs = with_inputs(inputs)
     weak = WeakView(preset, inputs, flip, scale)
-    return {"test": Evaluated(preset, inputs), "weak": weak, "strong": StrongView(weak)}
+    return {"test": Evaluated(inputs), "weak": weak, "strong": StrongView(weak)}
 
 
 def preparation(preset: str, inputs: ClassifierConfig) -> Callable[[np.ndarray], np.ndarray] | None:
     """What may be done to an image once, before it is kept in memory, without changing any of its views;
     None: nothing."""
-    if preset not in SQUASHED or not inputs.resize:
+    inputs = with_inputs(inputs)
+    if preset not in SQUASHED or not inputs.resize or inputs.crop_mode != "squash":
         return None
-    return lambda image: squash(match_channels(image, inputs.in_channels), inputs.resize)
+    return lambda image: _squashed(image, inputs)
 
 
-def squash(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 (H, W, C) -> (side, side, C), bicubic and without regard to proportions; side 0: the image as it
-    is."""
-    if not side or image.shape[:2] == (side, side):
-        return image
-    return from_pil(to_pil(image).resize((side, side), Image.Resampling.BICUBIC))
+def _squashed(image: np.ndarray, inputs: ClassifierConfig) -> np.ndarray:
+    return squash(match_channels(image, inputs.in_channels), inputs.resize, inputs.interpolation)
 
 
 @dataclass(frozen=True)
 class Evaluated:
     """The deterministic view."""
 
-    preset: str
     inputs: ClassifierConfig
 
     def __call__(self, image: np.ndarray, seed: int) -> torch.Tensor:
-        if self.preset in SQUASHED and image.shape[0] != image.shape[1]:
-            image = squash(image, self.inputs.resize)
         return to_tensor(prepare_image(image, self.inputs))
 
 
@@ -97,14 +92,11 @@ class WeakView:
     def _placed(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         inputs = self.inputs
         if self.preset == "uda":
-            image = squash(match_channels(image, inputs.in_channels), inputs.resize)
-            return random_resized_crop(image, inputs.crop, rng, self.scale)
+            return random_resized_crop(_squashed(image, inputs), inputs.crop, rng, self.scale)
         if self.preset == "crop":
-            return random_crop(
-                squash(match_channels(image, inputs.in_channels), inputs.resize), inputs.crop, rng
-            )
+            return random_crop(_squashed(image, inputs), inputs.crop, rng)
         if self.preset == "center":
-            return prepare_image(squash(image, inputs.resize), inputs)
+            return prepare_image(squash(image, inputs.resize, inputs.interpolation), inputs)
         image = prepare_image(image, inputs)
         return shift(image, rng) if self.preset == "shift" else image
 

@@ -14,7 +14,7 @@ from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.methods.uda.config import UdaTraining
 from diffadapt.models.config import BackboneConfig
-from diffadapt.stages.models import classifier_identity, classifier_revisions
+from diffadapt.stages.models import classifier_identity, classifier_notes, classifier_revisions
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Features(Stage):
     """Input: images. Rows in FEATURES_SCHEMA: ``test`` (D), ``weak`` (weak_views x D) and ``strong``
     (strong_views x D) features.
 
-    The test view is the prediction stage's preprocessing, so that a classifier merged from backbone and head
-    gives on an image what the head gives on its test features. The other views are those of ``augment``
+    The test view is the recipe's evaluation view, which the prediction stage sees, so that a classifier
+    merged from backbone and head gives on an image what the head gives on its test features. The other views
+    are those of ``augment``
     (tasks/classification/augment_views.py); each depends on the seed, the image's key and the view's number
     alone.
     """
@@ -49,6 +50,9 @@ class Features(Stage):
 
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.backbone, False)
+
+    def notes(self) -> tuple[str, ...]:
+        return classifier_notes(self.backbone)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         if self.backbone.name == "train":
@@ -104,7 +108,7 @@ class _Extractor:
         import torch
 
         from diffadapt.compute.precision import autocast, float32_mode
-        from diffadapt.models.preprocess import normalise, prepare_image
+        from diffadapt.models.preprocess import normalise
         from diffadapt.stages.decoding import decode_rows
 
         config = self.stage.backbone
@@ -112,9 +116,8 @@ class _Extractor:
 
         def views(i: int) -> list[torch.Tensor]:
             image = decoded.images[i]
-            test = torch.from_numpy(np.ascontiguousarray(prepare_image(image, config).transpose(2, 0, 1)))
             return [
-                test,
+                self.augments["test"](image, 0),
                 *(self.augments[kind](image, seed) for kind, seed in self.stage.seeds(decoded.keys[i])),
             ]
 

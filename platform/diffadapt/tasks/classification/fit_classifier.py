@@ -12,7 +12,7 @@ from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.stages.models import classifier_identity, classifier_revisions
+from diffadapt.stages.models import classifier_identity, classifier_notes, classifier_revisions
 from diffadapt.train.config import FitConfig
 from diffadapt.train.fit import Fit, Trained
 
@@ -46,7 +46,10 @@ class FitClassifier(Fit):
         return fields
 
     def revisions(self) -> dict[str, str]:
-        return classifier_revisions(self.classifier, self.init != "config")
+        return classifier_revisions(self.classifier, self.init != "config", self.num_classes)
+
+    def notes(self) -> tuple[str, ...]:
+        return classifier_notes(self.classifier, self.init != "config")
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         # Known now; training would say so after days of synthesis.
@@ -82,7 +85,7 @@ class FitClassifier(Fit):
             index = np.resize(order, self.epoch_images)
             images, labels = _take(images, index), labels[index]
         given = labels if isinstance(images, np.ndarray) else None
-        run = self.run(job, readers=0)
+        run = self.run(job, failures, readers=0)
         scalars = fit_classifier(model, images, self.config, run, inputs=self.classifier, labels=given)
 
         def save(metrics: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ class FitSsl(AdaptationFit):
             np.asarray([i for i, _, good in known if not good], np.int64),
         )
         model, export = self._start(job)
-        run = self.run(job, **self.observers(job, target))
+        run = self.run(job, failures, **self.observers(job, target))
         scalars = fit_ssl(target, labelled, model, self.num_classes, config, run)
         return Trained(scalars, export, {"images": len(known)}, failures)
 

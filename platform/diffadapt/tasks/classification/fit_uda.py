@@ -15,6 +15,7 @@ from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig
 from diffadapt.stages.models import (
     check_backbone,
+    classifier_notes,
     classifier_revisions,
 )
 from diffadapt.stages.roles import kept_keys, row_inputs
@@ -42,7 +43,8 @@ class FitUda(AdaptationFit):
         return classifier_revisions(self.backbone, self.backbone.frozen)
 
     def notes(self) -> tuple[str, ...]:
-        return self.config.chosen.notes(self.config.epochs, self.backbone.frozen)
+        of_method = self.config.chosen.notes(self.config.epochs, self.backbone.frozen)
+        return (*classifier_notes(self.backbone, self.backbone.frozen), *of_method)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         config, method = self.config, self.config.chosen
@@ -54,6 +56,11 @@ class FitUda(AdaptationFit):
                 f" {'is one' if classes == 1 else 'are none'}: name more classes."
             )
         method.passes_with(config.sdat, config.method)
+        if self.select.rule == "dev":
+            raise RecipeError(
+                "select.rule is 'dev', which weighs a model's errors on labelled source images that it was"
+                " not trained on, and stage 1 trains on all of them: choose ensv, im or mixval."
+            )
         if not self.backbone.frozen:
             check_backbone(self.backbone)
         if method.backbone_kind == "vit":
@@ -72,7 +79,8 @@ class FitUda(AdaptationFit):
         counts = _demand_classes(source.labels, names, kept is not None)
         body, module, width = self._body(job, source)
         known = counted(config, config.chosen, Sizes(config.batch_size, len(source), len(target)))
-        run = self.run(job, **replace(self, config=known).observers(job, target, source))
+        watching = replace(self, config=known).observers(job, target, source)
+        run = self.run(job, [*failed, *also_failed], **watching)
         net, scalars = fit_uda(source, target, module, width, len(names), config, run)
         warnings = []
         if config.chosen.uses_target:

@@ -10,8 +10,10 @@ from typing import Any
 from diffadapt.core.artifact import Rows, Shard
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.inputs import with_inputs
 from diffadapt.stages.models import (
     classifier_identity,
+    classifier_notes,
     classifier_revisions,
     open_classifier,
     predicted_logits,
@@ -35,7 +37,10 @@ class Predict(Stage):
         return {"classifier": classifier_identity(self.classifier), "fitted": self.fitted}
 
     def revisions(self) -> dict[str, str]:
-        return classifier_revisions(self.classifier, self.fitted)
+        return classifier_revisions(self.classifier, self.fitted, self.num_classes)
+
+    def notes(self) -> tuple[str, ...]:
+        return classifier_notes(self.classifier, self.fitted)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         images, *fitted = inputs.values()
@@ -51,6 +56,7 @@ class _Predictor:
 
         self.stage, self.device = stage, context.device
         self.model = open_classifier(stage.classifier, context.fitted, stage.num_classes, context.device)
+        self.config = with_inputs(stage.classifier)
         self.batcher = Batcher(context.batch_size or stage.classifier.batch_size)
 
     @property
@@ -62,7 +68,7 @@ class _Predictor:
 
         from diffadapt.models.preprocess import to_input
 
-        config = self.stage.classifier
+        config = self.config
 
         @torch.inference_mode()
         def predict(images: list[Any]) -> Any:

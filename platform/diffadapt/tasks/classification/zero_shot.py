@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,16 @@ from diffadapt.core.errors import RecipeError
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.config import ClipConfig
-from diffadapt.models.weights import revision
+from diffadapt.models.weights import ASSETS, revision
 from diffadapt.prompts.text import fill
 from diffadapt.stages.models import predicted_logits
+
+
+@functools.cache
+def standard_templates() -> tuple[str, ...]:
+    """The prompt ensemble of CLIP's authors, ``{category}`` in each."""
+    lines = (ASSETS / "clip_templates.txt").read_text(encoding="utf-8").splitlines()
+    return tuple(line for line in lines if not line.startswith("#"))
 
 
 @dataclass(frozen=True)
@@ -39,17 +47,15 @@ class ZeroShot(Stage):
 
     def texts(self) -> list[list[str]]:
         """Every class's prompts."""
-        return [
-            [fill(template, name, self.domain) for template in self.config.templates]
-            for name in self.class_names
-        ]
+        templates = self.config.templates or standard_templates()
+        return [[fill(template, name, self.domain) for template in templates] for name in self.class_names]
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         wrong = [template for template in self.config.templates if "{category}" not in template]
-        if wrong or not self.config.templates:
+        if wrong:
             raise RecipeError(
-                f"clip.templates {'is empty' if not wrong else f'has {wrong[0]!r} without {{category}}'}:"
-                " every template must say where the class goes."
+                f"clip.templates has {wrong[0]!r} without {{category}}: every template must say where the"
+                " class goes."
             )
         check_clip(self.config.weights)
         (images,) = inputs.values()

@@ -13,7 +13,12 @@ from diffadapt.core.errors import DataError, ItemError, RecipeError
 from diffadapt.core.stage import FitJob, InputFile, NodePlan, whole
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.detection.config import DetectorConfig
-from diffadapt.models.detection.source import check_detector, detector_identity, detector_revisions
+from diffadapt.models.detection.given import detector_notes
+from diffadapt.models.detection.source import (
+    check_detector,
+    detector_identity,
+    detector_revisions,
+)
 from diffadapt.stages.roles import row_inputs
 from diffadapt.tasks.detection.config import METHODS, DetectionTraining
 from diffadapt.tasks.segmentation.config import check_jitter
@@ -56,11 +61,15 @@ class FitDetector(Fit):
     def revisions(self) -> dict[str, str]:
         return detector_revisions(self.config)
 
+    def notes(self) -> tuple[str, ...]:
+        return detector_notes(self.config, len(self.classes.names))
+
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         if not self.classes.names:
             raise RecipeError("Detection needs at least one class, but there are none: give a class table.")
         assert self.method in METHODS, f"no method {self.method}"
         check_detector(self.config, self.training.similarity if self.method == "both" else 0.0)
+        detector_notes(self.config, len(self.classes.names))
         check_jitter(self.training.jitter)
         return whole(inputs)
 
@@ -72,6 +81,7 @@ class FitDetector(Fit):
         from diffadapt.tasks.detection.training import fit_detector
 
         source, transferred, boxes, failures = self._sets(job)
+        job.count(failures.values())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             net = build_detector(self.config, len(self.classes.names))
@@ -121,7 +131,7 @@ class FitDetector(Fit):
     ) -> tuple[dict[str, Any], list[Failure]]:
         """The objects of every scene of ``keep`` (None: all), in pixels of the network's input, and the
         scenes whose objects cannot be used."""
-        from diffadapt.data.scenes.label_maps import image_size
+        from diffadapt.data.image import image_size
         from diffadapt.tasks.detection.data import training_boxes
 
         boxes: dict[str, Any] = {}

@@ -14,6 +14,7 @@ from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.data.labels import some
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.segmentation.config import SegmenterConfig
+from diffadapt.models.segmentation.given import segmenter_notes
 from diffadapt.models.segmentation.source import (
     SMALLEST,
     check_segmenter,
@@ -67,6 +68,9 @@ class FitSegmenter(Fit):
     def revisions(self) -> dict[str, str]:
         return segmenter_revisions(self.config)
 
+    def notes(self) -> tuple[str, ...]:
+        return segmenter_notes(self.config)
+
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         kind = method_of(self.method)
         count = len(self.classes.names)
@@ -76,6 +80,7 @@ class FitSegmenter(Fit):
                 f" {'is one' if count == 1 else 'are none'}: give a class table with more."
             )
         check_segmenter(self.config)
+        segmenter_notes(self.config)
         self._check_sizes()
         check_jitter(self.training.jitter)
         rows = sum(not node.stage.fit_stage for node in inputs.values())
@@ -112,6 +117,8 @@ class FitSegmenter(Fit):
         from diffadapt.tasks.segmentation.training import fit_segmenter
 
         source, transferred, chosen_by = self._sets(job)
+        failures = {f.key: f for s in (source, transferred, chosen_by) if s is not None for f in s.failures}
+        job.count(failures.values())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             net = build_segmenter(self.config, len(self.classes.names))
@@ -130,7 +137,6 @@ class FitSegmenter(Fit):
             }
             save_segmenter(net.cpu(), job.output, self.config, self.classes, extra)
 
-        failures = {f.key: f for s in (source, transferred, chosen_by) if s is not None for f in s.failures}
         return Trained(
             scalars,
             save,

@@ -60,6 +60,7 @@ class FitLayout(Fit):
         from diffadapt.worlds.streets.training import train_layout_generator
 
         examples, scenes, failures = self._examples(job)
+        job.count(failures)
         scalars = train_layout_generator(
             examples,
             self.config,

@@ -18,12 +18,14 @@ from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.foreign import parse
 from diffadapt.data.hashes import file_stamp
-from diffadapt.data.image import encode_png
+from diffadapt.data.image import as_stored, encode_png, image_size, stored_size
 from diffadapt.data.labels import some
+from diffadapt.data.looks import Look
 from diffadapt.data.readers import FileReader, open_location, source_name
+from diffadapt.data.reading import is_file
+from diffadapt.data.scenes.annotations import Apart, corners, identifier, sort_out
 from diffadapt.data.scenes.classes import MAX_CLASSES, class_table
 from diffadapt.data.scenes.config import SceneConfig
-from diffadapt.data.scenes.label_maps import image_size
 from diffadapt.data.scenes.layout import Layout
 from diffadapt.data.scenes.pairs import by_stem, image_files
 from diffadapt.data.scenes.rle import decode_rle
@@ -37,7 +39,7 @@ class Coco(Layout):
 
     def classes(self, config: SceneConfig) -> ClassTable:
         """The categories of the instances JSON, in the order of their ids. Raises DataError."""
-        names = [name for _, name in _document(config)[0]]
+        names = [name for _, name in _document(config).categories]
         return plain_table("coco", [(name, _colour(c + 1)) for c, name in enumerate(names)])
 
     def open(self, config: SceneConfig) -> SceneSource:
@@ -49,8 +51,9 @@ LAYOUT = Coco("COCO")
 
 def open_coco(config: SceneConfig) -> SceneSource:
     """The images that ``{path}/{labels}`` lists, in ``{path}/{images}``. With a class table of one's own,
-    categories are bound to it by name, and those that it does not name are left out. Raises DataError for a
-    JSON that is damaged or names what is not there.
+    categories are bound to it by name, and those that it does not name are left out. Annotations that cannot
+    be used are set apart and named in the notes. Raises DataError for a JSON that is damaged or names what is
+    not there.
     """
     fs, root = open_location(config.path)
     if not config.labels:
@@ -69,13 +72,14 @@ def open_coco(config: SceneConfig) -> SceneSource:
             CocoReader(FileReader(fs, root, files), {}),
             labelled=False,
         )
-    categories, images, annotations = _document(config)
+    document = _document(config)
+    images, annotations = document.images, document.annotations
     table = class_table(config)
     files = {
         posixpath.relpath(n, posixpath.normpath(config.images)): (n, p)
         for n, p in image_files(fs, root, config.images, f"{config.path}: the images").items()
     }
-    number = _bind(categories, table, config)
+    number = _bind(document.categories, table, config)
     lost = sorted(i["file_name"] for i in images.values() if i["file_name"] not in files)
     if lost and (not config.partial or len(lost) == len(images)):
         raise DataError(
@@ -104,6 +108,7 @@ def open_coco(config: SceneConfig) -> SceneSource:
         table,
         plain_table("coco", list(zip(table.names, table.colours, strict=True))),
         reader,
+        notes=document.apart.notes(config.labels),
     )
 
 
@@ -127,13 +132,17 @@ class CocoReader:
         if truth is None:
             return RawScene(image)
         size = image_size(image, item.key)
+        stored = stored_size(image, item.key)
+        if (truth.height, truth.width) == stored != size:
+            # Whoever drew the boxes saw the pixels as they are stored.
+            image, size = as_stored(image, item.key), stored
         if truth.height is not None and (truth.height, truth.width) != size:
             raise ItemError(
                 f"{item.key} is {size[0]} x {size[1]} pixels (height x width), but its JSON says"
                 f" {truth.height} x {truth.width}, so that its boxes do not fit: correct the entry."
             )
         objects = [
-            {"category": number, "bbox": _corners(a, item.key), "crowd": bool(a.get("iscrowd", 0))}
+            {"category": number, "bbox": corners(a), "crowd": bool(a.get("iscrowd", 0))}
             for number, a in truth.annotations
         ]
         return RawScene(
@@ -157,6 +166,9 @@ class CocoReader:
             )
         return [self.files.identities([i.image for i in items], content), sha.hexdigest()]
 
+    def looked(self, items: Sequence[SceneItem], content: bool) -> Look:
+        return self.files.looked([i.image for i in items], content)
+
 
 def _painted(
     annotations: Sequence[tuple[int, Mapping[str, Any]]],
@@ -170,13 +182,7 @@ def _painted(
         number, annotation = annotations[i]
         shape = annotation.get("segmentation")
         if isinstance(shape, Mapping):
-            try:
-                mask = decode_rle(shape)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ItemError(
-                    f"The mask of annotation {annotation.get('id')} of {key} is damaged ({error}): correct"
-                    " the JSON."
-                ) from None
+            mask = decode_rle(shape)
             if mask.shape != size:
                 raise ItemError(
                     f"The mask of annotation {annotation.get('id')} of {key} is {mask.shape[0]} x"
@@ -197,24 +203,6 @@ def _painted(
     return np.asarray(canvas)
 
 
-def _corners(annotation: Mapping[str, Any], key: str) -> list[float]:
-    try:
-        x, y, width, height = (float(v) for v in annotation["bbox"])
-        if not np.isfinite([x, y, width, height]).all():
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
-        raise ItemError(
-            f"Annotation {annotation.get('id')} of {key} has no bbox of four numbers (x, y, width, height):"
-            " correct the JSON."
-        ) from None
-    if not (width > 0 and height > 0):
-        raise ItemError(
-            f"The box of annotation {annotation.get('id')} of {key} is {width:g} x {height:g} pixels and thus"
-            " has no area: correct or remove it."
-        )
-    return [x, y, x + width, y + height]
-
-
 def _area(box: Sequence[float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
@@ -230,11 +218,18 @@ def _bind(categories: list[tuple[int, str]], table: ClassTable, config: SceneCon
     return result
 
 
-_Document = tuple[list[tuple[int, str]], dict[int, dict[str, Any]], dict[int, list[dict[str, Any]]]]
+@dataclass(frozen=True)
+class _Document:
+    """``categories`` by id, ``images`` by id, the usable ``annotations`` by image, and those set apart."""
+
+    categories: list[tuple[int, str]]
+    images: dict[str, dict[str, Any]]
+    annotations: dict[str, list[dict[str, Any]]]
+    apart: Apart
 
 
 def _document(config: SceneConfig) -> _Document:
-    """(categories by id, images by id, annotations by image id) of the instances JSON. Raises DataError."""
+    """What the instances JSON holds. Raises DataError."""
     if not config.path:
         raise DataError("The path of the scenes is empty: give the root folder of the COCO-format data.")
     if not config.labels:
@@ -244,7 +239,7 @@ def _document(config: SceneConfig) -> _Document:
         )
     fs, root = open_location(config.path)
     path = posixpath.join(root, config.labels)
-    if not fs.isfile(path):
+    if not is_file(fs, path):
         raise DataError(
             f"{config.path} has no instances JSON {config.labels!r}: give its path in labels, relative to the"
             " root."
@@ -258,12 +253,14 @@ def _parse(fs: Any, path: str, stamp: str) -> _Document:
         document = parse(fs.cat_file(path), largest=None)
         categories = sorted((int(c["id"]), str(c["name"])) for c in document["categories"])
         images = {
-            int(i["id"]): {**i, "file_name": posixpath.normpath(str(i["file_name"]))}
+            identifier(i["id"]): {
+                **i,
+                "file_name": posixpath.normpath(str(i["file_name"])),
+                **{side: int(i[side]) for side in ("height", "width") if i.get(side) is not None},
+            }
             for i in document["images"]
         }
-        entries = [
-            (int(a["image_id"]), {**a, "category_id": int(a["category_id"])}) for a in document["annotations"]
-        ]
+        entries = [dict(a) for a in document["annotations"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise DataError(
@@ -284,19 +281,12 @@ def _parse(fs: Any, path: str, stamp: str) -> _Document:
         images
     ):
         raise DataError(f"{path} lists an image twice: ids and file names must be distinct.")
-    result: dict[int, list[dict[str, Any]]] = {}
-    known = {number for number, _ in categories}
-    for image, annotation in entries:
-        if image not in images or annotation["category_id"] not in known:
-            what = (
-                f"the image {image}" if image not in images else f"the category {annotation['category_id']}"
-            )
-            raise DataError(
-                f"Annotation {annotation.get('id')} of {path} belongs to {what}, which the file does not"
-                " list: correct it."
-            )
-        result.setdefault(image, []).append(annotation)
-    return categories, images, result
+    annotations, apart = sort_out(entries, images, {number for number, _ in categories})
+    if entries and not annotations:
+        raise DataError(
+            f"None of the {len(entries):,} annotations of {path} can be used; the first: {apart.first}."
+        )
+    return _Document(categories, images, annotations, apart)
 
 
 def _colour(number: int) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from diffadapt.core.errors import DataError
 from diffadapt.data.readers import open_location
+from diffadapt.data.reading import is_file
 from diffadapt.data.scenes.cityscapes import TABLES
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.official import SPLITS, Official
@@ -67,7 +68,7 @@ def _chosen(fs: Any, root: str, name: str) -> set[str]:
     """The frames that the file ``name``, in the root or anywhere else, lists."""
     try:
         inside = posixpath.join(root, name)
-        place, path = (fs, inside) if fs.isfile(inside) else open_location(name)
+        place, path = (fs, inside) if is_file(fs, inside) else open_location(name)
         names = _frames(place.cat_file(path))
     except (DataError, OSError):
         whose = (
@@ -92,9 +93,9 @@ def _chosen(fs: Any, root: str, name: str) -> set[str]:
 def _listed(fs: Any, root: str, split: str) -> set[str]:
     text, matlab = posixpath.join(root, f"{split}.txt"), posixpath.join(root, "split.mat")
     try:
-        if fs.isfile(text):
+        if is_file(fs, text):
             return _frames(fs.cat_file(text))
-        if fs.isfile(matlab):
+        if is_file(fs, matlab):
             from scipy.io import loadmat
 
             numbers = loadmat(io.BytesIO(fs.cat_file(matlab)))[f"{split}Ids"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from diffadapt.core.errors import DataError
 from diffadapt.data.labels import some
+from diffadapt.data.looks import Look
 from diffadapt.data.readers import (
     ParquetReader,
     Row,
@@ -21,6 +23,7 @@ from diffadapt.data.readers import (
     open_location,
     source_name,
 )
+from diffadapt.data.reading import is_file
 from diffadapt.data.scenes.cityscapes import names_tell, reading_table
 from diffadapt.data.scenes.classes import reading_classes
 from diffadapt.data.scenes.config import SceneConfig
@@ -50,7 +53,7 @@ def open_parquet(config: SceneConfig) -> SceneSource:
     DataError.
     """
     fs, root = open_location(config.path)
-    if fs.isfile(root):
+    if is_file(fs, root):
         files = {posixpath.basename(root): root}
     else:
         files = {name: path for name, path in list_tree(fs, root)[1].items() if name.endswith(".parquet")}
@@ -90,6 +93,9 @@ class SceneRows(SceneFiles):
     def read(self, item: SceneItem) -> RawScene:
         row = self.files.row(item.key)
         return RawScene(row["image"], *map(row.get, COLUMNS[1:]))
+
+    def looked(self, items: Sequence[SceneItem], content: bool) -> Look:
+        return self.files.looked([i.key for i in items], content)
 
 
 def _rows(fs: Any, path: str, name: str, config: SceneConfig) -> list[Row]:
