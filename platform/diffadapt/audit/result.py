@@ -25,7 +25,7 @@ from diffadapt.audit.verdict import (
 from diffadapt.core.errors import DataError
 from diffadapt.metrics.prediction_powered import interval
 
-CLASSES = 40
+CLASSES = 12
 """Classes up to which the shares of the classes are given."""
 NEAR = 0.01
 """A choice within this share of the best row's accuracy counts as good where the interval shows it."""

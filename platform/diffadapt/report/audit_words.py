@@ -21,16 +21,16 @@ def text(result: Mapping[str, Any], *, width: int | None = None, colour: bool | 
     from rich.table import Table
     from rich.text import Text
 
-    colour = sys.stdout.isatty() if colour is None else colour
+    coloured = sys.stdout.isatty() if colour is None else colour
     width = width or shutil.get_terminal_size((100, 24)).columns
-    table = Table(**table_style(colour))
+    table = Table(**table_style(coloured))
     for i, name in enumerate(columns(result)):
         table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=bool(i))
     for row in result["rows"]:
         table.add_row(
             *(Text(clean_text(c), style="dim" if row["control"] else "") for c in cells(result, row))
         )
-    return to_text([table], width, colour, [*notes(result), *findings(result)])
+    return to_text([table], width, coloured, [*notes(result), *findings(result)])
 
 
 def columns(result: Mapping[str, Any]) -> list[str]:
@@ -69,10 +69,10 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         moved = [r for r in result["rows"] if r["value"] is not None]
         fall, rise = max(r["fall"] for r in moved), max(r["rise"] for r in moved)
         out.append(
-            f"{result['unclear']} images could not be told; they count as the others of their stratum, and"
-            f" if a row were"
-            f" wrong or right on all of them, its accuracy would be up to {fall:.1f} lower or {rise:.1f}"
-            f" higher"
+            f"{result['unclear']} image{'s' * (result['unclear'] != 1)} could not be told, counted as the"
+            " others of their stratum; if a row were wrong or right on all of them, its accuracy would be"
+            " up to"
+            f" {fall:.1f} lower or {rise:.1f} higher"
         )
     others = {r["metric"] for r in result["rows"]} - {"top1"}
     if others:
@@ -154,14 +154,10 @@ def balance(result: Mapping[str, Any]) -> list[str]:
         return []
     equal = 100 / len(classes)
     named = [c for c in classes if c["low"] > equal or c["high"] < equal]
-    shown = ", ".join(
-        f"{c['class']} {c['value']:.1f} ({c['low']:.1f} to {c['high']:.1f})" for c in classes[:PAIRS]
-    )
-    more = f" and {len(classes) - PAIRS} classes more" if len(classes) > PAIRS else ""
+    shown = ", ".join(f"{c['class']} {c['value']:.1f} ({c['low']:.1f} to {c['high']:.1f})" for c in classes)
     clear = ", ".join(c["class"] for c in named)
     return [
-        f"shares of the classes in the target, percent, each with its {result['level']} % interval:"
-        f" {shown}{more}",
+        f"shares of the classes in the target, percent, with {result['level']} % intervals: {shown}",
         f"shares that differ from an equal one ({equal:.1f}) by these labels: {clear}"
         if named
         else f"no class has a share that differs from an equal one ({equal:.1f}) by these labels",

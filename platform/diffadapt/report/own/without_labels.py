@@ -80,13 +80,13 @@ def as_text(data: Mapping[str, Any], *, width: int | None = None, colour: bool |
     """The section for a terminal."""
     from rich.table import Table
 
-    colour = sys.stdout.isatty() if colour is None else colour
+    coloured = sys.stdout.isatty() if colour is None else colour
     width = width or shutil.get_terminal_size((100, 24)).columns
     head, rows = table(data)
-    tables = [Table(**table_style(colour))] if rows else []
+    tables = [Table(**table_style(coloured))] if rows else []
     for built in tables:
         for i, name in enumerate(head):
             built.add_column(name, justify="right" if i else "left", overflow="fold")
         for row in rows:
             built.add_row(*map(clean_text, row))
-    return to_text(tables, width, colour, [*errors(data), *missing(data)])
+    return to_text(tables, width, coloured, [*errors(data), *missing(data)])
