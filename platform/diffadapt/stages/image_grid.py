@@ -38,8 +38,6 @@ def grid_identity(config: Any, seed: int) -> dict[str, Any]:
     fields = to_dict(config, identity_only=True)
     for name in ("weights", "images_per_class", "images_per_shard", "classes_per_shard"):
         fields.pop(name)
-    if not fields["variant"]:
-        fields.pop("variant")  # as before there was a choice
     return {"config": fields, "seed": seed}
 
 

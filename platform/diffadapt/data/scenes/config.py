@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from diffadapt.core.config import added
 from diffadapt.core.ranges import Natural, Positive
 from diffadapt.data.scenes.layouts import layout_names
 
@@ -28,7 +29,7 @@ class SceneConfig:
     split: str = "train"
     """train, val or test, as the data set names it; GTA5 and CamVid also have all. Not used by folder,
     parquet and coco."""
-    split_file: str = ""
+    split_file: str = added("")
     """GTA5: a text file of frames, one a line (00042.png, or 42), that are taken instead of the split's; its
     place in the root, or any location. Empty: the split's own list."""
     condition: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import added, execution
 from diffadapt.core.ranges import AtLeast, Between, Fraction, Natural, NonNegative, Positive, Steps
 
 
@@ -14,7 +14,7 @@ class SynthConfig:
     weights: str = "facebook/DiT-XL-2-256"
     """A DiTPipeline folder or hub id, ``embedded:digits-dit``, or ``train`` (train one on the source images).
     """
-    variant: str = ""
+    variant: str = added("")
     """Which of a folder's or repository's weight files, where there are several or only such: 'fp16' for
     diffusion_pytorch_model.fp16.safetensors."""
     images_per_class: Positive = 50
@@ -40,7 +40,7 @@ class TextToImageConfig:
     weights: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """Any diffusers text-to-image pipeline, as folder or hub id; ``embedded:glyphs`` (shipped, draws digits
     and letters)."""
-    variant: str = ""
+    variant: str = added("")
     """Which of a folder's or repository's weight files, where there are several or only such: 'fp16' for
     diffusion_pytorch_model.fp16.safetensors."""
     images_per_class: Positive = 200
