@@ -17,6 +17,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's workers step back behind everything else on the machine, here the other test processes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Nothing is read from, or left in, the user's own cache.
 os.environ["DIFFADAPT_CACHE"] = tempfile.mkdtemp(prefix="diffadapt-tests-")
 atexit.register(shutil.rmtree, os.environ["DIFFADAPT_CACHE"], ignore_errors=True)

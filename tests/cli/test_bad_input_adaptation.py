@@ -16,7 +16,7 @@ from tests.cli.adaptplace import AdaptPlace
 def test_targets_that_are_no_folder_of_images(adapt: AdaptPlace, tmp_path: Path) -> None:
     adapt.plan(target=tmp_path).sentence(str(tmp_path), "holds no images")
     adapt.plan(target=tmp_path / "nope").sentence("nope", "does not exist")
-    adapt.plan(target=adapt.text("notes.txt", "hello")).sentence("is a file but not Parquet")
+    adapt.plan(target=adapt.text("notes.txt", "hello")).sentence("neither Parquet nor an archive")
     adapt.plan(target="").sentence("no target images", "--target")
     adapt.plan(target="embedded:digitz").sentence("digitz", "embedded:digits")
     adapt.plan(target=tmp_path / "*.png").sentence("holds no images")

@@ -33,7 +33,7 @@ from tests.cli.badinput import diffadapt
         ("--seeds", ["seeds is []", "at least one"]),
         ("--seeds -1", ["seeds is -1", "must be 0 to"]),
         ("--seed -1", ["seed is -1", "must be 0 to"]),
-        ("--select.rule dev", ["'dev' needs the labelled source", "ensv"]),
+        ("--select.rule dev", ["select.rule is 'dev'", "not trained on", "ensv"]),
         ("--backbone.frozen True", ["frozen backbone needs trained weights", "backbone.name is 'train'"]),
         ("--backbone.arch resnet5", ["no architecture 'resnet5'", "Did you mean"]),
         ("--backbone.arch None", ["backbone.arch is empty"]),

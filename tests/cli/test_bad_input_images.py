@@ -140,6 +140,8 @@ def test_places_without_images(place: Place, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     place.run(*place.folder_words(tmp_path / "bare")).sentence("bare holds no images")
     (tmp_path / "a.txt").write_text("text")
-    place.run(*place.folder_words(tmp_path / "a.txt")).sentence("not Parquet", "give a folder of images")
+    place.run(*place.folder_words(tmp_path / "a.txt")).sentence(
+        "neither Parquet nor an archive", "give a folder of images"
+    )
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing else")
     place.run(*place.folder_words(tmp_path / "a.parquet")).sentence("a.parquet")

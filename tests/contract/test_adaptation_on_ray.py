@@ -70,10 +70,8 @@ def differing(recipe, one: Path, other: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "what",
-    ["small", pytest.param("all", marks=pytest.mark.slow), pytest.param("frozen", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["small", "all", "frozen"])
 def test_both_runners_make_the_same(tmp_path, generator, what):
     recipe = small(generator) if what == "small" else tiny_adaptation(generator)
     if what == "frozen":

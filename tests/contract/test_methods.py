@@ -176,7 +176,7 @@ class TestEveryMethod:
             "say what the method is and where it comes from"
         )
         file = Path(inspect.getfile(cls))
-        assert file.stem == name and len(file.read_text().splitlines()) <= 180
+        assert file.stem == name and len(file.read_text().splitlines()) <= 240
         assert importlib.import_module(cls.__module__).__doc__
 
     def test_settings_travel_and_have_ranges(self, kind, name):
@@ -249,7 +249,9 @@ class TestEveryUdaMethod:
         net = self.network(name)
         groups = net.parameter_groups()
         held = [id(p) for g in groups for p in g["params"]]
-        assert len(held) == len(set(held)) and set(held) == {id(p) for p in net.parameters()}
+        assert len(held) == len(set(held)) and set(held) == {
+            id(p) for p in net.parameters() if p.requires_grad
+        }
         names = [g["name"] for g in groups]
         wanted = {n for p in net.method.passes() for n in p.groups or ()}
         assert len(set(names)) == len(names) and wanted <= set(names) and all("lr_scale" in g for g in groups)

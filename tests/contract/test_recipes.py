@@ -71,7 +71,7 @@ def test_every_recipe(name, monkeypatch):
             plans(name)
         said = str(error.value)
         assert "\n" not in said and 20 < len(said) < 400 and said.rstrip().endswith(".")
-        if not isinstance(recipe, Benchmark):
+        if not isinstance(recipe, Benchmark) or not recipe.benchmark:  # domains of one's own have no list
             return
         changes = {"data__path": "absent"} | ({"seeds": (0,)} if recipe.benchmark == "domainnet" else {})
     found, notes = plans(name, **changes)
@@ -404,7 +404,7 @@ def test_a_folder_of_images_and_a_list_of_classes_are_enough_to_plan(tmp_path):
     )
     recipe = load("adapt_anything")
     assert found["target"].items == 3 and found["synth"].items == 2 * recipe.generator.images_per_class
-    assert {"prompts", "source_only", "dann", "dann_fixmatch", "validators"} <= set(found)
+    assert {"prompts", "source_only", "mcc", "mcc_fixmatch", "validators"} <= set(found)
 
 
 def test_a_recipe_from_a_file_is_the_recipe_with_its_overrides(tmp_path):

@@ -47,7 +47,9 @@ def test_tiny_sda_on_both_runners(tmp_path, recipe):
     torch.set_num_threads(1)
     execution = recipe().execution
     local = go(tmp_path / "local", LocalRunner(execution))
-    ray = go(tmp_path / "ray", RayRunner(replace(execution, runner="ray", actors=2)))
+    ray = go(
+        tmp_path / "ray", RayRunner(replace(execution, runner="ray", actors=1 if recipe is small else 2))
+    )
     assert local.name == ray.name
     assert json.loads(ray.read("execution.json"))["runner"] == "ray"
     assert ray.manifest() == local.manifest()

@@ -126,7 +126,7 @@ def _cases(loaded: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]
     """(name, recipe, overrides): recipes as they stand, benchmarks without their images, the variants."""
     for name, recipe in loaded.items():
         yield name, name, ONE_FONT if hasattr(recipe, "glyphs") else {}
-        if hasattr(recipe, "benchmark"):
+        if getattr(recipe, "benchmark", ""):
             short = SHORT if recipe.benchmark == "domainnet" else {}
             yield f"{name} (no images)", name, ABSENT | short
     digits = loaded["adapt_anything/digits"]
