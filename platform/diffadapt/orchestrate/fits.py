@@ -89,8 +89,9 @@ class FitRunner:
             raise
         wave.deliver()
         wave.fail_rest(errors)
-        for name in groups.names:
-            store.remove(f".train/{name}")
+        if work.data_parallel:  # Ray Train's own files
+            for name in groups.names:
+                store.remove(f".train/{name}")
         ray.kill(mailbox)
 
     def close(self) -> None:

@@ -17,17 +17,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from diffadapt.compute.pairs import PairBatch
-from diffadapt.compute.progress import Pass, Progress
+from diffadapt.compute.progress import Progress
 from diffadapt.methods.ssl.base import SslBatch
 from diffadapt.methods.ssl.mixmatch import MixMatch
 from diffadapt.methods.uda.base import UdaMethod
 from diffadapt.methods.uda.config import METHODS
 from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.parity.check import FLOAT_GATE, NumberFile, ParityRow, compare
-from diffadapt.tasks.classification.adaptation import make_optimizer
-from diffadapt.train.loop import Optimisation, run_loop
-from diffadapt.train.reporter import LocalReporter
-from diffadapt.train.run import TrainingRun
+from diffadapt.parity.uda_training import train_steps
 
 GATE = 1e-9
 PRECISIONS = ((torch.float64, GATE, ""), (torch.float32, FLOAT_GATE, ", float32"))
@@ -122,34 +119,17 @@ def _steps(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str) -> Ro
     index = torch.arange(x_s.shape[1])
     batches = [PairBatch(x_s[i], y_s[i], x_t[i], index, index) for i in range(steps)]
 
-    def progress(step: int, name: str = "update") -> Progress:
-        return Progress(start + step, int(a["in_epochs"]) * per_epoch, per_epoch, name)
-
     net = _network(file, dtype).train()
     passes = net.method.passes_with(float(a["in_sdat"]))
     if gradients := _part(a, "out_grad."):
-        net(batches[0], progress(0, passes[0].name))["loss"].backward()
+        first = Progress(start, int(a["in_epochs"]) * per_epoch, per_epoch, passes[0].name)
+        net(batches[0], first)["loss"].backward()
         found = {k: p.grad for k, p in net.named_parameters()}
         for name, wanted in gradients.items():
             yield compare(file, f"gradient {name}{suffix}", found[name], wanted, gate)
-    net, seen = _network(file, dtype), []
-
-    def loss_fn(module: nn.Module, batch: PairBatch, step: int, current: Pass) -> Mapping[str, torch.Tensor]:
-        return module(batch, progress(step, current.name))
-
-    run_loop(
-        net,
-        loss_fn,
-        lambda step, micro: batches[step],
-        Optimisation(
-            make_optimizer(net),
-            lambda step: net.method.lr_at(progress(step)),
-            steps,
-            clip_norm=net.method.clip_norm,
-            passes=passes,
-        ),
-        TrainingRun(LocalReporter(), on_step=lambda done, scalars: seen.append(dict(scalars))),
-    )
+    net = _network(file, dtype)
+    total = int(a["in_epochs"]) * per_epoch
+    seen = train_steps(net, batches, total, per_epoch, start, float(a["in_sdat"]))
     for key, name in (("out_loss", "loss"), ("out_classifiers", "classifiers"), ("out_features", "features")):
         if key in a:
             got = np.array([scalars[name] for scalars in seen])

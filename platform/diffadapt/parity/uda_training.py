@@ -3,7 +3,7 @@ loop to the last weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,10 +118,17 @@ def _network(
     return net
 
 
-def _train(
-    net: AdaptationNetwork, batches: list[PairBatch], total: int, per_epoch: int, start: int = 0
-) -> None:
-    """The batches through the one loop, as the steps from ``start`` on of a training of ``total`` steps."""
+def train_steps(
+    net: AdaptationNetwork,
+    batches: Sequence[PairBatch],
+    total: int,
+    per_epoch: int,
+    start: int = 0,
+    sharpness: float = 0.0,
+) -> list[dict[str, float]]:
+    """The batches through the one loop, as the steps from ``start`` on of a training of ``total`` steps; what
+    each reported. ``sharpness``: SAM's radius (SDAT)."""
+    passes, seen = net.method.passes_with(sharpness), list[dict[str, float]]()
 
     def progress(step: int, name: str = "update") -> Progress:
         return Progress(start + step, total, per_epoch, name)
@@ -138,10 +145,11 @@ def _train(
             lambda step: net.method.lr_at(progress(step)),
             len(batches),
             clip_norm=net.method.clip_norm,
-            passes=net.method.passes(),
+            passes=passes,
         ),
-        TrainingRun(LocalReporter()),
+        TrainingRun(LocalReporter(), on_step=lambda done, scalars: seen.append(dict(scalars))),
     )
+    return seen
 
 
 def _trajectory(file: NumberFile, method: UdaMethod, dtype: torch.dtype, gate: float, suffix: str) -> Rows:
@@ -153,7 +161,7 @@ def _trajectory(file: NumberFile, method: UdaMethod, dtype: torch.dtype, gate: f
     y_s = torch.from_numpy(a["in_y_s"])
     index = torch.arange(x_s.shape[1])
     steps = len(x_s)
-    _train(net, [PairBatch(x_s[i], y_s[i], x_t[i], index, index) for i in range(steps)], steps, steps)
+    train_steps(net, [PairBatch(x_s[i], y_s[i], x_t[i], index, index) for i in range(steps)], steps, steps)
     after = net.state_dict()
     for name, wanted in _state(a, "out_").items():
         yield compare(
@@ -219,7 +227,7 @@ def _split_update(file: NumberFile, dtype: torch.dtype, gate: float, suffix: str
     epochs = sorted(
         int(k.split("_")[1].removeprefix("ep")) for k in a if k.startswith("out_ep") and k.endswith("_lam")
     )
-    _train(
+    train_steps(
         net,
         [PairBatch(x_s, torch.from_numpy(a["in_labels"]), x_t, index, index)],
         epochs[-1] + 1,

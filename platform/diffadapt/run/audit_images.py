@@ -30,8 +30,7 @@ def image_bytes(run: Run, wanted: Mapping[str, str]) -> dict[str, bytes]:
     if missing := [k for k in wanted if k not in found]:
         raise DataError(
             f"{len(missing)} of the images of {run.name} are no longer there, such as {missing[0]!r}: run"
-            f" its recipe"
-            " again, or put the files back."
+            " its recipe again, or put the files back."
         )
     return found
 
