@@ -21,8 +21,9 @@ def folder(tmp_path, monkeypatch) -> Iterator[Path]:
     place.mkdir()
     monkeypatch.setenv("DIFFADAPT_SECTIONS", str(place))
     monkeypatch.setattr(own, "__path__", list(own.__path__))
+    before = set(sys.modules)  # the sections that ship stay: another test may hold their modules
     yield place
-    for name in [n for n in sys.modules if n.startswith(f"{own.__name__}.")]:
+    for name in {n for n in sys.modules if n.startswith(f"{own.__name__}.")} - before:
         del sys.modules[name]
 
 
