@@ -180,7 +180,7 @@ def adapted(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("DIFFADAPT_PIPELINES", "")
-        assert main(prepare(folder)) == 0
+        assert main([*prepare(folder), "--held-out", "0.34"]) == 0
     return folder
 
 
@@ -252,6 +252,22 @@ def test_the_adapted_classifier_predicts_new_images(adapted, photos, tmp_path) -
         a["class"] == b["class"] in NAMES and a["confidence"] == pytest.approx(b["confidence"], abs=1e-4)
         for a, b in same
     )
+
+
+def test_an_image_of_no_class_is_none_of_these(adapted, photos, tmp_path, capsys) -> None:
+    (photos / "broken.jpg").unlink()
+    root, out = str(adapted / "root"), str(tmp_path / "p.parquet")
+    words = ["predict", str(photos), "--run", "smalladapt", "--root", root, "--out", out]
+    assert main([*words, "--reject", "energy", "--reject-tpr", "0.5", "--execution.runner", "local"]) == 0
+    rows, said = pq.read_table(out).to_pylist(), capsys.readouterr().out
+    limit = float(said.split("their energy is above ")[1].split(",")[0])
+    assert "which 50 % of 10 source images that it was not trained on do not exceed" in said
+    rejected = [r for r in rows if r["energy"] > limit + 1e-3]
+    assert {(r["class"], r["label"]) for r in rejected} <= {("(none of these)", -1)}
+    assert all(r["class"] == r["nearest"] and r["label"] >= 0 for r in rows if r["energy"] < limit - 1e-3)
+    assert f"{sum(r['label'] == -1 for r in rows)} of them are (none of these)" in said
+    assert main([*words, "--reject", "energy", "--reject-tpr", "1.5"]) == 2
+    assert "--reject-tpr is 1.5" in capsys.readouterr().err
 
 
 def test_prompts_images_and_every_model_of_the_run_are_exported(adapted, tmp_path, capsys) -> None:

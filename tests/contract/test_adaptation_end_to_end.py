@@ -178,8 +178,16 @@ def test_cached_features_of_a_frozen_backbone_go_the_whole_way(base, tmp_path):
     backbone = replace(
         recipe.backbone, name=f"{run.url}/model", arch=None, frozen=True, weak_views=2, strong_views=1
     )
-    frozen = go(root, replace(recipe, backbone=backbone, controls=()))
+    split = replace(recipe.split, shares="estimated")
+    frozen = go(root, replace(recipe, backbone=backbone, controls=(), held_out=0.25, split=split))
     assert len(frozen.scores()) == 3 and "features" in made(frozen).__str__()
+    shares = json.loads(frozen.read("class_shares.json"))
+    assert [r["how"] for r in shares["rows"]] == ["BCTS-MLLS"] * 3 and shares["left_out"] == []
+    assert all(sum(r["estimated"]) == pytest.approx(100, abs=0.2) for r in shares["rows"])
+    others = json.loads(frozen.read("other_classes.json"))["rows"]
+    assert {r["of"] for r in others} == {10} and others[0]["rule"].startswith("source images")  # one a class
+    guessed = json.loads(frozen.read("without_labels.json"))["rows"]
+    assert all(r["thresholded confidence"] is not None for r in guessed) and len(guessed) == 3
     import timm
 
     import diffadapt.models.mlp_head  # noqa: F401

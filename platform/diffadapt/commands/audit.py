@@ -8,7 +8,6 @@ import posixpath
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffadapt.commands.options import RootOption, parse
@@ -127,18 +126,10 @@ def _evaluate(options: AuditOptions, run: Run, answers: Answers) -> int:
 def _guess(run: Run) -> None:
     """What can be guessed without labels, beside what the audit measured; for runs of earlier versions
     too."""
-    from diffadapt.core.record import predictions_by_key
     from diffadapt.report.own.without_labels import FILE, as_text
+    from diffadapt.run.held_out import stored
     from diffadapt.run.without_labels import without_labels
 
-    manifest = run.manifest()
-
-    @lru_cache(maxsize=4)
-    def load(node: str):
-        return predictions_by_key(
-            [run.root.store.load(p) for _, _, _, p in manifest["nodes"][node]["shards"]]
-        )
-
-    if (found := without_labels(manifest, load)) is not None:
+    if (found := without_labels(run.manifest(), stored(run))) is not None:
         run.write(FILE, json.dumps(found, indent=1).encode())
         print(as_text(found))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import tyro
 
 from diffadapt.commands.options import RootOption, parse
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import RecipeError, StoreError
+from diffadapt.core.predictions import NONE_OF_THESE
+from diffadapt.core.runs import Run
 from diffadapt.run.runner import ExecutionConfig
 
 
@@ -24,6 +27,12 @@ class PredictOptions(RootOption):
     """What to write. Classifiers: a Parquet file (default predictions.parquet) of path, label, class and
     confidence, of SDA those of the source, projected and ensemble predictions too. Segmenters: a new folder
     (default predictions) of label maps and overlays."""
+    reject: Literal["none", "energy"] = "none"
+    """energy: images whose free energy is above a limit are answered "(none of these)", with the columns
+    ``energy`` and ``nearest``. Runs of Adapt Anything."""
+    reject_tpr: float = 0.95
+    """The limit is the energy that this part of the held-out source images does not exceed, or, where the run
+    holds none out (--held-out), of the run's own target images."""
     block: int = 256
     """Images a shard."""
     execution: ExecutionConfig = ExecutionConfig(max_failed_fraction=1.0)
@@ -38,7 +47,7 @@ def predict(argv: Sequence[str]) -> int:
     from diffadapt.core.record import predictions_by_key
     from diffadapt.core.redact import redact
     from diffadapt.run.drive import drive
-    from diffadapt.systems.predict import MODEL, PROJECTED, SOURCE, from_run
+    from diffadapt.systems.predict import MODEL, PROJECTED, SOURCE, ModelPrediction, from_run
     from diffadapt.systems.predict_scenes import ScenePrediction
 
     options = parse(PredictOptions, argv, "predict")
@@ -47,12 +56,19 @@ def predict(argv: Sequence[str]) -> int:
     root = options.open()
     model = root.run(options.run)
     recipe = from_run(model, options.images, options.execution, options.block)
+    if options.reject != "none" and not isinstance(recipe, ModelPrediction):
+        raise RecipeError(
+            f"--reject {options.reject} is for one adapted classifier, and {model.name} is no run of Adapt"
+            " Anything:"
+            " leave it out."
+        )
     if isinstance(recipe, ScenePrediction):
         from diffadapt.commands.predict_scenes import predict_scenes
 
         return predict_scenes(recipe, root, options.out, model.name)
     out = options.out or "predictions.parquet"
     _check_out(out)
+    limit, rule = _limit(model, options) if options.reject == "energy" else (None, "")
     pipeline = recipe.pipeline()
     run = drive("predict", recipe, pipeline, root, lambda: make_runner(options.execution))
     nodes = run.manifest()["nodes"]
@@ -61,7 +77,13 @@ def predict(argv: Sequence[str]) -> int:
         for n in (MODEL, SOURCE, PROJECTED)
         if n in nodes
     }
-    if MODEL in found:
+    rejected = 0
+    if MODEL in found and limit is not None:
+        energies = _energies(found[MODEL])
+        rejected = sum(e > limit for e in energies.values())
+        data = predictions_parquet(found[MODEL], recipe.class_names, energies, limit)
+        count = len(energies)
+    elif MODEL in found:
         count, data = len(found[MODEL]), predictions_parquet(found[MODEL], recipe.class_names)
     else:
         count, data = _of_ensemble(found[SOURCE], found[PROJECTED], recipe.class_names)
@@ -70,9 +92,45 @@ def predict(argv: Sequence[str]) -> int:
         raise DataError(nothing_read(options.images, failed))
     write_file(out, with_failures(data, failed))
     print(f"{count} predictions by {model.name} in {redact(out)}")
+    if limit is not None:
+        print(f"{rejected} of them are {NONE_OF_THESE}: their energy is above {limit:.4g}, {rule}")
     if failed:
         print(failures_said(failed, run.url), file=sys.stderr)
     return 0
+
+
+def _limit(run: Run, options: PredictOptions) -> tuple[float, str]:
+    """The energy above which images are rejected, and which rule gave it. Raises DiffadaptError."""
+    from diffadapt.run.held_out import held_out_nodes, model_of, stored
+    from diffadapt.run.other_classes import rule
+
+    if not 0 < options.reject_tpr < 1:
+        raise RecipeError(
+            f"--reject-tpr is {options.reject_tpr:g}, but it must lie between 0 and 1, such as 0.95."
+        )
+    manifest = run.manifest()
+    nodes, node = manifest["nodes"], manifest["outputs"].get("predictions")
+    if node is None:
+        raise StoreError(
+            f"The run {run.name} holds no predictions of the model that predict applies, so no limit of the"
+            " energy"
+            " can be taken from it: --reject energy is for runs of Adapt Anything."
+        )
+    load = stored(run)
+    held_out = held_out_nodes(nodes).get(model_of(nodes, node))
+    limit, where, count = rule(load(node), load(held_out) if held_out else None, options.reject_tpr)
+    return limit, f"which {100 * options.reject_tpr:g} % of {count:,} {where} do not exceed"
+
+
+def _energies(predictions: Mapping[str, Any]) -> dict[str, float]:
+    import numpy as np
+
+    from diffadapt.metrics.rejection import energy
+
+    if not predictions:
+        return {}
+    values = energy(np.stack([logits for _, logits in predictions.values()]))
+    return dict(zip(predictions, values.tolist(), strict=True))
 
 
 def _check_out(out: str) -> None:

@@ -25,13 +25,22 @@ def image_path(key: str) -> str:
     return key.split("/", 2)[-1]
 
 
+NONE_OF_THESE, NO_LABEL = "(none of these)", -1
+"""The answer to an image that is rejected."""
+
+
 def predictions_parquet(
-    predictions: Mapping[str, tuple[int | None, np.ndarray]], class_names: Sequence[str] = ()
+    predictions: Mapping[str, tuple[int | None, np.ndarray]],
+    class_names: Sequence[str] = (),
+    energies: Mapping[str, float] | None = None,
+    limit: float = float("inf"),
 ) -> bytes:
     """Parquet bytes in :data:`PREDICTIONS_SCHEMA`, sorted by path, of key -> (true label, unused; logits
     (K,)).
 
-    ``class``: the predicted class's name, or its number when there are no names.
+    ``class``: the predicted class's name, or its number when there are no names. With ``energies`` (key ->
+    energy) also the columns ``energy`` and ``nearest``, the class that is predicted; images above ``limit``
+    have the class "(none of these)" and the label -1.
     """
     keys = sorted(predictions, key=image_path)
     p = softmax(np.stack([predictions[k][1] for k in keys])) if keys else np.zeros((0, 1))
@@ -42,8 +51,17 @@ def predictions_parquet(
         "class": [class_names[i] if class_names else str(i) for i in label],
         "confidence": p.max(axis=1).tolist(),
     }
+    schema = PREDICTIONS_SCHEMA
+    if energies is not None:
+        values = [float(energies[k]) for k in keys]
+        columns |= {"energy": values, "nearest": columns["class"]}
+        columns["label"] = [NO_LABEL if e > limit else i for e, i in zip(values, label, strict=True)]
+        columns["class"] = [
+            NONE_OF_THESE if e > limit else c for e, c in zip(values, columns["nearest"], strict=True)
+        ]
+        schema = schema.append(pa.field("energy", pa.float64())).append(pa.field("nearest", pa.string()))
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=PREDICTIONS_SCHEMA), buffer)
+    pq.write_table(pa.table(columns, schema=schema), buffer)
     return buffer.getvalue()
 
 

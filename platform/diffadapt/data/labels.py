@@ -125,6 +125,27 @@ def label_from_csv(source: Source, location: str, listed: tuple[str, ...] | None
     return replace(source, class_names=class_names, items=items)
 
 
+def without_others(source: Source, names: Sequence[str]) -> Source:
+    """``source`` in which images of classes that ``names`` lacks have no label, and a note that counts
+    them."""
+    labels = {item.label for item in source.items if item.label is not None}
+    if source.numbered:
+        extra = {label: str(label) for label in labels if label >= len(names)}
+    else:
+        extra = {c: source.class_names[c] for c in labels if not _known(source.class_names[c], names)}
+    if not extra:
+        return source
+    items = tuple(replace(i, label=None) if i.label in extra else i for i in source.items)
+    count = sum(item.label in extra for item in source.items)
+    note = (
+        f"{count:,} images of {source.name} are of {len(extra)} class{'es' if len(extra) > 1 else ''} that"
+        f" {'are' if len(extra) > 1 else 'is'} not listed ({some(sorted(extra.values()))}): they are kept,"
+        " without a"
+        " label."
+    )
+    return replace(source, items=items, notes=(*source.notes, note))
+
+
 def bind_source(source: Source, names: Sequence[str], hint: str = FOLDERS_IGNORED) -> Source:
     """``source`` with its labels as positions in ``names``, the classes of what is trained on: the names that
     were found are bound by class_names.match_names, and classes may be absent. Labels that are numbers alone

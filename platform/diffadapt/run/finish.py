@@ -16,9 +16,13 @@ from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
+from diffadapt.report.own.class_shares import FILE as CLASS_SHARES
+from diffadapt.report.own.other_classes import FILE as OTHER_CLASSES
 from diffadapt.report.own.without_labels import FILE as WITHOUT_LABELS
+from diffadapt.run.class_shares import shares_of
 from diffadapt.run.fit import recorded_metrics
-from diffadapt.run.scores import scores_of
+from diffadapt.run.other_classes import others_of
+from diffadapt.run.scores import reader, scores_of
 from diffadapt.run.without_labels import without_labels
 
 
@@ -53,8 +57,17 @@ def finish(
         )
     if brief:
         return
-    if (guessed := without_labels(manifest, predictions.__getitem__)) is not None:
-        run.write(WITHOUT_LABELS, json.dumps(guessed, indent=1).encode())
+    load = reader(predictions, plans, root.store)
+    views = {
+        WITHOUT_LABELS: without_labels(manifest, load),
+        CLASS_SHARES: shares_of(
+            manifest, load, lambda n: recorded_metrics(root.store, plans[n].shards[0].path or "")
+        ),
+        OTHER_CLASSES: others_of(manifest, load),
+    }
+    for file, view in views.items():
+        if view is not None:
+            run.write(file, json.dumps(view, indent=1).encode())
     if node := pipeline.outputs.get("predictions"):
         from diffadapt.core.predictions import predictions_parquet
 

@@ -4,7 +4,7 @@ boxes."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,19 @@ def scores_of(
         scores += out.first
         further += out.further
     return scores + further, predictions
+
+
+def reader(
+    found: Predictions, plans: Mapping[str, NodePlan], store: Store
+) -> Callable[[str], dict[str, tuple[int | None, np.ndarray]]]:
+    """Prediction node -> its logits by key: those that were ``found``, others from the store."""
+
+    def load(node: str) -> dict[str, tuple[int | None, np.ndarray]]:
+        if node not in found:
+            found[node] = record.predictions_by_key(_parts(plans[node], store))
+        return found[node]
+
+    return load
 
 
 def totals(pipeline: Pipeline, plans: Mapping[str, NodePlan]) -> dict[str, int]:

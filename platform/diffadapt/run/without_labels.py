@@ -11,8 +11,7 @@ import numpy as np
 from diffadapt.audit.answers import image_node
 from diffadapt.core.record import softmax
 from diffadapt.metrics import unlabelled_accuracy as guess
-
-Predictions = Mapping[str, tuple[int | None, np.ndarray]]
+from diffadapt.run.held_out import Predictions, held_out_nodes, labelled, model_of
 
 
 def without_labels(manifest: Mapping[str, Any], load: Callable[[str], Predictions]) -> dict[str, Any] | None:
@@ -22,7 +21,8 @@ def without_labels(manifest: Mapping[str, Any], load: Callable[[str], Prediction
     nodes, target = manifest["nodes"], (manifest.get("outputs") or {}).get("target")
     rows = [r for r in manifest.get("rows") or () if image_node(nodes, r["members"][0]) is not None]
     source = [r for r in rows if not r["group"] and image_node(nodes, r["members"][0]) != target]
-    held_out = {_model(nodes, r["members"][0]): r["members"][0] for r in source if len(r["members"]) == 1}
+    held_out = {model_of(nodes, r["members"][0]): r["members"][0] for r in source if len(r["members"]) == 1}
+    held_out |= held_out_nodes(nodes)
     held_out.pop("", None)
     rows = [r for r in rows if r not in source]
     if not rows:
@@ -46,7 +46,7 @@ def _guesses(
     load: Callable[[str], Predictions],
 ) -> dict[str, Any]:
     """Guesses and truth, percent, of the seeds of one row."""
-    limit = limits.get(_model(nodes, alike[0]["members"][0])) if len(alike[0]["members"]) == 1 else None
+    limit = limits.get(model_of(nodes, alike[0]["members"][0])) if len(alike[0]["members"]) == 1 else None
     if limit is None and len(alike) < 2:
         return {}
     members = [[load(m) for m in row["members"]] for row in alike]
@@ -75,17 +75,8 @@ def _predicted(members: Sequence[Predictions], keys: Sequence[str]) -> np.ndarra
 
 def _limit(predictions: Predictions) -> float:
     """ATC's threshold from predictions on labelled source images."""
-    known = [(label, logits) for label, logits in predictions.values() if label is not None]
-    logits = np.stack([z for _, z in known])
-    right = logits.argmax(1) == np.array([label for label, _ in known])
-    return guess.threshold(guess.certainty(logits), right)
-
-
-def _model(nodes: Mapping[str, Any], node: str) -> str:
-    """The trained model that a prediction node applies as it is; empty where it has none, or adapts it
-    first."""
-    inputs = nodes[node]["inputs"]
-    return inputs[1] if nodes[node]["kind"] == "logits" and len(inputs) > 1 else ""
+    logits, labels = labelled(predictions)
+    return guess.threshold(guess.certainty(logits), logits.argmax(1) == labels)
 
 
 def _missing(held_out: bool, several: bool) -> list[str]:
@@ -94,7 +85,7 @@ def _missing(held_out: bool, several: bool) -> list[str]:
         out.append(
             f"{guess.ATC} needs the models' predictions on labelled source images that they were not"
             f" trained on, and"
-            " this run holds none"
+            " this run holds none (Adapt Anything: --held-out 0.1)"
         )
     if not several:
         out.append(f"{guess.AGREEMENT} needs rows that were trained with two seeds or more (--seeds 0 1 2)")

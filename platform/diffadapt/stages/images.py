@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffadapt.core.artifact import Failure, Rows, Shard, image_table
-from diffadapt.core.config import to_dict
+from diffadapt.core.config import added, to_dict
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
@@ -18,7 +18,7 @@ from diffadapt.data.benchmarks import BENCHMARKS, published_count
 from diffadapt.data.config import DataConfig
 from diffadapt.data.imagenet import IMAGES, open_imagenet_c, open_imagenet_w
 from diffadapt.data.items import Source
-from diffadapt.data.labels import NoClasses, bind_source, some
+from diffadapt.data.labels import NoClasses, bind_source, some, without_others
 from diffadapt.data.source import open_source
 
 if TYPE_CHECKING:
@@ -28,10 +28,14 @@ else:
 
 
 @lru_cache(maxsize=16)
-def cached_source(data: DataConfig, subset: bool = False, names: tuple[str, ...] = ()) -> Source:
+def cached_source(
+    data: DataConfig, subset: bool = False, names: tuple[str, ...] = (), others: bool = False
+) -> Source:
     """One listing of a data set a process; ``subset``: classes of the class list may be absent; ``names``:
     the classes that labels are bound to. Folders of which none is such a class are no classes: all their
-    images count, unlabelled."""
+    images count, unlabelled. ``others``: so do those of single other classes."""
+    if names and others:
+        return bind_source(without_others(cached_source(replace(data, classes=None), subset), names), names)
     if not names:
         return open_source(data, subset)
     try:
@@ -79,6 +83,8 @@ class Images(Stage):
     names: tuple[str, ...] = ()
     """plain: the classes of what is trained on, in label order, to which the labels found here are bound by
     name; empty: the data have an order of their own."""
+    others: bool = added(False)
+    """plain, with ``names``: images of further classes are kept, without a label; False: they are refused."""
 
     kind = "images"
     stored = False
@@ -120,7 +126,7 @@ class Images(Stage):
         """The listing of one group; None while planning leniently without a benchmark's data. Raises
         DataError."""
         if self.layout == "plain":
-            return cached_source(self.data, self.subset, self.names)
+            return cached_source(self.data, self.subset, self.names, self.others)
         try:
             return cached_benchmark(self.data, self.layout, folder, self.partial)
         except DataError as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffadapt.core.artifact import Rows
 from diffadapt.core.stage import FitJob, InputFile, WorkContext
 
 KEPT = "kept.parquet"
 """The file with a filter's decisions."""
-SPLIT, FILTERS = "split", ("filter", "quality")
-"""Kinds of the stages that split a target by confidence, and of those that decide which images are kept."""
+SPLIT, HELD_OUT, FILTERS = "split", "held-out", ("filter", "quality", "held-out")
+"""Kinds of the stages that split a target by confidence, that hold source images out of training, and of all
+that decide which images are kept."""
 CLASSIFIERS = ("classifier", "merged", "uda", "ssl")
 """Kinds of all stages that can leave a classifier folder."""
 
@@ -34,11 +36,27 @@ def kept_keys(context: WorkContext) -> set[str] | None:
     folders = context.fitted_by(*FILTERS)
     if not folders:
         return None
+    return {key for key, reason in decisions(folders[0]).items() if not reason}
+
+
+def held_out_keys(context: WorkContext) -> set[str] | None:
+    """Keys of the source images that are held out of training; None where none are."""
+    folders = context.fitted_by(HELD_OUT)
+    return {k for k, why in decisions(folders[0]).items() if why == HELD_OUT} if folders else None
+
+
+def only(rows: Rows, keys: set[str] | None) -> Rows:
+    """The rows of ``keys``, and what could not be made of them; all where ``keys`` is None."""
+    if keys is None:
+        return rows
+    mask = [key in keys for key in rows.column("key")]
+    return Rows(rows.table.filter(mask), [f for f in rows.failures if f.key in keys])
+
+
+def decisions(folder: str) -> dict[str, str]:
+    """Key -> why training goes without the image, empty where it does not, of a filter's or hold-out's
+    folder."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(Path(folders[0]) / KEPT)
-    return {
-        key
-        for key, kept in zip(table.column("key").to_pylist(), table.column("kept").to_pylist(), strict=True)
-        if kept
-    }
+    rows = pq.read_table(Path(folder) / KEPT).to_pylist()
+    return {row["key"]: "" if row["kept"] else row.get("reason") or "filtered" for row in rows}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import added, execution
 from diffadapt.core.discover import extended
 from diffadapt.core.ranges import Between, Fraction, NonNegative, Positive
 from diffadapt.methods.discover import chosen, identity, methods
@@ -24,6 +24,10 @@ class SplitConfig:
     ``threshold``."""
     fraction: Annotated[float, Between(1e-06, 1)] = 0.5
     threshold: Fraction = 0.9
+    shares: Literal["predicted", "estimated"] = added("predicted")
+    """What the ``fraction`` is taken of. predicted: every predicted class, as published; estimated: the
+    images that a class is estimated to have (metrics/class_shares), so that a class that is not in the target
+    gets none."""
     warn_confident: Fraction = 0.1
     """Warn before stage 2 when a smaller fraction of the target than this has max softmax >= ``threshold``.
     """

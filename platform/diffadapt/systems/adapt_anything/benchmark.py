@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from diffadapt.core.config import added
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.pipeline import Pipeline
-from diffadapt.core.ranges import Seed
+from diffadapt.core.ranges import Between, Seed
 from diffadapt.data.benchmarks import benchmark
 from diffadapt.data.config import DataConfig
 from diffadapt.diffusion.generators.config import FilterConfig, TextToImageConfig
@@ -54,6 +55,9 @@ class Benchmark:
     filters: FilterConfig = FilterConfig()
     backbone: BackboneConfig = BackboneConfig()
     uda: UdaConfig = UdaConfig()
+    held_out: Annotated[float, Between(0, 0.5)] = added(0.0)
+    """The part of every class's source images that stage 1 does not train on, so that shares of classes,
+    guesses of the accuracy and the limit of a reject class can be taken from them; 0: none."""
     split: SplitConfig = SplitConfig()
     ssl: SslConfig = SslConfig()
     select: SelectConfig = SelectConfig()

@@ -26,6 +26,7 @@ from diffadapt.systems.adapt_anything.roles import (
 from diffadapt.tasks.classification.features import Features
 from diffadapt.tasks.classification.fit_ssl import FitSsl
 from diffadapt.tasks.classification.fit_uda import FitUda
+from diffadapt.tasks.classification.hold_out import HoldOut
 from diffadapt.tasks.classification.predict import Predict
 from diffadapt.tasks.classification.predict_head import PredictHead
 from diffadapt.tasks.classification.split import Split
@@ -47,6 +48,15 @@ class Domain:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Source images that a model was not trained on: the node of their ``rows`` and the one that chose
+    them."""
+
+    rows: str
+    chosen: str
+
+
+@dataclass(frozen=True)
 class Trained:
     """A trained model in the graph and the predictions that scores count."""
 
@@ -54,6 +64,7 @@ class Trained:
     scored: str
     title: str
     role: Role = Role()
+    held_out: HeldOut | None = None
 
 
 class AdaptationGraph(Builder):
@@ -128,27 +139,41 @@ class AdaptationGraph(Builder):
         if method == SOURCE_ONLY:
             config = replace(config, sdat=0.0)
         stage = FitUda(config, self.backbone, len(self.class_names), self.class_names, self.r.select)
+        held_out = self._held_out(source, kept)
+        kept = held_out.chosen if held_out else kept
         name = self.add(_name(method, tag), stage, source.rows, target.rows, *([kept] if kept else []))
         known = title_of(UDA_METHODS[method], method)
         title, published = (f"{known} + SDAT", "") if config.sdat else (known, known)
         role = Role(STAGE1, base, OTHERWISE[STAGE1], "" if source.note else published)
         if method == SOURCE_ONLY:
             title, role = self.base, Role(SOURCE, published="" if source.note else self.base)
-        return self._trained(name, target, title + source.note, role)
+        return self._trained(name, target, title + source.note, role, held_out)
 
-    def _trained(self, model: str, target: Domain, title: str, role: Role) -> Trained:
+    def _held_out(self, source: Domain, kept: str) -> HeldOut | None:
+        """The source images that stage 1 goes without, where the recipe holds some out."""
+        if not self.r.held_out:
+            return None
+        stage = HoldOut(self.r.held_out, self.class_names, self.r.seed)
+        name = f"held_out.{source.images}" + (".filtered" if kept else "")
+        return HeldOut(source.rows, self.add(name, stage, source.images, *([kept] if kept else [])))
+
+    def _trained(
+        self, model: str, target: Domain, title: str, role: Role, held_out: HeldOut | None
+    ) -> Trained:
         where, rows = ("test", target.test) if target.test else ("target", target.rows)
-        return Trained(model, self._predict(model, where, rows), title, role)
+        if held_out:
+            self._predict(model, "held_out", held_out.rows, held_out.chosen)
+        return Trained(model, self._predict(model, where, rows), title, role, held_out)
 
-    def _predict(self, model: str, where: str, rows: str) -> str:
-        """Logits of a model of stage 1 or 2."""
+    def _predict(self, model: str, where: str, rows: str, *chosen: str) -> str:
+        """Logits of a model of stage 1 or 2; ``chosen``: of the images that this node holds out alone."""
         stage = (
             PredictHead(len(self.class_names))
             if self.backbone.frozen
             else Predict(plain(self.backbone), len(self.class_names), True)
         )
         head, dot, tag = model.partition(".")
-        return self.add(f"{head}_on_{where}{dot}{tag}", stage, rows, model)
+        return self.add(f"{head}_on_{where}{dot}{tag}", stage, rows, model, *chosen)
 
     def stage2(self, method: str, start: Trained, target: Domain, *, tag: str = "", seed: int = 0) -> Trained:
         """Pseudo-labels from ``start``'s predictions, then ``method`` on the target alone, from ``start``'s
@@ -156,12 +181,17 @@ class AdaptationGraph(Builder):
         head, dot, tags = start.model.partition(".")
         predicted = self._predict(start.model, "target", target.rows)
         stage = Split(self.r.split, len(self.class_names), self.class_names)
-        split = self.add(f"split_{head}{dot}{tags}", stage, predicted)
+        by: list[str] = []
+        if self.r.split.shares == "estimated":  # by the held-out source, else by what stage 1 was trained on
+            held = start.held_out
+            by = [self._predict(start.model, "held_out", held.rows, held.chosen) if held else start.model]
+        split = self.add(f"split_{head}{dot}{tags}", stage, predicted, *by)
         config, classes = replace(self.r.ssl, method=method, seed=seed), len(self.class_names)
         fit = FitSsl(config, self.backbone, classes, self.class_names, self.r.select)
         name = self.add(_name(f"{head}_{method}", tag), fit, self._second_views(target), split, start.model)
         title = f"{start.title} + {title_of(SSL_METHODS[method], method)}"
-        return self._trained(name, target, title, Role(STAGE2, start.title, OTHERWISE[STAGE2]))
+        role = Role(STAGE2, start.title, OTHERWISE[STAGE2])
+        return self._trained(name, target, title, role, start.held_out)
 
     def _second_views(self, target: Domain) -> str:
         """What stage 2 trains on: the images, or features of its own views where the backbone is frozen."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
+from diffadapt.core.config import added
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.pipeline import Pipeline, Role
-from diffadapt.core.ranges import Seed
+from diffadapt.core.ranges import Between, Seed
 from diffadapt.data.class_names import read_class_names
 from diffadapt.data.config import DataConfig
 from diffadapt.diffusion.generators.config import FilterConfig, TextToImageConfig
@@ -47,6 +48,9 @@ class AdaptAnything:
     target: DataConfig = DataConfig(block=128)
     """The unlabelled images. Labels that it has, as class folders or ``target.labels``, serve for scores
     alone."""
+    unlisted: Literal["refuse", "keep"] = added("refuse")
+    """Target images whose folder or label names a class that is not listed; keep: they are part of the
+    target, and the report says how well they are told from the others."""
     domain: str = ""
     """What the target shows, for the prompts: "webcam photos of office objects"."""
     source: DataConfig = DataConfig(block=128)
@@ -56,6 +60,9 @@ class AdaptAnything:
     filters: FilterConfig = FilterConfig()
     backbone: BackboneConfig = BackboneConfig()
     uda: UdaConfig = UdaConfig()
+    held_out: Annotated[float, Between(0, 0.5)] = added(0.0)
+    """The part of every class's source images that stage 1 does not train on, so that shares of classes,
+    guesses of the accuracy and the limit of a reject class can be taken from them; 0: none."""
     split: SplitConfig = SplitConfig()
     ssl: SslConfig = SslConfig()
     select: SelectConfig = SelectConfig()
@@ -143,7 +150,11 @@ class _Build(AdaptationGraph):
         r: AdaptAnything = self.r
         classes = r.classes or r.target.classes
         targets = Images(
-            replace(r.target, classes=classes), (("target/0", ""),), subset=True, names=self.class_names
+            replace(r.target, classes=classes),
+            (("target/0", ""),),
+            subset=True,
+            names=self.class_names,
+            others=r.unlisted == "keep",
         )
         sources = None if r.synthetic else Images(replace(r.source, classes=r.classes or r.source.classes))
         check_labels(r.select, targets.source(""), sources and sources.source(""))

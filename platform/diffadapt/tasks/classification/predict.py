@@ -18,11 +18,13 @@ from diffadapt.stages.models import (
     open_classifier,
     predicted_logits,
 )
+from diffadapt.stages.roles import held_out_keys, only
 
 
 @dataclass(frozen=True)
 class Predict(Stage):
-    """Inputs: images, then the fitted classifier if ``fitted``."""
+    """Inputs: images, then the fitted classifier if ``fitted``, then a hold-out where only the images that it
+    holds out of training are predicted."""
 
     classifier: ClassifierConfig = ClassifierConfig()
     num_classes: int | None = None
@@ -54,7 +56,7 @@ class _Predictor:
     def __init__(self, stage: Predict, context: WorkContext):
         from diffadapt.stages.batching import Batcher
 
-        self.stage, self.device = stage, context.device
+        self.stage, self.device, self.keys = stage, context.device, held_out_keys(context)
         self.model = open_classifier(stage.classifier, context.fitted, stage.num_classes, context.device)
         self.config = with_inputs(stage.classifier)
         self.batcher = Batcher(context.batch_size or stage.classifier.batch_size)
@@ -77,4 +79,4 @@ class _Predictor:
         what = (
             "the classifier's output has NaN or infinity: use classifier.precision fp32, or check the weights"
         )
-        return predicted_logits(self.batcher, inputs[0], config.in_channels, predict, what)
+        return predicted_logits(self.batcher, only(inputs[0], self.keys), config.in_channels, predict, what)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from diffadapt.core.artifact import Rows, Shard
 from diffadapt.core.errors import DataError
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
+from diffadapt.stages.roles import adapted, held_out_keys, only
 
 
 @dataclass(frozen=True)
 class PredictHead(Stage):
-    """Inputs: cached features, then the fitted head. Rows in LOGITS_SCHEMA."""
+    """Inputs: cached features, then the fitted head, then a hold-out where only the images that it holds out
+    of training are predicted. Rows in LOGITS_SCHEMA."""
 
     num_classes: int = 0
 
@@ -36,8 +38,8 @@ class _Predictor:
     def __init__(self, stage: PredictHead, context: WorkContext):
         from diffadapt.models.mlp_head import load_head
 
-        (folder,) = context.fitted.values()
-        self.head, info = load_head(folder)
+        self.keys = held_out_keys(context)
+        self.head, info = load_head(adapted(context))
         self.width = info["width"]
         if stage.num_classes and info["num_classes"] != stage.num_classes:
             raise DataError(
@@ -51,7 +53,7 @@ class _Predictor:
         from diffadapt.stages.models import logits_rows
         from diffadapt.tasks.classification.feature_table import feature_arrays
 
-        rows = inputs[0]
+        rows = only(inputs[0], self.keys)
         test = feature_arrays(rows)["test"]
         if len(test) and test.shape[1] != self.width:
             raise DataError(

@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffadapt.core.artifact import Shard
-from diffadapt.core.errors import DataError
+from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.foreign import parse
 from diffadapt.core.record import softmax
-from diffadapt.core.stage import FitJob, NodePlan, Stage, whole
+from diffadapt.core.stage import FitJob, InputFile, NodePlan, Stage, whole
 from diffadapt.methods.ssl.config import SplitConfig
-from diffadapt.stages.roles import row_inputs
+from diffadapt.metrics.class_shares import Estimate, estimate
+from diffadapt.stages.roles import adapted, row_inputs
 
 SPLIT = "split.parquet"
 SPLIT_SCHEMA = pa.schema(
@@ -30,8 +32,9 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class Split(Stage):
-    """Input: one prediction node (logits). The folder holds split.parquet in :data:`SPLIT_SCHEMA`, sorted by
-    key.
+    """Input: one prediction node (logits); with estimated shares also the model's predictions on held-out
+    source images, or the fitted model itself. The folder holds split.parquet in :data:`SPLIT_SCHEMA`, sorted
+    by key.
 
     True labels among the predictions' rows are not looked at. The metrics say how far the predictions can be
     trusted, and warn in ``warnings`` where stage 1 looks collapsed.
@@ -53,34 +56,45 @@ class Split(Stage):
         return {
             "rule": c.rule,
             **rule,
+            **({"shares": c.shares} if c.shares != "predicted" else {}),
             "threshold": c.threshold,
             "warn": [c.warn_confident, c.warn_coverage],
             "classes": list(self.class_names) or self.num_classes,
         }
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
+        if self.config.shares == "estimated" and self.config.rule != "top":
+            raise RecipeError(
+                "split.shares is 'estimated', which says how many images of a class are taken, but"
+                " split.rule is"
+                f" {self.config.rule!r}: set split.rule to top."
+            )
         return whole(inputs)
 
     def resources(self) -> str:
         return "cpu"
 
     def fit(self, job: FitJob) -> dict[str, Any]:
-        (files,) = row_inputs(job)
-        rows = [job.read(f) for f in files]
-        keys = [key for part in rows for key in part.column("key")]
+        files, *further = row_inputs(job)
+        keys, _, logits = _read(job, files)
         if not keys:
             raise DataError(
                 "There is no prediction on the target to take pseudo-labels from: none of its images could be"
                 " read."
             )
-        logits = np.asarray([values for part in rows for values in part.column("logits")], np.float64)
         if logits.shape[1] != self.num_classes:
             raise DataError(
                 f"The predictions have {logits.shape[1]} classes, but the recipe has {self.num_classes}."
             )
-        p = softmax(logits)
+        names = self.class_names or [str(i) for i in range(self.num_classes)]
+        p, shares, said = softmax(logits), None, {}
+        if self.config.shares == "estimated":
+            found = self._estimate(job, logits, further)
+            p, shares = found.adjusted, found.shares
+            percent = np.round(100 * shares, 2).tolist()
+            said = {"shares": dict(zip(names, percent, strict=True)), "shares_how": found.how}
         predicted, confidence = p.argmax(1), p.max(1)
-        confident = choose(predicted, confidence, keys, self.config)
+        confident = choose(predicted, confidence, keys, self.config, shares)
         if job.reporter.rank == 0:
             order = sorted(range(len(keys)), key=keys.__getitem__)
             columns = {
@@ -90,29 +104,51 @@ class Split(Stage):
                 "confident": confident[order],
             }
             pq.write_table(pa.table(columns, schema=SPLIT_SCHEMA), Path(job.output) / SPLIT)
-        return split_metrics(
-            predicted,
-            confidence,
-            confident,
-            self.config,
-            self.class_names or [str(i) for i in range(self.num_classes)],
-        )
+        return {**split_metrics(predicted, confidence, confident, self.config, names), **said}
+
+    def _estimate(self, job: FitJob, logits: np.ndarray, further: list[list[InputFile]]) -> Estimate:
+        """The shares of the classes, by held-out source images or else by those that stage 1 was trained
+        on."""
+        if further:
+            _, labels, held_out = _read(job, further[0])
+            return estimate(logits, np.zeros(0), (held_out, np.asarray(labels, np.int64)))
+        counts = parse((Path(adapted(job.context)) / "metrics.json").read_bytes())["source_per_class"]
+        return estimate(logits, np.asarray(list(counts.values()), np.float64))
+
+
+def _read(job: FitJob, files: Sequence[InputFile]) -> tuple[list[str], list[int | None], np.ndarray]:
+    """Keys, labels and logits (N, K) of prediction shards."""
+    rows = [job.read(f) for f in files]
+    keys, labels, logits = (
+        [value for part in rows for value in part.column(name)] for name in ("key", "label", "logits")
+    )
+    return keys, labels, np.asarray(logits, np.float64)
 
 
 def choose(
-    predicted: np.ndarray, confidence: np.ndarray, keys: Sequence[str], config: SplitConfig
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    keys: Sequence[str],
+    config: SplitConfig,
+    shares: np.ndarray | None = None,
 ) -> np.ndarray:
     """bool (N,): which images are confident.
 
     ``top``: of each predicted class the ``fraction`` (rounded up, so at least one) with the largest
-    confidence, ties by key; ``threshold``: those with confidence >= ``threshold``.
+    confidence, ties by key; with estimated ``shares`` (K,) the ``fraction`` of all images times the class's
+    share (rounded, so there may be none), as far as so many are predicted; ``threshold``: those with
+    confidence >= ``threshold``.
     """
     if config.rule == "threshold":
         return confidence >= config.threshold
     confident = np.zeros(len(predicted), bool)
     for c in np.unique(predicted):
         mine = sorted(np.flatnonzero(predicted == c), key=lambda i: (-confidence[i], keys[i]))
-        confident[mine[: int(np.ceil(round(config.fraction * len(mine), 9)))]] = True
+        if shares is None:
+            count = int(np.ceil(round(config.fraction * len(mine), 9)))
+        else:
+            count = int(np.floor(config.fraction * len(predicted) * shares[c] + 0.5))
+        confident[mine[:count]] = True
     return confident
 
 

@@ -1,0 +1,91 @@
+"""The shares of the classes in a run's target, estimated from the logits that its nodes hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from diffadapt.metrics import class_shares
+from diffadapt.run.held_out import Predictions, held_out_nodes, labelled, model_of
+
+TRAINED = ("uda", "ssl")
+"""Kinds of the fits of adaptation."""
+
+
+def shares_of(
+    manifest: Mapping[str, Any],
+    load: Callable[[str], Predictions],
+    metrics: Callable[[str], Mapping[str, Any]],
+) -> dict[str, Any] | None:
+    """``rows``: name, group, ``how``, and in percent, class by class, what is ``estimated``, ``predicted``
+    and (where all images have labels) ``true``, with the total variation of both; ``absent``: classes that
+    are probably not there; ``left_out``: rows without an estimate. None for a run without a row of
+    adaptation. ``load``: prediction node -> key -> (label, logits); ``metrics``: what a fit recorded."""
+    nodes, names = manifest["nodes"], manifest.get("class_names") or ()
+    held_out, left_out = held_out_nodes(nodes), []
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in manifest.get("rows") or ():
+        model = model_of(nodes, row["members"][0])
+        if len(row["members"]) != 1 or not model or nodes[model]["kind"] not in TRAINED or row.get("control"):
+            continue
+        if nodes[model]["kind"] != "uda" and model not in held_out:
+            left_out.append(row["name"])  # it learned the pseudo-labels' shares, not the source's
+            continue
+        groups.setdefault((row["name"], row["group"]), []).append(row)
+    out = []
+    for (name, group), alike in groups.items():
+        found = [_of_row(nodes, row["members"][0], held_out, load, metrics, names) for row in alike]
+        out.append({"row": name, "group": group, "seeds": len(alike), **_mean(found, names)})
+    if not out and not left_out:
+        return None
+    return {"classes": list(names), "rows": out, "left_out": list(dict.fromkeys(left_out))}
+
+
+def _of_row(
+    nodes: Mapping[str, Any],
+    node: str,
+    held_out: Mapping[str, str],
+    load: Callable[[str], Predictions],
+    metrics: Callable[[str], Mapping[str, Any]],
+    names: Any,
+) -> dict[str, Any]:
+    predictions, model = load(node), model_of(nodes, node)
+    logits = np.stack([z for _, z in predictions.values()])
+    known = labelled(load(held_out[model])) if model in held_out else None
+    if known is None:
+        counts = metrics(model)["source_per_class"]
+        prior = np.array([counts[name] for name in names], np.float64)
+    else:
+        prior = np.zeros(0)
+    found = class_shares.estimate(logits, prior, known)
+    labels = [label for label, _ in predictions.values()]
+    k = logits.shape[1]
+    true = None if None in labels else np.bincount(np.array(labels), minlength=k) / len(labels)
+    predicted = np.bincount(logits.argmax(1), minlength=k) / len(logits)
+    return {"how": found.how, "estimated": found.shares, "predicted": predicted, "true": true}
+
+
+def _mean(found: list[dict[str, Any]], names: Any) -> dict[str, Any]:
+    """The mean over seeds, in percent."""
+    estimated, predicted = (np.mean([f[w] for f in found], axis=0) for w in ("estimated", "predicted"))
+    true = found[0]["true"]
+    errors = {
+        f"{w}_error": None
+        if true is None
+        else _percent(np.mean([class_shares.distance(f[w], true) for f in found]))
+        for w in ("estimated", "predicted")
+    }
+    return {
+        "how": found[0]["how"],
+        "estimated": _percent(estimated),
+        "predicted": _percent(predicted),
+        "true": None if true is None else _percent(true),
+        **errors,
+        "absent": [names[i] for i in np.flatnonzero(class_shares.absent(estimated))],
+    }
+
+
+def _percent(value: Any) -> Any:
+    return np.round(100 * np.asarray(value), 2).tolist()
