@@ -97,11 +97,11 @@ def parse_fields(
     short = "\n".join(f"--{k}: sets {', '.join(v)}" for k, v in aliases.items() if v != (k,))
     about = f"{COMMANDS[command][1].capitalize()}.\n\n{example(command)}\n\n{short}"
 
-    def read(recipe: Any) -> Any:
+    def read(options: Any, recipe: Any) -> Any:
         combined = make_dataclass(
             "Combined",
             [
-                ("options", Annotated[options, tyro.conf.arg(name="")]),  # type: ignore[valid-type]
+                ("options", Annotated[type(options), tyro.conf.arg(name="")], options),
                 *((name, type(value), value) for name, value in more.items()),
                 ("recipe", Annotated[type(recipe), tyro.conf.arg(name="")], recipe),
             ],
@@ -115,14 +115,14 @@ def parse_fields(
             config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
         )
 
-    parsed = _of_the_named(recipe, words, read) or read(recipe)
+    parsed = _of_the_named(options(), recipe, words, read) or read(options(), recipe)
     check_limits(parsed.recipe)
     check_trackers(parsed.recipe.execution.trackers)
     return parsed
 
 
-def _of_the_named(recipe: Any, words: Sequence[str], read: Callable[[Any], Any]) -> Any:
-    """What ``read`` makes of the recipe, having looked at those fields alone that ``words`` name: a parser of
+def _of_the_named(options: Any, recipe: Any, words: Sequence[str], read: Callable[[Any, Any], Any]) -> Any:
+    """What ``read`` makes of the options and the recipe, having looked at those fields alone that ``words`` name: a parser of
     all fields, several hundred, takes longer than most plans. None where that parser has to speak: for help,
     and for whatever is wrong."""
     if {"-h", "--help"} & set(words):
@@ -131,8 +131,13 @@ def _of_the_named(recipe: Any, words: Sequence[str], read: Callable[[Any], Any])
     named = {w.partition("=")[0].removeprefix("--").replace("-", "_") for w in words if w.startswith("--")}
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            parsed = read(_part(recipe, [n.split(".") for n in known if n in named]))
-        return replace(parsed, recipe=_joined(recipe, parsed.recipe))
+            parsed = read(
+                _part(options, [[f.name] for f in fields(options)]),
+                _part(recipe, [n.split(".") for n in known if n in named]),
+            )
+        return replace(
+            parsed, options=_joined(options, parsed.options), recipe=_joined(recipe, parsed.recipe)
+        )
     except (SystemExit, Exception):  # said by the whole parser, in the words of its own fields
         return None
 
