@@ -182,7 +182,8 @@ def test_cached_features_of_a_frozen_backbone_go_the_whole_way(base, tmp_path):
     frozen = go(root, replace(recipe, backbone=backbone, controls=(), held_out=0.25, split=split))
     assert len(frozen.scores()) == 3 and "features" in made(frozen).__str__()
     shares = json.loads(frozen.read("class_shares.json"))
-    assert [r["how"] for r in shares["rows"]] == ["BCTS-MLLS"] * 3 and shares["left_out"] == []
+    assert {r["how"] for r in shares["rows"]} <= {"BBSE", "BCTS-MLLS"} and shares["left_out"] == []
+    assert len(shares["rows"]) == 3
     assert all(sum(r["estimated"]) == pytest.approx(100, abs=0.2) for r in shares["rows"])
     others = json.loads(frozen.read("other_classes.json"))["rows"]
     assert {r["of"] for r in others} == {10} and others[0]["rule"].startswith("source images")  # one a class

@@ -18,7 +18,7 @@ from diffadapt.core.record import softmax
 from diffadapt.core.stage import FitJob, InputFile, WorkContext
 from diffadapt.methods.ssl.config import SplitConfig
 from diffadapt.metrics import class_shares
-from diffadapt.metrics.class_shares import BCTS, MLLS, absent, bbse, calibrate, distance, estimate, mlls
+from diffadapt.metrics.class_shares import BBSE, BCTS, MLLS, absent, bbse, calibrate, distance, estimate, mlls
 from diffadapt.report.html import render
 from diffadapt.report.own import class_shares as section
 from diffadapt.run.class_shares import shares_of
@@ -47,10 +47,10 @@ class TestTheEstimators:
         assert np.abs(found.probabilities(theirs["source_logits"])[:5] - theirs["bcts_source"]).max() < 1e-3
 
     def test_shares_with_and_without_calibration_are_the_authors(self, theirs):
-        held_out = theirs["source_logits"], theirs["source_labels"]
-        found = estimate(theirs["target_logits"], np.zeros(0), held_out)
-        assert found.how == BCTS and np.abs(found.shares - theirs["bcts_mlls"]).max() < 1e-3
-        assert np.abs(found.adjusted[:5] - theirs["adjusted"]).max() < 3e-3
+        found = calibrate(theirs["source_logits"], theirs["source_labels"])
+        before = found.probabilities(theirs["source_logits"]).mean(0)
+        shares = mlls(found.probabilities(theirs["target_logits"]), before)
+        assert np.abs(shares - theirs["bcts_mlls"]).max() < 1e-3
         prior = np.bincount(theirs["source_labels"])
         plain = estimate(theirs["target_logits"], prior)
         assert plain.how == MLLS and np.abs(plain.shares - theirs["mlls"]).max() < 1e-4
@@ -62,6 +62,13 @@ class TestTheEstimators:
         weights = theirs["bbse_soft" if soft else "bbse"]  # they leave it to the user to make shares of them
         shares = weights * np.bincount(theirs["source_labels"]) / len(p)
         assert found == pytest.approx(shares / shares.sum(), abs=1e-9)
+
+    def test_held_out_images_give_their_confusion_or_else_a_calibration(self, theirs):
+        z, labels = theirs["source_logits"], theirs["source_labels"]
+        by = estimate(theirs["target_logits"], np.zeros(0), (z, labels))
+        assert by.how == BBSE and absent(by.shares).tolist() == [False, False, True, False, False]
+        some = labels < 4  # no held-out image of the last class
+        assert estimate(theirs["target_logits"], np.zeros(0), (z[some], labels[some])).how == BCTS
 
     def test_equal_shares_stay_and_an_absent_class_goes(self):
         rng = np.random.default_rng(0)
@@ -127,7 +134,10 @@ class TestTheSplit:
         y = rng.integers(3, size=60)
         held = logits_rows([f"s{i}" for i in range(60)], y, rng.normal(size=(60, 3)) + 2 * np.eye(3)[y], [])
         by = stage.fit(job(tmp_path / "held", {"on_target": rows, "on_held_out": held}))
-        assert by["shares_how"] == BCTS and by["shares"]["c"] < 5
+        assert by["shares_how"] == BBSE and by["shares"]["c"] < 5
+        none = {"on_target": rows, "on_held_out": logits_rows([], [], np.zeros((0, 3)), [])}
+        with pytest.raises(DataError, match="no source image is held out"):
+            stage.fit(job(tmp_path / "none", none))
 
     def test_identity_and_settings_that_do_not_fit(self):
         plain = Split(SplitConfig(), 3)
@@ -205,7 +215,7 @@ class TestTheReport:
         run, _ = drawn_run(tmp_path, images=200)
         manifest = with_held_out(run)
         found = shares_of(manifest, stored(run), lambda node: {})
-        assert found and [(r["row"], r["how"]) for r in found["rows"]][1] == ("MCC", BCTS)
+        assert found and [(r["row"], r["how"]) for r in found["rows"]][1] == ("MCC", BBSE)
         guessed = without_labels(manifest, stored(run))
         assert (
             guessed
@@ -234,5 +244,5 @@ class TestTheReport:
         assert page.count("probably not in the target</td>") == 2
 
     def test_the_errors_that_ship(self):
-        assert {k.how for k in class_shares.KNOWN} == {MLLS, BCTS}
+        assert {k.how for k in class_shares.KNOWN} == {MLLS, BCTS, BBSE}
         assert all(k.error < 100 and k.found <= k.absent for k in class_shares.KNOWN)

@@ -10,14 +10,15 @@ off.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from diffadapt.core.errors import DataError
 from diffadapt.core.record import softmax
 
-MLLS, BCTS = "MLLS", "BCTS-MLLS"
-"""Without and with held-out source images."""
+MLLS, BCTS, BBSE = "MLLS", "BCTS-MLLS", "BBSE"
+"""Without held-out source images, and with them."""
 ABSENT = 0.2
 """A class whose estimated share is below this part of an even one (1 / classes) is probably not in the
 target."""
@@ -96,18 +97,14 @@ def mlls(p: np.ndarray, prior: np.ndarray, tolerance: float = 1e-6, most: int = 
         raise DataError(
             "The prior has a class that the source does not have: every class needs a source image."
         )
-    ratio, shares = p / prior, prior / prior.sum()
+    prior = prior / prior.sum()
+    ratio, shares = p / prior, prior
     for _ in range(most):
-        before, shares = shares, _posterior(ratio, shares).mean(0)
+        before, weighed = shares, ratio * shares
+        shares = (weighed / np.maximum(weighed.sum(1, keepdims=True), 1e-300)).mean(0)
         if np.abs(shares - before).max() <= tolerance:
             break
     return shares
-
-
-def posterior(p: np.ndarray, prior: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K) where the classes are as frequent as ``shares`` instead of ``prior`` (Saerens et
-    al. 2002, equation 2.4)."""
-    return _posterior(np.asarray(p, np.float64) / np.asarray(prior, np.float64), shares)
 
 
 def bbse(source: np.ndarray, labels: np.ndarray, target: np.ndarray, soft: bool = False) -> np.ndarray:
@@ -118,45 +115,43 @@ def bbse(source: np.ndarray, labels: np.ndarray, target: np.ndarray, soft: bool 
     source, target = (_hard(np.asarray(p, np.float64), soft) for p in (source, target))
     truth = np.eye(source.shape[1])[np.asarray(labels, np.int64)]
     confusion = source.T @ truth / max(1, len(source))
-    if np.linalg.matrix_rank(confusion) < len(confusion):
+    weights = np.zeros(len(confusion))
+    if np.linalg.matrix_rank(confusion) == len(confusion):
+        weights = np.maximum(np.linalg.solve(confusion, target.mean(0)), 0)
+    if not weights.any():
         raise DataError(
             "The confusion matrix on held-out source images cannot be inverted (a class has none, or is never"
             " predicted): hold out more, or estimate by maximum likelihood."
         )
-    weights = np.maximum(np.linalg.solve(confusion, target.mean(0)), 0)
     shares = weights * truth.mean(0)
     return shares / shares.sum()
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """``shares`` (K,) of the classes; the ``probabilities`` (N, K) and the ``prior`` (K,) that they are of;
-    ``how``: :data:`MLLS` or :data:`BCTS`."""
+class Estimate(NamedTuple):
+    """``shares`` (K,) of the classes and ``how`` they were estimated: :data:`BBSE`, :data:`BCTS` or
+    :data:`MLLS`."""
 
     shares: np.ndarray
-    probabilities: np.ndarray
-    prior: np.ndarray
     how: str
-
-    @property
-    def adjusted(self) -> np.ndarray:
-        """The probabilities (N, K) for classes as frequent as ``shares``."""
-        return posterior(self.probabilities, self.prior, self.shares)
 
 
 def estimate(
     logits: np.ndarray, prior: np.ndarray, held_out: tuple[np.ndarray, np.ndarray] | None = None
 ) -> Estimate:
     """The shares of the classes in a target with ``logits`` (N, K). ``held_out``: logits and labels of source
-    images that the model was not trained on, which calibrate it; without them its probabilities are taken as
-    they are, for classes as frequent as in its training (``prior`` (K,))."""
+    images that the model was not trained on: by their confusion, or calibrated by them where it cannot be
+    inverted. Without them the model's probabilities are taken as they are, for classes as frequent as in its
+    training (``prior`` (K,))."""
+    p = softmax(logits)
     if held_out is None:
-        p, prior, how = softmax(logits), np.asarray(prior, np.float64) / np.sum(prior), MLLS
-    else:
-        calibration = calibrate(*held_out)
-        p, how = calibration.probabilities(logits), BCTS
-        prior = calibration.probabilities(held_out[0]).mean(0)
-    return Estimate(mlls(p, prior), p, prior, how)
+        return Estimate(mlls(p, np.asarray(prior, np.float64)), MLLS)
+    source, labels = held_out
+    try:
+        return Estimate(bbse(softmax(source), labels, p), BBSE)
+    except DataError:
+        calibration = calibrate(source, labels)
+        prior = calibration.probabilities(source).mean(0)
+        return Estimate(mlls(calibration.probabilities(logits), prior), BCTS)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -168,11 +163,6 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 def absent(shares: np.ndarray) -> np.ndarray:
     """bool (K,): which classes are probably not in the target (:data:`ABSENT`)."""
     return np.asarray(shares) < ABSENT / len(shares)
-
-
-def _posterior(ratio: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    weighed = ratio * shares
-    return weighed / np.maximum(weighed.sum(1, keepdims=True), 1e-300)
 
 
 def _hard(p: np.ndarray, soft: bool) -> np.ndarray:

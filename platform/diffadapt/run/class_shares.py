@@ -54,6 +54,7 @@ def _of_row(
     predictions, model = load(node), model_of(nodes, node)
     logits = np.stack([z for _, z in predictions.values()])
     known = labelled(load(held_out[model])) if model in held_out else None
+    known = known if known and len(known[1]) else None  # a class of one image has none to spare
     if known is None:
         counts = metrics(model)["source_per_class"]
         prior = np.array([counts[name] for name in names], np.float64)

@@ -47,4 +47,5 @@ def stored(run: Run) -> Callable[[str], Predictions]:
 def labelled(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     """(logits (N, K), labels (N,)) of the predictions whose label is known."""
     known = [(label, logits) for label, logits in predictions.values() if label is not None]
-    return np.stack([z for _, z in known]), np.array([label for label, _ in known], np.int64)
+    logits = np.stack([z for _, z in known]) if known else np.zeros((0, 0))
+    return logits, np.array([label for label, _ in known], np.int64)

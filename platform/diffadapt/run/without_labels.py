@@ -31,12 +31,12 @@ def without_labels(manifest: Mapping[str, Any], load: Callable[[str], Prediction
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["name"], row["group"]), []).append(row)
-    limits = {model: _limit(load(node)) for model, node in held_out.items()}
+    limits = {model: _limit(found) for model, node in held_out.items() if (found := load(node))}
     for (name, group), alike in groups.items():
         found = _guesses(alike, nodes, limits, load)
         if found:
             out.append({"row": name, "group": group, "seeds": len(alike), **found})
-    return {"rows": out, "missing": _missing(bool(held_out), any(len(a) > 1 for a in groups.values()))}
+    return {"rows": out, "missing": _missing(bool(limits), any(len(a) > 1 for a in groups.values()))}
 
 
 def _guesses(

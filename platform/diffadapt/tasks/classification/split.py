@@ -90,7 +90,7 @@ class Split(Stage):
         p, shares, said = softmax(logits), None, {}
         if self.config.shares == "estimated":
             found = self._estimate(job, logits, further)
-            p, shares = found.adjusted, found.shares
+            shares = found.shares
             percent = np.round(100 * shares, 2).tolist()
             said = {"shares": dict(zip(names, percent, strict=True)), "shares_how": found.how}
         predicted, confidence = p.argmax(1), p.max(1)
@@ -111,6 +111,11 @@ class Split(Stage):
         on."""
         if further:
             _, labels, held_out = _read(job, further[0])
+            if not labels:
+                raise DataError(
+                    "split.shares is 'estimated', but no source image is held out, because every class has"
+                    " one only: give more images a class, or set held_out to 0."
+                )
             return estimate(logits, np.zeros(0), (held_out, np.asarray(labels, np.int64)))
         counts = parse((Path(adapted(job.context)) / "metrics.json").read_bytes())["source_per_class"]
         return estimate(logits, np.asarray(list(counts.values()), np.float64))
