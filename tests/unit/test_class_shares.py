@@ -118,13 +118,15 @@ class TestTheSplit:
         y = rng.choice(3, 90, p=[0.6, 0.4, 0.0])
         z = rng.normal(size=(90, 3)) + 2 * np.eye(3)[y]
         rows = logits_rows([f"{i:02d}" for i in range(90)], [None] * 90, z, [])
-        (tmp_path / "metrics.json").write_text(json.dumps({"source_per_class": {"a": 5, "b": 5, "c": 5}}))
-        fixed = Split(SplitConfig(), 3, ("a", "b", "c"))
+        (tmp_path / "metrics.json").write_text(json.dumps({"source_per_class": {"a": 6, "b": 5, "c": 4}}))
+        fixed = Split(SplitConfig(), 3, ("b", "a", "c"))
         before = fixed.fit(job(tmp_path / "before", {"on_target": rows}))
         stage = replace(fixed, config=SplitConfig(shares="estimated"))
         after = stage.fit(job(tmp_path / "after", {"on_target": rows}, {"mcc": str(tmp_path)}))
         assert before["per_class"]["c"][1] > 2 and after["per_class"]["c"][1] <= 1
         assert after["shares"]["c"] < 5 and after["shares_how"] == MLLS and "shares" not in before
+        by_name = 100 * mlls(softmax(z.astype(np.float32)), np.array([5, 6, 4]))  # JSON is stored sorted
+        assert list(after["shares"].values()) == pytest.approx(by_name.tolist(), abs=0.01)
         right = {f"{i:02d}": int(c) for i, c in enumerate(y)}
         for name in ("before", "after"):
             taken = [
@@ -135,6 +137,11 @@ class TestTheSplit:
         held = logits_rows([f"s{i}" for i in range(60)], y, rng.normal(size=(60, 3)) + 2 * np.eye(3)[y], [])
         by = stage.fit(job(tmp_path / "held", {"on_target": rows, "on_held_out": held}))
         assert by["shares_how"] == BBSE and by["shares"]["c"] < 5
+        assert after["shares_lacking"] < 10 and not any("instead" in w for w in after["warnings"])
+        collapsed = logits_rows(rows.column("key"), [None] * 90, z * 0 + [0.0, 0.1, 0.5], [])
+        turned = logits_rows(list("xyz"), [0, 1, 2], 9 * np.eye(3)[[2, 0, 1]], [])
+        gone = stage.fit(job(tmp_path / "gone", {"on_target": collapsed, "on_held_out": turned}))
+        assert gone["confident"] == 45 and "fraction of every predicted class" in gone["warnings"][-1]
         none = {"on_target": rows, "on_held_out": logits_rows([], [], np.zeros((0, 3)), [])}
         with pytest.raises(DataError, match="no source image is held out"):
             stage.fit(job(tmp_path / "none", none))

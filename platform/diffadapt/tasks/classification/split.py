@@ -89,12 +89,21 @@ class Split(Stage):
         names = self.class_names or [str(i) for i in range(self.num_classes)]
         p, shares, said = softmax(logits), None, {}
         if self.config.shares == "estimated":
-            found = self._estimate(job, logits, further)
+            found = _estimate(job, logits, further, names)
             shares = found.shares
             percent = np.round(100 * shares, 2).tolist()
             said = {"shares": dict(zip(names, percent, strict=True)), "shares_how": found.how}
         predicted, confidence = p.argmax(1), p.max(1)
         confident = choose(predicted, confidence, keys, self.config, shares)
+        warnings = []
+        if shares is not None:
+            said["shares_lacking"] = _lacking(confident, self.config)
+            if not confident.any():
+                confident = choose(predicted, confidence, keys, self.config)
+                warnings.append(
+                    "The classes that stage 1 predicts are estimated to have no image in the target, so the"
+                    " fraction of every predicted class was taken instead (split.shares)."
+                )
         if job.reporter.rank == 0:
             order = sorted(range(len(keys)), key=keys.__getitem__)
             columns = {
@@ -104,21 +113,31 @@ class Split(Stage):
                 "confident": confident[order],
             }
             pq.write_table(pa.table(columns, schema=SPLIT_SCHEMA), Path(job.output) / SPLIT)
-        return {**split_metrics(predicted, confidence, confident, self.config, names), **said}
+        metrics = split_metrics(predicted, confidence, confident, self.config, names)
+        return {**metrics, **said, "warnings": [*metrics["warnings"], *warnings]}
 
-    def _estimate(self, job: FitJob, logits: np.ndarray, further: list[list[InputFile]]) -> Estimate:
-        """The shares of the classes, by held-out source images or else by those that stage 1 was trained
-        on."""
-        if further:
-            _, labels, held_out = _read(job, further[0])
-            if not labels:
-                raise DataError(
-                    "split.shares is 'estimated', but no source image is held out, because every class has"
-                    " one only: give more images a class, or set held_out to 0."
-                )
-            return estimate(logits, np.zeros(0), (held_out, np.asarray(labels, np.int64)))
-        counts = parse((Path(adapted(job.context)) / "metrics.json").read_bytes())["source_per_class"]
-        return estimate(logits, np.asarray(list(counts.values()), np.float64))
+
+def _lacking(confident: np.ndarray, config: SplitConfig) -> int:
+    """How many images fewer than the fraction of all are taken, because too few are predicted as the classes
+    that are estimated to have them."""
+    return max(0, int(np.floor(config.fraction * len(confident) + 0.5)) - int(confident.sum()))
+
+
+def _estimate(
+    job: FitJob, logits: np.ndarray, further: list[list[InputFile]], names: Sequence[str]
+) -> Estimate:
+    """The shares of the classes, by held-out source images or else by those that stage 1 was trained
+    on."""
+    if further:
+        _, labels, held_out = _read(job, further[0])
+        if not labels:
+            raise DataError(
+                "split.shares is 'estimated', but no source image is held out, because every class has"
+                " one only: give more images a class, or set held_out to 0."
+            )
+        return estimate(logits, np.zeros(0), (held_out, np.asarray(labels, np.int64)))
+    counts = parse((Path(adapted(job.context)) / "metrics.json").read_bytes())["source_per_class"]
+    return estimate(logits, np.asarray([counts[name] for name in names], np.float64))
 
 
 def _read(job: FitJob, files: Sequence[InputFile]) -> tuple[list[str], list[int | None], np.ndarray]:
