@@ -113,7 +113,7 @@ def killed(root: Path, limits: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "point", [pytest.param(p, marks=pytest.mark.slow if p == "first" else ()) for p in POINTS]
+    "point", [pytest.param(p, marks=pytest.mark.slow if p in ("first", "middle") else ()) for p in POINTS]
 )
 def test_resumed_equals_undisturbed(undisturbed, tmp_path, point):
     how, receipts, steps = POINTS[point]
