@@ -191,6 +191,7 @@ def main() -> None:
                 balance(made, kind, method, out)
     for name, rows in sorted(out.items()):
         print(f"{name:36s}", " ".join(f"{m:7.1f} ({s:4.1f})" for m, s in zip(*_moments(rows), strict=True)))
+    _known(out)
     if golden:
         first, second = fitted["absent", 0], fitted["unlisted", 0]
         names = ("y", "gone", "mcc_target", "mcc_held", "held_y", "train_y")
@@ -198,6 +199,25 @@ def main() -> None:
         np.savez_compressed(
             golden[0], **{k: v.astype(np.int8 if v.ndim == 1 else np.float16) for k, v in kept.items()}
         )
+
+
+def _known(out: dict[str, list[Any]]) -> None:
+    """The lines of KNOWN."""
+    for how, methods in (("MLLS", ("mcc",)), ("BCTS-MLLS", METHODS), ("BBSE", METHODS)):
+        rows = [(kind, r) for kind in ("whole", "absent") for m in methods for r in out[f"{kind} {m} {how}"]]
+        counted = [
+            r[0] for kind in ("whole", "absent") for m in methods for r in out[f"{kind} {m} predicted"]
+        ]
+        gone = TEN * sum(kind == "absent" for kind, _ in rows)
+        figures = np.array([r for _, r in rows])
+        error, found, wrong = figures[:, 0].mean(), int(figures[:, 2].sum()), int(figures[:, 3].sum())
+        print(f"Known({how}, {len(rows)}, {error:.1f}, {np.mean(counted):.1f}, {gone}, {found}, {wrong})")
+    for m in METHODS:
+        auroc, fpr95, _, *by_held_out, _, _, others, listed = np.mean(out[f"unlisted {m}"], axis=0)
+        figures = auroc, fpr95, *by_held_out[:2], others, listed
+        print(f"Known({m}, {DRAWS}, {', '.join(f'{v:.1f}' for v in figures)})")
+        off = np.diff([r for kind in ("whole", "absent") for r in out[f"{kind} {m} ATC, accuracy"]])
+        print(f"Known(ATC, {m}, {len(off)}, {abs(off).mean():.1f}, {abs(off).max():.1f}, {-off.mean():.1f})")
 
 
 def _moments(rows: list[Any]) -> tuple[Any, Any]:

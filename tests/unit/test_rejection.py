@@ -22,7 +22,7 @@ from diffadapt.run.held_out import stored
 from diffadapt.run.other_classes import others_of
 from diffadapt.stages.images import Images
 from tests.auditkit import drawn_run
-from tests.unit.test_class_shares import with_held_out
+from tests.unit.test_class_shares import load_of, with_held_out
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "shares"
 
@@ -33,6 +33,19 @@ def test_figures_are_the_authors():
     known, other = np.array(theirs["known"]), np.array(theirs["other"])
     assert auroc(known, other) == pytest.approx(theirs["auroc"], abs=1e-12)
     assert fpr(known, other) == pytest.approx(theirs["fpr95"], abs=1e-12)
+
+
+def test_ten_classes_that_are_not_listed():
+    """Real logits of MCC on Office-31, amazon to webcam."""
+    with np.load(GOLDEN / "office31.npz") as found:
+        z, y = found["unlisted_mcc_target"].astype(np.float64), found["unlisted_y"]
+        held = found["unlisted_mcc_held"].astype(np.float64)
+    assert z.shape == (795, 21) and (y < 0).sum() > 200
+    known, other = energy(z)[y >= 0], energy(z)[y < 0]
+    assert 0.7 < auroc(known, other) < 0.8 and fpr(known, other) < 0.85
+    for values in (held, z):  # listed images stay, and of the others more are rejected
+        above = limit(energy(values))
+        assert (known > above).mean() < 0.05 and (other > above).mean() > 3 * (known > above).mean()
 
 
 def test_energy_is_minus_the_log_of_the_sum():
@@ -86,7 +99,8 @@ class TestATargetWithOtherClasses:
 def test_a_run_counts_what_it_rejects(tmp_path):
     run, truth = drawn_run(tmp_path, images=200)
     assert others_of(run.manifest(), stored(run)) is None  # no image held out, and none of another class
-    held = others_of(with_held_out(run), stored(run))
+    manifest = with_held_out(run)
+    held = others_of(manifest, load_of(run, manifest))
     (row,) = held["rows"]
     assert row["row"] == "MCC" and row["rule"].startswith("source images") and row["rejected"] == 10
     assert "auroc" not in row

@@ -31,8 +31,10 @@ class PredictOptions(RootOption):
     """energy: images whose free energy is above a limit are answered "(none of these)", with the columns
     ``energy`` and ``nearest``. Runs of Adapt Anything."""
     reject_tpr: float = 0.95
-    """The limit is the energy that this part of the held-out source images does not exceed, or, where the run
-    holds none out (--held-out), of the run's own target images."""
+    """The limit is the energy that this part of the images of ``reject_by`` does not exceed."""
+    reject_by: Literal["held-out", "target"] = "held-out"
+    """held-out: source images that no training saw (--held-out of the run), and where there are none the
+    target; target: the run's own target images, of which then 5 % are rejected whatever they show."""
     block: int = 256
     """Images a shard."""
     execution: ExecutionConfig = ExecutionConfig(max_failed_fraction=1.0)
@@ -117,7 +119,7 @@ def _limit(run: Run, options: PredictOptions) -> tuple[float, str]:
             " can be taken from it: --reject energy is for runs of Adapt Anything."
         )
     load = stored(run)
-    held_out = held_out_nodes(nodes).get(model_of(nodes, node))
+    held_out = held_out_nodes(nodes).get(model_of(nodes, node)) if options.reject_by == "held-out" else None
     limit, where, count = rule(load(node), load(held_out) if held_out else None, options.reject_tpr)
     return limit, f"which {100 * options.reject_tpr:g} % of {count:,} {where} do not exceed"
 

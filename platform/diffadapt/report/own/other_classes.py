@@ -67,10 +67,9 @@ def errors() -> list[str]:
     """How well the energy did where labels are known, a sentence each."""
     return [
         f"On {k.rows} rows of {k.runs} the energy ranks an image of an unlisted class above one of a listed"
-        " class in"
-        f" {k.auroc:.0f} of 100 pairs (AUROC), and lets {k.fpr95:.0f} % of them pass where 95 % of the listed"
-        " ones do"
-        f" (FPR95); with the limit of held-out source images {k.others:.0f} % of them were rejected, and"
-        f" {k.listed:.0f} % of the listed ones"
+        f" class in {k.auroc:.0f} of 100 pairs (AUROC), and lets {k.fpr95:.0f} % of them pass where 95 % of"
+        f" the listed ones do (FPR95); the limit of held-out source images rejected {k.others:.0f} % of them"
+        f" and {k.listed:.0f} % of the listed ones, that of the target's own images {k.others_target:.0f} %"
+        f" and {k.listed_target:.0f} %"
         for k in KNOWN
     ]

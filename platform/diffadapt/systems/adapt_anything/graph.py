@@ -180,10 +180,12 @@ class AdaptationGraph(Builder):
         weights."""
         head, dot, tags = start.model.partition(".")
         predicted = self._predict(start.model, "target", target.rows)
-        stage = Split(self.r.split, len(self.class_names), self.class_names)
+        held, config = start.held_out, self.r.split
+        unadapted = config.shares == "estimated" and not held and start.role.kind == SOURCE
+        config = replace(config, shares="predicted") if unadapted else config
+        stage = Split(config, len(self.class_names), self.class_names, unadapted)
         by: list[str] = []
-        if self.r.split.shares == "estimated":  # by the held-out source, else by what stage 1 was trained on
-            held = start.held_out
+        if config.shares == "estimated":  # by the held-out source, else by what stage 1 was trained on
             by = [self._predict(start.model, "held_out", held.rows, held.chosen) if held else start.model]
         split = self.add(f"split_{head}{dot}{tags}", stage, predicted, *by)
         config, classes = replace(self.r.ssl, method=method, seed=seed), len(self.class_names)

@@ -43,6 +43,8 @@ class Split(Stage):
     config: SplitConfig = SplitConfig()
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
+    unadapted: bool = False
+    """Estimated shares were asked for, and ``config`` is without them because the model gives none."""
 
     kind = "split"
     fit_stage = True
@@ -61,6 +63,14 @@ class Split(Stage):
             "warn": [c.warn_confident, c.warn_coverage],
             "classes": list(self.class_names) or self.num_classes,
         }
+
+    def notes(self) -> tuple[str, ...]:
+        said = (
+            "Pseudo-labels of the model that was not adapted are a fraction of every predicted class: without"
+            " held-out source images (--held-out 0.1) its shares of classes cannot be estimated"
+            " (split.shares)."
+        )
+        return (said,) if self.unadapted else ()
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         if self.config.shares == "estimated" and self.config.rule != "top":
