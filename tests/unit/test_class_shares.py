@@ -251,7 +251,7 @@ class TestTheReport:
         )
         manifest = run.manifest()
         manifest["nodes"]["model.row2.s0"]["kind"] = "ssl"
-        manifest["rows"][0]["role"] = {"kind": "source"}
+        manifest["rows"][0]["role"] = {"kind": "source_only"}
         left = shares_of(manifest, stored(run), lambda node: {"source_per_class": even})
         assert left and left["left_out"] == ["Source only", "MCC + FixMatch"] and len(left["rows"]) == 1
         none = shares_of(manifest, stored(run), lambda node: {})  # of a version that did not count
