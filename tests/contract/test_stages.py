@@ -90,6 +90,7 @@ NEED_NO_GPU = {
     "Corrupt",
     "Prompts",
     "FilterImages",
+    "HoldOut",
     "Split",
     "Validate",
     "PredictHead",
