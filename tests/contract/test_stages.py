@@ -178,6 +178,7 @@ def test_work_without_networks_takes_no_gpu():
         "Quality",
         "SceneFigures",
         "DetectionFigures",
+        "HoldOut",
     }, "others that train nothing run on CPUs alone"
 
 
