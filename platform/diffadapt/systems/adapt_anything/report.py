@@ -82,7 +82,7 @@ def tiles(
         return _unlabelled_tiles(split)
     named = [steps.base, *steps.stage1, *steps.stage2]
     named = (
-        [*named, *steps.direct, *([steps.zero_shot] if steps.zero_shot else [])]
+        [*named, *steps.direct, *([steps.zero_shot] if steps.zero_shot else []), *steps.clip_taught][:TILES]
         if len(named) <= TILES - 2
         else named[:TILES]
     )
