@@ -1,4 +1,5 @@
-"""How varied a set of images is, from their features: the Vendi score and the mean pairwise cosine distance."""
+"""How varied a set of images is, from their features: the Vendi score and the mean pairwise cosine
+distance."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from diffadapt.core.errors import DataError
 from diffadapt.core.identity import digest
 
 SIZES = (5, 10, 20, 50, 100, 200)
-"""Images of a class that are looked at together: both figures of equal sizes can be compared, the Vendi score of
-others cannot."""
+"""Images of a class that are looked at together: both figures of equal sizes can be compared, the Vendi
+score of others cannot."""
 WHOLE = (50, 100, 200, 500)
 """The same of a set as a whole."""
 DRAWS = 5
@@ -30,8 +31,8 @@ def vendi_score(features: np.ndarray) -> float:
 
 
 def cosine_distance(features: np.ndarray) -> float:
-    """The mean of 1 - cosine over all pairs of two different rows of (N, D) features, 0 to 2. Raises DataError for
-    fewer than two."""
+    """The mean of 1 - cosine over all pairs of two different rows of (N, D) features, 0 to 2. Raises
+    DataError for fewer than two."""
     x = _unit(features)
     n = len(x)
     if n < 2:
@@ -41,14 +42,14 @@ def cosine_distance(features: np.ndarray) -> float:
 
 
 def drawn(keys: Sequence[str]) -> list[int]:
-    """The order in which items are drawn into samples: by a hash of their keys, so that a set gives the same figures
-    in whatever order its shards come."""
+    """The order in which items are drawn into samples: by a hash of their keys, so that a set gives the same
+    figures in whatever order its shards come."""
     return sorted(range(len(keys)), key=lambda i: digest(keys[i]))
 
 
 def of_samples(features: np.ndarray, size: int) -> tuple[float, float]:
-    """(Vendi score, cosine distance): means over disjoint samples of ``size`` rows of (N, D) features in the order
-    given (:func:`drawn`). Raises DataError for fewer than ``size`` rows."""
+    """(Vendi score, cosine distance): means over disjoint samples of ``size`` rows of (N, D) features in the
+    order given (:func:`drawn`). Raises DataError for fewer than ``size`` rows."""
     samples = [features[i : i + size] for i in range(0, len(features) - size + 1, size)][:DRAWS]
     if not samples:
         raise DataError(f"There are {len(features)} images, but a sample has {size}.")

@@ -40,10 +40,10 @@ def diversity(
     synthetic_only: bool = False,
 ) -> dict[str, Any] | None:
     """``features``: of which network; ``sets``: name, kind (synthetic, source, target), images, filtered,
-    ``classes`` (sample size -> mean Vendi score and distance, classes left out, each class's own figures; of the
-    target none, for its labels are not looked at) and ``whole`` (sample size -> both); ``missing``: what the run
-    lacks. None for a run that trains on no synthetic images. ``load``: features node -> features; ``kept``: filter
-    node -> keys of the images that training sees."""
+    ``classes`` (sample size -> mean Vendi score and distance, classes left out, each class's own figures; of
+    the target none, for its labels are not looked at) and ``whole`` (sample size -> both); ``missing``: what
+    the run lacks. None for a run that trains on no synthetic images. ``load``: features node -> features;
+    ``kept``: filter node -> keys of the images that training sees."""
     nodes = manifest["nodes"]
     fits = [info for info in nodes.values() if info["kind"] == "uda" and len(info["inputs"]) > 1]
     sources = {_images(nodes, info["inputs"][0]) for info in fits}
@@ -61,7 +61,9 @@ def diversity(
             continue
         found, filtered = load(held[images]), ""
         if kind == "synthetic":
-            filtered = next((n for n, i in nodes.items() if i["kind"] in FILTERS and images in i["inputs"]), "")
+            filtered = next(
+                (n for n, i in nodes.items() if i["kind"] in FILTERS and images in i["inputs"]), ""
+            )
         if filtered:
             good = kept(filtered)
             found = found.taken([i for i, key in enumerate(found.keys) if key in good])
@@ -77,7 +79,9 @@ def diversity(
     return {"features": _described(manifest, held), "sets": sets, "missing": _missing(sets)}
 
 
-def of_store(store: Store, manifest: Mapping[str, Any], *, synthetic_only: bool = False) -> dict[str, Any] | None:
+def of_store(
+    store: Store, manifest: Mapping[str, Any], *, synthetic_only: bool = False
+) -> dict[str, Any] | None:
     """:func:`diversity` of a finished run's manifest, read from the store. StoreError for what is damaged."""
     import pyarrow.parquet as pq
 
@@ -94,7 +98,9 @@ def of_store(store: Store, manifest: Mapping[str, Any], *, synthetic_only: bool 
             flat = np.asarray(rows.table.column("test").combine_chunks().flatten(), np.float32)
             values.append(flat.reshape(len(rows), -1) if len(rows) else np.zeros((0, 0), np.float32))
         whole = [v for v in values if len(v)]
-        return Features(keys, np.asarray(labels, np.int64), np.concatenate(whole) if whole else np.zeros((0, 1)))
+        return Features(
+            keys, np.asarray(labels, np.int64), np.concatenate(whole) if whole else np.zeros((0, 1))
+        )
 
     def kept(node: str) -> set[str]:
         data = Sealed(store, nodes[node]["shards"][0][3]).read(KEPT)
@@ -123,9 +129,7 @@ def _by_class(found: Features, classes: int) -> dict[str, Any]:
         large = {c: at for c, at in index.items() if len(at) >= size}
         if not large or len(large) < SHARE * count:
             continue
-        own = {
-            str(c): [round(v, 4) for v in of_samples(found.values[at], size)] for c, at in large.items()
-        }
+        own = {str(c): [round(v, 4) for v in of_samples(found.values[at], size)] for c, at in large.items()}
         vendi, distance = np.mean(list(own.values()), axis=0)
         out[str(size)] = {
             "vendi": round(float(vendi), 4),
@@ -162,11 +166,12 @@ def _described(manifest: Mapping[str, Any], held: Mapping[str, str]) -> str:
 def _missing(sets: Sequence[Mapping[str, Any]]) -> list[str]:
     if not any(s["kind"] == "synthetic" for s in sets):
         return [
-            "the run holds no features of its synthetic images: give a CLIP (clip.weights) with diversity true, or"
-            " a frozen backbone"
+            "the run holds no features of its synthetic images: give a CLIP (clip.weights) with diversity"
+            " true, or a frozen backbone"
         ]
     return [
-        f"the classes of {s['name']} are too small: {100 * SHARE:.0f} % of them must have {SIZES[0]} images or more"
+        f"the classes of {s['name']} are too small: {100 * SHARE:.0f} % of them must have {SIZES[0]} images or"
+        " more"
         for s in sets
         if s["kind"] == "synthetic" and not s["classes"]
     ]

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffadapt.core import ledger, record
 from diffadapt.core import manifest as manifests
-from diffadapt.core import record
 from diffadapt.core.artifact import Failure
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.plan import notes
@@ -18,6 +18,8 @@ from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
 from diffadapt.report.own.diversity import FILE as DIVERSITY
 from diffadapt.report.own.without_labels import FILE as WITHOUT_LABELS
+from diffadapt.run.device_hours import FILE as DEVICE_HOURS
+from diffadapt.run.device_hours import device_hours
 from diffadapt.run.diversity import of_store
 from diffadapt.run.fit import recorded_metrics
 from diffadapt.run.scores import scores_of
@@ -59,6 +61,8 @@ def finish(
         return
     if (guessed := without_labels(manifest, predictions.__getitem__)) is not None:
         run.write(WITHOUT_LABELS, json.dumps(guessed, indent=1).encode())
+    took = device_hours(manifest, ledger.by_digest(root.ledger))
+    run.write(DEVICE_HOURS, json.dumps(took, indent=1).encode())
     if node := pipeline.outputs.get("predictions"):
         from diffadapt.core.predictions import predictions_parquet
 

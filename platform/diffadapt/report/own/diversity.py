@@ -50,8 +50,8 @@ def common(sets: Sequence[Mapping[str, Any]], what: str) -> str:
 
 
 def class_diversity(data: Mapping[str, Any]) -> dict[str, float]:
-    """Sample size -> Vendi score of a class, mean over classes and synthetic sets, of the sizes that all of them
-    have."""
+    """Sample size -> Vendi score of a class, mean over classes and synthetic sets, of the sizes that all of
+    them have."""
     sets = [s for s in data.get("sets") or () if s["kind"] == "synthetic"]
     sizes = set.intersection(*(set(s["classes"]) for s in sets)) if sets else set()
     return {
@@ -97,15 +97,18 @@ def notes(data: Mapping[str, Any]) -> list[str]:
     out = []
     if size or whole:
         out.append(
-            "The Vendi score is the effective number of different images in a sample: 1 where all are alike, the"
-            " sample's size where none resembles another. It grows with the sample, so every set is measured on as"
-            " many images, means over up to 5 samples. The distance is 1 - cosine, mean over pairs."
+            "The Vendi score is the effective number of different images in a sample: 1 where all are alike,"
+            " the sample's size where none resembles another. It grows with the sample, so every set is"
+            " measured on as many images, means over up to 5 samples. The distance is 1 - cosine, mean over"
+            " pairs."
         )
         out.append("Features of other networks give other figures: compare sets and runs of the same ones.")
     for s in data["sets"]:
         left = (s["classes"].get(size) or {}).get("left_out")
         if left:
-            out.append(f"{s['name']}: {left} class{'es' * (left > 1)} with fewer than {size} images left out.")
+            out.append(
+                f"{s['name']}: {left} class{'es' * (left > 1)} with fewer than {size} images left out."
+            )
     if any(s["kind"] == "target" for s in data["sets"]):
         out.append("The target is shown as a whole alone: its labels are not looked at.")
     return out + [f"Left out: {clause}." for clause in data["missing"]]

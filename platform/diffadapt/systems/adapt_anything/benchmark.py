@@ -57,8 +57,8 @@ class Benchmark:
     controls: tuple[str, ...] = added(CONTROLS)
     """clip: stage 2 also from CLIP's pseudo-labels and no source, where CLIP zero-shot is a row."""
     diversity: bool = added(True)
-    """CLIP's features of the synthetic images, and of some of the real ones, for their diversity in the report;
-    those of a frozen backbone serve without it."""
+    """CLIP's features of the synthetic images, and of some of the real ones, for their diversity in the
+    report; those of a frozen backbone serve without it."""
     partial: bool = False
     """Accept other image counts than the published ones."""
     prompts: PromptConfig = PromptConfig()

@@ -104,7 +104,8 @@ class AdaptationGraph(Builder):
         return self.add(name, ZeroShot(self.r.clip, self.class_names, description), images)
 
     def features_for_diversity(self, images: str) -> None:
-        """CLIP's features of an images node, where the report has no cached ones to measure its diversity by."""
+        """CLIP's features of an images node, where the report has no cached ones to measure its diversity
+        by."""
         r, synthetic = self.r, isinstance(self.nodes[images].stage, TextToImage)
         if r.diversity and r.clip.weights and not self.backbone.frozen:
             stage = ClipFeatures(r.clip, 0 if synthetic else REAL_SHARDS)
@@ -181,11 +182,18 @@ class AdaptationGraph(Builder):
         return self._trained(name, target, title, Role(STAGE2, start.title, OTHERWISE[STAGE2]))
 
     def clip_taught(
-        self, method: str, beside: Trained, target: Domain, asked: tuple[str, str], *, tag: str = "", seed: int = 0
+        self,
+        method: str,
+        beside: Trained,
+        target: Domain,
+        asked: tuple[str, str],
+        *,
+        tag: str = "",
+        seed: int = 0,
     ) -> Trained:
-        """Stage 2 with ``method`` from CLIP's pseudo-labels, of a network like ``beside``'s (a model of stage 1) that
-        has seen no source: the control of stage 2 after ``beside``. ``asked``: the node of CLIP's predictions on the
-        target, and the target in words."""
+        """Stage 2 with ``method`` from CLIP's pseudo-labels, of a network like ``beside``'s (a model of
+        stage 1) that has seen no source: the control of stage 2 after ``beside``. ``asked``: the node of
+        CLIP's predictions on the target, and the target in words."""
         predicted = self._asked(asked[0], target.images, asked[1])
         stage = Split(self.r.split, len(self.class_names), self.class_names, CLIP_ZERO_SHOT)
         split = self.add(f"split_{asked[0]}", stage, predicted)

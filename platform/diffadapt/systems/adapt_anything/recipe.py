@@ -71,8 +71,8 @@ class AdaptAnything:
     """direct: stage 2 straight from the source-only model; unfiltered: stage 1 without the filters' choice,
     where they chose; clip: stage 2 from CLIP's pseudo-labels and no source, where CLIP zero-shot is a row."""
     diversity: bool = added(True)
-    """CLIP's features of the synthetic images, and of some of the real ones, for their diversity in the report;
-    those of a frozen backbone serve without it."""
+    """CLIP's features of the synthetic images, and of some of the real ones, for their diversity in the
+    report; those of a frozen backbone serve without it."""
     seeds: tuple[Seed, ...] = (0,)
     """Training is repeated with each; the images are the same."""
     figures: bool = True

@@ -30,8 +30,8 @@ class FitSsl(AdaptationFit):
 
     config: Any = SslConfig()
     bottleneck: int | None = None
-    """The training starts from the backbone's own weights and a new head with a bottleneck of this width (0: none,
-    but where the backbone is frozen), as stage 1 starts. None: from stage 1's folder."""
+    """The training starts from the backbone's own weights and a new head with a bottleneck of this width (0:
+    none, but where the backbone is frozen), as stage 1 starts. None: from stage 1's folder."""
 
     kind = "ssl"
 
@@ -111,12 +111,14 @@ class FitSsl(AdaptationFit):
         )
 
     def _anew(self, job: FitJob, target: Any) -> tuple[Any, Any]:
-        """The same of a network that has seen nothing of the task: the backbone's own weights and a new head."""
+        """The same of a network that has seen nothing of the task: the backbone's own weights and a new
+        head."""
         import torch
         from torch import nn
 
+        from diffadapt.methods.uda.layers import flat
         from diffadapt.models.adaptation import bottleneck
-        from diffadapt.models.mlp_head import flat_head, join, save_head
+        from diffadapt.models.mlp_head import join, save_head
         from diffadapt.tasks.classification.adaptation import FROZEN_BOTTLENECK
 
         names, frozen, middle = self.names, self.backbone.frozen, self.bottleneck or 0
@@ -129,7 +131,7 @@ class FitSsl(AdaptationFit):
                 body = load_backbone(self.backbone)
             width = target.width if body is None else body.width
             middle = middle or (FROZEN_BOTTLENECK if frozen else 0)
-            head = flat_head(nn.Sequential(bottleneck(width, middle), nn.Linear(middle or width, len(names))))
+            head = flat(bottleneck(width, middle), nn.Linear(middle or width, len(names)))
         if body is None:
             head = head.eval().to(job.context.device)
             return head, lambda metrics: save_head(job.output, head, width, names, self._extra({}, metrics))

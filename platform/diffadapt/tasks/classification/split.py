@@ -129,8 +129,8 @@ def split_metrics(
     names: Sequence[str],
     teacher: str = STAGE1,
 ) -> dict[str, Any]:
-    """What the split says about ``teacher``: counts, fractions of the target, coverage (the fraction of classes
-    that is predicted), ``per_class`` name -> [predicted, confident], and warnings."""
+    """What the split says about ``teacher``: counts, fractions of the target, coverage (the fraction of
+    classes that is predicted), ``per_class`` name -> [predicted, confident], and warnings."""
     counts = np.bincount(predicted, minlength=len(names))
     chosen = np.bincount(predicted[confident], minlength=len(names))
     above = float((confidence >= config.threshold).mean())
@@ -168,8 +168,8 @@ def _warnings(
         shown = ", ".join(repr(name) for name in absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
         if coverage < config.warn_coverage:
             said.append(
-                f"{teacher[0].upper()}{teacher[1:]} predicts only {classes - len(absent)} of the {classes} classes"
-                f" ({_percent(coverage)}), which is a sign of collapse; stage 2 cannot learn the others:"
+                f"{teacher[0].upper()}{teacher[1:]} predicts only {classes - len(absent)} of the {classes}"
+                f" classes ({_percent(coverage)}), which is a sign of collapse; stage 2 cannot learn the others:"
                 f" {shown}."
             )
         else:
