@@ -170,8 +170,8 @@ def _missing(sets: Sequence[Mapping[str, Any]]) -> list[str]:
             " true, or a frozen backbone"
         ]
     return [
-        f"the classes of {s['name']} are too small: {100 * SHARE:.0f} % of them must have {SIZES[0]} images or"
-        " more"
+        f"the classes of {s['name']} are too small: {100 * SHARE:.0f} % of them must have {SIZES[0]} images"
+        " or more"
         for s in sets
         if s["kind"] == "synthetic" and not s["classes"]
     ]

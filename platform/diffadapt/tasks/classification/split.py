@@ -169,8 +169,8 @@ def _warnings(
         if coverage < config.warn_coverage:
             said.append(
                 f"{teacher[0].upper()}{teacher[1:]} predicts only {classes - len(absent)} of the {classes}"
-                f" classes ({_percent(coverage)}), which is a sign of collapse; stage 2 cannot learn the others:"
-                f" {shown}."
+                f" classes ({_percent(coverage)}), which is a sign of collapse; stage 2 cannot learn the"
+                f" others: {shown}."
             )
         else:
             said.append(
