@@ -36,10 +36,14 @@ def cost(run: Run, manifest: Mapping[str, Any], table: Summary, steps: Ladder) -
             least + hours_text(entry["hours"]),
             *(hours_text(sum(entry["kinds"].get(k, 0.0) for k in kinds)) for kinds in (MAKING, TRAINING)),
         ))  # fmt: skip
-    return {"rows": rows, "notes": _notes(manifest, steps, list(took.values()))} if rows else None
+    return (
+        {"rows": rows, "notes": _notes(manifest, steps, list(took.values()), bool(score))} if rows else None
+    )
 
 
-def _notes(manifest: Mapping[str, Any], steps: Ladder, took: Sequence[Mapping[str, Any]]) -> list[str]:
+def _notes(
+    manifest: Mapping[str, Any], steps: Ladder, took: Sequence[Mapping[str, Any]], scored: bool
+) -> list[str]:
     devices = sorted({d for entry in took for d in entry["device"].split(", ") if d})
     out = [
         "Device hours of all that a row stands on, from nothing to its predictions, as measured when it was"
@@ -49,6 +53,10 @@ def _notes(manifest: Mapping[str, Any], steps: Ladder, took: Sequence[Mapping[st
     ]
     if unknown := max((entry["unknown"] for entry in took), default=0):
         out.append(f"The time of up to {unknown} shards and fits of a row was not recorded.")
+    if not scored:
+        out.append(
+            "Without labels no row has a score: `diffadapt audit` says from 50 to 100 labels which is above."
+        )
     if not steps.clip_taught and generator.is_synthetic(manifest):
         out.append(
             "No row has CLIP as the only teacher, so this run does not say whether images should be generated"
