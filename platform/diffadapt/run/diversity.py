@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffadapt.core.sealed import Sealed
+from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
 from diffadapt.metrics.diversity import SIZES, WHOLE, drawn, of_samples
 from diffadapt.stages.roles import FILTERS, KEPT
@@ -80,19 +81,17 @@ def diversity(
 
 
 def of_store(
-    store: Store, manifest: Mapping[str, Any], *, synthetic_only: bool = False
+    store: Store, manifest: Mapping[str, Any], plans: Mapping[str, NodePlan], *, synthetic_only: bool = False
 ) -> dict[str, Any] | None:
-    """:func:`diversity` of a finished run's manifest, read from the store. StoreError for what is damaged."""
+    """:func:`diversity` of a run whose work is done, read from the store. StoreError for what is damaged."""
     import pyarrow.parquet as pq
-
-    nodes = manifest["nodes"]
 
     def load(node: str) -> Features:
         keys: list[str] = []
         labels: list[int] = []
         values: list[np.ndarray] = []
-        for _, _, _, path in nodes[node]["shards"]:
-            rows = store.load(path)
+        for p in plans[node].shards:
+            rows = store.load(p.path or "")
             keys += rows.column("key")
             labels += [-1 if label is None else label for label in rows.column("label")]
             flat = np.asarray(rows.table.column("test").combine_chunks().flatten(), np.float32)
@@ -103,7 +102,7 @@ def of_store(
         )
 
     def kept(node: str) -> set[str]:
-        data = Sealed(store, nodes[node]["shards"][0][3]).read(KEPT)
+        data = Sealed(store, plans[node].shards[0].path or "").read(KEPT)
         table = pq.read_table(io.BytesIO(data), columns=["key", "kept"]).to_pydict()
         return {key for key, good in zip(table["key"], table["kept"], strict=True) if good}
 

@@ -55,7 +55,7 @@ def finish(
             "validators.json",
             Sealed(root.store, plans[node].shards[0].path or "").read("validators.json"),
         )
-    if (varied := of_store(root.store, manifest, synthetic_only=brief)) is not None:
+    if (varied := of_store(root.store, manifest, plans, synthetic_only=brief)) is not None:
         run.write(DIVERSITY, json.dumps(varied, indent=1).encode())
     if brief:
         return
