@@ -94,7 +94,7 @@ def test_every_set_is_measured_on_as_many_images():
     found = measured(run_of(real=True), synth=plain, target=drawn_features(0.6, 70), art=varied)
     by = {s["kind"]: s for s in found["sets"]}
     assert list(by) == ["synthetic", "source", "target"] and found["missing"] == []
-    assert [list(by[k]["classes"]) for k in by] == [["5", "10", "20"], ["5", "10", "20", "50"], []]
+    assert [list(by[k]["classes"]) for k in by] == [["4", "10", "20"], ["4", "10", "20", "50"], []]
     one, other = by["synthetic"]["classes"]["20"], by["source"]["classes"]["20"]
     assert 1 < one["vendi"] < 1.3 < 4 < other["vendi"] and one["distance"] < 0.05 < 0.4 < other["distance"]
     head, rows = section.table(found)
@@ -116,7 +116,7 @@ def test_what_the_filters_left_out_counts_nowhere():
     kept = {k for i, k in enumerate(whole.keys) if i % 2}
     found = measured(run_of(filtered=True), kept, synth=whole, target=whole)
     assert found["sets"][0]["images"] == 60 and found["sets"][0]["filtered"]
-    assert list(found["sets"][0]["classes"]) == ["5", "10"] and found["sets"][1]["images"] == 120
+    assert list(found["sets"][0]["classes"]) == ["4", "10"] and found["sets"][1]["images"] == 120
 
 
 def test_cached_features_of_a_frozen_backbone_serve():
@@ -129,7 +129,7 @@ def test_cached_features_of_a_frozen_backbone_serve():
 def test_what_is_missing_is_said_and_runs_without_synthetic_images_say_nothing():
     none = measured(run_of(features=""))
     assert none["sets"] == [] and "no features of its synthetic images" in none["missing"][0]
-    small = measured(run_of(), synth=drawn_features(0.1, 4), target=drawn_features(0.1))
+    small = measured(run_of(), synth=drawn_features(0.1, 3), target=drawn_features(0.1))
     assert "classes of synthetic are too small" in small["missing"][0]
     real = run_of()
     real["nodes"]["mcc"]["inputs"] = ["target", "target"]

@@ -10,7 +10,7 @@ import numpy as np
 from diffadapt.core.errors import DataError
 from diffadapt.core.identity import digest
 
-SIZES = (5, 10, 20, 50, 100, 200)
+SIZES = (4, 10, 20, 50, 100, 200)
 """Images of a class that are looked at together: both figures of equal sizes can be compared, the Vendi
 score of others cannot."""
 WHOLE = (50, 100, 200, 500)
