@@ -111,7 +111,7 @@ def of_store(
 
 def _held(nodes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(images node, node of its features), the first of several views last, so that it counts."""
-    for name, info in reversed(nodes.items()):
+    for name, info in reversed(list(nodes.items())):
         if info["kind"] in (FEATURES, CLIP):
             yield info["inputs"][0], name
 
