@@ -188,7 +188,7 @@ def test_recipes_grow_by_the_features_alone(tmp_path):
         "zero_shot_fixmatch_on_target",
     }
     digits = load("adapt_anything/digits")
-    off = nodes("adapt_anything/digits", clip=replace(digits.clip, weights=""))
-    assert not any("clip" in n or "zero_shot" in n for n in off)
+    off = replace(digits, clip=replace(digits.clip, weights="")).pipeline()
+    assert not any("clip" in n.name or "zero_shot" in n.name for n in off.nodes)
     with pytest.raises(RecipeError, match="controls"):
         replace(digits, controls=("clipp",)).pipeline()
