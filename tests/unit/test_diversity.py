@@ -13,8 +13,10 @@ from sweepresults import fill
 from test_report_adaptation import fit, manifest, node, scores
 
 from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.leniency import lenient
 from diffadapt.core.recipes import load
 from diffadapt.core.runs import Root
+from diffadapt.data.config import DataConfig
 from diffadapt.metrics.diversity import cosine_distance, drawn, of_samples, vendi_score
 from diffadapt.report.html import render
 from diffadapt.report.own import diversity as section
@@ -192,3 +194,20 @@ def test_recipes_grow_by_the_features_alone(tmp_path):
     assert not any("clip" in n.name or "zero_shot" in n.name for n in off.nodes)
     with pytest.raises(RecipeError, match="controls"):
         replace(digits, controls=("clipp",)).pipeline()
+
+
+def test_a_benchmark_with_a_stage_2_has_the_control_of_each_target():
+    with lenient():
+        made = replace(load("adapt_anything/visda2017/synthetic"), data=DataConfig(path="absent"))
+        full, bare = made.pipeline(), replace(made, controls=(), diversity=False).pipeline()
+        real = replace(load("adapt_anything/visda2017/all"), data=DataConfig(path="absent")).pipeline()
+    taught = [r for r in full.rows if r not in bare.rows]
+    assert [(r.name, r.role.partner, r.control, r.group) for r in taught[:2]] == [
+        (f"CLIP zero-shot + {ssl}", f"CDAN + {ssl}", True, "synthetic-validation")
+        for ssl in ("FixMatch", "MixMatch")
+    ]
+    assert len(taught) == 2 * len(made.seeds) and full.result() == bare.result()
+    nodes = {n.name: n for n in full.nodes}
+    assert all(nodes[n.name] == n for n in bare.nodes)
+    assert nodes["clip_features.images.validation"].stage.shards and nodes["split_zero_shot.validation"]
+    assert not any(n.name.startswith(("clip_", "split_")) for n in real.nodes)
