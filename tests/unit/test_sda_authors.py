@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from diffadapt.cli import main
-from diffadapt.core.artifact import Failure
 from diffadapt.core.config import to_dict
-from diffadapt.core.errors import ItemError, ResourceError
 from diffadapt.core.recipes import load, recipes
+from diffadapt.data.image import encode_jpeg
 from diffadapt.stages.align import Align, _fewer
-from diffadapt.stages.batching import Batcher
 from diffadapt.stages.image_grid import blocks
 from diffadapt.systems.sda import authors
 
@@ -64,6 +65,14 @@ def test_the_code_recipes_run_what_the_scripts_run(model, benchmark):
     assert recipe.target.data.block % recipe.align.coupled_batch == 0
 
 
+def test_projections_are_the_bytes_that_pillow_writes_of_itself():
+    """torchvision's save_image gives Pillow a *.JPEG and no word on quality or subsampling."""
+    image = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "JPEG")
+    assert encode_jpeg(image, 75) == out.getvalue()
+
+
 def test_show_says_what_differs_from_the_authors_run(capsys):
     assert main(["show", "sda/imagenet_c/swin_t"]) == 0
     said = capsys.readouterr().out
@@ -101,29 +110,6 @@ def test_the_sensitivity_table_has_gda(model):
     alone = ["Source", "DiffPure", "MEMO", "GDA", "DDA", "SDA"]
     assert [r for r in rows if not r.startswith("Tent (")] == alone
     assert sum(r.startswith("Tent (") for r in rows) == 8
-
-
-class Coupled:
-    """Gives every item the size of its batch; refuses the ``poison``, has memory for ``room``."""
-
-    def __init__(self, poison=(), room=100):
-        self.poison, self.room = set(poison), room
-
-    def __call__(self, batch):
-        if len(batch) > self.room:
-            raise MemoryError
-        if self.poison & set(batch):
-            raise ItemError(f"poison in {list(batch)}")
-        return [len(batch)] * len(batch)
-
-
-def test_a_coupled_batch_keeps_its_size():
-    keys = [f"k{i}" for i in range(8)]
-    with pytest.raises(ResourceError, match="4 images at a time .* coupled_batch"):
-        Batcher(4, coupled=True).run(range(8), keys, Coupled(room=3))
-    done, failures = Batcher(4, coupled=True).run(range(8), keys, Coupled(poison=[1]))
-    assert done == [(0, 3), (2, 3), (3, 3), *((i, 4) for i in range(4, 8))]
-    assert failures == [Failure("k1", "poison in [1]")]
 
 
 def test_a_coupled_batch_that_is_not_full_is_said():
