@@ -27,7 +27,7 @@ def page(place, name: str, values: dict[str, float], groups, recipe=None, images
     recipe = recipe or load(name)
     rows = {r.name: r for r in recipe.pipeline().rows}
     scores = [
-        Score("r", row, rows[row].control, g, g[:-2], 5, "top1", v, images, images, 0, rows[row].note,
+        Score("r", row, rows[row].control, g, g[:-2], 5, "top1", v, images, images, 0, note=rows[row].note,
               role=rows[row].role)
         for row, v in values.items()
         for g in groups
