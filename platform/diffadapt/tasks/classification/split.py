@@ -24,6 +24,7 @@ SPLIT_SCHEMA = pa.schema(
     [("key", pa.string()), ("label", pa.int64()), ("confidence", pa.float64()), ("confident", pa.bool_())]
 )
 """``label`` is the predicted class, never the true one; ``confidence`` its softmax probability."""
+STAGE1 = "stage 1"
 NAMED = 8
 """Classes that a warning names."""
 
@@ -40,6 +41,8 @@ class Split(Stage):
     config: SplitConfig = SplitConfig()
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
+    teacher: str = STAGE1
+    """Whose predictions they are, for the warnings."""
 
     kind = "split"
     fit_stage = True
@@ -56,6 +59,7 @@ class Split(Stage):
             "threshold": c.threshold,
             "warn": [c.warn_confident, c.warn_coverage],
             "classes": list(self.class_names) or self.num_classes,
+            **({"teacher": self.teacher} if self.teacher != STAGE1 else {}),
         }
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
@@ -96,6 +100,7 @@ class Split(Stage):
             confident,
             self.config,
             self.class_names or [str(i) for i in range(self.num_classes)],
+            self.teacher,
         )
 
 
@@ -122,9 +127,10 @@ def split_metrics(
     confident: np.ndarray,
     config: SplitConfig,
     names: Sequence[str],
+    teacher: str = STAGE1,
 ) -> dict[str, Any]:
-    """What the split says about stage 1: counts, fractions of the target, coverage (the fraction of classes
-    that is predicted), ``per_class`` name -> [predicted, confident], and warnings."""
+    """What the split says about ``teacher``: counts, fractions of the target, coverage (the fraction of
+    classes that is predicted), ``per_class`` name -> [predicted, confident], and warnings."""
     counts = np.bincount(predicted, minlength=len(names))
     chosen = np.bincount(predicted[confident], minlength=len(names))
     above = float((confidence >= config.threshold).mean())
@@ -139,27 +145,32 @@ def split_metrics(
         "coverage": coverage,
         "per_class": {name: [int(n), int(k)] for name, n, k in zip(names, counts, chosen, strict=True)},
         "never_predicted": absent,
-        "warnings": _warnings(above, coverage, absent, len(names), config),
+        "warnings": _warnings(above, absent, len(names), config, teacher),
     }
 
 
 def _warnings(
-    above: float, coverage: float, absent: Sequence[str], classes: int, config: SplitConfig
+    above: float, absent: Sequence[str], classes: int, config: SplitConfig, teacher: str
 ) -> list[str]:
-    said = []
+    said, coverage = [], (classes - len(absent)) / classes
     if above < config.warn_confident:
+        cause = (
+            "which is a sign of a collapsed stage 1: look at the synthetic images and at stage 1's"
+            " predictions before trusting stage 2."
+            if teacher == STAGE1
+            else f"so {teacher} hardly knows these images: do not trust stage 2 after it."
+        )
         said.append(
             f"Only {_percent(above)} of the target is predicted with confidence {config.threshold:g} or more,"
-            " which is a sign of a collapsed stage 1: look at the synthetic images and at stage 1's"
-            " predictions before trusting stage 2."
+            f" {cause}"
         )
     if absent:
         shown = ", ".join(repr(name) for name in absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
         if coverage < config.warn_coverage:
             said.append(
-                f"Stage 1 predicts only {classes - len(absent)} of the {classes} classes"
-                f" ({_percent(coverage)}), which is a sign of collapse; stage 2 cannot learn the others:"
-                f" {shown}."
+                f"{teacher[0].upper()}{teacher[1:]} predicts only {classes - len(absent)} of the {classes}"
+                f" classes ({_percent(coverage)}), which is a sign of collapse; stage 2 cannot learn the"
+                f" others: {shown}."
             )
         else:
             said.append(
