@@ -12,7 +12,8 @@ LEAN = {"controls": ()}
 
 
 def prompt_count() -> Space:
-    """How many prompts a class: the mode collapse of one prompt against ever more varied ones."""
+    """How many prompts a class: the mode collapse of one prompt against ever more varied ones; with a CLIP,
+    the diversity of each set stands beside its accuracy."""
     return Space(
         {"prompts.prompts_per_class": Choice(1, 10, 50, 100, 200), "seeds": SEEDS}, base=LEAN, recipe=RECIPE
     )

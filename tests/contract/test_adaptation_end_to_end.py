@@ -15,10 +15,14 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from diffadapt.cli import main  # noqa: E402
+from diffadapt.core.pipeline import ancestors  # noqa: E402
+from diffadapt.core.record import predictions_by_key  # noqa: E402
 from diffadapt.core.runs import Root  # noqa: E402
 from diffadapt.data.image import encode_png  # noqa: E402
+from diffadapt.models.config import ClipConfig  # noqa: E402
 from diffadapt.run.drive import drive  # noqa: E402
 from diffadapt.run.local import LocalRunner  # noqa: E402
+from diffadapt.tasks.classification.split import read_split  # noqa: E402
 from tests.tiny import tiny_adaptation  # noqa: E402
 from tests.unit.tinypipelines import stable_diffusion  # noqa: E402
 
@@ -194,3 +198,34 @@ def test_cached_features_of_a_frozen_backbone_go_the_whole_way(base, tmp_path):
     import diffadapt.models.mlp_head  # noqa: F401
 
     assert timm.create_model(f"local-dir:{frozen.url}/model", pretrained=True).num_classes == 10
+
+
+def test_clip_teaches_a_control_without_an_image_made_and_its_features_say_how_varied_they_are(base):
+    root, recipe, _ = base
+    clip = ClipConfig("embedded:glyphs-clip", ("a photo of the digit {category}",))
+    other = replace(recipe, clip=clip, controls=("clip",), figures=False)
+    run = go(root, other)
+    assert [s.method for s in run.scores()] == [
+        "CLIP zero-shot",
+        "Synthetic only",
+        "DANN",
+        "DANN + FixMatch",
+        "CLIP zero-shot + FixMatch",
+    ]
+    pipeline = other.pipeline()
+    behind = ancestors(pipeline.nodes, "zero_shot_fixmatch_on_target")
+    assert behind == {"target", "zero_shot", "split_zero_shot", "zero_shot_fixmatch"}
+    plans = pipeline.plan(root.store)
+    split = read_split(f"{root.location}/store/{plans['split_zero_shot'].shards[0].path}")
+    asked = predictions_by_key([root.store.load(p.path) for p in plans["zero_shot"].shards])
+    assert {k: label for k, (label, _) in split.items()} == {
+        k: int(z.argmax()) for k, (_, z) in asked.items()
+    }
+    took = {e["row"]: e for e in json.loads(run.read("device_hours.json"))["rows"]}
+    taught, result = took["CLIP zero-shot + FixMatch"], took["DANN + FixMatch"]
+    assert taught["unknown"] == result["unknown"] == 0 and {"synth", "uda", "ssl"} <= set(result["kinds"])
+    assert "ssl" in taught["kinds"] and not {"synth", "uda", "prompts"} & set(taught["kinds"])
+    (images,) = json.loads(run.read("diversity.json"))["sets"][:1]
+    assert images["name"] == "synthetic" and 1 < images["classes"]["4"]["vendi"] < 4
+    page = run.read("report.html").decode()
+    assert "Should images be generated at all?" in page and "Diversity of the synthetic images" in page

@@ -32,6 +32,7 @@ from diffadapt.stages.corrupt import Corrupt  # noqa: E402
 from diffadapt.stages.images import Images  # noqa: E402
 from diffadapt.stages.scenes import Scenes  # noqa: E402
 from diffadapt.tasks.classification.adapt_online import Memo, Tent  # noqa: E402
+from diffadapt.tasks.classification.clip_features import ClipFeatures  # noqa: E402
 from diffadapt.tasks.classification.features import Features  # noqa: E402
 from diffadapt.tasks.classification.predict import Predict  # noqa: E402
 from diffadapt.tasks.classification.zero_shot import ZeroShot  # noqa: E402
@@ -314,11 +315,14 @@ def workers(classifier: ClassifierConfig, clip: ClipConfig) -> list[tuple[Stage,
             5,
         ),
         (ZeroShot(clip, ("dog", "cat", "car")), {}, 5),
+        (ClipFeatures(clip), {}, 5),
     ]
 
 
 @pytest.mark.parametrize(
-    "index", range(7), ids=["corrupt", "align", "predict", "tent", "memo", "features", "zero-shot"]
+    "index",
+    range(8),
+    ids=["corrupt", "align", "predict", "tent", "memo", "features", "zero-shot", "clip-features"],
 )
 def test_bad_images_are_quarantined_once_and_inherited(classifier, clip, index):
     from diffadapt.core.artifact import Shard

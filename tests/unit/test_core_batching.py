@@ -104,3 +104,16 @@ def test_other_errors_pass_through():
 )
 def test_what_counts_as_out_of_memory(error, wanted):
     assert is_out_of_memory(error) is wanted
+
+
+def test_a_coupled_batch_keeps_its_size():
+    def sizes(batch):
+        return [(i, len(batch)) for i in model(batch)]
+
+    model = Model(room=3)
+    with pytest.raises(ResourceError, match="4 images at a time .*coupled_batch"):
+        Batcher(4, coupled=True).run(range(8), KEYS, sizes)
+    model = Model(poison=[1])
+    done, failures = Batcher(4, coupled=True).run(range(8), KEYS, sizes)
+    assert [(i, size) for i, (_, size) in done] == [(0, 3), (2, 3), (3, 3), *((i, 4) for i in range(4, 8))]
+    assert failures == [Failure("k1", "poison in [1]")] and model.sizes == [4, 1, 1, 1, 1, 3, 4]

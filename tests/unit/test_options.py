@@ -41,7 +41,8 @@ def test_the_named_fields_are_read_as_by_a_parser_of_all(one, other, monkeypatch
     quick, named = module._of_the_named, []
     monkeypatch.setattr(module, "_of_the_named", lambda *a: named.append(quick(*a)) or named[-1])
     read = parse_fields(RunOptions, base, words, "run", "run it")
-    assert named == [read] and read.recipe == wanted and type(read.recipe) is type(base) and read.options.root == "there"
+    assert named == [read] and type(read.recipe) is type(base)
+    assert read.recipe == wanted and read.options.root == "there"
     whole(monkeypatch)
     assert parse_fields(RunOptions, base, words, "run", "run it").recipe == read.recipe
 

@@ -10,7 +10,8 @@ from diffadapt.core.config import to_dict
 from diffadapt.core.leniency import lenient
 from diffadapt.core.recipes import load
 from diffadapt.methods.uda.config import METHODS, OWN, UdaConfig, settled
-from diffadapt.systems.adapt_anything.beside import said, unlike
+from diffadapt.report.sentences import unlike_published as said
+from diffadapt.systems.adapt_anything.beside import unlike
 
 # (epochs, steps, batch, rate) and what else the commands of Transfer-Learning-Library's scripts give.
 SCRIPTS = {

@@ -73,6 +73,7 @@ HARMLESS = [
     "plain/path key",
     "0123456789abcdef" * 4,
     "synth/digits-dit-0123456789ab/c000-i000-0123456789ab.parquet",
+    "zero-shot/glyphs-clip-0123456789ab/target-0-000-0123456789ab.parquet",
     "a torch bearer in the night, basic cooking of a Basic understanding",
     "task-sk-learn-and-so-on",
     "the tokenizer: clip, 'tokenizer': 'clip', max tokens: 77",

@@ -10,13 +10,15 @@ import pytest
 from reportkit import fake_manifest, fake_run
 
 from diffadapt.commands.common import show_result
+from diffadapt.core.ledger import Measured
 from diffadapt.core.record import Score
 from diffadapt.report.findings import findings
 from diffadapt.report.html import render
 from diffadapt.report.summary import difference, summarise
 from diffadapt.report.table import score_table
+from diffadapt.run.device_hours import device_hours
 from diffadapt.systems.adapt_anything.findings import ladder
-from diffadapt.systems.adapt_anything.report import unlabelled_text
+from diffadapt.systems.adapt_anything.report import tiles, unlabelled_text
 
 EVIL = "<script>alert(1)</script>"
 MAIN = {"CLIP zero-shot": 40.0, "Synthetic only": 60.0, "DANN": 68.0, "DANN + FixMatch": 80.0}
@@ -447,3 +449,60 @@ def test_the_models_card_tells_its_own_steps_and_stamps_an_oracle(tmp_path):
     assert "**Oracle: the epoch was chosen on labels" in oracle and "served for scores alone" not in oracle
     unlabelled = model_card(run_folder(tmp_path / "b", manifest(), []), manifest(), "dann", config)
     assert "im (label-free" in unlabelled.replace("\\", "") and "0.9" in unlabelled
+
+
+# -- CLIP as the only teacher
+TAUGHT = "CLIP zero-shot + FixMatch"
+
+
+def taught() -> dict:
+    """The run with stage 2 from CLIP's pseudo-labels as a control of its last step."""
+    made = manifest()
+    made["nodes"] |= {
+        "split_zero_shot": node("split", ["zero_shot"], name="clip-split"),
+        "zero_shot_fixmatch": fit("ssl", "fixmatch", "target", "split_zero_shot", name="taught"),
+        "taught_on_target": node("logits", ["target", "zero_shot_fixmatch"], name="taught-logits"),
+    }
+    role = {
+        "kind": "clip_taught",
+        "partner": "DANN + FixMatch",
+        "otherwise": "this run does not show that a source adds anything to CLIP's pseudo-labels",
+    }
+    row = {**made["rows"][0], "name": TAUGHT, "members": ["taught_on_target"], "control": True, "role": role}
+    made["rows"].append(row)
+    return made
+
+
+def test_clip_as_the_only_teacher_is_a_control_of_the_result():
+    rows = scores(controls={DIRECT: 79.0, TAUGHT: 85.0})
+    text = text_of(rows, taught())
+    assert "DANN + FixMatch is 5.0 points below the control CLIP zero-shot + FixMatch" in text
+    assert "does not show that a source adds anything" in text
+    steps = ladder(taught())
+    assert steps.clip_taught == (TAUGHT,) and steps.result == "DANN + FixMatch"
+    shown = tiles(summarise(rows), taught(), None)
+    (tile,) = [t for t in shown if TAUGHT in t["name"]]
+    assert tile["name"].startswith("control: ") and tile["step"].startswith("+45.0 to CLIP zero-shot")
+
+
+def test_what_each_step_took_stands_beside_its_score(tmp_path):
+    made = taught()
+    ours = {d for n in made["nodes"].values() for _, d, _, _ in n["shards"]}
+    known = {d: Measured(d, "", "", "", 1, 36.0, "cpu") for d in ours if d != "plain0"}
+    took = device_hours(made, known)
+    by = {entry["row"]: entry for entry in took["rows"]}
+    # target and the images that a row trains on count with its fits, each once
+    assert by["CLIP zero-shot"]["kinds"] == {"images": 0.01, "zero-shot": 0.01}
+    assert by[TAUGHT]["kinds"]["ssl"] == 0.01 and "synth" not in by[TAUGHT]["kinds"]
+    assert by["DANN + FixMatch"]["kinds"]["synth"] == 0.01 and by["DANN + FixMatch"]["unknown"] == 0
+    assert by["DANN, unfiltered"]["unknown"] == 1
+    run = fake_run(tmp_path, scores=scores(controls={DIRECT: 79.0, TAUGHT: 85.0}), manifest=made)
+    assert "What each step took" not in render(run)
+    run.write("device_hours.json", json.dumps(took).encode())
+    page = render(run)
+    start = page.index("Should images be generated at all?")
+    table = re.sub(r"<[^>]+>", " ", page[start : page.index("</section>", start)]).split()
+    assert "making images" in " ".join(table)
+    found = " ".join(table)
+    assert f"{TAUGHT} 85.0" in found and found.index(TAUGHT) < found.index("Synthetic only 60.0")
+    assert "No row has CLIP as the only teacher" not in found

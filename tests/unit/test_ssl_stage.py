@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from diffadapt.core.artifact import FEATURES_SCHEMA, Rows, Shard, image_table
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, InputFile, WorkContext
-from diffadapt.data.image import encode_png
+from diffadapt.data.image import decode, encode_png
 from diffadapt.methods.ssl.config import SplitConfig
 from diffadapt.methods.ssl.fixmatch import FixMatch
 from diffadapt.models.classifier import create_model, load_classifier
@@ -22,7 +22,7 @@ from diffadapt.models.export import export_classifier
 from diffadapt.models.mlp_head import load_head, save_head
 from diffadapt.stages.models import logits_rows
 from diffadapt.tasks.classification.fit_ssl import FitSsl
-from diffadapt.tasks.classification.split import Split
+from diffadapt.tasks.classification.split import Split, split_metrics
 from diffadapt.train.reporter import LocalReporter
 from tests.unit import sslkit
 
@@ -247,3 +247,44 @@ def test_only_what_is_used_enters_the_identity():
     )
     assert replace(made, backbone=replace(FROZEN, name="elsewhere")).identity() == made.identity()
     assert replace(made, config=replace(made.config, seed=1)).identity() != made.identity()
+
+
+def test_stage_2_without_a_stage_1_starts_from_the_backbones_own_weights(tmp_path):
+    """Pseudo-labels of a teacher that is no network of ours teach a network that has seen no source."""
+    rows = image_rows()
+    sure = np.eye(4)[[i % 4 for i in range(48)]] * 5
+    Split(SplitConfig(), 4, NAMES, "CLIP zero-shot").fit(
+        job(tmp_path, "split", [logits_rows(rows.column("key"), [None] * 48, sure, [])], {})
+    )
+    given = {"split": str(tmp_path / "split")}
+    learner = replace(stage(SMALL, epochs=1, steps_per_epoch=25, lr=0.1, backbone_lr=1.0, mu=1), bottleneck=8)
+    learner.fit(job(tmp_path, "out", [rows], given))
+    loaded = load_classifier(replace(SMALL, name=str(tmp_path / "out"), arch=None), 4)
+    assert [layer["kind"] for layer in loaded.model_args["layers"]][:2] == ["linear", "batch_norm"]
+    images = torch.stack(
+        [
+            torch.from_numpy(decode(value["bytes"], 1, "x")).permute(2, 0, 1).float() / 127.5 - 1
+            for value in rows.column("image")
+        ]
+    )
+    with torch.inference_mode():
+        right = loaded.model(images).argmax(1).numpy() == np.arange(48) % 4
+    assert right.mean() > 0.9
+    assert learner.identity()["bottleneck"] == 8 and "bottleneck" not in stage(SMALL).identity()
+
+
+def test_stage_2_on_cached_features_without_a_stage_1(frozen, tmp_path):
+    views, _, split = frozen
+    learner = replace(stage(FROZEN, epochs=1, steps_per_epoch=5), bottleneck=0)
+    learner.fit(job(tmp_path, "out", [feature_rows(views, 0, 240)], {"split": split}))
+    head = load_head(tmp_path / "out")[0]
+    assert [type(m).__name__ for m in head] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+
+
+def test_what_a_split_of_clip_says_names_clip():
+    p = np.array([0, 0, 1])
+    said = split_metrics(p, p * 0 + 0.3, p == 0, SplitConfig(), NAMES, "CLIP zero-shot")["warnings"]
+    assert "CLIP zero-shot hardly knows" in said[0] and said[1].startswith(
+        "CLIP zero-shot predicts only 2 of"
+    )
+    assert all("tage 1" not in sentence and "synthetic" not in sentence for sentence in said)

@@ -16,6 +16,7 @@ from test_report_html import Page
 
 from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Root
+from diffadapt.core.units import hours_text
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.report.axis import make_axis, make_labels
 from diffadapt.sweeps.report.charts import Scale
@@ -23,7 +24,7 @@ from diffadapt.sweeps.report.compare import agreement, axis_heats, benchmark_hea
 from diffadapt.sweeps.report.curves import Point, curves, diminishing
 from diffadapt.sweeps.report.page import render, sweep_text, write_report
 from diffadapt.sweeps.report.parallel import parallel
-from diffadapt.sweeps.report.view import hours_text, view
+from diffadapt.sweeps.report.view import view
 from diffadapt.sweeps.space import Choice, Integers, SearchConfig, Space, Uniform
 
 EVIL = '<script>alert("x")</script>'

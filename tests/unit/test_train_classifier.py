@@ -223,7 +223,7 @@ def test_schedules_at_their_corners():
     assert code(250) == pytest.approx(5e-7)
     cosine = make_schedule(SWIN_CODE, 10)
     assert [cosine(s) for s in (0, 25, 50, 175)] == pytest.approx(
-        [2e-8, 2e-8 + (2e-5 - 2e-8) / 2, 2e-5, (2e-5 + 2e-7) / 2]
+        [4e-13, 4e-13 + (2e-5 - 4e-13) / 2, 2e-5, (2e-5 + 2e-7) / 2]
     )
     assert cosine(300) == pytest.approx(2e-7) and cosine(299) > 2e-7
     assert make_schedule(QUICK, 3)(11) == 0.05

@@ -122,9 +122,9 @@ def parse_fields(
 
 
 def _of_the_named(options: Any, recipe: Any, words: Sequence[str], read: Callable[[Any, Any], Any]) -> Any:
-    """What ``read`` makes of the options and the recipe, having looked at those fields alone that ``words`` name: a parser of
-    all fields, several hundred, takes longer than most plans. None where that parser has to speak: for help,
-    and for whatever is wrong."""
+    """What ``read`` makes of the options and of those fields of the recipe alone that ``words`` name: a
+    parser of all fields, several hundred, takes longer than most plans. None where that parser has to speak:
+    for help, and for whatever is wrong."""
     if {"-h", "--help"} & set(words):
         return None
     known = field_types(recipe)

@@ -82,6 +82,8 @@ def show(argv: Sequence[str]) -> int:
         if value != resolved[key]:
             value, mark = resolved[key], "   (the model's own)"
         print(f"--{key.replace('_', '-'):<{width}}  {value}{mark}")
+    if remarks := getattr(recipe, "remarks", ()):
+        print("", *remarks, sep="\n")
     return 0
 
 

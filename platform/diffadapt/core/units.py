@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def format_seconds(seconds: float) -> str:
     """'42 s', '3 min 20 s', '5 h 12 min'."""
@@ -11,3 +13,10 @@ def format_seconds(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def hours_text(hours: float | None) -> str:
+    """Hours with three significant digits; '-' where they are not known."""
+    if hours is None or not math.isfinite(hours):
+        return "-"
+    return f"{hours:.{max(0, 2 - math.floor(math.log10(abs(hours))))}f}" if hours else "0"

@@ -5,6 +5,18 @@ from __future__ import annotations
 
 from diffadapt.report.summary import Difference, MethodSummary, Summary, difference
 
+TELLS = 3
+"""So many differing settings of a row are named."""
+
+
+def unlike_published(differing: list[str] | None) -> str:
+    """What keeps a row from being compared with its published figure, for a cell; None: the published
+    settings are not known."""
+    if differing is None:
+        return "published settings not known"
+    more = f" and {len(differing) - TELLS} more" if len(differing) > TELLS else ""
+    return f"other settings: {', '.join(differing[:TELLS])}{more}" if differing else "as published"
+
 
 def compare(table: Summary, left: MethodSummary, right: MethodSummary) -> list[str]:
     """How much ``left`` is above or below ``right``, on what, and whether that is more than chance."""

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffadapt.core import ledger, record
 from diffadapt.core import manifest as manifests
-from diffadapt.core import record
 from diffadapt.core.artifact import Failure
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.plan import notes
@@ -17,9 +17,13 @@ from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
 from diffadapt.report.own.class_shares import FILE as CLASS_SHARES
+from diffadapt.report.own.diversity import FILE as DIVERSITY
 from diffadapt.report.own.other_classes import FILE as OTHER_CLASSES
 from diffadapt.report.own.without_labels import FILE as WITHOUT_LABELS
 from diffadapt.run.class_shares import shares_of
+from diffadapt.run.device_hours import FILE as DEVICE_HOURS
+from diffadapt.run.device_hours import device_hours
+from diffadapt.run.diversity import of_store
 from diffadapt.run.fit import recorded_metrics
 from diffadapt.run.other_classes import others_of
 from diffadapt.run.scores import reader, scores_of
@@ -40,7 +44,7 @@ def finish(
     """Write manifest, scores, warnings, predictions, pictures, the adapted model and the report of a run
     whose work is done.
 
-    ``brief``: manifest, scores, warnings and validators alone.
+    ``brief``: manifest, scores, warnings, validators and the diversity of synthetic images alone.
     """
     root = run.root
     manifest = manifests.build(recipe_name, config, seed, pipeline, plans, quarantined)
@@ -55,6 +59,8 @@ def finish(
             "validators.json",
             Sealed(root.store, plans[node].shards[0].path or "").read("validators.json"),
         )
+    if (varied := of_store(root.store, manifest, plans, synthetic_only=brief)) is not None:
+        run.write(DIVERSITY, json.dumps(varied, indent=1).encode())
     if brief:
         return
     load = reader(predictions, plans, root.store)
@@ -68,6 +74,8 @@ def finish(
     for file, view in views.items():
         if view is not None:
             run.write(file, json.dumps(view, indent=1).encode())
+    took = device_hours(manifest, ledger.by_digest(root.ledger))
+    run.write(DEVICE_HOURS, json.dumps(took, indent=1).encode())
     if node := pipeline.outputs.get("predictions"):
         from diffadapt.core.predictions import predictions_parquet
 

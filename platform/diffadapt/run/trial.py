@@ -16,6 +16,9 @@ from diffadapt.core.errors import DiffadaptError
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.runs import Root, Run
 from diffadapt.core.stage import Stage
+from diffadapt.report.own.diversity import FILE as DIVERSITY
+from diffadapt.report.own.diversity import class_diversity
+from diffadapt.report.provenance import optional_json
 from diffadapt.run.drive import drive
 from diffadapt.run.epochs import Epochs, OnEpoch, Silent, Watched, read_epochs
 from diffadapt.run.executor import one_line
@@ -206,6 +209,7 @@ def judge(work: TrialWork, pipeline: Pipeline, run: Run, progress: Progress) -> 
         made=sum(n.done for n in progress.nodes.values()),
         found=sum(n.hits for n in progress.nodes.values()),
         selection="oracle" if any(r.selection == "oracle" for r in rows) else "last",
+        diversity=class_diversity(optional_json(run, DIVERSITY)),
         **hours(root, plans),
     )
 

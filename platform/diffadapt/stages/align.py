@@ -34,6 +34,11 @@ class Align(Stage):
 
     kind = "aligned"
 
+    @property
+    def may_warn(self) -> bool:  # type: ignore[override]
+        """Only batches whose images act on each other have something to say."""
+        return self.config.aligner.coupled
+
     def label(self) -> str:
         c = self.config
         return f"{weights_label(c.weights)}-{c.guidance}-{c.start}of{c.respacing}"
@@ -88,7 +93,9 @@ class _Aligner:
         self.encoder = Encoder(
             (lambda image: encode_jpeg(image, 75)) if c.storage == "jpeg75" else encode_png
         )
-        self.batcher = Batcher(c.coupled_batch if c.aligner.coupled else context.batch_size or c.batch_size)
+        self.coupled = c.aligner.coupled
+        size = c.coupled_batch if self.coupled else context.batch_size or c.batch_size
+        self.batcher = Batcher(size, self.coupled)
 
     @property
     def batch_size(self) -> int:
@@ -120,7 +127,20 @@ class _Aligner:
             [seeds[i] for i in index],
             ".jpg" if jpeg else ".png",
         )
-        return Rows(table, decoded.failures + failures)
+        said = _fewer(len(decoded.keys), self.stage.config.coupled_batch) if self.coupled else []
+        return Rows(table, decoded.failures + failures, said)
+
+
+def _fewer(images: int, batch: int) -> list[str]:
+    """What is said of a last coupled batch that is not full."""
+    left = images % batch
+    if not left:
+        return []
+    return [
+        f"The last {left} of a shard's {images} images are guided in a batch of {left}, not of {batch}"
+        f" (align.coupled_batch), {(batch / left) ** 0.5:.1f} times as strongly each: make shards of a"
+        " multiple of it (target.data.block; synth.images_per_shard x classes_per_shard)."
+    ]
 
 
 def _judge(model: Any, config: ClassifierConfig) -> Any:

@@ -19,10 +19,15 @@ class Batcher:
 
     A batch that raises ItemError is retried one item at a time; the items that raise again are quarantined.
     An out-of-memory error halves the batch size, down to one (then ResourceError).
+
+    ``coupled``: the items of a batch act on each other, so that its size is part of what is made. Then
+    memory that does not suffice is a ResourceError at once, and what is left of a batch without its poisonous
+    items is run again together.
     """
 
-    def __init__(self, batch_size: int):
+    def __init__(self, batch_size: int, coupled: bool = False):
         self.batch_size = max(1, batch_size)
+        self.coupled = coupled
 
     def run(
         self,
@@ -39,13 +44,24 @@ class Batcher:
             try:
                 done.extend(zip(range(start, stop), process(items[start:stop]), strict=True))
             except ItemError as error:
-                if stop - start > 1:
+                if stop - start > 1 and self.coupled:
+                    good, bad = _apart(range(start, stop), items, keys, process)
+                    done.extend(good)
+                    failures.extend(bad)
+                elif stop - start > 1:
                     alone = stop
                     continue
-                failures.append(Failure(keys[start], str(error)))
+                else:
+                    failures.append(Failure(keys[start], str(error)))
             except Exception as error:
                 if not is_out_of_memory(error) and not is_out_of_memory(error.__cause__):
                     raise
+                if stop - start > 1 and self.coupled:
+                    raise ResourceError(
+                        f"{stop - start} images at a time do not fit into the device's memory, and they are"
+                        " guided together (align.coupled_batch), so that fewer would give other images: use a"
+                        " device with more memory, or fp16/bf16 precision."
+                    ) from error
                 if stop - start == 1:
                     raise ResourceError(
                         "Even one image does not fit into the device's memory: use a device with more memory,"
@@ -56,6 +72,27 @@ class Batcher:
                 continue
             start = stop
         return done, failures
+
+
+def _apart(
+    batch: Sequence[int],
+    items: Sequence[Item],
+    keys: Sequence[str],
+    process: Callable[[Sequence[Item]], Sequence[Result]],
+) -> tuple[list[tuple[int, Result]], list[Failure]]:
+    """A coupled batch without the items that raise ItemError by themselves; all of it where none does."""
+    failures: dict[int, Failure] = {}
+    for i in batch:
+        try:
+            process([items[i]])
+        except ItemError as error:
+            failures[i] = Failure(keys[i], str(error))
+    good = [i for i in batch if i not in failures]
+    try:
+        made = process([items[i] for i in good]) if good else []
+    except ItemError as error:
+        return [], [failures.get(i) or Failure(keys[i], str(error)) for i in batch]
+    return list(zip(good, made, strict=True)), list(failures.values())
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

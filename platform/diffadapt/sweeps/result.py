@@ -27,7 +27,8 @@ class TrialResult:
     made it; ``device``: what they were made on. ``made`` and ``found``: shards and fits made by this trial,
     and found in the store. ``epochs``: the objective after each epoch, where a scheduler watched.
     ``adjusted``: fields that were changed because memory ran out. ``selection``: 'oracle' where target labels
-    chose an epoch.
+    chose an epoch. ``diversity``: sample size -> Vendi score of a class of synthetic images, where the trial
+    measured it.
     """
 
     id: str
@@ -50,6 +51,7 @@ class TrialResult:
     adjusted: Mapping[str, Any] = field(default_factory=dict)
     selection: str = "last"
     error: str = ""
+    diversity: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), indent=1).encode()
@@ -98,7 +100,8 @@ _TYPES = {
 
 def table(results: Sequence[TrialResult], axes: Sequence[str]) -> pa.Table:
     """One row a trial in the order of their numbers: FIELDS, a column ``value.<axis>`` each (of the values'
-    own type, text where types differ), and scores, epochs and adjusted as JSON. Credentials are masked."""
+    own type, text where types differ), and scores, epochs, adjusted and diversity as JSON. Credentials are
+    masked."""
     rows = sorted(results, key=lambda r: (r.number, r.id))
     columns: dict[str, pa.Array] = {
         name: pa.array([scrub(getattr(r, name)) for r in rows], _TYPES.get(name, pa.string()))
@@ -106,7 +109,7 @@ def table(results: Sequence[TrialResult], axes: Sequence[str]) -> pa.Table:
     }
     for axis in axes:
         columns[f"value.{axis}"] = _column([scrub(r.values.get(axis)) for r in rows])
-    for name in ("scores", "epochs", "adjusted"):
+    for name in ("scores", "epochs", "adjusted", "diversity"):
         columns[name] = pa.array([json.dumps(scrub(getattr(r, name))) for r in rows], pa.string())
     return pa.table(columns)
 

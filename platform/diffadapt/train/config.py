@@ -82,7 +82,8 @@ class DiffusionFitConfig:
 
 
 RESNET_PAPER = FitConfig()
-RESNET_CODE = FitConfig(epochs=30, milestones=(10, 20, 25))
+RESNET_CODE = FitConfig(epochs=30, milestones=(10, 20, 25), micro_batch=64)
+"""``micro_batch``: what one of the authors' eight devices sees, and so its batch norm's statistics."""
 _TRANSFORMER = FitConfig(
     epochs=15,
     optimizer="adamw",
@@ -96,7 +97,13 @@ _TRANSFORMER = FitConfig(
     label_smoothing=0.1,
     augment="transformer",
 )
-_TRANSFORMER_CODE = replace(_TRANSFORMER, epochs=30, warmup_lr=2e-8, min_lr=2e-7)
+_TRANSFORMER_CODE = replace(
+    _TRANSFORMER,
+    epochs=30,
+    warmup_lr=4e-13,  # their LinearLR begins at start_factor 2e-8 times the rate of 2e-5
+    min_lr=2e-7,
+    micro_batch=128,
+)
 SWIN_PAPER = replace(_TRANSFORMER, drop_path=0.2)
 SWIN_CODE = replace(_TRANSFORMER_CODE, drop_path=0.2)
 CONVNEXT_T_PAPER = replace(_TRANSFORMER, drop_path=0.1)

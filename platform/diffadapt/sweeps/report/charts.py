@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from diffadapt.core.units import hours_text
 from diffadapt.report.charts import cut, dot, label, line, svg, tag
 from diffadapt.sweeps.report.axis import Axis
 from diffadapt.sweeps.report.compare import Agreement, Spot
 from diffadapt.sweeps.report.curves import Curve, Point
-from diffadapt.sweeps.report.view import View, hours_text
+from diffadapt.sweeps.report.view import View
 
 NAMED = 120
 """Up to so many dots say what they are."""

@@ -15,6 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from diffadapt.core.redact import redact
+from diffadapt.core.units import hours_text
 from diffadapt.report.page import load_page, style_sheet
 from diffadapt.report.provenance import shown
 from diffadapt.sweeps.folder import Sweep
@@ -26,7 +27,7 @@ from diffadapt.sweeps.report.curves import curves
 from diffadapt.sweeps.report.hparams import write_hparams
 from diffadapt.sweeps.report.parallel import parallel, parallel_chart
 from diffadapt.sweeps.report.text import sweep_text
-from diffadapt.sweeps.report.view import OBJECTIVES, View, hours_text, view
+from diffadapt.sweeps.report.view import OBJECTIVES, View, view
 from diffadapt.sweeps.result import TrialResult
 from diffadapt.sweeps.space import SearchConfig
 

@@ -7,10 +7,11 @@ import shutil
 import sys
 from typing import Any
 
+from diffadapt.core.units import hours_text
 from diffadapt.report.table import clean_text, table_style, to_text
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.recommend import why
-from diffadapt.sweeps.report.view import View, hours_text, view
+from diffadapt.sweeps.report.view import View, view
 
 SHOWN = 10
 ERRORS = 5
@@ -80,6 +81,7 @@ def _notes(v: View) -> list[str]:
                 else ""
             )
         )
+    notes += [v.about_diversity] if v.about_diversity else []
     if any(not s.complete for s in v.settings):
         notes.append(
             "* a benchmark is missing, or more than half of the trials that others have: not recommended."

@@ -19,7 +19,7 @@ from diffadapt.sweeps.report.axis import Axis, make_axis, make_labels
 from diffadapt.sweeps.result import TrialResult
 from diffadapt.sweeps.space import ORACLE
 
-METRICS = ("objective", "accuracy")
+METRICS, DIVERSITY = ("objective", "accuracy"), "diversity"
 OBJECTIVES = {
     "im": "mutual information of image and prediction",
     "entropy": "minus the mean entropy of the predictions",
@@ -96,8 +96,22 @@ class View:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is drawn: the objective, and accuracy where it is known and not the objective itself."""
-        return METRICS if self.labelled and not self.oracle else ("objective",)
+        """What is drawn: the objective, accuracy where it is known and not the objective itself, and the
+        diversity of the synthetic images where the settings differ by it."""
+        known = METRICS if self.labelled and not self.oracle else ("objective",)
+        varied = {value for by_seed in self.samples[DIVERSITY].values() for value in by_seed.values()}
+        return (*known, DIVERSITY) if len(varied) > 1 else known
+
+    @property
+    def about_diversity(self) -> str:
+        """What the Vendi score is, where it is shown."""
+        if DIVERSITY not in self.metrics:
+            return ""
+        return (
+            f"{self.title(DIVERSITY)}: effective number of different images among"
+            f" {sample_size(self.results)} synthetic ones of a class, mean over classes; no score of the"
+            " classifier."
+        )
 
     @cached_property
     def hours(self) -> str:
@@ -138,6 +152,8 @@ class View:
         return "/".join(recipe.split("/")[common:])
 
     def title(self, metric: str) -> str:
+        if metric == DIVERSITY:
+            return f"Vendi score ({sample_size(self.results)})"
         if metric == "accuracy" or self.oracle:
             return "accuracy (%)" if metric == "accuracy" else "accuracy (%), oracle"
         return self.objective
@@ -146,7 +162,7 @@ class View:
         """A value of a metric as text, with its deviation where there is one."""
         if value is None or not math.isfinite(value):
             return "-"
-        digits = 2 if metric == "accuracy" or self.oracle else 4
+        digits = 2 if metric != "objective" or self.oracle else 4
         return f"{value:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")
 
     def summary(self, trials: Sequence[TrialResult], metric: str) -> tuple[float, float | None]:
@@ -197,9 +213,11 @@ def view(sweep: Sweep) -> View:
     ]
     result = tuple(settings(results))
     recipes = tuple(description.get("recipes") or dict.fromkeys(r.recipe for r in results))
+    size = sample_size(results)
     samples = {
         "objective": {r.id: objectives(r) for r in results},
         "accuracy": {r.id: accuracies(r) for r in results},
+        DIVERSITY: {r.id: diversities(r, size) for r in results},
     }
     varied, fixed = (tuple(a for a in axes if (len(a.values) > 1) == more) for more in (True, False))
     return View(
@@ -231,8 +249,13 @@ def accuracies(result: TrialResult) -> dict[str, float]:
     return means if whole else {seed_of(result): result.accuracy}
 
 
-def hours_text(hours: float | None) -> str:
-    """Hours with three significant digits."""
-    if hours is None or not math.isfinite(hours):
-        return "-"
-    return f"{hours:.{max(0, 2 - math.floor(math.log10(abs(hours))))}f}" if hours else "0"
+def sample_size(results: Sequence[TrialResult]) -> str:
+    """The largest sample size of which every trial that measured the diversity of its images has it; empty
+    without one."""
+    known = [set(r.diversity) for r in results if r.diversity]
+    return max(set.intersection(*known), key=int, default="") if known else ""
+
+
+def diversities(result: TrialResult, size: str) -> dict[str, float]:
+    """The Vendi score of a trial's synthetic images by its seeds; empty where it is not known."""
+    return {seed_of(result): result.diversity[size]} if size in result.diversity else {}

@@ -28,10 +28,16 @@ from diffadapt.prompts.config import PromptConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.images import Images
 from diffadapt.systems.adapt_anything.checks import check_training
-from diffadapt.systems.adapt_anything.graph import SOURCE_ONLY, AdaptationGraph, Domain, Trained
+from diffadapt.systems.adapt_anything.graph import (
+    CLIP_TAUGHT_NOTE,
+    SOURCE_ONLY,
+    AdaptationGraph,
+    Domain,
+    Trained,
+)
 from diffadapt.systems.checks import check_known, check_once
 
-SYNTHETIC = "synthetic"
+SYNTHETIC, CONTROLS = "synthetic", ("clip",)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,11 @@ class Benchmark:
     ssl_methods: tuple[str, ...] = ()
     """Stage 2 after ``ssl_after``."""
     ssl_after: str = "cdan"
+    controls: tuple[str, ...] = added(CONTROLS)
+    """clip: stage 2 also from CLIP's pseudo-labels and no source, where CLIP zero-shot is a row."""
+    diversity: bool = added(True)
+    """CLIP's features of the synthetic images, and of some of the real ones, for their diversity in the
+    report; those of a frozen backbone serve without it."""
     partial: bool = False
     """Accept other image counts than the published ones."""
     prompts: PromptConfig = PromptConfig()
@@ -129,7 +140,8 @@ class Benchmark:
             )
         if not self.methods:
             raise RecipeError(f"methods is empty: name at least one of {', '.join(UDA_METHODS)}.")
-        for name in ("methods", "ssl_methods", "transfers"):
+        check_known("controls", self.controls, CONTROLS)
+        for name in ("methods", "ssl_methods", "transfers", "controls"):
             check_once(name, getattr(self, name))
         second = self.ssl if self.ssl_methods else None
         check_training(self.execution, self.backbone, self.uda, second, self.seeds)
@@ -151,6 +163,8 @@ class _Build(AdaptationGraph):
         for source, target in pairs:
             self._transfer(source, target)
         self.outputs["target"] = self.domains[pairs[0][1]].images
+        for domain in self.domains.values() if self.made else ():
+            self.features_for_diversity(domain.images)
 
     def _transfer(self, source: str, target: str) -> None:
         r, group = self.r, f"{source}-{target}"
@@ -164,6 +178,16 @@ class _Build(AdaptationGraph):
                 self._row(trained, group, seed)
                 for ssl in r.ssl_methods if method == r.ssl_after else ():
                     self._row(self.stage2(ssl, trained, self._real(target), tag=tag, seed=seed), group, seed)
+                    if "clip" in r.controls and r.clip.weights:
+                        self._clip_taught(ssl, trained, target, group, seed)
+
+    def _clip_taught(self, method: str, beside: Trained, target: str, group: str, seed: int) -> None:
+        """Stage 2 from CLIP's pseudo-labels; transfers to one target share it."""
+        images = self._real(target)
+        node = "zero_shot_on_target" if images.test else "zero_shot"
+        asked = f"{node}.{target}", self.r.known.describe(target)
+        trained = self.clip_taught(method, beside, images, asked, tag=f"{target}.s{seed}", seed=seed)
+        self.row(trained, note=CLIP_TAUGHT_NOTE, group=group, seed=seed)
 
     def _row(self, trained: Trained, group: str, seed: int) -> None:
         note = self.frozen_note if trained.model.startswith(SOURCE_ONLY) else ""

@@ -9,11 +9,10 @@ from diffadapt.core.config import to_dict
 from diffadapt.methods.uda.config import METHODS, OWN
 from diffadapt.report import generator
 from diffadapt.report.roles import roles
+from diffadapt.report.sentences import unlike_published
 from diffadapt.report.summary import Summary
 from diffadapt.systems.adapt_anything.published import note, published, published_training, settings
 
-TELLS = 3
-"""So many differing settings of a row are named."""
 ALIKE = ("precision", "checkpoint_every", "seed", "method", "sync_batch_norm")
 """Fields of the training that published figures do not depend on."""
 
@@ -42,7 +41,7 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
             else (
                 f"{mine.mean:.1f}",
                 "" if mine.deviation is None else f"± {mine.deviation:.1f}",
-                said(unlike(config, method, tuple(mine.cells))),
+                unlike_published(unlike(config, method, tuple(mine.cells))),
             )
         )
         rows.append((method, [values.get((method, m), "-") for m in models], *here))
@@ -73,14 +72,6 @@ def unlike(config: Mapping[str, Any], method: str, groups: tuple[str, ...] = ())
     if (domains := known.get("domains")) and any(not set(g.split("-")) <= {*domains} for g in groups):
         out.append(f"transfers beyond {', '.join(domains)}")
     return out
-
-
-def said(differing: list[str] | None) -> str:
-    """In a cell of the table."""
-    if differing is None:
-        return "published settings not known"
-    more = f" and {len(differing) - TELLS} more" if len(differing) > TELLS else ""
-    return f"other settings: {', '.join(differing[:TELLS])}{more}" if differing else "as published"
 
 
 def _training(uda: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from diffadapt.core.pipeline import SOURCE, Role
 from diffadapt.report.roles import named, roles
 from diffadapt.report.sentences import against_control, compare, doubt, limits, numbers
 from diffadapt.report.summary import MethodSummary, Summary, difference
-from diffadapt.systems.adapt_anything.roles import DIRECT, STAGE1, STAGE2, UNFILTERED, ZERO_SHOT
+from diffadapt.systems.adapt_anything.roles import CLIP_TAUGHT, DIRECT, STAGE1, STAGE2, UNFILTERED, ZERO_SHOT
 
 ONE_BY_ONE = 3
 """Methods of stage 1 up to which each has a sentence of its own."""
@@ -45,6 +45,11 @@ class Ladder:
         return named(self.roles, DIRECT)
 
     @property
+    def clip_taught(self) -> tuple[str, ...]:
+        """Controls: stage 2 from CLIP's pseudo-labels, of a network that has seen no source."""
+        return named(self.roles, CLIP_TAUGHT)
+
+    @property
     def unfiltered(self) -> dict[str, str]:
         """Controls trained on all synthetic images -> the row that the filters chose images for."""
         return {n: self.roles[n].partner for n in named(self.roles, UNFILTERED)}
@@ -52,7 +57,11 @@ class Ladder:
     @property
     def starts(self) -> dict[str, str]:
         """A row of stage 2 -> the row of the model that it started from."""
-        return {**{n: self.roles[n].partner for n in self.stage2}, **dict.fromkeys(self.direct, self.base)}
+        return {
+            **{n: self.roles[n].partner for n in self.stage2},
+            **dict.fromkeys(self.direct, self.base),
+            **dict.fromkeys(self.clip_taught, self.zero_shot),
+        }
 
     @property
     def result(self) -> str:
@@ -76,7 +85,7 @@ def ladder_findings(table: Summary, manifest: Mapping[str, Any]) -> list[str]:
         starts = {n: rows.get(steps.starts.get(n, steps.base)) for n in stage if n in rows}
         harm = next((steps.roles[n].otherwise for n in starts), "")
         out += _steps(table, [(rows[n], start) for n, start in starts.items() if start], harm)
-    for name in (*steps.direct, *steps.unfiltered):
+    for name in (*steps.direct, *steps.unfiltered, *steps.clip_taught):
         role, gain = steps.roles[name], base if name in steps.direct else None
         if name in rows and role.partner in rows:
             out += against_control(table, rows[role.partner], rows[name], gain, role.otherwise)

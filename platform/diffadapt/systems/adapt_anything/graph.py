@@ -16,6 +16,7 @@ from diffadapt.stages.filter_images import FilterImages
 from diffadapt.stages.prompts import Prompts
 from diffadapt.stages.text_to_image import TextToImage
 from diffadapt.systems.adapt_anything.roles import (
+    CLIP_TAUGHT,
     DIRECT,
     OTHERWISE,
     STAGE1,
@@ -23,6 +24,7 @@ from diffadapt.systems.adapt_anything.roles import (
     UNFILTERED,
     ZERO_SHOT,
 )
+from diffadapt.tasks.classification.clip_features import ClipFeatures
 from diffadapt.tasks.classification.features import Features
 from diffadapt.tasks.classification.fit_ssl import FitSsl
 from diffadapt.tasks.classification.fit_uda import FitUda
@@ -32,7 +34,10 @@ from diffadapt.tasks.classification.predict_head import PredictHead
 from diffadapt.tasks.classification.split import Split
 from diffadapt.tasks.classification.zero_shot import ZeroShot
 
-SOURCE_ONLY = "source_only"
+SOURCE_ONLY, CLIP_ZERO_SHOT = "source_only", "CLIP zero-shot"
+CLIP_TAUGHT_NOTE = "no source: stage 2 from CLIP's pseudo-labels"
+REAL_SHARDS = 16
+"""Of a real set so many shards have CLIP features, evenly spread: enough to compare the diversity with."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class AdaptationGraph(Builder):
                 trained.title,
                 (trained.scored,),
                 note,
-                control=role.kind in (DIRECT, UNFILTERED),
+                control=role.kind in (DIRECT, UNFILTERED, CLIP_TAUGHT),
                 group=group,
                 seed=seed,
                 selection="last" if role.kind == ZERO_SHOT else self.r.select.rule,
@@ -101,9 +106,21 @@ class AdaptationGraph(Builder):
     def zero_shot(self, name: str, images: str, description: str, group: str = "") -> None:
         """The baseline that needs no training, where the recipe has a CLIP model."""
         if self.r.clip.weights:
-            node = self.add(name, ZeroShot(self.r.clip, self.class_names, description), images)
-            baseline = Trained("", node, "CLIP zero-shot", Role(ZERO_SHOT))
+            node = self._asked(name, images, description)
+            baseline = Trained("", node, CLIP_ZERO_SHOT, Role(ZERO_SHOT))
             self.row(baseline, note=f"no training; {self.r.clip.weights}", group=group)
+
+    def _asked(self, name: str, images: str, description: str) -> str:
+        """CLIP's zero-shot predictions."""
+        return self.add(name, ZeroShot(self.r.clip, self.class_names, description), images)
+
+    def features_for_diversity(self, images: str) -> None:
+        """CLIP's features of an images node, where the report has no cached ones to measure its diversity
+        by."""
+        r, synthetic = self.r, isinstance(self.nodes[images].stage, TextToImage)
+        if r.diversity and r.clip.weights and not self.backbone.frozen:
+            stage = ClipFeatures(r.clip, 0 if synthetic else REAL_SHARDS)
+            self.add(f"clip_features.{images}", stage, images)
 
     def domain(self, name: str, images: str) -> Domain:
         """The training rows of an images node: cached features where the backbone is frozen."""
@@ -121,6 +138,7 @@ class AdaptationGraph(Builder):
         images = self.add(_name("synth", tag), TextToImage(r.generator, len(names), r.seed), written)
         self.outputs.setdefault("prompts", written)
         self.outputs.setdefault("synth", images)
+        self.features_for_diversity(images)
         if not r.filters.active:
             return images, ""
         chosen = FilterImages(r.filters, names, self.backbone.in_channels)
@@ -158,7 +176,7 @@ class AdaptationGraph(Builder):
         return HeldOut(source.rows, self.add(name, stage, source.images, *([kept] if kept else [])))
 
     def _trained(
-        self, model: str, target: Domain, title: str, role: Role, held_out: HeldOut | None
+        self, model: str, target: Domain, title: str, role: Role, held_out: HeldOut | None = None
     ) -> Trained:
         where, rows = ("test", target.test) if target.test else ("target", target.rows)
         if held_out:
@@ -183,7 +201,7 @@ class AdaptationGraph(Builder):
         held, config = start.held_out, self.r.split
         unadapted = config.shares == "estimated" and not held and start.role.kind == SOURCE
         config = replace(config, shares="predicted") if unadapted else config
-        stage = Split(config, len(self.class_names), self.class_names, unadapted)
+        stage = Split(config, len(self.class_names), self.class_names, unadapted=unadapted)
         by: list[str] = []
         if config.shares == "estimated":  # by the held-out source, else by what stage 1 was trained on
             by = [self._predict(start.model, "held_out", held.rows, held.chosen) if held else start.model]
@@ -194,6 +212,34 @@ class AdaptationGraph(Builder):
         title = f"{start.title} + {title_of(SSL_METHODS[method], method)}"
         role = Role(STAGE2, start.title, OTHERWISE[STAGE2])
         return self._trained(name, target, title, role, start.held_out)
+
+    def clip_taught(
+        self,
+        method: str,
+        beside: Trained,
+        target: Domain,
+        asked: tuple[str, str],
+        *,
+        tag: str = "",
+        seed: int = 0,
+    ) -> Trained:
+        """Stage 2 with ``method`` from CLIP's pseudo-labels, of a network like ``beside``'s (a model of
+        stage 1) that has seen no source: the control of stage 2 after ``beside``. ``asked``: the node of
+        CLIP's predictions on the target, and the target in words."""
+        predicted = self._asked(asked[0], target.images, asked[1])
+        rule = replace(self.r.split, shares="predicted")
+        unadapted = rule != self.r.split
+        stage = Split(rule, len(self.class_names), self.class_names, CLIP_ZERO_SHOT, unadapted)
+        split = self.add(f"split_{asked[0]}", stage, predicted)
+        config, classes = replace(self.r.ssl, method=method, seed=seed), len(self.class_names)
+        first_stage = self.nodes[beside.model].stage
+        assert isinstance(first_stage, FitUda)
+        width = first_stage.config.chosen.bottleneck
+        fit = FitSsl(config, self.backbone, classes, self.class_names, self.r.select, width)
+        name = self.add(_name(f"{ZERO_SHOT}_{method}", tag), fit, self._second_views(target), split)
+        second = title_of(SSL_METHODS[method], method)
+        role = Role(CLIP_TAUGHT, f"{beside.title} + {second}", OTHERWISE[CLIP_TAUGHT])
+        return self._trained(name, target, f"{CLIP_ZERO_SHOT} + {second}", role)
 
     def _second_views(self, target: Domain) -> str:
         """What stage 2 trains on: the images, or features of its own views where the backbone is frozen."""

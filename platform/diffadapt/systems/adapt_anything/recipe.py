@@ -28,14 +28,20 @@ from diffadapt.prompts.config import PromptConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.images import Images, cached_source
 from diffadapt.systems.adapt_anything.checks import check_labels, check_training
-from diffadapt.systems.adapt_anything.graph import SOURCE_ONLY, AdaptationGraph, Domain, Trained
+from diffadapt.systems.adapt_anything.graph import (
+    CLIP_TAUGHT_NOTE,
+    SOURCE_ONLY,
+    AdaptationGraph,
+    Domain,
+    Trained,
+)
 from diffadapt.systems.adapt_anything.roles import DIRECT, OTHERWISE, UNFILTERED
 from diffadapt.systems.checks import check_known, check_once
 from diffadapt.tasks.classification.adaptation_figures import AdaptationFigures
 from diffadapt.tasks.classification.merge_head import MergeHead
 from diffadapt.tasks.classification.validate import Validate
 
-CONTROLS = ("direct", "unfiltered")
+CONTROLS = ("direct", "unfiltered", "clip")
 VALIDATORS = ("entropy", "im", "bnm", "corrc", "snd", "ensv")
 
 
@@ -69,7 +75,10 @@ class AdaptAnything:
     clip: ClipConfig = ClipConfig()
     controls: tuple[str, ...] = CONTROLS
     """direct: stage 2 straight from the source-only model; unfiltered: stage 1 without the filters' choice,
-    where they chose."""
+    where they chose; clip: stage 2 from CLIP's pseudo-labels and no source, where CLIP zero-shot is a row."""
+    diversity: bool = added(True)
+    """CLIP's features of the synthetic images, and of some of the real ones, for their diversity in the
+    report; those of a frozen backbone serve without it."""
     seeds: tuple[Seed, ...] = (0,)
     """Training is repeated with each; the images are the same."""
     figures: bool = True
@@ -163,6 +172,8 @@ class _Build(AdaptationGraph):
         if kept:
             self.outputs["filter"] = kept
         domains = self.domain("source", source), self.domain("target", target)
+        if sources is None:
+            self.features_for_diversity(target)
         self.zero_shot("zero_shot", target, r.domain)
         first, *_ = [self._ladder(*domains, kept, seed) for seed in r.seeds]
         self.outputs["predictions"] = first[-1].scored
@@ -191,6 +202,11 @@ class _Build(AdaptationGraph):
                 direct = self.stage2(r.ssl.method, models[0], target, tag=tag, seed=seed)
                 direct = replace(direct, role=Role(DIRECT, models[-1].title, OTHERWISE[DIRECT]))
                 self.row(direct, seed=seed, note="stage 2 straight from stage 1's baseline")
+            if "clip" in r.controls and r.clip.weights:
+                beside = models[-2]
+                asked = ("zero_shot", r.domain)
+                taught = self.clip_taught(r.ssl.method, beside, target, asked, tag=tag, seed=seed)
+                self.row(taught, seed=seed, note=CLIP_TAUGHT_NOTE)
         if "unfiltered" in r.controls and kept and r.filters.chooses:
             for method in dict.fromkeys((SOURCE_ONLY, r.uda.method)):
                 whole = self.stage1(method, source, target, "", tag=f"unfiltered{tag}", seed=seed)

@@ -17,6 +17,7 @@ from diffadapt.report.sections import Page, SystemReport, tile
 from diffadapt.report.summary import Summary, difference
 from diffadapt.report.table import clean_text, table_style, to_text
 from diffadapt.systems.adapt_anything.beside import beside
+from diffadapt.systems.adapt_anything.cost import cost
 from diffadapt.systems.adapt_anything.findings import Ladder, ladder, ladder_findings
 
 TILES = 6
@@ -62,6 +63,7 @@ class AdaptationReport(SystemReport):
             "selection": _selection(manifest, fits),
             "validators": validators(run, manifest),
             "published": beside(manifest, table),
+            "cost": cost(run, manifest, table, steps),
             "labelled": any(r.mean is not None for r in table.rows),
             "prompts": _prompts(run),
             "frozen": bool((manifest["config"].get("backbone") or {}).get("frozen")),
@@ -82,7 +84,7 @@ def tiles(
         return _unlabelled_tiles(split)
     named = [steps.base, *steps.stage1, *steps.stage2]
     named = (
-        [*named, *steps.direct, *([steps.zero_shot] if steps.zero_shot else [])]
+        [*named, *steps.direct, *([steps.zero_shot] if steps.zero_shot else []), *steps.clip_taught][:TILES]
         if len(named) <= TILES - 2
         else named[:TILES]
     )

@@ -1,9 +1,12 @@
-"""The paper's models and generators, shared by the ImageNet recipes."""
+"""The paper's models and generators, shared by the ImageNet recipes: as we run them, and with the settings of
+the authors' own scripts (authors.json)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diffadapt.data.config import DataConfig, TargetConfig
-from diffadapt.diffusion.aligners.config import AlignConfig, diffpure
+from diffadapt.diffusion.aligners.config import AlignConfig, dda_published, diffpure
 from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.models.config import ClassifierConfig
@@ -21,8 +24,13 @@ MODELS = {
 }
 
 
-def sda(model: str, benchmark: str, schedule: str = "paper", **changes) -> SDA:
-    """The paper's setting for one model on one benchmark; ``changes`` replace fields of the recipe."""
+def sda(model: str, benchmark: str, settings: str = "paper", **changes) -> SDA:
+    """The paper's setting for one model on one benchmark; ``changes`` replace fields of the recipe.
+
+    ``settings`` 'paper': the schedule of Table 7, a norm for each image, lossless images. 'code': what the
+    authors' scripts run, so far as settings say it (:func:`diffadapt.systems.sda.authors.settings`): their
+    schedule, one norm over ten images, projections as JPEG 75.
+    """
     weights, paper, code, transformer = MODELS[model]
     recipe = dict(
         classifier=ClassifierConfig(name=weights),
@@ -31,9 +39,39 @@ def sda(model: str, benchmark: str, schedule: str = "paper", **changes) -> SDA:
         synth=SynthConfig(precision="tf32"),  # as the DiT authors sample
         align=AlignConfig(precision="fp16"),  # as the ADM authors sample
         diffpure=diffpure(),
-        finetune=paper if schedule == "paper" else code,
+        finetune=paper,
         memo=MemoConfig(**TRANSFORMER_MEMO) if transformer else MemoConfig(),
         tent=TentConfig(),
         controls=("nonaligned", "projection", "finetuned"),
     )
+    if settings == "code":
+        recipe |= dict(
+            # a class a shard: all batches have ten images, as in their sorted list most are of one class
+            synth=SynthConfig(precision="tf32", images_per_shard=50, classes_per_shard=1),
+            align=dda_published(precision="fp16", storage="png"),
+            project_storage="jpeg75",
+            finetune=code,
+        )
     return SDA(**{**recipe, **changes})
+
+
+def components(model: str, benchmark: str) -> SDA:
+    """Table 4: fine-tuned on synthetic images with and without alignment."""
+    return sda(
+        model,
+        benchmark,
+        methods=("source", "dda", "sda"),
+        controls=("nonaligned", "projection", "finetuned"),
+    )
+
+
+def varied(model: str, benchmark: str, **synthesis: float) -> SDA:
+    """Tables 5 and 6: SDA beside Source and DDA with another ``images_per_class`` or ``guidance``."""
+    recipe = sda(model, benchmark, methods=("source", "dda", "sda"), controls=())
+    return replace(recipe, synth=replace(recipe.synth, **synthesis))
+
+
+def sensitivity(model: str) -> SDA:
+    """Table 8: Tent's eight settings beside the methods that look at each image by itself."""
+    methods = ("source", "memo", "diffpure", "tent", "gda", "dda", "sda")
+    return sda(model, "imagenet-c", methods=methods, controls=(), tent_grid=True)

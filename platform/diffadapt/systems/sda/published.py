@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ MAIN_TABLES = {"imagenet-c": "1", "imagenet-w": "2"}
 
 @dataclass(frozen=True)
 class Published:
-    """One published number: ``value`` is top-1 accuracy in percent; ``source`` names paper and table."""
+    """One published number: ``value`` is top-1 accuracy in percent; ``source`` names paper and table; ``row``
+    is what our tables call the row, ``given`` what its column has by itself (dotted field -> value)."""
 
     table: str
     source: str
@@ -34,6 +35,8 @@ class Published:
     model: str
     method: str
     value: float
+    row: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=1)
@@ -51,6 +54,16 @@ def citation() -> dict[str, str]:
     return dict(_paper()["paper"])
 
 
+def titles() -> dict[str, str]:
+    """Table -> what it is about."""
+    return {t["table"]: t["title"] for t in _paper()["tables"]}
+
+
+def cost() -> dict[str, Any]:
+    """Table 3 as printed: hours by model, on which devices, at which size."""
+    return dict(_paper()["cost"])
+
+
 def models(benchmark: str) -> list[str]:
     """Models that the paper reports on ``benchmark``, in its order."""
     return list(dict.fromkeys(p.model for p in published(benchmark)))
@@ -60,7 +73,7 @@ def published(benchmark: str, model: str | None = None, table: str | None = None
     """The paper's rows on ``benchmark`` ('imagenet-c', 'imagenet-w') for ``model`` ('ResNet-50', ...; None:
     all).
 
-    ``table`` '1', '2', '4', '5', '6' or 'A.2' gives that table's rows only. RecipeError for an unknown
+    ``table`` '1', '2', '4', '5', '6' or '8' gives that table's rows only. RecipeError for an unknown
     benchmark or model.
     """
     if benchmark not in _paper()["benchmarks"]:
@@ -84,16 +97,17 @@ def _all() -> tuple[Published, ...]:
     return tuple(
         Published(
             t["table"],
-            f"{short}, {'Table ' if t['table'].isdigit() else ''}{t['table']}",
+            f"{short}, Table {t['table']}",
             benchmark,
             model,
             method,
             value,
+            *row,
         )
         for t in _paper()["tables"]
         for benchmark, by_model in t["values"].items()
         for model, values in by_model.items()
-        for method, value in zip(t["methods"], values, strict=True)
+        for method, value, row in zip(t["methods"], values, t["rows"], strict=True)
         if value is not None
     )
 

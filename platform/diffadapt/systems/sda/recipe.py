@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, ClassVar
 
+from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.pipeline import PART, RESULT, SAME_IMAGES, SOURCE, Builder, MethodRow, Pipeline, Role
 from diffadapt.core.ranges import Between, Seed
@@ -29,6 +30,8 @@ from diffadapt.stages.fit_generator import FitGenerator
 from diffadapt.stages.images import Images, cached_source
 from diffadapt.stages.synthesize import Synthesize
 from diffadapt.systems.checks import check_known
+from diffadapt.systems.sda import authors
+from diffadapt.systems.sda.published import match
 from diffadapt.tasks.classification.adapt_online import Memo, Tent
 from diffadapt.tasks.classification.figures import Figures
 from diffadapt.tasks.classification.fit_classifier import FitClassifier
@@ -100,6 +103,17 @@ class SDA:
     def resolved(self) -> SDA:
         """The recipe with the input that its classifier wants."""
         return replace(self, classifier=with_inputs(self.classifier))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """For `show`: what differs from the authors' own run; empty for other targets than the paper's."""
+        config = to_dict(self.resolved)
+        known = match("", config)
+        if not known:
+            return ()
+        return (f"What differs from the authors' own run ({authors.repository()}):",) + tuple(
+            f"- {sentence}" for sentence in authors.remarks(config, known[1])
+        )
 
     @property
     def target_data(self) -> DataConfig:
@@ -200,7 +214,7 @@ class _Graph(Builder):
             self.row("DiffPure", "source_on_diffpure", note="no ensemble", role=_known("DiffPure"))
         self._online()
         if "gda" in r.methods:
-            self._project("gda", replace(r.align, guidance="gda"))
+            self._project("gda", replace(r.align, guidance="gda", scale=_scale_per_image(r.align)))
             self.predict("source_on_gda", "gda")
             note = "as publicly described; its hyper-parameters are not published"
             self.row("GDA", "source_on_target", "source_on_gda", note=note, role=_known("GDA"))
@@ -386,6 +400,11 @@ def _place(data: DataConfig) -> str:
     return (
         data.path if "://" in data.path or data.path.startswith("embedded:") else os.path.realpath(data.path)
     )
+
+
+def _scale_per_image(align: AlignConfig) -> float:
+    """What an image feels of the guidance: of one norm over a batch its share."""
+    return align.scale / align.coupled_batch**0.5 if align.aligner.coupled else align.scale
 
 
 def _known(method: str, partner: str = "") -> Role:

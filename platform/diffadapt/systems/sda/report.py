@@ -1,5 +1,5 @@
 """What a report says of a run of SDA beside its scores: the paper's figures, beside ours where the run's
-target is that benchmark, by themselves otherwise."""
+target is that benchmark, by themselves otherwise; what fine-tuning cost, beside the paper's Table 3."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 from diffadapt.core.pipeline import RESULT
 from diffadapt.metrics.classification import TOP1
 from diffadapt.report.sections import Page, SystemReport
-from diffadapt.report.summary import Summary, summarise
+from diffadapt.report.summary import summarise
+from diffadapt.systems.sda import authors
 from diffadapt.systems.sda import published as paper
+from diffadapt.systems.sda.beside import beside
+from diffadapt.systems.sda.cost import cost
 
 
 class SdaReport(SystemReport):
@@ -21,34 +24,21 @@ class SdaReport(SystemReport):
         return super().what(page)
 
     def data(self, page: Page) -> dict[str, Any]:
-        result = paper.match(str(page.manifest.get("recipe", "")), page.manifest.get("config") or {})
+        config = page.manifest.get("config") or {}
+        result = paper.match(str(page.manifest.get("recipe", "")), config)
         benchmark, model = result or ("", None)
         names = paper.benchmarks()
         return {
             "citation": paper.citation(),
-            "beside": _beside(summarise(page.scores, TOP1.name), benchmark, model) if model else [],
+            "beside": beside(summarise(page.scores, TOP1.name), config, benchmark, model) if model else [],
+            "beyond": authors.beyond() if model else (),
+            "titles": paper.titles(),
+            "cost": cost(page.run, page.manifest, model),
             "model": model,
             "grids": [_grid(b, names[b], model) for b in paper.MAIN_TABLES if benchmark in ("", b)],
             "open": bool(result),
             "benchmark": names.get(benchmark, ""),
         }
-
-
-def _beside(table: Summary, benchmark: str, model: str) -> list[dict[str, str]]:
-    rows = {r.role.published: r for r in table.main if r.mean is not None}
-    out = []
-    for p in paper.published(benchmark, model, paper.MAIN_TABLES[benchmark]):
-        row = rows.get(p.method)
-        out.append(
-            {
-                "method": p.method,
-                "published": f"{p.value:.1f}",
-                "here": f"{row.mean:.1f}" if row else "not run",
-                "difference": f"{row.mean - p.value:+.1f}" if row and row.mean is not None else "",
-                "images": row.coverage if row else "",
-            }
-        )
-    return out
 
 
 def _grid(benchmark: str, what: str, model: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.foreign import parse
 from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.methods.ssl.config import SslConfig
+from diffadapt.stages.models import classifier_revisions
 from diffadapt.stages.roles import SPLIT, adapted, row_inputs
 from diffadapt.tasks.classification.adaptation_fit import AdaptationFit
 from diffadapt.train.fit import Trained
@@ -21,15 +22,26 @@ from diffadapt.train.fit import Trained
 @dataclass(frozen=True)
 class FitSsl(AdaptationFit):
     """Inputs: the target's rows (images, or features where the backbone is frozen), a split, and stage 1's
-    folder.
+    folder, unless ``bottleneck`` is given.
 
     The result is a folder of the kind and architecture of stage 1's. Labels of the target's rows are not
     looked at unless ``select`` is the oracle.
     """
 
     config: Any = SslConfig()
+    bottleneck: int | None = None
+    """The training starts from the backbone's own weights and a new head with a bottleneck of this width (0:
+    none, but where the backbone is frozen), as stage 1 starts. None: from stage 1's folder."""
 
     kind = "ssl"
+
+    def identity(self) -> dict[str, Any]:
+        new = {} if self.bottleneck is None else {"bottleneck": self.bottleneck}
+        return {**super().identity(), **new}
+
+    def revisions(self) -> dict[str, str]:
+        from_before = self.bottleneck is None or self.backbone.frozen
+        return {} if from_before else classifier_revisions(self.backbone, False)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         config = self.config
@@ -70,7 +82,7 @@ class FitSsl(AdaptationFit):
             np.asarray([label for _, label, good in known if good], np.int64),
             np.asarray([i for i, _, good in known if not good], np.int64),
         )
-        model, export = self._start(job)
+        model, export = self._start(job) if self.bottleneck is None else self._anew(job, target)
         run = self.run(job, failures, **self.observers(job, target))
         scalars = fit_ssl(target, labelled, model, self.num_classes, config, run)
         return Trained(scalars, export, {"images": len(known)}, failures)
@@ -96,6 +108,41 @@ class FitSsl(AdaptationFit):
         inputs = replace(self.backbone, arch=loaded.arch)
         return loaded.model, lambda metrics: export_classifier(
             loaded.model, job.output, loaded.arch, inputs, names, self._extra(before, metrics)
+        )
+
+    def _anew(self, job: FitJob, target: Any) -> tuple[Any, Any]:
+        """The same of a network that has seen nothing of the task: the backbone's own weights and a new
+        head."""
+        import torch
+        from torch import nn
+
+        from diffadapt.methods.uda.layers import flat
+        from diffadapt.models.adaptation import bottleneck
+        from diffadapt.models.mlp_head import join, save_head
+        from diffadapt.tasks.classification.adaptation import FROZEN_BOTTLENECK
+
+        names, frozen, middle = self.names, self.backbone.frozen, self.bottleneck or 0
+        body = None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            if not frozen:
+                from diffadapt.models.backbone import load_backbone
+
+                body = load_backbone(self.backbone)
+            width = target.width if body is None else body.width
+            middle = middle or (FROZEN_BOTTLENECK if frozen else 0)
+            head = flat(bottleneck(width, middle), nn.Linear(middle or width, len(names)))
+        if body is None:
+            head = head.eval().to(job.context.device)
+            return head, lambda metrics: save_head(job.output, head, width, names, self._extra({}, metrics))
+        from diffadapt.models.export import export_classifier
+
+        model, arch, args = join(
+            body.module, body.arch, head, len(names), self.backbone.in_channels, body.model_args
+        )
+        before, inputs = {"backbone": f"{body.arch} ({body.revision})"}, replace(self.backbone, arch=arch)
+        return model, lambda metrics: export_classifier(
+            model, job.output, arch, inputs, names, self._extra(before, metrics), args
         )
 
     def _extra(self, before: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:

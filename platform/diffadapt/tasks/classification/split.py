@@ -26,6 +26,7 @@ SPLIT_SCHEMA = pa.schema(
     [("key", pa.string()), ("label", pa.int64()), ("confidence", pa.float64()), ("confident", pa.bool_())]
 )
 """``label`` is the predicted class, never the true one; ``confidence`` its softmax probability."""
+STAGE1 = "stage 1"
 NAMED = 8
 """Classes that a warning names."""
 
@@ -43,6 +44,8 @@ class Split(Stage):
     config: SplitConfig = SplitConfig()
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
+    teacher: str = STAGE1
+    """Whose predictions they are, for the warnings."""
     unadapted: bool = False
     """Estimated shares were asked for, and ``config`` is without them because the model gives none."""
 
@@ -62,11 +65,12 @@ class Split(Stage):
             "threshold": c.threshold,
             "warn": [c.warn_confident, c.warn_coverage],
             "classes": list(self.class_names) or self.num_classes,
+            **({"teacher": self.teacher} if self.teacher != STAGE1 else {}),
         }
 
     def notes(self) -> tuple[str, ...]:
         said = (
-            "Pseudo-labels of the model that was not adapted are a fraction of every predicted class: without"
+            "Pseudo-labels of a model that was not adapted are a fraction of every predicted class: without"
             " held-out source images (--held-out 0.1) its shares of classes cannot be estimated"
             " (split.shares)."
         )
@@ -123,7 +127,7 @@ class Split(Stage):
                 "confident": confident[order],
             }
             pq.write_table(pa.table(columns, schema=SPLIT_SCHEMA), Path(job.output) / SPLIT)
-        metrics = split_metrics(predicted, confidence, confident, self.config, names)
+        metrics = split_metrics(predicted, confidence, confident, self.config, names, self.teacher)
         return {**metrics, **said, "warnings": [*metrics["warnings"], *warnings]}
 
 
@@ -192,9 +196,10 @@ def split_metrics(
     confident: np.ndarray,
     config: SplitConfig,
     names: Sequence[str],
+    teacher: str = STAGE1,
 ) -> dict[str, Any]:
-    """What the split says about stage 1: counts, fractions of the target, coverage (the fraction of classes
-    that is predicted), ``per_class`` name -> [predicted, confident], and warnings."""
+    """What the split says about ``teacher``: counts, fractions of the target, coverage (the fraction of
+    classes that is predicted), ``per_class`` name -> [predicted, confident], and warnings."""
     counts = np.bincount(predicted, minlength=len(names))
     chosen = np.bincount(predicted[confident], minlength=len(names))
     above = float((confidence >= config.threshold).mean())
@@ -209,27 +214,32 @@ def split_metrics(
         "coverage": coverage,
         "per_class": {name: [int(n), int(k)] for name, n, k in zip(names, counts, chosen, strict=True)},
         "never_predicted": absent,
-        "warnings": _warnings(above, coverage, absent, len(names), config),
+        "warnings": _warnings(above, absent, len(names), config, teacher),
     }
 
 
 def _warnings(
-    above: float, coverage: float, absent: Sequence[str], classes: int, config: SplitConfig
+    above: float, absent: Sequence[str], classes: int, config: SplitConfig, teacher: str
 ) -> list[str]:
-    said = []
+    said, coverage = [], (classes - len(absent)) / classes
     if above < config.warn_confident:
+        cause = (
+            "which is a sign of a collapsed stage 1: look at the synthetic images and at stage 1's"
+            " predictions before trusting stage 2."
+            if teacher == STAGE1
+            else f"so {teacher} hardly knows these images: do not trust stage 2 after it."
+        )
         said.append(
             f"Only {_percent(above)} of the target is predicted with confidence {config.threshold:g} or more,"
-            " which is a sign of a collapsed stage 1: look at the synthetic images and at stage 1's"
-            " predictions before trusting stage 2."
+            f" {cause}"
         )
     if absent:
         shown = ", ".join(repr(name) for name in absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
         if coverage < config.warn_coverage:
             said.append(
-                f"Stage 1 predicts only {classes - len(absent)} of the {classes} classes"
-                f" ({_percent(coverage)}), which is a sign of collapse; stage 2 cannot learn the others:"
-                f" {shown}."
+                f"{teacher[0].upper()}{teacher[1:]} predicts only {classes - len(absent)} of the {classes}"
+                f" classes ({_percent(coverage)}), which is a sign of collapse; stage 2 cannot learn the"
+                f" others: {shown}."
             )
         else:
             said.append(
