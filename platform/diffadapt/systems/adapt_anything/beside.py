@@ -12,6 +12,7 @@ from diffadapt.report.roles import roles
 from diffadapt.report.summary import Summary
 from diffadapt.systems.adapt_anything.published import (
     backbones,
+    nearest,
     note,
     other_titles,
     published,
@@ -76,12 +77,8 @@ def unlike(config: Mapping[str, Any], method: str, groups: tuple[str, ...] = ())
     source, name = found
     known = settings(benchmark, source)
     backbone = config.get("backbone") or {}
-    theirs = backbones(known)
-    out = (
-        []
-        if backbone.get("name") in theirs
-        else [f"backbone {backbone.get('name')} for {' or '.join(theirs)}"]
-    )
+    mine, known_bodies = str(backbone.get("name")), backbones(known)
+    out = [] if mine in known_bodies else [f"backbone {mine} for {nearest(mine, known_bodies)[0]}"]
     out += ["frozen features"] * bool(backbone.get("frozen"))
     ours = _training(config.get("uda") or {}, name)
     theirs = _training(to_dict(published_training(benchmark, source)), name)

@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,6 +57,13 @@ def backbones(known: Mapping[str, Any]) -> list[str]:
     return [found] if isinstance(found, str) else list(found)
 
 
+def nearest(name: str, theirs: Sequence[str]) -> tuple[str, bool]:
+    """(the backbone of ``theirs`` that comes nearest to ``name``, whether they differ by distillation at most)."""
+    body = name.partition("_patch")[0].removesuffix("_distilled")
+    same = [b for b in theirs if b.partition("_patch")[0].removesuffix("_distilled") == body]
+    return (same or [*theirs, ""])[0], bool(same)
+
+
 def settings_of(benchmark: str, method: str) -> tuple[str, str] | None:
     """(source, name of the method's file) of the settings with which a row of published tables was made; None
     where they are not known."""
@@ -76,8 +83,7 @@ def other_titles(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = []
     for source in _read()["settings"]:
         known = settings(str(config.get("benchmark") or ""), source)
-        mine = str((config.get("backbone") or {}).get("name")).partition("_patch")[0]
-        if any(b.partition("_distilled")[0] == mine for b in backbones(known)):
+        if nearest(str((config.get("backbone") or {}).get("name")), backbones(known))[1]:
             found += [(title, METHODS[name].title) for title, name in known.get("titles", {}).items()]
     return found
 
