@@ -58,7 +58,7 @@ def backbones(known: Mapping[str, Any]) -> list[str]:
 
 
 def nearest(name: str, theirs: Sequence[str]) -> tuple[str, bool]:
-    """(the backbone of ``theirs`` that comes nearest to ``name``, whether they differ by distillation at most)."""
+    """(the one of ``theirs`` nearest to ``name``, whether they differ by distillation at most)."""
     body = name.partition("_patch")[0].removesuffix("_distilled")
     same = [b for b in theirs if b.partition("_patch")[0].removesuffix("_distilled") == body]
     return (same or [*theirs, ""])[0], bool(same)
