@@ -1,4 +1,4 @@
-"""A process group of two for tests of data-parallel training."""
+"""Processes of tests: a group of two for data-parallel training, and one that a test may kill."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,28 @@ def in_two_workers(work: Callable[..., None], folder: Path | str, *args: Any) ->
     here."""
     inputs = (work, str(folder), args, dict(os.environ))
     mp.start_processes(_enter, inputs, nprocs=2, start_method="forkserver")
+
+
+def in_the_background(work: Callable[..., int | None], *args: Any, log: Path) -> BaseProcess:
+    """``work(*args)`` in a process and session of its own, which has started; its output is added to
+    ``log``, and its exit status is what ``work`` returns."""
+    inputs = (work, args, dict(os.environ), str(log))
+    process = multiprocessing.get_context("forkserver").Process(target=_alone, args=inputs)
+    process.start()
+    return process
+
+
+def _alone(
+    work: Callable[..., int | None], args: tuple[Any, ...], environment: dict[str, str], log: str
+) -> None:
+    os.setsid()
+    with open(log, "ab") as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    sys.exit(work(*args))
 
 
 def _enter(

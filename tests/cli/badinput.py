@@ -97,7 +97,7 @@ def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-_FINISHED: dict[str, bytes] = {}
+_FINISHED: dict[bool, dict[str, bytes]] = {}
 
 
 class Place:
@@ -115,13 +115,14 @@ class Place:
         (folder / "recipes" / "small.py").write_text(RECIPE.format(classifier=self.classifier.name))
         (folder / "recipes" / "whole.py").write_text(WHOLE)
 
-    def finish(self) -> None:
-        """A finished run of the small recipe: made once a process, then copied."""
-        if not _FINISHED:
-            result = self.run()
+    def finish(self, whole: bool = False) -> None:
+        """A finished run of the small recipe, or of the one that trains its classifier: made once a process,
+        then copied."""
+        if whole not in _FINISHED:
+            result = self.run_whole() if whole else self.run()
             assert result.status == 0, result.text
-            _FINISHED.update(self.everything())
-        for name, data in _FINISHED.items():
+            _FINISHED[whole] = self.everything()
+        for name, data in _FINISHED[whole].items():
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             (self.root / name).write_bytes(data)
 

@@ -13,8 +13,7 @@ from tests.cli.badinput import Place, diffadapt
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     place = Place(tmp_path, monkeypatch)
-    result = place.run_whole(methods="source")
-    assert result.status == 0, result.text
+    place.finish(whole=True)
     return place
 
 

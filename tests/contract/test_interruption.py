@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +21,7 @@ from diffadapt.run.drive import drive  # noqa: E402
 from diffadapt.run.local import LocalRunner  # noqa: E402
 from diffadapt.systems.sda.recipe import SDA  # noqa: E402
 from tests.tiny import tiny_sda  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.workers import in_the_background  # noqa: E402
 
 
 def small() -> SDA:
@@ -111,8 +108,12 @@ POINTS = {
 }
 
 
+def killed(root: Path, limits: tuple[int, int]) -> None:
+    go(root, Stopping(small().execution, "kill", *limits))
+
+
 @pytest.mark.parametrize(
-    "point", [pytest.param(p, marks=pytest.mark.slow if p == "first" else ()) for p in POINTS]
+    "point", [pytest.param(p, marks=pytest.mark.slow if p in ("first", "middle") else ()) for p in POINTS]
 )
 def test_resumed_equals_undisturbed(undisturbed, tmp_path, point):
     how, receipts, steps = POINTS[point]
@@ -121,17 +122,10 @@ def test_resumed_equals_undisturbed(undisturbed, tmp_path, point):
         with pytest.raises(KeyboardInterrupt):
             go(tmp_path, Stopping(small().execution, how, *limits))
     else:
-        env = {**os.environ, "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}", "OMP_NUM_THREADS": "1"}
-        command = [
-            sys.executable,
-            "-m",
-            "tests.contract.test_interruption",
-            str(tmp_path),
-            how,
-            *map(str, limits),
-        ]
-        ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr[-2000:]
+        log = tmp_path.with_suffix(".log")
+        ended = in_the_background(killed, tmp_path, limits, log=log)
+        ended.join()
+        assert ended.exitcode == -signal.SIGKILL, log.read_text()[-2000:]
     before = files(tmp_path)
     wanted = files(undisturbed)
     assert 0 < len(before) < len(wanted)
@@ -198,8 +192,3 @@ def test_a_remote_root_holds_the_same_bytes(undisturbed):
         and run.has("scores.parquet")
         and root.runs.fs.find(root.runs.join(run.name, "tensorboard"))
     )
-
-
-if __name__ == "__main__":
-    place, how, receipts, steps = sys.argv[1:]
-    go(Path(place), Stopping(small().execution, how, int(receipts), int(steps)))

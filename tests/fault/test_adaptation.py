@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -17,13 +15,14 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from diffadapt.cli import main  # noqa: E402
 from diffadapt.core.runs import Root  # noqa: E402
 from diffadapt.run.drive import drive  # noqa: E402
 from diffadapt.run.local import LocalRunner  # noqa: E402
 from tests.tiny import tiny_adaptation  # noqa: E402
 from tests.unit.tinypipelines import stable_diffusion  # noqa: E402
+from tests.workers import in_the_background  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 STAGES = (
     "prompts",
     "synth",
@@ -61,36 +60,26 @@ def results(root: Path) -> dict[str, bytes]:
     } | {"scores": repr(sorted(map(repr, Root(str(root)).run(run.name).scores()))).encode()}
 
 
-def start(root: Path, generator: str, pipelines: Path, log: Path) -> subprocess.Popen:
+def work(root: Path, generator: str) -> int:
+    """The recipe's run to its end by the command line."""
+    pipelines = root.parent / "pipelines"
     pipelines.mkdir(exist_ok=True)
     (pipelines / "tiny.py").write_text(
         "from tests.tiny import tiny_adaptation\n\n\ndef recipe():\n    return"
         f" tiny_adaptation({generator!r})\n"
     )
-    environment = {
-        **os.environ,
-        "DIFFADAPT_PIPELINES": str(pipelines),
-        "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}",
-        "OMP_NUM_THREADS": "1",
-    }
-    with open(log, "ab") as sink:
-        return subprocess.Popen(
-            [sys.executable, "-m", "diffadapt.cli", "run", "tiny", "--root", str(root)],
-            env=environment,
-            stdout=sink,
-            stderr=sink,
-            start_new_session=True,
-        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFADAPT_PIPELINES", str(pipelines))
+        return main(["run", "tiny", "--root", str(root)])
 
 
-def kill_when(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
+def kill_when(condition: Callable[[], bool], process: BaseProcess, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
-    while process.poll() is None and not condition():
+    while process.is_alive() and not condition():
         assert time.monotonic() < end, "the stage was never reached"
         time.sleep(0.005)
-    if process.poll() is None:
-        process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
 
 
 def finish_after_kills(
@@ -98,8 +87,8 @@ def finish_after_kills(
 ) -> dict[str, bytes]:
     root, log = tmp_path / "data", tmp_path / "log"
     for condition in conditions:
-        kill_when(condition, start(root, generator, tmp_path / "pipelines", log))
-    assert start(root, generator, tmp_path / "pipelines", log).wait(300) == 0, log.read_text()[-3000:]
+        kill_when(condition, in_the_background(work, root, generator, log=log))
+    assert work(root, generator) == 0
     return results(root)
 
 

@@ -6,11 +6,9 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -18,14 +16,16 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from diffadapt.cli import main  # noqa: E402
 from diffadapt.core.runs import Root  # noqa: E402
 from diffadapt.run.drive import drive  # noqa: E402
 from diffadapt.run.local import LocalRunner  # noqa: E402
+from diffadapt.stages.translate import Translator  # noqa: E402
 from diffadapt.systems.zodi.recipe import Zodi  # noqa: E402
 from tests.diffusionkit import tiny_scene_pipeline  # noqa: E402
 from tests.tiny_scenes import doubtful, tiny_zodi  # noqa: E402
+from tests.workers import in_the_background  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 STAGES = (".checkpoints", "segmenter", "transferred", "segments", "quality", "figures")
 """Kinds of the store in the order of their first appearance; checkpoints are those of a fit under way."""
 
@@ -60,60 +60,43 @@ def results(root: Path) -> dict[str, str]:
     return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in sorted(files.items())}
 
 
-def start(root: Path, generator: str, log: Path, slowly: str = "") -> subprocess.Popen:
-    """The recipe's run in a process of its own; ``slowly``: before an attempt at transferring it says so in
-    that file, and waits."""
+def work(root: Path, generator: str, slowly: Path | None = None) -> int:
+    """The recipe's run to its end by the command line; ``slowly``: before an attempt at transferring it says
+    so in that file, and waits."""
     pipelines = root.parent / "pipelines"
     pipelines.mkdir(exist_ok=True)
     (pipelines / "tiny.py").write_text(
         "from tests.fault.test_zodi_faults import small\n\n\ndef recipe():\n    return"
         f" small({generator!r})\n"
     )
-    environment = {
-        **os.environ,
-        "DIFFADAPT_PIPELINES": str(pipelines),
-        "PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}",
-        "OMP_NUM_THREADS": "1",
-    }
-    words = ["-c", SLOW, slowly] if slowly else ["-m", "diffadapt.cli"]
-    with open(log, "ab") as sink:
-        return subprocess.Popen(
-            [sys.executable, *words, "run", "tiny", "--root", str(root)],
-            env=environment,
-            stdout=sink,
-            stderr=sink,
-            start_new_session=True,
-        )
+    attempt = Translator._attempt
+
+    def slow(self, number, *rest):
+        with open(slowly, "a") as log:
+            log.write(f"{number}\n")
+        time.sleep(0.3 * (number > 0))
+        attempt(self, number, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFADAPT_PIPELINES", str(pipelines))
+        if slowly:
+            patch.setattr(Translator, "_attempt", slow)
+        return main(["run", "tiny", "--root", str(root)])
 
 
-SLOW = """
-import sys, time
-from diffadapt.cli import main
-from diffadapt.stages.translate import Translator
-
-attempt, place = Translator._attempt, sys.argv[1]
-
-def slowly(self, number, *rest):
-    with open(place, "a") as log:
-        log.write(f"{number}\\n")
-    time.sleep(0.3 * (number > 0))
-    attempt(self, number, *rest)
-
-Translator._attempt = slowly
-sys.exit(main(sys.argv[2:]))
-"""
+def start(root: Path, generator: str, *more: Path) -> BaseProcess:
+    return in_the_background(work, root, generator, *more, log=root.parent / "log")
 
 
-def kill_when(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 240) -> bool:
+def kill_when(condition: Callable[[], bool], process: BaseProcess, seconds: float = 240) -> bool:
     """SIGKILL as soon as ``condition`` holds; whether it was still running then."""
     end = time.monotonic() + seconds
-    while process.poll() is None and not condition():
+    while process.is_alive() and not condition():
         assert time.monotonic() < end, "the stage was never reached"
         time.sleep(0.002)
-    alive = process.poll() is None
-    if alive:
-        process.send_signal(signal.SIGKILL)
-    process.wait()
+    alive = process.is_alive()
+    process.kill()
+    process.join()
     return alive
 
 
@@ -133,8 +116,7 @@ def one_more(root: Path, kind: str) -> Callable[[], bool]:
 
 
 def finish(tmp_path: Path, generator: str) -> dict[str, str]:
-    log = tmp_path / "log"
-    assert start(tmp_path / "data", generator, log).wait(400) == 0, log.read_text()[-3000:]
+    assert work(tmp_path / "data", generator) == 0
     return results(tmp_path / "data")
 
 
@@ -142,7 +124,7 @@ def test_killed_while_it_tries_an_image_again(tmp_path, generator, undisturbed):
     """In the middle of a retry: nothing of the shard was stored, and its attempts are made again with the
     same seeds."""
     attempts = tmp_path / "attempts"
-    process = start(tmp_path / "data", generator, tmp_path / "log", str(attempts))
+    process = start(tmp_path / "data", generator, attempts)
     assert kill_when(lambda: attempts.exists() and "1\n" in attempts.read_text(), process), (
         tmp_path / "log"
     ).read_text()[-2000:]
@@ -154,9 +136,7 @@ def test_killed_while_it_tries_an_image_again(tmp_path, generator, undisturbed):
 def test_killed_in_every_stage(tmp_path, generator, undisturbed):
     killed = []
     for kind in STAGES:
-        if kill_when(
-            one_more(tmp_path / "data", kind), start(tmp_path / "data", generator, tmp_path / "log")
-        ):
+        if kill_when(one_more(tmp_path / "data", kind), start(tmp_path / "data", generator)):
             killed.append(kind)
     assert len(killed) >= 4, f"only {killed} were caught in the act"
     assert finish(tmp_path, generator) == undisturbed
@@ -169,7 +149,5 @@ def test_killed_at_six_random_moments(tmp_path, generator, undisturbed):
     print("moments", moments)
     for seconds in moments:
         end = time.monotonic() + seconds
-        kill_when(
-            lambda end=end: time.monotonic() > end, start(tmp_path / "data", generator, tmp_path / "log")
-        )
+        kill_when(lambda end=end: time.monotonic() > end, start(tmp_path / "data", generator))
     assert finish(tmp_path, generator) == undisturbed

@@ -142,12 +142,13 @@ def _plan(name: str, recipe: Any, overrides: Mapping[str, Any], made: dict[str, 
     """What is planned for one recipe; the nodes' records go to ``made``, each once."""
     recipe = override(recipe, overrides)
     with (
-        lenient(),
+        lenient() as notes,
         _pretended_peft("transfer.lora" in overrides),
         _pretended_pillow(hasattr(recipe, "glyphs")),
     ):
         pipeline = recipe.pipeline()
         plans = pipeline.plan(Store("memory://golden"))
+    assert all(len(note) < 400 and "\n" not in note for note in notes), notes
     return {
         "run": run_name(name, run_digest(run_config(recipe), plans)),
         **_views(pipeline),
@@ -166,6 +167,7 @@ def _nodes(plans: Mapping[str, Any], made: dict[str, list[Any]]) -> dict[str, st
     """Node -> the key of its record in ``made``."""
     nodes = {}
     for node, plan in plans.items():
+        every_one_apart(node, plan)
         kind, (first, *_), last = plan.stage.kind, plan.shards, plan.shards[-1]
         name = _template(first.path, kind, plan.family, first.shard.key, first.digest)
         end = last.digest if last is not first else SAME
@@ -182,6 +184,14 @@ def _nodes(plans: Mapping[str, Any], made: dict[str, list[Any]]) -> dict[str, st
         nodes[node] = _short(record, 10)
         made[nodes[node]] = record
     return nodes
+
+
+def every_one_apart(node: str, plan: Any) -> None:
+    """No two shards of a node have a key, digest or name in common, and what is stored has a name."""
+    keys, digests, paths = zip(*((p.shard.key, p.digest, p.path) for p in plan.shards), strict=True)
+    for values in (keys, digests, *([paths] if plan.stage.stored else [])):
+        assert len(set(values)) == len(values), f"{node}: two shards have the same {values[0]!r}"
+    assert all(keys) and all((path is not None) == plan.stage.stored for path in paths), node
 
 
 def _predictions(loaded: Mapping[str, Any], made: dict[str, list[Any]]) -> dict[str, Any]:

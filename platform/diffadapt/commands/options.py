@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, make_dataclass
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -91,26 +93,77 @@ def parse_fields(
     from diffadapt.core.ranges import check_limits
 
     aliases = getattr(type(recipe), "aliases", {})
-    combined = make_dataclass(
-        "Combined",
-        [
-            ("options", Annotated[options, tyro.conf.arg(name="")]),  # type: ignore[valid-type]
-            *((name, type(value), value) for name, value in more.items()),
-            ("recipe", Annotated[type(recipe), tyro.conf.arg(name="")], recipe),
-        ],
-        frozen=True,
-    )
+    words = _truths(_expand(list(argv), aliases), recipe)
     short = "\n".join(f"--{k}: sets {', '.join(v)}" for k, v in aliases.items() if v != (k,))
-    parsed = tyro.cli(
-        combined,
-        prog=f"diffadapt {prog}",
-        args=_truths(_expand(list(argv), aliases), recipe),
-        description=f"{COMMANDS[command][1].capitalize()}.\n\n{example(command)}\n\n{short}",
-        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-    )
-    check_limits(parsed.recipe)  # type: ignore[attr-defined]
-    check_trackers(parsed.recipe.execution.trackers)  # type: ignore[attr-defined]
+    about = f"{COMMANDS[command][1].capitalize()}.\n\n{example(command)}\n\n{short}"
+
+    def read(options: Any, recipe: Any) -> Any:
+        combined = make_dataclass(
+            "Combined",
+            [
+                ("options", Annotated[type(options), tyro.conf.arg(name="")], options),
+                *((name, type(value), value) for name, value in more.items()),
+                ("recipe", Annotated[type(recipe), tyro.conf.arg(name="")], recipe),
+            ],
+            frozen=True,
+        )
+        return tyro.cli(
+            combined,
+            prog=f"diffadapt {prog}",
+            args=words,
+            description=about,
+            config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+        )
+
+    parsed = _of_the_named(options(), recipe, words, read) or read(options(), recipe)
+    check_limits(parsed.recipe)
+    check_trackers(parsed.recipe.execution.trackers)
     return parsed
+
+
+def _of_the_named(options: Any, recipe: Any, words: Sequence[str], read: Callable[[Any, Any], Any]) -> Any:
+    """What ``read`` makes of the options and the recipe, having looked at those fields alone that ``words`` name: a parser of
+    all fields, several hundred, takes longer than most plans. None where that parser has to speak: for help,
+    and for whatever is wrong."""
+    if {"-h", "--help"} & set(words):
+        return None
+    known = field_types(recipe)
+    named = {w.partition("=")[0].removeprefix("--").replace("-", "_") for w in words if w.startswith("--")}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            parsed = read(
+                _part(options, [[f.name] for f in fields(options)]),
+                _part(recipe, [n.split(".") for n in known if n in named]),
+            )
+        return replace(
+            parsed, options=_joined(options, parsed.options), recipe=_joined(recipe, parsed.recipe)
+        )
+    except (SystemExit, Exception):  # said by the whole parser, in the words of its own fields
+        return None
+
+
+def _part(config: Any, paths: Sequence[Sequence[str]]) -> Any:
+    """A value of a class of the same name that has those fields alone to which ``paths`` lead."""
+    hints = get_type_hints(type(config), include_extras=True)
+    inner: dict[str, list[Sequence[str]]] = {}
+    for head, *rest in paths:
+        inner.setdefault(head, []).append(rest)
+    members: list[tuple[str, Any, Any]] = []
+    for name, deeper in inner.items():
+        value = getattr(config, name)
+        if is_dataclass(value):
+            value = _part(value, deeper)
+        hint = type(value) if is_dataclass(value) else hints[name]
+        members.append((name, hint, field(default_factory=lambda value=value: value)))
+    return make_dataclass(type(config).__name__, members, frozen=True)()
+
+
+def _joined(config: Any, part: Any) -> Any:
+    """``config`` with the values of ``part``, a part of it."""
+    values = {f.name: getattr(part, f.name) for f in fields(part)}
+    return replace(
+        config, **{k: _joined(getattr(config, k), v) if is_dataclass(v) else v for k, v in values.items()}
+    )
 
 
 def _truths(arguments: list[str], recipe: Any) -> list[str]:
@@ -134,8 +187,8 @@ def _expand(arguments: list[str], aliases: dict[str, tuple[str, ...]]) -> list[s
     i = 0
     while i < len(arguments):
         word, equals, value = arguments[i].partition("=")
-        fields = aliases.get(word.removeprefix("--").replace("_", "-")) if word.startswith("--") else None
-        if fields is None or fields == (word.removeprefix("--"),):
+        aliased = aliases.get(word.removeprefix("--").replace("_", "-")) if word.startswith("--") else None
+        if aliased is None or aliased == (word.removeprefix("--"),):
             out.append(arguments[i])
             i += 1
             continue
@@ -144,7 +197,7 @@ def _expand(arguments: list[str], aliases: dict[str, tuple[str, ...]]) -> list[s
                 raise RecipeError(f"{word} needs a value.")
             value = arguments[i + 1]
             i += 1
-        for field in fields:
-            out += [f"--{field.replace('_', '-')}", value]
+        for one in aliased:
+            out += [f"--{one.replace('_', '-')}", value]
         i += 1
     return out

@@ -135,6 +135,7 @@ def _replace(config: Any, path: list[str], value: Any, dotted: str) -> Any:
     return dataclasses.replace(config, **{head: new})
 
 
+@functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {f.name: _plain_union(hints[f.name]) for f in fields(cls)}

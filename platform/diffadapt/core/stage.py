@@ -189,15 +189,16 @@ def plan_node(name: str, stage: Stage, inputs: Mapping[str, NodePlan], store: St
     revisions = stage.revisions()
     identity = {**stage.identity(), "revisions": revisions} if revisions else stage.identity()
     family = family_digest(stage.kind, stage.version, identity, [p.family for p in inputs.values()])
-    planned = []
-    for shard in stage.plan(inputs):
+    planned, shards = [], stage.plan(inputs)
+    label = stage.label()
+    for shard in shards:
         digest = shard_digest(family, shard)
         if not stage.stored:
             path = None
         elif stage.fit_stage:
-            path = store.fit_path(stage.kind, stage.label(), digest)
+            path = store.fit_path(stage.kind, label, digest)
         else:
-            path = store.shard_path(stage.kind, stage.label(), family, shard.key, digest)
+            path = store.shard_path(stage.kind, label, family, shard.key, digest)
         planned.append(PlannedShard(shard, digest, path))
     keys = [p.shard.key for p in planned]
     assert len(set(keys)) == len(keys), f"{name} planned two shards of one key"

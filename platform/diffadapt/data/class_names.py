@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -79,6 +80,7 @@ def normalise(name: str) -> str:
     return _SEPARATORS.sub(" ", unicodedata.normalize("NFKC", name).casefold()).strip()
 
 
+@functools.lru_cache(maxsize=4096)
 def spoken(name: str) -> str:
     """What a prompt says for a class: 'back_pack' -> 'back pack'. Case, hyphens and letters of any script
     stay."""
