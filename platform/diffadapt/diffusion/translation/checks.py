@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffadapt.core.errors import RecipeError, WeightsError
+from diffadapt.core.foreign import parse
 from diffadapt.diffusion.generators.pipeline_index import PipelineIndex, demand_files, pipeline_index
 from diffadapt.diffusion.given import look_at_controlnet, look_at_parts
 from diffadapt.diffusion.translation.config import TransferConfig
@@ -64,7 +65,7 @@ def check_weights(config: TransferConfig, index: PipelineIndex | None) -> None:
     if uses_layout(config) and not config.controlnet:
         own_controlnet(config.weights)
     elif uses_layout(config):
-        resolve(config.controlnet)
+        demand_controlnet(config.controlnet)
     if index is None:
         return
     missing = [name for name in _NEEDED if not (index.components.get(name) or [None, None])[1]]
@@ -128,6 +129,23 @@ def check_fit(config: TransferConfig, parts: Mapping[str, Any], control: Any | N
 
 def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def demand_controlnet(weights: str) -> None:
+    """Raise WeightsError for a local folder of something else."""
+    resolved = resolve(weights)
+    if is_hub_id(resolved):
+        return
+    try:
+        found = parse((Path(resolved) / "config.json").read_bytes()).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        found = None
+    if found != "ControlNetModel":
+        why = f"its config.json names {found}" if found else "it has no readable config.json"
+        raise WeightsError(
+            f"{weights!r} is no ControlNet ({why}): give a folder that ControlNetModel.save_pretrained wrote,"
+            " or a hub id."
+        )
 
 
 def variant_of(config: TransferConfig) -> str:
