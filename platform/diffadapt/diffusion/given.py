@@ -55,7 +55,7 @@ def look_at_controlnet(weights: str) -> Any | None:
         return None
     folder = resolve(weights)
     parts = (("", ("diffusers", "ControlNetModel")),)
-    return _looked_at(weights, folder, content_revision(folder), parts, "")[""]
+    return _looked_at(weights, folder, content_revision(folder), parts, "").get("")
 
 
 def check_unconditional(weights: str) -> None:
