@@ -105,7 +105,7 @@ def test_cdtrans_is_compared_with_the_scripts_of_its_authors():
     config = to_dict(recipe("cdtrans", "office31"))
     other = "backbone deit_small_patch16_224.fb_in1k for deit_small_distilled_patch16_224.fb_in1k"
     assert said(unlike(config, "CDTrans")) == f"other settings: {other}"
-    assert len(unlike(config, "CDTrans")) == len(unlike(config, "CDTrans baseline")) == 1
+    assert said(unlike(config, "CDTrans baseline")) == f"other settings: {other}"
     assert other_titles(config) == [("CDTrans baseline", "Source only")]
     config["backbone"]["name"] = "deit_base_distilled_patch16_224.fb_in1k"
     assert said(unlike(config, "CDTrans")) == said(unlike(config, "CDTrans baseline")) == "as published"
@@ -113,7 +113,7 @@ def test_cdtrans_is_compared_with_the_scripts_of_its_authors():
     assert said(unlike(config, "CDTrans")) == "other settings: batch_size 32 for 64, epochs 20 for 50"
     assert said(unlike(config, "CDTrans baseline")) == "other settings: batch_size 32 for 64"
     visda = to_dict(recipe("cdtrans", "visda2017"))
-    assert len(unlike(visda, "CDTrans")) == 1 and visda["uda"]["cdtrans"]["adapt_lr"] == 5e-5
+    assert len(unlike(visda, "CDTrans") or ()) == 1 and visda["uda"]["cdtrans"]["adapt_lr"] == 5e-5
     assert other_titles(to_dict(recipe("office31"))) == []
 
 

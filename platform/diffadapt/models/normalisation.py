@@ -15,7 +15,7 @@ from diffadapt.models.detection.source import MARKER, is_path
 from diffadapt.models.inputs import NOTHING_SAID, Inputs, own_inputs, said_otherwise
 from diffadapt.models.segmentation.config import SegmenterConfig
 
-D = TypeVar("D", SegmenterConfig, DetectorConfig)
+D = TypeVar("D", bound=SegmenterConfig | DetectorConfig)
 FIELDS = ("mean", "std")
 HALVES = replace(NOTHING_SAID, mean=(0.5,) * 3, std=(0.5,) * 3)
 _AS_MOBILE = ("ssdlite320_mobilenet_v3_large",)

@@ -11,7 +11,8 @@ from diffadapt.core.ranges import AboveZero, Fraction, Positive
 from diffadapt.models.config import own
 
 if TYPE_CHECKING:  # what a fit sees: models/normalisation.py has put the weights' own in place of None
-    _Values, _Deviations = tuple[float, ...], tuple[float, ...]
+    _Values = tuple[float, ...]
+    _Deviations = tuple[float, ...]
 else:
     _Values, _Deviations = tuple[float, ...] | None, tuple[AboveZero, ...] | None
 

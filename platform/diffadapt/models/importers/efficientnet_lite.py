@@ -63,7 +63,8 @@ def import_efficientnet_lite(place: str, out: str, class_names: Sequence[str] | 
     state = {k.removeprefix("module."): v for k, v in read_state_dict(str(file)).items()}
     names = dict(_names())
     _demand_lite0(state, names, file)
-    model = timm.create_model(ARCH, num_classes=len(state["_fc.bias"]))
+    count = len(state["_fc.bias"])
+    model = timm.create_model(ARCH, num_classes=count)
     load_into(model, {names[k]: v for k, v in state.items()}, str(file))
     model.eval()
     extra = {
@@ -71,7 +72,7 @@ def import_efficientnet_lite(place: str, out: str, class_names: Sequence[str] | 
         "origin": f"EfficientNet-Lite0 of TensorFlow, converted to PyTorch ({PACKAGE})",
         "limitations": ("Knows the 1000 classes of ImageNet.", "Confidence is not calibrated."),
     }
-    classes = class_names if class_names is not None else [str(i) for i in range(model.num_classes)]
+    classes = class_names if class_names is not None else [str(i) for i in range(count)]
     error = write_checked(
         model, out, file, (_layers(state), PLAN), "EfficientNet-Lite0",
         arch=ARCH, config=CONFIG, class_names=classes, extra=extra,
