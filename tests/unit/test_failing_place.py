@@ -135,8 +135,14 @@ def test_verify_goes_on_after_what_cannot_be_read(place, tmp_path, monkeypatch, 
     assert not any(damage.unread for damage in verify(root))
 
 
+@pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("fails", ["instances.json", "gtav.txt", "split.mat"])
-def test_lists_of_scenes_whose_place_fails_are_neither_absent_nor_of_another_kind(place, monkeypatch, fails):
+def test_lists_of_scenes_whose_place_fails_are_neither_absent_nor_of_another_kind(
+    place, monkeypatch, fails, listed
+):
+    """Whether the place can tell that the file is there or not even that."""
+    if listed:
+        monkeypatch.setattr(Flaky, "info", MemoryFileSystem.info)
     store, _ = locate(place, DataError)
     for name in ("instances.json", "gtav.txt", "split.mat", "images/00001.png", "labels/00001.png"):
         store.pipe_file(f"{place}/{name}", png())
