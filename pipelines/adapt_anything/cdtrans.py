@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diffadapt.methods.uda.config import METHODS, UdaConfig
 from diffadapt.models.config import BackboneConfig
 from diffadapt.systems.adapt_anything.benchmark import Benchmark
-
-_SGD = dict(lr=0.008, backbone_lr=1.0, nesterov=False, weight_decay=1e-4)
+from diffadapt.systems.adapt_anything.published import published_training
 
 
 def office31() -> Benchmark:
@@ -48,10 +46,7 @@ def domainnet_base() -> Benchmark:
 
 def visda2017() -> Benchmark:
     """VisDA-2017 with DeiT-B at its own rates: 20 epochs on the source, 40 on pairs."""
-    base = _base(_published("visda2017"))
-    method = METHODS["cdtrans"](lr=5e-4, adapt_lr=5e-5, pretrain_epochs=20)
-    source = replace(base.uda.source_only, lr=5e-4, epochs=20)
-    return replace(base, uda=replace(base.uda, epochs=60, cdtrans=method, source_only=source))
+    return _base(_published("visda2017"))
 
 
 def _published(benchmark: str) -> Benchmark:
@@ -65,14 +60,7 @@ def _published(benchmark: str) -> Benchmark:
             interpolation="bicubic",
             batch_size=64,
         ),
-        uda=UdaConfig(
-            method="cdtrans",
-            batch_size=64,
-            epochs=50,
-            steps_per_epoch=0,
-            augment="crop",
-            source_only=METHODS["source_only"](epochs=10, **_SGD),
-        ),
+        uda=published_training(benchmark, "cdtrans", method="cdtrans"),
     )
 
 

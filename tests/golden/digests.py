@@ -32,6 +32,7 @@ from diffadapt.core.leniency import lenient
 from diffadapt.core.manifest import run_config, run_digest
 from diffadapt.core.runs import Root, run_name
 from diffadapt.core.store import Store
+from diffadapt.diffusion import given as given_generator
 from diffadapt.models.detection import given as given_detector
 from diffadapt.models.segmentation import given as given_segmenter
 from diffadapt.stages import models as stage_models
@@ -94,6 +95,8 @@ def compute_here() -> dict[str, Any]:
     usertree.build()
     for opener in (stage_models, given_segmenter, given_detector):
         opener._looked_at = lambda *_: ""  # the tree's weights are none, and only their revisions count here
+    given_generator._looked_at = lambda *_: {}
+    given_generator._unconditional = lambda *_: None
     made: dict[str, list[Any]] = {}
     planned: dict[str, Any] = {}
     refused: dict[str, str] = {}

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from diffadapt.core.errors import DataError, ItemError, RecipeError
 from diffadapt.data import embedded, hashes
@@ -182,8 +183,10 @@ def test_hashes_are_remembered_for_unchanged_files_only(tmp_path, monkeypatch):
         os.utime(path, (1_000_000_000, 1_000_000_000))
     first = open_source(DataConfig(str(root))).fingerprint
     read: list[str] = []
-    original = hashes._hash
-    monkeypatch.setattr(hashes, "_hash", lambda fs, path: read.append(path) or original(fs, path))
+    original = LocalFileSystem._open
+    monkeypatch.setattr(
+        LocalFileSystem, "_open", lambda fs, path, *a, **o: read.append(path) or original(fs, path, *a, **o)
+    )
     assert open_source(DataConfig(str(root))).fingerprint == first and read == []
     (root / "a" / "01.png").write_bytes(png(77))
     assert open_source(DataConfig(str(root))).fingerprint != first and [Path(p).name for p in read] == [

@@ -16,6 +16,7 @@ from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.models.detection.folder import load_detector, save_detector
 from diffadapt.models.detection.network import Target, TransformersDetector, total
 from diffadapt.models.detection.source import check_detector, detector_revisions
+from diffadapt.models.normalisation import with_normalisation
 
 SMALL = [
     TINY,
@@ -75,7 +76,7 @@ def test_losses_boxes_and_folder(config, tmp_path):
         not again.training
         and classes == TABLE
         and extra == {"method": "both"}
-        and replace(known, score=config.score) == replace(config, weights="none")
+        and replace(known, score=config.score) == replace(with_normalisation(config), weights="none")
     )
     with torch.no_grad():
         assert all(

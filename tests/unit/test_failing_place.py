@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import re
+from dataclasses import replace
 from typing import ClassVar
 
 import fsspec
@@ -17,6 +18,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
+from diffadapt.commands.cache import cache
 from diffadapt.core import ledger
 from diffadapt.core.artifact import Rows, image_table
 from diffadapt.core.errors import DamagedError, DataError, LostError, StoreError
@@ -29,6 +31,8 @@ from diffadapt.data.class_names import read_class_names
 from diffadapt.data.config import DataConfig
 from diffadapt.data.readers import walk
 from diffadapt.data.reading import is_file, is_folder
+from diffadapt.data.scenes.config import SceneConfig
+from diffadapt.data.scenes.source import open_scenes
 from diffadapt.data.source import scan_location
 from diffadapt.run.drive import _record_execution
 from diffadapt.run.epochs import read_epochs
@@ -105,13 +109,54 @@ def test_verify_removes_nothing_while_the_store_fails(place, tmp_path, monkeypat
     root = filled(place, tmp_path)
     before = dict(Flaky.store)
     monkeypatch.setattr(Flaky, "fails", fails)
-    with pytest.raises(StoreError, match="failed at") as caught:
-        for damage in verify(root):
-            damage.drop()
-    assert not isinstance(caught.value, LostError)
+    found = list(verify(root))
+    for damage in found:
+        damage.drop()
+    (unread,) = [d for d in found if d.unread]
+    assert "failed at" in unread.unread and unread.names == () and unread.files == 0
     assert Flaky.store.keys() == before.keys()
     monkeypatch.setattr(Flaky, "fails", "")
-    assert not any(damage.names for damage in verify(root))
+    assert not any(damage.names or damage.unread for damage in verify(root))
+
+
+def test_verify_goes_on_after_what_cannot_be_read(place, tmp_path, monkeypatch, capsys):
+    """Damage elsewhere is found, removed where that is wanted, and what could not be read is counted."""
+    root = filled(place, tmp_path)
+    root.runs.write_bytes("toy-1/execution.json", b"{}")
+    monkeypatch.setattr(Flaky, "fails", "model.safetensors|all-0.parquet")
+    assert cache(["verify", "--root", place]) == 1
+    said = capsys.readouterr().out
+    assert "damaged: runs/toy-1/execution.json" in said and "1 damaged, 2 not read" in said
+    assert f"not read: {FIT}: " in said and "give the same command again" in said
+    assert cache(["verify", "--root", place, "--repair"]) == 1
+    assert "1 damaged and removed, 2 not read" in capsys.readouterr().out
+    monkeypatch.setattr(Flaky, "fails", "")
+    assert root.store.exists(SHARD) and not root.runs.exists("toy-1/execution.json")
+    assert not any(damage.unread for damage in verify(root))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("fails", ["instances.json", "gtav.txt", "split.mat"])
+def test_lists_of_scenes_whose_place_fails_are_neither_absent_nor_of_another_kind(
+    place, monkeypatch, fails, listed
+):
+    """Whether the place can tell that the file is there or not even that."""
+    if listed:
+        monkeypatch.setattr(Flaky, "info", MemoryFileSystem.info)
+    store, _ = locate(place, DataError)
+    for name in ("instances.json", "gtav.txt", "split.mat", "images/00001.png", "labels/00001.png"):
+        store.pipe_file(f"{place}/{name}", png())
+    gta5 = SceneConfig(layout="gta5", path=place, split="val", split_file="gtav.txt", partial=True)
+    config = {
+        "instances.json": SceneConfig(layout="coco", path=place, labels="instances.json"),
+        "gtav.txt": gta5,
+        "split.mat": replace(gta5, split_file=""),
+    }[fails]
+    monkeypatch.setattr(Flaky, "fails", fails)
+    with pytest.raises(DataError, match="cannot be read .*reports an error.*: check the disk") as caught:
+        open_scenes(config)
+    for wrong in ("no list of frames", "is not a COCO", "replace split.mat", "has no instances"):
+        assert wrong not in str(caught.value)
 
 
 def test_a_fit_is_not_sealed_with_what_could_not_be_read(place, tmp_path, monkeypatch):

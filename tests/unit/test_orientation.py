@@ -212,3 +212,27 @@ class TestDepth:
         (tmp_path / "photos/a.png").write_bytes(png)
         (note,) = Images(DataConfig(str(tmp_path / "photos"))).notes()
         assert "1 colour image" in note and "nearly black" in note
+
+
+def test_the_first_fingerprint_reads_each_file_once(tmp_path, monkeypatch):
+    """Its hash, and what there is to mind in it, of one pass."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    opened: list[str] = []
+    plain = LocalFileSystem._open
+    monkeypatch.setattr(
+        LocalFileSystem, "_open", lambda fs, path, *a, **o: opened.append(path) or plain(fs, path, *a, **o)
+    )
+    config = photos(tmp_path / "photos", [COLOUR, COLOUR[::-1]], exif=turned(6))
+    source = open_source(config)
+    opened.clear()
+    first = source.fingerprint
+    assert sorted(Path(p).name for p in opened) == ["0.png", "1.png"] and source.looked.turned == 2
+    (tmp_path / "photos" / "1.png").write_bytes(saved(COLOUR, "PNG"))
+    assert open_source(config).fingerprint != first
+
+
+def turned(turn: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    return exif

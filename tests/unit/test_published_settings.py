@@ -12,6 +12,7 @@ from diffadapt.core.recipes import load
 from diffadapt.methods.uda.config import METHODS, OWN, UdaConfig, settled
 from diffadapt.report.sentences import unlike_published as said
 from diffadapt.systems.adapt_anything.beside import unlike
+from diffadapt.systems.adapt_anything.published import other_titles
 
 # (epochs, steps, batch, rate) and what else the commands of Transfer-Learning-Library's scripts give.
 SCRIPTS = {
@@ -91,12 +92,30 @@ def test_a_published_figure_is_compared_only_where_the_settings_agree():
     assert said(unlike(config, "DANN")) == "as published"
     config["backbone"]["frozen"] = True
     assert "frozen features" in said(unlike(config, "DANN"))
-    assert said(unlike(config, "CDTrans")) == "published settings not known"
+    assert "epochs 30 for 50" in (unlike(config, "CDTrans") or ())
+    assert said(unlike(config, "SymNets")) == "published settings not known"
     domainnet = to_dict(recipe("domainnet"))
     assert said(unlike(domainnet, "MCC", ("real-sketch",))) == "as published"
     assert "transfers beyond" in said(unlike(domainnet, "MCC", ("real-sketch", "real-quickdraw")))
     config["uda"]["lr"] = 0.5
     assert "lr 0.5 for 0.01" in said(unlike(config, "DANN"))
+
+
+def test_cdtrans_is_compared_with_the_scripts_of_its_authors():
+    """They start from distilled DeiT, which the recipes do not have."""
+    config = to_dict(recipe("cdtrans", "office31"))
+    other = "backbone deit_small_patch16_224.fb_in1k for deit_small_distilled_patch16_224.fb_in1k"
+    assert said(unlike(config, "CDTrans")) == f"other settings: {other}"
+    assert said(unlike(config, "CDTrans baseline")) == f"other settings: {other}"
+    assert other_titles(config) == [("CDTrans baseline", "Source only")]
+    config["backbone"]["name"] = "deit_base_distilled_patch16_224.fb_in1k"
+    assert said(unlike(config, "CDTrans")) == said(unlike(config, "CDTrans baseline")) == "as published"
+    config["uda"].update(epochs=20, batch_size=32)
+    assert said(unlike(config, "CDTrans")) == "other settings: batch_size 32 for 64, epochs 20 for 50"
+    assert said(unlike(config, "CDTrans baseline")) == "other settings: batch_size 32 for 64"
+    visda = to_dict(recipe("cdtrans", "visda2017"))
+    assert len(unlike(visda, "CDTrans") or ()) == 1 and visda["uda"]["cdtrans"]["adapt_lr"] == 5e-5
+    assert other_titles(to_dict(recipe("office31"))) == []
 
 
 def test_real_and_synthetic_sources_stand_in_one_table():

@@ -424,6 +424,40 @@ def test_a_lost_store_or_damaged_files_leave_gaps_not_errors(tmp_path):
     assert "DANN + FixMatch" in text and "Warnings" not in text and "pseudo-labels of" not in text
 
 
+@pytest.mark.parametrize(("view", "said"), [("squash", "squash"), (None, "center")])
+def test_an_exported_model_says_the_view_that_its_predictions_saw(tmp_path, view, said):
+    """Stored models from before recipes had one view say the centre crop."""
+    from diffadapt.core.runs import Root, Run
+    from diffadapt.core.sealed import Sealed
+    from diffadapt.run.outputs import model_files
+
+    digest = "0123456789ab" + "f" * 52
+    folder = tmp_path / "fit"
+    folder.mkdir()
+    own = {"crop_mode": "center", "crop_pct": 0.875}
+    stored = {
+        "architecture": "cifar_resnet8",
+        "label_names": ["a", "b"],
+        "pretrained_cfg": own,
+        "diffadapt": {},
+    }
+    (folder / "config.json").write_text(json.dumps(stored))
+    (folder / "README.md").write_text("stored")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    root = Root(str(tmp_path / "root"))
+    root.store.prepare()
+    path = f"uda/dann-{digest[:12]}"
+    Sealed(root.store, path).commit(digest, str(folder))
+    made = manifest()
+    made["nodes"]["dann"]["shards"] = [["all-0", digest, 1, path]]
+    made["config"]["backbone"] |= {"crop_mode": view} if view else {}
+    files = dict(model_files(Run(root, "toy-1"), made, "dann"))
+    assert json.loads(files["config.json"]) == {**stored, "pretrained_cfg": {**own, "crop_mode": said}}
+    assert files["model.safetensors"] == b"weights"
+    if view is None:
+        assert files["config.json"] == (folder / "config.json").read_bytes()
+
+
 def test_the_models_card_tells_its_own_steps_and_stamps_an_oracle(tmp_path):
     from diffadapt.run.outputs import model_card
 

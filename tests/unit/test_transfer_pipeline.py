@@ -388,13 +388,13 @@ def test_weights_that_cannot_serve_are_refused_in_one_sentence(config, weights, 
         ({"weights": sd}, "no controlnet folder of its own"),
         ({"weights": sd, "controlnet": "nothing here"}, "neither a file or folder"),
         ({"weights": sd, "controlnet": weights + "/controlnet"}, "does not reduce pictures 2 times"),
-        ({"weights": sd, "controlnet": str(empty)}, "No ControlNet could be loaded"),
+        ({"weights": sd, "controlnet": str(empty)}, "is no ControlNet .it has no readable config.json"),
         (
             {"weights": stable_diffusion_xl(tmp_path / "xl"), "controlnet": weights + "/controlnet"},
             "StableDiffusionXLPipeline, which the transfer cannot use",
         ),
         ({"weights": str(broken)}, "damaged or not complete"),
-        ({"weights": grey}, "No ControlNet could be loaded|made for another network"),
+        ({"weights": grey}, "do not fit the ControlNetModel"),
         ({"controlnet": "nobody/no-such-net"}, "hf download nobody/no-such-net"),
     ]
     for changes, message in cases:

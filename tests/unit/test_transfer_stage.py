@@ -237,7 +237,8 @@ def test_weights_that_cannot_serve_are_named_while_planning(weights, tmp_path):
         pipeline(
             ToyScenes(2), config(stable_diffusion_xl(tmp_path / "xl"), controlnet=f"{weights}/controlnet")
         ).plan(store)
-    pipeline(ToyScenes(2), config(plain, controlnet=f"{weights}/controlnet")).plan(store)
+    with pytest.raises(WeightsError, match="does not reduce pictures 2 times"):
+        pipeline(ToyScenes(2), config(plain, controlnet=f"{weights}/controlnet")).plan(store)
     foreign = plain_table("kitchen", [("pan", (1, 2, 3)), ("pot", (3, 2, 1))])
     with pytest.raises(RecipeError, match="kitchen"):
         Pipeline(

@@ -93,6 +93,16 @@ WRAPPED = {
 }
 
 
+def test_a_stage_that_is_planned_asks_for_the_revision_once(tmp_path, net, monkeypatch):
+    from diffadapt.models import classifier_source
+
+    asked, plain = [], classifier_source.classifier_revision
+    monkeypatch.setattr(classifier_source, "classifier_revision", lambda c: asked.append(c) or plain(c))
+    saved(tmp_path / "x.pth", "swa", net)
+    classifier_revisions(config(tmp_path / "x.pth"), False, 3)
+    assert classifier_notes(config(tmp_path / "x.pth"), False) and len(asked) == 1
+
+
 @pytest.mark.parametrize(
     "name, ending", [*((name, ".pth") for name in WRAPPED), ("lightning", ".ckpt"), ("swa", ".pth.tar")]
 )

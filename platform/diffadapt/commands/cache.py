@@ -103,25 +103,31 @@ def _why(root: Root, options: Why) -> int:
 
 
 def _verify(root: Root, options: Verify) -> int:
-    damages, files, shown = 0, 0, time.monotonic()
+    damages, unread, files, shown = 0, 0, 0, time.monotonic()
     for damage in verify(root):
         files += damage.files
         if not damage.names and time.monotonic() - shown > SHOW_SECONDS:
             shown = time.monotonic()
             print(f"{files} files read, at {damage.where}", file=sys.stderr)
+        if damage.unread:
+            unread += 1
+            print(f"not read: {damage.where}: {damage.unread}")
         for name in damage.names:
             damages += 1
             print(f"damaged: {damage.where}/{name}")
         if options.repair:
             damage.drop()
-    print(f"{files} files read, {damages} damaged{' and removed' if damages and options.repair else ''}")
-    if not damages:
-        return 0
-    if options.repair:
+    removed = " and removed" if damages and options.repair else ""
+    print(f"{files} files read, {damages} damaged{removed}" + (f", {unread} not read" if unread else ""))
+    if damages and options.repair:
         print("Run the same commands again: they make what is missing, and serve the rest.")
-        return 0
-    print("`diffadapt cache verify --repair` removes what is damaged, so that the next run makes it again.")
-    return 1
+    elif damages:
+        print(
+            "`diffadapt cache verify --repair` removes what is damaged, so that the next run makes it again."
+        )
+    if unread:
+        print("What could not be read stays, with all that belongs to it: give the same command again.")
+    return int(bool(unread or (damages and not options.repair)))
 
 
 def _gc(root: Root, options: Gc) -> int:

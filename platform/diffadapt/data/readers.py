@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import posixpath
@@ -40,6 +41,8 @@ class FileReader:
     fs: Any
     root: str
     paths: dict[str, str]
+    hashed: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Of files that were looked at: a fingerprint reads each file once for both."""
 
     def read(self, key: str) -> bytes:
         try:
@@ -58,7 +61,8 @@ class FileReader:
     def identities(self, keys: Sequence[str], content: bool) -> list[Any]:
         if not content:
             return [self._size(k) for k in keys]
-        hashes = hash_files(self.fs, self.root, [self.paths[k] for k in keys])
+        hashes = hash_files(self.fs, self.root, [self.paths[k] for k in keys], self.hashed)
+        self.hashed.clear()
         return [hashes[self.paths[k]] for k in keys]
 
     def looked(self, keys: Sequence[str], content: bool) -> Look:
@@ -69,7 +73,9 @@ class FileReader:
 
     def _look_at(self, path: str) -> Look | None:
         try:
-            return look(self.fs.cat_file(path))
+            data = self.fs.cat_file(path)
+            self.hashed[path] = hashlib.sha256(data).hexdigest()
+            return look(data)
         except ItemError:
             return None
         except Exception as error:

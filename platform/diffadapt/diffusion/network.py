@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers import UNet2DModel
@@ -11,6 +12,7 @@ from diffadapt.compute.precision import float32_mode
 from diffadapt.core.errors import WeightsError
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.models.diffusers_folder import DETAILS, load_component, read_json
+from diffadapt.models.weights import resolve
 from diffadapt.models.weights import revision as weights_revision
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -42,17 +44,8 @@ class UnconditionalNetwork:
     ) -> None:
         self.schedule = schedule or Schedule.linear()
         self.space_to_depth = space_to_depth
-        folded = space_to_depth**2
-        if unet.config.in_channels % folded or unet.config.out_channels not in (
-            unet.config.in_channels,
-            2 * unet.config.in_channels,
-        ):
-            raise WeightsError(
-                f"The network has {unet.config.in_channels} input and {unet.config.out_channels} output"
-                f" channels, which fits no image with space_to_depth {space_to_depth}: the input must be a"
-                f" multiple of {folded}, the output once or twice it."
-            )
-        self.channels = unet.config.in_channels // folded
+        _demand_folded(unet.config, space_to_depth)
+        self.channels = unet.config.in_channels // space_to_depth**2
         self.image_size = image_size or _side(unet.config.sample_size) * space_to_depth
         self.multiple = space_to_depth * 2 ** (len(unet.config.block_out_channels) - 1)
         self.revision = revision
@@ -97,6 +90,39 @@ def load_unconditional(
     ``image_size``) are honoured; without a scheduler the schedule is linear over 1000 steps. Raises
     WeightsError with what to do when weights are missing or of another kind.
     """
+    subfolder, details, schedule = _settings(weights)
+    return UnconditionalNetwork(
+        load_component(UNet2DModel, weights, subfolder),
+        schedule,
+        image_size=details.get("image_size"),
+        space_to_depth=int(details.get("space_to_depth", 1)),
+        revision=weights_revision(weights),
+        device=device,
+        precision=precision,
+        compile=compile,
+    )
+
+
+def look_at_unconditional(weights: str) -> None:
+    """Raise what :func:`load_unconditional` would for a local folder, of whose weights the shapes are
+    read."""
+    from diffadapt.diffusion.generators.loading import quiet
+    from diffadapt.models.parts import look_at_part
+    from diffadapt.models.weight_files import demand_components
+
+    subfolder, details, _ = _settings(weights)
+    folder = Path(resolve(weights)) / (subfolder or "")
+    demand_components(weights, folder.parent, {folder.name: ["diffusers", "UNet2DModel"]}, "", "")
+    with quiet():
+        config = look_at_part(weights, folder, ("diffusers", "UNet2DModel"))
+    _demand_folded(config, int(details.get("space_to_depth", 1)))
+    if not details.get("image_size"):
+        _side(config.sample_size)
+
+
+def _settings(weights: str) -> tuple[str | None, dict[str, Any], Schedule]:
+    """(subfolder of the network, diffadapt.json, schedule). Raises WeightsError for a network of another
+    kind."""
     subfolder = "unet" if read_json(weights, "unet/config.json") is not None else None
     config = read_json(weights, "unet/config.json") or read_json(weights, "config.json")
     if config is not None and config.get("_class_name", "UNet2DModel") != "UNet2DModel":
@@ -117,17 +143,18 @@ def load_unconditional(
     scheduler = read_json(weights, "scheduler/scheduler_config.json") or read_json(
         weights, "scheduler_config.json"
     )
-    unet = load_component(UNet2DModel, weights, subfolder)
-    return UnconditionalNetwork(
-        unet,
-        Schedule.linear() if scheduler is None else Schedule.from_scheduler_config(scheduler),
-        image_size=details.get("image_size"),
-        space_to_depth=int(details.get("space_to_depth", 1)),
-        revision=weights_revision(weights),
-        device=device,
-        precision=precision,
-        compile=compile,
-    )
+    schedule = Schedule.linear() if scheduler is None else Schedule.from_scheduler_config(scheduler)
+    return subfolder, details, schedule
+
+
+def _demand_folded(config: Any, space_to_depth: int) -> None:
+    folded = space_to_depth**2
+    if config.in_channels % folded or config.out_channels not in (config.in_channels, 2 * config.in_channels):
+        raise WeightsError(
+            f"The network has {config.in_channels} input and {config.out_channels} output channels, which"
+            f" fits no image with space_to_depth {space_to_depth}: the input must be a multiple of {folded},"
+            " the output once or twice it."
+        )
 
 
 def _side(sample_size: int | tuple[int, int] | list[int] | None) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -85,16 +85,25 @@ def differences(config: ClassifierConfig) -> str:
         "crop": known.crop, "resize": known.resize(config.crop), "interpolation": known.interpolation,
         "mean": known.mean, "std": known.std,
     }  # fmt: skip
+    oblong = (
+        [f"a square of {config.crop} (its own: {known.height} x {known.crop}, height x width)"]
+        if known.height
+        else []
+    )
+    return said_otherwise(config.name, config, wanted, oblong)
+
+
+def said_otherwise(name: str, config: Any, wanted: Mapping[str, Any], more: Sequence[str] = ()) -> str:
+    """One sentence on the fields of ``config`` that are not as the weights ``name`` want them, and ``more``
+    of the kind; '' for none."""
     found = [
-        f"{name} {_words(getattr(config, name))} (its own: {_words(value)})"
-        for name, value in wanted.items()
-        if not _same(getattr(config, name), value)
+        f"{field} {_words(getattr(config, field))} (its own: {_words(value)})"
+        for field, value in wanted.items()
+        if not _same(getattr(config, field), value)
     ]
-    if known.height:
-        found.append(f"a square of {config.crop} (its own: {known.height} x {known.crop}, height x width)")
-    if not found:
+    if not (found or more):
         return ""
-    return f"The recipe gives {config.name} another input than it was published with: {', '.join(found)}."
+    return f"The recipe gives {name} another input than it was published with: {', '.join([*found, *more])}."
 
 
 def share(crop: int, resize: int) -> float:

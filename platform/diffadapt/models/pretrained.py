@@ -19,14 +19,15 @@ INDEX = "model_index.json"
 """What diffusers keeps a pipeline's components in."""
 
 
-def from_pretrained(cls: Any, place: str, **arguments: Any) -> Any:
-    """``cls.from_pretrained(place, **arguments)``, without code of ``place``. Raises WeightsError where it
-    cannot be had without, and what the library raises."""
-    demand_no_code(cls, place)
+def from_pretrained(cls: Any, place: str | None, **arguments: Any) -> Any:
+    """``cls.from_pretrained(place, **arguments)``, without code of ``place`` (None: all of it is in the
+    ``arguments``). Raises WeightsError where it cannot be had without, and what the library raises."""
+    if place is not None:
+        demand_no_code(cls, place)
     try:
         return cls.from_pretrained(place, trust_remote_code=False, **arguments)
     except Exception as error:  # the libraries have no class of error for it
-        if asks_for_code(str(error)):
+        if place is not None and asks_for_code(str(error)):
             raise foreign_code(place) from error
         raise
 

@@ -8,7 +8,7 @@ import collections
 import functools
 import itertools
 import pickle
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,24 +65,29 @@ def demand_fit(model: nn.Module, state: Mapping[str, torch.Tensor], where: str) 
     own = model.state_dict()
     # Older torch saved batch norm without its step counter, which no forward pass reads.
     state = {**{k: v for k, v in own.items() if k.endswith("num_batches_tracked")}, **state}
-    missing = [k for k in own if k not in state]
-    extra = [k for k in state if k not in own]
-    shapes = [
-        f"{k} is {tuple(state[k].shape)}, wanted {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    problems = [
-        f"{len(found)} {what} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
-        for what, found in (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
-        if found
-    ]
+    shapes = [(k, state[k].shape, own[k].shape) for k in own if k in state and state[k].shape != own[k].shape]
+    problems = misfits([k for k in own if k not in state], [k for k in state if k not in own], shapes)
     if problems:
         raise WeightsError(
-            f"The weights {where!r} do not fit {type(model).__name__}: {'; '.join(problems)}; check the"
+            f"The weights {where!r} do not fit {type(model).__name__}: {problems}; check the"
             " architecture and class count."
         )
     return state
+
+
+def misfits(
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    shapes: Iterable[tuple[str, Sequence[int], Sequence[int]]],
+) -> str:
+    """In words, with a few names: tensors that a network has and a file has not, that a file has beyond it,
+    and those of ``shapes`` (name, in the file, in the network); '' for none."""
+    other = [f"{k} is {tuple(has)}, wanted {tuple(wanted)}" for k, has, wanted in shapes]
+    return "; ".join(
+        f"{len(found)} {what} ({_few(found)})"
+        for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", other))
+        if found
+    )
 
 
 def read_state_dict(path: str) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -60,9 +61,23 @@ def model_files(run: Run, manifest: Mapping[str, Any], node: str) -> Iterator[tu
             config = fitted.read_json(CONFIG)
             if "label_names" in config:
                 data = model_card(run, manifest, node, config).encode()
+        elif name == CONFIG and kind in CLASSIFIERS:
+            data = _true_view(manifest, data)
         elif name == CARD and kind == "segmenter":
             data = run_card(run, manifest, node, fitted.read_json(MARKER)).encode()
         yield name, data
+
+
+def _true_view(manifest: Mapping[str, Any], data: bytes) -> bytes:
+    """config.json of a classifier with the evaluation view that the run's predictions saw: models that are
+    served from before recipes had one say the centre crop."""
+    values = json.loads(data)
+    settings = manifest["config"].get("backbone") or manifest["config"]["classifier"]
+    own, view = values.get("pretrained_cfg"), settings.get("crop_mode") or "center"
+    if not isinstance(own, dict) or own.get("crop_mode", "center") == view:
+        return data
+    values["pretrained_cfg"] = {**own, "crop_mode": view}
+    return (json.dumps(values, ensure_ascii=False, indent=2) + "\n").encode()
 
 
 def model_card(run: Run, manifest: Mapping[str, Any], node: str, config: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.diffusion.aligners.config import AlignConfig
+from diffadapt.diffusion.given import check_unconditional
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.weights import revision, weights_label
 from diffadapt.stages.models import classifier_identity, classifier_revisions, open_classifier
@@ -63,6 +64,7 @@ class Align(Stage):
                 f"align.start is {c.start} but must be 1 to {top} at respacing {c.respacing}: it is the step"
                 " that images are noised to."
             )
+        check_unconditional(c.weights)
         images, *fitted = inputs.values()
         return one_to_one(images, fitted)
 

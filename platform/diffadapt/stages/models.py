@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -44,19 +45,23 @@ def classifier_revisions(
     except WeightsError as error:
         missing(error)
         return {"classifier": f"missing:{config.name}"}
-    _looked_at(config, revision, num_classes)
+    _said[config] = _looked_at(config, revision, num_classes)
     return {"classifier": revision}
+
+
+_said: dict[ClassifierConfig, str] = {}
+"""What was said of the weights of a configuration when their revision was last asked for."""
 
 
 def classifier_notes(config: ClassifierConfig, fitted: bool = False) -> tuple[str, ...]:
     """What a user should know of the input of a recipe's classifier, and of what is chosen of a checkpoint
-    file that holds more than it."""
-    try:
-        found = classifier_revisions(config, fitted)
-        looked = _looked_at(config, found["classifier"], None) if found else ""
-    except WeightsError:  # the stage's revisions say so
-        looked = ""
-    return tuple(said for said in ("" if fitted else differences(config), looked) if said)
+    file that holds more than it, as :func:`classifier_revisions` found it when it was last asked."""
+    if fitted:
+        return ()
+    if config not in _said:
+        with suppress(WeightsError):  # the stage's revisions say so
+            classifier_revisions(config, fitted)
+    return tuple(said for said in (differences(config), _said.get(config, "")) if said)
 
 
 @lru_cache(maxsize=64)

@@ -58,6 +58,7 @@ class Synthesize(Stage):
             )
         if c.weights != "train":
             generator_of(c.weights).check(c)
+            generator_of(c.weights).check_classes(c, self.num_classes)
         fitted = tuple(n.as_input() for n in inputs.values())
         return [Shard(key, params, fitted, items) for key, params, items in blocks(c, self.num_classes)]
 

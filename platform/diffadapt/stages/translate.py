@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ import pyarrow as pa
 from diffadapt.core.artifact import Failure, Input, Rows, Shard, scene_table
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError, RecipeError, ResourceError, WeightsError
-from diffadapt.core.foreign import parse
 from diffadapt.core.identity import item_seed
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, Worker
@@ -33,7 +31,7 @@ from diffadapt.diffusion.translation.quality import DomainScore, compare
 from diffadapt.diffusion.translation.verdict import Verdict, judge
 from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.segmentation.config import SegmenterConfig
-from diffadapt.models.weights import is_hub_id, resolve, revision
+from diffadapt.models.weights import resolve, revision
 from diffadapt.stages.batching import Batcher
 from diffadapt.stages.image_grid import grid_label, grid_revisions
 
@@ -181,28 +179,10 @@ def _check_generator(stage: TransferScenes) -> None:
     try:
         if c.weights != "train":
             generator_of(c.weights).check(c)
-        if stage.needs_layout and c.weights != "train" and c.controlnet:
-            _check_controlnet(c.controlnet)
         if c.lora:
             resolve(c.lora)
     except WeightsError as error:
         missing(error)
-
-
-def _check_controlnet(weights: str) -> None:
-    resolved = resolve(weights)
-    if is_hub_id(resolved):
-        return
-    try:
-        found = parse((Path(resolved) / "config.json").read_bytes()).get("_class_name")
-    except (OSError, ValueError, AttributeError):
-        found = None
-    if found != "ControlNetModel":
-        why = f"its config.json names {found}" if found else "it has no readable config.json"
-        raise WeightsError(
-            f"{weights!r} is no ControlNet ({why}): give a folder that ControlNetModel.save_pretrained wrote,"
-            " or a hub id."
-        )
 
 
 def _check_quality(stage: TransferScenes) -> None:

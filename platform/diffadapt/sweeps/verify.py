@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from diffadapt.core.errors import DamagedError, LostError, MissingError
+from diffadapt.core.errors import DamagedError, LostError, MissingError, StoreError
 from diffadapt.core.files import LEFTOVER_SECONDS, is_leftover
 from diffadapt.core.lease import FOLDER as LEASES
 from diffadapt.core.runs import Root, Run
@@ -18,34 +18,47 @@ from diffadapt.sweeps.folder import RESULT, Sweep, sweeps
 
 @dataclass(frozen=True)
 class Damage:
-    """What was found of one shard, fit or run: the damaged ones of its ``files`` files (none: it is whole),
-    and how to remove what must be made again."""
+    """What was found of one shard, fit or run: the damaged ones of its ``files`` files that were read (none:
+    it is whole), and how to remove what must be made again."""
 
     where: str
     names: tuple[str, ...]
     files: int
     drop: Callable[[], None]
+    unread: str = ""
+    """Why a file of it could not be read, which is no damage: nothing of it is removed."""
 
 
 def verify(root: Root) -> Iterator[Damage]:
     """Read all of it; one value for each shard, fit, run, sweep and trial. Fits of earlier versions, which
     have no checksums, get them. StoreError when a part of the root is of another format, or does not say, or
-    cannot be read: a place that fails is no damage, and nothing is removed for it."""
+    cannot be listed. A file whose place fails is no damage: it is told as unread, and the rest is gone on
+    with.
+    """
     store = root.store
     for place in (store, root.runs, root.sweeps):
         place.check()
     for entry in store.entries():
         path, names = entry["path"], [f.removeprefix(store.join(entry["path"]) + "/") for f in entry["files"]]
         if SUCCESS in names:
-            yield _fit(store, path, len(names))
+            yield _judged(path, lambda p=path, n=len(names): _fit(store, p, n))
             continue
         shards = [name for name in names if name.endswith(".parquet")]
         for name in shards:
-            yield _shard(store, path, name)
-        bad = family_damage(store, path)
-        yield _files(store, path, bad, len(names) - len(shards))
+            yield _judged(path, lambda p=path, n=name: _shard(store, p, n))
+        rest = len(names) - len(shards)
+        yield _judged(path, lambda p=path, n=rest: _files(store, p, family_damage(store, p), n))
     for run in folders(root):
-        yield _run(run)
+        yield _judged(_place(run), lambda r=run: _run(r))
+
+
+def _judged(where: str, look: Callable[[], Damage]) -> Damage:
+    try:
+        return look()
+    except LostError:
+        raise
+    except StoreError as error:
+        return Damage(where, (), 0, lambda: None, str(error))
 
 
 def folders(root: Root) -> Iterator[Run]:
@@ -125,9 +138,12 @@ def _run(run: Run) -> Damage:
         for name in {*bad, RESULT} if bad else ():
             run.remove(name)
 
-    where = run.url.removeprefix(run.root.location.rstrip("/") + "/")
     try:
         files = len(run.sums())
     except LostError:
         files = 1
-    return Damage(where, tuple(bad), files, drop)
+    return Damage(_place(run), tuple(bad), files, drop)
+
+
+def _place(run: Run) -> str:
+    return run.url.removeprefix(run.root.location.rstrip("/") + "/")

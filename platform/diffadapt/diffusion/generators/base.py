@@ -54,6 +54,10 @@ class Generator:
         """Raise RecipeError or WeightsError for what can be known to fail while a run is planned; ``config``
         is that of the stage, a SynthConfig, TextToImageConfig or TransferConfig."""
 
+    def check_classes(self, config: Any, num_classes: int) -> None:
+        """Raise RecipeError where it is known, while a run is planned, that :meth:`from_labels` has fewer
+        classes."""
+
     def from_prompts(self, config: Any, device: str) -> FromPrompts:
         """Text-to-image; ``config`` is the TextToImageConfig. Raises RecipeError where it cannot."""
         raise self._cannot("prompts")

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from diffadapt.core.errors import RecipeError
 from diffadapt.diffusion.generators.base import Generator
 from diffadapt.diffusion.generators.config import SynthConfig, TextToImageConfig
 from diffadapt.diffusion.generators.pipeline_index import (
     at_hand,
     check_settings,
     demand_files,
+    dit_classes,
     dit_index,
     pipeline_index,
 )
+from diffadapt.diffusion.given import demand_labels, demand_latents, look_at_parts
 from diffadapt.diffusion.translation.checks import check_weights
 from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.weights import revision, weights_label
@@ -44,11 +45,18 @@ class Diffusers(Generator):
             if index is not None:
                 unused = () if config.safety_checker else ("safety_checker", "feature_extractor")
                 demand_files(self.address, index, config.variant, "generator.variant", unused)
+                look_at_parts(self.address, index.components, config.variant, unused)
         elif isinstance(config, SynthConfig):
             if at_hand(self.address) and (index := dit_index(self.address)) is not None:
                 demand_files(self.address, index, config.variant, "synth.variant", ("scheduler",))
+                if parts := look_at_parts(self.address, index.components, config.variant):
+                    demand_latents(self.address, parts["transformer"].in_channels, parts.get("vae"))
         elif isinstance(config, TransferConfig):
             check_weights(config, pipeline_index(self.address))
+
+    def check_classes(self, config: Any, num_classes: int) -> None:
+        if at_hand(self.address) and (has := dit_classes(self.address)) is not None:
+            demand_labels(config.weights, has, num_classes)
 
     def from_prompts(self, config: Any, device: str) -> FromPrompts:
         from diffadapt.diffusion.generators.text_to_image import load_text_to_image
@@ -59,12 +67,7 @@ class Diffusers(Generator):
         from diffadapt.diffusion.generators.dit import load_generator
 
         generator = load_generator(self.address, device, config.precision, config.compile, config.variant)
-        if num_classes > generator.num_classes:
-            raise RecipeError(
-                f"The data has {num_classes} classes but the generator {weights_label(config.weights)} knows"
-                f" {generator.num_classes}: use a generator of these classes, or train one with"
-                " --synth.weights train."
-            )
+        demand_labels(config.weights, generator.num_classes, num_classes)
 
         def sample(labels: Sequence[int], seeds: Sequence[int]) -> Images:
             images = generator.sample(labels, seeds, config)

@@ -16,6 +16,7 @@ from diffadapt.compute.precision import float32_mode
 from diffadapt.core.errors import DataError, ItemError, RecipeError, WeightsError
 from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.diffusion.generators.upsample import upsample
+from diffadapt.diffusion.given import demand_latents
 from diffadapt.diffusion.noise import ItemNoise
 from diffadapt.diffusion.samplers import sample as run_sampler
 from diffadapt.diffusion.schedule import Schedule
@@ -177,17 +178,7 @@ def load_generator(
     vae = load_component(AutoencoderKL, weights, "vae", variant) if has_vae else None
     scheduler = read_json(weights, "scheduler/scheduler_config.json")
     schedule = Schedule.linear() if scheduler is None else Schedule.from_scheduler_config(scheduler)
-    in_channels = transformer.config.in_channels
-    if vae is None and in_channels not in (1, 3):
-        raise WeightsError(
-            f"The network of {weights!r} works on {in_channels} latent channels but model_index.json names no"
-            " vae; add an AutoencoderKL under vae/ (`diffadapt weights import-dit --vae`)."
-        )
-    if vae is not None and vae.config.latent_channels != in_channels:
-        raise WeightsError(
-            f"The vae of {weights!r} has {vae.config.latent_channels} latent channels but its transformer"
-            f" {in_channels}; give the vae that the transformer was trained with."
-        )
+    demand_latents(weights, transformer.config.in_channels, None if vae is None else vae.config)
     if index.get("id2label") and not details.get("class_names"):
         names = index["id2label"]
         details["class_names"] = (

@@ -114,6 +114,15 @@ def dit_index(weights: str) -> PipelineIndex | None:
     return PipelineIndex(str(index.get("_class_name", "")), parts)
 
 
+def dit_classes(weights: str) -> int | None:
+    """The classes of a class-conditional generator; None where its configuration is not there or does not
+    say."""
+    resolved = resolve(weights)
+    values = _read(resolved, "transformer/config.json", is_hub_id(resolved)) or {}
+    found = values.get("num_embeds_ada_norm")
+    return found if isinstance(found, int) else None
+
+
 def demand_files(
     weights: str, index: PipelineIndex, variant: str, option: str, unused: Collection[str] = ()
 ) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diffadapt.core.errors import RecipeError, WeightsError
+from diffadapt.core.foreign import parse
 from diffadapt.diffusion.generators.pipeline_index import PipelineIndex, demand_files, pipeline_index
+from diffadapt.diffusion.given import look_at_controlnet, look_at_parts
 from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.diffusion.translation.levels import transfer_levels
 from diffadapt.models.weights import is_hub_id, resolve
@@ -61,7 +65,7 @@ def check_weights(config: TransferConfig, index: PipelineIndex | None) -> None:
     if uses_layout(config) and not config.controlnet:
         own_controlnet(config.weights)
     elif uses_layout(config):
-        resolve(config.controlnet)
+        demand_controlnet(config.controlnet)
     if index is None:
         return
     missing = [name for name in _NEEDED if not (index.components.get(name) or [None, None])[1]]
@@ -80,6 +84,68 @@ def check_weights(config: TransferConfig, index: PipelineIndex | None) -> None:
     )
     if config.multiple % index.multiple:
         raise RecipeError(multiple_message(config, index.multiple))
+    needed = {name: index.components[name] for name in _NEEDED}
+    control = None
+    if uses_layout(config) and config.controlnet:
+        control = look_at_controlnet(config.controlnet)
+    elif uses_layout(config):
+        needed["controlnet"] = ["diffusers", "ControlNetModel"]
+    if parts := look_at_parts(config.weights, needed, variant_of(config)):
+        check_fit(config, parts, control or parts.get("controlnet"))
+
+
+def check_fit(config: TransferConfig, parts: Mapping[str, Any], control: Any | None) -> None:
+    """Raise WeightsError or RecipeError where the configurations of U-Net, autoencoder, text encoder and
+    ControlNet (None: none, or not there yet) do not belong together."""
+    unet, vae = parts["unet"], parts["vae"]
+    width = parts["text_encoder"].hidden_size
+    if unet.in_channels != vae.latent_channels or unet.cross_attention_dim != width:
+        raise WeightsError(
+            f"The U-Net of {config.weights!r} takes {unet.in_channels} channels and text of width"
+            f" {unet.cross_attention_dim}, but its autoencoder and text encoder give {vae.latent_channels}"
+            f" and {width}: give a text-to-image pipeline (not one for inpainting or upscaling) whose parts"
+            " belong together."
+        )
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+    if config.multiple % factor:
+        raise RecipeError(multiple_message(config, factor))
+    if control is None:
+        return
+    same = ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block")
+    if [_plain(getattr(control, k)) for k in same] != [_plain(getattr(unet, k)) for k in same] or (
+        control.conditioning_channels != 3
+    ):
+        raise WeightsError(
+            f"The ControlNet {config.controlnet or 'of ' + repr(config.weights)} was made for another network"
+            f" than {config.weights!r}: give one for the same family (Stable Diffusion 1.x and 2.x need"
+            " different ones) that takes colour pictures."
+        )
+    if 2 ** (len(control.conditioning_embedding_out_channels) - 1) != factor:
+        raise WeightsError(
+            f"The ControlNet {config.controlnet or 'of ' + repr(config.weights)} does not reduce pictures"
+            f" {factor} times as the autoencoder of {config.weights!r} does: give one that belongs to it."
+        )
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def demand_controlnet(weights: str) -> None:
+    """Raise WeightsError for a local folder of something else."""
+    resolved = resolve(weights)
+    if is_hub_id(resolved):
+        return
+    try:
+        found = parse((Path(resolved) / "config.json").read_bytes()).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        found = None
+    if found != "ControlNetModel":
+        why = f"its config.json names {found}" if found else "it has no readable config.json"
+        raise WeightsError(
+            f"{weights!r} is no ControlNet ({why}): give a folder that ControlNetModel.save_pretrained wrote,"
+            " or a hub id."
+        )
 
 
 def variant_of(config: TransferConfig) -> str:

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
 
-from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.diffusion.generators.loading import loaded, named, quiet
-from diffadapt.diffusion.translation.checks import multiple_message, uses_layout, variant_of
+from diffadapt.diffusion.translation.checks import check_fit, uses_layout, variant_of
 from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.pretrained import from_pretrained
 
@@ -27,7 +26,8 @@ def load_networks(config: TransferConfig, device: torch.device, dtype: torch.dty
         pipe = _pipeline(config, control)
         if config.lora:
             _add_lora(pipe, config)
-    _check_fit(pipe, control, config)
+    parts = {name: getattr(pipe, name).config for name in ("unet", "vae", "text_encoder")}
+    check_fit(config, parts, None if control is None else control.config)
     for name in ("vae", "text_encoder", "unet", "controlnet"):
         module = control if name == "controlnet" else getattr(pipe, name)
         if module is None:
@@ -86,46 +86,3 @@ def _add_lora(pipe: Any, config: TransferConfig) -> None:
         pipe.fuse_lora()
 
     loaded("LoRA", config.lora, add)
-
-
-def _check_fit(pipe: Any, control: Any | None, config: TransferConfig) -> None:
-    unet, vae = pipe.unet.config, pipe.vae.config
-    width = pipe.text_encoder.config.hidden_size
-    if unet.in_channels != vae.latent_channels or unet.cross_attention_dim != width:
-        raise WeightsError(
-            f"The U-Net of {config.weights!r} takes {unet.in_channels} channels and text of width"
-            f" {unet.cross_attention_dim}, but its autoencoder and text encoder give {vae.latent_channels}"
-            f" and {width}: give a text-to-image pipeline (not one for inpainting or upscaling) whose parts"
-            " belong together."
-        )
-    factor = int(pipe.vae_scale_factor)
-    if config.multiple % factor:
-        raise RecipeError(multiple_message(config, factor))
-    if control is None:
-        return
-    ours = (
-        control.config.in_channels,
-        control.config.cross_attention_dim,
-        tuple(control.config.block_out_channels),
-        control.config.layers_per_block,
-    )
-    if (
-        ours
-        != (
-            unet.in_channels,
-            unet.cross_attention_dim,
-            tuple(unet.block_out_channels),
-            unet.layers_per_block,
-        )
-        or control.config.conditioning_channels != 3
-    ):
-        raise WeightsError(
-            f"The ControlNet {config.controlnet or 'of ' + repr(config.weights)} was made for another network"
-            f" than {config.weights!r}: give one for the same family (Stable Diffusion 1.x and 2.x need"
-            " different ones) that takes colour pictures."
-        )
-    if 2 ** (len(control.config.conditioning_embedding_out_channels) - 1) != factor:
-        raise WeightsError(
-            f"The ControlNet {config.controlnet or 'of ' + repr(config.weights)} does not reduce pictures"
-            f" {factor} times as the autoencoder of {config.weights!r} does: give one that belongs to it."
-        )

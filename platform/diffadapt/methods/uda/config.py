@@ -3,6 +3,7 @@ own."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -57,10 +58,18 @@ class UdaTraining:
         return identity(self, "UDA")
 
 
+def stated(mine: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the length and batch that a method's fields state for the training, its other fields)."""
+    return (
+        {name: mine[name] for name in OWN if mine.get(name)},
+        {name: value for name, value in mine.items() if name not in OWN},
+    )
+
+
 def settled(config: Any) -> Any:
     """``config`` with the length and batch that its method states for itself as those of the training."""
     mine = config.chosen
-    own = {name: value for name in OWN if (value := getattr(mine, name))}
+    own, _ = stated(vars(mine))
     return (
         replace(config, **own, **{config.method: replace(mine, **dict.fromkeys(OWN, 0))}) if own else config
     )

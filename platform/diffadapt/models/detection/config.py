@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from diffadapt.core.config import execution
 from diffadapt.core.ranges import AboveZero, Fraction, Positive
+from diffadapt.models.config import own
+
+if TYPE_CHECKING:  # what a fit sees: models/normalisation.py has put the weights' own in place of None
+    _Values = tuple[float, ...]
+    _Deviations = tuple[float, ...]
+else:
+    _Values, _Deviations = tuple[float, ...] | None, tuple[AboveZero, ...] | None
 
 PUBLISHED: Mapping[str, str] = {
     "fasterrcnn_resnet50_fpn_v2": "FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1",
@@ -48,8 +55,9 @@ class DetectorConfig:
     size: tuple[Positive, Positive] = (512, 1024)
     """(height, width) that images are brought to for training and prediction; boxes are given and counted in
     the stored image's pixels."""
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[AboveZero, ...] = (0.229, 0.224, 0.225)
+    mean: _Values = own()
+    std: _Deviations = own()
+    """Of the input, red green blue, in 0..1; None: what the weights were published with."""
     score: Fraction = 0.05
     """Least score of a detection that is kept."""
     overlap: Fraction = 0.5

@@ -18,6 +18,7 @@ from diffadapt.models.detection.config import DetectorConfig
 from diffadapt.models.detection.network import DetectionNetwork
 from diffadapt.models.detection.source import MARKER, detector_facts
 from diffadapt.models.folder import ModelFolder
+from diffadapt.models.normalisation import with_normalisation
 
 FOLDER = ModelFolder(MARKER, DetectorConfig, build_detector)
 
@@ -31,6 +32,7 @@ def save_detector(
 ) -> Path:
     """Write ``net``; ``extra`` (JSON values: method, settings of the training) goes to detector.json and the
     card."""
+    config = with_normalisation(config)
     backbone = Path(config.backbone).name if config.arch == "transformers" else config.backbone
     plain = replace(config, weights="none", backbone=backbone)
     values = {

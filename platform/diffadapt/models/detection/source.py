@@ -77,10 +77,10 @@ def path_of(name: str) -> Path:
 def check_detector(config: DetectorConfig, similarity: float = 0.0) -> None:
     """Raise RecipeError or WeightsError for a detector that cannot be made, as far as that shows before
     anything is loaded."""
-    if len(config.mean) != 3 or len(config.std) != 3:
+    if any(v is not None and len(v) != 3 for v in (config.mean, config.std)):
         raise RecipeError(
-            "detector.mean and detector.std need three values each (red, green, blue), but have"
-            f" {len(config.mean)} and {len(config.std)}."
+            "detector.mean and detector.std need three values each (red, green, blue), but are"
+            f" {config.mean} and {config.std}."
         )
     if config.arch in HEADS:
         _check_backbone(config)

@@ -17,16 +17,12 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from diffadapt.core.errors import WeightsError
-from diffadapt.core.place import new_folder
 from diffadapt.models.config import ClassifierConfig
-from diffadapt.models.export import export_classifier
-from diffadapt.models.importers.shared import deviation
+from diffadapt.models.importers.inverted_residuals import Plan, one_file, write_checked
 from diffadapt.models.state_dict import load_into
-from diffadapt.models.weights import content_revision
 
 ARCH = "mobilenetv2_100"
 MODEL_ARGS = {"in_chans": 3, "pad_type": "same"}
@@ -34,8 +30,7 @@ CONFIG = ClassifierConfig(
     name="train", arch=ARCH, resize=224, crop=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 )
 LAYERS = 53
-SELF_CHECK_GATE = 1e-4
-PLAN = (
+PLAN: Plan = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -49,8 +44,8 @@ PLAN = (
 
 @dataclass(frozen=True)
 class MobilenetReport:
-    """``max_relative_error``: largest logit difference from :func:`reference_forward`, over the largest
-    logit."""
+    """``max_relative_error``: largest logit difference from the layers of the file
+    (inverted_residuals.reference_forward), over the largest logit."""
 
     folder: str
     parameters: int
@@ -67,23 +62,13 @@ def import_mobilenet(place: str, out: str, images: Sequence[np.ndarray] = ()) ->
     its statistics. Raises WeightsError for a file of another kind, or when the outputs differ from the
     reference's.
     """
-    file = _file(place)
+    file = one_file(place, "*.npz", "the one with MobileNetV2's integers")
     layers = read_layers(file)
     model = timm.create_model(ARCH, num_classes=len(layers[-1][1]), **MODEL_ARGS)
     load_into(model, _state(model, layers), str(file))
     model.eval()
     if len(images):
         calibrate(model, images)
-    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
-    with torch.inference_mode():
-        ours, reference = model(x), reference_forward(layers, x)
-    error = deviation(ours, reference)
-    if not error < SELF_CHECK_GATE:
-        raise WeightsError(
-            f"{str(file)!r} gives logits that differ by {error:.1e} from its own layers: it is not"
-            " MobileNetV2 1.0, or it is damaged."
-        )
-    names = _labels(file, model.num_classes)
     extra = {
         "data": "ImageNet-1k, as its authors trained it (quantisation-aware)",
         "origin": "TensorFlow Lite MobileNetV2 1.0 224, uint8",
@@ -92,13 +77,15 @@ def import_mobilenet(place: str, out: str, images: Sequence[np.ndarray] = ()) ->
             "Weights are rounded to eight bits.",
             "Confidence is not calibrated.",
         ),
-        "revision": content_revision(str(file)),
         "batch_norm": f"statistics of {len(images)} images"
         if len(images)
         else "identity (folded): evaluate or freeze it, do not train it",
     }
-    with new_folder(out) as scratch:
-        export_classifier(model, scratch, ARCH, CONFIG, names, extra, MODEL_ARGS)
+    names = _labels(file, model.num_classes)
+    error = write_checked(
+        model, out, file, (layers, PLAN), "MobileNetV2 1.0",
+        arch=ARCH, config=CONFIG, class_names=names, extra=extra, model_args=MODEL_ARGS,
+    )  # fmt: skip
     return MobilenetReport(
         str(Path(out)), sum(p.numel() for p in model.parameters()), len(names), error, len(images)
     )
@@ -126,31 +113,6 @@ def read_layers(file: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
     weight = weight.reshape(len(weight), -1)
     layers[-1] = (weight[1:], bias[1:]) if len(weight) == 1001 else (weight, bias)
     return layers
-
-
-def reference_forward(layers: Sequence[tuple[torch.Tensor, torch.Tensor]], x: torch.Tensor) -> torch.Tensor:
-    """Logits from the layers alone, as Sandler et al. 2018 describe the network, with TensorFlow's 'same'
-    padding."""
-    queue = iter(layers)
-
-    def convolve(
-        x: torch.Tensor, stride: int = 1, grouped: bool = False, bounded: bool = True
-    ) -> torch.Tensor:
-        weight, bias = next(queue)
-        side = weight.shape[-1]
-        total = [max((-(-n // stride) - 1) * stride + side - n, 0) for n in x.shape[-2:]]
-        x = F.pad(x, (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2))
-        x = F.conv2d(x, weight, bias, stride, groups=len(weight) if grouped else 1)
-        return x.clamp(0, 6) if bounded else x
-
-    x = convolve(x, 2)
-    for expansion, channels, blocks, first in PLAN:
-        for i in range(blocks):
-            y = convolve(x) if expansion > 1 else x
-            y = convolve(convolve(y, first if i == 0 else 1, grouped=True), bounded=False)
-            x = x + y if i and y.shape[1] == channels else y
-    weight, bias = layers[-1]
-    return F.linear(convolve(x).mean((2, 3)), weight, bias)
 
 
 @torch.inference_mode()
@@ -200,18 +162,6 @@ def _state(
             f"{norm}.running_var": torch.ones_like(bias),
         }
     return state
-
-
-def _file(place: str) -> Path:
-    path = Path(place).expanduser()
-    if path.is_file():
-        return path
-    result = sorted(path.glob("*.npz")) if path.is_dir() else []
-    if len(result) != 1:
-        raise WeightsError(
-            f"{place!r} holds {len(result)} .npz files: give the one with MobileNetV2's integers."
-        )
-    return result[0]
 
 
 def _labels(file: Path, classes: int) -> list[str]:

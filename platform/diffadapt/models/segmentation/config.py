@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from diffadapt.core.config import execution
 from diffadapt.core.ranges import AboveZero, Between, Natural, Positive
+from diffadapt.models.config import own
+
+if TYPE_CHECKING:  # what a fit sees: models/normalisation.py has put the weights' own in place of None
+    _Values = tuple[float, ...]
+    _Deviations = tuple[float, ...]
+else:
+    _Values, _Deviations = tuple[float, ...] | None, tuple[AboveZero, ...] | None
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,9 @@ class SegmenterConfig:
     """linear: how many of the last blocks' patch features are concatenated (DINOv2: 1 or 4)."""
     size: tuple[Positive, Positive] = (512, 1024)
     """(height, width) that images are brought to for training (before the crop) and for prediction."""
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[AboveZero, ...] = (0.229, 0.224, 0.225)
+    mean: _Values = own()
+    std: _Deviations = own()
+    """Of the input, red green blue, in 0..1; None: what the weights were published with."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Of prediction; training has its own."""
     batch_size: Positive = execution(4)

@@ -14,6 +14,7 @@ from diffadapt.core.foreign import parse
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.card import chosen, escape, flat, table
 from diffadapt.models.folder import ModelFolder
+from diffadapt.models.normalisation import with_normalisation
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.segmentation.source import FORMER
 
@@ -124,7 +125,7 @@ def save_segmenter(
     Paths of this machine are left out.
     """
     extra = dict(extra or {})
-    config = _without_paths(config)
+    config = _without_paths(with_normalisation(config))
     count = sum(p.numel() for p in net.parameters())
     values = {
         "format": FORMAT,

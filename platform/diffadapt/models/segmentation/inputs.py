@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from diffadapt.compute.precision import autocast, float32_mode
+from diffadapt.models.normalisation import with_normalisation
 from diffadapt.models.segmentation.config import SegmenterConfig
 
 
@@ -70,6 +71,7 @@ def stacked(images: Sequence[np.ndarray]) -> torch.Tensor:
 
 def normalise(images: torch.Tensor, config: SegmenterConfig) -> torch.Tensor:
     """uint8 (B, 3, h, w) -> float32 (x / 255 - mean) / std on the same device."""
+    config = with_normalisation(config)
     mean, std = (
         torch.tensor(v, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
         for v in (config.mean, config.std)

@@ -144,7 +144,8 @@ def _check_numbers(config: SegmenterConfig) -> None:
             f"segmenter.size is {config.size}, but the networks need at least {SMALLEST} pixels on either"
             " side."
         )
-    if len(config.mean) != 3 or len(config.std) != 3 or min(config.std) <= 0:
+    wrong = any(v is not None and len(v) != 3 for v in (config.mean, config.std))
+    if wrong or (config.std is not None and min(config.std) <= 0):
         raise RecipeError(
             f"segmenter.mean {config.mean} and segmenter.std {config.std} need three values each, those of"
             " std above 0."

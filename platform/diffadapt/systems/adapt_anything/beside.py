@@ -6,12 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffadapt.core.config import to_dict
-from diffadapt.methods.uda.config import METHODS, OWN
+from diffadapt.methods.uda.config import stated
 from diffadapt.report import generator
 from diffadapt.report.roles import roles
 from diffadapt.report.sentences import unlike_published
 from diffadapt.report.summary import Summary
-from diffadapt.systems.adapt_anything.published import note, published, published_training, settings
+from diffadapt.systems.adapt_anything.published import (
+    backbones,
+    nearest,
+    note,
+    other_titles,
+    published,
+    published_training,
+    settings,
+    settings_of,
+)
 
 ALIKE = ("precision", "checkpoint_every", "seed", "method", "sync_batch_norm")
 """Fields of the training that published figures do not depend on."""
@@ -32,6 +41,9 @@ def beside(manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None
     known = roles(manifest)
     measured = [r for r in reversed(table.main) if r.mean is not None and r.method in known]
     ours = {known[r.method].published.lower(): r for r in measured}
+    for title, plain in other_titles(config):  # a row that another paper's table has under a name of its own
+        if plain.lower() in ours:
+            ours[title.lower()] = ours[plain.lower()]
     rows = []
     for method in methods:
         mine = ours.get(method.lower())
@@ -57,15 +69,18 @@ def unlike(config: Mapping[str, Any], method: str, groups: tuple[str, ...] = ())
     """What keeps a run's row of ``method`` (as tables call it) from being compared with the published figure:
     settings with both values, and whether its ``groups`` are other transfers; None where the published
     settings are not known."""
-    known = settings(str(config.get("benchmark") or ""))
-    name = next((n for n, cls in METHODS.items() if method.lower() in (cls.title.lower(), n)), None)
-    if not known or name not in known["methods"]:
+    benchmark = str(config.get("benchmark") or "")
+    found = settings_of(benchmark, method)
+    if found is None:
         return None
+    source, name = found
+    known = settings(benchmark, source)
     backbone = config.get("backbone") or {}
-    out = [] if backbone.get("name") == known["backbone"] else [f"backbone {backbone.get('name')}"]
+    mine, known_bodies = str(backbone.get("name")), backbones(known)
+    out = [] if mine in known_bodies else [f"backbone {mine} for {nearest(mine, known_bodies)[0]}"]
     out += ["frozen features"] * bool(backbone.get("frozen"))
     ours = _training(config.get("uda") or {}, name)
-    theirs = _training(to_dict(published_training(config["benchmark"])), name)
+    theirs = _training(to_dict(published_training(benchmark, source)), name)
     for field in sorted(set(ours) | set(theirs)):
         if field not in ALIKE and ours.get(field, theirs.get(field)) != theirs.get(field):
             out.append(f"{field} {ours[field]} for {theirs.get(field)}")
@@ -76,8 +91,7 @@ def unlike(config: Mapping[str, Any], method: str, groups: tuple[str, ...] = ())
 
 def _training(uda: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The fields of a training with one method, those that the method states for itself in their place."""
-    mine = dict(uda.get(name) or {})
-    own = {field: value for field in OWN if (value := mine.pop(field, 0))}
+    own, mine = stated(uda.get(name) or {})
     return {**{k: v for k, v in uda.items() if not isinstance(v, Mapping)}, **mine, **own} | (
         {"lr": uda["lr"]} if uda.get("lr") is not None else {}
     )

@@ -19,6 +19,7 @@ from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.metrics.detection import MAP
 from diffadapt.models.detection.config import DetectorConfig
+from diffadapt.models.normalisation import with_normalisation
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.systems.zodi.graph import ALIASES, SOURCE_ONLY, SceneGraph, check_scene_recipe
 from diffadapt.tasks.detection.config import DetectionTraining
@@ -58,9 +59,14 @@ class ZodiDetection:
     def pipeline(self) -> Pipeline:
         """The graph of stages. Raises RecipeError or DataError for settings that do not fit together."""
         self._check()
-        graph = _Build(self)
+        graph = _Build(self.resolved)
         graph.build()
         return graph.pipeline(graph.classes.names)
+
+    @property
+    def resolved(self) -> ZodiDetection:
+        """The recipe with the input that its detector's weights want."""
+        return replace(self, detector=with_normalisation(self.detector))
 
     def _check(self) -> None:
         check_scene_recipe(self, METHODS)

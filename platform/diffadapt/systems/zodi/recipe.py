@@ -21,6 +21,7 @@ from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.relight import CAPTIONS
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
 from diffadapt.metrics.segmentation import MIOU
+from diffadapt.models.normalisation import with_normalisation
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.relight import RelightScenes
@@ -102,9 +103,14 @@ class Zodi:
     def pipeline(self) -> Pipeline:
         """The graph of stages. Raises RecipeError or DataError for settings that do not fit together."""
         self._check()
-        graph = _Build(self.scaled())
+        graph = _Build(self.resolved.scaled())
         graph.build()
         return graph.pipeline(graph.classes.names)
+
+    @property
+    def resolved(self) -> Zodi:
+        """The recipe with the input that its segmenter's weights want."""
+        return replace(self, segmenter=with_normalisation(self.segmenter))
 
     def scaled(self) -> Zodi:
         """The recipe with ``scale`` carried out and set back to 1; sizes are rounded, at least one pixel."""

@@ -19,6 +19,7 @@ from diffadapt.models.detection.source import (
     detector_identity,
     detector_revisions,
 )
+from diffadapt.models.normalisation import normalisation_differences, with_normalisation
 from diffadapt.stages.roles import row_inputs
 from diffadapt.tasks.detection.config import METHODS, DetectionTraining
 from diffadapt.tasks.segmentation.config import check_jitter
@@ -47,7 +48,9 @@ class FitDetector(Fit):
         return self.method
 
     def identity(self) -> dict[str, Any]:
-        detector = {k: v for k, v in detector_identity(self.config).items() if k not in PREDICTION}
+        detector = {
+            k: v for k, v in detector_identity(with_normalisation(self.config)).items() if k not in PREDICTION
+        }
         training = to_dict(self.training, identity_only=True)
         if self.method != "both":
             training.pop("similarity")
@@ -62,7 +65,8 @@ class FitDetector(Fit):
         return detector_revisions(self.config)
 
     def notes(self) -> tuple[str, ...]:
-        return detector_notes(self.config, len(self.classes.names))
+        differs = normalisation_differences(self.config)
+        return (*detector_notes(self.config, len(self.classes.names)), *([differs] if differs else ()))
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         if not self.classes.names:

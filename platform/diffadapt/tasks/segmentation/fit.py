@@ -13,6 +13,7 @@ from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.data.labels import some
 from diffadapt.data.scenes.table import ClassTable
+from diffadapt.models.normalisation import normalisation_differences, with_normalisation
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.segmentation.given import segmenter_notes
 from diffadapt.models.segmentation.source import (
@@ -52,7 +53,11 @@ class FitSegmenter(Fit):
         return self.method
 
     def identity(self) -> dict[str, Any]:
-        segmenter = {k: v for k, v in segmenter_identity(self.config).items() if k not in PREDICTION}
+        segmenter = {
+            k: v
+            for k, v in segmenter_identity(with_normalisation(self.config)).items()
+            if k not in PREDICTION
+        }
         training = to_dict(self.training, identity_only=True)
         if not method_of(self.method).similar:
             training.pop("similarity")
@@ -69,7 +74,8 @@ class FitSegmenter(Fit):
         return segmenter_revisions(self.config)
 
     def notes(self) -> tuple[str, ...]:
-        return segmenter_notes(self.config)
+        differs = normalisation_differences(self.config)
+        return (*segmenter_notes(self.config), *([differs] if differs else ()))
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         kind = method_of(self.method)

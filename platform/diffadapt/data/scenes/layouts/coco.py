@@ -17,12 +17,14 @@ from PIL import Image, ImageDraw
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.foreign import parse
+from diffadapt.core.redact import redact
+from diffadapt.core.store import is_local
 from diffadapt.data.hashes import file_stamp
 from diffadapt.data.image import as_stored, encode_png, image_size, stored_size
 from diffadapt.data.labels import some
 from diffadapt.data.looks import Look
 from diffadapt.data.readers import FileReader, open_location, source_name
-from diffadapt.data.reading import is_file
+from diffadapt.data.reading import is_file, reading
 from diffadapt.data.scenes.annotations import Apart, corners, identifier, sort_out
 from diffadapt.data.scenes.classes import MAX_CLASSES, class_table
 from diffadapt.data.scenes.config import SceneConfig
@@ -244,13 +246,17 @@ def _document(config: SceneConfig) -> _Document:
             f"{config.path} has no instances JSON {config.labels!r}: give its path in labels, relative to the"
             " root."
         )
-    return _parse(fs, path, json.dumps(file_stamp(fs, path)))
+    with reading(posixpath.join(config.path, config.labels)):
+        stamp = json.dumps(file_stamp(fs, path))
+    return _parse(fs, path, stamp)
 
 
 @functools.lru_cache(maxsize=4)
 def _parse(fs: Any, path: str, stamp: str) -> _Document:
+    with reading(redact(path if is_local(fs) else fs.unstrip_protocol(path))):
+        data = fs.cat_file(path)
     try:
-        document = parse(fs.cat_file(path), largest=None)
+        document = parse(data, largest=None)
         categories = sorted((int(c["id"]), str(c["name"])) for c in document["categories"])
         images = {
             identifier(i["id"]): {
@@ -261,7 +267,7 @@ def _parse(fs: Any, path: str, stamp: str) -> _Document:
             for i in document["images"]
         }
         entries = [dict(a) for a in document["annotations"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise DataError(
             f"{path} is not a COCO instances file ({what}): it needs images, annotations and categories."

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffadapt.core.errors import DataError
 from diffadapt.data.readers import open_location
-from diffadapt.data.reading import is_file
+from diffadapt.data.reading import is_file, reading
 from diffadapt.data.scenes.cityscapes import TABLES
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.official import SPLITS, Official
@@ -66,11 +66,9 @@ LAYOUT = Gta5(
 
 def _chosen(fs: Any, root: str, name: str) -> set[str]:
     """The frames that the file ``name``, in the root or anywhere else, lists."""
-    try:
-        inside = posixpath.join(root, name)
-        place, path = (fs, inside) if is_file(fs, inside) else open_location(name)
-        names = _frames(place.cat_file(path))
-    except (DataError, OSError):
+    inside = posixpath.join(root, name)
+    place, path = (fs, inside) if is_file(fs, inside) else open_location(name)
+    if not is_file(place, path):
         whose = (
             f" (the {AUTHORS_FRAMES:,} frames that ZoDi's authors score: model_adaptation/datasets/gta5_list"
             " in their repository, azuma164/ZoDi)"
@@ -80,7 +78,11 @@ def _chosen(fs: Any, root: str, name: str) -> set[str]:
         raise DataError(
             f"There is no list of frames {name!r}{whose} in {root} or elsewhere: put it there, give its place"
             " in split_file, or set split_file to '' for the whole split."
-        ) from None
+        )
+    with reading(name):
+        data = place.cat_file(path)
+    try:
+        names = _frames(data)
     except UnicodeDecodeError:
         raise DataError(
             f"The list of frames {name!r} is no text: give one with a frame a line, such as 00042.png."
@@ -92,22 +94,24 @@ def _chosen(fs: Any, root: str, name: str) -> set[str]:
 
 def _listed(fs: Any, root: str, split: str) -> set[str]:
     text, matlab = posixpath.join(root, f"{split}.txt"), posixpath.join(root, "split.mat")
+    found = next((path for path in (text, matlab) if is_file(fs, path)), None)
+    if found is None:
+        raise DataError(
+            f"{root} has no list of GTA5's split {split!r}: put the official split.mat or {split}.txt there,"
+            " or use the split 'all'."
+        )
+    with reading(root):
+        data = fs.cat_file(found)
     try:
-        if is_file(fs, text):
-            return _frames(fs.cat_file(text))
-        if is_file(fs, matlab):
-            from scipy.io import loadmat
+        if found == text:
+            return _frames(data)
+        from scipy.io import loadmat
 
-            numbers = loadmat(io.BytesIO(fs.cat_file(matlab)))[f"{split}Ids"]
-            return {_frame(str(int(n))) for n in numbers.ravel()}
+        return {_frame(str(int(n))) for n in loadmat(io.BytesIO(data))[f"{split}Ids"].ravel()}
     except Exception as error:  # a damaged file makes SciPy raise nearly any type
         raise DataError(
             f"The split file of GTA5 in {root} cannot be read ({error}): replace split.mat or {split}.txt."
         ) from None
-    raise DataError(
-        f"{root} has no list of GTA5's split {split!r}: put the official split.mat or {split}.txt there, or"
-        " use the split 'all'."
-    )
 
 
 def _frames(text: bytes) -> set[str]:
