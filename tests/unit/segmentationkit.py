@@ -18,6 +18,7 @@ from diffadapt.core.stage import FitJob, InputFile, WorkContext
 from diffadapt.core.store import Store
 from diffadapt.data.image import encode_png
 from diffadapt.data.scenes.table import ClassTable, plain_table
+from diffadapt.models.normalisation import with_normalisation
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.tasks.segmentation.config import SegmentTraining
 from diffadapt.train.reporter import LocalReporter
@@ -25,7 +26,7 @@ from diffadapt.train.reporter import LocalReporter
 SIZE = (32, 64)
 COLOURS = np.array([[40, 60, 200], [90, 90, 90], [220, 120, 30]])
 TABLE: ClassTable = plain_table("toy", [("sky", (0, 0, 255)), ("road", (90, 90, 90)), ("box", (255, 128, 0))])
-INPUTS = SegmenterConfig(size=SIZE, weights="none", batch_size=4)
+INPUTS = with_normalisation(SegmenterConfig(size=SIZE, weights="none", batch_size=4))
 QUICK = SegmentTraining(epochs=4, batch_size=4, crop=(32, 32), lr=0.05, checkpoint_every=3)
 SMALL = SegmenterConfig(
     backbone="timm:test_resnet", weights="none", width=8, dropout=0.0, size=SIZE, batch_size=4

@@ -177,7 +177,7 @@ class Run:
             else:
                 lines = self.place.read_bytes(posixpath.join(self.name, SUMS)).decode(errors="replace")
                 found = [_SUM.match(line) for line in lines.splitlines()]
-                if not all(found):
+                if not all(found) or (lines and not lines.endswith("\n")):  # cut, it may end within a name
                     raise self._damaged(SUMS)
                 self._sums = {m[2]: m[1] for m in found if m}
         return self._sums

@@ -112,6 +112,11 @@ def look_at_unconditional(weights: str) -> None:
 
     subfolder, details, _ = _settings(weights)
     folder = Path(resolve(weights)) / (subfolder or "")
+    if not (folder / "config.json").is_file():
+        raise WeightsError(
+            f"No UNet2DModel could be loaded from {weights!r}: there is no config.json, neither in it nor"
+            " under unet/; give a diffusers folder, or import the ADM with `diffadapt weights import-adm`."
+        )
     demand_components(weights, folder.parent, {folder.name: ["diffusers", "UNet2DModel"]}, "", "")
     with quiet():
         config = look_at_part(weights, folder, ("diffusers", "UNet2DModel"))

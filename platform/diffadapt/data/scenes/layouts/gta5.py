@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.errors import DataError
-from diffadapt.data.readers import open_location
+from diffadapt.core.location import locate
 from diffadapt.data.reading import is_file, reading
 from diffadapt.data.scenes.cityscapes import TABLES
 from diffadapt.data.scenes.config import SceneConfig
@@ -67,8 +67,8 @@ LAYOUT = Gta5(
 def _chosen(fs: Any, root: str, name: str) -> set[str]:
     """The frames that the file ``name``, in the root or anywhere else, lists."""
     inside = posixpath.join(root, name)
-    place, path = (fs, inside) if is_file(fs, inside) else open_location(name)
-    if not is_file(place, path):
+    place, path = (fs, inside) if is_file(fs, inside) else _elsewhere(name)
+    if not path or not is_file(place, path):
         whose = (
             f" (the {AUTHORS_FRAMES:,} frames that ZoDi's authors score: model_adaptation/datasets/gta5_list"
             " in their repository, azuma164/ZoDi)"
@@ -90,6 +90,14 @@ def _chosen(fs: Any, root: str, name: str) -> set[str]:
     if not names:
         raise DataError(f"The list of frames {name!r} is empty: give one with a frame a line.")
     return names
+
+
+def _elsewhere(name: str) -> tuple[Any, str]:
+    """(file system, path on it); no path where ``name`` is none that can be opened."""
+    try:
+        return locate(name, DataError)
+    except (ValueError, ImportError):
+        return None, ""
 
 
 def _listed(fs: Any, root: str, split: str) -> set[str]:
