@@ -11,8 +11,8 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 UNSET := CI BUILD_NUMBER DEBIAN_FRONTEND IS_SANDBOX PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED RUST_BACKTRACE \
 	PIP_% %_CA_BUNDLE %_CA_CERTS %_CA_CERTS_FILE %SSL_CERT_DIR %SSL_CERT_FILE GIT_SSL_CAINFO \
 	GRPC_DEFAULT_SSL_ROOTS_FILE_PATH
-# Three test processes: files that start Ray in one of them, one after the other, and wait often; the rest in all.
-WORKERS ?= 3
+# Four test processes: files that start Ray in one of them, one after the other, and wait often; the rest in all.
+WORKERS ?= 4
 SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 CLEAN := env $(addprefix -u ,$(sort $(filter $(UNSET),$(.VARIABLES))))
 PYTEST := $(CLEAN) $(BIN)/python -m pytest

@@ -26,7 +26,12 @@ def _one_thread():
 
 
 @pytest.mark.parametrize(
-    "name", ["synthesis", "alignment", "transfer", "storage", pytest.param("runners", marks=pytest.mark.slow)]
+    "name",
+    [
+        "synthesis",
+        "storage",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("alignment", "transfer", "runners")),
+    ],
 )
 def test_it_returns_positive_numbers(name):
     report = benchmark(name, TINY, CPU, "fp32")

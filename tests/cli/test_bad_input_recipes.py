@@ -194,9 +194,10 @@ def test_no_gpu_on_this_machine(place: Place, monkeypatch: pytest.MonkeyPatch) -
     ("words", "parts"),
     [
         (("--execution.device", "cuda"), ("--execution.device cuda", "no GPUs", "--execution.device cpu")),
-        (
+        pytest.param(
             ("--execution.device", "cpu", "--execution.actors", "5000"),
             ("--execution.actors 5000", "more than the cluster can host", "ask for fewer"),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["gpus", "pool"],

@@ -149,3 +149,11 @@ def test_gc_collects_what_killed_writers_left_and_export_never_copies_it(place: 
     for path in (left, also):
         os.utime(path, (1, 1))
     assert diffadapt(*gc).output.count(left.name) == 2 and not left.exists() and not also.exists()
+
+
+def test_checksums_that_end_within_a_name_are_damaged_themselves(place: Place) -> None:
+    sums = place.run_folder() / "SHA256SUMS"
+    sums.write_bytes(sums.read_bytes()[:-4])
+    found = diffadapt("cache", "verify", "--root", place.root)
+    lines = [line for line in found.output.splitlines() if line.startswith("damaged: ")]
+    assert found.status == 1 and lines == [f"damaged: runs/{place.run_folder().name}/SHA256SUMS"], found.text

@@ -65,6 +65,7 @@ def test_what_died_is_said_and_the_same_command_goes_on(
     finish(tmp_path, {**given, "fit": 0} if not fit else given)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_not_blamed_on_ray(tmp_path: Path) -> None:
     with Driver(options(tmp_path), tmp_path / "out") as driver:
         begin(tmp_path, driver)

@@ -120,6 +120,7 @@ def finish(tmp_path: Path, generator: str) -> dict[str, str]:
     return results(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_killed_while_it_tries_an_image_again(tmp_path, generator, undisturbed):
     """In the middle of a retry: nothing of the shard was stored, and its attempts are made again with the
     same seeds."""

@@ -9,6 +9,8 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import pytest
+
 from diffadapt.core.store import Store
 from diffadapt.orchestrate import pool
 from diffadapt.orchestrate.runner import RayRunner
@@ -54,6 +56,7 @@ def test_a_failing_shard_is_reported_and_the_others_are_made(ray_runner: RayRunn
     assert len(outcome.made()) == 6
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_once_costs_one_shard(ray_runner: RayRunner, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(
         pool, "MAX_BUNDLES", 2

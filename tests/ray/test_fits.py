@@ -14,6 +14,7 @@ from tests.ray.harness import contents, run
 from tests.ray.toy import Regress, Source, fit_pipeline, lines
 
 
+@pytest.mark.slow
 def test_fits_of_a_wave_run_side_by_side_with_the_local_runners_bytes(
     ray_runner: RayRunner, tmp_path: Path
 ) -> None:

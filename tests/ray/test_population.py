@@ -50,6 +50,7 @@ def undisturbed(ray_runner, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_a_hopeless_member_takes_over(undisturbed):
     folder, results, trials, search = undisturbed
     assert (
@@ -74,6 +75,7 @@ def test_a_hopeless_member_takes_over(undisturbed):
     assert len(trained) == len(set(trained)) == 4 * len(trials)
 
 
+@pytest.mark.slow
 def test_what_only_training_needed_is_gone_and_the_rest_is_kept(undisturbed):
     _, _, trials, search = undisturbed
     kept = {p.name for p in Path(search.sweep.trial(trials[0]).url).iterdir()}
