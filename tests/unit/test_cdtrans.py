@@ -333,14 +333,14 @@ def test_a_toy_shift_is_overcome():
         source_only=SourceOnly(lr=0.05, lr_gamma=0.0, backbone_lr=1.0, weight_decay=1e-4),
     )
     baseline, _ = fit_uda(source, target, vit(), 32, 4, plain, TrainingRun(LocalReporter()))
-    method = CdTrans(lr=0.05, pretrain_epochs=24, warmup_epochs=2, pair_every=4)
+    method = CdTrans(lr=0.05, pretrain_epochs=14, warmup_epochs=2, pair_every=4)
     net, result = fit_uda(
         source,
         target,
         vit(),
         32,
         4,
-        config(method, epochs=40, steps_per_epoch=12),
+        config(method, epochs=24, steps_per_epoch=12),
         TrainingRun(LocalReporter()),
     )
     assert source.accuracy(baseline) > 0.95 and target.accuracy(baseline) < 0.9
