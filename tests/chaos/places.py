@@ -221,7 +221,16 @@ class Machine:
         return place
 
 
-SPARE = (".leases/", "ledger/", "status.json", "tensorboard/", "execution.json", "SHA256SUMS", "report.html")
+SPARE = (
+    ".leases/",
+    "ledger/",
+    "status.json",
+    "tensorboard/",
+    "execution.json",
+    "device_hours.json",
+    "SHA256SUMS",
+    "report.html",
+)
 """Parts of names that hold hours or signs of life: they differ between two undisturbed runs."""
 TIMED = ("seconds", "device_hours", "device", "made", "found")
 """Fields of a trial's result that tell of the hour."""
