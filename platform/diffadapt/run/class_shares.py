@@ -9,12 +9,7 @@ import numpy as np
 
 from diffadapt.core.pipeline import SOURCE
 from diffadapt.metrics import class_shares
-from diffadapt.run.held_out import Predictions, held_out_nodes, labelled, model_of
-
-TRAINED = ("uda", "ssl")
-"""Kinds of the fits of adaptation. Without held-out images one of stage 2 learned the shares of
-pseudo-labels, not the source's, and MLLS makes nothing of a model that was not adapted (off by 57 to 67
-points on Office-31)."""
+from diffadapt.run.held_out import Predictions, adapted_rows, held_out_nodes, labelled, logits_of, model_of
 
 
 def shares_of(
@@ -29,10 +24,9 @@ def shares_of(
     nodes, names = manifest["nodes"], manifest.get("class_names") or ()
     held_out, left_out = held_out_nodes(nodes), []
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in manifest.get("rows") or ():
-        model = model_of(nodes, row["members"][0])
-        if len(row["members"]) != 1 or not model or nodes[model]["kind"] not in TRAINED or row.get("control"):
-            continue
+    for row, _, model in adapted_rows(manifest):
+        # Without held-out images a fit of stage 2 learned the shares of pseudo-labels, not the source's, and
+        # MLLS makes nothing of a model that was not adapted (off by 57 to 67 points on Office-31).
         adapted = nodes[model]["kind"] == "uda" and (row.get("role") or {}).get("kind") != SOURCE
         if model not in held_out and not (adapted and metrics(model).get("source_per_class")):
             left_out.append(row["name"])
@@ -56,7 +50,7 @@ def _of_row(
     names: Any,
 ) -> dict[str, Any]:
     predictions, model = load(node), model_of(nodes, node)
-    logits = np.stack([z for _, z in predictions.values()])
+    logits = logits_of(predictions)
     known = labelled(load(held_out[model])) if model in held_out else None
     known = known if known and len(known[1]) else None  # a class of one image has none to spare
     if known is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +14,8 @@ from diffadapt.stages.roles import HELD_OUT
 
 LOGITS = ("logits", "head-logits")
 """Kinds of the nodes that apply a trained model as it is."""
+TRAINED = ("uda", "ssl")
+"""Kinds of the fits of adaptation."""
 Predictions = Mapping[str, tuple[int | None, np.ndarray]]
 
 
@@ -22,6 +24,15 @@ def model_of(nodes: Mapping[str, Any], node: str) -> str:
     first."""
     inputs = nodes[node]["inputs"]
     return inputs[1] if nodes[node]["kind"] in LOGITS and len(inputs) > 1 else ""
+
+
+def adapted_rows(manifest: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, str]]:
+    """(row, its prediction node, its model) of the rows of one model that adaptation trained; no controls."""
+    nodes = manifest["nodes"]
+    for row in manifest.get("rows") or ():
+        model = model_of(nodes, row["members"][0])
+        if len(row["members"]) == 1 and model and nodes[model]["kind"] in TRAINED and not row.get("control"):
+            yield row, row["members"][0], model
 
 
 def held_out_nodes(nodes: Mapping[str, Any]) -> dict[str, str]:
@@ -42,6 +53,11 @@ def stored(run: Run) -> Callable[[str], Predictions]:
         return predictions_by_key([run.root.store.load(p) for _, _, _, p in nodes[node]["shards"]])
 
     return load
+
+
+def logits_of(predictions: Predictions) -> np.ndarray:
+    """(N, K), in the order of the predictions."""
+    return np.stack([z for _, z in predictions.values()])
 
 
 def labelled(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:

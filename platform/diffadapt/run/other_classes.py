@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffadapt.metrics import rejection
-from diffadapt.run.class_shares import TRAINED
-from diffadapt.run.held_out import Predictions, held_out_nodes, labelled, model_of
+from diffadapt.run.held_out import Predictions, adapted_rows, held_out_nodes, labelled, logits_of
 
 
 def others_of(manifest: Mapping[str, Any], load: Callable[[str], Predictions]) -> dict[str, Any] | None:
@@ -17,15 +16,10 @@ def others_of(manifest: Mapping[str, Any], load: Callable[[str], Predictions]) -
     (``rejected``); where the recipe keeps images of unlisted classes (``others``), their number, AUROC and
     FPR95 and the parts of both kinds that are rejected, percent. None for a run without source images held
     out and without such images. ``load``: prediction node -> key -> (label, logits)."""
-    nodes = manifest["nodes"]
     keeps = (manifest["config"] or {}).get("unlisted") == "keep"
-    held_out = held_out_nodes(nodes)
+    held_out = held_out_nodes(manifest["nodes"])
     out = []
-    for row in manifest.get("rows") or ():
-        node = row["members"][0]
-        model = model_of(nodes, node)
-        if len(row["members"]) != 1 or not model or nodes[model]["kind"] not in TRAINED or row.get("control"):
-            continue
+    for row, node, model in adapted_rows(manifest):
         if model in held_out or keeps:
             found = _of_row(load(node), load(held_out[model]) if model in held_out else None, keeps)
             out.append({"row": row["name"], "group": row["group"], "seed": row.get("seed"), **found})
@@ -40,13 +34,13 @@ def rule(
     if held_out:
         logits, where = labelled(held_out)[0], "source images that it was not trained on"
     else:
-        logits, where = _logits(target), "the run's own target images"
+        logits, where = logits_of(target), "the run's own target images"
     return rejection.limit(rejection.energy(logits), tpr), where, len(logits)
 
 
 def _of_row(target: Predictions, held_out: Predictions | None, keeps: bool) -> dict[str, Any]:
     limit, where, count = rule(target, held_out)
-    energies = rejection.energy(_logits(target))
+    energies = rejection.energy(logits_of(target))
     above = energies > limit
     other = np.array([label is None for label, _ in target.values()])
     found: dict[str, Any] = {
@@ -66,10 +60,6 @@ def _of_row(target: Predictions, held_out: Predictions | None, keeps: bool) -> d
             "listed_rejected": _percent(above[~other].mean()),
         }
     return found
-
-
-def _logits(predictions: Predictions) -> np.ndarray:
-    return np.stack([z for _, z in predictions.values()])
 
 
 def _percent(value: Any) -> float:

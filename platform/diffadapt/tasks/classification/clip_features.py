@@ -13,7 +13,7 @@ from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.config import ClipConfig
 from diffadapt.models.weights import revision
 from diffadapt.report.figures import evenly
-from diffadapt.stages.models import predicted_logits
+from diffadapt.tasks.classification.clip_worker import ClipWorker, clip_label
 
 NO_VIEWS: list[float] = []
 
@@ -30,7 +30,7 @@ class ClipFeatures(Stage):
     kind = "clip-features"
 
     def label(self) -> str:
-        return self.config.weights.rstrip("/").replace("\\", "/").split("/")[-1].removeprefix("embedded:")
+        return clip_label(self.config)
 
     def identity(self) -> dict[str, Any]:
         return {"precision": self.config.precision}
@@ -45,28 +45,14 @@ class ClipFeatures(Stage):
         return evenly(made, self.shards) if self.shards and len(made) > self.shards else made
 
     def open(self, context: WorkContext) -> _Extractor:
-        return _Extractor(self, context)
+        return _Extractor(self.config, context)
 
 
-class _Extractor:
-    def __init__(self, stage: ClipFeatures, context: WorkContext):
-        from diffadapt.models.clip import load_clip
-        from diffadapt.stages.batching import Batcher
-
-        self.clip = load_clip(stage.config.weights, context.device, stage.config.precision)
-        self.batcher = Batcher(context.batch_size or stage.config.batch_size)
-
-    @property
-    def batch_size(self) -> int:
-        return self.batcher.batch_size
-
+class _Extractor(ClipWorker):
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         import pyarrow as pa
 
-        what = "CLIP's output has NaN or infinity: use clip.precision fp32, or check the weights"
-        rows = predicted_logits(
-            self.batcher, inputs[0], 3, lambda images: self.clip.image_features(images).numpy(), what
-        )
+        rows = self.vectors(inputs[0], self.clip.image_features)
         columns = {name: rows.table.column(name) for name in ("key", "label")}
         none = [NO_VIEWS] * len(rows)
         made = {"test": rows.table.column("logits"), "weak": none, "strong": none}

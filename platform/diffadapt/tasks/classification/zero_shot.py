@@ -15,7 +15,7 @@ from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.config import ClipConfig
 from diffadapt.models.weights import ASSETS, revision
 from diffadapt.prompts.text import fill
-from diffadapt.stages.models import predicted_logits
+from diffadapt.tasks.classification.clip_worker import ClipWorker, clip_label
 
 
 @functools.cache
@@ -37,7 +37,7 @@ class ZeroShot(Stage):
     kind = "zero-shot"
 
     def label(self) -> str:
-        return self.config.weights.rstrip("/").replace("\\", "/").split("/")[-1].removeprefix("embedded:")
+        return clip_label(self.config)
 
     def identity(self) -> dict[str, Any]:
         return {"texts": self.texts(), "precision": self.config.precision}
@@ -65,21 +65,10 @@ class ZeroShot(Stage):
         return _ZeroShot(self, context)
 
 
-class _ZeroShot:
+class _ZeroShot(ClipWorker):
     def __init__(self, stage: ZeroShot, context: WorkContext):
-        from diffadapt.models.clip import load_clip
-        from diffadapt.stages.batching import Batcher
-
-        self.clip = load_clip(stage.config.weights, context.device, stage.config.precision)
+        super().__init__(stage.config, context)
         self.classes = self.clip.class_features(stage.texts())
-        self.batcher = Batcher(context.batch_size or stage.config.batch_size)
-
-    @property
-    def batch_size(self) -> int:
-        return self.batcher.batch_size
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
-        what = "CLIP's output has NaN or infinity: use clip.precision fp32, or check the weights"
-        return predicted_logits(
-            self.batcher, inputs[0], 3, lambda images: self.clip.logits(images, self.classes).numpy(), what
-        )
+        return self.vectors(inputs[0], lambda images: self.clip.logits(images, self.classes))

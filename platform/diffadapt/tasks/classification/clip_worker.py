@@ -1,0 +1,36 @@
+"""What the stages that apply CLIP to images share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from diffadapt.core.artifact import Rows
+from diffadapt.core.stage import WorkContext
+from diffadapt.models.config import ClipConfig
+from diffadapt.stages.models import predicted_logits
+
+
+def clip_label(config: ClipConfig) -> str:
+    """The readable name of the weights in the store."""
+    return config.weights.rstrip("/").replace("\\", "/").split("/")[-1].removeprefix("embedded:")
+
+
+class ClipWorker:
+    """Holds the model and the batch size of a worker."""
+
+    def __init__(self, config: ClipConfig, context: WorkContext):
+        from diffadapt.models.clip import load_clip
+        from diffadapt.stages.batching import Batcher
+
+        self.clip = load_clip(config.weights, context.device, config.precision)
+        self.batcher = Batcher(context.batch_size or config.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        return self.batcher.batch_size
+
+    def vectors(self, images: Rows, of: Callable[[Any], Any]) -> Rows:
+        """Rows of LOGITS_SCHEMA with what ``of`` makes of a batch of images, a tensor with a vector each."""
+        what = "CLIP's output has NaN or infinity: use clip.precision fp32, or check the weights"
+        return predicted_logits(self.batcher, images, 3, lambda batch: of(batch).numpy(), what)
