@@ -16,7 +16,8 @@ from diffadapt.audit.answers import read_answers
 from diffadapt.audit.design import strata_of
 from diffadapt.audit.verdict import Labels, accuracy, pairs, truth_of
 from diffadapt.cli import main
-from diffadapt.core.runs import Root
+from diffadapt.core.errors import StoreError
+from diffadapt.core.runs import Root, Run
 from diffadapt.metrics.audit_sample import draw
 from diffadapt.metrics.prediction_powered import interval
 from tests.auditkit import CLASSES, NAME, RIGHT, drawn_run
@@ -180,8 +181,26 @@ def test_bad_sheets_are_one_sentence(audited, tmp_path, capsys):
     assert "label at least 10 of the 80" in said(filled(root, truth, 9))
     assert "has no line image,class" in said(good[:1])
     file.write_bytes(b"PK\x03\x04\xff\xfe\x00\x00")
-    assert "save them as CSV UTF-8" in refused(root, file, capsys)
+    assert "CSV UTF-8" in refused(root, file, capsys)
     assert "cannot be read" in refused(root, tmp_path / "absent.csv", capsys)
+
+
+def test_a_folder_that_can_be_labelled_can_be_evaluated(made, tmp_path, capsys, monkeypatch):
+    """The design is kept before the folder is there: labels of a folder without it would say nothing."""
+    root = tmp_path / "root"
+    shutil.copytree(made[0], root)
+
+    kept = Run.write
+
+    def full(run, name, data):
+        if name.startswith("audits/"):
+            assert not (tmp_path / "audit").exists()
+            raise StoreError("No space is left.")
+        kept(run, name, data)
+
+    monkeypatch.setattr(Run, "write", full)
+    assert main(["audit", "--root", str(root), "--n", "20", "--out", str(tmp_path / "audit")]) == 2
+    assert "No space is left" in capsys.readouterr().err and not (tmp_path / "audit").exists()
 
 
 def test_options_that_do_not_go_together_are_refused(audited, tmp_path, capsys):

@@ -269,6 +269,15 @@ class TestTheReport:
             and not any("held" in m for m in guessed["missing"])
         )
 
+    def test_a_recipe_that_could_hold_no_image_out(self, tmp_path):
+        """One image a class leaves none to spare: such rows have no estimate, and the run ends."""
+        run, _ = drawn_run(tmp_path, images=200)
+        manifest = with_held_out(run)
+        manifest["nodes"]["model.row1.s0"]["kind"] = "ssl"
+        some = load_of(run, manifest)
+        found = shares_of(manifest, lambda n: {} if n == "mcc_on_held_out" else some(n), lambda node: {})
+        assert found and "MCC" in found["left_out"] and not found["rows"]
+
     def test_no_estimate_is_shown_without_its_error(self, tmp_path, monkeypatch):
         run, _ = drawn_run(tmp_path, images=80)
         names = run.manifest()["class_names"]

@@ -105,6 +105,17 @@ def test_archives_and_stray_files(tmp_path):
     assert {group for group, _, _ in rows(made, tmp_path)} == {"photo-sketch", "sketch-photo"}
 
 
+def test_two_places_of_one_domain_are_refused(tmp_path):
+    root = tree(tmp_path / "root", {"photo": "abc", "sketch": "abc"})
+    (root / "photo.v2.zip").write_bytes(b"")
+    with pytest.raises(DataError, match=r"has 'photo' and 'photo.v2.zip' for the domain 'photo'"):
+        recipe(root).pipeline()
+    (root / "photo.v2.zip").unlink()
+    (root / "paint").symlink_to("nowhere")
+    with pytest.raises(DataError, match="paint in .* leads to no file"):
+        recipe(root).pipeline()
+
+
 def test_what_cannot_be_compared_is_one_sentence(tmp_path):
     root = tree(tmp_path / "root", {"photo": "abc", "sketch": "abc"})
     cases = (

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from diffadapt.core.spreadsheet import csv_bytes, plain, quoted
+from diffadapt.core.errors import DataError
+from diffadapt.core.spreadsheet import csv_bytes, plain, quoted, read_rows
 from diffadapt.data.config import DataConfig
 from diffadapt.data.export import write_tree
 from diffadapt.data.image import encode_png
@@ -85,3 +86,47 @@ def test_no_other_code_writes_csv():
         )
     ]
     assert not found, "core/spreadsheet.py writes it"
+
+
+def test_no_other_code_reads_csv():
+    found = [
+        str(file.relative_to(PACKAGE))
+        for file in sorted(PACKAGE.rglob("*.py"))
+        if file not in WRITERS and re.search(r"csv\.(reader|DictReader)|read_csv\(", file.read_text())
+    ]
+    assert not found, "core/spreadsheet.py reads it"
+
+
+ROWS = [["path", "class"], ["a, b.png", "x"], ["c.png", "y;z"]]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("code, separator", [("utf-8", ","), ("utf-8-sig", ";"), ("utf-16", "\t")])
+def test_files_as_spreadsheets_of_all_systems_save_them(end, code, separator):
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, lineterminator=end).writerows(ROWS)
+    assert read_rows(text.getvalue().encode(code), "It") == list(enumerate(ROWS, 1))
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"PK\x03\x04\xff", "It is no text in UTF-8 .byte 4."),
+        (b"a\0b", "It is no text"),
+        (b'a,"b\n' + b"x" * 140_000, "It cannot be read as CSV .field larger.*quotation mark"),
+    ],
+)
+def test_what_is_no_table_is_one_sentence(data, said):
+    with pytest.raises(DataError, match=said):
+        read_rows(data, "It")
+
+
+def test_label_files_class_tables_and_prompts_are_read_so(tmp_path):
+    write_tree(
+        [("a.png", 0, encode_png(np.zeros((4, 4, 3), np.uint8)))], str(tmp_path), "flat", class_names=("x",)
+    )
+    (tmp_path / "own.csv").write_bytes(b"path;class\ra.png;x\r")
+    assert open_source(DataConfig(path=str(tmp_path), labels=str(tmp_path / "own.csv"))).class_names == ("x",)
+    (tmp_path / "classes.csv").write_bytes(b"value;name;red;green;blue\r0;road;1;2;3\r1;sky;4;5;6\r")
+    assert read_class_table(str(tmp_path / "classes.csv")).names == ("road", "sky")
+    assert _parse("p.csv", "category;prompt\rmug;a mug\r")[1] == {"mug": ("a mug",)}

@@ -83,6 +83,17 @@ def test_an_annotation_of_an_image_that_is_not_there_is_set_apart(tmp_path):
     assert "annotation 10 of image 99 (the file does not list this image)" in said and len(scenes) == 3
 
 
+def test_an_entry_that_is_none_is_set_apart_and_names_may_be_of_the_root(tmp_path):
+    def change(document: dict) -> None:
+        document["annotations"].append(None)
+        for image in document["images"]:
+            image["file_name"] = f"images/{image['file_name']}"
+
+    said, scenes, failures = read(coco(tmp_path, change))
+    assert "1 of the 4 annotations" in said and len(scenes) == 3 and not failures
+    assert all(len(s.objects) == 1 for s in scenes.values())
+
+
 def test_what_can_be_read_is_read(tmp_path):
     said, plain, _ = read(coco(tmp_path / "plain"))
     assert (

@@ -188,6 +188,38 @@ def test_a_damaged_member_is_set_apart_and_the_rest_is_read(tmp_path):
     assert opened(str(path), fingerprint="content").fingerprint  # it counts as what it is
 
 
+@pytest.mark.parametrize("end, said", [(1500, "breaks off after 1 members"), (1024, "")])
+def test_a_tar_file_that_was_cut_is_no_smaller_set(tmp_path, end, said):
+    path = Path(packed(tmp_path / "x.tar", images("1.png", "2.png", "3.png")))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:end])
+    if said:
+        with pytest.raises(DataError, match=said):
+            opened(str(path))
+    else:
+        assert "it may have been cut" in " ".join(opened(str(path)).notes)
+    path.write_bytes(whole * 2)
+    assert "what comes after its end mark, behind 3 members" in " ".join(opened(str(path)).notes)
+    path.write_bytes(whole)
+    assert not opened(str(path)).notes
+
+
+def test_names_that_stand_there_twice_are_said(tmp_path):
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("a.png", "b.png", "a.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(png(1))
+            archive.addfile(info, io.BytesIO(png(1)))
+    source = opened(str(path))
+    assert len(source.items) == 2 and "1 name of members, such as 'a.png'" in " ".join(source.notes)
+
+
+def test_an_archive_of_which_nothing_is_left_says_why(tmp_path):
+    with pytest.raises(DataError, match="holds no images.* 2 members with a name that leads out"):
+        opened(packed(tmp_path / "x.zip", images("../a.png", "/b.png")))
+
+
 class TestShards:
     @staticmethod
     def sample(number: int, label: object, form: str) -> dict[str, bytes]:
@@ -230,6 +262,14 @@ class TestShards:
         assert len(source.items) == 8 and source.items[0].key == "train-0000-000000.png"
         assert "called after their archive" in " ".join(source.notes)
 
+    def test_what_a_sample_has_too_much_or_not_is_said(self, tmp_path):
+        members = self.sample(0, 0, "cls") | self.sample(1, 1, "cls") | {"000002.cls": b"1"}
+        members["000000.depth.png"] = png(5)
+        source = opened(packed(tmp_path / "x.tar", members))
+        said = " ".join(source.notes)
+        assert len(source.items) == 2 and "1 sample with a label and no image is left out" in said
+        assert "1 sample has several images, of which one is used ('000000' has depth.png, png)" in said
+
     def test_what_is_wrong_is_one_sentence(self, tmp_path):
         root = self.shards(tmp_path / "shards", "cls")
         with pytest.raises(DataError, match="3 archives, of which 1 are not there.*train-0002"):
@@ -239,6 +279,7 @@ class TestShards:
             opened(str(root))
         assert len(opened(str(root), labels="none").items) == 9
         assert braces("a{08..11}b{0..1}") == [f"a{i:02d}b{j}" for i in range(8, 12) for j in range(2)]
+        assert braces("{train,val-{0..1}}.tar") == ["train.tar", "val-0.tar", "val-1.tar"]
 
 
 def test_scenes_are_read_in_place_too(tmp_path):

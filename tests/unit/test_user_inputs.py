@@ -21,6 +21,7 @@ from diffadapt.data.config import DataConfig
 from diffadapt.data.image import encode_png
 from diffadapt.data.items import Source
 from diffadapt.data.labels import bind_source
+from diffadapt.data.readers import list_tree
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.data.scenes.rows import decode_scenes
 from diffadapt.data.scenes.table import ClassTable
@@ -148,6 +149,11 @@ class TestHalves:
         photos = tree(tmp_path / "new", *(f"{i:02d}.png" for i in range(30)))
         assert len(of_target(sda(source, photos), tmp_path).items) == 30
         assert len(of_target(sda(source, photos, part=(0.0, 0.5)), tmp_path).items) == 15
+
+    def test_a_folder_around_the_classes_is_no_class(self, tmp_path):
+        root = classes(tmp_path / "set" / "dataset", "ab", 3).parent
+        with pytest.raises(DataError, match="has the class 'dataset' alone.*such as .*/set/dataset"):
+            sda(root, root).pipeline()
 
     def test_one_set_is_divided_between_source_and_target(self, tmp_path):
         source = classes(tmp_path / "source", "137", 8)
@@ -286,6 +292,21 @@ class TestNames:
         tree(folder, "a.png")
         with pytest.raises(DataError, match="not UTF-8"):
             open_source(DataConfig(str(folder)))
+
+    @pytest.mark.parametrize("form", ["{}", "{}/*.png"])
+    def test_what_leads_to_no_file_is_said_and_the_others_are_used(self, tmp_path, form):
+        cache = tmp_path / "datasets--org--name"
+        root = tree(cache / "snapshots" / "rev" / "images", "a.png")
+        (root / "gone.png").symlink_to("../../../blobs/abc")  # a download that was not finished
+        (root / "round.png").symlink_to("round.png")
+        os.mkfifo(root / "pipe.png")
+        source = open_source(DataConfig(form.format(root)))
+        assert [i.key for i in source.items] == ["a.png"]
+        assert "3 links that lead nowhere, or pipes or devices, are left out, such as 'gone.png'" in said(
+            source
+        )
+        with pytest.raises(DataError, match="gone.png in .* is no file"):
+            list_tree(fsspec.filesystem("file"), str(root))
 
     def test_names_in_a_csv_file_may_be_composed_otherwise(self, tmp_path):
         name = "caf\u00e9.png"

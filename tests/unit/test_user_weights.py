@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 import diffadapt.models.cifar_resnet  # noqa: F401  # registers ours
-from diffadapt.core.errors import DataError, WeightsError
+from diffadapt.core.errors import DataError, UnfitError, WeightsError
 from diffadapt.core.leniency import lenient
 from diffadapt.models.classifier import load_classifier
 from diffadapt.models.config import BackboneConfig, ClassifierConfig
@@ -140,6 +140,30 @@ def test_what_does_not_fit_is_refused_while_planning(tmp_path, net, change, part
     with pytest.raises(WeightsError) as run:
         load_classifier(config(path), 3)
     assert all(part in str(planned.value) for part in parts) and str(planned.value) == str(run.value)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_so_are_integers_of_quantised_files(tmp_path, net, ending):
+    path = tmp_path / f"x{ending}"
+    state = {k: (v * 50).to(torch.int8) if v.dim() > 1 else v for k, v in net.state_dict().items()}
+    torch.save(state, path) if ending == ".pth" else save_file(state, path)
+    with pytest.raises(WeightsError, match="hold integers .int8. for .* before quantisation"):
+        classifier_revisions(config(path), False, 3)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    torch.save(half, path) if ending == ".pth" else save_file(half, path)
+    assert classifier_revisions(config(path), False, 3)
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.gguf", "m.pkl", "folder"])
+def test_what_is_there_and_cannot_be_used_is_not_missing(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / name).write_bytes(b"x") if "." in name else None
+    given = config(tmp_path / name)
+    with lenient() as notes, pytest.raises(UnfitError):
+        classifier_revisions(given, False)
+    with lenient() as notes:  # which another machine may have
+        classifier_revisions(config(tmp_path / "absent.pth"), False)
+    assert len(notes) == 1
 
 
 def test_so_are_other_classes_and_objects_and_broken_files(tmp_path, net):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 
 from diffadapt.audit.design import Design
 from diffadapt.core.errors import DataError, suggest
 from diffadapt.core.location import open_place
-from diffadapt.core.spreadsheet import csv_bytes, plain
+from diffadapt.core.spreadsheet import csv_bytes, plain, read_rows
 from diffadapt.data.class_names import match_names
 from diffadapt.data.labels import HEADERS, some
 
@@ -110,21 +108,4 @@ def _rows(location: str) -> list[tuple[int, list[str]]]:
             f" CSV that"
             " the page saved, or the labels.csv of the audit's folder."
         ) from None
-    try:
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(
-            f"The labels {location} are no text in UTF-8 (a spreadsheet's own format?): save them as CSV"
-            f" UTF-8."
-        ) from None
-    if "\0" in text:
-        raise DataError(
-            f"The labels {location} are no text (a spreadsheet's own format?): save them as CSV UTF-8."
-        )
-    head = text.lstrip().partition("\n")[0]
-    separator = max(",;\t", key=head.count)
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    except csv.Error as error:
-        raise DataError(f"The labels {location} cannot be read as CSV ({error}).") from None
-    return [(i, row) for i, row in enumerate(rows, 1) if any(cell.strip() for cell in row)]
+    return read_rows(data, f"The labels file {location}")

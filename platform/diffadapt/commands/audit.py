@@ -71,6 +71,7 @@ def _write(options: AuditOptions, run: Run, answers: Answers) -> int:
     pictures = {c.name: picture(data[c.key], c.key) for c in design.chosen}
     root = f" --root {shlex.quote(options.root)}" if options.root else ""
     command = f"diffadapt audit --run {shlex.quote(run.name)}{root} --labels labels.csv"
+    run.write(file_of(design.id), design.to_json())  # labels of a folder without it would say nothing
     with new_folder(options.out) as out:
         write_file(
             posixpath.join(out, "index.html"), page(design, pictures, answers.class_names, command).encode()
@@ -78,7 +79,6 @@ def _write(options: AuditOptions, run: Run, answers: Answers) -> int:
         write_file(posixpath.join(out, "labels.csv"), sheet(design))
         for name, (end, content) in pictures.items():
             write_file(posixpath.join(out, "images", name + end), content)
-    run.write(file_of(design.id), design.to_json())
     print(
         f"{len(design.chosen)} of {len(answers.keys):,} images of {run.name} in {options.out}: open"
         f" {posixpath.join(options.out, 'index.html')} in a browser, or fill in labels.csv by hand ('?'"

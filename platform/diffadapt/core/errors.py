@@ -23,6 +23,10 @@ class WeightsError(DiffadaptError):
     """Weights that are missing, of another architecture, or unreadable."""
 
 
+class UnfitError(WeightsError):
+    """Weights that are there and cannot be used, whatever else comes to hand: planning refuses them too."""
+
+
 class StoreError(DiffadaptError):
     """A store or run folder that cannot be read, written, or is of another format version."""
 

@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 
-from diffadapt.core.errors import DiffadaptError
+from diffadapt.core.errors import DiffadaptError, UnfitError
 
 _notes: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("notes", default=None)
 
@@ -24,9 +24,9 @@ def lenient() -> Iterator[list[str]]:
 
 
 def missing(error: DiffadaptError) -> None:
-    """Raise ``error``, or note it when planning leniently."""
+    """Raise ``error``, or note it when planning leniently; an UnfitError is raised always."""
     notes = _notes.get()
-    if notes is None:
+    if notes is None or isinstance(error, UnfitError):
         raise error
     if str(error) not in notes:
         notes.append(str(error))

@@ -60,11 +60,13 @@ class ArchiveFiles:
         self._start()
 
     def _list(self) -> None:
-        odd: dict[str, list[str]] = {"with a name that leads out of it": [], "that is no plain file": []}
+        odd: dict[str, list[str]] = {"with a name that leads out of it": [], "that is no file of its own": []}
         found: list[tuple[str, int, Member]] = []
         for number, part in enumerate(self.parts):
             try:
                 members = list(part.kind.members(self._handle(number)))
+                if remark := part.kind.remark(self._handle(number)):
+                    self.notes.append(f"{part.path}: {remark}.")
             except (OSError, ValueError, EOFError) as error:
                 raise DataError(
                     f"{part.path} cannot be read as an archive ({error}): get it again."
@@ -76,7 +78,7 @@ class ArchiveFiles:
                 elif name.split("/")[0] == APPLE:
                     continue
                 elif not member.plain or member.size > LARGEST:
-                    odd["that is no plain file"].append(member.name)
+                    odd["that is no file of its own"].append(member.name)
                 else:
                     found.append((name, number, member))
         where = self.parts[0].path if len(self.parts) == 1 else f"{len(self.parts)} archives"
@@ -84,7 +86,8 @@ class ArchiveFiles:
             if names:
                 shown = ", ".join(repr(n)[:80] for n in names[:3])
                 self.notes.append(
-                    f"{where}: {len(names):,} member{'s' * (len(names) != 1)} {what}"
+                    f"{where}: {len(names):,} member{'s' * (len(names) != 1)}"
+                    f" {what if len(names) == 1 else what.replace('that is no file', 'that are no files')}"
                     f" {'is' if len(names) == 1 else 'are'} left out, such as {shown}."
                 )
         top = _wrapper([name for name, _, _ in found], _stem(self.parts[0].name))
@@ -103,12 +106,19 @@ class ArchiveFiles:
                 f"{len(self.parts)} archives: {len(double):,} names, such as {double[0]!r}, are in several of"
                 " them, so all files are called after their archive too."
             )
-        result = {}
+        result, again = {}, []
         for name, number, member in found:
             if double:
                 folder, base = posixpath.split(name)
                 name = posixpath.join(folder, f"{_stem(self.parts[number].name)}-{base}")
-            result[posixpath.join(self.root, name)] = (number, member)
+            place = posixpath.join(self.root, name)
+            again += [name] if place in result else []
+            result[place] = (number, member)
+        if again:
+            self.notes.append(
+                f"{len(again):,} name{'s' * (len(again) != 1)} of members, such as {again[0]!r}, stand"
+                f"{'s' * (len(again) == 1)} there several times: the last counts, as where it is unpacked."
+            )
         return result
 
     def _handle(self, number: int) -> Any:

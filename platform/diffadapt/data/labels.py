@@ -3,8 +3,6 @@ file."""
 
 from __future__ import annotations
 
-import csv
-import io
 import posixpath
 import unicodedata
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ from dataclasses import replace
 
 from diffadapt.core.errors import DataError
 from diffadapt.core.location import open_place
-from diffadapt.core.spreadsheet import plain
+from diffadapt.core.spreadsheet import plain, read_rows
 from diffadapt.data.class_names import match_names
 from diffadapt.data.items import Item, Source
 
@@ -196,26 +194,20 @@ def some(names: Sequence[str], limit: int = 5) -> str:
 
 
 def _read_rows(location: str) -> dict[str, str]:
-    rows = [
-        row
-        for row in csv.reader(io.StringIO(_text(location, "label file")))
-        if any(cell.strip() for cell in row)
-    ]
-    path_at, class_at, first = 0, 1, 1
-    if rows and rows[0][0].strip().lower() in HEADERS:
-        head = [cell.strip().lower() for cell in rows.pop(0)]
+    rows = read_rows(_bytes(location, "label file"), f"The label file {location}")
+    path_at, class_at = 0, 1
+    if rows and rows[0][1][0].strip().lower() in HEADERS:
+        head = [cell.strip().lower() for cell in rows.pop(0)[1]]
         class_at = next((head.index(name) for name in LABEL_HEADERS if name in head), 1)
-        first = 2
-    elif any(len(row) != 2 for row in rows):
-        line = next(i for i, row in enumerate(rows) if len(row) != 2) + 1
+    elif odd := [(line, row) for line, row in rows if len(row) != 2]:
         raise DataError(
-            f"Line {line} of the label file {location} has {len(rows[line - 1])} columns: write path,class"
+            f"Line {odd[0][0]} of the label file {location} has {len(odd[0][1])} columns: write path,class"
             " name, or begin with a header that names both."
         )
     if not rows:
         raise DataError(f"The label file {location} is empty: write one line path,class name for each image.")
     result: dict[str, str] = {}
-    for i, row in enumerate(rows, first):
+    for i, row in rows:
         cells = [unicodedata.normalize("NFC", cell.strip()) for cell in row]
         if len(cells) <= class_at or not cells[path_at] or not cells[class_at]:
             raise DataError(
@@ -233,12 +225,17 @@ def _read_rows(location: str) -> dict[str, str]:
 
 def _text(location: str, what: str) -> str:
     try:
-        with open_place(location, "rb", DataError) as stream:
-            return stream.read().decode("utf-8-sig")
+        return _bytes(location, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"The {what} {location} cannot be read as UTF-8 text (byte {error.start}): save it as UTF-8."
         ) from None
+
+
+def _bytes(location: str, what: str) -> bytes:
+    try:
+        with open_place(location, "rb", DataError) as stream:
+            return stream.read()
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
             f"The {what} {location} cannot be read ({getattr(error, 'strerror', None) or error})."

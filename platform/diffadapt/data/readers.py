@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import posixpath
+import stat
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
@@ -293,6 +295,8 @@ class Tree:
     files: dict[str, str]
     unnamed: list[str]
     """Files and folders whose names are not UTF-8, their bytes escaped; they are not among the others."""
+    lost: list[str] = field(default_factory=list)
+    """Links that lead to no file (their target is gone, or they lead in a circle), pipes and devices."""
 
 
 def list_tree(fs: Any, root: str) -> tuple[list[str], dict[str, str]]:
@@ -300,6 +304,8 @@ def list_tree(fs: Any, root: str) -> tuple[list[str], dict[str, str]]:
     tree = walk(fs, root)
     if tree.unnamed:
         raise DataError(f"{tree.unnamed[0]} in {root} has a name that is not UTF-8: rename it.")
+    if tree.lost:
+        raise DataError(f"{tree.lost[0]} in {root} is {NO_FILE}: get its file again, or remove it.")
     return tree.folders, tree.files
 
 
@@ -340,6 +346,7 @@ def _walk_local(root: str) -> Tree:
     folders: list[str] = []
     files: dict[str, str] = {}
     unnamed: list[str] = []
+    lost: list[str] = []
     pending = [("", root)]
     seen = {os.path.realpath(root)}
     while pending:
@@ -358,6 +365,9 @@ def _walk_local(root: str) -> Tree:
             if not is_utf8(key):
                 unnamed.append(readable(key))
                 continue
+            if no_file(entry.path):
+                lost.append(key)
+                continue
             if entry.is_symlink():
                 stay_inside(entry.path, root)
             if entry.is_dir():
@@ -368,9 +378,9 @@ def _walk_local(root: str) -> Tree:
                 if not (entry.is_symlink() and real in seen):
                     seen.add(real)
                     pending.append((f"{key}/", entry.path))
-            elif entry.is_file():
+            else:
                 files[key] = entry.path
-    return Tree(sorted(folders), files, sorted(unnamed))
+    return Tree(sorted(folders), files, sorted(unnamed), sorted(lost))
 
 
 def _is_own(read: Callable[[str], bytes], folder: str, names: Collection[str]) -> bool:
@@ -442,6 +452,20 @@ def stay_inside(path: str, root: str) -> None:
         return
     if real != root and not real.startswith(root.rstrip("/") + "/"):
         raise DataError(f"{path} is a link that leads out of {root}: copy the images into the folder.")
+
+
+NO_FILE = "no file: a link that leads nowhere, or a pipe or device"
+
+
+def no_file(path: str) -> bool:
+    """Whether what is listed at a local ``path`` is neither a file nor a folder."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            return True
+        raise
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def is_local(fs: Any) -> bool:

@@ -27,6 +27,7 @@ from diffadapt.data.readers import (
     is_local,
     is_utf8,
     left_out,
+    no_file,
     readable,
     stay_inside,
     walk,
@@ -121,10 +122,15 @@ def _archives(config: DataConfig, fs: Any, paths: Sequence[str], subset: bool) -
     keys = {posixpath.relpath(path, files.root): path for path in files.find(files.root)}
     name = posixpath.basename(files.root.rstrip("!"))
     name = name.partition(".")[0] or "images"
-    if config.labels == "auto" and has_labels(files, keys):
-        source = scan_samples(config, files, keys, name, subset)
-    else:
-        source = replace(_folder(config, files, files.root, subset), name=name)
+    try:
+        if config.labels == "auto" and has_labels(files, keys):
+            source = scan_samples(config, files, keys, name, subset)
+        else:
+            source = replace(_folder(config, files, files.root, subset), name=name)
+    except DataError as error:
+        if not files.notes:
+            raise
+        raise type(error)(f"{error} {' '.join(files.notes)}") from None
     return _noted(source, files.notes)
 
 
@@ -145,7 +151,7 @@ def _folder(config: DataConfig, fs: Any, root: str, subset: bool) -> Source:
     archives = [p for k, p in tree.files.items() if "/" not in k and is_archive(k)]
     if archives and not images and not parquet and not isinstance(fs, ArchiveFiles):
         return _archives(config, fs, archives, subset)
-    notes = _notes(config, tree.files, tree.unnamed)
+    notes = _notes(config, tree.files, tree.unnamed, tree.lost)
     if parquet and not in_classes:
         sets = {k: p for k, p in parquet.items() if holds_images(fs, p, broken=False)} if images else parquet
         if sets:
@@ -204,8 +210,10 @@ def _noted(source: Source, notes: Sequence[str]) -> Source:
     return replace(source, notes=(*source.notes, *notes)) if notes else source
 
 
-def _notes(config: DataConfig, files: Collection[str], unnamed: Sequence[str]) -> list[str]:
-    """What is left out of a place because of its names."""
+def _notes(
+    config: DataConfig, files: Collection[str], unnamed: Sequence[str], lost: Sequence[str]
+) -> list[str]:
+    """What is left out of a place because of its names, or because it is no file."""
     notes = []
     if others := left_out(files):
         notes.append(f"{config.path}: {others} (read are {', '.join(SUFFIXES)}).")
@@ -213,6 +221,12 @@ def _notes(config: DataConfig, files: Collection[str], unnamed: Sequence[str]) -
         notes.append(
             f"{config.path}: {len(unnamed):,} name{'s' * (len(unnamed) != 1)} not in UTF-8 and left out,"
             f" such as {', '.join(unnamed[:3])}: rename them."
+        )
+    if lost:
+        notes.append(
+            f"{config.path}: {len(lost):,} link{'s' * (len(lost) != 1)} that lead{'s' * (len(lost) == 1)}"
+            f" nowhere, or pipes or devices, {'is' if len(lost) == 1 else 'are'} left out, such as"
+            f" {some(lost, 3)}: get the files again."
         )
     return notes
 
@@ -269,15 +283,18 @@ def _glob(config: DataConfig, fs: Any, pattern: str, subset: bool) -> Source:
         fixed.append(part)
     root = "/".join(fixed) or "/"
     files: dict[str, str] = {}
-    unnamed = []
+    unnamed, lost = [], []
     for path, info in fs.glob(pattern, detail=True).items():
         key = posixpath.relpath(path, root)
-        if any(part.startswith(".") for part in key.split("/")) or not (
-            info["type"] == "file" or is_file(fs, path)
-        ):
+        if any(part.startswith(".") for part in key.split("/")):
             continue
         if not is_utf8(key):
             unnamed.append(readable(key))
+            continue
+        if is_local(fs) and no_file(path):
+            lost.append(key)
+            continue
+        if not (info["type"] == "file" or is_file(fs, path)):
             continue
         if is_local(fs) and key.lower().endswith((*SUFFIXES, ".parquet")):
             stay_inside(path, os.path.realpath(root))
@@ -287,22 +304,24 @@ def _glob(config: DataConfig, fs: Any, pattern: str, subset: bool) -> Source:
     archives = [p for p in files.values() if is_archive(p)]
     if archives and not images and not parquet:
         return _archives(config, fs, archives, subset)
-    notes = _notes(config, files, unnamed)
+    notes = _notes(config, files, unnamed, lost)
     if parquet and not images:
         return _noted(_parquet_sets(config, fs, root, parquet, subset), notes)
     return _noted(_unlabelled(config, fs, root, images, files), notes)
 
 
 def braces(text: str) -> list[str]:
-    """``shard-{00..12}.tar`` -> its names; a text without such braces is its only one."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    """``shard-{00..12}.tar`` or ``{train,val}.tar`` -> its names; a text without such braces is its only
+    one."""
+    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", text)
     if match is None:
         return [text]
-    first, last = match[1], match[2]
-    numbers = range(int(first), int(last) + 1)
+    first, last, listed = match[1], match[2], match[3]
+    numbers = range(int(first), int(last) + 1) if listed is None else ()
     if len(numbers) > MOST_PARTS:
         raise DataError(f"{text} stands for {len(numbers):,} archives: give at most {MOST_PARTS:,}.")
-    texts = [f"{text[: match.start()]}{n:0{len(first)}d}{text[match.end() :]}" for n in numbers]
+    parts = [f"{n:0{len(first)}d}" for n in numbers] if listed is None else listed.split(",")
+    texts = [f"{text[: match.start()]}{part}{text[match.end() :]}" for part in parts]
     return [full for each in texts for full in braces(each)]
 
 

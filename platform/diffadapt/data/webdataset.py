@@ -33,7 +33,8 @@ def has_labels(fs: Any, files: dict[str, str]) -> bool:
 def scan_samples(config: DataConfig, fs: Any, files: dict[str, str], name: str, subset: bool) -> Source:
     """The labelled samples among ``files``. A key is the image's. Numbers count as class numbers, names are
     bound as folders' are. Raises DataError where some samples lack a label."""
-    samples = {k: parts for k, parts in _samples(files).items() if _image(parts)}
+    everything = _samples(files)
+    samples = {k: parts for k, parts in everything.items() if _image(parts)}
     images = {_image(parts): parts for parts in samples.values()}
     found = {key: _label(fs, files, parts) for key, parts in images.items()}
     lacking = [key for key, label in found.items() if label is None]
@@ -57,8 +58,28 @@ def scan_samples(config: DataConfig, fs: Any, files: dict[str, str], name: str, 
         names, numbers = bind_names(sorted(values), listed, config.path, subset)
     items = tuple(Item(key, numbers[str(found[key])]) for key in sorted(found))
     reader = FileReader(fs, fs.root, {key: files[key] for key in found})
-    source = Source(name, names, items, reader, config.fingerprint)
+    source = Source(name, names, items, reader, config.fingerprint, notes=_notes(config.path, everything))
     return replace(source, numbered=numbered and listed is None)
+
+
+def _notes(path: str, samples: dict[str, dict[str, str]]) -> tuple[str, ...]:
+    """What of the samples is not used."""
+    bare = sorted(k for k, parts in samples.items() if not _image(parts) and {"cls", "json"} & set(parts))
+    more = {k: [e for e in parts if f".{e}".endswith(IMAGES)] for k, parts in samples.items()}
+    more = {k: sorted(endings) for k, endings in more.items() if len(endings) > 1}
+    notes = []
+    if bare:
+        notes.append(
+            f"{path}: {len(bare):,} sample{'s' * (len(bare) != 1)} with a label and no image"
+            f" {'is' if len(bare) == 1 else 'are'} left out, such as {some(bare, 3)}."
+        )
+    if more:
+        first = next(iter(more))
+        notes.append(
+            f"{path}: {len(more):,} sample{'s have' if len(more) != 1 else ' has'} several images, of which one"
+            f" is used ({first!r} has {', '.join(more[first])}): names of images end at their first dot."
+        )
+    return tuple(notes)
 
 
 def _samples(files: dict[str, str]) -> dict[str, dict[str, str]]:

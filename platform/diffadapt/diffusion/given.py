@@ -44,7 +44,9 @@ def _looked_at(
 ) -> Mapping[str, Any]:
     from diffadapt.diffusion.generators.loading import quiet
     from diffadapt.models.parts import look_at_part
+    from diffadapt.models.pretrained import demand_pipeline_without_code
 
+    demand_pipeline_without_code(folder)
     with quiet():
         return {name: look_at_part(weights, Path(folder) / name, kind, variant) for name, kind in parts}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diffadapt.core.errors import DataError, WeightsError
+from diffadapt.core.errors import DataError, UnfitError, WeightsError
 from diffadapt.core.foreign import parse
 from diffadapt.models import weights
 from diffadapt.models.config import ClassifierConfig
@@ -48,13 +48,13 @@ def locate(config: ClassifierConfig) -> ClassifierSource:
         return ClassifierSource("folder", str(path.resolve()))
     suffix = path.suffix.lower()
     if suffix in UNREADABLE:
-        raise WeightsError(
+        raise (UnfitError if path.is_file() else WeightsError)(
             f"The classifier {name!r} is a {suffix} file, which is not read; give a .safetensors, .pt, .pth,"
             " .th or .ckpt checkpoint or a folder with config.json and model.safetensors."
         )
     if path.is_file():
         if suffix not in SUFFIXES:
-            raise WeightsError(
+            raise UnfitError(
                 f"The classifier file {name!r} has none of the known endings {', '.join(SUFFIXES)}."
             )
         return ClassifierSource("file", weights.local_path(path))
@@ -72,26 +72,26 @@ def folder_config(folder: str) -> dict:
     try:
         values = parse(file.read_bytes())
     except FileNotFoundError:
-        raise WeightsError(
+        raise UnfitError(
             f"The classifier folder {folder!r} has no config.json; export one with timm or diffadapt."
         ) from None
     except ValueError as error:
-        raise WeightsError(f"The file {str(file)!r} is not JSON ({error}).") from error
+        raise UnfitError(f"The file {str(file)!r} is not JSON ({error}).") from error
     if isinstance(values, dict) and str(values.get("model_type", "")).startswith("dinov2"):
         from diffadapt.models.importers.dinov2 import dinov2_facts
 
         return dinov2_facts(values)
     if not isinstance(values, dict) or "architecture" not in values:
-        raise WeightsError(
+        raise UnfitError(
             f"The folder {folder!r} is not a timm model (config.json has no 'architecture'); "
             "of Hugging Face transformers, DINOv2 is read."
         )
     args = values.get("model_args", {})
     if not isinstance(args, dict):
-        raise WeightsError(f"The model_args in {str(file)!r} are no settings: export the model anew.")
+        raise UnfitError(f"The model_args in {str(file)!r} are no settings: export the model anew.")
     found = [k for k in FORBIDDEN if k in args] + ["backbone"] * (":" in str(args.get("backbone", "")))
     if found:
-        raise WeightsError(
+        raise UnfitError(
             f"The model_args in {str(file)!r} hold {found[0]!r}, which leads to files outside of the folder"
             " and is not trusted: remove it, or export the model anew with timm or diffadapt."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffadapt.core.errors import WeightsError
+from diffadapt.core.errors import UnfitError, WeightsError
 from diffadapt.core.foreign import parse
 from diffadapt.core.leniency import missing
 from diffadapt.models.weights import is_hub_id, resolve
@@ -20,7 +20,7 @@ def check_clip(weights: str) -> None:
             return
         config = Path(resolved) / "config.json"
         if not config.is_file():
-            raise WeightsError(
+            raise UnfitError(
                 f"The folder {weights!r} has no config.json, so it is no CLIP: give a folder that"
                 " transformers' CLIPModel wrote, with its tokenizer and image processor."
             )
@@ -35,9 +35,9 @@ def check_clip(weights: str) -> None:
 
 
 def demand_clip(weights: str, kind: str | None) -> None:
-    """Raise WeightsError unless ``kind``, the model_type of a configuration, is CLIP's."""
+    """Raise UnfitError unless ``kind``, the model_type of a configuration, is CLIP's."""
     if kind != "clip":
-        raise WeightsError(
+        raise UnfitError(
             f"The weights {weights!r} are a {kind or 'nameless'!r} model, not a CLIP: give a CLIPModel such"
             " as openai/clip-vit-base-patch32."
         )

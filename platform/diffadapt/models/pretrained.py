@@ -74,6 +74,12 @@ def demand_no_code(cls: Any, place: str) -> None:
         raise foreign_code(place)
 
 
+def demand_pipeline_without_code(place: str) -> None:
+    """:func:`demand_no_code` of a pipeline's local folder, for whoever looks at it before it is loaded."""
+    if any(_of_pipeline(Path(place))):
+        raise foreign_code(place)
+
+
 def _of_model(folder: Path) -> Iterator[bool]:
     yield (folder / "custom_generate" / "generate.py").is_file()
     yield _names_kernel(_json(folder / "config.json"))

@@ -60,8 +60,8 @@ def load_into(model: nn.Module, state: Mapping[str, torch.Tensor], where: str) -
 
 
 def demand_fit(model: nn.Module, state: Mapping[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
-    """``state`` as ``model`` takes it. Raises WeightsError unless every key and shape match; the tensors
-    themselves are not looked at."""
+    """``state`` as ``model`` takes it. Raises WeightsError unless every key and shape match, and for integers
+    where ``model`` has fractions; the tensors themselves are not looked at."""
     own = model.state_dict()
     # Older torch saved batch norm without its step counter, which no forward pass reads.
     state = {**{k: v for k, v in own.items() if k.endswith("num_batches_tracked")}, **state}
@@ -71,6 +71,12 @@ def demand_fit(model: nn.Module, state: Mapping[str, torch.Tensor], where: str) 
         raise WeightsError(
             f"The weights {where!r} do not fit {type(model).__name__}: {problems}; check the"
             " architecture and class count."
+        )
+    if whole := [k for k in own if own[k].is_floating_point() and not state[k].is_floating_point()]:
+        raise WeightsError(
+            f"The weights {where!r} hold integers ({str(state[whole[0]].dtype).removeprefix('torch.')}) for"
+            f" {len(whole)} tensors ({_few(whole)}), as quantised files do, whose scales are not known here: give"
+            " the weights before quantisation."
         )
     return state
 
@@ -187,11 +193,19 @@ def strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 
 def _headers(path: str) -> dict[str, torch.Tensor]:
-    """Tensors without content of the shapes that a .safetensors file names."""
+    """Tensors without content of the shapes that a .safetensors file names, fractions or integers."""
     with safe_open(path, framework="pt") as handle:
+        slices = {name: handle.get_slice(name) for name in handle.keys()}
         return {
-            name: torch.empty(handle.get_slice(name).get_shape(), device="meta") for name in handle.keys()
+            name: torch.empty(part.get_shape(), dtype=_kind(part.get_dtype()), device="meta")
+            for name, part in slices.items()
         }
+
+
+def _kind(name: str) -> torch.dtype:
+    """The type of tensors that safetensors calls so, as far as :func:`demand_fit` looks."""
+    known = {"I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool, "I16": torch.int16, "I32": torch.int32}
+    return torch.float32 if "F" in name else known.get(name, torch.int64)
 
 
 def unpickled(path: str, mapped: bool = False) -> Any:

@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from diffadapt.core.errors import WeightsError, suggest
+from diffadapt.core.errors import UnfitError, WeightsError, suggest
 from diffadapt.core.files import file_sha256, read_own, write_whole
 from diffadapt.core.foreign import parse
 from diffadapt.core.leniency import missing
@@ -96,7 +96,7 @@ def content_revision(path: str) -> str:
         else sorted(p for p in root.rglob("*") if p.is_file() and p.name not in _SKIPPED)
     )
     if not files:
-        raise WeightsError(f"The weights folder {path!r} is empty: give a folder with a model in it.")
+        raise UnfitError(f"The weights folder {path!r} is empty: give a folder with a model in it.")
     total, stored = hashlib.sha256(), root.is_dir() and (root / SUCCESS).is_file()
     for file in files:
         name = file.name if root.is_file() else file.relative_to(root).as_posix()

@@ -22,7 +22,9 @@ def shares_of(
     are probably not there; ``left_out``: rows without an estimate. None for a run without a row of
     adaptation. ``load``: prediction node -> key -> (label, logits); ``metrics``: what a fit recorded."""
     nodes, names = manifest["nodes"], manifest.get("class_names") or ()
-    held_out, left_out = held_out_nodes(nodes), []
+    # A class of one image has none to spare, so that a recipe that holds images out may have none.
+    held_out = {m: n for m, n in held_out_nodes(nodes).items() if len(labelled(load(n))[1])}
+    left_out = []
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row, _, model in adapted_rows(manifest):
         # Without held-out images a fit of stage 2 learned the shares of pseudo-labels, not the source's, and
@@ -52,7 +54,6 @@ def _of_row(
     predictions, model = load(node), model_of(nodes, node)
     logits = logits_of(predictions)
     known = labelled(load(held_out[model])) if model in held_out else None
-    known = known if known and len(known[1]) else None  # a class of one image has none to spare
     if known is None:
         counts = metrics(model)["source_per_class"]
         prior = np.array([counts[name] for name in names], np.float64)

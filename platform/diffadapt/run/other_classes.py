@@ -34,7 +34,7 @@ def rule(
     if held_out:
         logits, where = labelled(held_out)[0], "source images that it was not trained on"
     else:
-        logits, where = logits_of(target), "the run's own target images"
+        logits, where = logits_of(target), "images of the run's own target"
     return rejection.limit(rejection.energy(logits), tpr), where, len(logits)
 
 

@@ -39,6 +39,10 @@ class Archive:
         """Its files; folders are none. Raises as :meth:`open` does."""
         raise NotImplementedError
 
+    def remark(self, handle: Any) -> str:
+        """What there is to say of an archive that was listed: a clause, or nothing."""
+        return ""
+
     def read(self, handle: Any, member: Member) -> bytes:
         """The bytes of one. Raises OSError or ValueError for a damaged one."""
         raise NotImplementedError

@@ -52,8 +52,27 @@ class Tar(Archive):
                         plain = info.isreg() and not info.issparse()
                         stamp = f"{info.offset_data}-{info.mtime}"
                         yield Member(info.name, info.size, info.offset_data, stamp, plain)
+                end, count = archive.offset, len(archive.getmembers())
         except tarfile.TarError as error:
             raise ValueError(f"it is no tar file or damaged: {error}") from None
+        handle.seek(end)
+        block = handle.read(tarfile.BLOCKSIZE)  # tarfile ends in silence at what is no header
+        if block and any(block) or 0 < len(block) < tarfile.BLOCKSIZE:
+            raise ValueError(f"it is damaged or breaks off after {count:,} members")
+
+    def remark(self, handle: Any) -> str:
+        with tarfile.open(fileobj=_start(handle), mode="r:") as archive:
+            count, end = len(archive.getmembers()), archive.offset
+        handle.seek(end)
+        chunk = handle.read(CHUNK)
+        if not chunk:
+            return (
+                f"after {count:,} members it ends without the mark of a tar file's end, so it may have been"
+                " cut: compare it with where it came from"
+            )
+        while chunk and not any(chunk):
+            chunk = handle.read(CHUNK)
+        return f"what comes after its end mark, behind {count:,} members, is not read" if chunk else ""
 
     def read(self, handle: Any, member: Member) -> bytes:
         handle.seek(member.place)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import posixpath
 
 from diffadapt.core.artifact import IGNORED
 from diffadapt.core.errors import DataError, suggest
 from diffadapt.core.location import open_place
-from diffadapt.core.spreadsheet import plain
+from diffadapt.core.spreadsheet import plain, read_rows
 from diffadapt.data.readers import open_location
 from diffadapt.data.reading import is_file
 from diffadapt.data.scenes.cityscapes import TABLES
@@ -109,16 +107,10 @@ def read_class_table(location: str) -> ClassTable:
 
 
 def _parsed(data: bytes, location: str) -> ClassTable:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"The class table {location} cannot be read as UTF-8 text (byte {error.start}): save it as UTF-8."
-        ) from None
     lines = [
         (n, [plain(cell.strip()) for cell in row])
-        for n, row in enumerate(csv.reader(io.StringIO(text)), 1)
-        if any(cell.strip() for cell in row) and not row[0].lstrip().startswith("#")
+        for n, row in read_rows(data, f"The class table {location}")
+        if not row[0].lstrip().startswith("#")
     ]
     if not lines:
         raise DataError(

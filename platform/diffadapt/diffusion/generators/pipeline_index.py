@@ -77,6 +77,11 @@ def pipeline_index(weights: str) -> PipelineIndex | None:
         )
     name = index.pop("_class_name", "")
     components = {key: value for key, value in index.items() if isinstance(value, list)}
+    if not (name and isinstance(name, str) and components):
+        raise WeightsError(
+            f"The model_index.json of {weights!r} names no pipeline and its parts (_class_name): restore the"
+            " file from the weights' source."
+        )
     return PipelineIndex(
         str(name),
         components,
@@ -210,4 +215,6 @@ def _read(resolved: str, name: str, hub: bool) -> dict[str, Any] | None:
         raise WeightsError(
             f"{path} is not valid JSON ({error}); restore the file from the weights' source."
         ) from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} holds no settings; restore the file from the weights' source.")
     return dict(value)

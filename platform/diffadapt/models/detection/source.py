@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffadapt.core.config import to_dict
-from diffadapt.core.errors import RecipeError, WeightsError
+from diffadapt.core.errors import RecipeError, UnfitError, WeightsError
 from diffadapt.core.foreign import parse
 from diffadapt.core.leniency import missing
 from diffadapt.models import weights
@@ -59,7 +59,7 @@ def path_of(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / MARKER).is_file():
-            raise WeightsError(
+            raise UnfitError(
                 f"The folder {name!r} holds no {MARKER}, so it is no detector of this project: give a fitted"
                 " detector's folder or a checkpoint file."
             )
@@ -70,7 +70,7 @@ def path_of(name: str) -> Path:
             " file or detector folder."
         )
     if path.suffix.lower() not in SUFFIXES:
-        raise WeightsError(f"The detector file {name!r} has none of the known endings {', '.join(SUFFIXES)}.")
+        raise UnfitError(f"The detector file {name!r} has none of the known endings {', '.join(SUFFIXES)}.")
     return path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffadapt.core.config import to_dict
-from diffadapt.core.errors import RecipeError, WeightsError, suggest
+from diffadapt.core.errors import RecipeError, UnfitError, WeightsError, suggest
 from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.leniency import missing
@@ -220,7 +220,7 @@ def _check_file(config: SegmenterConfig) -> None:
                 f" give segmenter.backbone {_as_backbone(config, found)}."
             )
     elif path.suffix.lower() not in SUFFIXES:
-        raise WeightsError(
+        raise UnfitError(
             f"The weights {config.weights!r} have none of the known endings {', '.join(SUFFIXES)}."
         )
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.foreign import parse
 from diffadapt.core.location import open_place
-from diffadapt.core.spreadsheet import plain
+from diffadapt.core.spreadsheet import plain, read_rows
 from diffadapt.data.class_names import match_names, normalise
 from diffadapt.prompts.sources.base import PromptSource
 from diffadapt.prompts.text import fill
@@ -120,11 +118,7 @@ def _lines(path: str, text: str) -> list[str]:
 
 
 def _csv_pairs(path: str, text: str) -> list[tuple[str, str]]:
-    rows = [
-        row
-        for row in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
-        if any(cell.strip() for cell in row)
-    ]
+    rows = [row for _, row in read_rows(text.encode(), f"The prompt file {path}", loose=True)]
     head = [cell.strip().lower() for cell in rows[0]] if rows else []
     columns = 2
     if head[:2] == ["category", "prompt"]:  # an exported table names the source too

@@ -51,10 +51,22 @@ class Domains(Benchmark):
             )
         fs, root = open_location(self.data.path)
         tree = walk(fs, root)
+        if tree.unnamed or tree.lost:
+            odd = [*tree.unnamed, *tree.lost][0]
+            raise DataError(
+                f"{odd} in {self.data.path} has a name that is not UTF-8, or leads to no file: rename it, or get"
+                " it again."
+            )
         found = {name: name for name in tree.folders}
         for key in tree.files:
             if "/" not in key and (is_archive(key) or key.endswith(".parquet")):
-                found.setdefault(key.split(".")[0], key)
+                name = key.split(".")[0]
+                if name in found:
+                    raise DataError(
+                        f"{self.data.path} has {found[name]!r} and {key!r} for the domain {name!r}: rename or"
+                        " remove one of them."
+                    )
+                found[name] = key
         return {name: posixpath.join(self.data.path, key) for name, key in sorted(found.items())}
 
     @cached_property

@@ -9,6 +9,7 @@ target -> projected;  prediction = softmax f_source(target) + softmax f_finetune
 from __future__ import annotations
 
 import os
+import posixpath
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, ClassVar
@@ -148,6 +149,12 @@ class SDA:
         if not names:
             raise DataError(
                 "The data have no class folders or labels: give --num-classes, or a labelled --source.path."
+            )
+        if len(names) == 1:
+            path = (self.source if self.source.path else self.target_data).path
+            raise DataError(
+                f"{path} has the class {names[0]!r} alone, and a classifier needs two: give the folder whose"
+                f" sub-folders are the classes, such as {posixpath.join(path, names[0])}."
             )
         return len(names)
 

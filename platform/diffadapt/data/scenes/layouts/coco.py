@@ -75,11 +75,17 @@ def open_coco(config: SceneConfig) -> SceneSource:
             labelled=False,
         )
     document = _document(config)
-    images, annotations = document.images, document.annotations
+    annotations = document.annotations
     table = class_table(config)
     files = {
         posixpath.relpath(n, posixpath.normpath(config.images)): (n, p)
         for n, p in image_files(fs, root, config.images, f"{config.path}: the images").items()
+    }
+    # Label Studio and others write names from the root: images/1.png.
+    top = f"{posixpath.normpath(config.images)}/"
+    images = {
+        key: i if (n := i["file_name"]) in files else {**i, "file_name": n.removeprefix(top)}
+        for key, i in document.images.items()
     }
     number = _bind(document.categories, table, config)
     lost = sorted(i["file_name"] for i in images.values() if i["file_name"] not in files)
@@ -266,7 +272,7 @@ def _parse(fs: Any, path: str, stamp: str) -> _Document:
             }
             for i in document["images"]
         }
-        entries = [dict(a) for a in document["annotations"]]
+        entries = [a if isinstance(a, dict) else {} for a in document["annotations"]]
     except (ValueError, TypeError, KeyError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise DataError(
