@@ -118,7 +118,7 @@ def autoencoder_of(latents: int):
         ("pipe", lambda f: (f / "vae" / "config.json").write_text("{"), "vae"),
         ("pipe", lambda f: [p.unlink() for p in (f / "tokenizer").iterdir()], "No CLIPTokenizer can be made"),
         ("pipe", lambda f: alter(f, "", "model_index.json", unet=["diffusers", "UNet9"]), "wants a UNet9"),
-        ("pipe", lambda f: alter(f, "", "model_index.json", unet=["own", "Model"]), "want Python code of their"),
+        ("pipe", lambda f: alter(f, "", "model_index.json", unet=["own", "Model"]), "want Python code"),
         ("pipe", lambda f: (f / "model_index.json").write_text("[]"), "holds no settings"),
         ("pipe", lambda f: (f / "model_index.json").write_text('{"_class_name": null}'), "names no pipeline"),
         ("scenes", lambda f: lose(f, "controlnet"), "controlnet' do not fit the ControlNetM.*: 1 missing"),

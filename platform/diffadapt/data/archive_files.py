@@ -64,9 +64,8 @@ class ArchiveFiles:
         found: list[tuple[str, int, Member]] = []
         for number, part in enumerate(self.parts):
             try:
-                members = list(part.kind.members(self._handle(number)))
-                if remark := part.kind.remark(self._handle(number)):
-                    self.notes.append(f"{part.path}: {remark}.")
+                members, remark = part.kind.listed(self._handle(number))
+                self.notes += [f"{part.path}: {remark}."] if remark else []
             except (OSError, ValueError, EOFError) as error:
                 raise DataError(
                     f"{part.path} cannot be read as an archive ({error}): get it again."

@@ -76,8 +76,8 @@ def _notes(path: str, samples: dict[str, dict[str, str]]) -> tuple[str, ...]:
     if more:
         first = next(iter(more))
         notes.append(
-            f"{path}: {len(more):,} sample{'s have' if len(more) != 1 else ' has'} several images, of which one"
-            f" is used ({first!r} has {', '.join(more[first])}): names of images end at their first dot."
+            f"{path}: {len(more):,} sample{'s have' if len(more) != 1 else ' has'} several images, of which"
+            f" one is used ({first!r} has {', '.join(more[first])}): names of images end at their first dot."
         )
     return tuple(notes)
 

@@ -75,8 +75,8 @@ def demand_fit(model: nn.Module, state: Mapping[str, torch.Tensor], where: str) 
     if whole := [k for k in own if own[k].is_floating_point() and not state[k].is_floating_point()]:
         raise WeightsError(
             f"The weights {where!r} hold integers ({str(state[whole[0]].dtype).removeprefix('torch.')}) for"
-            f" {len(whole)} tensors ({_few(whole)}), as quantised files do, whose scales are not known here: give"
-            " the weights before quantisation."
+            f" {len(whole)} tensors ({_few(whole)}), as quantised files do, whose scales are not known here:"
+            " give the weights before quantisation."
         )
     return state
 

@@ -39,9 +39,10 @@ class Archive:
         """Its files; folders are none. Raises as :meth:`open` does."""
         raise NotImplementedError
 
-    def remark(self, handle: Any) -> str:
-        """What there is to say of an archive that was listed: a clause, or nothing."""
-        return ""
+    def listed(self, handle: Any) -> tuple[list[Member], str]:
+        """Its files, and what there is to say of the archive: a clause, or nothing. Raises as :meth:`open`
+        does."""
+        return list(self.members(handle)), ""
 
     def read(self, handle: Any, member: Member) -> bytes:
         """The bytes of one. Raises OSError or ValueError for a damaged one."""

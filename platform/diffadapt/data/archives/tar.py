@@ -44,35 +44,39 @@ class Tar(Archive):
         return whole
 
     def members(self, handle: Any) -> Iterator[Member]:
+        yield from self.listed(handle)[0]
+
+    def listed(self, handle: Any) -> tuple[list[Member], str]:
         handle.seek(0)
+        found: list[Member] = []
         try:
             with tarfile.open(fileobj=handle, mode="r:") as archive:
                 for info in archive:
                     if not info.isdir():
                         plain = info.isreg() and not info.issparse()
                         stamp = f"{info.offset_data}-{info.mtime}"
-                        yield Member(info.name, info.size, info.offset_data, stamp, plain)
-                end, count = archive.offset, len(archive.getmembers())
+                        found.append(Member(info.name, info.size, info.offset_data, stamp, plain))
+                end = archive.offset
         except tarfile.TarError as error:
             raise ValueError(f"it is no tar file or damaged: {error}") from None
-        handle.seek(end)
-        block = handle.read(tarfile.BLOCKSIZE)  # tarfile ends in silence at what is no header
-        if block and any(block) or 0 < len(block) < tarfile.BLOCKSIZE:
-            raise ValueError(f"it is damaged or breaks off after {count:,} members")
+        return found, self._after(handle, end, len(found))
 
-    def remark(self, handle: Any) -> str:
-        with tarfile.open(fileobj=_start(handle), mode="r:") as archive:
-            count, end = len(archive.getmembers()), archive.offset
+    def _after(self, handle: Any, end: int, count: int) -> str:
+        """What there is to say of what lies behind the last member: tarfile stops in silence at whatever is no
+        header."""
         handle.seek(end)
-        chunk = handle.read(CHUNK)
-        if not chunk:
+        block = handle.read(tarfile.BLOCKSIZE)
+        if any(block) or 0 < len(block) < tarfile.BLOCKSIZE:
+            raise ValueError(f"it is damaged or breaks off after {count:,} members")
+        if not block:
             return (
-                f"after {count:,} members it ends without the mark of a tar file's end, so it may have been"
-                " cut: compare it with where it came from"
+                f"after {count:,} members it ends without the mark of a tar file's end, so it may have been cut:"
+                " compare it with where it came from"
             )
-        while chunk and not any(chunk):
-            chunk = handle.read(CHUNK)
-        return f"what comes after its end mark, behind {count:,} members, is not read" if chunk else ""
+        while chunk := handle.read(CHUNK):
+            if any(chunk):
+                return f"what comes after its end mark, behind {count:,} members, is not read"
+        return ""
 
     def read(self, handle: Any, member: Member) -> bytes:
         handle.seek(member.place)

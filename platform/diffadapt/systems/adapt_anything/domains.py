@@ -54,8 +54,8 @@ class Domains(Benchmark):
         if tree.unnamed or tree.lost:
             odd = [*tree.unnamed, *tree.lost][0]
             raise DataError(
-                f"{odd} in {self.data.path} has a name that is not UTF-8, or leads to no file: rename it, or get"
-                " it again."
+                f"{odd} in {self.data.path} has a name that is not UTF-8, or leads to no file: rename it, or"
+                " get it again."
             )
         found = {name: name for name in tree.folders}
         for key in tree.files:
