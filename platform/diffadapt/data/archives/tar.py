@@ -62,7 +62,7 @@ class Tar(Archive):
         return found, self._after(handle, end, len(found))
 
     def _after(self, handle: Any, end: int, count: int) -> str:
-        """What there is to say of what lies behind the last member: tarfile stops in silence at whatever is no
+        """What there is to say of what lies behind the last member: tarfile stops in silence at what is no
         header."""
         handle.seek(end)
         block = handle.read(tarfile.BLOCKSIZE)
@@ -70,8 +70,8 @@ class Tar(Archive):
             raise ValueError(f"it is damaged or breaks off after {count:,} members")
         if not block:
             return (
-                f"after {count:,} members it ends without the mark of a tar file's end, so it may have been cut:"
-                " compare it with where it came from"
+                f"after {count:,} members it ends without the mark of a tar file's end, so it may have been"
+                " cut: compare it with where it came from"
             )
         while chunk := handle.read(CHUNK):
             if any(chunk):
