@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from diffadapt.audit.answers import read_answers
 from diffadapt.audit.design import strata_of
 from diffadapt.audit.verdict import Labels, accuracy, pairs, truth_of
 from diffadapt.cli import main
+from diffadapt.core.artifact import Rows, image_table
 from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Root, Run
 from diffadapt.metrics.audit_sample import draw
 from diffadapt.metrics.prediction_powered import interval
+from diffadapt.run.audit_images import image_bytes
 from tests.auditkit import CLASSES, NAME, RIGHT, drawn_run
 
 
@@ -183,6 +186,24 @@ def test_bad_sheets_are_one_sentence(audited, tmp_path, capsys):
     file.write_bytes(b"PK\x03\x04\xff\xfe\x00\x00")
     assert "CSV UTF-8" in refused(root, file, capsys)
     assert "cannot be read" in refused(root, tmp_path / "absent.csv", capsys)
+
+
+def test_images_are_found_whatever_their_shard_is_called(tmp_path, monkeypatch):
+    """A corruption's stand-in names its images otherwise than their shards (frost(procedural))."""
+    shards = {
+        "frost-5-000": image_table(["frost(procedural)/5/0/a.png"], [0], [b"frost"], [0]),
+        "fog-5-000": image_table(["fog/5/0/a.png"], [0], [b"fog"], [0]),
+    }
+
+    class Fake:
+        name, root = "sda", SimpleNamespace(store=SimpleNamespace(load=lambda p: Rows(shards[p])))
+
+        @staticmethod
+        def manifest():
+            return {"nodes": {"target": {"shards": [[n, "", 1, n] for n in shards]}}}
+
+    wanted = ["frost(procedural)/5/0/a.png", "fog/5/0/a.png"]
+    assert image_bytes(Fake(), dict.fromkeys(wanted, "target")) == dict(zip(wanted, [b"frost", b"fog"]))
 
 
 def test_a_folder_that_can_be_labelled_can_be_evaluated(made, tmp_path, capsys, monkeypatch):

@@ -130,7 +130,7 @@ def test_what_is_no_file_of_its_own_is_left_out_and_said(tmp_path):
     assert [i.key for i in source.items] == ["a.png", "sub/f.png"]
     said = " ".join(source.notes)
     assert "4 members with a name that leads out of it are left out" in said and "'/etc/b.png'" in said
-    assert "1 member that is no plain file is left out" in said
+    assert "1 member that is no file of its own is left out" in said
     path = tmp_path / "odd.tar"
     with tarfile.open(path, "w") as archive:
         for name, kind in (

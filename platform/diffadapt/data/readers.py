@@ -365,7 +365,8 @@ def _walk_local(root: str) -> Tree:
             if not is_utf8(key):
                 unnamed.append(readable(key))
                 continue
-            if no_file(entry.path):
+            plain = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+            if not plain and no_file(entry.path):
                 lost.append(key)
                 continue
             if entry.is_symlink():

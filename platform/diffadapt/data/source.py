@@ -291,7 +291,8 @@ def _glob(config: DataConfig, fs: Any, pattern: str, subset: bool) -> Source:
         if not is_utf8(key):
             unnamed.append(readable(key))
             continue
-        if is_local(fs) and no_file(path):
+        plain = info["type"] in ("file", "directory") and not info.get("islink")
+        if is_local(fs) and not plain and no_file(path):
             lost.append(key)
             continue
         if not (info["type"] == "file" or is_file(fs, path)):
@@ -322,7 +323,7 @@ def braces(text: str) -> list[str]:
         raise DataError(f"{text} stands for {len(numbers):,} archives: give at most {MOST_PARTS:,}.")
     parts = [f"{n:0{len(first)}d}" for n in numbers] if listed is None else listed.split(",")
     texts = [f"{text[: match.start()]}{part}{text[match.end() :]}" for part in parts]
-    return [full for each in texts for full in braces(each)]
+    return list(dict.fromkeys(full for each in texts for full in braces(each)))
 
 
 def _no_images(config: DataConfig, files: Collection[str], where: str = "") -> DataError:

@@ -42,9 +42,10 @@ def _recipe(run: Run) -> Any:
 def _stored(run: Run, shards: Sequence[Sequence[Any]], keys: Sequence[str]) -> dict[str, bytes]:
     left, found = set(keys), {}
     groups = {"/".join(k.split("/", 2)[:2]).replace("/", "-") for k in keys}
-    for name, _, _, path in shards:
-        if not left or not any(str(name).startswith(g) for g in groups):
-            continue
+    # Shards that are called as the groups come first; a stand-in's group (frost(procedural)) is no shard's name.
+    for name, _, _, path in sorted(shards, key=lambda s: not any(str(s[0]).startswith(g) for g in groups)):
+        if not left:
+            break
         rows = run.root.store.load(path)
         if not left.isdisjoint(named := rows.column("key")):
             for key, image in zip(named, rows.column("image"), strict=True):

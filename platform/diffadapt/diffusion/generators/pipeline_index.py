@@ -77,7 +77,7 @@ def pipeline_index(weights: str) -> PipelineIndex | None:
         )
     name = index.pop("_class_name", "")
     components = {key: value for key, value in index.items() if isinstance(value, list)}
-    if not (name and isinstance(name, str) and components):
+    if not (name and components):
         raise WeightsError(
             f"The model_index.json of {weights!r} names no pipeline and its parts (_class_name): restore the"
             " file from the weights' source."
