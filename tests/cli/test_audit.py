@@ -203,7 +203,9 @@ def test_images_are_found_whatever_their_shard_is_called(tmp_path, monkeypatch):
             return {"nodes": {"target": {"shards": [[n, "", 1, n] for n in shards]}}}
 
     wanted = ["frost(procedural)/5/0/a.png", "fog/5/0/a.png"]
-    assert image_bytes(Fake(), dict.fromkeys(wanted, "target")) == dict(zip(wanted, [b"frost", b"fog"]))
+    assert image_bytes(Fake(), dict.fromkeys(wanted, "target")) == dict(
+        zip(wanted, [b"frost", b"fog"], strict=True)
+    )
 
 
 def test_a_folder_that_can_be_labelled_can_be_evaluated(made, tmp_path, capsys, monkeypatch):

@@ -42,8 +42,8 @@ def _recipe(run: Run) -> Any:
 def _stored(run: Run, shards: Sequence[Sequence[Any]], keys: Sequence[str]) -> dict[str, bytes]:
     left, found = set(keys), {}
     groups = {"/".join(k.split("/", 2)[:2]).replace("/", "-") for k in keys}
-    # Shards that are called as the groups come first; a stand-in's group (frost(procedural)) is no shard's name.
-    for name, _, _, path in sorted(shards, key=lambda s: not any(str(s[0]).startswith(g) for g in groups)):
+    # Those that are called as the groups first; of a stand-in, frost(procedural), no shard is called so.
+    for _, _, _, path in sorted(shards, key=lambda s: not any(str(s[0]).startswith(g) for g in groups)):
         if not left:
             break
         rows = run.root.store.load(path)
