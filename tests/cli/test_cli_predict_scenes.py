@@ -50,6 +50,20 @@ def finished(tmp_path_factory) -> Path:
     return root
 
 
+def test_a_name_that_no_file_may_have_stops_no_other(finished, tmp_path, capsys):
+    Image.fromarray(StreetScene("night", "test", 0).image).save(tmp_path / "a.png")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "line\nbreak.png"):
+        (folder / name).write_bytes((tmp_path / "a.png").read_bytes())
+    words = ["predict", "--run", "last", "--root", str(finished), str(folder), "--execution.runner", "local"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert "1 image has a name that no file here may have" in capsys.readouterr().err
+    with open(tmp_path / "out" / "predictions.csv", newline="") as stream:
+        found = {row["path"]: row for row in csv.DictReader(stream)}
+    assert found["a.png"]["label_map"] and "rename the image" in found["line\nbreak.png"]["reason"]
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "new photos"

@@ -270,6 +270,11 @@ class TestShards:
         assert len(source.items) == 2 and "1 sample with a label and no image is left out" in said
         assert "1 sample has several images, of which one is used ('000000' has depth.png, png)" in said
 
+    def test_numbers_beside_names_are_said(self, tmp_path):
+        source = opened(str(self.shards(tmp_path / "shards", "cls", labels=(0, 1, "2.5"))))
+        assert source.class_names == ("0", "1", "2.5")
+        assert "labels count as names, since '2.5' is no class number" in " ".join(source.notes)
+
     def test_what_is_wrong_is_one_sentence(self, tmp_path):
         root = self.shards(tmp_path / "shards", "cls")
         with pytest.raises(DataError, match="3 archives, of which 1 are not there.*train-0002"):

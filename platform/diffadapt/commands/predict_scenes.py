@@ -35,18 +35,23 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
     nodes = run.manifest()["nodes"]
     failed = failed_images(nodes)
     with new_folder(out) as place:
-        count = _write(recipe, root, [path for _, _, _, path in nodes[SEGMENTS]["shards"]], failed, place)
+        shards = [path for _, _, _, path in nodes[SEGMENTS]["shards"]]
+        count, unnamed = _write(recipe, root, shards, failed, place)
     print(f"{count} label maps by {said} in {out} (labels, overlays, {TABLE}, predictions.csv)")
     if failed:
         print(failures_said(failed, run.url), file=sys.stderr)
+    if unnamed:
+        what = "image has a name" if unnamed == 1 else "images have names"
+        print(f"{unnamed:,} {what} that no file here may have: predictions.csv says which.", file=sys.stderr)
     return 0
 
 
 def _write(
     recipe: ScenePrediction, root: Root, shards: Sequence[str], failed: Mapping[str, str], out: str
-) -> int:
-    """The files of all predictions, which lie in ``shards`` of the store, under ``out``; returns how many.
-    ``failed``: path -> reason of images without one. Raises DataError where there is none at all."""
+) -> tuple[int, int]:
+    """The files of all predictions, which lie in ``shards`` of the store, under ``out``; returns how many, and
+    of how many images the name stands for no file. ``failed``: path -> reason of images without one. Raises
+    DataError where there is none at all."""
 
     from diffadapt.commands.common import nothing_read
     from diffadapt.core.errors import DataError
@@ -57,25 +62,30 @@ def _write(
     photos = recipe.photos.source("")
     assert photos is not None
     tree, places = Tree(out), Places(item.key for item in photos.items)
-    table = []
+    table, refused = [], {}
     for shard in shards:
         rows = root.store.load(shard)
         for key, prediction, confidence in zip(
             rows.column("key"), rows.column("prediction"), rows.column("confidence"), strict=True
         ):
             name = image_path(key)
+            try:
+                place = places(name)
+            except DataError as error:  # the others are made and are written
+                refused[name] = str(error)
+                continue
             image, labels = _at_its_size(photos.read(name), prediction["bytes"], key)
-            place = places(name)
             tree.put(f"labels/{place}.png", label_png(labels, recipe.classes))
             tree.put(f"overlays/{place}.jpg", _painted(image, labels, recipe))
             table.append((name, f"labels/{place}.png", f"overlays/{place}.jpg", f"{confidence:.4f}"))
+    count, failed = len(refused), {**failed, **refused}
     if not table and failed:
         raise DataError(nothing_read(recipe.data.path, failed))
     rows = [(*row, "") for row in table] + [(path, "", "", "", reason) for path, reason in failed.items()]
     cells = [(*HEADER, "reason"), *sorted(rows)] if failed else [HEADER, *sorted(table)]
     tree.put("predictions.csv", csv_bytes(cells))
     tree.put(TABLE, class_csv(recipe.classes))
-    return len(table)
+    return len(table), count
 
 
 def _at_its_size(data: bytes, prediction: bytes, key: str):

@@ -44,6 +44,7 @@ _MARKS = (b"xif", b"XIf", b"XIF", b"rientation")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit speaks
+warnings.filterwarnings("ignore", message="Palette images with Transparency")  # alpha is dropped
 
 
 def max_pixels() -> int:

@@ -57,8 +57,11 @@ def scan_samples(config: DataConfig, fs: Any, files: dict[str, str], name: str, 
     else:
         names, numbers = bind_names(sorted(values), listed, config.path, subset)
     items = tuple(Item(key, numbers[str(found[key])]) for key in sorted(found))
+    said = _notes(config.path, everything)
+    if not numbered and (odd := sorted(v for v in values if not v.isdigit())) and len(odd) < len(values):
+        said += (f"{config.path}: labels count as names, since {some(odd, 3)} is no class number.",)
     reader = FileReader(fs, fs.root, {key: files[key] for key in found})
-    source = Source(name, names, items, reader, config.fingerprint, notes=_notes(config.path, everything))
+    source = Source(name, names, items, reader, config.fingerprint, notes=said)
     return replace(source, numbered=numbered and listed is None)
 
 

@@ -9,7 +9,6 @@ target -> projected;  prediction = softmax f_source(target) + softmax f_finetune
 from __future__ import annotations
 
 import os
-import posixpath
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, ClassVar
@@ -153,8 +152,8 @@ class SDA:
         if len(names) == 1:
             path = (self.source if self.source.path else self.target_data).path
             raise DataError(
-                f"{path} has the class {names[0]!r} alone, and a classifier needs two: give the folder whose"
-                f" sub-folders are the classes, such as {posixpath.join(path, names[0])}."
+                f"{path} has the class {names[0]!r} alone, and a classifier needs two: give what has the folders"
+                f" of the classes at its top ({names[0]!r} may be a folder around them)."
             )
         return len(names)
 
