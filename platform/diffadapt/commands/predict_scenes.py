@@ -49,9 +49,9 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
 def _write(
     recipe: ScenePrediction, root: Root, shards: Sequence[str], failed: Mapping[str, str], out: str
 ) -> tuple[int, int]:
-    """The files of all predictions, which lie in ``shards`` of the store, under ``out``; returns how many, and
-    of how many images the name stands for no file. ``failed``: path -> reason of images without one. Raises
-    DataError where there is none at all."""
+    """The files of all predictions, which lie in ``shards`` of the store, under ``out``; returns how many,
+    and of how many images the name stands for no file. ``failed``: path -> reason of images without one.
+    Raises DataError where there is none at all."""
 
     from diffadapt.commands.common import nothing_read
     from diffadapt.core.errors import DataError

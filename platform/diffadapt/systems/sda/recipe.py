@@ -152,8 +152,8 @@ class SDA:
         if len(names) == 1:
             path = (self.source if self.source.path else self.target_data).path
             raise DataError(
-                f"{path} has the class {names[0]!r} alone, and a classifier needs two: give what has the folders"
-                f" of the classes at its top ({names[0]!r} may be a folder around them)."
+                f"{path} has the class {names[0]!r} alone, and a classifier needs two: give what has the"
+                f" folders of the classes at its top ({names[0]!r} may be a folder around them)."
             )
         return len(names)
 
