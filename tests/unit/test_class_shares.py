@@ -14,6 +14,7 @@ import pytest
 
 from diffadapt.core.artifact import Rows, Shard
 from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.recipes import load
 from diffadapt.core.record import predictions_by_key, softmax
 from diffadapt.core.stage import FitJob, InputFile, WorkContext
 from diffadapt.methods.ssl.config import SplitConfig
@@ -155,6 +156,18 @@ class TestTheSplit:
         assert replace(plain, unadapted=True).identity() == plain.identity()
         with pytest.raises(RecipeError, match="set split.rule to top"):
             replace(plain, config=SplitConfig(rule="threshold", shares="estimated")).plan({})
+
+    def test_what_no_image_can_be_held_out_of_is_refused_while_planning(self):
+        whole = load("adapt_anything/digits")
+        made = replace(
+            whole,
+            held_out=0.5,
+            split=replace(whole.split, shares="estimated"),
+            generator=replace(whole.generator, images_per_class=1),
+        )
+        with pytest.raises(RecipeError, match="one image a class leaves none"):
+            made.pipeline()
+        assert replace(made, held_out=0.0).pipeline()
 
 
 class TestHeldOut:

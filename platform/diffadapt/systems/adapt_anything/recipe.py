@@ -139,6 +139,12 @@ class AdaptAnything:
             raise RecipeError(
                 f"There is one class only ({self.class_names[0]!r}): a classifier needs at least two."
             )
+        alone = self.synthetic and self.generator.images_per_class < 2
+        if alone and self.held_out and self.split.shares == "estimated" and second:
+            raise RecipeError(
+                "split.shares is 'estimated' by images that held_out keeps out of training, but one image a class"
+                " leaves none: raise generator.images_per_class, or set held_out to 0."
+            )
 
 
 def check_methods(uda: Any, ssl: Any) -> None:
