@@ -165,7 +165,7 @@ class TestTheSplit:
             split=replace(whole.split, shares="estimated"),
             generator=replace(whole.generator, images_per_class=1),
         )
-        with pytest.raises(RecipeError, match="one image a class leaves none"):
+        with pytest.raises(RecipeError, match="one a class leaves none"):
             made.pipeline()
         assert replace(made, held_out=0.0).pipeline()
 

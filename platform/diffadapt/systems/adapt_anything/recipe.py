@@ -142,8 +142,8 @@ class AdaptAnything:
         alone = self.synthetic and self.generator.images_per_class < 2
         if alone and self.held_out and self.split.shares == "estimated" and second:
             raise RecipeError(
-                "split.shares is 'estimated' by images that held_out keeps out of training, but one image a class"
-                " leaves none: raise generator.images_per_class, or set held_out to 0."
+                "split.shares is 'estimated' by images that held_out keeps out of training, but one a"
+                " class leaves none: raise generator.images_per_class, or set held_out to 0."
             )
 
 
