@@ -203,7 +203,7 @@ def memo(amount: Amount) -> tuple[float, float]:
     )
     with mock.patch("diffadapt.tasks.classification.adapt_online.open_classifier", lambda *a: Zeros().to("cpu")):
         worker: Any = stage.open(context())
-    worker.method.adapted = lambda views, image: np.zeros(1000, np.float32)
+    worker.method.adapted = lambda image, drawn, parts: np.zeros(1000, np.float32)
     return timed(lambda: worker.run(Shard("all", {"take": count}), [rows]), count)
 
 
@@ -226,7 +226,9 @@ def fine_tuning(augment: str) -> Callable[[Amount], tuple[float, float]]:
             batches = Batches(pairs, make_augment(config, classifier), batch_size=amount.batch)
             steps = count // amount.batch
             total, _ = timed(lambda: [batches.make(step, 0) for step in range(steps)], steps * amount.batch)
-        return total, 0.0  # other processes read; what is handed over is ready
+            batches.readers = 1  # the readers are processes; of what they hand over this is all that is left
+            handed = timed(lambda: [batches(step, 0) for step in range(steps)], steps * amount.batch)
+        return total + handed[1], handed[1]
 
     return measure
 
@@ -247,9 +249,8 @@ def adaptation(amount: Amount) -> tuple[float, float]:
         source, target = given.args[:2]
         net: Any = SimpleNamespace(method=config.chosen)
         with PairBatches(source, target, config, net, Share(readers=READERS)) as batches:
-            batches.ahead = False
             steps = max(1, count // amount.batch)
-            return timed(lambda: [batches.make(step) for step in range(steps)], steps)
+            return timed(lambda: [batches(step) for step in range(steps)], steps)
 
 
 @contextmanager
