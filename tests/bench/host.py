@@ -188,7 +188,9 @@ def features(amount: Amount) -> tuple[float, float]:
     count = max(4, amount.images // 8)
     rows = rows_of(count, *amount.photo)
     stage = Features(BackboneConfig(name="bench", weak_views=1, strong_views=1, **inputs(amount)))
-    with mock.patch("diffadapt.models.backbone.load_backbone", lambda *a: SimpleNamespace(module=Zeros(2048))):
+    with mock.patch(
+        "diffadapt.models.backbone.load_backbone", lambda *a: SimpleNamespace(module=Zeros(2048))
+    ):
         worker = stage.open(context())
     return timed(lambda: worker.run(Shard("all", {}), [rows]), count)
 
@@ -201,7 +203,9 @@ def memo(amount: Amount) -> tuple[float, float]:
     stage = Memo(
         config=MemoConfig(views=amount.views), classifier=ClassifierConfig(name="bench", **inputs(amount))
     )
-    with mock.patch("diffadapt.tasks.classification.adapt_online.open_classifier", lambda *a: Zeros().to("cpu")):
+    with mock.patch(
+        "diffadapt.tasks.classification.adapt_online.open_classifier", lambda *a: Zeros().to("cpu")
+    ):
         worker: Any = stage.open(context())
     worker.method.adapted = lambda image, drawn, parts: np.zeros(1000, np.float32)
     return timed(lambda: worker.run(Shard("all", {"take": count}), [rows]), count)

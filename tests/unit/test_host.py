@@ -28,13 +28,15 @@ from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.preprocess import to_input
 from diffadapt.run import readers
 from diffadapt.run.executor import Executor, followed
-from diffadapt.stages import decoding, image_table as tables
+from diffadapt.stages import decoding
+from diffadapt.stages import image_table as tables
 from diffadapt.stages.batching import Batcher
 from diffadapt.stages.decoding import Decoder, decode_rows
 from diffadapt.tasks.classification import adapt_online, predict
 from diffadapt.tasks.classification.fit_classifier import FitClassifier
 from diffadapt.train.config import FitConfig
 from diffadapt.train.reporter import LocalReporter
+from diffadapt.train.views import ImageViews, finished
 
 GREY = ClassifierConfig(in_channels=1, resize=9, crop=8, mean=(0.5,), std=(0.25,), interpolation="bilinear")
 GREY = replace(GREY, crop_mode="center", batch_size=3)
@@ -261,6 +263,32 @@ def test_a_fit_on_a_gpu_has_readers_and_prepared_pixels_are_mapped(device, wante
     assert all(np.array_equal(images[i][0], plain.images[i]) for i in range(6)) and images[4][1] == 1
     monkeypatch.setenv("DIFFADAPT_CACHE_GB", "1e-7")
     assert not tables._room(200), "encoded images where pixels have no room"
+
+
+def test_views_of_one_image_decode_it_once(tmp_path, monkeypatch):
+    """Weak and strong views of a step's images, which no preparation brings to one size."""
+    monkeypatch.setenv("DIFFADAPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tables.Gathering.__init__, "__defaults__", (1,))
+    source, looked = rows(5), []
+    files = [InputFile("set", "6" * 32, None, Shard("all", {}, (), 5))]
+    images, labels, _ = tables.load_images(files, lambda file: source, 1)
+
+    def seen(data: bytes, channels: int, key: str) -> np.ndarray:
+        looked.append(key)
+        return decode(data, channels, key)
+
+    monkeypatch.setattr(tables, "decode", seen)
+    views = ImageViews(images, labels, source.column("key"), {"weak": flat, "strong": flat}, lambda x: x / 2)
+    weak, strong = (views.get([3, 1], kind, [0, 0]) for kind in ("weak", "strong"))
+    assert torch.equal(weak, strong) and looked == ["noise/1/3.png", "noise/1/1.png"]
+    raw = views.raw([3, 1], "weak", [0, 0])
+    assert raw.dtype == torch.uint8 and torch.equal(finished(views, raw), weak)
+    monkeypatch.setattr(tables, "RECENT", 130)
+    assert images[0][0].nbytes == 120 and images[2][1] == 2 and images._held <= 130
+
+
+def flat(image: np.ndarray, seed: int) -> torch.Tensor:
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
 def tables_prepare(image: np.ndarray, side: int) -> np.ndarray:

@@ -72,8 +72,8 @@ def _resized(image: np.ndarray, size: tuple[int, int], interpolation: str, crop:
 
 
 def _part(before: int, after: int, crop: int) -> tuple[float, float, int]:
-    """Where the centre ``crop`` of ``after`` pixels comes from among ``before`` ones, and how many it has; all
-    of them where Pillow's arithmetic does not have the scale exactly, so that no bit changes."""
+    """Where the centre ``crop`` of ``after`` pixels comes from among ``before`` ones, and how many there are;
+    all of them where Pillow does not have the scale exactly, so that no bit changes."""
     scale = before / after
     if not 0 < crop < after or (scale * EXACT) % 1 or before > EXACT:
         return 0, before, after

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +26,8 @@ from diffadapt.stages.gather import Gathered, Gathering
 FORMAT = 2
 """Raised when the same images would lie otherwise in a table on the disk."""
 SCHEMA = pa.schema([("key", pa.string()), ("label", pa.int64()), ("bytes", pa.binary())])
+RECENT = 128 << 20
+"""Bytes of decoded images that are remembered."""
 Prepare = Callable[[np.ndarray], np.ndarray]
 
 
@@ -54,6 +58,8 @@ class ImageTable:
         self.rows, self.channels, self.prepare, self.shape = rows, channels, prepare, shape
         assert rows.table is not None
         self.bytes, self.labels = rows.table.column("bytes"), rows.table.column("label").to_numpy()
+        self._recent: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._held, self._lock = 0, threading.Lock()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,9 +68,22 @@ class ImageTable:
         if self.shape is not None:
             pixels = np.frombuffer(self.bytes[i].as_buffer(), np.uint8)
             return pixels.reshape(self.shape).copy(), int(self.labels[i])
-        row = self.rows.row(i)
-        image = decode(row["bytes"], self.channels, row["key"])
-        return (self.prepare(image) if self.prepare else image), row["label"]
+        with self._lock:
+            image = self._recent.get(i)
+        if image is None:
+            row = self.rows.row(i)
+            image = decode(row["bytes"], self.channels, row["key"])
+            image = self.prepare(image) if self.prepare else image
+            self._remember(i, image)
+        return image, int(self.labels[i])
+
+    def _remember(self, i: int, image: np.ndarray) -> None:
+        """For the other views of the same step, which follow soon."""
+        with self._lock:
+            self._held += 0 if i in self._recent else image.nbytes
+            self._recent[i] = image
+            while self._held > RECENT:
+                self._held -= self._recent.popitem(last=False)[1].nbytes
 
 
 def load_images(
