@@ -67,7 +67,7 @@ def _resized(image: np.ndarray, size: tuple[int, int], interpolation: str, crop:
     parts = [_part(before, after, crop) for before, after in zip(picture.size, size, strict=True)]
     (left, right, width), (top, bottom, height) = parts
     box = (left, top, right, bottom)
-    out = np.asarray(picture.resize((width, height), Image.Resampling[interpolation.upper()], box=box))
+    out = np.array(picture.resize((width, height), Image.Resampling[interpolation.upper()], box=box))
     return out[..., None] if out.ndim == 2 else out
 
 

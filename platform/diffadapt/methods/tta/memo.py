@@ -69,8 +69,7 @@ class Memo:
         """The logits, from the views' crops and chains, uint8 (views, 1 + chains, crop, crop, C)."""
         device = self._start[0].device
         self._reset()
-        mix = mixed(torch.from_numpy(parts).to(device), drawn).permute(0, 3, 1, 2)
-        views = normalise(mix, self.preprocess)
+        views = self.views(drawn, parts)
         for _ in range(self.config.steps):
             self._adapt(views)
         with torch.no_grad():
@@ -78,6 +77,11 @@ class Memo:
         if not torch.isfinite(logits).all():
             raise TrainingError("MEMO's logits became NaN or infinite; lower its learning rate.")
         return logits.cpu().numpy()
+
+    def views(self, drawn: list[View], parts: np.ndarray) -> torch.Tensor:
+        """The views (V, C, crop, crop), mixed and normalised on the model's device."""
+        there = torch.from_numpy(parts).to(self._start[0].device)
+        return normalise(mixed(there, drawn).permute(0, 3, 1, 2), self.preprocess)
 
     def _reset(self) -> None:
         with torch.no_grad():
