@@ -18,7 +18,7 @@ from diffadapt.core.errors import suggest  # noqa: E402
 from tests.bench.metric import Report  # noqa: E402
 from tests.bench.networks import SIZES, Size  # noqa: E402
 
-NAMES = ("synthesis", "alignment", "transfer", "accuracy", "runners", "storage")
+NAMES = ("synthesis", "alignment", "transfer", "accuracy", "runners", "storage", "host")
 
 
 def benchmark(
@@ -41,6 +41,10 @@ def benchmark(
         from tests.bench.runners import runners
 
         return runners(size)
+    if name == "host":
+        from tests.bench.host import host
+
+        return host(size)
     from tests.bench.storage import storage
 
     return storage(size)

@@ -188,7 +188,8 @@ def test_memo_makes_views_agree(trained):
     images, _ = shifted(6)
     memo = Memo(trained, MemoConfig(views=32, lr=0.01, flip=False), GREY)
     for image in images:
-        views = memo._views(image, 0, torch.device("cpu"))
+        drawn, parts = memo.begin(image, 0)
+    views = memo.views(drawn, np.stack(parts))
         memo._reset()
         with torch.no_grad():
             before = marginal_entropy(memo.model(views))

@@ -33,6 +33,9 @@ class Worker(Protocol):
         Raises DiffadaptError for what the user can mend; item failures are returned in ``Rows.failures``,
         those of the inputs included, so that an item which an earlier stage could not make is not silently
         absent.
+
+        A worker that decodes may have a method ``begin(inputs)`` too: it is told, from another thread, which
+        inputs come next.
         """
         ...
 
@@ -48,6 +51,8 @@ class WorkContext:
     batch_size: int | None = None
     """Overrides the stage's own batch size (after an out-of-memory error)."""
     threads: int = 1
+    readers: int = 0
+    """Threads that may decode and augment beside the device; 0: none, it is done when it is needed."""
     kinds: Mapping[str, str] = field(default_factory=dict)
     """The kinds of the stages that made the fitted artefacts, by node name."""
 

@@ -35,7 +35,7 @@ def prepare_image(image: np.ndarray, config: ClassifierConfig) -> np.ndarray:
 def _viewed(image: np.ndarray, config: ClassifierConfig) -> np.ndarray:
     resize, crop, interpolation = config.resize, config.crop, config.interpolation
     if config.crop_mode == "squash":
-        return centre_crop_resize(squash(image, resize, interpolation), 0, crop)
+        return centre_crop_resize(squash(image, resize, interpolation, crop), 0, crop)
     if config.crop_mode == "border" and resize:
         fill = [round(255 * v) for v in config.mean][: image.shape[2]]
         return bordered(image, resize, crop, interpolation, fill)
@@ -76,5 +76,12 @@ def to_input(
     """uint8 (H, W, C) images of any sizes -> normalised float32 (B, in_channels, crop, crop) on
     ``device``."""
     config = with_inputs(config)
-    stacked = np.stack([prepare_image(image, config) for image in images])
-    return normalise(torch.from_numpy(stacked).permute(0, 3, 1, 2).to(device), config)
+    return stacked_input([prepare_image(image, config) for image in images], config, device)
+
+
+def stacked_input(
+    prepared: Sequence[np.ndarray], config: ClassifierConfig, device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """The same of images that :func:`prepare_image` made."""
+    stacked = torch.from_numpy(np.stack(prepared)).permute(0, 3, 1, 2)
+    return normalise(stacked.to(device), config)

@@ -28,7 +28,7 @@ from diffadapt.core.store import Store
 from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.journal import Journal, here
 from diffadapt.orchestrate.resources import Layout, limit_threads
-from diffadapt.run.executor import Executor
+from diffadapt.run.executor import Executor, followed
 from diffadapt.run.runner import OnReceipt
 
 MAX_RESTARTS = 3
@@ -69,7 +69,8 @@ class ShardActor:
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:
         for packed in batch["bundle"]:
-            for chain in pickle.loads(packed):
+            for chain, after in followed(pickle.loads(packed)):
+                self.executor.expect(after)
                 for task in chain.tasks:
                     receipt = self._run(task)
                     yield {"receipt": [pickle.dumps(receipt)]}

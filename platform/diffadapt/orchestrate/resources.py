@@ -14,6 +14,8 @@ CPUS_PER_THREAD = 0.5
 """Logical CPUs that a worker reserves for each of its threads; below 1, so that Ray's own tasks always find
 room."""
 CPUS_BESIDE_GPU = 0.1
+"""What a worker on a GPU reserves. Its readers (run/readers.py) run on its GPU's share of the cores, and wait
+most of the time: reserved, they would keep out Ray's own tasks and all work without a GPU."""
 _ROUNDING = 1e-6
 
 

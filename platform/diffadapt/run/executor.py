@@ -10,17 +10,19 @@ import sys
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from diffadapt.core import interrupts
 from diffadapt.core.artifact import Receipt, Rows
 from diffadapt.core.causes import full_disk
 from diffadapt.core.errors import DiffadaptError, StoreError
 from diffadapt.core.local_cache import LocalCache
-from diffadapt.core.schedule import Task
+from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import InputFile, Stage, WorkContext, Worker
 from diffadapt.core.store import Store
+from diffadapt.run.readers import readers_for
 
 
 class Executor:
@@ -43,8 +45,17 @@ class Executor:
         self.device = device
         self.resident = max(1, resident)
         self.threads = threads
+        self.readers = readers_for(device, threads)
         self.workers: OrderedDict[str, Worker] = OrderedDict()
         self._last: tuple[str, Rows] | None = None
+        self._next: Task | None = None
+        self._ahead: tuple[str, Future[list[Rows] | None]] | None = None
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+
+    def expect(self, task: Task | None) -> None:
+        """Told what comes after the chain that is run next: its inputs are read, and their decoding begun,
+        while that is worked on, where there are readers."""
+        self._next = task if self.readers else None
 
     def run(self, task: Task) -> Receipt:
         """Make one shard unless it is there. Never raises for what one shard can cause: the receipt says
@@ -107,8 +118,42 @@ class Executor:
 
     def _make(self, task: Task) -> Rows:
         worker = self._worker(self._worker_key(task), task.node, [f for f in task.inputs if f.fitted])
-        inputs = [self.read(f) for f in task.inputs if not f.fitted]
+        inputs = self._read_before(task)
+        if inputs is None:
+            inputs = [self.read(f) for f in task.inputs if not f.fitted]
+        if self._next is not None:
+            self._ahead = (self._next.digest, self._reading.submit(self._read_ahead, self._next))
+            self._next = None
         return worker.run(task.shard, inputs)
+
+    def _read_before(self, task: Task) -> list[Rows] | None:
+        if self._ahead is None or self._ahead[0] != task.digest:
+            return None
+        found, self._ahead = self._ahead[1].result(), None
+        return found
+
+    def _read_ahead(self, task: Task) -> list[Rows] | None:
+        """The inputs of ``task``; None where they are not wanted, or have to be read when their turn comes,
+        which tells what is wrong with them."""
+        try:
+            if self.store.exists(task.path):
+                return None
+            found = []
+            for file in task.inputs:
+                if file.fitted:
+                    continue
+                if file.path is not None:
+                    found.append(self.store.load(file.path))
+                elif (reader := self.workers.get(file.plan or file.node)) is not None:
+                    found.append(reader.run(file.shard, ()))
+                else:
+                    return None
+            begin = getattr(self.workers.get(self._worker_key(task)), "begin", None)
+            if begin is not None:
+                begin(found)
+            return found
+        except Exception:
+            return None
 
     def _worker_key(self, task: Task) -> str:
         return "|".join([task.node, *(f.digest for f in task.inputs if f.fitted)])
@@ -119,10 +164,18 @@ class Executor:
                 self.workers.popitem(last=False)
             folders = {f.node: self.fitted_folder(f) for f in fitted}
             kinds = {f.node: f.kind for f in fitted}
-            context = WorkContext(self.device, folders, threads=self.threads, kinds=kinds)
+            context = WorkContext(
+                self.device, folders, threads=self.threads, readers=self.readers, kinds=kinds
+            )
             self.workers[key] = self.stages[node].open(context)
         self.workers.move_to_end(key)
         return self.workers[key]
+
+
+def followed(chains: Sequence[Chain]) -> Iterator[tuple[Chain, Task | None]]:
+    """Each chain with the first task of the next one (:meth:`Executor.expect`)."""
+    for chain, after in zip(chains, [*chains[1:], None], strict=True):
+        yield chain, after.tasks[0] if after is not None and after.tasks else None
 
 
 def one_line(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import FitJob, InputFile, Stage, WorkContext
 from diffadapt.core.store import Store
 from diffadapt.run.executor import Executor, device_name, evidence, fetch_folder, one_line
+from diffadapt.run.readers import readers_for
 
 METRICS = "metrics.json"
 
@@ -132,6 +133,7 @@ def make_job(
             str(reporter.device),
             {f.node: fetch_folder(store, f) for f in task.inputs if f.fitted},
             threads=threads,
+            readers=readers_for(str(reporter.device), threads),
             kinds={f.node: f.kind for f in task.inputs if f.fitted},
         ),
         reporter=reporter,

@@ -8,7 +8,7 @@ from diffadapt.core.errors import ResourceError
 from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import Stage
 from diffadapt.core.store import Store
-from diffadapt.run.executor import Executor, choose_device
+from diffadapt.run.executor import Executor, choose_device, followed
 from diffadapt.run.runner import ExecutionConfig, OnFitProgress, OnReceipt, Runner
 
 
@@ -42,7 +42,8 @@ class LocalRunner(Runner):
             resident=self.config.resident_models,
             threads=self.config.threads,
         )
-        for chain in chains:
+        for chain, after in followed(chains):
+            executor.expect(after)
             for task in chain.tasks:
                 receipt = executor.run(task)
                 on_receipt(receipt)

@@ -363,6 +363,7 @@ def _judge(
                 job.context.device,
                 {member.node: job.output},
                 threads=job.context.threads,
+                readers=job.context.readers,
                 kinds={member.node: plans[member.node].stage.kind},
             )
         )

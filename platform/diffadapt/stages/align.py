@@ -75,9 +75,11 @@ class Align(Stage):
 class _Aligner:
     def __init__(self, stage: Align, context: WorkContext):
         from diffadapt.data.image import encode_jpeg, encode_png
+        from diffadapt.data.prepare import prepare
         from diffadapt.diffusion.network import load_unconditional
         from diffadapt.diffusion.projector import Projector
         from diffadapt.stages.batching import Batcher
+        from diffadapt.stages.decoding import Decoder
         from diffadapt.stages.encoding import Encoder
 
         c = stage.config
@@ -98,35 +100,43 @@ class _Aligner:
         self.coupled = c.aligner.coupled
         size = c.coupled_batch if self.coupled else context.batch_size or c.batch_size
         self.batcher = Batcher(size, self.coupled)
+        self.decoder = Decoder(
+            self.network.channels,
+            lambda image, key: prepare(image, self.network.image_size),
+            context.readers,
+        )
 
     @property
     def batch_size(self) -> int:
         return self.batcher.batch_size
 
+    def begin(self, inputs: Sequence[Rows]) -> None:
+        """What comes next, told while this shard is worked on."""
+        self.decoder.begin(inputs[0], self.batcher.batch_size)
+
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         import numpy as np
         import torch
 
-        from diffadapt.data.prepare import prepare
-        from diffadapt.stages.decoding import decode_rows
-
-        decoded = decode_rows(inputs[0], self.network.channels, lambda a: prepare(a, self.network.image_size))
-        seeds = [item_seed(self.stage.seed, "align", key, self.stage.kind) for key in decoded.keys]
+        decoded = self.decoder.open(inputs[0], self.batcher.batch_size)
         jpeg = self.stage.config.storage == "jpeg75"
+
+        def seeds(batch: Sequence[int]) -> list[int]:
+            return [item_seed(self.stage.seed, "align", decoded.keys[i], self.stage.kind) for i in batch]
 
         def process(batch: Sequence[int]) -> list[Future[bytes]]:
             stacked = np.stack([decoded.images[i] for i in batch])
             x = torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
-            out = self.projector.project(x, [seeds[i] for i in batch]).permute(0, 2, 3, 1).cpu().numpy()
+            out = self.projector.project(x, seeds(batch)).permute(0, 2, 3, 1).cpu().numpy()
             return self.encoder.submit(out)
 
-        done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
+        done, failures = self.batcher.run(range(len(inputs[0])), decoded.keys, process, decoded.reach)
         index = [i for i, _ in done]
         table = image_table(
             [decoded.keys[i] for i in index],
             [decoded.labels[i] for i in index],
             [b.result() for _, b in done],
-            [seeds[i] for i in index],
+            seeds(index),
             ".jpg" if jpeg else ".png",
         )
         said = _fewer(len(decoded.keys), self.stage.config.coupled_batch) if self.coupled else []

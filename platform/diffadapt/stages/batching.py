@@ -34,13 +34,15 @@ class Batcher:
         items: Sequence[Item],
         keys: Sequence[str],
         process: Callable[[Sequence[Item]], Sequence[Result]],
+        reach: Callable[[int, int], int] | None = None,
     ) -> tuple[list[tuple[int, Result]], list[Failure]]:
-        """Results as (index, result) in item order, and the failures."""
+        """Results as (index, result) in item order, and the failures. ``reach`` is asked for the items up to
+        a place while they still come (stages/decoding.py); by default all are there."""
         done: list[tuple[int, Result]] = []
         failures: list[Failure] = []
         start, alone = 0, 0  # items before ``alone`` go one by one
-        while start < len(items):
-            stop = min(start + (1 if start < alone else self.batch_size), len(items))
+        there = reach or (lambda start, stop: min(stop, len(items)))
+        while (stop := there(start, start + (1 if start < alone else self.batch_size))) > start:
             try:
                 done.extend(zip(range(start, stop), process(items[start:stop]), strict=True))
             except ItemError as error:

@@ -17,7 +17,7 @@ from diffadapt.core.errors import ItemError, RecipeError, WeightsError
 from diffadapt.core.leniency import missing
 from diffadapt.models.config import BackboneConfig, ClassifierConfig
 from diffadapt.models.inputs import differences, with_inputs
-from diffadapt.stages.decoding import decode_rows
+from diffadapt.stages.decoding import Decoder
 
 if TYPE_CHECKING:
     from diffadapt.stages.batching import Batcher
@@ -120,11 +120,15 @@ def open_classifier(
 
 
 def predicted_logits(
-    batcher: Batcher, rows: Rows, channels: int, predict: Callable[[list[np.ndarray]], np.ndarray], what: str
+    batcher: Batcher,
+    rows: Rows,
+    decoder: Decoder,
+    predict: Callable[[list[np.ndarray]], np.ndarray],
+    what: str,
 ) -> Rows:
     """``predict(images)`` -> float (n, K) for every image of ``rows``, as rows. ``what`` says whose output is
     not finite, and what to do about it."""
-    decoded = decode_rows(rows, channels)
+    decoded = decoder.open(rows, batcher.batch_size)
 
     def process(batch: Sequence[int]) -> list[np.ndarray]:
         logits = predict([decoded.images[i] for i in batch])
@@ -132,7 +136,7 @@ def predicted_logits(
             raise ItemError(what)
         return list(logits)
 
-    done, failures = batcher.run(range(len(decoded.keys)), decoded.keys, process)
+    done, failures = batcher.run(range(len(rows)), decoded.keys, process, decoded.reach)
     keys, labels = [decoded.keys[i] for i, _ in done], [decoded.labels[i] for i, _ in done]
     return logits_rows(keys, labels, [made for _, made in done], decoded.failures + failures)
 

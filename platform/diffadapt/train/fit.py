@@ -53,7 +53,7 @@ class Fit(Stage):
         from diffadapt.train.run import TrainingRun
 
         job.count(failures)
-        readers = 0 if job.context.device == "cpu" else job.context.threads
+        readers = 0 if job.context.device == "cpu" else job.context.readers
         given = {"readers": readers, "until": job.until, **more}
         return TrainingRun(job.reporter, Checkpoints(job.checkpoints), **given)
 

@@ -54,11 +54,13 @@ class StepBatches(Generic[B]):
         return self._held[1]
 
     def read(self, views: Views, items: np.ndarray, kind: str, seeds: np.ndarray) -> torch.Tensor:
-        """``views.get(items, kind, seeds)``, in parts by the threads if there are any."""
+        """``views.get(items, kind, seeds)`` but for what is left to the device (train/views.finished), in
+        parts by the threads if there are any."""
+        get = getattr(views, "raw", views.get)
         if self._pool is None or len(items) < 2:
-            return views.get(items, kind, seeds)
+            return get(items, kind, seeds)
         parts = np.array_split(np.arange(len(items)), min(self.readers, len(items)))
-        made = [self._pool.submit(views.get, items[part], kind, seeds[part]) for part in parts]
+        made = [self._pool.submit(get, items[part], kind, seeds[part]) for part in parts]
         return torch.cat([future.result() for future in made])
 
     def __enter__(self) -> Any:

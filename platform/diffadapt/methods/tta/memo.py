@@ -4,17 +4,21 @@ each image."""
 from __future__ import annotations
 
 import copy
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import nn
 
 from diffadapt.core.errors import TrainingError
+from diffadapt.data.image import to_pil
 from diffadapt.methods.config import MemoConfig
-from diffadapt.methods.tta.augmix import augmix_views
+from diffadapt.methods.tta.augmix import View, draw_views, mixed, view_parts
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.inputs import with_inputs
 from diffadapt.models.preprocess import match_channels, normalise, to_input
+
+Begun = tuple[list[View], "list[np.ndarray | Future[np.ndarray]]"]
 
 
 class Memo:
@@ -22,9 +26,11 @@ class Memo:
 
     Batch norm normalises with bn_prior / (bn_prior + 1) of its running statistics and 1 / (bn_prior + 1) of
     the batch's, through which no gradient flows. Dropout and stochastic depth stay off. All parameters learn.
+    Views are made by ``readers`` threads, and mixed on the model's device.
     """
 
-    def __init__(self, model: nn.Module, config: MemoConfig, preprocess: ClassifierConfig):
+    def __init__(self, model: nn.Module, config: MemoConfig, preprocess: ClassifierConfig, readers: int = 0):
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="views") if readers else None
         self.config, self.preprocess = config, with_inputs(preprocess)
         self.model = copy.deepcopy(model).eval().requires_grad_(True)
         self._start = [p.detach().clone() for p in self.model.parameters()]
@@ -39,14 +45,31 @@ class Memo:
         # them at once.
         self._chunk = config.views if norms else max(1, min(config.chunk, config.views))
 
-    def predict(self, image: np.ndarray, seed: int) -> np.ndarray:
+    def predict(self, image: np.ndarray, seed: int, begun: Begun | None = None) -> np.ndarray:
         """uint8 (H, W, C) -> float32 logits (K,) of the adapted model on the image without augmentation.
 
-        Depends on the image and the seed alone. Raises TrainingError on NaN or infinity.
+        Depends on the image and the seed alone; ``begun`` is what :meth:`begin` said of the same. Raises
+        TrainingError on NaN or infinity.
         """
+        drawn, parts = begun or self.begin(image, seed)
+        return self.adapted(
+            image, drawn, np.stack([p.result() if isinstance(p, Future) else p for p in parts])
+        )
+
+    def begin(self, image: np.ndarray, seed: int) -> Begun:
+        """The views of an image, which the readers make meanwhile."""
+        matched, config = match_channels(image, self.preprocess.in_channels), self.config
+        size, whole = self.preprocess.crop, to_pil(matched)
+        drawn = draw_views(matched.shape[:2], config.views, size, seed, config.flip)
+        if self._pool is None:
+            return drawn, [view_parts(whole, view, size) for view in drawn]
+        return drawn, [self._pool.submit(view_parts, whole, view, size) for view in drawn]
+
+    def adapted(self, image: np.ndarray, drawn: list[View], parts: np.ndarray) -> np.ndarray:
+        """The logits, from the views' crops and chains, uint8 (views, 1 + chains, crop, crop, C)."""
         device = self._start[0].device
         self._reset()
-        views = self._views(image, seed, device)
+        views = self.views(drawn, parts)
         for _ in range(self.config.steps):
             self._adapt(views)
         with torch.no_grad():
@@ -55,10 +78,10 @@ class Memo:
             raise TrainingError("MEMO's logits became NaN or infinite; lower its learning rate.")
         return logits.cpu().numpy()
 
-    def _views(self, image: np.ndarray, seed: int, device: torch.device) -> torch.Tensor:
-        matched = match_channels(image, self.preprocess.in_channels)
-        views = augmix_views(matched, self.config.views, self.preprocess.crop, seed, self.config.flip)
-        return normalise(torch.from_numpy(views).permute(0, 3, 1, 2).to(device), self.preprocess)
+    def views(self, drawn: list[View], parts: np.ndarray) -> torch.Tensor:
+        """The views (V, C, crop, crop), mixed and normalised on the model's device."""
+        there = torch.from_numpy(parts).to(self._start[0].device)
+        return normalise(mixed(there, drawn).permute(0, 3, 1, 2), self.preprocess)
 
     def _reset(self) -> None:
         with torch.no_grad():

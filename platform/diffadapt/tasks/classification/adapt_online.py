@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffadapt.core.artifact import Failure, Input, Rows, Shard
 from diffadapt.core.config import to_dict
@@ -14,6 +14,7 @@ from diffadapt.core.identity import digest, item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.inputs import with_inputs
 from diffadapt.stages.models import (
     classifier_identity,
     classifier_notes,
@@ -21,6 +22,10 @@ from diffadapt.stages.models import (
     logits_rows,
     open_classifier,
 )
+from diffadapt.stages.roles import only
+
+if TYPE_CHECKING:
+    from diffadapt.stages.decoding import Decoding
 
 
 @dataclass(frozen=True)
@@ -85,33 +90,38 @@ class Memo(_Adapting):
 class _Memo:
     def __init__(self, stage: Memo, context: WorkContext):
         from diffadapt.methods.tta.memo import Memo as Method
+        from diffadapt.stages.decoding import Decoder
 
         self.stage = stage
         model = open_classifier(stage.classifier, context.fitted, stage.num_classes, context.device)
-        self.method = Method(model, stage.config, stage.classifier)
+        self.method = Method(model, stage.config, stage.classifier, context.readers)
+        self.decoder = Decoder(
+            self.method.preprocess.in_channels,
+            lambda image, key: (image, self.method.begin(image, self._seed(key))),
+            1 if context.readers else 0,  # it gives the views to the method's own readers
+        )
+
+    def _seed(self, key: str) -> int:
+        return item_seed(self.stage.seed, "memo", key, self.stage.kind)
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
-        import numpy as np
-
-        from diffadapt.stages.decoding import decode_rows
-
-        decoded = decode_rows(inputs[0], self.stage.classifier.in_channels)
-        lost = [f.key for f in decoded.failures]
         # Unreadable images take their place too.
-        chosen = set(sorted([*decoded.keys, *lost], key=digest)[: shard.params["take"]])
-        keys, labels, logits, failures = [], [], [], [f for f in decoded.failures if f.key in chosen]
-        for i, key in enumerate(decoded.keys):
-            if key not in chosen:
-                continue
-            seed = item_seed(self.stage.seed, "memo", key, self.stage.kind)
+        every = [*inputs[0].column("key"), *(f.key for f in inputs[0].failures)]
+        chosen = set(sorted(every, key=digest)[: shard.params["take"]])
+        decoded = self.decoder.open(only(inputs[0], chosen), 1)
+        keys, labels, logits, failures = [], [], [], []
+        place = 0
+        while decoded.reach(place, place + 1) > place:
+            key, label, (image, views) = decoded.keys[place], decoded.labels[place], decoded.images[place]
+            place += 1
             try:
-                logits.append(np.asarray(self.method.predict(decoded.images[i], seed)))
+                logits.append(self.method.predict(image, self._seed(key), views))
             except ItemError as error:
                 failures.append(Failure(key, str(error)))
                 continue
             keys.append(key)
-            labels.append(decoded.labels[i])
-        return logits_rows(keys, labels, logits, failures)
+            labels.append(label)
+        return logits_rows(keys, labels, logits, decoded.failures + failures)
 
 
 @dataclass(frozen=True)
@@ -151,37 +161,72 @@ class Tent(_Adapting):
         return _Tent(self, context)
 
 
+class _Unreadable(Exception):
+    """A stream met an image that cannot be decoded."""
+
+
 class _Tent:
+    """Images are decoded as the stream comes to them; what is held of a corruption is its encoded images."""
+
     def __init__(self, stage: Tent, context: WorkContext):
+        from diffadapt.models.preprocess import prepare_image
+        from diffadapt.stages.decoding import Decoder
+
         self.stage, self.context = stage, context
+        config = with_inputs(stage.classifier)
+        self.decoder = Decoder(
+            config.in_channels, lambda image, key: prepare_image(image, config), context.readers
+        )
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         import numpy as np
+        import pyarrow as pa
 
         from diffadapt.methods.tta.tent import Tent as Method
         from diffadapt.methods.tta.tent import stream_order
-        from diffadapt.models.preprocess import to_input
-        from diffadapt.stages.decoding import decode_rows
+        from diffadapt.models.preprocess import stacked_input
 
-        stage, c = self.stage, self.stage.config
-        model = open_classifier(stage.classifier, self.context.fitted, stage.num_classes, self.context.device)
+        stage, c, device = self.stage, self.stage.config, self.context.device
+        model = open_classifier(stage.classifier, self.context.fitted, stage.num_classes, device)
         method = Method(model, c)
-        parts = [decode_rows(rows, stage.classifier.in_channels) for rows in inputs]
-        items = [
-            (key, label, image)
-            for d in parts
-            for key, label, image in zip(d.keys, d.labels, d.images, strict=True)
-        ]
-        described = [
-            ("/".join(key.split("/", 2)[:2]), -1 if label is None else label) for key, label, _ in items
-        ]
+
+        def batches(found: Decoding) -> Iterator[Any]:
+            """The stream's batches as they are decoded; _Unreadable where it has to be another stream."""
+            start, lost = 0, len(found.failures)
+            while (stop := found.reach(start, start + c.batch_size)) > start and len(found.failures) == lost:
+                yield stacked_input(found.images[start:stop], stage.classifier, device)
+                start = stop
+            if len(found.failures) > lost:
+                raise _Unreadable
+
         # One shard is one stream.
-        (order,) = stream_order(described, c.mixed_classes, True, stage.seed) or [np.zeros(0, np.int64)]
-        order = order[: c.limit]
-        cuts = [order[start : start + c.batch_size] for start in range(0, len(order), c.batch_size)]
-        batches = (
-            to_input([items[i][2] for i in part], stage.classifier, self.context.device) for part in cuts
-        )
-        logits = np.asarray(method.forward_stream(batches))
-        failures = [f for d in parts for f in d.failures] if c.limit is None else []
-        return logits_rows([items[i][0] for i in order], [items[i][1] for i in order], logits, failures)
+        tables = [rows.table.select(["key", "label", "image"]).replace_schema_metadata() for rows in inputs]
+        every = Rows(pa.concat_tables(tables))
+        keys, labels = every.column("key"), every.column("label")
+        described = [
+            ("/".join(key.split("/", 2)[:2]), -1 if label is None else label)
+            for key, label in zip(keys, labels, strict=True)
+        ]
+        lost: dict[str, Failure] = {}
+        while True:
+            good = np.array([i for i, key in enumerate(keys) if key not in lost], np.int64)
+            among = [described[i] for i in good]
+            (order,) = stream_order(among, c.mixed_classes, True, stage.seed) or [np.zeros(0, np.int64)]
+            order = good[order[: c.limit]]
+            try:
+                logits = method.forward_stream(batches(self.decoder.open(every, c.batch_size, order=order)))
+                break
+            except _Unreadable:  # the order is one of the readable images: all are looked at, none is kept
+                lost = self._unreadable(every)
+                method.reset()
+        failures: list[Failure] = []
+        for rows in inputs if c.limit is None else ():
+            failures += [*rows.failures, *(lost[key] for key in rows.column("key") if key in lost)]
+        return logits_rows([keys[i] for i in order], [labels[i] for i in order], logits, failures)
+
+    def _unreadable(self, rows: Rows) -> dict[str, Failure]:
+        found = self.decoder.open(rows, self.stage.config.batch_size)
+        place = 0
+        while (stop := found.reach(place, place + 1)) > place:
+            place = stop
+        return {f.key: f for f in found.failures}

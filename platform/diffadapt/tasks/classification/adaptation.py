@@ -21,7 +21,7 @@ from diffadapt.models.adaptation import AdaptationNetwork
 from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.pair_batches import PairBatches
 from diffadapt.train.run import TrainingRun
-from diffadapt.train.views import Views
+from diffadapt.train.views import Views, finished
 
 FROZEN_BOTTLENECK = 256
 """Bottleneck of an adapting method that has none, when the backbone is frozen: something must move the
@@ -67,10 +67,9 @@ def fit_uda(
         return step % config.steps_per_epoch >= method.steps_now(net, progress(step), sizes)
 
     def loss_fn(module: nn.Module, batch: PairBatch, step: int, current: Pass) -> dict[str, torch.Tensor]:
-        return module(
-            PairBatch(*(x.to(reporter.device, non_blocking=True) for x in batch)),
-            progress(step, current.name),
-        )
+        there = PairBatch(*(x.to(reporter.device, non_blocking=True) for x in batch))
+        there = there._replace(x_s=finished(source, there.x_s), x_t=finished(target, there.x_t))
+        return module(there, progress(step, current.name))
 
     def before_step(step: int) -> None:
         if refreshes and step % config.steps_per_epoch == 0:

@@ -71,7 +71,7 @@ class AdaptationFit(Fit):
 
         prepare = preparation(config.augment, backbone)
         images, labels, keys, failures = load_keyed_images(
-            files, job.read, backbone.in_channels, prepare, keep
+            files, job.read, backbone.in_channels, prepare, keep, job.context.readers
         )
         if not keys:
             why = f"; the first: {failures[0].key}: {failures[0].reason}" if failures else ""

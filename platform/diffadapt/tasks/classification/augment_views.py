@@ -8,7 +8,6 @@ and cutout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from diffadapt.data.resize import squash
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.inputs import with_inputs
 from diffadapt.models.preprocess import match_channels, prepare_image
+from diffadapt.stages.image_table import Fixed
 from diffadapt.tasks.classification.randaugment import randaugment
 from diffadapt.train.views import Augment
 
@@ -48,13 +48,16 @@ def make_views(
     return {"test": Evaluated(inputs), "weak": weak, "strong": StrongView(weak)}
 
 
-def preparation(preset: str, inputs: ClassifierConfig) -> Callable[[np.ndarray], np.ndarray] | None:
+def preparation(preset: str, inputs: ClassifierConfig) -> Fixed | None:
     """What may be done to an image once, before it is kept in memory, without changing any of its views;
     None: nothing."""
     inputs = with_inputs(inputs)
     if preset not in SQUASHED or not inputs.resize or inputs.crop_mode != "squash":
         return None
-    return lambda image: _squashed(image, inputs)
+    side, filter = inputs.resize, inputs.interpolation
+    return Fixed(
+        f"squash-{side}-{filter}", (side, side, inputs.in_channels), lambda image: _squashed(image, inputs)
+    )
 
 
 def _squashed(image: np.ndarray, inputs: ClassifierConfig) -> np.ndarray:

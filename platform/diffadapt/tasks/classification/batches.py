@@ -4,7 +4,11 @@ processes."""
 from __future__ import annotations
 
 import hashlib
+import logging
+import shutil
+import signal
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +17,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from diffadapt.core.errors import DataError
 from diffadapt.tasks.classification.augment import Augment
+
+PREFETCH = 2
+"""Batches that wait, for each reader."""
+SHARED = Path("/dev/shm")
+log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -77,6 +86,10 @@ class Batches:
         same batches."""
         if self.readers == 0:
             return self.make(step, micro)
+        if self._stream is None:
+            self.readers = self._readers_with_room()
+            if self.readers == 0:
+                return self.make(step, micro)
         if self._stream is None or self._next != (step, micro):
             self._stream = self._read_ahead(step, micro)
         self._next = (step, micro + 1) if micro + 1 < self.accumulate else (step + 1, 0)
@@ -96,12 +109,30 @@ class Batches:
         ]
         return Batch(torch.stack(tensors), torch.tensor([int(label) for _, label in pairs]), weight)
 
+    def _readers_with_room(self) -> int:
+        """As many readers as the machine's shared memory, through which they give batches, has room for."""
+        if not SHARED.is_dir():
+            return self.readers
+        one = self.augment(self.images[0][0], 0)
+        size = (PREFETCH + 1) * one.nbytes * -(-self.batch_size // self.parts)
+        free = shutil.disk_usage(SHARED).free
+        found = min(self.readers, int(0.8 * free) // max(1, size))
+        if found < self.readers:
+            log.warning(
+                "%d of %d readers prepare batches, because %s has %d MB free and each needs %d MB: give the"
+                " container more (docker run --shm-size), or train with smaller batches.",
+                found, self.readers, SHARED, free >> 20, size >> 20,
+            )  # fmt: skip
+        return found
+
     def _read_ahead(self, step: int, micro: int) -> Iterator[Batch]:
         loader = DataLoader(
             _Steps(self),
             batch_size=None,
             sampler=_From(step, micro, self.accumulate),
             num_workers=self.readers,
+            prefetch_factor=PREFETCH,
+            worker_init_fn=_leave_interrupts,
             pin_memory=torch.cuda.is_available(),
         )
         for images, labels, weight in loader:
@@ -109,6 +140,12 @@ class Batches:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stream": None, "_next": None}
+
+
+def _leave_interrupts(reader: int) -> None:
+    """A reader ends with the training that started it, which decides what an interrupt means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Steps(Dataset):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from diffadapt.core.artifact import Rows
@@ -22,15 +22,21 @@ class ClipWorker:
     def __init__(self, config: ClipConfig, context: WorkContext):
         from diffadapt.models.clip import load_clip
         from diffadapt.stages.batching import Batcher
+        from diffadapt.stages.decoding import Decoder
 
         self.clip = load_clip(config.weights, context.device, config.precision)
         self.batcher = Batcher(context.batch_size or config.batch_size)
+        self.decoder = Decoder(3, readers=context.readers)
 
     @property
     def batch_size(self) -> int:
         return self.batcher.batch_size
 
+    def begin(self, inputs: Sequence[Rows]) -> None:
+        """What comes next, told while this shard is worked on."""
+        self.decoder.begin(inputs[0], self.batcher.batch_size)
+
     def vectors(self, images: Rows, of: Callable[[Any], Any]) -> Rows:
         """Rows of LOGITS_SCHEMA with what ``of`` makes of a batch of images, a tensor with a vector each."""
         what = "CLIP's output has NaN or infinity: use clip.precision fp32, or check the weights"
-        return predicted_logits(self.batcher, images, 3, lambda batch: of(batch).numpy(), what)
+        return predicted_logits(self.batcher, images, self.decoder, lambda batch: of(batch).numpy(), what)

@@ -4,7 +4,6 @@ then trained on."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,7 +86,8 @@ class _Extractor:
 
         from diffadapt.models.backbone import load_backbone
         from diffadapt.stages.batching import Batcher
-        from diffadapt.tasks.classification.augment_views import make_views
+        from diffadapt.stages.decoding import Decoder
+        from diffadapt.tasks.classification.augment_views import make_views, preparation
 
         self.stage, self.device = stage, context.device
         self.model = load_backbone(stage.backbone, context.device).module.to(
@@ -95,12 +95,26 @@ class _Extractor:
         )
         self.augments = make_views(stage.augment, stage.backbone, stage.flip, stage.scale)
         self.batcher = Batcher((context.batch_size or stage.backbone.batch_size) // stage.views)
-        self.threads = ThreadPoolExecutor(max(1, context.threads))
+        self.decoder = Decoder(stage.backbone.in_channels, self._views, context.readers)
+        native = stage.backbone.eval_resize == "native"  # such a view may be of the image as it is
+        self.prepare = None if native else preparation(stage.augment, stage.backbone)
 
     @property
     def batch_size(self) -> int:
         """Views in one forward pass."""
         return self.batcher.batch_size * self.stage.views
+
+    def begin(self, inputs: Sequence[Rows]) -> None:
+        """What comes next, told while this shard is worked on."""
+        self.decoder.begin(inputs[0], self.batcher.batch_size)
+
+    def _views(self, image: Any, key: str) -> list[Any]:
+        """All views of one image, which is decoded and squashed once for them."""
+        image = self.prepare(image) if self.prepare else image
+        return [
+            self.augments["test"](image, 0),
+            *(self.augments[kind](image, seed) for kind, seed in self.stage.seeds(key)),
+        ]
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         import numpy as np
@@ -109,21 +123,13 @@ class _Extractor:
 
         from diffadapt.compute.precision import autocast, float32_mode
         from diffadapt.models.preprocess import normalise
-        from diffadapt.stages.decoding import decode_rows
 
         config = self.stage.backbone
-        decoded = decode_rows(inputs[0], config.in_channels)
-
-        def views(i: int) -> list[torch.Tensor]:
-            image = decoded.images[i]
-            return [
-                self.augments["test"](image, 0),
-                *(self.augments[kind](image, seed) for kind, seed in self.stage.seeds(decoded.keys[i])),
-            ]
+        decoded = self.decoder.open(inputs[0], self.batcher.batch_size)
 
         @torch.inference_mode()
         def process(batch: Sequence[int]) -> list[np.ndarray]:
-            stacked = torch.stack([view for made in self.threads.map(views, batch) for view in made])
+            stacked = torch.stack([view for i in batch for view in decoded.images[i]])
             x = normalise(stacked.to(self.device), config).contiguous(memory_format=torch.channels_last)
             with float32_mode(config.precision), autocast(self.device, config.precision):
                 features = self.model(x).float().cpu().numpy()
@@ -134,7 +140,7 @@ class _Extractor:
                 )
             return list(features.reshape(len(batch), self.stage.views, -1))
 
-        done, failures = self.batcher.run(range(len(decoded.keys)), decoded.keys, process)
+        done, failures = self.batcher.run(range(len(inputs[0])), decoded.keys, process, decoded.reach)
         index, weak = [i for i, _ in done], 1 + config.weak_views
         parts = {"test": slice(0, 1), "weak": slice(1, weak), "strong": slice(weak, None)}
         columns = {

@@ -65,13 +65,13 @@ class FitClassifier(Fit):
 
         from diffadapt.data.prepare import prepare
         from diffadapt.models.export import export_classifier
-        from diffadapt.stages.image_table import load_images
+        from diffadapt.stages.image_table import Fixed, load_images
         from diffadapt.tasks.classification.training import fit_classifier
 
         files = [f for f in job.every_input() if not f.fitted]
-        images, labels, failures = load_images(
-            files, job.read, self.classifier.in_channels, lambda a: prepare(a, self.image_size)
-        )
+        side, channels = self.image_size, self.classifier.in_channels
+        prepared = Fixed(f"prepare-{side}", (side, side, channels), lambda a: prepare(a, side))
+        images, labels, failures = load_images(files, job.read, channels, prepared, job.context.readers)
         if len(images) == 0:
             raise DataError("There are no readable images to train the classifier on.")
         if (labels < 0).any():
@@ -85,7 +85,7 @@ class FitClassifier(Fit):
             index = np.resize(order, self.epoch_images)
             images, labels = _take(images, index), labels[index]
         given = labels if isinstance(images, np.ndarray) else None
-        run = self.run(job, failures, readers=0)
+        run = self.run(job, failures)
         scalars = fit_classifier(model, images, self.config, run, inputs=self.classifier, labels=given)
 
         def save(metrics: dict[str, Any]) -> None:

@@ -54,29 +54,39 @@ class Predict(Stage):
 
 class _Predictor:
     def __init__(self, stage: Predict, context: WorkContext):
+        from diffadapt.models.preprocess import prepare_image
         from diffadapt.stages.batching import Batcher
+        from diffadapt.stages.decoding import Decoder
 
         self.stage, self.device, self.keys = stage, context.device, held_out_keys(context)
         self.model = open_classifier(stage.classifier, context.fitted, stage.num_classes, context.device)
         self.config = with_inputs(stage.classifier)
         self.batcher = Batcher(context.batch_size or stage.classifier.batch_size)
+        self.decoder = Decoder(
+            self.config.in_channels, lambda image, key: prepare_image(image, self.config), context.readers
+        )
 
     @property
     def batch_size(self) -> int:
         return self.batcher.batch_size
 
+    def begin(self, inputs: Sequence[Rows]) -> None:
+        """What comes next, told while this shard is worked on."""
+        if self.keys is None:
+            self.decoder.begin(inputs[0], self.batcher.batch_size)
+
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
         import torch
 
-        from diffadapt.models.preprocess import to_input
+        from diffadapt.models.preprocess import stacked_input
 
         config = self.config
 
         @torch.inference_mode()
         def predict(images: list[Any]) -> Any:
-            return self.model(to_input(images, config, self.device)).float().cpu().numpy()
+            return self.model(stacked_input(images, config, self.device)).float().cpu().numpy()
 
         what = (
             "the classifier's output has NaN or infinity: use classifier.precision fp32, or check the weights"
         )
-        return predicted_logits(self.batcher, only(inputs[0], self.keys), config.in_channels, predict, what)
+        return predicted_logits(self.batcher, only(inputs[0], self.keys), self.decoder, predict, what)

@@ -23,7 +23,7 @@ from diffadapt.train.ema import Ema
 from diffadapt.train.fit import too_few
 from diffadapt.train.loop import Optimisation, run_loop
 from diffadapt.train.run import TrainingRun
-from diffadapt.train.views import Views
+from diffadapt.train.views import Views, finished
 
 
 class Predictor(nn.Module):
@@ -82,7 +82,7 @@ def fit_ssl(
         return Progress(step, total, config.steps_per_epoch, name)
 
     def loss_fn(module: nn.Module, batch: SslBatch, step: int, current: Pass) -> dict[str, torch.Tensor]:
-        return module(_moved(batch, reporter.device), progress(step, current.name))
+        return module(_moved(batch, reporter.device, target), progress(step, current.name))
 
     how = Optimisation(
         make_optimizer(network),
@@ -114,15 +114,18 @@ def method_of(config: Any) -> SslMethod:
     return method if config.lr is None else replace(method, lr=config.lr)
 
 
-def _moved(batch: SslBatch, device: torch.device) -> SslBatch:
+def _moved(batch: SslBatch, device: torch.device, target: Views) -> SslBatch:
     def move(x: torch.Tensor) -> torch.Tensor:
         return x.to(device, non_blocking=True)
 
+    def view(x: torch.Tensor) -> torch.Tensor:
+        return finished(target, move(x))
+
     return SslBatch(
-        move(batch.x),
+        view(batch.x),
         move(batch.y),
-        tuple(map(move, batch.weak)),
-        tuple(map(move, batch.strong)),
+        tuple(map(view, batch.weak)),
+        tuple(map(view, batch.strong)),
         move(batch.index),
     )
 
