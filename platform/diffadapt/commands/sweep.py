@@ -170,11 +170,13 @@ def _load(name: str) -> Any:
 
 
 def make_fan(config: ExecutionConfig) -> Fan:
-    """Ray Tune, or this process for --execution.runner local."""
+    """Ray Tune, whose trials run side by side; this process for --execution.runner local, or without Ray."""
+    import importlib.util
+
     from diffadapt.commands.common import make_runner
     from diffadapt.run.sweep import LocalFan
 
-    if make_runner(config).name == "local":
+    if config.runner == "local" or (config.runner == "auto" and not importlib.util.find_spec("ray")):
         return LocalFan(make_runner)
     from diffadapt.orchestrate.tune import TuneFan
 

@@ -27,8 +27,8 @@ from diffadapt.core.stage import InputFile, Stage
 from diffadapt.core.store import Store
 from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.journal import Journal, here
-from diffadapt.orchestrate.resources import Layout, limit_threads
-from diffadapt.run.executor import Executor
+from diffadapt.orchestrate.resources import Layout
+from diffadapt.run.executor import Executor, failed, limit_threads, lost_worker
 from diffadapt.run.runner import OnReceipt
 
 MAX_RESTARTS = 3
@@ -107,7 +107,7 @@ def run_chains(
         error = _one_round(left, stages, store, layout(), resident, journal, book)
         fatal = cast(dict[str, str], ray.get(journal.fatal.remote(MAX_RETRIES + 1)))
         for digest, label in fatal.items():
-            book.fail(digest, _fatal_message(label))
+            book.fail(digest, lost_worker(MAX_RETRIES + 1, label))
         if book.received == before:
             raise ResourceError(
                 f"The Ray workers made nothing: {_sentence(error)}. Check `ray status` and the workers' logs,"
@@ -136,7 +136,7 @@ class _Book:
     def fail(self, digest: str, message: str) -> None:
         task = self.tasks.get(digest)
         if task is not None:
-            self.add(Receipt(task.node, task.shard.key, digest, "failed", 0, error=message))
+            self.add(failed(task, message))
 
     def left(self) -> list[Chain]:
         return [c for c in self.chains if not self._settled(c)]
@@ -268,14 +268,6 @@ def _watch(journal: Any, stop: threading.Event) -> None:
                 )
         except Exception:  # the cluster may be on its way down; the main loop reports that
             log.debug("The watch over nodes failed.", exc_info=True)
-
-
-def _fatal_message(label: str) -> str:
-    return (
-        f"ResourceError: the worker process ended {MAX_RETRIES + 1} times while it made {label} (out of"
-        " memory, or a crash in a native library): give each worker more memory with fewer"
-        " --execution.actors or a smaller batch, then run the same command again; finished shards are kept."
-    )
 
 
 def _sentence(error: Exception | None) -> str:

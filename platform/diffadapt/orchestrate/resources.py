@@ -3,7 +3,6 @@ started."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from diffadapt.core.errors import ResourceError
@@ -93,16 +92,6 @@ def plan_layout(
         lanes=max(1, min(train_room, natural if device == "cpu" else train_room)),
         threads=threads,
     )
-
-
-def limit_threads(threads: int) -> None:
-    """Bound the CPU threads of this process, whether torch is imported already or later."""
-    import sys
-
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
 
 
 def _device(config: ExecutionConfig, gpus: float) -> str:
