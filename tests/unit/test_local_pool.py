@@ -222,9 +222,7 @@ def test_what_ends_every_process_is_given_up_and_a_fit_that_gets_on_is_not() -> 
 
 def test_a_process_that_cannot_begin_ends_the_run_with_a_sentence(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(
-        ResourceError, match="ended before it could work .exit status 1.*actors 1"
-    ):
+    with pytest.raises(ResourceError, match="ended before it could work .exit status 1.*actors 1"):
         go(tmp_path, Toys(Numbers(shards=1)), workers=1)
 
 

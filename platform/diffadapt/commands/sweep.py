@@ -171,12 +171,11 @@ def _load(name: str) -> Any:
 
 def make_fan(config: ExecutionConfig) -> Fan:
     """Ray Tune, whose trials run side by side; this process for --execution.runner local, or without Ray."""
-    import importlib.util
-
     from diffadapt.commands.common import make_runner
+    from diffadapt.run.choice import has_ray
     from diffadapt.run.sweep import LocalFan
 
-    if config.runner == "local" or (config.runner == "auto" and not importlib.util.find_spec("ray")):
+    if config.runner == "local" or (config.runner == "auto" and not has_ray()):
         return LocalFan(make_runner)
     from diffadapt.orchestrate.tune import TuneFan
 

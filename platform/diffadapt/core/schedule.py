@@ -145,6 +145,11 @@ class Flow:
             self._count()
         return wave
 
+    def fits(self) -> int:
+        """How many fits are not finished, nor given up."""
+        every = {p.digest for plan in self.plans.values() if plan.stage.fit_stage for p in plan.shards}
+        return len(every - self._done - set(self.given_up))
+
     def finish(self, digest: str) -> None:
         """Told of every shard and fit that is in the store now."""
         self._done.add(digest)

@@ -3,7 +3,8 @@ started."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from diffadapt.core.errors import ResourceError
 from diffadapt.orchestrate.capacity import POSSIBLE
@@ -13,6 +14,8 @@ CPUS_PER_THREAD = 0.5
 """Logical CPUs that a worker reserves for each of its threads; below 1, so that Ray's own tasks always find
 room."""
 CPUS_BESIDE_GPU = 0.1
+LEAVES_ONE = 8
+"""Actors of a pool on GPUs from which on it is smaller by one while fits are to come."""
 _ROUNDING = 1e-6
 
 
@@ -92,6 +95,14 @@ def plan_layout(
         lanes=max(1, min(train_room, natural if device == "cpu" else train_room)),
         threads=threads,
     )
+
+
+def leave_one(layout: Layout) -> Layout:
+    """A pool on GPUs that leaves one of its actors' to the fits beside it, where it has so many that this
+    costs less than the fits would at its end; on CPUs there is room for both."""
+    if layout.device == "cpu" or layout.actors < LEAVES_ONE:
+        return layout
+    return replace(layout, actors=layout.actors - math.ceil(layout.trainer.gpus / layout.actor.gpus))
 
 
 def _device(config: ExecutionConfig, gpus: float) -> str:

@@ -43,7 +43,7 @@ def choose(config: ExecutionConfig) -> Choice:
     gpus = 0 if config.device == "cpu" else gpu_count()
     cores = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     why = _ray_wins(config, gpus)
-    if why and importlib.util.find_spec("ray"):
+    if why and has_ray():
         return Choice("ray", 0, why)
     why = f"{why}, but Ray is not installed" if why else "one machine, which Ray would not make faster"
     if gpus:
@@ -61,6 +61,11 @@ def _ray_wins(config: ExecutionConfig, gpus: int) -> str:
     if gpus and config.gpus_per_actor < 1:
         return "several workers on one GPU"
     return ""
+
+
+def has_ray() -> bool:
+    """Whether Ray is installed."""
+    return importlib.util.find_spec("ray") is not None
 
 
 def gpu_count() -> int:

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from diffadapt.core import interrupts
 from diffadapt.core.artifact import Receipt, Rows
@@ -48,9 +48,12 @@ class Executor:
         self.workers: OrderedDict[str, Worker] = OrderedDict()
         self._last: tuple[str, Rows] | None = None
 
-    def run_chain(self, chain: Chain) -> Iterator[Receipt]:
-        """Make the shards of a chain, as far as they succeed: what follows one that failed needs it."""
+    def run_chain(self, chain: Chain, begin: Callable[[Task], None] | None = None) -> Iterator[Receipt]:
+        """Make the shards of a chain, as far as they succeed: what follows one that failed needs it.
+        ``begin`` is told of each before it."""
         for task in chain.tasks:
+            if begin is not None:
+                begin(task)
             receipt = self.run(task)
             yield receipt
             if receipt.status == "failed":

@@ -243,3 +243,6 @@ class _Fixed:
 
     def fit(self) -> Task | None:
         return self._fits.popleft() if self._fits else None
+
+    def fits_to_come(self) -> int:
+        return len(self._fits)

@@ -60,6 +60,10 @@ class Feed(Protocol):
         """A fit whose inputs are there; None where there is none now."""
         ...
 
+    def fits_to_come(self) -> int:
+        """How many fits are not finished."""
+        ...
+
 
 class Runner:
     """Carries out waves of work. Receipts and progress arrive in the driver's process."""

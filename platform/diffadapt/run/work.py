@@ -254,6 +254,9 @@ class _Feed:
         self._refill()
         return self._fits.popleft() if self._fits and not self.work.errors else None
 
+    def fits_to_come(self) -> int:
+        return self.flow.fits()
+
     def fits(self) -> Sequence[Task]:
         """All that may begin now, for a runner that works in waves; no more than the first wave has."""
         fits = [] if self.work.errors else list(self._fits)
