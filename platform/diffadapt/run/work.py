@@ -66,7 +66,7 @@ class Work:
         """Digests whose failures the quarantine has."""
         self._received: set[str] = set()
         """Those of them that the progress counts by receipts."""
-        self._flow: Flow
+        self._flow: Flow | None = None
         self.runner_name = "none"
         self.error = ""
 
@@ -164,7 +164,8 @@ class Work:
         if receipt.status != "failed":
             self._accounted.add(receipt.digest)
             self._received.add(receipt.digest)
-            self._flow.finish(receipt.digest)
+            if self._flow is not None:
+                self._flow.finish(receipt.digest)
         self.progress.receipt(receipt)
         if receipt.status == "made":
             self.made[receipt.node] += 1
