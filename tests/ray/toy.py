@@ -80,7 +80,7 @@ class SourceWorker:
             threading.Event().wait()
         end = time.monotonic() + (self.stage.slow_seconds if shard.key == self.stage.slow else 0.0)
         while time.monotonic() < end:
-            for _ in range(1000):
+            for _ in range(100):
                 math.sqrt(2.0)
             time.sleep(0.001)
         if shard.key == self.stage.fail:

@@ -226,6 +226,23 @@ def test_a_process_that_cannot_begin_ends_the_run_with_a_sentence(tmp_path: Path
         go(tmp_path, Toys(Numbers(shards=1)), workers=1)
 
 
+def _refuse() -> None:
+    raise ImportError("no module named elsewhere")
+
+
+@dataclass(frozen=True)
+class Elsewhere(Numbers):
+    """A stage that another process cannot read."""
+
+    def __reduce__(self) -> Any:
+        return _refuse, ()
+
+
+def test_a_stage_that_another_process_cannot_read_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="cannot take up.*ImportError: no module named elsewhere.*local"):
+        go(tmp_path, Toys(Elsewhere(shards=1)), workers=1)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

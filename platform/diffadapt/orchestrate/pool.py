@@ -43,6 +43,8 @@ STILL_SECONDS = 1800.0
 its process is ended, and the shard begun anew."""
 LOOKS = 180
 """How often an actor looks in that time whether it gets on."""
+UNGIVEN_SECONDS = 1800.0
+"""How long no actor of a pool may have a shard before it is taken for broken and another follows."""
 WATCH_SECONDS = 2.0
 STRANDED_SECONDS = 10.0
 """How long nobody may have work but actors of lost nodes, before these are given up and their bundles given
@@ -283,7 +285,7 @@ def _watch(journal: Any, stop: threading.Event) -> None:
             now = time.monotonic()
             if busy or not count:
                 busy_since = now
-            elif now - busy_since > STILL_SECONDS:  # nobody is given what is left
+            elif now - busy_since > UNGIVEN_SECONDS:  # nobody is given what is left
                 stranded, idle_since = ray.get(journal.everyone.remote(), timeout=30), -math.inf
             if busy or not stranded:
                 idle_since = now

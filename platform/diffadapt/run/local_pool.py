@@ -126,6 +126,11 @@ class LocalPool(Runner):
             worker.up = True
         elif kind == "done":
             worker.work = None
+        elif kind == "broken":
+            raise ResourceError(
+                f"A worker process of this machine cannot take up the work ({content[0]}): use"
+                " --execution.runner local, which needs no other process."
+            )
         else:
             book.hear(kind, content)
 

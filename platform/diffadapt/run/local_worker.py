@@ -22,6 +22,8 @@ from diffadapt.core.schedule import Chain, Task
 
 def main(descriptor: int) -> int:
     """Work until told to end. SIGTERM ends it as Ctrl-C ends a command; Ctrl-C itself is the driver's."""
+    from diffadapt.run.executor import one_line
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(descriptor)
     inbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
@@ -32,6 +34,9 @@ def main(descriptor: int) -> int:
         except KeyboardInterrupt:
             return 130
         except (BrokenPipeError, ConnectionResetError):  # the driver is gone
+            return 1
+        except Exception as error:  # not of a shard or fit, which have receipts
+            connection.send(("broken", f"{type(error).__name__}: {one_line(error)}"))
             return 1
     return 0
 
