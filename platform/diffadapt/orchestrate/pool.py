@@ -333,6 +333,6 @@ def reason(error: BaseException | None) -> str:
         if not type(e).__module__.startswith("ray."):
             return f"{type(e).__name__}: {one_line(e).rstrip('.')}"
     for line in reversed("\n".join(map(str, seen)).splitlines()):  # a worker's own error comes as text
-        if found := re.match(r"(?!Ray|Actor|Worker|Node|Object|Task)\w*(Error|Exception): .+", line.strip()):
+        if found := re.match(_OWN_ERROR, line.strip()):
             return found[0].rstrip(".")
     return "all of them were lost"
