@@ -7,7 +7,6 @@ begun.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import signal
 import threading
@@ -79,10 +78,10 @@ class SourceWorker:
         if shard.key == self.stage.stand and _first_time(self.stage.side_log + ".stood"):
             threading.Event().wait()
         end = time.monotonic() + (self.stage.slow_seconds if shard.key == self.stage.slow else 0.0)
+        batch = 0
         while time.monotonic() < end:
-            for _ in range(100):
-                math.sqrt(2.0)
-            time.sleep(0.001)
+            time.sleep(0.01)
+            batch += 1
         if shard.key == self.stage.fail:
             raise DataError(f"The shard {shard.key} cannot be made: it is told to fail.")
         keys = [f"{shard.key}/{i}" for i in range(self.stage.rows)]

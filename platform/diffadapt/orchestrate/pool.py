@@ -39,8 +39,8 @@ MAX_RETRIES = 2
 MAX_BUNDLES = 4096
 """Bundles a pool is given at most; each is one object reference that the driver keeps."""
 STILL_SECONDS = 1800.0
-"""A shard may take as long as it gets on. An actor whose threads all stand at one place for so long hangs:
-its process is ended, and the shard begun anew."""
+"""A shard may take as long as it gets on. An actor whose work stands at one place for so long hangs: its
+process is ended, and the shard begun anew."""
 LOOKS = 180
 """How often an actor looks in that time whether it gets on."""
 UNGIVEN_SECONDS = 1800.0
@@ -77,13 +77,13 @@ class ShardActor:
         context = ray.get_runtime_context()
         self.actor = context.get_actor_id()
         ray.get(journal.register.remote(self.actor, context.get_node_id(), context.current_actor))
+        self.pulse = Pulse()
         threading.Thread(target=self._look, args=(look_seconds,), daemon=True).start()
 
     def _look(self, seconds: float) -> None:
-        pulse = Pulse()
         while True:
             time.sleep(seconds)
-            if pulse.moved():
+            if self.pulse.moved():
                 self.journal.moved.remote(self.actor)
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:
@@ -94,6 +94,7 @@ class ShardActor:
                     yield {"receipt": [pickle.dumps(receipt)]}
 
     def _begin(self, task: Task) -> None:
+        self.pulse.thread = threading.get_ident()
         # Waited for: if this shard ends the process, the journal must know which one it was.
         ray.get(self.journal.begin.remote(self.actor, task.digest, f"{task.node} {task.shard.key}"))
 
