@@ -21,9 +21,12 @@ from tests.chaos import damages, kills, outcome, twins
 from tests.chaos.outcome import Outcome
 from tests.chaos.places import SYSTEMS, Machine, s3_server
 
-SHARES = {"local": 34, "sweep": 20, "s3": 18, "s3 sweep": 4, "local, training": 16, "ray, training": 8}
+SHARES = {
+    "local": 34, "sweep": 20, "s3": 18, "s3 sweep": 4, "local, training": 8, "ray, training": 8,
+    "local processes, training": 8,
+}  # fmt: skip
 """Of a hundred kills, where they happen."""
-CHAINS = {"local, training": 4, "ray, training": 4}
+CHAINS = {"local, training": 4, "ray, training": 4, "local processes, training": 4}
 """Kills of one root one after the other, where a start takes long."""
 PAIRS = (
     ("the same run twice", 5), ("two runs that share a fit", 4), ("a sweep beside a run", 3),

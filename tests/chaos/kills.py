@@ -122,7 +122,7 @@ def _kill_inside(place: Place, system: System, kind: str, visit: int, rng: rando
         if mark.exists():
             by_worker = "tests.chaos.driver" not in mark.read_text()
             assert ended.status == -signal.SIGKILL or (system.ray and by_worker), ended
-            return f"inside a commit: {kind}{' (in a Ray worker)' if by_worker else ''}"
+            return f"inside a commit: {kind}{' (in a worker)' if by_worker else ''}"
         visit = max(1, visit // 2) if visit > 1 else 0
         if not visit:
             break

@@ -34,6 +34,7 @@ TOY = ("--toy", "run", "toy")
 SWEEP = ("--toy", "sweep", "--recipe", "toy", "--axis", "answers.spread=0.5,1.0")
 SMALL = ("run", "small")
 RAY = ("run", "small", "--execution.runner", "ray", "--execution.actors", "2")
+POOL = ("run", "small", "--execution.runner", "local", "--execution.actors", "2")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class System:
     words: tuple[str, ...]
     s3: bool = False
     ray: bool = False
+    """It works in several processes: Ray's, or those of the local runner."""
 
     @property
     def heavy(self) -> bool:
@@ -60,6 +62,7 @@ SYSTEMS = {
         System("s3 sweep", SWEEP, s3=True),
         System("local, training", SMALL),
         System("ray, training", RAY, ray=True),
+        System("local processes, training", POOL, ray=True),
     )
 }
 

@@ -104,3 +104,21 @@ def test_a_killed_worker_process_is_replaced(ray_runner: RayRunner, tmp_path: Pa
     assert contents(tmp_path / "ray") == _local(map_pipeline(Source(shards=8)), tmp_path / "local")
     begun = Counter(key for _, key, *_ in lines(log))
     assert sum(begun.values()) <= 8 + 1
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_is_replaced_and_one_that_is_slow_is_not(
+    ray_runner: RayRunner, tmp_path: Path, monkeypatch, caplog
+) -> None:
+    """The slow shard takes longer than one may stand still, and gets on all the time."""
+    monkeypatch.setattr(pool, "STILL_SECONDS", 5.0)
+    monkeypatch.setattr(pool, "LOOKS", 20)
+    log = tmp_path / "log"
+    pipeline = map_pipeline(
+        Source(shards=4, side_log=str(log), stand="s0001", slow="s0002", slow_seconds=9.0)
+    )
+    outcome = run(pipeline, tmp_path / "ray", ray_runner)
+    assert not outcome.failed() and len(outcome.made()) == 4
+    begun = Counter(key for _, key, *_ in lines(log))
+    assert begun == {"s0000": 1, "s0001": 2, "s0002": 1, "s0003": 1}
+    assert "stood still for 5 s while it made source s0001" in caplog.text

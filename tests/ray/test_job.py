@@ -194,7 +194,7 @@ def test_stop_keeps_what_is_finished_and_the_same_line_goes_on(shell: Shell) -> 
     )
     first = follower.stdout.readline()
     assert (
-        first == "numbers: 4 of 4 shards to make\n"
+        first == "numbers: 4 of 4 shards to make, on Ray (a cluster is named)\n"
     )  # the log from its beginning, of the job that runs the line already
     follower.send_signal(signal.SIGINT)
     _, said = follower.communicate(timeout=30)

@@ -8,6 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import OutOfMemoryError, RaySystemError
 
 from diffadapt.core.artifact import Input, Shard
 from diffadapt.core.errors import ResourceError
@@ -23,7 +24,7 @@ from diffadapt.orchestrate.capacity import (
     remaining,
 )
 from diffadapt.orchestrate.connection import worker_environment
-from diffadapt.orchestrate.pool import MAX_BUNDLES, bundle
+from diffadapt.orchestrate.pool import MAX_BUNDLES, bundle, reason
 from diffadapt.orchestrate.resources import plan_layout
 from diffadapt.orchestrate.runner import RayRunner
 from diffadapt.orchestrate.train import Work, start_plain
@@ -278,3 +279,17 @@ def test_bundles_stay_few_and_end_small() -> None:
     # A model's thousands of inputs do not travel with every shard that uses it.
     assert sum(map(len, bundles)) / len(chains) < 300
     assert [len(pickle.loads(b)) for b in bundle(chains[:100], actors=2)] == [1] * 100
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OutOfMemoryError("Task was killed due to the node running low on memory."), "machine ran out of"),
+        (RaySystemError("It died.\nImportError: No module named 'x'.\n"), "ImportError: No module named 'x'"),
+        (RaySystemError("RayActorError: The actor died unexpectedly."), "all of them were lost"),
+        (None, "all of them were lost"),
+        (ValueError("a bad\nvalue."), "ValueError: a bad value"),
+    ],
+)
+def test_what_ended_the_workers_is_said_without_rays_own_words(error: Exception | None, said: str) -> None:
+    assert said in reason(error) and "ctor" not in reason(error)

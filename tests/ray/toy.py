@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ class Source(Stage):
     """Key of the shard that kills its process the first time."""
     die_always: str = execution("")
     fail: str = execution("")
+    stand: str = execution("")
+    """Key of the shard at which the process stands still, its threads alive, the first time."""
+    slow: str = execution("")
+    """Key of the shard that takes ``slow_seconds``, and gets on all the time."""
+    slow_seconds: float = execution(0.0)
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         return [Shard(f"s{i:04d}", {"index": i}, (), self.rows) for i in range(self.shards)]
@@ -69,6 +75,13 @@ class SourceWorker:
             os._exit(1)
         if shard.key == self.stage.die_once and _first_time(self.stage.side_log + ".died"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if shard.key == self.stage.stand and _first_time(self.stage.side_log + ".stood"):
+            threading.Event().wait()
+        end = time.monotonic() + (self.stage.slow_seconds if shard.key == self.stage.slow else 0.0)
+        batch = 0
+        while time.monotonic() < end:
+            time.sleep(0.01)
+            batch += 1
         if shard.key == self.stage.fail:
             raise DataError(f"The shard {shard.key} cannot be made: it is told to fail.")
         keys = [f"{shard.key}/{i}" for i in range(self.stage.rows)]

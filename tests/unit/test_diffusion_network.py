@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -76,6 +79,18 @@ def test_the_revision_follows_the_weights(tmp_path):
     changed.save_pretrained(tmp_path / "b")
     a, again, b = (load_unconditional(str(tmp_path / n)).revision for n in ("a", "a", "b"))
     assert a == again != b
+
+
+def test_stages_that_use_the_same_network_load_it_once_and_free_it_together(tmp_path):
+    small_unet().save_pretrained(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    first, second = load_unconditional(str(tmp_path / "a")), load_unconditional(str(tmp_path / "copy"))
+    assert first is second, "it is the content that counts"
+    assert load_unconditional(str(tmp_path / "a"), precision="bf16") is not first
+    gone = weakref.ref(first)
+    del first, second
+    gc.collect()
+    assert gone() is None, "no open stage has it, so its memory is free"
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

@@ -9,12 +9,15 @@ from diffadapt.core.plan import NodeSummary, PlanSummary
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
 from diffadapt.core.units import format_seconds
+from diffadapt.run.choice import choose
 from diffadapt.run.runner import ExecutionConfig, Runner
 
 
-def format_plan(name: str, summary: PlanSummary, guess: Estimate | None = None) -> str:
+def format_plan(
+    name: str, summary: PlanSummary, guess: Estimate | None = None, execution: ExecutionConfig | None = None
+) -> str:
     """The plan as a table; stages that differ by transfer or seed alone (their names from the first dot on)
-    share a line."""
+    share a line. With ``execution`` it says where the work would be done."""
     groups: dict[str, list[NodeSummary]] = {}
     for n in summary.nodes:
         groups.setdefault(n.name.partition(".")[0], []).append(n)
@@ -25,7 +28,8 @@ def format_plan(name: str, summary: PlanSummary, guess: Estimate | None = None) 
     }
     width = max([34, *map(len, titles.values())])
     lines = [
-        f"{name}: {summary.missing} of {summary.shards} shards to make",
+        f"{name}: {summary.missing} of {summary.shards} shards to make"
+        + (f", {choose(execution)}" if execution and summary.missing else ""),
         "",
         f"  {'stage':<{width}} {'shards':>8} {'to make':>8} {'images':>10} {'to make':>10}{more}",
     ]
@@ -57,18 +61,18 @@ def make_runner(config: ExecutionConfig) -> Runner:
     """The runner that a recipe's execution settings ask for."""
     import diffadapt.orchestrate  # noqa: F401  # hands in what a local run may ask for too
 
-    wanted = config.runner
-    if wanted == "auto":
-        import importlib.util
+    choice = choose(config)
+    if choice.runner == "ray":
+        from diffadapt.orchestrate.runner import RayRunner
 
-        wanted = "ray" if importlib.util.find_spec("ray") else "local"
-    if wanted == "local":
-        from diffadapt.run.local import LocalRunner
+        return RayRunner(config)
+    if choice.workers > 1:
+        from diffadapt.run.local_pool import LocalPool
 
-        return LocalRunner(config)
-    from diffadapt.orchestrate.runner import RayRunner
+        return LocalPool(config, choice.workers)
+    from diffadapt.run.local import LocalRunner
 
-    return RayRunner(config)
+    return LocalRunner(config)
 
 
 def nothing_read(images: str, failed: Mapping[str, str]) -> str:

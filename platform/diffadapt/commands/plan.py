@@ -87,7 +87,7 @@ def plan(argv: Sequence[str]) -> int:
             raise ResourceError(f"--calibrate makes images for real, which is not possible yet: {notes[0]}")
         if _calibrate(name, recipe, plans, root, digests):
             summary, guess, digests = summarise(plans, root.store), missing_time(plans, root, machine), set()
-    print(format_plan(name, summary, guess))
+    print(format_plan(name, summary, guess, recipe.execution))
     if text := format_time(guess, options, recipe.execution, machine, layout):
         print(f"\n{text}")
     if digests and not notes:

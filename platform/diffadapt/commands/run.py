@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffadapt.commands.common import format_plan, make_runner, show_result
 from diffadapt.commands.options import RootOption, parse_recipe
@@ -27,14 +27,18 @@ def run(argv: Sequence[str]) -> int:
     started = time.monotonic()
     root = options.open()
     pipeline = recipe.pipeline()
-    summary = summarise(pipeline.plan(root.store), root.store)
+    plans = pipeline.plan(root.store)
+    summary = summarise(plans, root.store)
     print(
-        format_plan(name, summary) if summary.missing else f"{name}: everything is in the store", flush=True
+        format_plan(name, summary, execution=recipe.execution)
+        if summary.missing
+        else f"{name}: everything is in the store",
+        flush=True,
     )
     finished = drive(
         name,
         recipe,
-        pipeline,
+        replace(pipeline, planned=plans),
         root,
         lambda: make_runner(recipe.execution),
         overrides=changes(load(name), recipe),

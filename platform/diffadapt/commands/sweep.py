@@ -170,11 +170,12 @@ def _load(name: str) -> Any:
 
 
 def make_fan(config: ExecutionConfig) -> Fan:
-    """Ray Tune, or this process for --execution.runner local."""
+    """Ray Tune, whose trials run side by side; this process for --execution.runner local, or without Ray."""
     from diffadapt.commands.common import make_runner
+    from diffadapt.run.choice import has_ray
     from diffadapt.run.sweep import LocalFan
 
-    if make_runner(config).name == "local":
+    if config.runner == "local" or (config.runner == "auto" and not has_ray()):
         return LocalFan(make_runner)
     from diffadapt.orchestrate.tune import TuneFan
 

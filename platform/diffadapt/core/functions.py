@@ -94,6 +94,25 @@ def build(entry: Entry, what: str) -> Any:
 def _import(file: Path, stem: str, what: str) -> ModuleType:
     unique = hashlib.sha256(str(file).encode()).hexdigest()[:8]
     name = f"{MODULE}{what}_{unique}_{stem.replace('/', '_')}"
+    return _import_as(name, file, what)
+
+
+def loaded() -> dict[str, str]:
+    """The modules of such files that this process has: name -> file."""
+    return {
+        name: str(module.__file__) for name, module in list(sys.modules.items()) if name.startswith(MODULE)
+    }
+
+
+def load_again(modules: Mapping[str, str]) -> None:
+    """In another process of the same machine: what :func:`loaded` named, under the same names, so that their
+    classes are found there."""
+    for name, file in modules.items():
+        if name not in sys.modules:
+            _import_as(name, Path(file), name.removeprefix(MODULE).partition("_")[0])
+
+
+def _import_as(name: str, file: Path, what: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

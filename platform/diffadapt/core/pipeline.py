@@ -82,6 +82,8 @@ class Pipeline:
     'projected', ..."""
     system: str = ""
     """The folder under systems/ whose report tells of its runs; empty: the report's common words."""
+    planned: Mapping[str, NodePlan] | None = field(default=None, repr=False, compare=False)
+    """Its plan, where that was made a moment ago for the same store: :meth:`plan` gives it again."""
 
     def result(self) -> tuple[MethodRow, ...]:
         """The rows of the recipe's own result, one a seed and transfer: those called as the last one that is
@@ -100,6 +102,8 @@ class Pipeline:
     def plan(self, store: Store) -> dict[str, NodePlan]:
         """Every node's shards with digests and store names; reads data listings and weight revisions, writes
         nothing."""
+        if self.planned is not None:
+            return dict(self.planned)
         plans: dict[str, NodePlan] = {}
         for node in self.nodes:
             plans[node.name] = plan_node(node.name, node.stage, {i: plans[i] for i in node.inputs}, store)

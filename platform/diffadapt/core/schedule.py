@@ -49,6 +49,10 @@ class Wave:
     def __bool__(self) -> bool:
         return bool(self.chains or self.fits)
 
+    def digests(self) -> set[str]:
+        """Of all its shards and fits."""
+        return {t.digest for c in self.chains for t in c.tasks} | {t.digest for t in self.fits}
+
 
 def finished(plans: Mapping[str, NodePlan], store: Store) -> set[str]:
     """Digests of all planned shards and fits that are in the store (virtual ones count as finished)."""
@@ -115,6 +119,54 @@ def next_wave(plans: Mapping[str, NodePlan], done: set[str], given_up: Collectio
                 todo.append(child)
         chains.append(Chain(tuple(order)))
     return Wave(tuple(chains), tuple(fits))
+
+
+class Flow:
+    """What can be done while work goes on, each shard and fit once: first what :func:`next_wave` finds, then
+    whatever what was finished since has made possible."""
+
+    def __init__(self, plans: Mapping[str, NodePlan], done: Collection[str], given_up: Collection[str] = ()):
+        self.plans, self.given_up = plans, given_up
+        self.out: set[str] = set()
+        """Digests of all that was handed out."""
+        self._done = set(done)
+        self._waits: dict[str, int] = {}
+        self._needed_by: dict[str, list[str]] = defaultdict(list)
+        self._new = True
+
+    def more(self) -> Wave:
+        """What is possible by now and was not handed out yet."""
+        if not self._new:
+            return Wave((), ())
+        first, self._new = not self.out, False
+        wave = next_wave(self.plans, self._done, {*self.given_up, *self.out})
+        self.out |= wave.digests()
+        if first:
+            self._count()
+        return wave
+
+    def fits(self) -> int:
+        """How many fits are not finished, nor given up."""
+        every = {p.digest for plan in self.plans.values() if plan.stage.fit_stage for p in plan.shards}
+        return len(every - self._done - set(self.given_up))
+
+    def finish(self, digest: str) -> None:
+        """Told of every shard and fit that is in the store now."""
+        self._done.add(digest)
+        for other in self._needed_by.pop(digest, ()):
+            self._waits[other] -= 1
+            self._new = self._new or not self._waits[other]
+
+    def _count(self) -> None:
+        """What was not handed out at first, by what it waits for."""
+        for plan in self.plans.values():
+            for p in plan.shards:
+                if p.digest in self._done or p.digest in self.out or p.digest in self._waits:
+                    continue
+                missing = {i.digest for i in p.shard.inputs} - self._done
+                self._waits[p.digest] = len(missing)
+                for digest in missing:
+                    self._needed_by[digest].append(p.digest)
 
 
 def _task(name: str, planned: PlannedShard, where: Mapping[str, InputFile]) -> Task:

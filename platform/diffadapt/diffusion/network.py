@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import torch
 from diffusers import UNet2DModel
@@ -89,18 +90,29 @@ def load_unconditional(
     scheduler_config.json (under scheduler/ or beside the network) and diffadapt.json (``space_to_depth``,
     ``image_size``) are honoured; without a scheduler the schedule is linear over 1000 steps. Raises
     WeightsError with what to do when weights are missing or of another kind.
+
+    A process has one network of the same content and settings for all stages that align and project, as long
+    as one of them holds it.
     """
     subfolder, details, schedule = _settings(weights)
-    return UnconditionalNetwork(
-        load_component(UNet2DModel, weights, subfolder),
-        schedule,
-        image_size=details.get("image_size"),
-        space_to_depth=int(details.get("space_to_depth", 1)),
-        revision=weights_revision(weights),
-        device=device,
-        precision=precision,
-        compile=compile,
-    )
+    revision = weights_revision(weights)
+    key = (revision, str(device), precision, compile)
+    if (network := _SHARED.get(key)) is None:
+        network = _SHARED[key] = UnconditionalNetwork(
+            load_component(UNet2DModel, weights, subfolder),
+            schedule,
+            image_size=details.get("image_size"),
+            space_to_depth=int(details.get("space_to_depth", 1)),
+            revision=revision,
+            device=device,
+            precision=precision,
+            compile=compile,
+        )
+    return network
+
+
+_SHARED: WeakValueDictionary[tuple[str, str, str, bool], UnconditionalNetwork] = WeakValueDictionary()
+"""By content and settings; what no open stage holds any more is gone from it."""
 
 
 def look_at_unconditional(weights: str) -> None:

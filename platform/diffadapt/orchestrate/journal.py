@@ -5,6 +5,7 @@ They carry names and numbers only; results are in the store, so nothing is lost 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ class OpenWork:
     node: str
     since: float
     digest: str | None = None
+    moved: float = 0.0
+    """When its process was last seen to get on."""
 
 
 @ray.remote(num_cpus=0)
@@ -32,6 +35,7 @@ class Journal:
         self.actors: dict[str, OpenWork] = {}
         self.begun: Counter[str] = Counter()
         self.unfinished: dict[str, str] = {}
+        self.stood: set[str] = set()
 
     def new_pool(self) -> None:
         """The actors of the last pool are gone; how often each shard was begun is kept."""
@@ -45,6 +49,28 @@ class Journal:
         self.begun[digest] += 1
         self.unfinished[digest] = label
         self.actors[actor].digest = digest
+        self.actors[actor].moved = time.monotonic()
+
+    def moved(self, actor: str) -> None:
+        """Called by a pool actor from time to time, as long as its work gets on."""
+        if actor in self.actors:
+            self.actors[actor].moved = time.monotonic()
+
+    def stand_still(self, alive: set[str], seconds: float) -> list[tuple[Any, str]]:
+        """(handle, label) of each actor on a living node whose open shard has not got on for ``seconds``;
+        told once."""
+        limit, result = time.monotonic() - seconds, []
+        for work in self.actors.values():
+            if work.digest in self.unfinished and work.node in alive and work.moved < limit:
+                label = self.unfinished[work.digest]
+                result.append((work.handle, label))
+                self.stood.add(work.digest)
+                work.moved = math.inf
+        return result
+
+    def stood_still(self) -> set[str]:
+        """Digests of shards that have been told by :meth:`stand_still`."""
+        return self.stood
 
     def end(self, actor: str, digest: str) -> None:
         self.unfinished.pop(digest, None)
@@ -62,6 +88,9 @@ class Journal:
     def stranded(self, alive: set[str]) -> list[str]:
         """Actors whose node is gone and whose process has not come up elsewhere."""
         return [a for a, work in self.actors.items() if work.node not in alive]
+
+    def everyone(self) -> list[str]:
+        return list(self.actors)
 
     def forget(self, actors: list[str]) -> list[Any]:
         """Handles of ``actors``, which are forgotten."""

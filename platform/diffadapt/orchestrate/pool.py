@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 import pickle
+import re
 import threading
 import time
 import warnings
@@ -22,27 +23,36 @@ import ray.exceptions
 
 from diffadapt.core.artifact import Receipt
 from diffadapt.core.errors import ResourceError
+from diffadapt.core.pulse import Pulse
 from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import InputFile, Stage
 from diffadapt.core.store import Store
+from diffadapt.core.units import format_seconds
 from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.journal import Journal, here
-from diffadapt.orchestrate.resources import Layout, limit_threads
-from diffadapt.run.executor import Executor, followed
+from diffadapt.orchestrate.resources import Layout
+from diffadapt.run.executor import Executor, failed, followed, limit_threads, lost_worker, one_line
 from diffadapt.run.runner import OnReceipt
 
 MAX_RESTARTS = 3
 MAX_RETRIES = 2
 MAX_BUNDLES = 4096
 """Bundles a pool is given at most; each is one object reference that the driver keeps."""
-NO_PROGRESS_SECONDS = 1800.0
-"""No receipt at all for so long ends the run: one shard must take less."""
+STILL_SECONDS = 1800.0
+"""A shard may take as long as it gets on. An actor whose work stands at one place for so long hangs: its
+process is ended, and the shard begun anew."""
+LOOKS = 180
+"""How often an actor looks in that time whether it gets on."""
+UNGIVEN_SECONDS = 1800.0
+"""How long no actor of a pool may have a shard before it is taken for broken and another follows."""
 WATCH_SECONDS = 2.0
 STRANDED_SECONDS = 10.0
 """How long nobody may have work but actors of lost nodes, before these are given up and their bundles given
 to others. As long as others work they are kept: a node that comes instead is theirs."""
 SILENT_SECONDS = 30.0
 """How long a pool may have no actor before the driver says what it waits for."""
+SILENT_AGAIN = 20
+"""How many times as long until it says so again."""
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +69,7 @@ class ShardActor:
         resident: int,
         threads: int,
         journal: Any,
+        look_seconds: float,
     ):
         limit_threads(threads)
         self.executor = Executor(stages, store, device=device, resident=resident, threads=threads)
@@ -66,23 +77,27 @@ class ShardActor:
         context = ray.get_runtime_context()
         self.actor = context.get_actor_id()
         ray.get(journal.register.remote(self.actor, context.get_node_id(), context.current_actor))
+        self.pulse = Pulse()
+        threading.Thread(target=self._look, args=(look_seconds,), daemon=True).start()
+
+    def _look(self, seconds: float) -> None:
+        while True:
+            time.sleep(seconds)
+            if self.pulse.moved():
+                self.journal.moved.remote(self.actor)
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:
         for packed in batch["bundle"]:
             for chain, after in followed(pickle.loads(packed)):
                 self.executor.expect(after)
-                for task in chain.tasks:
-                    receipt = self._run(task)
+                for receipt in self.executor.run_chain(chain, self._begin):
+                    self.journal.end.remote(self.actor, receipt.digest)
                     yield {"receipt": [pickle.dumps(receipt)]}
-                    if receipt.status == "failed":
-                        break  # what follows in the chain needs this shard
 
-    def _run(self, task: Task) -> Receipt:
+    def _begin(self, task: Task) -> None:
+        self.pulse.thread = threading.get_ident()
         # Waited for: if this shard ends the process, the journal must know which one it was.
         ray.get(self.journal.begin.remote(self.actor, task.digest, f"{task.node} {task.shard.key}"))
-        receipt = self.executor.run(task)
-        self.journal.end.remote(self.actor, task.digest)
-        return receipt
 
 
 def run_chains(
@@ -107,12 +122,13 @@ def run_chains(
         journal.new_pool.remote()
         error = _one_round(left, stages, store, layout(), resident, journal, book)
         fatal = cast(dict[str, str], ray.get(journal.fatal.remote(MAX_RETRIES + 1)))
+        hung = cast(set[str], ray.get(journal.stood_still.remote())) if fatal else set()
         for digest, label in fatal.items():
-            book.fail(digest, _fatal_message(label))
+            book.fail(digest, (stood_still if digest in hung else lost_worker)(MAX_RETRIES + 1, label))
         if book.received == before:
             raise ResourceError(
-                f"The Ray workers made nothing: {_sentence(error)}. Check `ray status` and the workers' logs,"
-                " then run the same command again; finished shards are kept."
+                f"The workers of the cluster made nothing: {reason(error)}. Look at `ray status` and the"
+                " workers' logs, then run the same command again; finished shards are kept."
             )
     ray.kill(journal)
 
@@ -137,7 +153,7 @@ class _Book:
     def fail(self, digest: str, message: str) -> None:
         task = self.tasks.get(digest)
         if task is not None:
-            self.add(Receipt(task.node, task.shard.key, digest, "failed", 0, error=message))
+            self.add(failed(task, message))
 
     def left(self) -> list[Chain]:
         return [c for c in self.chains if not self._settled(c)]
@@ -194,14 +210,22 @@ def _dataset(
     context.print_on_execution_start = False
     context.target_max_block_size = 1  # every receipt leaves its actor at once
     context.max_errored_blocks = -1  # a lost bundle must not end the others; the book notices what is missing
-    context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
+    context.execution_no_progress_timeout_s = -1  # a shard takes as long as it takes; _watch finds what hangs
     with warnings.catch_warnings():  # 2.60 deprecates these two arguments and offers no others
         warnings.simplefilter("ignore", DeprecationWarning)
         return dataset.map_batches(
             ShardActor,
             batch_size=1,
             batch_format="numpy",
-            fn_constructor_args=(dict(stages), store, layout.device, resident, layout.threads, journal),
+            fn_constructor_args=(
+                dict(stages),
+                store,
+                layout.device,
+                resident,
+                layout.threads,
+                journal,
+                STILL_SECONDS / LOOKS,
+            ),
             compute=ray.data.ActorPoolStrategy(
                 size=min(layout.actors, len(bundles)), max_tasks_in_flight_per_actor=2
             ),
@@ -245,24 +269,39 @@ def _heavy(file: InputFile) -> bool:
 
 
 def _watch(journal: Any, stop: threading.Event) -> None:
-    """Give up actors of lost nodes when nobody else has work left: their bundles would wait for ever."""
-    since = idle_since = time.monotonic()
-    told = False
+    """End actors that hang, and give up those of lost nodes when nobody else has work left: their bundles
+    would wait for ever."""
+    since = idle_since = busy_since = time.monotonic()
     while not stop.wait(WATCH_SECONDS):
         try:
             alive = {n["NodeID"] for n in ray.nodes() if n["Alive"]}
-            busy, stranded, count = ray.get(
-                [journal.busy.remote(alive), journal.stranded.remote(alive), journal.count.remote()],
+            busy, stranded, count, still = ray.get(
+                [
+                    journal.busy.remote(alive),
+                    journal.stranded.remote(alive),
+                    journal.count.remote(),
+                    journal.stand_still.remote(alive, STILL_SECONDS),
+                ],
                 timeout=30,
             )
             now = time.monotonic()
+            if busy or not count:
+                busy_since = now
+            elif now - busy_since > UNGIVEN_SECONDS:  # nobody is given what is left
+                stranded, idle_since = ray.get(journal.everyone.remote(), timeout=30), -math.inf
             if busy or not stranded:
                 idle_since = now
             elif now - idle_since > STRANDED_SECONDS:
                 for handle in ray.get(journal.forget.remote(stranded), timeout=30):
                     ray.kill(handle, no_restart=True)
-            if not count and not told and now - since > SILENT_SECONDS:
-                told = True
+            for handle, label in still:
+                log.warning(
+                    f"A worker has stood still for {format_seconds(STILL_SECONDS)} while it made {label}: its"
+                    " process is ended, and the shard begun anew."
+                )
+                ray.kill(handle, no_restart=False)
+            if not count and now - since > SILENT_SECONDS:
+                since = now + SILENT_SECONDS * (SILENT_AGAIN - 1)
                 log.warning(
                     "No worker has started yet: nodes are being started, or others use what the cluster has"
                     " (`ray status` tells)."
@@ -271,15 +310,31 @@ def _watch(journal: Any, stop: threading.Event) -> None:
             log.debug("The watch over nodes failed.", exc_info=True)
 
 
-def _fatal_message(label: str) -> str:
+def stood_still(times: int, label: str) -> str:
+    """The error of what made its worker hang ``times`` times."""
     return (
-        f"ResourceError: the worker process ended {MAX_RETRIES + 1} times while it made {label} (out of"
-        " memory, or a crash in a native library): give each worker more memory with fewer"
-        " --execution.actors or a smaller batch, then run the same command again; finished shards are kept."
+        f"ResourceError: the worker process stood still for {format_seconds(STILL_SECONDS)} and was ended,"
+        f" {times} times, while it made {label}: look for a lock, a device or a server that never answers,"
+        " then run the same command again; finished shards are kept."
     )
 
 
-def _sentence(error: Exception | None) -> str:
-    if error is None:
-        return "every actor was lost"
-    return str(error).strip().splitlines()[-1].rstrip(".") or type(error).__name__
+_OWN_ERROR = r"(?!Ray|Actor|Worker|Node|Object|Task)\w*(Error|Exception): .+"
+
+
+def reason(error: BaseException | None) -> str:
+    """What ended the pool, as a part of a sentence in words of this project: an error of the work itself is
+    told as it is, one of Ray's by what it means."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        error = getattr(error, "cause", None) or error.__cause__
+    if any(isinstance(e, (MemoryError, ray.exceptions.OutOfMemoryError)) for e in seen):
+        return "their machine ran out of memory"
+    for e in seen:
+        if not type(e).__module__.startswith("ray."):
+            return f"{type(e).__name__}: {one_line(e).rstrip('.')}"
+    for line in reversed("\n".join(map(str, seen)).splitlines()):  # a worker's own error comes as text
+        if found := re.match(_OWN_ERROR, line.strip()):
+            return found[0].rstrip(".")
+    return "all of them were lost"

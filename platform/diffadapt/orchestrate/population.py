@@ -31,10 +31,10 @@ from diffadapt.core.errors import DiffadaptError, StoreError, TrainingError
 from diffadapt.orchestrate.capacity import cluster_nodes
 from diffadapt.orchestrate.connection import quiet_logs
 from diffadapt.orchestrate.exchange import EPOCH, MEMBER, SCORE, Exchange, Population
-from diffadapt.orchestrate.resources import Layout, limit_threads
+from diffadapt.orchestrate.resources import Layout
 from diffadapt.orchestrate.runner import RayRunner
 from diffadapt.run.epochs import trained
-from diffadapt.run.executor import one_line
+from diffadapt.run.executor import limit_threads, one_line
 from diffadapt.run.population import (
     Member,
     State,

@@ -3,8 +3,8 @@ started."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from diffadapt.core.errors import ResourceError
 from diffadapt.orchestrate.capacity import POSSIBLE
@@ -16,6 +16,8 @@ room."""
 CPUS_BESIDE_GPU = 0.1
 """What a worker on a GPU reserves. Its readers (run/readers.py) run on its GPU's share of the cores, and wait
 most of the time: reserved, they would keep out Ray's own tasks and all work without a GPU."""
+LEAVES_ONE = 8
+"""Actors of a pool on GPUs from which on it is smaller by one while fits are to come."""
 _ROUNDING = 1e-6
 
 
@@ -97,14 +99,12 @@ def plan_layout(
     )
 
 
-def limit_threads(threads: int) -> None:
-    """Bound the CPU threads of this process, whether torch is imported already or later."""
-    import sys
-
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
+def leave_one(layout: Layout) -> Layout:
+    """A pool on GPUs that leaves one of its actors' to the fits beside it, where it has so many that this
+    costs less than the fits would at its end; on CPUs there is room for both."""
+    if layout.device == "cpu" or layout.actors < LEAVES_ONE:
+        return layout
+    return replace(layout, actors=layout.actors - math.ceil(layout.trainer.gpus / layout.actor.gpus))
 
 
 def _device(config: ExecutionConfig, gpus: float) -> str:

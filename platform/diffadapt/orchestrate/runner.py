@@ -15,8 +15,9 @@ from diffadapt.core.store import Store
 from diffadapt.orchestrate import metrics
 from diffadapt.orchestrate.capacity import POSSIBLE, cluster_nodes
 from diffadapt.orchestrate.connection import Connection
-from diffadapt.orchestrate.resources import Layout, plan_layout
-from diffadapt.run.runner import ExecutionConfig, OnFitProgress, OnReceipt, Runner
+from diffadapt.orchestrate.resources import Layout, leave_one, plan_layout
+from diffadapt.orchestrate.together import run_together
+from diffadapt.run.runner import ExecutionConfig, Feed, OnFitProgress, OnReceipt, Runner
 
 if TYPE_CHECKING:
     from diffadapt.orchestrate.fits import FitRunner
@@ -31,11 +32,13 @@ class RayRunner(Runner):
     thread."""
 
     name = "ray"
+    together = True
 
     def __init__(self, config: ExecutionConfig):
         self.config = config
         self.connection = Connection(config)
         self._fits: FitRunner | None = None
+        self._fits_beside = False
 
     def prepare(self) -> None:
         """Start or join Ray and check that the request fits; ResourceError if it does not."""
@@ -52,11 +55,12 @@ class RayRunner(Runner):
         from diffadapt.orchestrate.pool import run_chains
 
         plain = all(stages[t.node].resources() == "cpu" for c in chains for t in c.tasks)
+        left = self._fits_beside and not plain  # what needs no accelerator leaves all of them anyway
         run_chains(
             chains,
             stages,
             store,
-            lambda: self._patiently(plain=plain),
+            lambda: leave_one(self._patiently(plain=plain)) if left else self._patiently(plain=plain),
             self.config.resident_models,
             metrics.counted(on_receipt),
         )
@@ -74,6 +78,29 @@ class RayRunner(Runner):
 
         self._fits = self._fits or FitRunner(self.config.trackers)
         self._fits.run(fits, stages, store, log_dir, self.layout, metrics.counted(on_receipt), on_progress)
+
+    def run_feed(
+        self,
+        feed: Feed,
+        stages: Mapping[str, Stage],
+        store: Store,
+        log_dir: str,
+        on_receipt: OnReceipt,
+        on_progress: OnFitProgress,
+    ) -> None:
+        """The pool works on what is possible when it starts, and fits on one worker begin beside it as soon
+        as their inputs are there. A training group of several workers waits for the pool's end: it would
+        stand in line for accelerators that the pool has, and be given up."""
+        beside = self.config.train_workers == 1
+        self._fits_beside = beside and not self.config.actors and feed.fits_to_come() > 0
+        run_together(
+            feed,
+            lambda chains, tell: self.run_chains(chains, stages, store, tell),
+            lambda fits, tell, go_on: self.run_fits(fits, stages, store, log_dir, tell, go_on),
+            beside,
+            on_receipt,
+            on_progress,
+        )
 
     def close(self) -> None:
         """End our actors and, if we started Ray, its processes."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,13 +23,13 @@ from diffadapt.core.schedule import Task
 from diffadapt.core.stage import Stage
 from diffadapt.core.store import Store
 from diffadapt.orchestrate.connection import quiet_logs
-from diffadapt.orchestrate.resources import Layout, Share, limit_threads
+from diffadapt.orchestrate.resources import Layout, Share
+from diffadapt.run.executor import limit_threads
 
 MAX_RETRIES = 2
 START_SECONDS = 1800.0
 """How long a training group waits for nodes that the cluster can host: they may have to be started, or be
 taken by others."""
-PROGRESS_SECONDS = 0.5
 _TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a recipe's relative paths mean the same in a training worker
@@ -206,17 +205,7 @@ def _settle(receipt: Receipt, mailbox: Any, writes: bool, data_parallel: bool) -
 def ray_train_reporter(device: Any, trackers: Any, mailbox: Any, node: str, data_parallel: bool) -> Any:
     """A training reporter of this worker: its rank of the process group, or alone; news goes to
     ``mailbox``."""
-    from diffadapt.train.reporter import DistributedReporter, LocalReporter
+    from diffadapt.train.reporter import DistributedReporter, LocalReporter, throttled
 
-    last = 0.0
-
-    def on_report(step: int, total: int, scalars: Mapping[str, float]) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if (
-            step == total or "objective" in scalars or now - last >= PROGRESS_SECONDS
-        ):  # a scheduler waits for each epoch's objective
-            last = now
-            mailbox.progress.remote(node, step, total, {k: float(v) for k, v in scalars.items()})
-
+    on_report = throttled(lambda step, total, scalars: mailbox.progress.remote(node, step, total, scalars))
     return (DistributedReporter if data_parallel else LocalReporter)(device, trackers, on_report)

@@ -25,11 +25,12 @@ from diffadapt.core.runs import Root
 from diffadapt.core.sealed import SUCCESS
 from diffadapt.orchestrate import metrics
 from diffadapt.orchestrate.connection import quiet_logs
-from diffadapt.orchestrate.resources import Layout, limit_threads
+from diffadapt.orchestrate.resources import Layout
 from diffadapt.orchestrate.runner import PATIENCE_SECONDS, RayRunner
 from diffadapt.orchestrate.searchers import Listed, Optuna, Source
 from diffadapt.orchestrate.tune_settings import TUNE_ENVIRONMENT, tune_environment
 from diffadapt.run.epochs import AGE, OBJECTIVE, RESULT, read_epochs, watched_epochs
+from diffadapt.run.executor import limit_threads
 from diffadapt.run.runner import ExecutionConfig, Runner
 from diffadapt.run.sweep import OnResult, Search
 from diffadapt.run.trial import TrialWork, run_trial

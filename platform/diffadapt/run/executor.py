@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from diffadapt.core import interrupts
@@ -23,6 +23,8 @@ from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import InputFile, Stage, WorkContext, Worker
 from diffadapt.core.store import Store
 from diffadapt.run.readers import readers_for
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Executor:
@@ -56,6 +58,17 @@ class Executor:
         """Told what comes after the chain that is run next: its inputs are read, and their decoding begun,
         while that is worked on, where there are readers."""
         self._next = task if self.readers else None
+
+    def run_chain(self, chain: Chain, begin: Callable[[Task], None] | None = None) -> Iterator[Receipt]:
+        """Make the shards of a chain, as far as they succeed: what follows one that failed needs it.
+        ``begin`` is told of each before it."""
+        for task in chain.tasks:
+            if begin is not None:
+                begin(task)
+            receipt = self.run(task)
+            yield receipt
+            if receipt.status == "failed":
+                return
 
     def run(self, task: Task) -> Receipt:
         """Make one shard unless it is there. Never raises for what one shard can cause: the receipt says
@@ -91,17 +104,7 @@ class Executor:
         except Exception as error:  # a bug or a library's failure: keep the evidence, let other shards go on
             interrupts.check()
             message = evidence(error)
-        return Receipt(
-            task.node,
-            task.shard.key,
-            task.digest,
-            "failed",
-            0,
-            (),
-            time.perf_counter() - start,
-            worker_name,
-            message,
-        )
+        return failed(task, message, time.perf_counter() - start, worker_name)
 
     def read(self, file: InputFile) -> Rows:
         """The rows of one input: from memory if just made, from the store, or from a virtual stage."""
@@ -178,6 +181,28 @@ def followed(chains: Sequence[Chain]) -> Iterator[tuple[Chain, Task | None]]:
         yield chain, after.tasks[0] if after is not None and after.tasks else None
 
 
+def failed(task: Task, error: str, seconds: float = 0.0, worker: str = "") -> Receipt:
+    """The receipt of a shard or fit that could not be made."""
+    return Receipt(task.node, task.shard.key, task.digest, "failed", 0, (), seconds, worker, error)
+
+
+def lost_worker(times: int, label: str) -> str:
+    """The error of what ended its worker process ``times`` times."""
+    return (
+        f"ResourceError: the worker process ended {times} times while it made {label} (out of"
+        " memory, or a crash in a native library): give each worker more memory with fewer"
+        " --execution.actors or a smaller batch, then run the same command again; finished shards are kept."
+    )
+
+
+def limit_threads(threads: int) -> None:
+    """Bound the CPU threads of this process, whether torch is imported already or later."""
+    for name in THREAD_VARIABLES:
+        os.environ[name] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
 def one_line(error: BaseException) -> str:
     """An error's message without line breaks: in a receipt, what follows the first line is a traceback."""
     return " ".join(str(error).split())
@@ -233,6 +258,8 @@ def device_name(device: str) -> str:
 
 def choose_device(wanted: str) -> str:
     """'cuda' or 'cpu' for ``auto``; DiffadaptError when CUDA is asked for and absent."""
+    if wanted == "cpu":
+        return wanted
     import torch
 
     if wanted == "auto":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from diffadapt.core.artifact import Receipt
 from diffadapt.core.errors import ResourceError
 from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import Stage
@@ -21,11 +22,7 @@ class LocalRunner(Runner):
         self.config = config
 
     def prepare(self) -> None:
-        if self.config.train_workers > 1:
-            raise ResourceError(
-                "The local runner trains with one worker: set --execution.runner ray for"
-                " --execution.train-workers above 1."
-            )
+        demand_one_worker(self.config)
         import torch
 
         self.device = choose_device(self.config.device)
@@ -44,11 +41,8 @@ class LocalRunner(Runner):
         )
         for chain, after in followed(chains):
             executor.expect(after)
-            for task in chain.tasks:
-                receipt = executor.run(task)
+            for receipt in executor.run_chain(chain):
                 on_receipt(receipt)
-                if receipt.status == "failed":
-                    break  # what follows in the chain needs this shard
 
     def run_fits(
         self,
@@ -59,17 +53,35 @@ class LocalRunner(Runner):
         on_receipt: OnReceipt,
         on_progress: OnFitProgress,
     ) -> None:
-        from diffadapt.run.fit import run_fit
-        from diffadapt.run.logs import Logs
-        from diffadapt.train.reporter import LocalReporter
-
         for task in fits:
-            with Logs(log_dir, task.node, self.config.trackers) as logs:
-                reporter = LocalReporter(
-                    self.device,
-                    logs.trackers,
-                    lambda step, total, scalars, node=task.node: on_progress(node, step, total, scalars),
-                )
-                on_receipt(
-                    run_fit(task, stages, store, reporter, threads=self.config.threads, log_dir=logs.folder)
-                )
+            on_receipt(fit_here(task, stages, store, log_dir, on_progress, self.device, self.config))
+
+
+def demand_one_worker(config: ExecutionConfig) -> None:
+    """ResourceError where fits are to have several workers each."""
+    if config.train_workers > 1:
+        raise ResourceError(
+            "The local runner trains with one worker: set --execution.runner ray for"
+            " --execution.train-workers above 1."
+        )
+
+
+def fit_here(
+    task: Task,
+    stages: Mapping[str, Stage],
+    store: Store,
+    log_dir: str,
+    on_progress: OnFitProgress,
+    device: str,
+    config: ExecutionConfig,
+) -> Receipt:
+    """Carry out one fit in this process."""
+    from diffadapt.run.fit import run_fit
+    from diffadapt.run.logs import Logs
+    from diffadapt.train.reporter import LocalReporter
+
+    with Logs(log_dir, task.node, config.trackers) as logs:
+        reporter = LocalReporter(
+            device, logs.trackers, lambda step, total, scalars: on_progress(task.node, step, total, scalars)
+        )
+        return run_fit(task, stages, store, reporter, threads=config.threads, log_dir=logs.folder)

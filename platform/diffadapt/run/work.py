@@ -4,7 +4,7 @@ are in the store."""
 from __future__ import annotations
 
 import posixpath
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from diffadapt.core.lease import Leases, waiting
 from diffadapt.core.ledger import Ledger
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
-from diffadapt.core.schedule import Task, Wave, finished, next_wave
+from diffadapt.core.schedule import Chain, Flow, Task, Wave, finished
 from diffadapt.core.sealed import SUCCESS
 from diffadapt.core.stage import NodePlan, Stage
 from diffadapt.core.store import Store
@@ -66,6 +66,7 @@ class Work:
         """Digests whose failures the quarantine has."""
         self._received: set[str] = set()
         """Those of them that the progress counts by receipts."""
+        self._flow: Flow | None = None
         self.runner_name = "none"
         self.error = ""
 
@@ -97,23 +98,23 @@ class Work:
     ) -> None:
         runner: Runner | None = None
         try:
-            while wave := next_wave(self.plans, done, self.given_up):
+            while wave := (flow := Flow(self.plans, done, self.given_up)).more():
                 if runner is None:
                     runner = runner_factory()
                     self.runner_name = runner.name
                     runner.prepare()
                     runner.existing({name: node.hits for name, node in self.progress.nodes.items()})
                 self.errors.clear()
-                allowed = self.quarantine.max_failed
-                fits = tuple(replace(t, max_failed=allowed) for t in wave.fits if leases.take(t.digest))
-                if wave.chains or fits:
-                    self._one_wave(runner, replace(wave, fits=fits), stages, log_dir)
+                self._flow, feed = flow, _Feed(self, flow, leases)
+                feed.take(wave)
+                if feed.given:
+                    self._one_wave(runner, feed, stages, log_dir)
                 else:
                     self._wait(wave.fits, leases)
-                for task in fits:
-                    leases.give_back(task.digest)
+                for digest in feed.leased:
+                    leases.give_back(digest)
                 done = finished(self.plans, self.store)
-                self._demand(replace(wave, fits=fits), done)
+                self._demand(feed.given, done)
                 done = self._account(done)
         finally:
             if runner is not None:
@@ -150,16 +151,21 @@ class Work:
         self.run_folder.root.ledger.clear_leftovers([""])
         self.run_folder.clear_leftovers()
 
-    def _one_wave(self, runner: Runner, wave: Wave, stages: Mapping, log_dir: str) -> None:
-        if wave.chains:
-            runner.run_chains(wave.chains, stages, self.store, self._receipt)
-        if wave.fits and not self.errors:
-            runner.run_fits(wave.fits, stages, self.store, log_dir, self._receipt, self.progress.fit)
+    def _one_wave(self, runner: Runner, feed: _Feed, stages: Mapping, log_dir: str) -> None:
+        if runner.together:
+            runner.run_feed(feed, stages, self.store, log_dir, self._receipt, self.progress.fit)
+            return
+        if chains := feed.chains():
+            runner.run_chains(chains, stages, self.store, self._receipt)
+        if fits := feed.fits():
+            runner.run_fits(fits, stages, self.store, log_dir, self._receipt, self.progress.fit)
 
     def _receipt(self, receipt: Receipt) -> None:
         if receipt.status != "failed":
             self._accounted.add(receipt.digest)
             self._received.add(receipt.digest)
+            if self._flow is not None:
+                self._flow.finish(receipt.digest)
         self.progress.receipt(receipt)
         if receipt.status == "made":
             self.made[receipt.node] += 1
@@ -179,10 +185,9 @@ class Work:
                 self._raise_first()
         self.quarantine.add(receipt)
 
-    def _demand(self, wave: Wave, done: set[str]) -> None:
+    def _demand(self, expected: set[str], done: set[str]) -> None:
         if self.errors:
             self._raise_first()
-        expected = {t.digest for c in wave.chains for t in c.tasks} | {t.digest for t in wave.fits}
         lost = expected - done
         if self.tolerant:
             self.given_up.update((digest, "") for digest in lost - self.given_up.keys())
@@ -218,3 +223,47 @@ class Work:
     def _count_hits(self, done: set[str]) -> None:
         for name, node in self.progress.nodes.items():
             node.hits = sum(p.digest in done for p in self.plans[name].shards)
+
+
+class _Feed:
+    """What a runner is given: chains, and the fits of which this driver has the lease. After a failure that
+    is not tolerated no fit begins, and nothing that was not possible before."""
+
+    def __init__(self, work: Work, flow: Flow, leases: Leases):
+        self.work, self.flow, self.leases = work, flow, leases
+        self.given: set[str] = set()
+        """Digests of all of it."""
+        self.leased: list[str] = []
+        self._chains: list[Chain] = []
+        self._fits: deque[Task] = deque()
+
+    def take(self, wave: Wave) -> None:
+        """Add ``wave``; the fits that another driver is at are left to a later wave."""
+        allowed = self.work.quarantine.max_failed
+        fits = tuple(replace(t, max_failed=allowed) for t in wave.fits if self.leases.take(t.digest))
+        self.leased += [t.digest for t in fits]
+        self.given |= replace(wave, fits=fits).digests()
+        self._chains += wave.chains
+        self._fits += fits
+
+    def chains(self) -> Sequence[Chain]:
+        self._refill()
+        chains, self._chains = self._chains, []
+        return chains
+
+    def fit(self) -> Task | None:
+        self._refill()
+        return self._fits.popleft() if self._fits and not self.work.errors else None
+
+    def fits_to_come(self) -> int:
+        return self.flow.fits()
+
+    def fits(self) -> Sequence[Task]:
+        """All that may begin now, for a runner that works in waves; no more than the first wave has."""
+        fits = [] if self.work.errors else list(self._fits)
+        self._fits.clear()
+        return fits
+
+    def _refill(self) -> None:
+        if not self.work.errors:
+            self.take(self.flow.more())

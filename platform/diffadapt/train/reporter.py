@@ -3,6 +3,7 @@ go."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +15,24 @@ from torch import nn
 from diffadapt.train.trackers.base import Trackers
 
 OnReport = Callable[[int, int, dict[str, float]], None]
+
+
+PROGRESS_SECONDS = 0.5
+
+
+def throttled(tell: OnReport) -> OnReport:
+    """``tell`` at most every PROGRESS_SECONDS, for news that goes to another process; the last step and every
+    objective, which a scheduler waits for, are always told."""
+    last = 0.0
+
+    def on_report(step: int, total: int, scalars: dict[str, float]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if step == total or "objective" in scalars or now - last >= PROGRESS_SECONDS:
+            last = now
+            tell(step, total, {k: float(v) for k, v in scalars.items()})
+
+    return on_report
 
 
 @runtime_checkable
