@@ -274,7 +274,8 @@ def format_needs(guess: Estimate, machine: Instance) -> str:
     groups: dict[tuple[str, float, int], list[Any]] = {}
     for s in known:
         groups.setdefault((re.split(r"[.@]", s.name)[0], s.need.total, s.need.batch), []).append(s)
-    lines = [f"  {'counted, not measured':<34} {'TFLOP an item':>14} {'batch':>6} {'GB of GPU':>10} {'GPU-hours':>10}"]
+    titles = ("counted, not measured", "TFLOP an item", "batch", "GB of GPU", "GPU-hours")
+    lines = ["  {:<34} {:>14} {:>6} {:>10} {:>10}".format(*titles)]
     table, much = device_of(machine.device), []
     for (name, flops, batch), stages in groups.items():
         memory = max(s.need.memory for s in stages)
@@ -295,8 +296,8 @@ def format_needs(guess: Estimate, machine: Instance) -> str:
         )
     if much:
         lines.append(
-            f"  More than the {table.memory / 1e9:g} GB of {table.name}: {', '.join(much)}. A batch that does not"
-            " fit is halved until it does; a smaller batch_size saves the attempts."
+            f"  More than the {table.memory / 1e9:g} GB of {table.name}: {', '.join(much)}. A batch that does"
+            " not fit is halved until it does; a smaller batch_size saves the attempts."
         )
     return "\n".join(lines)
 

@@ -26,10 +26,10 @@ class StageEstimate:
     take.
 
     ``basis``: work of the same family; of the same kind and label; of the same kind; counted FLOPs over a
-    rate of the table of devices; or none, and then ``seconds`` is None. ``entries``: how many were measured,
-    on ``device``. ``longest``: seconds of the longest one. ``wave``: how many unfinished fits must come before
-    it, one after the other; ``after``: the nodes that it reads. ``need``: what an item costs, where it can be
-    counted; ``passes``: how often it is paid (items, or samples that the fits see).
+    rate of the table of devices; or none, and then ``seconds`` is None. ``entries``: how many were
+    measured, on ``device``. ``longest``: seconds of the longest one. ``wave``: how many unfinished fits must
+    come before it, one after the other; ``after``: the nodes that it reads. ``need``: what an item costs,
+    where it can be counted; ``passes``: how often it is paid (items, or samples that the fits see).
     """
 
     name: str
@@ -137,8 +137,8 @@ def estimate(
 
     The same family counts first, else the same kind and label, else the same kind; entries of a device that
     is called ``device`` (or as :func:`same_device` says) first, else those of the device that was used last.
-    Shards scale by their items, fits by the images that they see, and both by the FLOPs of one where ``counts``
-    knows those of both sides. What was measured on no ``device``, or of that kind alone and not to be scaled,
+    Shards scale by their items, fits by the images that they see, and both by the FLOPs of one where
+    ``counts`` knows those of both sides. What was measured on no ``device``, or of that kind alone and not to be scaled,
     is counted where the table has the device; a device without GPUs has ``threads`` virtual CPUs.
     """
     counts = counts or NothingCounted()

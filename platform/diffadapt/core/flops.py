@@ -59,8 +59,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Count:
-    """One pass for one item: ``flops`` (a multiplication and an addition are two), ``weights`` (parameters and
-    buffers), ``memory`` (most bytes of float32 activations that are alive at once)."""
+    """One pass for one item: ``flops`` (a multiplication and an addition are two), ``weights`` (parameters
+    and buffers), ``memory`` (most bytes of float32 activations that are alive at once)."""
 
     flops: float
     weights: float

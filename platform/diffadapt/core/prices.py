@@ -39,16 +39,16 @@ class Instance:
 
 
 def find(name: str, place: str = "") -> Instance:
-    """The instance type ``name`` ('aws.g5.xlarge') of the price list, or devices alone ('8xH100', 'L4') at the
-    lowest price that the list has for one; RecipeError with the nearest name otherwise."""
+    """The instance type ``name`` ('aws.g5.xlarge') of the price list, or devices alone ('8xH100', 'L4') at
+    the lowest price that the list has for one; RecipeError with the nearest name otherwise."""
     known = load(place)
     if name not in known:
         if bare := _devices(name, known):
             return bare
         near = suggest(name, known) or suggest(name, {n.partition(".")[2] for n in known})
         raise RecipeError(
-            f"The price list has no machine {name!r}.{near} Known are: {', '.join(known)}, and devices such as"
-            " 8xH100; --prices gives a list of your own."
+            f"The price list has no machine {name!r}.{near} Known are: {', '.join(known)}, and devices such"
+            " as 8xH100; --prices gives a list of your own."
         )
     return known[name]
 

@@ -57,9 +57,7 @@ def decoder(weights: str, name: str, height: int, width: int, encode: bool = Fal
         return None
     told = {k: v for k, v in config.items() if not k.startswith("_")}
     label = f"{'encoder' if encode else 'decoder'} of {weights_label(weights)}"
-    return Network.of(
-        f"{SHELLS}:autoencoder", label, config=told, height=height, width=width, encode=encode
-    )
+    return Network.of(f"{SHELLS}:autoencoder", label, config=told, height=height, width=width, encode=encode)
 
 
 def clip_images(weights: str) -> Network | None:

@@ -1,5 +1,6 @@
 """What one pass of a network costs, counted once for each description: from the table that is shipped
-(counted.json), else from what this user's plans counted before (``flops.json`` of the cache folder), else now.
+(counted.json), else from what this user's plans counted before (``flops.json`` of the cache folder), else
+now.
 
 Counting builds the network on torch's meta device, so that it needs neither weights nor memory, and takes
 seconds; torch is imported for that alone.
@@ -27,8 +28,8 @@ SHIPPED = Path(__file__).parent / "counted.json"
 
 
 class KnownCounts:
-    """Counts by description; with ``counting`` what is not known yet is counted and remembered. ``uncounted``:
-    names of the networks that cannot be, with the reason."""
+    """Counts by description; with ``counting`` what is not known yet is counted and remembered.
+    ``uncounted``: names of the networks that cannot be, with the reason."""
 
     def __init__(self, counting: bool = True):
         self.counting = counting
@@ -45,7 +46,9 @@ class KnownCounts:
         except Exception as error:  # a class that refuses its own configuration, an operator without a shape
             log.debug("%s cannot be counted", network.name, exc_info=True)
             first = (str(error).strip().splitlines() or [""])[0]
-            self.uncounted[network.name] = first if isinstance(error, DiffadaptError) else type(error).__name__
+            self.uncounted[network.name] = (
+                first if isinstance(error, DiffadaptError) else type(error).__name__
+            )
             return None
         self._remember(key, found)
         return found
@@ -53,7 +56,11 @@ class KnownCounts:
     def known(self, key: str) -> Count | None:
         entry = _shipped().get(key) or self._own().get(key)
         try:
-            return Count(float(entry["flops"]), float(entry["weights"]), float(entry["memory"])) if entry else None
+            return (
+                Count(float(entry["flops"]), float(entry["weights"]), float(entry["memory"]))
+                if entry
+                else None
+            )
         except (KeyError, TypeError, ValueError):
             return None
 

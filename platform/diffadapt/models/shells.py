@@ -66,10 +66,9 @@ def part(config: Mapping[str, Any], height: int = 0, width: int = 0) -> Shell:
         picture = torch.empty(1, c["conditioning_channels"], x.shape[2] * factor, x.shape[3] * factor)
         return _Call(model, lambda m, x, t, h, p: m(x, t, h, p, return_dict=False)[1]), (x, t, text, picture)
     if c.get("addition_embed_type") == "text_time":
-        more = {
-            "text_embeds": torch.empty(1, c["projection_class_embeddings_input_dim"] - 6 * c["addition_time_embed_dim"]),
-            "time_ids": torch.empty(1, 6),
-        }  # fmt: skip
+        pooled = c["projection_class_embeddings_input_dim"] - 6 * c["addition_time_embed_dim"]
+        pooled = c["projection_class_embeddings_input_dim"] - 6 * c["addition_time_embed_dim"]
+        more = {"text_embeds": torch.empty(1, pooled), "time_ids": torch.empty(1, 6)}
         call = lambda m, x, t, h: m(x, t, h, added_cond_kwargs=more, return_dict=False)[0]  # noqa: E731
         return _Call(model, call), (x, t, text)
     return _Call(model, lambda m, x, t, h: m(x, t, h, return_dict=False)[0]), (x, t, text)
@@ -95,7 +94,8 @@ def clip_images(config: Mapping[str, Any]) -> Shell:
     known = CLIPVisionConfig(**config)
     model = CLIPVisionModel(known)
     side = known.image_size
-    return _Call(model, lambda m, x: m(pixel_values=x).pooler_output), (torch.empty(1, known.num_channels, side, side),)  # fmt: skip
+    picture = torch.empty(1, known.num_channels, side, side)
+    return _Call(model, lambda m, x: m(pixel_values=x).pooler_output), (picture,)
 
 
 def segmenter(config: Mapping[str, Any], outputs: int, height: int, width: int) -> Shell:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -78,10 +78,8 @@ class _Live(TorchDispatchMode):
 class _Fused(TorchFunctionMode):
     """Scaled dot-product attention as the memory-efficient kernel, of which the meta device knows shapes."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None):
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        return _attention(*args, **(kwargs or {}))
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_attention if func is F.scaled_dot_product_attention else func)(*args, **(kwargs or {}))
 
 
 def _attention(
@@ -100,7 +98,6 @@ def _attention(
     grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
     if attn_mask is not None:
         attn_mask = attn_mask.to(q.dtype).expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    # the kernel's layout is (batch, length, heads, width), the function's (batch, heads, length, width)
     out = torch.ops.aten._scaled_dot_product_efficient_attention(
         q, k, v, attn_mask, grad, dropout_p, is_causal, scale=scale
     )[0]

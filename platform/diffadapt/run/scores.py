@@ -159,9 +159,7 @@ def _streamed(
     for together in alike.values():
         nodes = dict.fromkeys(m for a in together for m in a.row.members)
         for i in range(len(plans[next(iter(nodes))].shards)):
-            parts = {
-                m: record.predictions_by_key([store.load(plans[m].shards[i].path or "")]) for m in nodes
-            }
+            parts = {m: record.predictions_by_key([store.load(plans[m].shards[i].path or "")]) for m in nodes}
             for a in together:
                 a.add([parts[m] for m in a.row.members], limits[a.row.images_of])
     return [score for a in answers for score in a.scores(run, seed, totals)]
