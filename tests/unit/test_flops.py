@@ -1,5 +1,5 @@
-"""Plans count FLOPs: what a pass costs against published figures, what stages ask for, and the estimates that
-are made of it. Networks that take seconds to count are marked slow; of them the shipped table is looked at."""
+"""Plans count FLOPs: what a pass costs against published figures, what stages ask for, and the estimates made
+of it. Networks that take seconds to count are marked slow; of them the shipped table is looked at."""
 
 from __future__ import annotations
 

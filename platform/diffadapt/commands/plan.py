@@ -237,10 +237,9 @@ def _cost(
     each, nodes = machine.devices(execution.threads or 1), options.nodes
     wall = guess.wall(nodes * each, train_workers=execution.train_workers, speed=options.speed)
     spot = options.spot_price or machine.spot
+    each_hour = nodes * machine.on_demand
     prices = [
-        f"{least}{_usd(wall / 3600 * nodes * machine.on_demand)} on demand (list price)"
-        if machine.on_demand
-        else "no price listed (--prices)",
+        f"{least}{_usd(wall / 3600 * each_hour)} on demand" if each_hour else "no price listed (--prices)",
         f"{least}{_usd(wall / 3600 * nodes * spot)} spot" if spot else "no spot price listed (--spot-price)",
     ]
     what = f"{machine.gpus} x {machine.gpu}" if machine.gpus else f"{machine.vcpus} vCPUs"

@@ -138,8 +138,8 @@ def estimate(
     The same family counts first, else the same kind and label, else the same kind; entries of a device that
     is called ``device`` (or as :func:`same_device` says) first, else those of the device that was used last.
     Shards scale by their items, fits by the images that they see, and both by the FLOPs of one where
-    ``counts`` knows those of both sides. What was measured on no ``device``, or of that kind alone and not to be scaled,
-    is counted where the table has the device; a device without GPUs has ``threads`` virtual CPUs.
+    ``counts`` knows those of both sides. What was measured on no ``device``, or of that kind alone and not to
+    be scaled, is counted where the table has the device; a device without GPUs has ``threads`` virtual CPUs.
     """
     counts = counts or NothingCounted()
     rates, counted, result = _Rates(measured, device), set(done), []

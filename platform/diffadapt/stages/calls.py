@@ -73,5 +73,5 @@ def of_latents(
         decoder = architectures.decoder(weights, "vae", side, side)
         if decoder is None:
             return None
-        calls.append(Call(decoder, 1.0, precision="fp32"))
+        calls.append(Call(decoder, 1.0, precision="fp32", batch=min(8, more.get("batch", 1))))
     return tuple(calls)
