@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffadapt.core.prices import parse_toml
+from diffadapt.core.toml_text import parse_toml
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffadapt.core.devices import device
 from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.toml_text import parse_toml
 
 CLOUDS = ("aws", "gcp", "azure")
 
@@ -56,8 +58,6 @@ def find(name: str, place: str = "") -> Instance:
 def _devices(name: str, known: dict[str, Instance]) -> Instance | None:
     """``name`` as a number of devices of the table (core/devices.toml); without a price where the list has no
     machine with them."""
-    from diffadapt.core.devices import device
-
     match = re.fullmatch(r"(?:(\d{1,5})\s*x\s*)?([A-Za-z][\w ]*)", name.strip())
     found = device(match[2]) if match and match[2].lower() != "cpu" else None
     if match is None or found is None or not int(match[1] or 1):
@@ -138,14 +138,3 @@ def _instance(name: str, fields: dict[str, Any], file: Path) -> Instance:
             f"The entry {name} of the price list {file} is not whole: it needs gpu, gpus, vcpus, on_demand"
             " (USD per hour) and date; spot, region and source may follow."
         ) from None
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
