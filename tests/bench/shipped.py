@@ -23,10 +23,18 @@ from diffadapt.core.leniency import lenient
 from diffadapt.core.recipes import load, recipes
 from diffadapt.core.store import Store
 from diffadapt.data import embedded
+from diffadapt.diffusion.aligners.config import AlignConfig
 from diffadapt.models import architectures, counts
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.models.segmentation.config import SegmenterConfig
+from diffadapt.models.segmentation.source import shell
+from diffadapt.stages.align import Align
 from diffadapt.stages.calls import of_classifier
+from diffadapt.stages.text_to_image import TextToImage
+from diffadapt.stages.translate import TransferScenes
+from diffadapt.tasks.segmentation.config import SegmentTraining
 
+CITYSCAPES = 19
 BACKBONES = ("resnet50.tv_in1k", "vit_base_patch16_224.augreg_in1k")
 CLASSES = (12, 31, 65, 126, 345)
 """Of VisDA-2017, Office-31, Office-Home, DomainNet's subset and DomainNet."""
@@ -52,7 +60,7 @@ def calls() -> Iterator[Call]:
         for name in recipes():
             try:
                 plans = load(name).pipeline().plan(Store(folder))
-            except DiffadaptError:
+            except (DiffadaptError, OSError):
                 continue
             for plan in plans.values():
                 yield from plan.calls or ()
@@ -60,6 +68,10 @@ def calls() -> Iterator[Call]:
         for classes in CLASSES:
             for mode in ("forward", "training"):
                 yield from of_classifier(ClassifierConfig(name=backbone), classes, mode=mode) or ()
+    for stage in (TransferScenes(), TextToImage(num_classes=31), Align(AlignConfig(guidance="none"))):
+        yield from stage.calls({}) or ()
+    yield Call(shell(SegmenterConfig(), CITYSCAPES, SegmentTraining().crop), mode="training")
+    yield Call(shell(SegmenterConfig(), CITYSCAPES, SegmenterConfig().size))
     for weights in ("openai/clip-vit-large-patch14", "openai/clip-vit-base-patch32"):
         yield Call(architectures.clip_images(weights) or Network("", ""))
 
@@ -71,14 +83,16 @@ def main() -> None:
         return
     known = json.loads(counts.SHIPPED.read_text())["counts"] if counts.SHIPPED.is_file() else {}
     found = {}
-    for call in calls():
-        if call.key not in found:
-            again = known.get(call.key) if "--all" not in sys.argv else None
-            found[call.key] = again or {
-                "name": call.network.name,
-                **asdict(counts.count(call.network, call.mode)),
-            }
-            print(call.network.name, call.mode, f"{found[call.key]['flops'] / 1e9:.3g} GFLOP", flush=True)
+    for call in {call.key: call for call in calls()}.values():
+        entry = known.get(call.key) if "--all" not in sys.argv else None
+        if entry is None:
+            try:
+                entry = {"name": call.network.name, **asdict(counts.count(call.network, call.mode))}
+            except Exception as error:
+                print(f"{call.network.name} ({call.mode}) cannot be counted: {type(error).__name__}: {error}")
+                continue
+        found[call.key] = entry
+        print(call.network.name, call.mode, f"{entry['flops'] / 1e9:.3g} GFLOP", flush=True)
     value = {
         "about": "Written by `python -m tests.bench.shipped counts`; see models/counts.py.",
         "counts": dict(sorted(found.items())),

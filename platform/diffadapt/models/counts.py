@@ -90,6 +90,9 @@ def count(network: Network, mode: Mode) -> Count:
     with torch.device("meta"):
         net, inputs = build(**json.loads(network.settings))
     net = (net.train() if mode == "training" else net.eval()).requires_grad_(mode == "training")
+    for module in net.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()  # one item has no variance, and the products are the same
     held = [*net.parameters(), *net.buffers()]
     weights = float(sum(t.numel() for t in held))
     for p in net.parameters() if mode == "training" else ():
