@@ -5,14 +5,21 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from diffadapt.core.artifact import Rows, image_table, to_parquet
+from diffadapt.core.artifact import Rows, Shard, image_table, to_parquet
+from diffadapt.core.pipeline import MethodRow, Node, Pipeline
+from diffadapt.core.record import predictions_by_key
+from diffadapt.core.stage import NodePlan, Stage
 from diffadapt.core.store import Store
 from diffadapt.data.image import decode, encode_png
+from diffadapt.run.scores import scores_of
+from diffadapt.stages.models import logits_rows
 from tests.bench.metric import Metric, Report
 from tests.bench.networks import Size
 
@@ -57,12 +64,56 @@ def storage(size: Size) -> Report:
         Metric("storage: finding a finished shard", found * 1e3, "ms"),
         Metric("storage: listing a family", listed * 1e3, "ms", note=f"{repeats} shards"),
         Metric("storage: reading a shard", loaded, "s"),
+        *_scores(size),
     ]
     return Report(
         f"Storage of a shard of {IMAGES} images, {side}x{side}",
         metrics,
         ["smooth images with noise: about the bytes of a photograph; reading and writing in wall time"],
     )
+
+
+def _scores(size: Size) -> list[Metric]:
+    """What the scores of an ensemble of two cost: eight members of shards of 500 images and 1,000 classes
+    (smallest size: 20 and 50)."""
+    images, classes, members, shards = (20, 50, 8, 3) if size.name == "tiny" else (500, 1000, 8, 6)
+    values = np.random.default_rng(0).normal(size=(images, classes)).astype(np.float32)
+    labels = [i % classes for i in range(images)]
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        rows = tuple(MethodRow(f"r{i}", ("m0", f"m{i}")) for i in range(1, members))
+        nodes = tuple(Node(f"m{i}", _Logits(f"m{i}", shards, images)) for i in range(members))
+        pipeline = Pipeline(nodes, rows, (), {"target": "m0"})
+        plans = pipeline.plan(store)
+        for plan in plans.values():
+            for s, p in enumerate(plan.shards):
+                keys = [f"fog/5/{s}-{i}" for i in range(images)]
+                store.commit(p.path or "", logits_rows(keys, labels, values, []), {"digest": p.digest})
+        one = store.load(plans["m0"].shards[0].path or "")
+        flat = _median(lambda: predictions_by_key([one]), 3, time.process_time) / images
+        tracemalloc.start()
+        try:
+            scores_of("r", 0, pipeline, plans, store)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    whole = members * shards * images * classes * 4
+    return [
+        Metric("storage: logits of a shard, an image", flat * 1e6, "us", note=f"{classes} classes, CPU time"),
+        Metric("storage: scoring, peak", peak / 2**20, "MiB", note=f"of {whole / 2**20:.0f} MiB of logits"),
+    ]
+
+
+@dataclass(frozen=True)
+class _Logits(Stage):
+    name: str = ""
+    shards: int = 1
+    images: int = 1
+
+    kind = "logits"
+
+    def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
+        return [Shard(f"s{i}", {"group": "fog/5"}, (), self.images) for i in range(self.shards)]
 
 
 def _images(side: int) -> list[np.ndarray]:

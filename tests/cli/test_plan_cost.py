@@ -93,6 +93,7 @@ def test_a_plan_without_measurements_says_so_and_writes_nothing(root: Path) -> N
     result = plan("--on", "aws.g5.xlarge")
     assert "7 of 7 shards to make" in result.output and result.output.count("not measured") == 4
     assert "Nothing like it was measured yet under this root" in result.output and "USD" not in result.output
+    assert "--on names a device to count it for" in plan().output
     assert "--calibrate makes one shard" in result.output and not root.exists()
 
 
@@ -186,6 +187,35 @@ def test_a_machine_without_gpus_counts_its_cores(root: Path) -> None:
 def test_bad_machines_are_refused(root: Path, words: str, parts: tuple[str, ...]) -> None:
     plan(*words.split()).sentence(*parts)
     assert not root.exists()
+
+
+COUNTED = """
+import contextlib, io, sys
+from diffadapt.cli import main
+out = io.StringIO()
+with contextlib.redirect_stdout(out):
+    status = main(["plan", "quickstart", "--on", sys.argv[1], "--root", sys.argv[2]])
+print(out.getvalue())
+print(status, "torch" in sys.modules)
+"""
+
+
+def test_an_empty_ledger_is_counted_without_torch(tmp_path: Path) -> None:
+    """Hours, memory and cost on devices that nothing was measured on."""
+    words = [sys.executable, "-c", COUNTED, "8xH100", str(tmp_path / "nothing")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    *lines, last = done.stdout.strip().splitlines()
+    assert last.split() == ["0", "False"]
+    (total,) = [row for row in lines if row.startswith("In all")]
+    assert "of H100" in total and "GPU-hours" in total
+    (cost,) = [row for row in lines if row.startswith("On 1 x 8xH100 (8 x H100 each)")]
+    assert "USD on demand" in cost
+    assert any("by the device, list price" in row for row in lines)
+    table = next(i for i, row in enumerate(lines) if row.split()[:3] == ["counted,", "not", "measured"])
+    names = [row.split()[0] for row in lines[table + 1 :]]
+    assert {"classifier", "synth", "aligned", "projected", "finetuned"} <= set(names)
+    assert "factor of" in done.stdout and "989 TFLOP/s" not in done.stdout.split("Counted")[0]
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_a_price_list_of_ones_own(root: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The uniform view over image sets: folders, globs, Parquet, embedded digits; slices and fingerprints."""
 
+import io
 import os
 import pickle
 import subprocess
@@ -340,3 +341,25 @@ def test_real_parquet_sets():
     )
     webcam = open_source(DataConfig(str(SHARED / "office31" / "webcam.parquet"), limit_per_class=2))
     assert len(webcam.items) == 62 and webcam.image(webcam.items[0].key, 3, 224).shape == (224, 224, 3)
+
+
+def test_the_shipped_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    from diffadapt.data.embedded import digits_native
+    from tests.bench.shipped import digits
+
+    images, labels = digits_native()
+    bunch = load_digits()
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
+    np.testing.assert_array_equal(images, bunch.images)
+    np.testing.assert_array_equal(labels, bunch.target)
+    shipped = Path(embedded.__file__).parent / "digits.npz"
+    with np.load(io.BytesIO(digits())) as made, np.load(shipped) as kept:
+        assert sorted(made) == sorted(kept) and all((made[n] == kept[n]).all() for n in made)
+
+
+def test_a_plan_of_the_digits_does_not_import_scikit_learn():
+    code = "import sys; from diffadapt.data.embedded import digits; digits(); print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

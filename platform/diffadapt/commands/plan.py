@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from diffadapt.commands.common import format_plan, make_runner
 from diffadapt.commands.options import RootOption, parse_recipe
 from diffadapt.core import ledger
+from diffadapt.core.devices import device as device_of
 from diffadapt.core.errors import RecipeError, ResourceError
 from diffadapt.core.estimate import Estimate, estimate, same_device
 from diffadapt.core.leniency import lenient
@@ -23,6 +24,8 @@ from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root, run_name
 from diffadapt.core.schedule import finished
 from diffadapt.core.stage import NodePlan
+from diffadapt.core.units import hours_text
+from diffadapt.models.counts import KnownCounts
 from diffadapt.run.calibrate import calibrate, chosen
 from diffadapt.sweeps.union import merge
 
@@ -35,7 +38,8 @@ class CostOptions(RootOption):
     """Where the work would be done."""
 
     on: str = ""
-    """A machine of the price list (cluster/prices.toml), such as aws.g5.xlarge: time and cost on it."""
+    """A machine of the price list (cluster/prices.toml), such as aws.p4d.24xlarge, or devices such as 8xH100:
+    time and cost on it, as measured on such a device, else counted."""
     nodes: int = 1
     """How many of them."""
     speed: float = 1.0
@@ -79,15 +83,19 @@ def plan(argv: Sequence[str]) -> int:
         plans = recipe.pipeline().plan(root.store)
         said = data_notes(plans)
     summary = summarise(plans, root.store)
-    guess = missing_time(plans, root, machine)
+    threads = recipe.execution.threads or 1
+    guess = missing_time(plans, root, machine, threads)
     layout = cluster_layout(recipe.execution)
     digests = chosen(plans, finished(plans, root.store), guess)
     if options.calibrate:
         if notes:
             raise ResourceError(f"--calibrate makes images for real, which is not possible yet: {notes[0]}")
         if _calibrate(name, recipe, plans, root, digests):
-            summary, guess, digests = summarise(plans, root.store), missing_time(plans, root, machine), set()
+            summary, digests = summarise(plans, root.store), set()
+            guess = missing_time(plans, root, machine, threads)
     print(format_plan(name, summary, guess, recipe.execution))
+    if machine and (text := format_needs(guess, machine)):
+        print(f"\n{text}")
     if text := format_time(guess, options, recipe.execution, machine, layout):
         print(f"\n{text}")
     if digests and not notes:
@@ -101,12 +109,15 @@ def plan(argv: Sequence[str]) -> int:
     return 0
 
 
-def missing_time(plans: Mapping[str, NodePlan], root: Root, machine: Instance | None = None) -> Estimate:
+def missing_time(
+    plans: Mapping[str, NodePlan], root: Root, machine: Instance | None = None, threads: int = 1
+) -> Estimate:
     """How long what ``plans`` lack will take by the root's ledger, measured on the machine's device where it
-    was; writes nothing."""
-    return estimate(
-        plans, finished(plans, root.store), ledger.read(root.ledger), machine.device if machine else ""
-    )
+    was, else counted for it (torch is imported only for networks that were never counted); writes nothing to
+    the root."""
+    done, measured = finished(plans, root.store), ledger.read(root.ledger)
+    device, counts = machine.device if machine else "", KnownCounts(counting=machine is not None)
+    return estimate(plans, done, measured, device, counts, threads)
 
 
 def sweep_time(
@@ -116,11 +127,12 @@ def sweep_time(
     cost where --on names a machine. ``plans``: those of the trials. Empty when nothing is missing."""
     machine = options.machine()
     measured = ledger.read(root.ledger)
-    together = missing_time(merge(plans), root, machine)
+    together = missing_time(merge(plans), root, machine, execution.threads or 1)
     text = format_time(together, options, execution, machine)
     if not text or not together.seconds:
         return text
-    apart = [estimate(trial, (), measured, machine.device if machine else "") for trial in plans]
+    device, counts = machine.device if machine else "", KnownCounts(counting=False)
+    apart = [estimate(trial, (), measured, device, counts, execution.threads or 1) for trial in plans]
     least = "" if all(a.complete for a in apart) else "at least "
     return f"{text}\nOne by one, each from nothing: {least}{sum(a.seconds for a in apart) / 3600:.3g} hours."
 
@@ -195,6 +207,7 @@ def format_time(
             f"In all {least}{' and '.join(parts)}."
             if parts
             else "Nothing like it was measured yet under this root, so no time is known."
+            + ("" if machine else " --on names a device to count it for, such as --on 8xH100.")
         )
     ]
     if parts and (names := list(dict.fromkeys(re.split("[.@]", s.name)[0] for s in guess.unmeasured))):
@@ -224,8 +237,9 @@ def _cost(
     each, nodes = machine.devices(execution.threads or 1), options.nodes
     wall = guess.wall(nodes * each, train_workers=execution.train_workers, speed=options.speed)
     spot = options.spot_price or machine.spot
+    each_hour = nodes * machine.on_demand
     prices = [
-        f"{least}{_usd(wall / 3600 * nodes * machine.on_demand)} on demand",
+        f"{least}{_usd(wall / 3600 * each_hour)} on demand" if each_hour else "no price listed (--prices)",
         f"{least}{_usd(wall / 3600 * nodes * spot)} spot" if spot else "no spot price listed (--spot-price)",
     ]
     what = f"{machine.gpus} x {machine.gpu}" if machine.gpus else f"{machine.vcpus} vCPUs"
@@ -233,7 +247,7 @@ def _cost(
         f"On {nodes} x {machine.name} ({what} each): {least}{format_seconds(wall)}, {', '.join(prices)}.",
         (
             f"  Prices of {machine.region or 'its region'}, {machine.date}: {machine.source}. Start-up of"
-            " machines, a head node, storage and traffic come on top."
+            " machines, loading of models, a head node, storage and traffic come on top."
         ),
     ]
     others = [d for d in guess.by_device() if not same_device(d, machine.device)]
@@ -248,6 +262,43 @@ def _cost(
             f" {', '.join(d or 'a device not noted' for d in guess.by_device())}, as --speed says."
         )
     return lines
+
+
+def format_needs(guess: Estimate, machine: Instance) -> str:
+    """What the stages that were counted ask of a device: TFLOP an item, memory at the recipe's batch, hours
+    where they are counted; and what the counting stands on. Empty where nothing was."""
+    known = [s for s in guess.stages if s.need is not None and s.need.total]
+    if not known:
+        return ""
+    groups: dict[tuple[str, float, int], list[Any]] = {}
+    for s in known:
+        groups.setdefault((re.split(r"[.@]", s.name)[0], s.need.total, s.need.batch), []).append(s)
+    titles = ("counted, not measured", "TFLOP an item", "batch", "GB of GPU", "GPU-hours")
+    lines = ["  {:<34} {:>14} {:>6} {:>10} {:>10}".format(*titles)]
+    table, much = device_of(machine.device), []
+    for (name, flops, batch), stages in groups.items():
+        memory = max(s.need.memory for s in stages)
+        counted = [s for s in stages if s.basis == "counted"]
+        hours = hours_text(sum(s.seconds or 0.0 for s in counted) / 3600) if counted else "measured"
+        title = f"{name} (x{len(stages)})" if len(stages) > 1 else name
+        lines.append(f"  {title:<34} {flops / 1e12:>14.3g} {batch:>6} {memory / 1e9:>10.3g} {hours:>10}")
+        if table and table.memory and memory > table.memory:
+            much.append(name)
+    if guess.counted and table:
+        precisions = sorted({p for s in known if s.basis == "counted" for p in s.need.flops})
+        shares = ", ".join(
+            f"{100 * table.share[p]:.0f} % of {table.peak[p] / 1e12:g} TFLOP/s in {p}" for p in precisions
+        )
+        lines.append(
+            f"  Counted FLOPs over {shares} ({table.source}; the shares are assumed: right within a factor of"
+            " about two). Reading and decoding of images is not counted; --calibrate measures."
+        )
+    if much:
+        lines.append(
+            f"  More than the {table.memory / 1e9:g} GB of {table.name}: {', '.join(much)}. A batch that does"
+            " not fit is halved until it does; a smaller batch_size saves the attempts."
+        )
+    return "\n".join(lines)
 
 
 def _layout_text(layout: tuple[Any, list[dict[str, float]]]) -> str:

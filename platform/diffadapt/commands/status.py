@@ -14,6 +14,7 @@ from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import DiffadaptError, ResourceError, StoreError
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root, Run, near
+from diffadapt.core.store import Store
 from diffadapt.run.heartbeat import SILENCE
 from diffadapt.sweeps.folder import Sweep, sweeps
 from diffadapt.sweeps.result import values_text
@@ -67,11 +68,11 @@ def _alive(status: dict[str, Any]) -> bool:
 
 
 def _all(root: Root) -> Iterator[str]:
-    for name in root.names():
-        yield _line(Run(root, name))
-    found = [(Sweep(root, name).status(), Sweep(root, name)) for name in sweeps(root)]
-    for _, sweep in sorted(found, key=lambda pair: -float(pair[0].get("updated") or 0)):
-        yield _line(sweep, "trials")
+    yield from root.runs.each(lambda name: _line(Run(root, name)), root.names())
+    names = sweeps(root)
+    found = zip(root.sweeps.each(lambda name: Sweep(root, name).status(), names), names, strict=True)
+    ordered = [name for _, name in sorted(found, key=lambda pair: -float(pair[0].get("updated") or 0))]
+    yield from root.sweeps.each(lambda name: _line(Sweep(root, name), "trials"), ordered)
 
 
 def _jobs(address: str) -> Iterator[str]:
@@ -140,16 +141,9 @@ def _job(name: str, address: str) -> list[str]:
     try:
         root = Root(place)
         root.store.check()
-        runs = [
-            _describe(r)
-            for r in (Run(root, n) for n in root.names())
-            if r.status().get("job") == found.submission_id
-        ]
-        swept = [
-            _describe_sweep(s)
-            for s in (Sweep(root, n) for n in sweeps(root))
-            if s.status().get("job") == found.submission_id
-        ]
+        runs = [_describe(Run(root, n)) for n in _of_job(root.runs, Run, root, root.names(), found)]
+        named = _of_job(root.sweeps, Sweep, root, sweeps(root), found)
+        swept = [_describe_sweep(Sweep(root, n)) for n in named]
     except (DiffadaptError, OSError, ImportError) as error:
         return [*out, f"Its runs cannot be read from here ({str(error).splitlines()[0]})."]
     for text in (*runs, *swept):
@@ -165,6 +159,12 @@ def _job(name: str, address: str) -> list[str]:
             ),
         ]
     )
+
+
+def _of_job(place: Store, kind: type, root: Root, names: list[str], job: Any) -> list[str]:
+    """Those of ``names`` whose status names the job."""
+    jobs = place.each(lambda name: kind(root, name).status().get("job"), names)
+    return [name for name, of in zip(names, jobs, strict=True) if of == job.submission_id]
 
 
 def _line(run: Run, what: str = "shards") -> str:

@@ -1,4 +1,6 @@
-"""How long what is missing will take, from what the same or similar work took before (core/ledger.py)."""
+"""How long what is missing will take: from what the same or similar work took before on that device
+(core/ledger.py), scaled by the FLOPs of the networks' passes (core/flops.py), else from these FLOPs and a
+table of devices (core/devices.py)."""
 
 from __future__ import annotations
 
@@ -8,10 +10,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from diffadapt.core.devices import device as device_of
+from diffadapt.core.flops import Count, Counts, Mode, Need, Network, need, weighed
 from diffadapt.core.ledger import Measured, samples
 from diffadapt.core.stage import NodePlan
 
-Basis = Literal["family", "label", "kind", "none"]
+Basis = Literal["family", "label", "kind", "counted", "none"]
 RECENT = 500
 """Entries that a rate is taken from at most, the newest."""
 
@@ -21,10 +25,11 @@ class StageEstimate:
     """What one node lacks: ``shards`` (or fits) and their ``items``, and the device seconds that they will
     take.
 
-    ``basis``: work of the same family; of the same kind and label; of the same kind; or none, and then
-    ``seconds`` is None. ``entries``: how many were measured, on ``device``. ``longest``: seconds of the
-    longest one. ``wave``: how many unfinished fits must come before it, one after the other; ``after``: the
-    nodes that it reads.
+    ``basis``: work of the same family; of the same kind and label; of the same kind; counted FLOPs over a
+    rate of the table of devices; or none, and then ``seconds`` is None. ``entries``: how many were
+    measured, on ``device``. ``longest``: seconds of the longest one. ``wave``: how many unfinished fits must
+    come before it, one after the other; ``after``: the nodes that it reads. ``need``: what an item costs,
+    where it can be counted; ``passes``: how often it is paid (items, or samples that the fits see).
     """
 
     name: str
@@ -40,12 +45,21 @@ class StageEstimate:
     label: str = ""
     wave: int = 0
     after: tuple[str, ...] = ()
+    need: Need | None = None
+    passes: int = 0
+
+    @property
+    def flops(self) -> float | None:
+        """Of all that is missing; None where it cannot be counted."""
+        return None if self.need is None else self.need.total * self.passes
 
     def source(self) -> str:
-        """'measured (12 shards)', 'from one shard', 'similar (...)' or 'not measured'."""
+        """'measured (12 shards)', 'from one shard', 'similar (...)', 'counted' or 'not measured'."""
         what = "fit" if self.fit else "shard"
         if self.basis == "none":
             return "not measured"
+        if self.basis == "counted":
+            return "counted"
         if self.basis == "family":
             return f"from one {what}" if self.entries == 1 else f"measured ({self.entries} {what}s)"
         many = f"{self.entries} {what}{'s' * (self.entries != 1)}"
@@ -71,6 +85,11 @@ class Estimate:
         """Device seconds of all that is measured."""
         return sum(s.seconds or 0.0 for s in self.stages)
 
+    @property
+    def counted(self) -> float:
+        """Device seconds of what was counted, not measured."""
+        return sum(s.seconds or 0.0 for s in self.stages if s.basis == "counted")
+
     def by_device(self) -> dict[str, float]:
         """Device seconds by the device that they were measured on."""
         total: dict[str, float] = defaultdict(float)
@@ -95,17 +114,36 @@ class Estimate:
         return total / speed
 
 
+class NothingCounted:
+    """Counts of no network."""
+
+    def of(self, network: Network, mode: Mode) -> Count | None:
+        return None
+
+    def known(self, key: str) -> Count | None:
+        return None
+
+
 def estimate(
-    plans: Mapping[str, NodePlan], done: Collection[str], measured: Iterable[Measured], device: str = ""
+    plans: Mapping[str, NodePlan],
+    done: Collection[str],
+    measured: Iterable[Measured],
+    device: str = "",
+    counts: Counts | None = None,
+    threads: int = 1,
 ) -> Estimate:
     """What ``plans`` lack beyond the digests ``done``, with times from ``measured``. What two nodes ask for
     counts once.
 
     The same family counts first, else the same kind and label, else the same kind; entries of a device that
     is called ``device`` (or as :func:`same_device` says) first, else those of the device that was used last.
-    Shards scale by their items, fits by the images that they see.
+    Shards scale by their items, fits by the images that they see, and both by the FLOPs of one where
+    ``counts`` knows those of both sides. What was measured on no ``device``, or of that kind alone and not to
+    be scaled, is counted where the table has the device; a device without GPUs has ``threads`` virtual CPUs.
     """
+    counts = counts or NothingCounted()
     rates, counted, result = _Rates(measured, device), set(done), []
+    table = device_of(device) if device else None
     owner = {p.digest: name for name, plan in plans.items() for p in plan.shards}
     behind: dict[str, int] = {}
     for name, plan in plans.items():
@@ -123,7 +161,18 @@ def estimate(
         sizes = [p.shard.items for p in left]
         passes = [samples(plan.stage, n) for n in sizes]
         basis, entries = rates.of(plan)
+        costs = need(plan.calls, counts)
+        amounts = passes if all(passes) else sizes
+        flops = _spent(entries, counts)
         seconds = _scaled(sizes, passes, entries)
+        if costs and costs.total and flops and basis != "family":
+            rate = flops / sum(m.device_seconds for m in entries)
+            seconds = [costs.total * n / rate for n in amounts]
+        other = not entries or not same_device(entries[0].device, device)
+        if costs and costs.total and table and (other or (basis == "kind" and not flops)):
+            lanes = threads if table.name == "cpu" else 1
+            each = sum(f / (table.rate(p) * lanes) for p, f in costs.flops.items())
+            basis, entries, seconds = "counted", [], [each * n for n in amounts]
         result.append(
             StageEstimate(
                 name,
@@ -131,14 +180,16 @@ def estimate(
                 plan.stage.fit_stage,
                 len(left),
                 sum(sizes),
-                None if not entries else sum(seconds),
+                None if basis == "none" else sum(seconds),
                 max(seconds, default=0.0),
                 basis,
                 len(entries),
-                entries[0].device if entries else "",
+                entries[0].device if entries else device if basis == "counted" else "",
                 entries[0].label if entries else plan.stage.label(),
                 behind[name],
                 tuple(sorted(parents)),
+                costs,
+                sum(amounts),
             )
         )
     return Estimate(tuple(result))
@@ -197,6 +248,12 @@ def _scaled(sizes: Sequence[int], passes: Sequence[int], entries: Sequence[Measu
         if all(amounts) and all(known):
             return [spent / sum(known) * a for a in amounts]
     return [spent / len(entries)] * len(sizes)
+
+
+def _spent(entries: Sequence[Measured], counts: Counts) -> float:
+    """FLOPs that ``entries`` took; 0 where one of them cannot be counted."""
+    each = [(m.samples or m.items) * weighed(m.calls, counts) for m in entries]
+    return sum(each) if all(each) else 0.0
 
 
 def _spread(stages: Sequence[StageEstimate], lanes: int) -> float:

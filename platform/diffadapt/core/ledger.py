@@ -13,13 +13,14 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from diffadapt.core import checked
 from diffadapt.core.artifact import Receipt
 from diffadapt.core.errors import MissingError, StoreError
+from diffadapt.core.flops import passes
 from diffadapt.core.stage import NodePlan, Stage
 from diffadapt.core.store import Store
 
@@ -52,6 +53,8 @@ class Measured:
     samples: int = 0
     resumed: bool = False
     failures: int = -1
+    calls: Mapping[str, float] = field(default_factory=dict)
+    """Passes of networks an item (core/flops.py); empty: not known."""
 
     @property
     def device_seconds(self) -> float:
@@ -61,7 +64,7 @@ class Measured:
 def samples(stage: Stage, items: int) -> int:
     """Images that a fit of ``stage`` on ``items`` images sees in all, by its settings; 0 where they do not
     say."""
-    config = getattr(stage, "config", None)
+    config = getattr(stage, "training", None) or getattr(stage, "config", None)
     epochs, steps, batch = (getattr(config, name, 0) or 0 for name in ("epochs", "steps", "batch_size"))
     if not stage.fit_stage:
         return 0
@@ -101,6 +104,7 @@ class Ledger:
             samples(plan.stage, receipt.items),
             receipt.resumed,
             len(receipt.failures),
+            passes(plan.calls),
         )
         with self._lock:
             self._waiting.append(entry)
@@ -189,6 +193,10 @@ def _entry(line: str) -> Measured:
     if not all(
         isinstance(n, (int, float)) and math.isfinite(n) and n >= 0 for n in numbers
     ) or not isinstance(m.digest, str):
+        raise ValueError(value)
+    if not isinstance(m.calls, dict) or not all(
+        isinstance(n, (int, float)) and math.isfinite(n) and n > 0 for n in m.calls.values()
+    ):
         raise ValueError(value)
     return m
 

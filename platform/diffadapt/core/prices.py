@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffadapt.core.devices import device
 from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.toml_text import parse_toml
 
 CLOUDS = ("aws", "gcp", "azure")
 
@@ -15,7 +18,8 @@ CLOUDS = ("aws", "gcp", "azure")
 @dataclass(frozen=True)
 class Instance:
     """One instance type. ``gpu``: words of the device's own name ('A100 40GB'), empty without one; prices in
-    USD per hour of the whole instance, ``spot`` None where none is listed; ``date``: when they were read."""
+    USD per hour of the whole instance (0: not known), ``spot`` None where none is listed; ``date``: when they
+    were read."""
 
     name: str
     gpu: str
@@ -37,16 +41,38 @@ class Instance:
 
 
 def find(name: str, place: str = "") -> Instance:
-    """The instance type ``name`` ('aws.g5.xlarge') of the price list; RecipeError with the nearest name
-    otherwise."""
+    """The instance type ``name`` ('aws.g5.xlarge') of the price list, or devices alone ('8xH100', 'L4') at
+    the lowest price that the list has for one; RecipeError with the nearest name otherwise."""
     known = load(place)
     if name not in known:
+        if bare := _devices(name, known):
+            return bare
         near = suggest(name, known) or suggest(name, {n.partition(".")[2] for n in known})
         raise RecipeError(
-            f"The price list has no machine {name!r}.{near} Known are: {', '.join(known)}; --prices gives a"
-            " list of your own."
+            f"The price list has no machine {name!r}.{near} Known are: {', '.join(known)}, and devices such"
+            " as 8xH100; --prices gives a list of your own."
         )
     return known[name]
+
+
+def _devices(name: str, known: dict[str, Instance]) -> Instance | None:
+    """``name`` as a number of devices of the table (core/devices.toml); without a price where the list has no
+    machine with them."""
+    match = re.fullmatch(r"(?:(\d{1,5})\s*x\s*)?([A-Za-z][\w ]*)", name.strip())
+    found = device(match[2]) if match and match[2].lower() != "cpu" else None
+    if match is None or found is None or not int(match[1] or 1):
+        return None
+    count = int(match[1] or 1)
+    offers = [m for m in known.values() if m.gpu and device(m.gpu) == found]
+    cheapest = min(offers, key=lambda m: m.on_demand / m.gpus, default=None)
+    if cheapest is None:
+        return Instance(name, found.name, count, 8 * count, 0.0, None, "", "", "")
+    part = count / cheapest.gpus
+    return Instance(
+        name, found.name, count, 8 * count, cheapest.on_demand * part,
+        cheapest.spot and cheapest.spot * part, cheapest.region, cheapest.date,
+        f"{cheapest.name} by the device, {cheapest.source}",
+    )  # fmt: skip
 
 
 def load(place: str = "") -> dict[str, Instance]:
@@ -54,7 +80,7 @@ def load(place: str = "") -> dict[str, Instance]:
     something else."""
     file = Path(place) if place else default_file()
     try:
-        value = _parse(file.read_text(encoding="utf-8-sig"))
+        value = parse_toml(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(
             f"The price list {file} cannot be read ({type(error).__name__}): mend the path."
@@ -112,14 +138,3 @@ def _instance(name: str, fields: dict[str, Any], file: Path) -> Instance:
             f"The entry {name} of the price list {file} is not whole: it needs gpu, gpus, vcpus, on_demand"
             " (USD per hour) and date; spot, region and source may follow."
         ) from None
-
-
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None

@@ -114,14 +114,26 @@ def _height(logits: np.ndarray) -> np.ndarray:
     return peak + np.log(np.exp(z - peak).sum(axis=-1, keepdims=True))
 
 
-def predictions_by_key(parts: Sequence[Rows]) -> dict[str, tuple[int | None, np.ndarray]]:
+def logits_of_rows(rows: Rows) -> np.ndarray:
+    """The logits of a shard as float32 (N, K), without a Python number in between; (N,) of arrays where rows
+    differ in length."""
+    column = rows.table.column("logits").combine_chunks()
+    flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    ends = np.cumsum(column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
+    count = len(column)
+    if not count or (flat.size % count == 0 and (np.diff(ends, prepend=0) == flat.size // count).all()):
+        return flat.reshape(count, -1) if flat.size else np.zeros((count, 0), np.float32)
+    out = np.empty(count, object)
+    out[:] = np.split(flat, ends[:-1])
+    return out
+
+
+def predictions_by_key(parts: Iterable[Rows]) -> dict[str, tuple[int | None, np.ndarray]]:
     """key -> (label, logits) over the shards of one prediction node."""
     out: dict[str, tuple[int | None, np.ndarray]] = {}
     for rows in parts:
-        for key, label, logits in zip(
-            rows.column("key"), rows.column("label"), rows.column("logits"), strict=True
-        ):
-            out[key] = (label, np.asarray(logits, np.float32))
+        pairs = zip(rows.column("label"), logits_of_rows(rows), strict=True)
+        out.update(zip(rows.column("key"), pairs, strict=True))
     return out
 
 

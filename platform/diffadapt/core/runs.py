@@ -44,12 +44,9 @@ class Root:
 
     def names(self) -> list[str]:
         """Run folders, newest first."""
-        result = [
-            (self._stamp(n), n)
-            for n in self.runs.list("")
-            if not n.startswith(".") and not n.startswith("store.json")
-        ]
-        return [n for _, n in sorted(result, reverse=True)]
+        names = [n for n in self.runs.list("") if not n.startswith((".", "store.json"))]
+        stamps = self.runs.each(self._stamp, names)
+        return [n for _, n in sorted(zip(stamps, names, strict=True), reverse=True)]
 
     def run(self, name: str) -> Run:
         """The run folder ``name`` (a name, its unique prefix, a path ending in it, or ``last``: the newest

@@ -14,6 +14,7 @@ Nothing here imports torch; ``open`` and ``fit`` do, in the process that works.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -21,6 +22,8 @@ from typing import Any, ClassVar, Protocol
 from diffadapt.core.allowance import demand_few
 from diffadapt.core.artifact import Failure, Input, Rows, Shard, family_digest, shard_digest
 from diffadapt.core.config import to_dict
+from diffadapt.core.errors import DiffadaptError
+from diffadapt.core.flops import Call
 from diffadapt.core.store import Store
 
 
@@ -156,6 +159,12 @@ class Stage:
         """Do the work of a fit stage and return its metrics (JSON values)."""
         raise NotImplementedError
 
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        """The networks' passes for one item (of a fit: for one sample that it sees), from which an estimate
+        counts what it costs; none (an empty sequence) where no network is asked; None where it cannot be
+        said. Neither torch nor weights are needed."""
+        return None
+
     def resources(self) -> str:
         """'gpu' when the work belongs on an accelerator, else 'cpu'."""
         return "gpu"
@@ -179,6 +188,8 @@ class NodePlan:
     inputs: tuple[str, ...]
     shards: tuple[PlannedShard, ...]
     revisions: Mapping[str, str] = field(default_factory=dict)
+    calls: tuple[Call, ...] | None = None
+    """:meth:`Stage.calls`."""
 
     @cached_property
     def items(self) -> int:
@@ -207,7 +218,11 @@ def plan_node(name: str, stage: Stage, inputs: Mapping[str, NodePlan], store: St
         planned.append(PlannedShard(shard, digest, path))
     keys = [p.shard.key for p in planned]
     assert len(set(keys)) == len(keys), f"{name} planned two shards of one key"
-    return NodePlan(name, stage, family, tuple(inputs), tuple(planned), revisions)
+    calls = None
+    with suppress(DiffadaptError):  # weights that are not there are another check's
+        calls = stage.calls(inputs)
+    calls = None if calls is None else tuple(calls)
+    return NodePlan(name, stage, family, tuple(inputs), tuple(planned), revisions, calls)
 
 
 def one_to_one(parent: NodePlan, extra: Sequence[NodePlan] = ()) -> list[Shard]:

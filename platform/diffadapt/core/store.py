@@ -185,13 +185,14 @@ class Store:
     def lists(self, folders: Iterable[str]) -> dict[str, set[str]]:
         """:meth:`list` of many folders; requests to a remote store overlap."""
         folders = list(folders)
-        return dict(zip(folders, self._each(self.list, folders), strict=True))
+        return dict(zip(folders, self.each(self.list, folders), strict=True))
 
     def existing(self, names: Sequence[str]) -> list[str]:
         """Those of ``names`` that exist; requests to a remote store overlap."""
-        return [name for name, there in zip(names, self._each(self.exists, names), strict=True) if there]
+        return [name for name, there in zip(names, self.each(self.exists, names), strict=True) if there]
 
-    def _each(self, ask: Callable[[str], Any], names: Sequence[str]) -> list[Any]:
+    def each(self, ask: Callable[[str], Any], names: Sequence[str]) -> list[Any]:
+        """``ask`` of each of ``names``, in order; requests to a remote store overlap."""
         if self.local or len(names) < 2:
             return [ask(name) for name in names]
         with ThreadPoolExecutor(16) as pool:
@@ -207,7 +208,7 @@ class Store:
                 if not glob.has_magic(path):
                     self.fs.rm(path, recursive=True)
                 else:  # a remote rm would read [x] as a glob, and remove what matches it
-                    self._each(self.fs.rm_file, self.fs.find(path))
+                    self.each(self.fs.rm_file, self.fs.find(path))
 
     # -- shards
     # --------------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ class Store:
 
     def headers(self, names: Sequence[str]) -> list[Header]:
         """:meth:`header` of many shards; requests to a remote store overlap."""
-        return self._each(self.header, names)
+        return self.each(self.header, names)
 
     # -- maintenance
     # ---------------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, MutableMapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from diffadapt.core.local_cache import cache_home
 FRESH_NS = 2_000_000_000
 """A file changed less than this long ago is not remembered: a second change could leave size and time as they
 are."""
+
+LISTED = 8
+"""So many files of one folder are asked for by a listing of it."""
 
 
 def hash_order(keys: list[str]) -> list[str]:
@@ -54,21 +59,50 @@ def remembered(
     place = f"{_protocol(fs)}:{root}" + (f":{kind}" if kind else "")
     memory_file = cache_folder() / f"{hashlib.sha256(place.encode()).hexdigest()[:24]}.json"
     known = _read(memory_file)
+    wanted = list(dict.fromkeys(paths))
+    stamps = _stamps(fs, wanted)
+    new = []
     result: dict[str, Any] = {}
-    learned = False
-    for path in paths:
-        stamp = file_stamp(fs, path)
-        entry = known.get(path)
+    for path in wanted:
+        entry, stamp = known.get(path), stamps[path]
         if stamp is not None and isinstance(entry, list) and entry[:2] == stamp and len(entry) == 3:
             result[path] = entry[2]
-            continue
-        result[path] = make(path)
+        else:
+            new.append(path)
+    learned = False
+    for path, value in zip(new, _each(fs, make, new), strict=True):
+        result[path], stamp = value, stamps[path]
         if stamp is not None and not (isinstance(stamp[1], int) and time.time_ns() - stamp[1] < FRESH_NS):
-            known[path] = [*stamp, result[path]]
+            known[path] = [*stamp, value]
             learned = True
     if learned:
         _write(memory_file, known)
-    return result
+    return {path: result[path] for path in wanted}
+
+
+def _stamps(fs: Any, paths: list[str]) -> dict[str, list[Any] | None]:
+    """:func:`file_stamp` of each. Of an object store a folder with several of them is listed, a request for a
+    thousand files, and requests overlap."""
+    told: dict[str, list[Any] | None] = {}
+    if getattr(fs, "async_impl", False):
+        folders: dict[str, list[str]] = defaultdict(list)
+        for path in paths:
+            folders[path.rpartition("/")[0]].append(path)
+        many = [folder for folder, inside in folders.items() if folder and len(inside) >= LISTED]
+        for found in _each(fs, lambda folder: fs.ls(folder, detail=True), many):
+            told |= {info["name"]: _stamp(info) for info in found if info.get("type") == "file"}
+    rest = [path for path in paths if path not in told]
+    told |= zip(rest, _each(fs, lambda path: file_stamp(fs, path), rest), strict=True)
+    return {path: told[path] for path in paths}
+
+
+def _each(fs: Any, ask: Callable[[str], Any], names: list[str]) -> Iterable[Any]:
+    """``ask`` of each; requests to a remote place overlap."""
+    if not getattr(fs, "async_impl", False) or len(names) < 2:
+        yield from map(ask, names)
+        return
+    with ThreadPoolExecutor(16) as pool:
+        yield from pool.map(ask, names)
 
 
 def file_stamp(fs: Any, path: str) -> list[Any] | None:
@@ -77,7 +111,10 @@ def file_stamp(fs: Any, path: str) -> list[Any] | None:
     if _protocol(fs) == "file":
         status = os.stat(path)
         return [status.st_size, status.st_mtime_ns]
-    info = fs.info(path)
+    return _stamp(fs.info(path))
+
+
+def _stamp(info: Mapping[str, Any]) -> list[Any] | None:
     version = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("updated")
     return None if version is None else [info["size"], str(version)]
 

@@ -33,7 +33,7 @@ def chosen(plans: Mapping[str, NodePlan], done: Collection[str], estimate: Estim
     for stage in estimate.stages:
         plan = plans[stage.name]
         key = (stage.kind, plan.stage.label())
-        if stage.fit or stage.basis not in ("none", "kind") or key in seen:
+        if stage.fit or stage.basis not in ("none", "kind", "counted") or key in seen:
             continue
         lacks = (
             _lacking(p.digest, owner, plans, done)

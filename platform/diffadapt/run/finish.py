@@ -51,7 +51,7 @@ def finish(
     if (decisions := decisions_of(pipeline, plans, root.store)) is not None:
         manifest["decisions"] = scrub(decisions)
     run.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
-    scores, predictions = scores_of(run.name, seed, pipeline, plans, root.store)
+    scores = scores_of(run.name, seed, pipeline, plans, root.store)
     run.write("scores.parquet", record.to_bytes(scores))
     run.write("warnings.json", json.dumps(scrub(_warnings(plans, root.store)), indent=1).encode())
     if node := pipeline.outputs.get("validators"):
@@ -63,7 +63,7 @@ def finish(
         run.write(DIVERSITY, json.dumps(varied, indent=1).encode())
     if brief:
         return
-    load = reader(predictions, plans, root.store)
+    load = reader(plans, root.store)
     views = {
         WITHOUT_LABELS: without_labels(manifest, load),
         CLASS_SHARES: shares_of(
@@ -79,7 +79,7 @@ def finish(
     if node := pipeline.outputs.get("predictions"):
         from diffadapt.core.predictions import predictions_parquet
 
-        run.write("predictions.parquet", predictions_parquet(predictions[node], pipeline.class_names))
+        run.write("predictions.parquet", predictions_parquet(load(node), pipeline.class_names))
     figures = pipeline.outputs.get("figures")
     if figures:
         folder = Sealed(root.store, plans[figures].shards[0].path or "")

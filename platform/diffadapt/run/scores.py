@@ -4,8 +4,9 @@ boxes."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +24,15 @@ SEGMENTS, BOXES = "segments", "boxes"
 Predictions = dict[str, dict[str, tuple[int | None, np.ndarray]]]
 
 
+HELD = 2e9
+"""Bytes of logits that :func:`reader` keeps for who asks again."""
+
+
 def scores_of(
     run: str, seed: int, pipeline: Pipeline, plans: Mapping[str, NodePlan], store: Store
-) -> tuple[list[Score], Predictions]:
-    """The scores of every row, and the logits by node and key of the nodes that hold logits (those of
-    ``outputs["predictions"]`` too).
+) -> list[Score]:
+    """The scores of every row. Logits are read shard by shard: of all images only the predicted and the true
+    class are held at once.
 
     The rows' own metrics come first, in the order of the rows; further figures (a class's own) after them
     all.
@@ -35,12 +40,8 @@ def scores_of(
     kinds = {m: plans[m].stage.kind for row in pipeline.rows for m in row.members}
     dense = [r for r in pipeline.rows if kinds[r.members[0]] in (SEGMENTS, BOXES)]
     plain = [r for r in pipeline.rows if r not in dense]
-    wanted = {m for row in plain for m in (*row.members, row.images_of) if m} | {
-        n for n in [pipeline.outputs.get("predictions")] if n
-    }
-    predictions = {m: record.predictions_by_key(_parts(plans[m], store)) for m in wanted}
     counts = totals(pipeline, plans)
-    scores = score_rows(run, seed, plain, predictions, counts)
+    scores = _streamed(run, seed, plain, counts, plans, store)
     further: list[Score] = []
     for row in dense:
         (member,) = row.members
@@ -49,17 +50,24 @@ def scores_of(
         count(out, _parts(plans[member], store), pipeline.class_names)
         scores += out.first
         further += out.further
-    return scores + further, predictions
+    return scores + further
 
 
 def reader(
-    found: Predictions, plans: Mapping[str, NodePlan], store: Store
+    plans: Mapping[str, NodePlan], store: Store
 ) -> Callable[[str], dict[str, tuple[int | None, np.ndarray]]]:
-    """Prediction node -> its logits by key: those that were ``found``, others from the store."""
+    """Prediction node -> its logits by key; those asked for last are kept, up to HELD bytes."""
+    found: Predictions = {}
+    sizes: dict[str, float] = {}
 
     def load(node: str) -> dict[str, tuple[int | None, np.ndarray]]:
         if node not in found:
-            found[node] = record.predictions_by_key(_parts(plans[node], store))
+            made = record.predictions_by_key(_parts(plans[node], store))
+            sizes[node] = float(sum(z.nbytes for _, z in made.values()))
+            while found and sizes[node] + sum(sizes[n] for n in found) > HELD:
+                del found[next(iter(found))]
+            found[node] = made
+        found[node] = found.pop(node)  # the last to go
         return found[node]
 
     return load
@@ -93,26 +101,79 @@ def score_rows(
     """
     out: list[Score] = []
     for row in rows:
-        members = [predictions[m] for m in row.members]
-        others = [*members[1:], *([predictions[row.images_of]] if row.images_of else [])]
-        keys = [k for k in members[0] if all(k in m for m in others)]
-        measure = metric(row.metric).value
-        assert measure is not None, f"no metric {row.metric}"
-        by_group: dict[str, list[str]] = defaultdict(list)
-        for key in keys:
-            if members[0][key][0] is not None:
-                by_group[group_of(row, key)].append(key)
-        for group, names in sorted(by_group.items()):
-            total = np.asarray(sum(softmax(np.stack([m[k][1] for k in names])) for m in members))
-            labels = np.array([members[0][k][0] for k in names])
-            value = 100 * measure(total.argmax(axis=1), labels)
-            count = len(names)
-            out.append(Score.of(run, seed, row, group, row.metric, value, count, totals.get(group, count)))
+        answers = _Answers(row)
+        answers.add([predictions[m] for m in row.members], predictions.get(row.images_of))
+        out += answers.scores(run, seed, totals)
     return out
 
 
-def _parts(plan: NodePlan, store: Store) -> list[Rows]:
-    return [store.load(p.path or "") for p in plan.shards]
+class _Answers:
+    """What a row answered, group by group: the predicted and the true classes."""
+
+    def __init__(self, row: MethodRow):
+        self.row = row
+        self.groups: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+
+    def add(self, members: Sequence[Mapping[str, Any]], images: Collection[str] | None) -> None:
+        """The images that all ``members`` (key -> label, logits) have, and ``images`` too where given."""
+        first, others = members[0], [*members[1:], *([] if images is None else [images])]
+        by_group: dict[str, list[str]] = defaultdict(list)
+        for key, (label, _) in first.items():
+            if label is not None and all(key in m for m in others):
+                by_group[group_of(self.row, key)].append(key)
+        for group, names in by_group.items():
+            total = np.asarray(sum(softmax(np.stack([m[k][1] for k in names])) for m in members))
+            self.groups[group].append((total.argmax(axis=1), np.array([first[k][0] for k in names])))
+
+    def scores(self, run: str, seed: int, totals: Mapping[str, int]) -> list[Score]:
+        row, measure, out = self.row, metric(self.row.metric).value, []
+        assert measure is not None, f"no metric {row.metric}"
+        for group, parts in sorted(self.groups.items()):
+            predicted, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            value, count = 100 * measure(predicted, labels), len(labels)
+            out.append(Score.of(run, seed, row, group, row.metric, value, count, totals.get(group, count)))
+        return out
+
+
+def _streamed(
+    run: str,
+    seed: int,
+    rows: Sequence[MethodRow],
+    totals: Mapping[str, int],
+    plans: Mapping[str, NodePlan],
+    store: Store,
+) -> list[Score]:
+    """:func:`score_rows` of what lies in the store. Rows whose members have the same shards are gone through
+    together, so that a shard is read once for all of them; others are read whole, one row after the other."""
+    answers = [_Answers(row) for row in rows]
+    alike: dict[tuple[Any, ...], list[_Answers]] = defaultdict(list)
+    for a in answers:
+        cut = {m: tuple((p.shard.key, p.shard.items) for p in plans[m].shards) for m in a.row.members}
+        if len(set(cut.values())) == 1:
+            alike[next(iter(cut.values()))].append(a)
+            continue
+        whole = {m: record.predictions_by_key(_parts(plans[m], store)) for m in a.row.members}
+        a.add([whole[m] for m in a.row.members], _keys(a.row.images_of, plans, store))
+        del whole
+    limits = {a.row.images_of: _keys(a.row.images_of, plans, store) for a in answers}
+    for together in alike.values():
+        nodes = dict.fromkeys(m for a in together for m in a.row.members)
+        for i in range(len(plans[next(iter(nodes))].shards)):
+            parts = {m: record.predictions_by_key([store.load(plans[m].shards[i].path or "")]) for m in nodes}
+            for a in together:
+                a.add([parts[m] for m in a.row.members], limits[a.row.images_of])
+    return [score for a in answers for score in a.scores(run, seed, totals)]
+
+
+def _keys(node: str, plans: Mapping[str, NodePlan], store: Store) -> set[str] | None:
+    """The images that a prediction node has; None for no node."""
+    if not node:
+        return None
+    return {key for rows in _parts(plans[node], store) for key in rows.column("key")}
+
+
+def _parts(plan: NodePlan, store: Store) -> Iterator[Rows]:
+    return (store.load(p.path or "") for p in plan.shards)
 
 
 @dataclass(frozen=True)
@@ -134,7 +195,7 @@ class _Dense:
             (self.first if name == self.row.metric else self.further).append(score)
 
 
-def _segments(out: _Dense, parts: Sequence[Rows], names: Sequence[str]) -> None:
+def _segments(out: _Dense, parts: Iterable[Rows], names: Sequence[str]) -> None:
     """The row's metric of each group's one confusion matrix, none where no pixel is labelled; on the target
     also every other metric of label maps, those of the classes that occur last."""
     own = metric(out.row.metric)
@@ -156,7 +217,7 @@ def _segments(out: _Dense, parts: Sequence[Rows], names: Sequence[str]) -> None:
                 out.add(group, m.of_class(names[c]) if m.by_class else m.name, value * 100, len(matrices))
 
 
-def _boxes(out: _Dense, parts: Sequence[Rows], names: Sequence[str]) -> None:
+def _boxes(out: _Dense, parts: Iterable[Rows], names: Sequence[str]) -> None:
     """Average precision of each group; on the target also its other figures and the classes' own."""
     import pyarrow as pa
 

@@ -12,12 +12,14 @@ from typing import Any
 
 from diffadapt.core.artifact import Rows, Shard, image_table
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.flops import Call
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.diffusion.aligners.config import AlignConfig
 from diffadapt.diffusion.given import check_unconditional
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.weights import revision, weights_label
+from diffadapt.stages.calls import of_unconditional
 from diffadapt.stages.models import classifier_identity, classifier_revisions, open_classifier
 
 
@@ -67,6 +69,13 @@ class Align(Stage):
         check_unconditional(c.weights)
         images, *fitted = inputs.values()
         return one_to_one(images, fitted)
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        c = self.config
+        batch = c.coupled_batch if c.aligner.coupled else c.batch_size
+        return of_unconditional(
+            c.weights, inputs, c.aligner.passes(c), precision=c.precision, batch=batch, casts=True
+        )
 
     def open(self, context: WorkContext) -> _Aligner:
         return _Aligner(self, context)

@@ -3,10 +3,14 @@ images."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from diffadapt.core.errors import DataError
-from diffadapt.core.stage import FitJob
+from diffadapt.core.config import to_dict
+from diffadapt.core.errors import DataError, WeightsError
+from diffadapt.core.flops import Call, Network
+from diffadapt.core.stage import FitJob, NodePlan
+from diffadapt.models.architectures import component
 from diffadapt.train.config import DiffusionFitConfig
 from diffadapt.train.fit import Fit, Trained
 
@@ -25,6 +29,40 @@ class FitGenerator(Fit):
 
     def label(self) -> str:
         return self.config.architecture
+
+    def network(self) -> Network:
+        """The network that it trains; ``latent`` weights decide their own channels and size."""
+        config, size, channels = self.config, self.image_size, self.channels
+        side = config.native_size or size
+        if config.latent:
+            vae = component(config.latent, "vae") or component(config.latent, "")
+            if vae is None:
+                raise WeightsError(f"The autoencoder {config.latent!r} has no configuration at hand.")
+            side //= 2 ** (len(vae["block_out_channels"]) - 1)
+            channels = int(vae["latent_channels"])
+        shape = {
+            k: v
+            for k, v in to_dict(config).items()
+            if k
+            in (
+                "architecture",
+                "channels",
+                "layers_per_block",
+                "attention_levels",
+                "patch_size",
+                "space_to_depth",
+                "learn_sigma",
+            )
+        }
+        return Network.of(
+            "diffadapt.train.diffusion_network:shell", f"{config.architecture} of the recipe",
+            config=shape, channels=channels, size=side, classes=self.num_classes,
+        )  # fmt: skip
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call]:
+        c = self.config
+        batch = c.micro_batch or c.batch_size
+        return (Call(self.network(), 1.0, "training", c.precision, batch, states=4),)
 
     def train(self, job: FitJob) -> Trained:
         import numpy as np

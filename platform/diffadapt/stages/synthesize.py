@@ -8,9 +8,11 @@ from typing import Any
 
 from diffadapt.core.artifact import Rows, Shard
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.flops import Call
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.diffusion.generators.base import generator_of
 from diffadapt.diffusion.generators.config import SynthConfig
+from diffadapt.stages.calls import of_latents
 from diffadapt.stages.image_grid import (
     GridWorker,
     blocks,
@@ -61,6 +63,14 @@ class Synthesize(Stage):
             generator_of(c.weights).check_classes(c, self.num_classes)
         fitted = tuple(n.as_input() for n in inputs.values())
         return [Shard(key, params, fitted, items) for key, params, items in blocks(c, self.num_classes)]
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        c = self.config
+        passes = c.steps * (1 if c.guidance == 1.0 else 2)
+        batch = c.batch_size * (1 if c.guidance == 1.0 else 2)
+        return of_latents(
+            c.weights, "transformer", inputs, passes, 0, precision=c.precision, batch=batch, casts=True
+        )
 
     def open(self, context: WorkContext) -> _Synthesizer:
         return _Synthesizer(self, context)

@@ -12,12 +12,14 @@ from PIL import Image
 
 from diffadapt.core.artifact import Failure, Input, Rows, Shard
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.flops import Call
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.data.image import encode_png, to_pil
 from diffadapt.diffusion.generators.base import generator_of
 from diffadapt.diffusion.generators.config import TextToImageConfig
 from diffadapt.diffusion.generators.pipeline_index import check_settings
 from diffadapt.prompts.text import prompt_index, prompt_key
+from diffadapt.stages.calls import of_latents
 from diffadapt.stages.image_grid import (
     GridWorker,
     blocks,
@@ -82,6 +84,14 @@ class TextToImage(Stage):
                 params["prompts"] = count
             shards.append(Shard(key, params, (*read, *fitted), items))
         return shards
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        c = self.config
+        halves = 2 if c.guidance > 1 else 1
+        return of_latents(
+            c.weights, "unet", inputs, c.steps * halves, c.size, precision=c.precision,
+            batch=c.batch_size * halves, casts=True,
+        )  # fmt: skip
 
     def open(self, context: WorkContext) -> _Painter:
         return _Painter(self, context)

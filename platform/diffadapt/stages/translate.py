@@ -15,6 +15,7 @@ import pyarrow as pa
 from diffadapt.core.artifact import Failure, Input, Rows, Shard, scene_table
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError, RecipeError, ResourceError, WeightsError
+from diffadapt.core.flops import Call
 from diffadapt.core.identity import item_seed
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, Worker
@@ -26,9 +27,11 @@ from diffadapt.data.scenes.table import ClassTable
 from diffadapt.diffusion.generators.base import generator_of, silence_of
 from diffadapt.diffusion.translation.checks import check_settings, uses_layout, variant_of
 from diffadapt.diffusion.translation.config import QualityConfig, TransferConfig
-from diffadapt.diffusion.translation.levels import transfer_levels
+from diffadapt.diffusion.translation.levels import steps_and_guidance, transfer_levels
 from diffadapt.diffusion.translation.quality import DomainScore, compare
+from diffadapt.diffusion.translation.sizes import generated_size
 from diffadapt.diffusion.translation.verdict import Verdict, judge
+from diffadapt.models.architectures import decoder, part
 from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.models.weights import resolve, revision
@@ -165,6 +168,29 @@ class TransferScenes(Stage):
                     )
                 )
         return shards
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        """One attempt at a scene of the segmenter's proportions; judging it is not counted."""
+        c = self.config
+        if c.weights == "train":
+            return None
+        steps = len(transfer_levels(c, c.resolved.strength).decode)
+        halves = 2 if steps_and_guidance(c)[1] > 1 else 1
+        plain = {"stochastic": 1, "edit_friendly": steps}.get(c.method, 0)
+        passes, shared = halves * steps + plain, {"precision": c.precision, "casts": True}
+        sides = generated_size(*self.segmenter.size, c)
+        latent = {"height": sides[0] // 8, "width": sides[1] // 8}
+        networks = [part(c.weights, "unet", **latent)]
+        if self.needs_layout:
+            place, name = (c.controlnet, "") if c.controlnet else (c.weights, "controlnet")
+            networks.append(part(place, name, **latent))
+        vae = [decoder(c.weights, "vae", *sides, encode=encode) for encode in (False, True)]
+        if None in networks or None in vae:
+            return None
+        return (
+            *(Call(net, passes, batch=halves * c.batch_size, **shared) for net in networks if net),
+            *(Call(net, 1.0, **shared) for net in vae[: 1 if c.method == "layout" else 2] if net),
+        )
 
     def open(self, context: WorkContext) -> Worker:
         return Translator(self, context)

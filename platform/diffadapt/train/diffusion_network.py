@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
+from diffadapt.core.config import from_dict
 from diffadapt.core.errors import RecipeError
 from diffadapt.models.diffusers_folder import save_component
 from diffadapt.models.dit import build_dit, save_dit, zero_init
@@ -53,6 +54,13 @@ def build_denoiser(config: DiffusionFitConfig, channels: int, size: int, num_cla
             "The unet is trained without labels; pass num_classes None, or use architecture dit."
         )
     return Denoiser(_unet(config, channels, size), config.space_to_depth)
+
+
+def shell(config: dict[str, Any], channels: int, size: int, classes: int) -> tuple[nn.Module, tuple]:
+    """The network of some fields of a DiffusionFitConfig and the inputs of one item, for what counts it."""
+    net = build_denoiser(from_dict(DiffusionFitConfig, config), channels, size, classes or None)
+    t = torch.empty(1, dtype=torch.long)
+    return net, (torch.empty(1, channels, size, size), t, *([t] if classes else []))
 
 
 def save_denoiser(model: Denoiser, folder: str | Path, dtype: torch.dtype) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffadapt.core.discover import Seam
+from diffadapt.core.flops import Mode
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,11 @@ class Aligner:
 
     def draws(self, start: int) -> int | None:
         """How often a batch's noise is drawn in ``start`` steps; None: not known beforehand."""
+        return None
+
+    def passes(self, config: Any) -> Mapping[Mode, float] | None:
+        """Passes of the unconditional network an image by mode (core/flops.py), under the AlignConfig
+        ``config``; None: not known beforehand, and then plans count no hours of it."""
         return None
 
     def open(self, tools: Tools) -> Run:

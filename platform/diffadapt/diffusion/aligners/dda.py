@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.flops import Mode
 from diffadapt.diffusion.aligners.base import Aligner, Tools
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ class Dda(Aligner):
 
     def draws(self, start: int) -> int:
         return start
+
+    def passes(self, config: Any) -> Mapping[Mode, float]:
+        return {"gradient": config.start}
 
     def open(self, tools: Tools) -> Run:
         from diffadapt.diffusion.guidance import denoiser

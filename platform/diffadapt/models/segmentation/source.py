@@ -4,11 +4,13 @@ torch."""
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import RecipeError, UnfitError, WeightsError, suggest
+from diffadapt.core.flops import Network
 from diffadapt.core.foreign import parse
 from diffadapt.core.identity import digest
 from diffadapt.core.leniency import missing
@@ -48,6 +50,15 @@ def segmenter_identity(config: SegmenterConfig) -> dict[str, Any]:
     if _is_folder(config.backbone):
         fields["backbone"] = "given"
     return fields
+
+
+def shell(config: SegmenterConfig, classes: int, size: tuple[int, int]) -> Network:
+    """The network with random weights for inputs of ``size`` (height, width), for what counts it."""
+    told = to_dict(replace(config, weights="none", size=(1, 1), mean=None, std=None, batch_size=1))  # type: ignore[arg-type]
+    return Network.of(
+        "diffadapt.models.shells:segmenter", config.arch, config=told, outputs=classes,
+        height=size[0], width=size[1],
+    )  # fmt: skip
 
 
 def segmenter_revisions(config: SegmenterConfig) -> dict[str, str]:

@@ -37,8 +37,9 @@ def sda(model: str, benchmark: str, settings: str = "paper", **changes) -> SDA:
         target=TargetConfig(kind=benchmark, data=DataConfig(path=f"data/{benchmark}", block=500)),
         num_classes=1000,
         synth=SynthConfig(precision="tf32"),  # as the DiT authors sample
-        align=AlignConfig(precision="fp16"),  # as the ADM authors sample
-        diffpure=diffpure(),
+        # as the ADM authors sample; the batch takes 46 GB
+        align=AlignConfig(precision="fp16", batch_size=16),
+        diffpure=diffpure(batch_size=32),  # no gradient: a quarter of it
         finetune=paper,
         memo=MemoConfig(**TRANSFORMER_MEMO) if transformer else MemoConfig(),
         tent=TentConfig(),

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from diffadapt.core.artifact import Failure, Input, Rows, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError
+from diffadapt.core.flops import Call
 from diffadapt.core.identity import digest, item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.inputs import with_inputs
+from diffadapt.stages.calls import STATES, of_classifier
 from diffadapt.stages.models import (
     classifier_identity,
     classifier_notes,
@@ -82,6 +84,15 @@ class Memo(_Adapting):
                 params = {"group": group, "take": quota}
                 shards.append(Shard(p.shard.key, params, (Input(images.name, p.digest), *also), quota))
         return shards
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        c = self.config
+        views = of_classifier(
+            self.classifier, self.num_classes, passes=c.views * c.steps, mode="training", batch=c.chunk,
+            states=STATES[c.optimizer],
+        )  # fmt: skip
+        answer = of_classifier(self.classifier, self.num_classes, batch=1)
+        return None if views is None or answer is None else (*views, *answer)
 
     def open(self, context: WorkContext) -> _Memo:
         return _Memo(self, context)
@@ -156,6 +167,13 @@ class Tent(_Adapting):
     def _count(self, parts: Sequence) -> int:
         total = sum(p.shard.items for p in parts)
         return total if self.config.limit is None else min(total, self.config.limit)
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        """Only the affine parameters of norms are trained, which costs what a gradient of the input does."""
+        c = self.config
+        return of_classifier(
+            self.classifier, self.num_classes, passes=c.steps, mode="gradient", batch=c.batch_size
+        )
 
     def open(self, context: WorkContext) -> _Tent:
         return _Tent(self, context)

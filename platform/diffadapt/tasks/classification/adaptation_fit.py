@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffadapt.core.artifact import Failure
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError
-from diffadapt.core.stage import FitJob, InputFile
+from diffadapt.core.flops import Call
+from diffadapt.core.stage import FitJob, InputFile, NodePlan
 from diffadapt.models.config import BackboneConfig, SelectConfig
+from diffadapt.stages.calls import STATES, of_classifier
 from diffadapt.stages.models import classifier_identity
 from diffadapt.train.fit import Fit
 
@@ -46,6 +48,19 @@ class AdaptationFit(Fit):
             "classes": list(self.class_names) or self.num_classes,
             "select": select,
         }
+
+    images: ClassVar[float] = 1.0
+    """Images that a step trains on for each of its ``batch_size``."""
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        """A frozen backbone's head costs next to nothing."""
+        if self.backbone.frozen:
+            return ()
+        c = self.config
+        return of_classifier(
+            self.backbone, self.num_classes or None, passes=self.images, mode="training",
+            precision=c.precision, batch=round(self.images * c.batch_size), states=STATES["sgd"],
+        )  # fmt: skip
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from diffadapt.core.artifact import FEATURES_SCHEMA, Rows, Shard
 from diffadapt.core.config import execution
+from diffadapt.core.flops import Call
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.config import ClipConfig
 from diffadapt.models.weights import revision
 from diffadapt.report.figures import evenly
-from diffadapt.tasks.classification.clip_worker import ClipWorker, clip_label
+from diffadapt.tasks.classification.clip_worker import ClipWorker, clip_calls, clip_label
 
 NO_VIEWS: list[float] = []
 
@@ -43,6 +44,9 @@ class ClipFeatures(Stage):
         (images,) = inputs.values()
         made = one_to_one(images)
         return evenly(made, self.shards) if self.shards and len(made) > self.shards else made
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        return clip_calls(self.config)
 
     def open(self, context: WorkContext) -> _Extractor:
         return _Extractor(self.config, context)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from diffadapt.core.artifact import Rows
+from diffadapt.core.flops import Call
 from diffadapt.core.stage import WorkContext
+from diffadapt.models.architectures import clip_images
 from diffadapt.models.config import ClipConfig
 from diffadapt.stages.models import predicted_logits
 
@@ -14,6 +16,12 @@ from diffadapt.stages.models import predicted_logits
 def clip_label(config: ClipConfig) -> str:
     """The readable name of the weights in the store."""
     return config.weights.rstrip("/").replace("\\", "/").split("/")[-1].removeprefix("embedded:")
+
+
+def clip_calls(config: ClipConfig) -> tuple[Call, ...] | None:
+    """One pass of the image tower an image; the texts are few."""
+    network = clip_images(config.weights)
+    return network and (Call(network, precision=config.precision, batch=config.batch_size),)
 
 
 class ClipWorker:

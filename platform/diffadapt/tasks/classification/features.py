@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 from diffadapt.core.artifact import FEATURES_SCHEMA, Rows, Shard
 from diffadapt.core.errors import ItemError, RecipeError
+from diffadapt.core.flops import Call
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.methods.uda.config import UdaTraining
 from diffadapt.models.config import BackboneConfig
+from diffadapt.stages.calls import of_classifier
 from diffadapt.stages.models import classifier_identity, classifier_notes, classifier_revisions
 
 
@@ -61,6 +63,9 @@ class Features(Stage):
             )
         (images,) = inputs.values()
         return one_to_one(images)
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        return of_classifier(self.backbone, None, passes=self.views)
 
     def open(self, context: WorkContext) -> _Extractor:
         return _Extractor(self, context)

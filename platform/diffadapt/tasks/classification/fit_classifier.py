@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from diffadapt.core.artifact import Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.flops import Call
 from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.models.config import ClassifierConfig
+from diffadapt.stages.calls import STATES, of_classifier
 from diffadapt.stages.models import classifier_identity, classifier_notes, classifier_revisions
 from diffadapt.train.config import FitConfig
 from diffadapt.train.fit import Fit, Trained
@@ -59,6 +61,13 @@ class FitClassifier(Fit):
                 f" {self.config.epochs}: lower warmup_epochs or raise epochs."
             )
         return whole(inputs)
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        c = self.config
+        return of_classifier(
+            self.classifier, self.num_classes or None, mode="training", precision=c.precision,
+            batch=c.micro_batch or c.batch_size, states=STATES[c.optimizer],
+        )  # fmt: skip
 
     def train(self, job: FitJob) -> Trained:
         import numpy as np

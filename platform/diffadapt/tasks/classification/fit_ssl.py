@@ -34,6 +34,7 @@ class FitSsl(AdaptationFit):
     none, but where the backbone is frozen), as stage 1 starts. None: from stage 1's folder."""
 
     kind = "ssl"
+    images = 3.0  # a labelled one, a weak and a strong view of an unlabelled one
 
     def identity(self) -> dict[str, Any]:
         new = {} if self.bottleneck is None else {"bottleneck": self.bottleneck}

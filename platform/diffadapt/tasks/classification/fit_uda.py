@@ -38,6 +38,7 @@ class FitUda(AdaptationFit):
     config: Any = UdaConfig()
 
     kind = "uda"
+    images = 2.0  # of source and target, whatever the method makes of them
 
     def revisions(self) -> dict[str, str]:
         return classifier_revisions(self.backbone, self.backbone.frozen)

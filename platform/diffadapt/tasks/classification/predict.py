@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.artifact import Rows, Shard
+from diffadapt.core.flops import Call
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.inputs import with_inputs
+from diffadapt.stages.calls import of_classifier
 from diffadapt.stages.models import (
     classifier_identity,
     classifier_notes,
@@ -47,6 +49,9 @@ class Predict(Stage):
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         images, *fitted = inputs.values()
         return one_to_one(images, fitted)
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        return of_classifier(self.classifier, self.num_classes)
 
     def open(self, context: WorkContext) -> _Predictor:
         return _Predictor(self, context)

@@ -10,12 +10,13 @@ from typing import Any
 
 from diffadapt.core.artifact import Rows, Shard
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.flops import Call
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.clip_folder import check_clip
 from diffadapt.models.config import ClipConfig
 from diffadapt.models.weights import ASSETS, revision
 from diffadapt.prompts.text import fill
-from diffadapt.tasks.classification.clip_worker import ClipWorker, clip_label
+from diffadapt.tasks.classification.clip_worker import ClipWorker, clip_calls, clip_label
 
 
 @functools.cache
@@ -60,6 +61,9 @@ class ZeroShot(Stage):
         check_clip(self.config.weights)
         (images,) = inputs.values()
         return one_to_one(images)
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        return clip_calls(self.config)
 
     def open(self, context: WorkContext) -> _ZeroShot:
         return _ZeroShot(self, context)

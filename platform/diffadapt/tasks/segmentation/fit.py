@@ -3,13 +3,14 @@ ablations)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.artifact import IGNORED, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DataError, RecipeError
+from diffadapt.core.flops import Call
 from diffadapt.core.stage import FitJob, NodePlan, whole
 from diffadapt.data.labels import some
 from diffadapt.data.scenes.table import ClassTable
@@ -21,7 +22,9 @@ from diffadapt.models.segmentation.source import (
     check_segmenter,
     segmenter_identity,
     segmenter_revisions,
+    shell,
 )
+from diffadapt.stages.calls import STATES
 from diffadapt.stages.roles import row_inputs
 from diffadapt.tasks.segmentation.config import SegmentTraining, check_jitter
 from diffadapt.tasks.segmentation.losses import method_of
@@ -95,6 +98,14 @@ class FitSegmenter(Fit):
             f"{self.method} with select {self.training.select} reads {wanted} sets of scenes, not {rows}"
         )
         return whole(inputs)
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call]:
+        c, images = self.training, 1 + method_of(self.method).transferred
+        size = c.crop if any(c.crop) else self.config.size
+        network = shell(self.config, len(self.classes.names), size)
+        mode = "forward" if self.config.frozen else "training"
+        shared = {"precision": c.precision, "batch": images * c.batch_size, "states": STATES[c.optimizer]}
+        return (Call(network, 1.0, mode, **shared),)
 
     def _check_sizes(self) -> None:
         crop, size = self.training.crop, self.config.size

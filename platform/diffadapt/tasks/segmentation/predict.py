@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from diffadapt.core.artifact import IMAGE_TYPE, SEGMENTS_SCHEMA, Failure, Rows, Shard
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import ItemError, WeightsError
+from diffadapt.core.flops import Call
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.segmentation.config import SegmenterConfig
+from diffadapt.models.segmentation.source import shell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +60,14 @@ class PredictSegments(Stage):
         scenes, *fitted = inputs.values()
         assert bool(fitted) != bool(self.folder), "a fitted segmenter, or the folder of one"
         return one_to_one(scenes, fitted)
+
+    def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
+        fits = [plan.stage for plan in inputs.values() if plan.stage.fit_stage]
+        config: SegmenterConfig | None = getattr(fits[0], "config", None) if fits else None
+        if config is None:
+            return None
+        shared = {"precision": self.config.precision, "batch": self.config.batch_size}
+        return (Call(shell(config, len(self.classes.names), self.config.size), **shared),)
 
     def open(self, context: WorkContext) -> _Predictor:
         return _Predictor(self, context)
