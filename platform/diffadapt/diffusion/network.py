@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from diffusers import UNet2DModel
@@ -16,6 +16,7 @@ from diffadapt.models.weights import resolve
 from diffadapt.models.weights import revision as weights_revision
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+N = TypeVar("N", bound="UnconditionalNetwork")
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -29,6 +30,9 @@ class UnconditionalNetwork:
     Attributes: ``schedule`` (all training steps), ``channels`` C, ``image_size`` (side in pixels),
     ``revision``, ``precision``, ``device``, ``multiple`` (what H and W must be multiples of).
     """
+
+    sees: ClassVar[int] = 1
+    """How many images of C channels it is given side by side."""
 
     def __init__(
         self,
@@ -44,8 +48,8 @@ class UnconditionalNetwork:
     ) -> None:
         self.schedule = schedule or Schedule.linear()
         self.space_to_depth = space_to_depth
-        _demand_folded(unet.config, space_to_depth)
-        self.channels = unet.config.in_channels // space_to_depth**2
+        _demand_folded(unet.config, space_to_depth, self.sees)
+        self.channels = unet.config.in_channels // space_to_depth**2 // self.sees
         self.image_size = image_size or _side(unet.config.sample_size) * space_to_depth
         self.multiple = space_to_depth * 2 ** (len(unet.config.block_out_channels) - 1)
         self.revision = revision
@@ -90,8 +94,16 @@ def load_unconditional(
     ``image_size``) are honoured; without a scheduler the schedule is linear over 1000 steps. Raises
     WeightsError with what to do when weights are missing or of another kind.
     """
-    subfolder, details, schedule = _settings(weights)
-    return UnconditionalNetwork(
+    return open_network(UnconditionalNetwork, weights, device, precision, compile)[0]
+
+
+def open_network(
+    cls: type[N], weights: str, device: torch.device | str, precision: Precision, compile: bool
+) -> tuple[N, dict[str, Any]]:
+    """The network of ``weights`` as a ``cls``, and its diffadapt.json. Raises as :func:`load_unconditional`
+    does."""
+    subfolder, details, schedule = settings_of(weights, cls.sees)
+    network = cls(
         load_component(UNet2DModel, weights, subfolder),
         schedule,
         image_size=details.get("image_size"),
@@ -101,6 +113,7 @@ def load_unconditional(
         precision=precision,
         compile=compile,
     )
+    return network, details
 
 
 def look_at_unconditional(weights: str) -> None:
@@ -110,7 +123,7 @@ def look_at_unconditional(weights: str) -> None:
     from diffadapt.models.parts import look_at_part
     from diffadapt.models.weight_files import demand_components
 
-    subfolder, details, _ = _settings(weights)
+    subfolder, details, _ = settings_of(weights)
     folder = Path(resolve(weights)) / (subfolder or "")
     if not (folder / "config.json").is_file():
         raise WeightsError(
@@ -120,14 +133,14 @@ def look_at_unconditional(weights: str) -> None:
     demand_components(weights, folder.parent, {folder.name: ["diffusers", "UNet2DModel"]}, "", "")
     with quiet():
         config = look_at_part(weights, folder, ("diffusers", "UNet2DModel"))
-    _demand_folded(config, int(details.get("space_to_depth", 1)))
+    _demand_folded(config, int(details.get("space_to_depth", 1)), 1)
     if not details.get("image_size"):
         _side(config.sample_size)
 
 
-def _settings(weights: str) -> tuple[str | None, dict[str, Any], Schedule]:
+def settings_of(weights: str, sees: int = 1) -> tuple[str | None, dict[str, Any], Schedule]:
     """(subfolder of the network, diffadapt.json, schedule). Raises WeightsError for a network of another
-    kind."""
+    kind, or for a student where none is wanted (``sees``: :class:`UnconditionalNetwork`)."""
     subfolder = "unet" if read_json(weights, "unet/config.json") is not None else None
     config = read_json(weights, "unet/config.json") or read_json(weights, "config.json")
     if config is not None and config.get("_class_name", "UNet2DModel") != "UNet2DModel":
@@ -140,6 +153,11 @@ def _settings(weights: str) -> tuple[str | None, dict[str, Any], Schedule]:
             f"The network {weights!r} is class-conditional; alignment needs an unconditional one."
         )
     details = read_json(weights, DETAILS) or {}
+    if sees == 1 and "student" in details:
+        raise WeightsError(
+            f"The network {weights!r} is an aligner's student: give it as align.distilled.student, and an"
+            " unconditional network as align.weights."
+        )
     if int(details.get("upsample", 1)) != 1:
         raise WeightsError(
             f"The network {weights!r} samples at a smaller size and upsamples, so it cannot denoise full-size"
@@ -152,9 +170,10 @@ def _settings(weights: str) -> tuple[str | None, dict[str, Any], Schedule]:
     return subfolder, details, schedule
 
 
-def _demand_folded(config: Any, space_to_depth: int) -> None:
-    folded = space_to_depth**2
-    if config.in_channels % folded or config.out_channels not in (config.in_channels, 2 * config.in_channels):
+def _demand_folded(config: Any, space_to_depth: int, sees: int) -> None:
+    folded = space_to_depth**2 * sees
+    own = config.in_channels // sees
+    if config.in_channels % folded or config.out_channels not in (own, 2 * own):
         raise WeightsError(
             f"The network has {config.in_channels} input and {config.out_channels} output channels, which"
             f" fits no image with space_to_depth {space_to_depth}: the input must be a multiple of {folded},"

@@ -15,17 +15,18 @@ from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.diffusion.aligners.config import AlignConfig
-from diffadapt.diffusion.given import check_unconditional
+from diffadapt.diffusion.given import check_student, check_unconditional
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.weights import revision, weights_label
 from diffadapt.stages.models import classifier_identity, classifier_revisions, open_classifier
+from diffadapt.stages.roles import STUDENT
 
 
 @dataclass(frozen=True)
 class Align(Stage):
     """One shard for each shard of the images, the first input; then, if they are trained by the recipe, the
-    unconditional model (``config.weights`` 'train') and the classifier (``classifier.name`` 'train'; only GDA
-    looks at it).
+    unconditional model (``config.weights`` 'train'), or for an aligner that needs one its student in that
+    place, and the classifier (``classifier.name`` 'train'; only GDA looks at it).
     """
 
     config: AlignConfig = AlignConfig()
@@ -42,7 +43,7 @@ class Align(Stage):
 
     def label(self) -> str:
         c = self.config
-        return f"{weights_label(c.weights)}-{c.guidance}-{c.start}of{c.respacing}"
+        return f"{weights_label(c.network)}-{c.guidance}-{c.start}of{c.respacing}"
 
     def identity(self) -> dict[str, Any]:
         values = {"config": self.config.identity(), "seed": self.seed}
@@ -51,7 +52,8 @@ class Align(Stage):
         return values
 
     def revisions(self) -> dict[str, str]:
-        own = {} if self.config.weights == "train" else {"unconditional": revision(self.config.weights)}
+        role, weights = self.config.network_role
+        own = {} if weights == "train" else {role: revision(weights)}
         if self.config.aligner.needs_classifier and self.classifier:
             own |= classifier_revisions(self.classifier, False, self.num_classes)
         return own
@@ -64,8 +66,16 @@ class Align(Stage):
                 f"align.start is {c.start} but must be 1 to {top} at respacing {c.respacing}: it is the step"
                 " that images are noised to."
             )
-        check_unconditional(c.weights)
         images, *fitted = inputs.values()
+        if c.aligner.needs_student:
+            check_student(c.network, c.aligner.calls)
+            if c.network == "train" and not any(n.stage.kind == STUDENT for n in fitted):
+                raise RecipeError(
+                    f"align.guidance is {c.guidance!r} but there is no student: give the folder of one as"
+                    f" align.{c.guidance}.student, or use a recipe that trains one."
+                )
+        else:
+            check_unconditional(c.network)
         return one_to_one(images, fitted)
 
     def open(self, context: WorkContext) -> _Aligner:
@@ -77,14 +87,16 @@ class _Aligner:
         from diffadapt.data.image import encode_jpeg, encode_png
         from diffadapt.diffusion.network import load_unconditional
         from diffadapt.diffusion.projector import Projector
+        from diffadapt.diffusion.student import load_student
         from diffadapt.stages.batching import Batcher
         from diffadapt.stages.encoding import Encoder
 
         c = stage.config
         fitted = list(context.fitted.items())
-        weights = fitted.pop(0)[1] if c.weights == "train" else c.weights
+        weights = fitted.pop(0)[1] if c.network == "train" else c.network
+        load = load_student if c.aligner.needs_student else load_unconditional
         self.stage = stage
-        self.network = load_unconditional(weights, context.device, c.precision, c.compile)
+        self.network = load(weights, context.device, c.precision, c.compile)
         judge = None
         if c.aligner.needs_classifier and stage.classifier is not None:
             judge = _judge(

@@ -112,6 +112,7 @@ def from_run(
     def weights(role: str, otherwise: str) -> str:
         return _folder(run, manifest, outputs[role]) if role in outputs else otherwise
 
+    project = replace(recipe.align, storage=recipe.project_storage)  # type: ignore[arg-type]
     return Prediction(
         run=run.name,
         data=DataConfig(
@@ -123,11 +124,7 @@ def from_run(
         ),
         source=_named(recipe.classifier, weights("classifier", recipe.classifier.name)),
         finetuned=_named(recipe.classifier, weights("finetuned", "")),
-        project=replace(
-            recipe.align,
-            weights=weights("unconditional", recipe.align.weights),
-            storage=recipe.project_storage,
-        ),  # type: ignore[arg-type]
+        project=project.through(weights(*project.network_role)),
         num_classes=classes,
         class_names=names,
         seed=recipe.seed,

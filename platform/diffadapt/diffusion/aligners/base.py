@@ -52,6 +52,9 @@ class Aligner:
     """Whether the images of a batch act on each other: then ``coupled_batch`` decides who they are."""
     needs_classifier: ClassVar[bool] = False
     """Whether it looks at the source classifier, where the recipe has one."""
+    needs_student: ClassVar[bool] = False
+    """Whether its network is a student (diffusion/student) instead of the unconditional model: the one that
+    its field ``student`` names, or the recipe's own where that is 'train'."""
 
     def draws(self, start: int) -> int | None:
         """How often a batch's noise is drawn in ``start`` steps; None: not known beforehand."""

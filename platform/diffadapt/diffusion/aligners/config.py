@@ -3,7 +3,7 @@ DiffPure, GDA)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from diffadapt.core.config import execution, to_dict
@@ -30,7 +30,7 @@ class AlignSettings:
     guidance: Guidance = "dda"
     """dda: structural guidance with a norm for each image; dda-batch: the authors' one norm over the batch
     (parity); none: unguided noise and denoise; gda: the publicly described form of Generalized Diffusion
-    Adaptation."""
+    Adaptation; distilled: one to four calls of a student that reproduces one of them."""
     respacing: Steps = 100
     """Sampling steps that the 1000 training steps are thinned to."""
     start: Positive = 50
@@ -59,6 +59,25 @@ class AlignSettings:
         cls = ALIGNERS.load(self.guidance)
         return getattr(self, self.guidance.replace("-", "_")) if fields(cls) else cls()
 
+    @property
+    def network(self) -> str:
+        """The weights that images go through: the aligner's student, or the unconditional model; ``train``:
+        an input."""
+        mine = self.aligner
+        return mine.student if mine.needs_student else self.weights
+
+    @property
+    def network_role(self) -> tuple[str, str]:
+        """What a recipe calls that network when it trains it, and :attr:`network`."""
+        return ("student" if self.aligner.needs_student else "unconditional"), self.network
+
+    def through(self, weights: str) -> Any:
+        """The same with another :attr:`network`."""
+        if not self.aligner.needs_student:
+            return replace(self, weights=weights)
+        name = self.guidance.replace("-", "_")
+        return replace(self, **{name: replace(self.aligner, student=weights)})  # type: ignore[arg-type]
+
     def identity(self) -> dict[str, Any]:
         """Identity fields but the weights' place, without other aligners' settings; ``coupled_batch`` only
         where batches count."""
@@ -69,6 +88,8 @@ class AlignSettings:
         for f in fields(self):
             if isinstance(getattr(self, f.name), Aligner) and getattr(self, f.name) is not mine:
                 values.pop(f.name)
+        if mine.needs_student:
+            values[self.guidance.replace("-", "_")].pop("student")
         return values | ({"version": mine.version} if mine.version > 1 else {})
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, ClassVar
 
-from diffadapt.core.config import to_dict
+from diffadapt.core.config import added, to_dict
 from diffadapt.core.errors import DataError, RecipeError
-from diffadapt.core.pipeline import PART, RESULT, SAME_IMAGES, SOURCE, Builder, MethodRow, Pipeline, Role
+from diffadapt.core.pipeline import PART, RESULT, SAME_IMAGES, SOURCE, MethodRow, Pipeline, Role
 from diffadapt.core.ranges import Between, Seed
 from diffadapt.data.config import DataConfig, TargetConfig
 from diffadapt.diffusion.aligners.config import AlignConfig, diffpure
@@ -32,11 +32,12 @@ from diffadapt.stages.synthesize import Synthesize
 from diffadapt.systems.checks import check_known
 from diffadapt.systems.sda import authors
 from diffadapt.systems.sda.published import match
+from diffadapt.systems.sda.student import AligningGraph
 from diffadapt.tasks.classification.adapt_online import Memo, Tent
 from diffadapt.tasks.classification.figures import Figures
 from diffadapt.tasks.classification.fit_classifier import FitClassifier
 from diffadapt.tasks.classification.predict import Predict
-from diffadapt.train.config import RESNET_PAPER, DiffusionFitConfig, FitConfig
+from diffadapt.train.config import RESNET_PAPER, DiffusionFitConfig, DistilConfig, FitConfig
 
 METHODS = ("source", "diffpure", "memo", "tent", "gda", "dda", "sda")
 CONTROLS = ("nonaligned", "real", "projection", "finetuned", "batchnorm")
@@ -74,6 +75,8 @@ class SDA:
     """How the conditional model is trained when synth.weights is 'train'."""
     unconditional_fit: DiffusionFitConfig = DiffusionFitConfig(architecture="unet")
     """How the unconditional model is trained when align.weights is 'train'."""
+    distil: DistilConfig = added(DistilConfig())
+    """How the student is trained, where an aligner is 'distilled'."""
     seed: Seed = 0
     execution: ExecutionConfig = ExecutionConfig()
 
@@ -179,7 +182,7 @@ class SDA:
             )
 
 
-class _Graph(Builder):
+class _Graph(AligningGraph):
     """Builds the nodes of one recipe."""
 
     system = "sda"
@@ -294,9 +297,9 @@ class _Graph(Builder):
         r, config = self.r, replace(config, storage=self.r.project_storage)  # type: ignore[arg-type]
         if config.aligner.needs_classifier:
             stage = Align(config, r.seed, r.classifier, self.classes)
-            self.add(name, stage, "target", *self.uncond, *self.fitted)
+            self.add(name, stage, "target", *self.networks(config), *self.fitted)
         else:
-            self.add(name, Align(config, r.seed), "target", *self.uncond)
+            self.align(name, config, "target")
 
     def predict(self, name: str, images: str, model: tuple[str, ...] | None = None) -> None:
         fitted = self.fitted if model is None else model
@@ -342,14 +345,18 @@ class _Graph(Builder):
     def _tent(self, config: TentConfig) -> Tent:
         return Tent(config, self.r.classifier, self.classes, bool(self.fitted), self.r.seed)
 
-    def _sda(self) -> None:
+    def synth(self) -> str:
+        """The node of the synthetic images."""
         r, generator = self.r, ()
         if r.synth.weights == "train":
             size, channels = r.source.image_size, r.source.channels
             fit = FitGenerator(r.generator_fit, self.classes, size, channels, self.names_of_classes)
             generator = (self.add("generator", fit, "source_images", output="generator"),)
-        self.add("synth", Synthesize(r.synth, self.classes, r.seed), *generator, output="synth")
-        self.add("aligned", Align(r.align, r.seed), "synth", *self.uncond, output="aligned")
+        return self.add("synth", Synthesize(r.synth, self.classes, r.seed), *generator, output="synth")
+
+    def _sda(self) -> None:
+        r = self.r
+        self.outputs["aligned"] = self.align("aligned", r.align, self.synth())
         self.outputs.update(projected="projected", source_on_target="source_on_target")
         self._finetune("finetuned", "aligned")
         self.outputs["finetuned"] = "finetuned"
