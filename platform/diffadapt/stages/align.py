@@ -18,6 +18,7 @@ from diffadapt.diffusion.aligners.config import AlignConfig
 from diffadapt.diffusion.given import check_unconditional
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.weights import revision, weights_label
+from diffadapt.stages.choose_level import LEVEL, chosen_level
 from diffadapt.stages.models import classifier_identity, classifier_revisions, open_classifier
 
 
@@ -25,7 +26,7 @@ from diffadapt.stages.models import classifier_identity, classifier_revisions, o
 class Align(Stage):
     """One shard for each shard of the images, the first input; then, if they are trained by the recipe, the
     unconditional model (``config.weights`` 'train') and the classifier (``classifier.name`` 'train'; only GDA
-    looks at it).
+    looks at it), and where the aligner's level is 'auto' the one that was chosen (stages/choose_level).
     """
 
     config: AlignConfig = AlignConfig()
@@ -42,7 +43,7 @@ class Align(Stage):
 
     def label(self) -> str:
         c = self.config
-        return f"{weights_label(c.weights)}-{c.guidance}-{c.start}of{c.respacing}"
+        return f"{weights_label(c.weights)}-{c.guidance}-{c.aligner.steps_label(c)}"
 
     def identity(self) -> dict[str, Any]:
         values = {"config": self.config.identity(), "seed": self.seed}
@@ -57,15 +58,14 @@ class Align(Stage):
         return own
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
-        c = self.config
-        top = c.respacing if c.noise_at_first_step else c.respacing - 1
-        if not 1 <= c.start <= top:
-            raise RecipeError(
-                f"align.start is {c.start} but must be 1 to {top} at respacing {c.respacing}: it is the step"
-                " that images are noised to."
-            )
-        check_unconditional(c.weights)
+        self.config.check()
+        check_unconditional(self.config.weights)
         images, *fitted = inputs.values()
+        if self.config.chooses and all(node.stage.kind != LEVEL for node in fitted):
+            raise RecipeError(
+                f"align.{self.config.guidance}.level is 'auto', but nothing chooses it here: give the"
+                " training step that images are noised to, 0 to 999."
+            )
         return one_to_one(images, fitted)
 
     def open(self, context: WorkContext) -> _Aligner:
@@ -81,9 +81,11 @@ class _Aligner:
         from diffadapt.stages.encoding import Encoder
 
         c = stage.config
+        if c.chooses:
+            c = c.at(chosen_level(context.fitted_by(LEVEL)[0]))
         fitted = list(context.fitted.items())
         weights = fitted.pop(0)[1] if c.weights == "train" else c.weights
-        self.stage = stage
+        self.stage, self.config = stage, c
         self.network = load_unconditional(weights, context.device, c.precision, c.compile)
         judge = None
         if c.aligner.needs_classifier and stage.classifier is not None:
@@ -112,7 +114,7 @@ class _Aligner:
 
         decoded = decode_rows(inputs[0], self.network.channels, lambda a: prepare(a, self.network.image_size))
         seeds = [item_seed(self.stage.seed, "align", key, self.stage.kind) for key in decoded.keys]
-        jpeg = self.stage.config.storage == "jpeg75"
+        jpeg = self.config.storage == "jpeg75"
 
         def process(batch: Sequence[int]) -> list[Future[bytes]]:
             stacked = np.stack([decoded.images[i] for i in batch])
