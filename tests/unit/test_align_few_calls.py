@@ -1,5 +1,5 @@
-"""Aligners of a few network calls: diffusers' schedulers on one network, the published rule of MPGD, and calls
-as they are told."""
+"""Aligners of a few network calls: diffusers' schedulers on one network, the published rule of MPGD, and
+calls as they are told."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_the_row_has_its_own_images_and_classifier(run):
     assert found["projected_one_step"] == ["target", "level_one_step"]
     assert found["aligned_one_step"] == ["synth", "level_one_step"]
     assert found["finetuned_one_step"][0] == "aligned_one_step"
-    assert found["finetuned_one_step_on_projected_one_step"] == ["projected_one_step", "finetuned_one_step"]
+    assert found["finetuned_one_step_on_projected"] == ["projected_one_step", "finetuned_one_step"]
     rows = [r["name"] for r in run.manifest()["rows"]]
     assert rows.index(ROW) < rows.index("SDA") == len(rows) - 1, "SDA stays the run's result"
 

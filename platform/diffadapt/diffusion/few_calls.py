@@ -52,7 +52,7 @@ class Few(Aligner):
         return Calls(self.count)
 
     def steps_label(self, config: Any) -> str:
-        return f"t{self.level}-{self.count}"
+        return f"{self.level if self.level == AUTO else f't{self.level}'}-{self.count}"
 
     def draws(self, start: int) -> int:
         return self.count if self.how == "ddpm" else 1
