@@ -73,6 +73,7 @@ def recipe() -> SDA:
             flip=False,
         ),
         controls=("nonaligned", "real", "projection", "finetuned", "batchnorm"),
+        cheap=("one-step",),
         memo=MemoConfig(views=32, limit=10, flip=False, lr=1e-3),
         tent=TentConfig(batch_size=64, lr=1e-3, optimizer="adam"),
     )

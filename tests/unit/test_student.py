@@ -185,7 +185,7 @@ def test_ranges(change, message):
         ({"distil": DistilConfig(corruptions=("fog",))}, "'fog', which is a test corruption"),
         ({"distil": DistilConfig(corruptions=("mist",))}, "'mist', which is not known"),
         ({"distil": DistilConfig(corruptions=("saturate",))}, "nothing to draw"),
-        ({"distil": DistilConfig(teacher="distilled")}, "needs neither a student"),
+        ({"distil": DistilConfig(teacher="distilled")}, "begins at align.start"),
         ({"align": replace(distilled(2))}, "trained for 1"),
     ],
 )

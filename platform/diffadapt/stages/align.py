@@ -18,6 +18,7 @@ from diffadapt.diffusion.aligners.config import AlignConfig
 from diffadapt.diffusion.given import check_student, check_unconditional
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.weights import revision, weights_label
+from diffadapt.stages.choose_level import LEVEL, chosen_level
 from diffadapt.stages.models import classifier_identity, classifier_revisions, open_classifier
 from diffadapt.stages.roles import STUDENT
 
@@ -26,7 +27,7 @@ from diffadapt.stages.roles import STUDENT
 class Align(Stage):
     """One shard for each shard of the images, the first input; then, if they are trained by the recipe, the
     unconditional model (``config.weights`` 'train'), or for an aligner that needs one its student in that
-    place, and the classifier (``classifier.name`` 'train'; only GDA looks at it).
+    place, and the classifier (``classifier.name`` 'train'; only GDA looks at it), and where the aligner's level is 'auto' the one that was chosen (stages/choose_level).
     """
 
     config: AlignConfig = AlignConfig()
@@ -43,7 +44,7 @@ class Align(Stage):
 
     def label(self) -> str:
         c = self.config
-        return f"{weights_label(c.network)}-{c.guidance}-{c.start}of{c.respacing}"
+        return f"{weights_label(c.network)}-{c.guidance}-{c.aligner.steps_label(c)}"
 
     def identity(self) -> dict[str, Any]:
         values = {"config": self.config.identity(), "seed": self.seed}
@@ -60,22 +61,22 @@ class Align(Stage):
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         c = self.config
-        top = c.respacing if c.noise_at_first_step else c.respacing - 1
-        if not 1 <= c.start <= top:
-            raise RecipeError(
-                f"align.start is {c.start} but must be 1 to {top} at respacing {c.respacing}: it is the step"
-                " that images are noised to."
-            )
+        c.check()
         images, *fitted = inputs.values()
-        if c.aligner.needs_student:
+        if not c.aligner.needs_student:
+            check_unconditional(c.network)
+        else:
             check_student(c.network, c.aligner.calls)
-            if c.network == "train" and not any(n.stage.kind == STUDENT for n in fitted):
+            if c.network == "train" and all(node.stage.kind != STUDENT for node in fitted):
                 raise RecipeError(
                     f"align.guidance is {c.guidance!r} but there is no student: give the folder of one as"
                     f" align.{c.guidance}.student, or use a recipe that trains one."
                 )
-        else:
-            check_unconditional(c.network)
+        if c.chooses and all(node.stage.kind != LEVEL for node in fitted):
+            raise RecipeError(
+                f"align.{c.guidance}.level is 'auto', but nothing chooses it here: give the"
+                " training step that images are noised to, 0 to 999."
+            )
         return one_to_one(images, fitted)
 
     def open(self, context: WorkContext) -> _Aligner:
@@ -92,10 +93,12 @@ class _Aligner:
         from diffadapt.stages.encoding import Encoder
 
         c = stage.config
+        if c.chooses:
+            c = c.at(chosen_level(context.fitted_by(LEVEL)[0]))
         fitted = list(context.fitted.items())
         weights = fitted.pop(0)[1] if c.network == "train" else c.network
         load = load_student if c.aligner.needs_student else load_unconditional
-        self.stage = stage
+        self.stage, self.config = stage, c
         self.network = load(weights, context.device, c.precision, c.compile)
         judge = None
         if c.aligner.needs_classifier and stage.classifier is not None:
@@ -124,7 +127,7 @@ class _Aligner:
 
         decoded = decode_rows(inputs[0], self.network.channels, lambda a: prepare(a, self.network.image_size))
         seeds = [item_seed(self.stage.seed, "align", key, self.stage.kind) for key in decoded.keys]
-        jpeg = self.stage.config.storage == "jpeg75"
+        jpeg = self.config.storage == "jpeg75"
 
         def process(batch: Sequence[int]) -> list[Future[bytes]]:
             stacked = np.stack([decoded.images[i] for i in batch])

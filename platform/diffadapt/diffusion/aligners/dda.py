@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from diffadapt.core.errors import RecipeError
-from diffadapt.diffusion.aligners.base import Aligner, Tools
+from diffadapt.diffusion.aligners.base import Aligner, Calls, Tools
 
 if TYPE_CHECKING:
     from diffadapt.diffusion.aligners.base import Run
@@ -17,6 +17,9 @@ class Dda(Aligner):
     """Denoising is held to the low frequencies of the image; an image does not depend on its batch mates."""
 
     norm: ClassVar[Literal["image", "batch"]] = "image"
+
+    def cost(self, config: Any) -> Calls:
+        return Calls(config.start, config.start)
 
     def draws(self, start: int) -> int:
         return start

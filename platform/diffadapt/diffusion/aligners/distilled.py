@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from diffadapt.core.ranges import Between
-from diffadapt.diffusion.aligners.base import Aligner, Tools
+from diffadapt.diffusion.aligners.base import Aligner, Calls, Tools
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,13 @@ class Distilled(Aligner):
     """The folder of a trained student, or ``train``: the recipe trains it (``distil``)."""
 
     needs_student: ClassVar[bool] = True
+    unread: ClassVar[tuple[str, ...]] = ("respacing", "start", "noise_at_first_step", "scale", "factor")
+
+    def cost(self, config: Any) -> Calls:
+        return Calls(self.calls)
+
+    def steps_label(self, config: Any) -> str:
+        return str(self.calls)
 
     def draws(self, start: int) -> int:
         return 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from diffadapt.diffusion.aligners.base import Aligner, Tools
+from diffadapt.diffusion.aligners.base import Aligner, Calls, Tools
 
 if TYPE_CHECKING:
     from diffadapt.diffusion.aligners.base import Run
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Unguided(Aligner):
     """No guidance, and so no gradient."""
+
+    def cost(self, config: Any) -> Calls:
+        return Calls(config.start)
 
     def draws(self, start: int) -> int:
         return start

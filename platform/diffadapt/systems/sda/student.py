@@ -27,9 +27,10 @@ class AligningGraph(Builder):
         """The node of the synthetic images."""
         raise NotImplementedError
 
-    def align(self, name: str, config: AlignConfig, images: str) -> str:
-        """A node that aligns ``images`` without a look at the classifier."""
-        return self.add(name, Align(config, self.r.seed), images, *self.networks(config))
+    def align(self, name: str, config: AlignConfig, images: str, *further: str) -> str:
+        """A node that aligns ``images`` without a look at the classifier; ``further``: nodes that the aligner
+        reads beside the network."""
+        return self.add(name, Align(config, self.r.seed), images, *self.networks(config), *further)
 
     def networks(self, config: AlignConfig) -> tuple[str, ...]:
         """The nodes of the network that images of an aligner go through, where the recipe trains it."""
@@ -42,10 +43,11 @@ class AligningGraph(Builder):
         RecipeError for settings that do not fit."""
         r, d, data = self.r, self.r.distil, self.r.target.data
         teacher = replace(r.align, guidance=d.teacher)
-        if teacher.aligner.needs_student or teacher.aligner.needs_classifier:
+        known = teacher.aligner
+        if known.needs_student or known.needs_classifier or "start" in known.unread:
             raise RecipeError(
-                f"distil.teacher is {d.teacher!r}, but a teacher must be an aligner that needs neither a"
-                " student nor the classifier."
+                f"distil.teacher is {d.teacher!r}, but a teacher must be an aligner that begins at align.start"
+                " and does not look at the classifier, such as dda or none."
             )
         if calls > d.calls:
             raise RecipeError(
@@ -53,7 +55,7 @@ class AligningGraph(Builder):
                 " distil.calls, or lower it."
             )
         sets = ["source_images"] if self.has_source else []
-        if "sda" in r.methods:
+        if "sda" in r.methods or r.cheap:
             sets.append(self.synth())
         if not sets:
             raise RecipeError(
