@@ -195,7 +195,7 @@ def forward_flops(weights: str) -> int:
     :func:`load_unconditional` does."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    subfolder, details, _ = _settings(weights)
+    subfolder, details, _ = settings_of(weights)
     config = read_json(weights, f"{subfolder}/config.json" if subfolder else "config.json") or {}
     fold = int(details.get("space_to_depth", 1))
     with torch.device("meta"):

@@ -27,7 +27,8 @@ from diffadapt.stages.roles import STUDENT
 class Align(Stage):
     """One shard for each shard of the images, the first input; then, if they are trained by the recipe, the
     unconditional model (``config.weights`` 'train'), or for an aligner that needs one its student in that
-    place, and the classifier (``classifier.name`` 'train'; only GDA looks at it), and where the aligner's level is 'auto' the one that was chosen (stages/choose_level).
+    place, and the classifier (``classifier.name`` 'train'; only GDA looks at it), and where the aligner's
+    level is 'auto' the one that was chosen (stages/choose_level).
     """
 
     config: AlignConfig = AlignConfig()

@@ -46,8 +46,8 @@ class AligningGraph(Builder):
         known = teacher.aligner
         if known.needs_student or known.needs_classifier or "start" in known.unread:
             raise RecipeError(
-                f"distil.teacher is {d.teacher!r}, but a teacher must be an aligner that begins at align.start"
-                " and does not look at the classifier, such as dda or none."
+                f"distil.teacher is {d.teacher!r}, but a teacher must be an aligner that begins at"
+                " align.start and does not look at the classifier, such as dda or none."
             )
         if calls > d.calls:
             raise RecipeError(
