@@ -260,8 +260,13 @@ def test_the_recipe_trains_the_student_on_no_image_of_the_target(tmp_path):
 def test_recipes_without_a_student_keep_their_digests():
     from diffadapt.core.manifest import run_config
 
-    assert "distil" not in run_config(tiny_sda())
+    config = run_config(tiny_sda(distil=DistilConfig()))
+    assert "distil" not in config and "distilled" not in config["align"]
     assert "distilled" not in Align(TEACHER).identity()["config"]
+    assert Align(distilled()).identity()["config"]["distilled"] == {"calls": 1}
+    assert Align(TEACHER).identity()["config"].keys() == {
+        "guidance", "respacing", "start", "noise_at_first_step", "scale", "factor", "precision", "storage"
+    }  # fmt: skip
 
 
 def _worker(rank: int, folder: str, base: str) -> None:

@@ -120,10 +120,12 @@ class AlignSettings:
         if not mine.coupled:
             values.pop("coupled_batch")
         for f in fields(self):
-            if isinstance(getattr(self, f.name), Aligner) and getattr(self, f.name) is not mine:
-                values.pop(f.name)
-        if mine.needs_student:
-            values[self.guidance.replace("-", "_")].pop("student")
+            if isinstance(getattr(self, f.name), Aligner):
+                values.pop(f.name, None)
+        if fields(mine):
+            own = to_dict(mine, identity_only=True)
+            own.pop("student" if mine.needs_student else "", None)
+            values[self.guidance.replace("-", "_")] = own
         return values | ({"version": mine.version} if mine.version > 1 else {})
 
 
@@ -141,7 +143,7 @@ class LevelConfig:
     about as frequent (Tu et al. 2022)."""
 
 
-AlignConfig: Any = extended("AlignConfig", AlignSettings, ALIGNERS.all(), __name__)
+AlignConfig: Any = extended("AlignConfig", AlignSettings, ALIGNERS.all(), __name__, later=True)
 
 
 def dda_published(weights: str = "adm-256-uncond", **changes: object) -> AlignConfig:
