@@ -119,9 +119,7 @@ def _levels(schedule: Any, teacher: AlignConfig, config: DistilConfig) -> tuple[
 def _widened(unet: UNet2DModel, space_to_depth: int) -> Denoiser:
     """The network with as many input channels again, whose weights are 0."""
     own = unet.config.in_channels
-    wide = UNet2DModel.from_config(
-        {**unet.config, "in_channels": 2 * own, "out_channels": unet.config.out_channels}
-    )
+    wide = UNet2DModel.from_config({**unet.config, "in_channels": 2 * own})
     state = unet.state_dict()
     first = state["conv_in.weight"]
     state["conv_in.weight"] = torch.cat([first, torch.zeros_like(first)], dim=1)
