@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from diffadapt.commands.common import make_runner
+from diffadapt.core.artifact import Rows, Shard
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.runs import Root, Run
+from diffadapt.core.stage import FitJob, InputFile, WorkContext
 from diffadapt.data.image import decode
 from diffadapt.diffusion.aligners.config import LevelConfig
 from diffadapt.diffusion.network import load_unconditional
@@ -21,8 +23,9 @@ from diffadapt.metrics.validators import OF_CANDIDATES, of_candidates
 from diffadapt.report.html import write_report
 from diffadapt.run.drive import drive
 from diffadapt.stages.choose_level import ChooseLevel
-from diffadapt.systems.predict import from_run
+from diffadapt.systems.predict import _folder, from_run
 from diffadapt.systems.sda.recipe import SDA
+from diffadapt.train.reporter import LocalReporter
 from tests.tiny import tiny_sda
 
 LEVELS = (40, 150, 900)
@@ -80,7 +83,7 @@ def test_images_are_projected_at_the_chosen_level(run):
 
 def network_calls(run: Run) -> dict[str, dict]:
     found = json.loads(run.read("network_calls.json"))
-    assert found["gflop"] == pytest.approx(0.0094, rel=1)
+    assert 1e-3 < found["gflop"] < 1
     return {r["row"]: r for r in found["rows"]}
 
 
@@ -98,7 +101,7 @@ def test_the_run_says_calls_and_the_choice_beside_that_of_labels(run):
     assert "projection of the target, one step" in html and "choice of the level of noise, one step" in html
 
 
-def test_the_choice_looks_at_no_label(run):
+def test_the_choice_looks_at_no_label(run, tmp_path):
     """Shards whose labels are others give the same level and scores."""
     stage = recipe().pipeline()
     (node,) = [n for n in stage.nodes if n.name == "level_one_step"]
@@ -107,17 +110,12 @@ def test_the_choice_looks_at_no_label(run):
     path = nodes["target"]["shards"][0][3]
     rows = store.load(path)
     blind = rows.table.set_column(1, "label", [[None] * len(rows)]).cast(rows.table.schema)
-    from diffadapt.core.artifact import Rows, Shard
-    from diffadapt.core.stage import FitJob, InputFile, WorkContext
-    from diffadapt.systems.predict import _folder
-    from diffadapt.train.reporter import LocalReporter
-
     fitted = {"classifier": _folder(run, run.manifest(), "classifier")}
     found = []
     for table in (rows.table, blind):
         file = InputFile("target", "d", path, Shard("a", {"group": "g"}))
         job = FitJob(
-            "level", lambda name: [], store, "", str(run.root.location), WorkContext("cpu", fitted),
+            "level", lambda name: [], store, "", str(tmp_path), WorkContext("cpu", fitted),
             LocalReporter("cpu"), lambda f, t=table: Rows(t), files=[file],
         )  # fmt: skip
         found.append(node.stage.fit(job))

@@ -281,3 +281,42 @@ def test_two_workers_equal_one(tmp_path, tiny):
     train(tmp_path / "one", base=tiny)
     one, two = weights(tmp_path / "one", "unet"), weights(tmp_path / "two", "unet")
     assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-4
+
+
+def test_a_run_has_a_row_of_its_student_and_predicts_with_it(tmp_path):
+    import json
+
+    from diffadapt.commands.common import make_runner
+    from diffadapt.core.runs import Root
+    from diffadapt.report.html import write_report
+    from diffadapt.run.drive import drive
+    from diffadapt.systems.predict import from_run
+    from tests.unit.test_sda_few_calls import recipe
+
+    torch.set_num_threads(1)
+    value = replace(
+        recipe(),
+        methods=("source",),
+        cheap=("distilled",),
+        distil=replace(SHORT, calls=2, steps=2, images=20),
+        align=replace(recipe().align, distilled=replace(TEACHER.distilled, calls=2)),
+    )
+    root = Root(str(tmp_path / "root"))
+    run = drive("small", value, value.pipeline(), root, lambda: make_runner(value.execution))
+    (row,) = [r for r in json.loads(run.read("network_calls.json"))["rows"] if not r["control"]]
+    assert row["row"] == "SDA (distilled, 2 calls)" and (row["forward"], row["backward"]) == (2, 0)
+    student = run.manifest()["nodes"]["student"]
+    assert student["inputs"] == [
+        "student_source_images", "student_source_images_aligned", "student_synth", "student_synth_aligned"
+    ]  # fmt: skip
+    write_report(run)
+    html = run.read("report.html").decode()
+    assert "No image of the target and no label was among them." in html and "training of the student" in html
+    predicted = from_run(run, "embedded:digits", value.execution, 10)
+    assert isinstance(predicted.project.distilled.student, str) and predicted.project.distilled.calls == 2
+    assert load_student(predicted.project.distilled.student).levels == tuple(student_levels_of(value))
+
+
+def student_levels_of(value: SDA) -> list[int]:
+    top = int(Schedule.linear().respace(value.align.respacing).timesteps[value.align.start])
+    return [top, round(top / 2)]

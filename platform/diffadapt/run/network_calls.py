@@ -28,8 +28,8 @@ def network_calls(
     """``rows``: for each row one member of which sees projected images its ``row``, ``node`` (the
     projection), ``aligner``, calls an image (``forward``, ``backward``, ``passes``; None where the aligner
     does not say) and ``level``: None, or what was chosen, with the level that labels would have chosen where
-    the sample has some. ``gflop``: of one forward pass of one image. None for a run that chooses no level of
-    its own, whose rows all have the published loop."""
+    the sample has some. ``gflop``: of one forward pass of one image. None for a run without a row of
+    ``cheap``."""
     rows = []
     for row in pipeline.rows:
         for node in _projections(row.members, plans):
@@ -73,14 +73,14 @@ def _chosen(plan: NodePlan, store: Store, load: Callable[[str], Predictions]) ->
 
 def _gflop(plans: Mapping[str, NodePlan], node: str, store: Store) -> float | None:
     """Of one forward pass of one image; None where the network cannot be counted."""
-    weights = plans[node].stage.config.weights
-    if weights == "train":
-        fitted = plans["unconditional"]
-        p = fitted.shards[0]
-        weights = str(fetch_folder(store, InputFile(fitted.name, p.digest, p.path, p.shard, fitted=True)))
     from diffadapt.diffusion.network import forward_flops
 
+    weights = plans[node].stage.config.weights
     try:
+        if weights == "train":
+            fitted = plans["unconditional"]  # of which a student is the like
+            p = fitted.shards[0]
+            weights = str(fetch_folder(store, InputFile(fitted.name, p.digest, p.path, p.shard, fitted=True)))
         return round(forward_flops(weights) / 1e9, 6)
     except Exception:
         return None  # a figure of the report, never the end of a run

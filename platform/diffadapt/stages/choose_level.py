@@ -108,12 +108,11 @@ class ChooseLevel(Stage):
         seeds = [item_seed(self.seed, "align", key, "aligned") for key in keys]
         x = torch.from_numpy(images).permute(0, 3, 1, 2)
 
-        @torch.inference_mode()
         def predicted(level: int) -> np.ndarray:
             found = Projector(network, c.at(level), device).project(x, seeds).permute(0, 2, 3, 1).numpy()
-            parts = [
-                model(to_input(list(found[i : i + size]), view, device)) for i in range(0, len(found), size)
-            ]
+            pieces = [list(found[i : i + size]) for i in range(0, len(found), size)]
+            with torch.inference_mode():
+                parts = [model(to_input(piece, view, device)) for piece in pieces]
             return torch.cat(parts).float().cpu().numpy()
 
         levels = self.choice.levels
