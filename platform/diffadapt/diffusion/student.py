@@ -41,7 +41,8 @@ def levels_of(weights: str, details: dict[str, Any]) -> tuple[int, ...]:
     if not levels:
         raise WeightsError(
             f"The network {weights!r} is no student of an aligner: give the folder of one that was trained"
-            " (`diffadapt export <run> --what student --out <folder>`), or leave align.distilled.student at 'train'."
+            " (`diffadapt export <run> --what student --out <folder>`), or leave align.distilled.student at"
+            " 'train'."
         )
     return levels
 
