@@ -72,7 +72,7 @@ def recipe() -> SDA:
             augment="shift",
             flip=False,
         ),
-        distil=DistilConfig(steps=1_000, lr=1e-3, ema_decay=0.99, copies=2),
+        distil=DistilConfig(steps=300, lr=1e-3, ema_decay=0.99, copies=2),
         controls=("nonaligned", "real", "projection", "finetuned", "batchnorm"),
         cheap=("one-step",),
         memo=MemoConfig(views=32, limit=10, flip=False, lr=1e-3),
