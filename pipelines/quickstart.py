@@ -8,7 +8,7 @@ from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.systems.sda.recipe import SDA
-from diffadapt.train.config import FitConfig
+from diffadapt.train.config import DistilConfig, FitConfig
 
 
 def recipe() -> SDA:
@@ -72,7 +72,9 @@ def recipe() -> SDA:
             augment="shift",
             flip=False,
         ),
+        distil=DistilConfig(steps=300, lr=1e-3, ema_decay=0.99, copies=2),
         controls=("nonaligned", "real", "projection", "finetuned", "batchnorm"),
+        cheap=("one-step",),
         memo=MemoConfig(views=32, limit=10, flip=False, lr=1e-3),
         tent=TentConfig(batch_size=64, lr=1e-3, optimizer="adam"),
     )

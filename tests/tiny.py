@@ -38,6 +38,7 @@ def tiny_sda(**changes) -> SDA:
         finetune=replace(full.finetune, epochs=1),
         memo=replace(full.memo, views=4, limit=2),
         tent=replace(full.tent, batch_size=8),
+        cheap=(),
         execution=replace(full.execution, runner="local", device="cpu"),
     )
     return replace(recipe, **changes)

@@ -19,6 +19,8 @@ from tests.bench.metric import Report  # noqa: E402
 from tests.bench.networks import SIZES, Size  # noqa: E402
 
 NAMES = ("synthesis", "alignment", "transfer", "accuracy", "runners", "storage", "host")
+ASKED = ("projection",)
+"""Those that take long and run only when they are named."""
 
 
 def benchmark(
@@ -37,6 +39,10 @@ def benchmark(
         from tests.bench.accuracy import accuracy
 
         return accuracy(size, device, weights)
+    if name == "projection":
+        from tests.bench.projection import FULL, SMOKE, projection
+
+        return projection(SMOKE if size.name == "tiny" else FULL)
     if name == "runners":
         from tests.bench.runners import runners
 
@@ -71,7 +77,12 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m tests.bench",
         description="Benchmarks of diffadapt; they never fail on a slow machine.",
     )
-    parser.add_argument("names", nargs="*", metavar="name", help=f"which of {', '.join(NAMES)}; default: all")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"which of {', '.join((*NAMES, *ASKED))}; default: all but {', '.join(ASKED)}",
+    )
     parser.add_argument(
         "--size", choices=["auto", *SIZES], default="auto", help="auto: published on CUDA, small elsewhere"
     )
@@ -86,9 +97,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", help="also write the numbers to this file")
     options = parser.parse_args(argv)
     for name in options.names:
-        if name not in NAMES:
+        if name not in (*NAMES, *ASKED):
             parser.error(
-                f"there is no benchmark {name!r}.{suggest(name, NAMES)} Known are: {', '.join(NAMES)}"
+                f"there is no benchmark {name!r}.{suggest(name, (*NAMES, *ASKED))} Known are:"
+                f" {', '.join((*NAMES, *ASKED))}"
             )
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device

@@ -42,6 +42,29 @@ def test_it_returns_positive_numbers(name):
         assert metric.reached is None, "a target must not be judged at this size"
 
 
+@pytest.mark.slow
+def test_projection_says_accuracy_cost_and_the_difference_to_published_sda(tmp_path):
+    from tests.bench.projection import MENDED, SMOKE, projection
+
+    report = projection(SMOKE, str(tmp_path))
+    found = {m.name: m for m in report.metrics}
+    assert {"SDA: accuracy", "SDA (one step, 1 call): accuracy", f"{MENDED}: against SDA"} <= set(found)
+    assert all(math.isfinite(m.value) and m.target is None for m in report.metrics)
+    assert "1 passes" in found["SDA (one step, 1 call): accuracy"].note
+    assert any(line.startswith("level of one-step, by seed") for line in report.conditions)
+    assert projection(SMOKE, str(tmp_path)).metrics == report.metrics, "served from what was made"
+
+
+def test_differences_are_paired_by_digit():
+    from tests.bench.projection import Row, paired
+
+    base = Row({s: {f"fog/5/{i}": False for i in range(4)} for s in (0, 1)})
+    better = Row({s: {f"fog/5/{i}": i < 2 for i in range(4)} for s in (0, 1)})
+    mean, error, by_seed = paired(better, base)
+    assert (mean, by_seed) == (50.0, [50.0, 50.0]) and error == pytest.approx(100 / 3**0.5 / 2)
+    assert paired(base, base)[:2] == (0.0, 0.0)
+
+
 def test_half_precision_stays_within_a_grey_level_on_real_digits():
     report = benchmark("accuracy", TINY, CPU, "fp32")
     assert [m.name for m in report.metrics] == [

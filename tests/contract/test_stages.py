@@ -89,6 +89,7 @@ SHARED_KINDS = {
 NEED_NO_GPU = {
     "Images",
     "Corrupt",
+    "CorruptTraining",
     "Prompts",
     "FilterImages",
     "HoldOut",

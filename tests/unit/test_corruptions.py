@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from diffadapt.core.errors import DataError, ItemError
-from diffadapt.data.config import CORRUPTIONS
+from diffadapt.data.config import CORRUPTIONS, TRAINING_CORRUPTIONS
 from diffadapt.data.corruptions import corrupt, corruption_label, generator
 from diffadapt.data.corruptions.blur import _convolve, _disc, smear
 from diffadapt.data.corruptions.digital import _shrunk
@@ -95,6 +95,29 @@ def test_seed_decides(name):
     np.random.seed(0)
     assert np.array_equal(first, corrupt(image, name, 3, 12345678901234567))
     assert np.array_equal(first, corrupt(image, name, 3, 2)) == (name not in RANDOM)
+
+
+@pytest.mark.parametrize("name", TRAINING_CORRUPTIONS)
+def test_training_types_are_seeded_rise_with_severity_and_keep_the_form(name):
+    assert name not in CORRUPTIONS
+    for shape in ((40, 33, 3), (16, 16, 1), (5, 4, 3)):
+        image = scene(shape[0], 1, shape[2], shape[1])
+        out = [corrupt(image, name, s, 7) for s in range(1, 6)]
+        assert all(o.dtype == np.uint8 and o.shape == shape for o in out)
+        assert np.array_equal(out[2], corrupt(image, name, 3, 7))
+        assert np.array_equal(out[2], corrupt(image, name, 3, 8)) == (name in ("gaussian_blur", "saturate"))
+    if name == "saturate":
+        assert np.array_equal(corrupt(pictures("digits16")[0], name, 5, 0), pictures("digits16")[0])
+        hue = scene(20, 2).max(axis=2)
+        assert np.abs(corrupt(scene(20, 2), name, 1, 0).max(axis=2).astype(int) - hue).max() <= 1
+        return
+    errors = [
+        np.mean(
+            [np.mean((corrupt(p, name, s, i).astype(float) - p) ** 2) for i, p in enumerate(pictures("32"))]
+        )
+        for s in range(1, 6)
+    ]
+    assert errors == sorted(errors) and errors[0] > 2, errors
 
 
 def test_types_draw_unrelated_noise():

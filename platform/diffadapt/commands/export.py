@@ -17,7 +17,7 @@ from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
 from diffadapt.core.spreadsheet import csv_bytes
 
-IMAGES, PROMPTS = ("synth", "aligned", "corrupted"), "prompts.csv"
+IMAGES, PROMPTS = ("synth", "aligned", "corrupted", "student-images"), "prompts.csv"
 Layout = Literal["imagefolder", "imagenet-c-syn", "flat"]
 KINDS = {"features": "cached features"}
 """What lies in the shards of kinds that are not exported; predictions otherwise."""

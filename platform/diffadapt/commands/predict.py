@@ -23,6 +23,9 @@ class PredictOptions(RootOption):
     """A folder, a glob, or a Parquet file or folder with an image column."""
     run: str = "last"
     """The finished run whose models to use: a name, a prefix, or 'last'."""
+    row: str = ""
+    """Of SDA: the row of the score table whose models, aligner and level to use, such as "SDA (one step, 1
+    call)"; by default SDA's own."""
     out: str = ""
     """What to write. Classifiers: a Parquet file (default predictions.parquet) of path, label, class and
     confidence, of SDA those of the source, projected and ensemble predictions too. Segmenters: a new folder
@@ -57,7 +60,7 @@ def predict(argv: Sequence[str]) -> int:
         raise DataError("Give the images to predict: a folder, a glob or a Parquet file.")
     root = options.open()
     model = root.run(options.run)
-    recipe = from_run(model, options.images, options.execution, options.block)
+    recipe = from_run(model, options.images, options.execution, options.block, options.row)
     if options.reject != "none" and not isinstance(recipe, ModelPrediction):
         raise RecipeError(
             f"--reject {options.reject} is for one adapted classifier, and {model.name} is no run of Adapt"

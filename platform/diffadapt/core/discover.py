@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from diffadapt.core.config import added
 from diffadapt.core.errors import DiffadaptError, RecipeError, suggest
 
 VARIABLES = tuple(
@@ -134,16 +135,19 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
         )
 
 
-def extended(name: str, base: type, pieces: Mapping[str, type], module: str) -> Any:
-    """The dataclass ``base`` with one field more for each piece that has settings, named as the piece.
+def extended(name: str, base: type, pieces: Mapping[str, type], module: str, later: bool = False) -> Any:
+    """The dataclass ``base`` with one field more for each piece that has settings, named as the piece;
+    ``later``: fields as of core/config.added, so that a piece more changes no recipe's digest.
 
     Raises RecipeError for a piece that is called as a field of ``base``.
     """
     own = {f.name: f.default for f in fields(base)}
-    added = [(piece.replace("-", "_"), cls, cls()) for piece, cls in pieces.items() if fields(cls)]
-    added = [(taken, cls, default) for taken, cls, default in added if own.get(taken) != default]
-    for taken in own.keys() & {f for f, _, _ in added}:
+    new = [(piece.replace("-", "_"), cls, cls()) for piece, cls in pieces.items() if fields(cls)]
+    new = [(taken, cls, default) for taken, cls, default in new if own.get(taken) != default]
+    for taken in own.keys() & {f for f, _, _ in new}:
         raise RecipeError(f"A file cannot be called {taken}.py, because {name} has a field of that name.")
-    result = make_dataclass(name, added, bases=(base,), frozen=True)
+    if later:
+        new = [(taken, cls, added(default)) for taken, cls, default in new]
+    result = make_dataclass(name, new, bases=(base,), frozen=True)
     result.__module__, result.__doc__ = module, base.__doc__
     return result

@@ -29,10 +29,15 @@ class Between:
     high: float | None = None
     wanted: str = ""
 
-    def check(self, name: str, number: float | None) -> None:
-        """RecipeError, which calls the field ``name``, for a number outside; None is inside."""
+    def check(self, name: str, number: float | str | None) -> None:
+        """RecipeError, which calls the field ``name``, for a number outside; None, and a word that the field
+        takes in a number's place, is inside."""
         low, high = self.low, self.high
-        if number is None or ((low is None or number >= low) and (high is None or number <= high)):
+        if (
+            number is None
+            or isinstance(number, str)
+            or ((low is None or number >= low) and (high is None or number <= high))
+        ):
             return
         if high is None:
             words = f"be at least {low:g}"

@@ -16,6 +16,13 @@ CORRUPTIONS = (
 )  # fmt: skip
 """The 15 corruption types of ImageNet-C, in the benchmark's order."""
 
+TRAINING_CORRUPTIONS = (
+    "speckle_noise", "gaussian_blur", "saturate",
+    "single_frequency_greyscale", "cocentric_sine_waves", "brownish_noise", "checkerboard_cutout",
+)  # fmt: skip
+"""Types that are not tested on: three that ImageNet-C's authors set apart for validation, four of
+ImageNet-C-bar (data/corruptions/extra)."""
+
 
 @dataclass(frozen=True)
 class DataConfig:

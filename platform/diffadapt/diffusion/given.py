@@ -72,6 +72,26 @@ def check_unconditional(weights: str) -> None:
     _unconditional(weights, content_revision(resolve(weights)))
 
 
+def check_student(weights: str, calls: int) -> None:
+    """Raise WeightsError for a folder that is no student, or RecipeError for one that was trained for fewer
+    ``calls``."""
+    try:
+        if weights == "train" or not given(weights):
+            return
+    except WeightsError as error:
+        missing(error)
+        return
+    _student(weights, content_revision(resolve(weights)), calls)
+
+
+@functools.lru_cache(maxsize=16)
+def _student(weights: str, revision: str, calls: int) -> None:
+    from diffadapt.diffusion.student import demand_calls, levels_of
+    from diffadapt.models.diffusers_folder import DETAILS, read_json
+
+    demand_calls(levels_of(weights, read_json(weights, DETAILS) or {}), calls)
+
+
 @functools.lru_cache(maxsize=16)
 def _unconditional(weights: str, revision: str) -> None:
     from diffadapt.diffusion.network import look_at_unconditional

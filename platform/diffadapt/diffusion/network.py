@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -17,6 +17,7 @@ from diffadapt.models.weights import resolve
 from diffadapt.models.weights import revision as weights_revision
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+N = TypeVar("N", bound="UnconditionalNetwork")
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -30,6 +31,9 @@ class UnconditionalNetwork:
     Attributes: ``schedule`` (all training steps), ``channels`` C, ``image_size`` (side in pixels),
     ``revision``, ``precision``, ``device``, ``multiple`` (what H and W must be multiples of).
     """
+
+    sees: ClassVar[int] = 1
+    """How many images of C channels it is given side by side."""
 
     def __init__(
         self,
@@ -45,8 +49,8 @@ class UnconditionalNetwork:
     ) -> None:
         self.schedule = schedule or Schedule.linear()
         self.space_to_depth = space_to_depth
-        _demand_folded(unet.config, space_to_depth)
-        self.channels = unet.config.in_channels // space_to_depth**2
+        _demand_folded(unet.config, space_to_depth, self.sees)
+        self.channels = unet.config.in_channels // space_to_depth**2 // self.sees
         self.image_size = image_size or _side(unet.config.sample_size) * space_to_depth
         self.multiple = space_to_depth * 2 ** (len(unet.config.block_out_channels) - 1)
         self.revision = revision
@@ -94,11 +98,19 @@ def load_unconditional(
     A process has one network of the same content and settings for all stages that align and project, as long
     as one of them holds it.
     """
-    subfolder, details, schedule = _settings(weights)
+    return open_network(UnconditionalNetwork, weights, device, precision, compile)[0]
+
+
+def open_network(
+    cls: type[N], weights: str, device: torch.device | str, precision: Precision, compile: bool
+) -> tuple[N, dict[str, Any]]:
+    """The network of ``weights`` as a ``cls``, and its diffadapt.json. Raises as :func:`load_unconditional`
+    does."""
+    subfolder, details, schedule = settings_of(weights, cls.sees)
     revision = weights_revision(weights)
-    key = (revision, str(device), precision, compile)
+    key = (cls.__name__, revision, str(device), precision, compile)
     if (network := _SHARED.get(key)) is None:
-        network = _SHARED[key] = UnconditionalNetwork(
+        network = _SHARED[key] = cls(
             load_component(UNet2DModel, weights, subfolder),
             schedule,
             image_size=details.get("image_size"),
@@ -108,11 +120,12 @@ def load_unconditional(
             precision=precision,
             compile=compile,
         )
-    return network
+    assert isinstance(network, cls)
+    return network, details
 
 
-_SHARED: WeakValueDictionary[tuple[str, str, str, bool], UnconditionalNetwork] = WeakValueDictionary()
-"""By content and settings; what no open stage holds any more is gone from it."""
+_SHARED: WeakValueDictionary[tuple[str, str, str, str, bool], UnconditionalNetwork] = WeakValueDictionary()
+"""By kind, content and settings; what no open stage holds any more is gone from it."""
 
 
 def look_at_unconditional(weights: str) -> None:
@@ -122,7 +135,7 @@ def look_at_unconditional(weights: str) -> None:
     from diffadapt.models.parts import look_at_part
     from diffadapt.models.weight_files import demand_components
 
-    subfolder, details, _ = _settings(weights)
+    subfolder, details, _ = settings_of(weights)
     folder = Path(resolve(weights)) / (subfolder or "")
     if not (folder / "config.json").is_file():
         raise WeightsError(
@@ -132,14 +145,14 @@ def look_at_unconditional(weights: str) -> None:
     demand_components(weights, folder.parent, {folder.name: ["diffusers", "UNet2DModel"]}, "", "")
     with quiet():
         config = look_at_part(weights, folder, ("diffusers", "UNet2DModel"))
-    _demand_folded(config, int(details.get("space_to_depth", 1)))
+    _demand_folded(config, int(details.get("space_to_depth", 1)), 1)
     if not details.get("image_size"):
         _side(config.sample_size)
 
 
-def _settings(weights: str) -> tuple[str | None, dict[str, Any], Schedule]:
+def settings_of(weights: str, sees: int = 1) -> tuple[str | None, dict[str, Any], Schedule]:
     """(subfolder of the network, diffadapt.json, schedule). Raises WeightsError for a network of another
-    kind."""
+    kind, or for a student where none is wanted (``sees``: :class:`UnconditionalNetwork`)."""
     subfolder = "unet" if read_json(weights, "unet/config.json") is not None else None
     config = read_json(weights, "unet/config.json") or read_json(weights, "config.json")
     if config is not None and config.get("_class_name", "UNet2DModel") != "UNet2DModel":
@@ -152,6 +165,11 @@ def _settings(weights: str) -> tuple[str | None, dict[str, Any], Schedule]:
             f"The network {weights!r} is class-conditional; alignment needs an unconditional one."
         )
     details = read_json(weights, DETAILS) or {}
+    if sees == 1 and "student" in details:
+        raise WeightsError(
+            f"The network {weights!r} is an aligner's student: give it as align.distilled.student, and an"
+            " unconditional network as align.weights."
+        )
     if int(details.get("upsample", 1)) != 1:
         raise WeightsError(
             f"The network {weights!r} samples at a smaller size and upsamples, so it cannot denoise full-size"
@@ -164,9 +182,10 @@ def _settings(weights: str) -> tuple[str | None, dict[str, Any], Schedule]:
     return subfolder, details, schedule
 
 
-def _demand_folded(config: Any, space_to_depth: int) -> None:
-    folded = space_to_depth**2
-    if config.in_channels % folded or config.out_channels not in (config.in_channels, 2 * config.in_channels):
+def _demand_folded(config: Any, space_to_depth: int, sees: int) -> None:
+    folded = space_to_depth**2 * sees
+    own = config.in_channels // sees
+    if config.in_channels % folded or config.out_channels not in (own, 2 * own):
         raise WeightsError(
             f"The network has {config.in_channels} input and {config.out_channels} output channels, which"
             f" fits no image with space_to_depth {space_to_depth}: the input must be a multiple of {folded},"
@@ -180,3 +199,21 @@ def _side(sample_size: int | tuple[int, int] | list[int] | None) -> int:
             "The network's config.json has no sample_size; add it, or image_size in diffadapt.json."
         )
     return sample_size if isinstance(sample_size, int) else max(sample_size)
+
+
+def forward_flops(weights: str) -> int:
+    """Floating-point operations of one forward pass of one image (a multiplication and an addition are two),
+    by torch's counter on the meta device: nothing is loaded or computed. Raises WeightsError as
+    :func:`load_unconditional` does."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    subfolder, details, _ = settings_of(weights)
+    config = read_json(weights, f"{subfolder}/config.json" if subfolder else "config.json") or {}
+    fold = int(details.get("space_to_depth", 1))
+    with torch.device("meta"):
+        unet = UNet2DModel.from_config(config)
+        side = int(details.get("image_size") or _side(unet.config.sample_size) * fold) // fold
+        x = torch.empty(1, unet.config.in_channels, side, side)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            unet(x, torch.zeros(1, dtype=torch.int64))
+    return counter.get_total_flops()

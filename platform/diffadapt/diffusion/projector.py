@@ -52,12 +52,7 @@ class Projector:
         self.config = config
         self.device = torch.device(device) if device is not None else network.device
         self.schedule = network.schedule.respace(config.respacing)
-        top = config.respacing if config.noise_at_first_step else config.respacing - 1
-        if not 1 <= config.start <= max(top, 0):
-            raise RecipeError(
-                f"align.start is {config.start} but must be 1 to {top} at respacing {config.respacing}: "
-                "it is the index that images are noised to."
-            )
+        config.check()
         if config.coupled_batch < 1 or config.batch_size < 1:
             raise RecipeError("align.batch_size and align.coupled_batch must be at least 1.")
         self.aligner = config.aligner

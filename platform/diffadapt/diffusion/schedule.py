@@ -122,6 +122,24 @@ class Schedule:
         index = np.asarray(kept, dtype=np.int64)
         return replace(self, timesteps=self.timesteps[index], alphas_cumprod=self.alphas_cumprod[index])
 
+    def descent(self, level: int, calls: int) -> Schedule:
+        """The ``calls`` steps from index ``level`` down to a clean image, evenly: the indices
+        (level + 1) k / calls - 1, k = 1 .. calls, rounded half to even ("trailing" spacing of diffusers: the
+        last call still has noise to take away). Raises RecipeError unless 0 <= level < N and
+        1 <= calls <= level + 1.
+        """
+        if not 0 <= level < len(self):
+            raise RecipeError(
+                f"The level {level} is no step of the network's {len(self)}: give 0 to {len(self) - 1}."
+            )
+        if not 1 <= calls <= level + 1:
+            raise RecipeError(
+                f"Level {level} has {level + 1} steps above the clean image, which cannot be gone in {calls}"
+                f" network calls: give 1 to {level + 1} calls, or a higher level."
+            )
+        index = np.round((level + 1) * np.arange(1, calls + 1) / calls).astype(np.int64) - 1
+        return replace(self, timesteps=self.timesteps[index], alphas_cumprod=self.alphas_cumprod[index])
+
     def __len__(self) -> int:
         return len(self.timesteps)
 

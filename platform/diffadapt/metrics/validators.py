@@ -233,6 +233,16 @@ def of_logits(name: str, logits: np.ndarray) -> float:
     return float(_OF_LOGITS[name](logits))
 
 
+def of_candidates(name: str, candidates: np.ndarray) -> np.ndarray:
+    """The scores of a validator of :data:`OF_CANDIDATES` for ``candidates`` (M, N, K) logits, float64
+    (M,)."""
+    return ensv(candidates) if name == "ensv" else np.array([of_logits(name, one) for one in candidates])
+
+
+OF_CANDIDATES = (*_OF_LOGITS, "ensv")
+"""Validators that need nothing but the candidates' logits."""
+
+
 def _probabilities(logits: np.ndarray) -> np.ndarray:
     return softmax(_matrix(logits))
 

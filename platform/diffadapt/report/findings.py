@@ -56,6 +56,7 @@ def row_findings(table: Summary) -> list[str]:
         out += compare(table, row, c)
     out += _rows_below_source(table, source, [*steps, *(row for row, _ in alike)])
     out += _clean(table, source, lead)
+    out = list(dict.fromkeys(out))  # a row above the result that is read beside it says so once
     return out + limits(table, {row.method: c for row, c in alike})
 
 

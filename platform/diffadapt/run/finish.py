@@ -25,6 +25,8 @@ from diffadapt.run.device_hours import FILE as DEVICE_HOURS
 from diffadapt.run.device_hours import device_hours
 from diffadapt.run.diversity import of_store
 from diffadapt.run.fit import recorded_metrics
+from diffadapt.run.network_calls import FILE as NETWORK_CALLS
+from diffadapt.run.network_calls import network_calls
 from diffadapt.run.other_classes import others_of
 from diffadapt.run.scores import reader, scores_of
 from diffadapt.run.without_labels import without_labels
@@ -70,6 +72,7 @@ def finish(
             manifest, load, lambda n: recorded_metrics(root.store, plans[n].shards[0].path or "")
         ),
         OTHER_CLASSES: others_of(manifest, load),
+        NETWORK_CALLS: network_calls(pipeline, plans, root.store, load),
     }
     for file, view in views.items():
         if view is not None:

@@ -16,18 +16,21 @@ from diffadapt.core.flops import Call
 from diffadapt.core.identity import item_seed
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.diffusion.aligners.config import AlignConfig
-from diffadapt.diffusion.given import check_unconditional
+from diffadapt.diffusion.given import check_student, check_unconditional
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.weights import revision, weights_label
 from diffadapt.stages.calls import of_unconditional
+from diffadapt.stages.choose_level import LEVEL, chosen_level
 from diffadapt.stages.models import classifier_identity, classifier_revisions, open_classifier
+from diffadapt.stages.roles import STUDENT
 
 
 @dataclass(frozen=True)
 class Align(Stage):
     """One shard for each shard of the images, the first input; then, if they are trained by the recipe, the
-    unconditional model (``config.weights`` 'train') and the classifier (``classifier.name`` 'train'; only GDA
-    looks at it).
+    unconditional model (``config.weights`` 'train'), or for an aligner that needs one its student in that
+    place, and the classifier (``classifier.name`` 'train'; only GDA looks at it), and where the aligner's
+    level is 'auto' the one that was chosen (stages/choose_level).
     """
 
     config: AlignConfig = AlignConfig()
@@ -44,7 +47,7 @@ class Align(Stage):
 
     def label(self) -> str:
         c = self.config
-        return f"{weights_label(c.weights)}-{c.guidance}-{c.start}of{c.respacing}"
+        return f"{weights_label(c.network)}-{c.guidance}-{c.aligner.steps_label(c)}"
 
     def identity(self) -> dict[str, Any]:
         values = {"config": self.config.identity(), "seed": self.seed}
@@ -53,29 +56,36 @@ class Align(Stage):
         return values
 
     def revisions(self) -> dict[str, str]:
-        own = {} if self.config.weights == "train" else {"unconditional": revision(self.config.weights)}
+        role, weights = self.config.network_role
+        own = {} if weights == "train" else {role: revision(weights)}
         if self.config.aligner.needs_classifier and self.classifier:
             own |= classifier_revisions(self.classifier, False, self.num_classes)
         return own
 
     def plan(self, inputs: Mapping[str, NodePlan]) -> list[Shard]:
         c = self.config
-        top = c.respacing if c.noise_at_first_step else c.respacing - 1
-        if not 1 <= c.start <= top:
-            raise RecipeError(
-                f"align.start is {c.start} but must be 1 to {top} at respacing {c.respacing}: it is the step"
-                " that images are noised to."
-            )
-        check_unconditional(c.weights)
+        c.check()
         images, *fitted = inputs.values()
+        if not c.aligner.needs_student:
+            check_unconditional(c.network)
+        else:
+            check_student(c.network, c.aligner.calls)
+            if c.network == "train" and all(node.stage.kind != STUDENT for node in fitted):
+                raise RecipeError(
+                    f"align.guidance is {c.guidance!r} but there is no student: give the folder of one as"
+                    f" align.{c.guidance}.student, or use a recipe that trains one."
+                )
+        if c.chooses and all(node.stage.kind != LEVEL for node in fitted):
+            raise RecipeError(
+                f"align.{c.guidance}.level is 'auto', but nothing chooses it here: give the"
+                " training step that images are noised to, 0 to 999."
+            )
         return one_to_one(images, fitted)
 
     def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
         c = self.config
         batch = c.coupled_batch if c.aligner.coupled else c.batch_size
-        return of_unconditional(
-            c.weights, inputs, c.aligner.passes(c), precision=c.precision, batch=batch, casts=True
-        )
+        return of_unconditional(c.network, inputs, c.cost, precision=c.precision, batch=batch, casts=True)
 
     def open(self, context: WorkContext) -> _Aligner:
         return _Aligner(self, context)
@@ -87,15 +97,19 @@ class _Aligner:
         from diffadapt.data.prepare import prepare
         from diffadapt.diffusion.network import load_unconditional
         from diffadapt.diffusion.projector import Projector
+        from diffadapt.diffusion.student import load_student
         from diffadapt.stages.batching import Batcher
         from diffadapt.stages.decoding import Decoder
         from diffadapt.stages.encoding import Encoder
 
         c = stage.config
+        if c.chooses:
+            c = c.at(chosen_level(context.fitted_by(LEVEL)[0]))
         fitted = list(context.fitted.items())
-        weights = fitted.pop(0)[1] if c.weights == "train" else c.weights
-        self.stage = stage
-        self.network = load_unconditional(weights, context.device, c.precision, c.compile)
+        weights = fitted.pop(0)[1] if c.network == "train" else c.network
+        load = load_student if c.aligner.needs_student else load_unconditional
+        self.stage, self.config = stage, c
+        self.network = load(weights, context.device, c.precision, c.compile)
         judge = None
         if c.aligner.needs_classifier and stage.classifier is not None:
             judge = _judge(
@@ -128,7 +142,7 @@ class _Aligner:
         import torch
 
         decoded = self.decoder.open(inputs[0], self.batcher.batch_size)
-        jpeg = self.stage.config.storage == "jpeg75"
+        jpeg = self.config.storage == "jpeg75"
 
         def seeds(batch: Sequence[int]) -> list[int]:
             return [item_seed(self.stage.seed, "align", decoded.keys[i], self.stage.kind) for i in batch]

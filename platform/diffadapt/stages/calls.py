@@ -7,6 +7,7 @@ from typing import Any
 
 from diffadapt.core.flops import Call, Mode, Network
 from diffadapt.core.stage import NodePlan
+from diffadapt.diffusion.aligners.base import Calls
 from diffadapt.models import architectures
 from diffadapt.models.config import ClassifierConfig
 
@@ -33,19 +34,21 @@ def fitted_network(inputs: Mapping[str, NodePlan]) -> Network | None:
     return None
 
 
-def of_unconditional(
-    weights: str, inputs: Mapping[str, NodePlan], passes: Mapping[Mode, float] | None, **more: Any
-) -> tuple[Call, ...] | None:
-    """``passes`` by mode of an unconditional network an item; None where either is not known."""
-    if passes is None:
-        return None
+def unconditional(weights: str, inputs: Mapping[str, NodePlan]) -> Network | None:
+    """The network of an unconditional model, or of what the recipe trains."""
     if weights == "train":
-        network = fitted_network(inputs)
-    else:
-        network = architectures.part(weights, "unet") or architectures.part(weights, "")
-    if network is None:
+        return fitted_network(inputs)
+    return architectures.part(weights, "unet") or architectures.part(weights, "")
+
+
+def of_unconditional(
+    weights: str, inputs: Mapping[str, NodePlan], cost: Calls | None, **more: Any
+) -> tuple[Call, ...] | None:
+    """An aligner's ``cost`` an item; None where it, or the network, is not known."""
+    network = unconditional(weights, inputs)
+    if cost is None or network is None:
         return None
-    return tuple(Call(network, n, mode, **more) for mode, n in passes.items() if n)
+    return tuple(Call(network, n, mode, **more) for mode, n in cost.modes.items() if n)
 
 
 def of_latents(

@@ -12,6 +12,8 @@ KEPT = "kept.parquet"
 SPLIT, HELD_OUT, FILTERS = "split", "held-out", ("filter", "quality", "held-out")
 """Kinds of the stages that split a target by confidence, that hold source images out of training, and of all
 that decide which images are kept."""
+STUDENT = "student"
+"""Kind of the stage that trains an aligner's student."""
 CLASSIFIERS = ("classifier", "merged", "uda", "ssl")
 """Kinds of all stages that can leave a classifier folder."""
 

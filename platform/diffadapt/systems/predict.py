@@ -10,7 +10,7 @@ from typing import Any
 
 from diffadapt.core.artifact import Shard
 from diffadapt.core.config import from_dict
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import RecipeError, StoreError
 from diffadapt.core.pipeline import Node, Pipeline
 from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
@@ -21,8 +21,10 @@ from diffadapt.models.config import BackboneConfig, ClassifierConfig
 from diffadapt.run.executor import fetch_folder
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.align import Align
+from diffadapt.stages.choose_level import LEVEL, chosen_level
 from diffadapt.stages.images import Images
 from diffadapt.systems.adapt_anything.graph import plain
+from diffadapt.systems.checks import check_known
 from diffadapt.systems.predict_scenes import ScenePrediction, of_segmenter
 from diffadapt.systems.sda.recipe import SDA
 from diffadapt.tasks.classification.predict import Predict
@@ -77,15 +79,21 @@ class Prediction:
 
 
 def from_run(
-    run: Run, images: str, execution: ExecutionConfig, block: int
+    run: Run, images: str, execution: ExecutionConfig, block: int, row: str = ""
 ) -> Prediction | ModelPrediction | ScenePrediction:
     """The prediction recipe of a finished run for ``images`` (a folder, glob or Parquet file): of the adapted
-    classifier or segmenter, or for SDA of source and fine-tuned model.
+    classifier or segmenter, or for SDA of source and fine-tuned model, those of ``row`` and its aligner (by
+    default SDA's own, else the last row of ``cheap``).
 
-    Raises StoreError when the run is of another system, did not fine-tune, or its models were deleted.
+    Raises StoreError when the run is of another system, did not fine-tune, or its models were deleted;
+    RecipeError for a row that has no models of its own.
     """
     manifest = run.manifest()
     outputs = manifest["outputs"]
+    if row and "model" in outputs:
+        raise RecipeError(
+            f"--row chooses among the rows of SDA, and {run.name} is another system's: leave it out."
+        )
     if "model" in outputs:
         kind = manifest["nodes"][outputs["model"]]["kind"]
         if kind == "segmenter":
@@ -98,11 +106,14 @@ def from_run(
                 f" export {run.name} --out <folder>`."
             )
         return _of_model(run, manifest, images, execution, block)
-    if "finetuned" not in outputs or "projected" not in outputs:
+    rows = _ensembles(manifest)
+    if not rows:
         raise StoreError(
             f"The run {run.name} has no adapted model to predict with: give a run of Adapt Anything or ZoDi,"
             " or an SDA run whose methods include sda."
         )
+    check_known("--row", [row] if row else [], list(rows))
+    projected, finetuned = rows[row or ("SDA" if "SDA" in rows else list(rows)[-1])]
     recipe = from_dict(
         SDA, {**manifest["config"], "classifier": _as_it_was(manifest["config"]["classifier"])}
     )
@@ -112,6 +123,7 @@ def from_run(
     def weights(role: str, otherwise: str) -> str:
         return _folder(run, manifest, outputs[role]) if role in outputs else otherwise
 
+    project = replace(_aligner(recipe, run, manifest, projected), storage=recipe.project_storage)
     return Prediction(
         run=run.name,
         data=DataConfig(
@@ -122,17 +134,37 @@ def from_run(
             block=block,
         ),
         source=_named(recipe.classifier, weights("classifier", recipe.classifier.name)),
-        finetuned=_named(recipe.classifier, weights("finetuned", "")),
-        project=replace(
-            recipe.align,
-            weights=weights("unconditional", recipe.align.weights),
-            storage=recipe.project_storage,
-        ),  # type: ignore[arg-type]
+        finetuned=_named(recipe.classifier, _folder(run, manifest, finetuned)),
+        project=project.through(weights(*project.network_role)),
         num_classes=classes,
         class_names=names,
         seed=recipe.seed,
         execution=execution,
     )
+
+
+def _ensembles(manifest: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Row -> the nodes of its projection and of its fine-tuned classifier: SDA's rows, no controls."""
+    nodes, outputs, out = manifest["nodes"], manifest["outputs"], {}
+    for row in manifest.get("rows") or ():
+        if row["control"] or len(row["members"]) != 2:
+            continue
+        images, *fitted = nodes[row["members"][1]]["inputs"]
+        if fitted and images.partition("_")[0] == "projected" and fitted[0].partition("_")[0] == "finetuned":
+            out[row["name"]] = images, fitted[0]
+    if not out and "finetuned" in outputs and "projected" in outputs:  # manifests without rows
+        out["SDA"] = outputs["projected"], outputs["finetuned"]
+    return out
+
+
+def _aligner(recipe: SDA, run: Run, manifest: Mapping[str, Any], projected: str) -> AlignConfig:
+    """What the run projected with, at the level that it chose."""
+    info = manifest["nodes"][projected]
+    config = recipe.cheap_align(info["identity"]["config"]["guidance"])
+    if config.chooses:
+        level = next(n for n in info["inputs"] if manifest["nodes"][n]["kind"] == LEVEL)
+        config = config.at(chosen_level(_folder(run, manifest, level)))
+    return config
 
 
 def _of_model(

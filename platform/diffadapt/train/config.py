@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from diffadapt.core.config import execution
-from diffadapt.core.ranges import Fraction, Natural, NonNegative, Positive
+from diffadapt.core.ranges import Between, Fraction, Natural, NonNegative, Positive
+from diffadapt.data.config import TRAINING_CORRUPTIONS
+from diffadapt.diffusion.aligners.config import Guidance
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,40 @@ class DiffusionFitConfig:
     sample_every: Natural = execution(5_000)
     """Steps between sample grids in TensorBoard; 0: none."""
     seed: int = 0
+    checkpoint_every: Positive = execution(1_000)
+    micro_batch: Natural = execution(0)
+
+
+@dataclass(frozen=True)
+class DistilConfig:
+    """Training of a student that gives an aligner's images in a few calls (train/student), on source and
+    synthetic images, corrupted, and what the aligner makes of them."""
+
+    teacher: Guidance = "dda"
+    """The aligner that is reproduced, with the other settings of ``align``."""
+    calls: Annotated[int, Between(1, 4)] = 1
+    """Network calls that it is trained for; it can be run with fewer."""
+    corruptions: tuple[str, ...] = TRAINING_CORRUPTIONS
+    """Of which one is drawn for each image; types that are tested on are refused."""
+    severities: tuple[Annotated[int, Between(1, 5)], ...] = (1, 2, 3, 4, 5)
+    """Of which one is drawn with it."""
+    images: Natural = 20_000
+    """Images of each set (source, synthetic) that are corrupted for it, about; 0: all."""
+    copies: Positive = 1
+    """Corrupted copies of each image."""
+    steps: Positive = 20_000
+    batch_size: Positive = 64
+    lr: NonNegative = 1e-4
+    weight_decay: NonNegative = 0.0
+    warmup_steps: Natural = 100
+    """Afterwards the rate falls to 0 along a cosine."""
+    ema_decay: Fraction = 0.999
+    clip_norm: NonNegative = 1.0
+    loss: Literal["l2", "l1"] = "l2"
+    """Squared error (Salimans and Ho 2022), or absolute (sharper, the median instead of the mean)."""
+    flip: bool = False
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    save_precision: Literal["fp32", "fp16"] = "fp32"
     checkpoint_every: Positive = execution(1_000)
     micro_batch: Natural = execution(0)
 

@@ -27,7 +27,7 @@ from diffadapt.models.diffusers_folder import (
     write_details,
     write_model_index,
 )
-from diffadapt.train.config import DiffusionFitConfig
+from diffadapt.train.config import DiffusionFitConfig, DistilConfig
 from diffadapt.train.diffusion_batches import Batch, BatchPlan, DiffusionBatches, ImageSource, latent_shape
 from diffadapt.train.diffusion_loss import diffusion_loss
 from diffadapt.train.diffusion_network import Denoiser, build_denoiser, save_denoiser
@@ -66,7 +66,7 @@ def train_diffusion(
     DataError for images that do not.
     """
     reporter, schedule = run.reporter, Schedule.linear()
-    plan = _plan(config, reporter)
+    plan = batch_plan(config, reporter, config.seed, config.label_dropout)
     image_size, channels = _image_shape(images)
     vae = _load_vae(config, channels, image_size, reporter.device)
     shrink = _shrink(config, image_size)
@@ -143,7 +143,10 @@ def _save(
     write_details(out, details)
 
 
-def _plan(config: DiffusionFitConfig, reporter: Reporter) -> BatchPlan:
+def batch_plan(
+    config: DiffusionFitConfig | DistilConfig, reporter: Reporter, seed: int, label_dropout: float = 0.0
+) -> BatchPlan:
+    """This rank's part of the batches of ``config``. Raises RecipeError where they cannot be shared."""
     if config.batch_size % reporter.world_size:
         raise RecipeError(
             f"batch_size {config.batch_size} cannot be split evenly over {reporter.world_size} workers; use a"
@@ -153,12 +156,12 @@ def _plan(config: DiffusionFitConfig, reporter: Reporter) -> BatchPlan:
     limit = min(config.micro_batch or share, share)
     micro = next(m for m in range(limit, 0, -1) if share % m == 0)
     return BatchPlan(
-        config.seed,
+        seed,
         config.batch_size,
         reporter.rank,
         reporter.world_size,
         micro,
-        config.label_dropout,
+        label_dropout,
         config.flip,
     )
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from diffadapt.core.errors import DataError, ItemError, suggest
 from diffadapt.data.config import CORRUPTIONS
-from diffadapt.data.corruptions import blur, digital, noise, weather
+from diffadapt.data.corruptions import blur, digital, extra, noise, weather
 from diffadapt.data.corruptions.frost import frost
 
 _FUNCTIONS = {
@@ -39,6 +39,7 @@ _FUNCTIONS = {
     "elastic_transform": digital.elastic_transform,
     "pixelate": digital.pixelate,
     "jpeg_compression": digital.jpeg_compression,
+    **extra.FUNCTIONS,
 }
 MIN_SIDE = 4
 
@@ -48,13 +49,14 @@ def corrupt(
 ) -> np.ndarray:
     """A corrupted copy of a uint8 (H, W, 1 or 3) image: same shape, uint8.
 
-    ``seed`` (not negative) fixes every random choice; the same seed draws the same noise at all severities,
+    ``name`` is one of ``CORRUPTIONS`` or ``TRAINING_CORRUPTIONS``. ``seed`` (not negative) fixes every random
+    choice; the same seed draws the same noise at all severities,
     and unrelated noise for each type. ``textures`` is a folder with ImageNet-C's frost pictures; without it
     frost is procedural. Values are truncated to integers, as the benchmark's generator does. Raises DataError
     for an unknown type, a severity outside 1..5 or missing textures, and ItemError for an image of another
     form.
     """
-    if name not in CORRUPTIONS:
+    if name not in CORRUPTIONS and name not in extra.FUNCTIONS:
         raise DataError(
             f"There is no corruption {name!r}.{suggest(name, CORRUPTIONS)} Known are:"
             f" {', '.join(CORRUPTIONS)}."

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from diffadapt.core.discover import Seam
 from diffadapt.core.flops import Mode
@@ -20,6 +20,25 @@ if TYPE_CHECKING:
     """Images float32 (B, C, H, W) in [-1, 1] on the device, their noise and their seeds -> the aligned ones,
     float32, unclamped. What belongs to an image must depend on its own seed only, unless the aligner is
     ``coupled``."""
+
+
+class Calls(NamedTuple):
+    """Network calls an image."""
+
+    forward: int
+    """How often the unconditional network is evaluated."""
+    backward: int = 0
+    """How often a gradient goes back through it, or through a part of it."""
+
+    @property
+    def passes(self) -> int:
+        """In forward passes; a backward pass costs two."""
+        return self.forward + 2 * self.backward
+
+    @property
+    def modes(self) -> dict[Mode, float]:
+        """Passes by mode, as plans count them (core/flops.py)."""
+        return {"forward": self.forward - self.backward, "gradient": self.backward}
 
 
 @dataclass(frozen=True)
@@ -53,14 +72,24 @@ class Aligner:
     """Whether the images of a batch act on each other: then ``coupled_batch`` decides who they are."""
     needs_classifier: ClassVar[bool] = False
     """Whether it looks at the source classifier, where the recipe has one."""
+    needs_student: ClassVar[bool] = False
+    """Whether its network is a student (diffusion/student) instead of the unconditional model: the one that
+    its field ``student`` names, or the recipe's own where that is 'train'."""
+
+    unread: ClassVar[tuple[str, ...]] = ()
+    """Fields of AlignSettings that it does not look at: no part of a digest, and not checked."""
+
+    def cost(self, config: Any) -> Calls | None:
+        """Network calls an image at ``config``, the AlignConfig: what reports, plans and benchmarks count.
+        None: it does not say."""
+        return None
+
+    def steps_label(self, config: Any) -> str:
+        """Its steps in a word, for labels."""
+        return f"{config.start}of{config.respacing}"
 
     def draws(self, start: int) -> int | None:
         """How often a batch's noise is drawn in ``start`` steps; None: not known beforehand."""
-        return None
-
-    def passes(self, config: Any) -> Mapping[Mode, float] | None:
-        """Passes of the unconditional network an image by mode (core/flops.py), under the AlignConfig
-        ``config``; None: not known beforehand, and then plans count no hours of it."""
         return None
 
     def open(self, tools: Tools) -> Run:

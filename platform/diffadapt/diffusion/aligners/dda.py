@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from diffadapt.core.errors import RecipeError
-from diffadapt.core.flops import Mode
-from diffadapt.diffusion.aligners.base import Aligner, Tools
+from diffadapt.diffusion.aligners.base import Aligner, Calls, Tools
 
 if TYPE_CHECKING:
     from diffadapt.diffusion.aligners.base import Run
@@ -20,11 +18,11 @@ class Dda(Aligner):
 
     norm: ClassVar[Literal["image", "batch"]] = "image"
 
+    def cost(self, config: Any) -> Calls:
+        return Calls(config.start, config.start)
+
     def draws(self, start: int) -> int:
         return start
-
-    def passes(self, config: Any) -> Mapping[Mode, float]:
-        return {"gradient": config.start}
 
     def open(self, tools: Tools) -> Run:
         from diffadapt.diffusion.guidance import denoiser

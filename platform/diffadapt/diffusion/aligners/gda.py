@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffadapt.core.ranges import AboveZero, Positive
-from diffadapt.diffusion.aligners.base import Aligner, Tools
+from diffadapt.diffusion.aligners.base import Aligner, Calls, Tools
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,12 @@ class GDAConfig(Aligner):
     prompt: str = "a clean photo"
 
     needs_classifier: ClassVar[bool] = True
+
+    def cost(self, config: Any) -> Calls:
+        """The content loss evaluates the network twice more a step, and goes back through its first two
+        levels."""
+        content = config.gda.content_weight > 0
+        return Calls(config.start * (3 if content else 1), config.start * (2 if content else 1))
 
     def draws(self, start: int) -> int:
         return 1

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffadapt.core.flops import Mode
-from diffadapt.diffusion.aligners.base import Aligner, Tools
+from diffadapt.diffusion.aligners.base import Aligner, Calls, Tools
 
 if TYPE_CHECKING:
     from diffadapt.diffusion.aligners.base import Run
@@ -17,11 +15,11 @@ if TYPE_CHECKING:
 class Unguided(Aligner):
     """No guidance, and so no gradient."""
 
+    def cost(self, config: Any) -> Calls:
+        return Calls(config.start)
+
     def draws(self, start: int) -> int:
         return start
-
-    def passes(self, config: Any) -> Mapping[Mode, float]:
-        return {"forward": config.start}
 
     def open(self, tools: Tools) -> Run:
         from diffadapt.diffusion.guidance import denoiser

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from diffadapt.core.units import hours_text
 from diffadapt.report.charts import cut, dot, label, line, svg, tag
+from diffadapt.report.frame import Frame, Scale, y_axis
 from diffadapt.sweeps.report.axis import Axis
 from diffadapt.sweeps.report.compare import Agreement, Spot
 from diffadapt.sweeps.report.curves import Curve, Point
@@ -18,52 +19,6 @@ NAMED = 120
 """Up to so many dots say what they are."""
 LABELS = 9
 """Numbers on the front that are written beside their points."""
-
-
-class Scale:
-    """From numbers to pixels, with round ticks; ``log``: on a logarithmic scale (all numbers above 0). A
-    margin of 6 % on both sides."""
-
-    def __init__(self, values: Sequence[float], start: float, end: float, log: bool = False, ticks: int = 5):
-        self.log = log
-        low, high = min(values), max(values)
-        if log:
-            low, high = math.log10(low), math.log10(high)
-        if high - low < 1e-12 * max(1.0, abs(high)):
-            pad = abs(high) * 0.05 or 0.5
-            low, high = low - pad, high + pad
-        pad = 0.06 * (high - low)
-        self.low, self.high, self.start, self.end = low - pad, high + pad, start, end
-        self.ticks = self._log_ticks(ticks) if log else self._ticks(ticks)
-        self.digits = max((len(f"{t:.12f}".rstrip("0").partition(".")[2]) for t in self.ticks), default=0)
-
-    def __call__(self, value: float) -> float:
-        v = math.log10(value) if self.log else value
-        return round(self.start + (self.end - self.start) * (v - self.low) / (self.high - self.low), 2)
-
-    def text(self, tick: float) -> str:
-        """A tick as text; all of a linear scale with as many decimals."""
-        return f"{tick:.4g}" if self.log or self.digits > 6 else f"{tick:.{self.digits}f}"
-
-    def _ticks(self, count: int) -> list[float]:
-        raw = (self.high - self.low) / count
-        power = 10 ** math.floor(math.log10(raw))
-        step = next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= raw * 0.999)
-        first = math.ceil(self.low / step)
-        return [round(i * step, 12) for i in range(first, int(math.floor(self.high / step + 1e-9)) + 1)]
-
-    def _log_ticks(self, count: int) -> list[float]:
-        result: list[float] = []
-        for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):
-            result = [
-                f * 10.0**p
-                for p in range(math.floor(self.low) - 1, math.ceil(self.high) + 1)
-                for f in factors
-                if self.low <= math.log10(f * 10.0**p) <= self.high
-            ]
-            if len(result) >= 3:
-                return result[:: max(1, math.ceil(len(result) / (count + 2)))]
-        return result or [10 ** ((self.low + self.high) / 2)]
 
 
 def curve_chart(view: View, curve: Curve) -> Markup:
@@ -76,7 +31,7 @@ def curve_chart(view: View, curve: Curve) -> Markup:
     )
     y = Scale([*ends, *(d[1] for d in curve.dots)], bottom, top, ticks=6)
     place = _places(axis, curve, left + 10, width - right - 10)
-    parts = _y_axis(y, left, width - right)
+    parts = y_axis(y, left, width - right)
     shown = 0.0
     for value in [p.value for p in curve.points] if axis.discrete else _range_ticks(axis, place):
         x = place(axis.number(value))
@@ -118,7 +73,7 @@ def cloud_chart(view: View, spots: Sequence[Spot], *, narrow: bool = False) -> M
     xs = [s.x for s in spots]
     log = min(xs, default=0) > 0 and max(xs) / min(xs) >= 8
     front = sorted((s for s in spots if s.mark), key=lambda s: s.mark)
-    frame = _Frame(xs, [s.y for s in spots], log, narrow)
+    frame = Frame(xs, [s.y for s in spots], log, narrow)
     parts = frame.axes(f"{view.hours} a trial{', log scale' if log else ''}", view.title(metric))
     path = ""
     for i, s in enumerate(front):
@@ -148,7 +103,7 @@ def cloud_chart(view: View, spots: Sequence[Spot], *, narrow: bool = False) -> M
 def agreement_chart(view: View, found: Agreement, *, narrow: bool = False) -> Markup:
     """The objective (across) against accuracy (up), a point a setting; the recommended one and the best by
     labels stand out."""
-    frame = _Frame([s.x for s in found.spots], [s.y for s in found.spots], False, narrow)
+    frame = Frame([s.x for s in found.spots], [s.y for s in found.spots], False, narrow)
     parts = frame.axes(f"{view.objective} (label-free)", "accuracy (%)")
     top = max(s.y for s in found.spots)
     for s in sorted(found.spots, key=lambda s: (s.setting is view.best, s.y)):
@@ -156,34 +111,6 @@ def agreement_chart(view: View, found: Agreement, *, narrow: bool = False) -> Ma
         tooltip = f"{view.setting_text(s.setting.first)}: {view.objective} {s.x:.4f}, accuracy {s.y:.2f}"
         parts.append(dot(frame.x(s.x), frame.y(s.y), 6 if kind != "off-front" else 3.5, kind, tooltip))
     return svg(parts, frame.width, frame.height, f"Accuracy against {view.objective}, a point a setting")
-
-
-class _Frame:
-    """Two scales with a grid: 720 x 380, narrow 340 x 300."""
-
-    def __init__(self, xs: Sequence[float], ys: Sequence[float], log: bool, narrow: bool):
-        self.width, self.height = (340, 300) if narrow else (720, 380)
-        self.left, self.right, self.top, self.bottom = 50, self.width - 12, 24, self.height - 46
-        self.x = Scale(xs, self.left, self.right, log, 4 if narrow else 8)
-        self.y = Scale(ys, self.bottom, self.top, ticks=7)
-
-    def axes(self, x_title: str, y_title: str) -> list[Markup]:
-        parts = _y_axis(self.y, self.left, self.right)
-        for t in self.x.ticks:
-            parts.append(line(self.x(t), self.x(t), self.top, self.bottom, "grid"))
-            parts.append(label(self.x.text(t), self.x(t), self.bottom + 17, "soft", anchor="middle"))
-        parts.append(line(self.left, self.right, self.bottom, self.bottom, "axis"))
-        parts.append(label(x_title, (self.left + self.right) / 2, self.height - 8, anchor="middle"))
-        parts.append(label(y_title, 4, 14))
-        return parts
-
-
-def _y_axis(y: Scale, left: float, right: float) -> list[Markup]:
-    parts = []
-    for t in y.ticks:
-        parts.append(line(left, right, y(t), y(t), "grid"))
-        parts.append(label(y.text(t), left - 6, y(t) + 4, "soft", anchor="end"))
-    return parts
 
 
 def _line(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from diffadapt.report.charts import cut, label, line, svg, tag
+from diffadapt.report.frame import Scale
 from diffadapt.sweeps.recommend import Setting
-from diffadapt.sweeps.report.charts import Scale
 from diffadapt.sweeps.report.view import View
 from diffadapt.sweeps.result import TrialResult
 

@@ -7,9 +7,14 @@ from typing import Any
 
 from diffadapt.core.errors import DiffadaptError
 from diffadapt.core.ledger import Measured, by_digest
+from diffadapt.core.pipeline import RESULT
 from diffadapt.core.runs import Run
 from diffadapt.core.units import format_seconds
 from diffadapt.report.mask import masked
+from diffadapt.report.provenance import optional_json
+from diffadapt.report.scatter import Spot, scatter
+from diffadapt.report.summary import Summary
+from diffadapt.run.network_calls import FILE as NETWORK_CALLS
 from diffadapt.systems.sda import published as paper
 
 STEPS = {
@@ -17,6 +22,9 @@ STEPS = {
     "generator": "training of the generator",
     "unconditional": "training of the unconditional model",
     "synth": "synthesis",
+    "student_source_images_aligned": "projection of corrupted source images by the student's teacher",
+    "student_synth_aligned": "projection of corrupted synthetic images by the student's teacher",
+    "student": "training of the student",
     "aligned": "alignment",
     "finetuned": "fine-tuning on aligned images (SDA-FT)",
     "nonaligned": "fine-tuning on images that are not aligned",
@@ -48,13 +56,84 @@ def measured(run: Run, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     except (DiffadaptError, OSError):
         return []  # a report is made without it
     out = []
-    for node, what in STEPS.items():
+    for node, what in _steps(manifest).items():
         shards = ((manifest.get("nodes") or {}).get(node) or {}).get("shards") or ()
         found = [entries[s[1]] for s in shards if s[1] in entries]
         for device in dict.fromkeys((m.device, m.devices) for m in found):
             mine = [m for m in found if (m.device, m.devices) == device]
             out.append(_step(node, what, mine, len(shards)))
     return out
+
+
+def _steps(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """:data:`STEPS`, and those of the rows of few network calls after the step that they repeat."""
+    out: dict[str, str] = {}
+    for node, what in STEPS.items():
+        out[node] = what
+        for other in manifest.get("nodes") or ():
+            head, _, key = other.partition("_")
+            if head == node and key and f"projected_{key}" in manifest["nodes"]:
+                out[other] = f"{what.removesuffix(' (SDA-FT)')}, {key.replace('_', ' ')}"
+            if other.startswith("level_") and node == "projected":
+                out[other] = f"choice of the level of noise, {other.removeprefix('level_').replace('_', ' ')}"
+    return out
+
+
+def projections(run: Run, manifest: Mapping[str, Any], table: Summary) -> dict[str, Any] | None:
+    """Accuracy and cost of the rows that project (network_calls.json): ``rows`` (with ``accuracy``, ``calls``
+    in words, ``passes``, ``tflop`` an image, ``seconds`` an image as measured, ``share`` of the published
+    loop's passes), ``levels`` (a sentence for each choice), ``spots`` for the chart. None where the run has
+    no row of few network calls."""
+    found = optional_json(run, NETWORK_CALLS)
+    if not found:
+        return None
+    seconds = {s["node"]: s["seconds"] / s["number"] for s in measured(run, manifest) if s["number"]}
+    gflop = found.get("gflop")
+    published = next((r["passes"] for r in found["rows"] if r["node"] == "projected"), None)
+    rows, spots = [], []
+    for r in found["rows"]:
+        row = table.named(r["row"])
+        if row is None or row.mean is None or row.control:
+            continue
+        passes = r["passes"]
+        rows.append(
+            {
+                "row": row.title,
+                "accuracy": f"{row.mean:.1f}",
+                "calls": "" if passes is None else _words(r),
+                "passes": "" if passes is None else f"{passes:,}",
+                "share": f"{100 * passes / published:.3g} %" if passes and published else "",
+                "tflop": f"{passes * gflop / 1000:.3g}" if passes is not None and gflop else "",
+                "seconds": f"{seconds[r['node']]:.3g}" if r["node"] in seconds else "",
+                "level": "" if r["level"] is None else r["level"]["level"],
+            }
+        )
+        if passes:
+            spots.append(Spot(row.title, float(passes), row.mean, row.spread, row.role.kind == RESULT))
+    levels = [_level(r["row"], r["level"]) for r in found["rows"] if r["level"] and not r["control"]]
+    source = table.reference.mean if table.reference else None
+    charts = [scatter(spots, source, table.metric_name, narrow=n) for n in (False, True)]
+    return {"rows": rows, "levels": list(dict.fromkeys(levels)), "charts": charts, "gflop": gflop}
+
+
+def _words(r: Mapping[str, Any]) -> str:
+    backward = f", {r['backward']} backward" if r["backward"] else ""
+    return f"{r['forward']} forward{backward}"
+
+
+def _level(row: str, level: Mapping[str, Any]) -> str:
+    """What was chosen, and what labels would have chosen."""
+    said = (
+        f"{row}: level {level['level']} of {', '.join(level['scores'])} scores highest by {level['rule']} on"
+        f" {level['images']} target images, whose labels were not looked at and which are scored too"
+    )
+    if "oracle" not in level:
+        return f"{said}."
+    accuracy, best = level["accuracy"], level["oracle"]
+    top = f"{accuracy[str(best)]:.1f} % of the sample for the source classifier"
+    if best == level["level"]:
+        return f"{said}. By their labels it is the best one: {top}."
+    return f"{said}. By their labels {best} is best: {top} against {accuracy[str(level['level'])]:.1f}."
 
 
 def _step(node: str, what: str, mine: list[Measured], shards: int) -> dict[str, Any]:
@@ -71,6 +150,7 @@ def _step(node: str, what: str, mine: list[Measured], shards: int) -> dict[str, 
         "took": format_seconds(seconds) if seconds >= 10 else f"{seconds:.1f} s",
         "seconds": seconds,
         "images": f"{images:,}",
+        "number": images,
         "rate": f"{images / seconds:.3g}" if seconds else "",
         "part": part,
     }

@@ -13,30 +13,33 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, ClassVar
 
-from diffadapt.core.config import to_dict
+from diffadapt.core.config import added, to_dict
 from diffadapt.core.errors import DataError, RecipeError
-from diffadapt.core.pipeline import PART, RESULT, SAME_IMAGES, SOURCE, Builder, MethodRow, Pipeline, Role
+from diffadapt.core.pipeline import PART, RESULT, SAME_IMAGES, SOURCE, MethodRow, Pipeline, Role
 from diffadapt.core.ranges import Between, Seed
 from diffadapt.data.config import DataConfig, TargetConfig
-from diffadapt.diffusion.aligners.config import AlignConfig, diffpure
+from diffadapt.diffusion.aligners.base import ALIGNERS
+from diffadapt.diffusion.aligners.config import AlignConfig, LevelConfig, diffpure
 from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.methods.config import MemoConfig, TentConfig
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.inputs import with_inputs
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.align import Align
+from diffadapt.stages.choose_level import ChooseLevel
 from diffadapt.stages.corrupt import WATERMARK, Corrupt
 from diffadapt.stages.fit_generator import FitGenerator
 from diffadapt.stages.images import Images, cached_source
 from diffadapt.stages.synthesize import Synthesize
-from diffadapt.systems.checks import check_known
+from diffadapt.systems.checks import check_known, check_once
 from diffadapt.systems.sda import authors
 from diffadapt.systems.sda.published import match
+from diffadapt.systems.sda.student import AligningGraph
 from diffadapt.tasks.classification.adapt_online import Memo, Tent
 from diffadapt.tasks.classification.figures import Figures
 from diffadapt.tasks.classification.fit_classifier import FitClassifier
 from diffadapt.tasks.classification.predict import Predict
-from diffadapt.train.config import RESNET_PAPER, DiffusionFitConfig, FitConfig
+from diffadapt.train.config import RESNET_PAPER, DiffusionFitConfig, DistilConfig, FitConfig
 
 METHODS = ("source", "diffpure", "memo", "tent", "gda", "dda", "sda")
 CONTROLS = ("nonaligned", "real", "projection", "finetuned", "batchnorm")
@@ -56,6 +59,12 @@ class SDA:
     synth: SynthConfig = SynthConfig()
     align: AlignConfig = AlignConfig()
     """Alignment of synthetic images and projection of target images: one routine, one setting."""
+    cheap: tuple[str, ...] = added(())
+    """Rows of SDA whose images are aligned and projected in a few network calls, beside the published ones:
+    aligners by name (x0 one-step few-step ...), their settings under align.<name>; each fine-tunes a
+    classifier of its own."""
+    level: LevelConfig = added(LevelConfig())
+    """How the level of noise of such an aligner is chosen without labels, where it is 'auto'."""
     project_storage: str = "png"
     """png, or jpeg75 as the authors store projections."""
     finetune: FitConfig = RESNET_PAPER
@@ -74,6 +83,8 @@ class SDA:
     """How the conditional model is trained when synth.weights is 'train'."""
     unconditional_fit: DiffusionFitConfig = DiffusionFitConfig(architecture="unet")
     """How the unconditional model is trained when align.weights is 'train'."""
+    distil: DistilConfig = added(DistilConfig())
+    """How the student is trained, where an aligner is 'distilled'."""
     seed: Seed = 0
     execution: ExecutionConfig = ExecutionConfig()
 
@@ -160,6 +171,8 @@ class SDA:
     def _check(self) -> None:
         check_known("methods", self.methods, METHODS)
         check_known("controls", self.controls, CONTROLS)
+        check_known("cheap", self.cheap, ALIGNERS.names())
+        check_once("cheap", self.cheap)
         if not self.target.data.path:
             raise RecipeError(
                 "The recipe has no target images: give --target.data.path (or --data for a folder of"
@@ -184,8 +197,20 @@ class SDA:
                 " e.g. --classifier.arch resnet50."
             )
 
+    def cheap_align(self, name: str) -> AlignConfig:
+        """The alignment of the row of ``cheap`` called ``name``."""
+        return replace(self.align, guidance=name)
 
-class _Graph(Builder):
+
+def cheap_row(config: AlignConfig) -> str:
+    """'SDA (one step, 1 call)': the row of an aligner of a few calls."""
+    cost, name = config.cost, config.guidance.replace("-", " ")
+    if cost is None:
+        return f"SDA ({name})"
+    return f"SDA ({name}, {cost.passes} call{'s' if cost.passes != 1 else ''})"
+
+
+class _Graph(AligningGraph):
     """Builds the nodes of one recipe."""
 
     system = "sda"
@@ -204,7 +229,7 @@ class _Graph(Builder):
             self.add("source_images", Images(r.source))
         self._classifier()
         needs_projection = bool({"dda", "sda"} & set(r.methods) or r.controls)
-        if needs_projection or "diffpure" in r.methods or "gda" in r.methods:
+        if needs_projection or {"diffpure", "gda"} & set(r.methods) or r.cheap:
             self._unconditional()
         self.predict("source_on_target", "target")
         if "clean" in self.nodes:
@@ -225,11 +250,13 @@ class _Graph(Builder):
             note = "as publicly described; its hyper-parameters are not published"
             self.row("GDA", "source_on_target", "source_on_gda", note=note, role=_known("GDA"))
         if needs_projection:
-            self._project("projected", r.align)
+            self._project("projected", r.align, *self._main())
             self.predict("source_on_projected", "projected")
         if "dda" in r.methods:
             role = _known("DDA", partner="Source")
             self.row("DDA", "source_on_target", "source_on_projected", role=role)
+        for name in r.cheap:
+            self._cheap(name)
         if "sda" in r.methods:
             self._sda()
         if "projection" in r.controls:
@@ -296,13 +323,39 @@ class _Graph(Builder):
             fit = FitGenerator(r.unconditional_fit, 0, r.source.image_size, r.source.channels)
             self.uncond = (self.add("unconditional", fit, "source_images", output="unconditional"),)
 
-    def _project(self, name: str, config: AlignConfig) -> None:
-        r, config = self.r, replace(config, storage=self.r.project_storage)  # type: ignore[arg-type]
+    def _project(self, name: str, config: AlignConfig, *further: str) -> None:
+        config = replace(config, storage=self.r.project_storage)  # type: ignore[arg-type]
+        self._align(name, config, "target", *further)
+
+    def _align(self, name: str, config: AlignConfig, images: str, *further: str) -> None:
+        """``images`` aligned; ``further``: nodes that the aligner reads beside the networks."""
         if config.aligner.needs_classifier:
-            stage = Align(config, r.seed, r.classifier, self.classes)
-            self.add(name, stage, "target", *self.uncond, *self.fitted)
+            stage = Align(config, self.r.seed, self.r.classifier, self.classes)
+            self.add(name, stage, images, *self.networks(config), *self.fitted, *further)
         else:
-            self.add(name, Align(config, r.seed), "target", *self.uncond)
+            self.align(name, config, images, *further)
+
+    def _cheap(self, name: str) -> None:
+        """One aligner for synthetic and target images, and the classifier that is fine-tuned on the former.
+        The row stands above SDA's, which stays the run's result."""
+        r, config, key = self.r, self.r.cheap_align(name), name.replace("-", "_")
+        further = (self._level(f"level_{key}", config),) if config.chooses else ()
+        self._project(f"projected_{key}", config, *further)
+        self._align(f"aligned_{key}", config, self.synth(), *further)
+        predicted = self._finetune(f"finetuned_{key}", f"aligned_{key}", projected=f"projected_{key}")
+        partner = "SDA" if "sda" in r.methods else "Source"
+        note = "level chosen without labels" if config.chooses else ""
+        role = Role("method", partner=partner)
+        self.row(cheap_row(config), "source_on_target", predicted, note=note, role=role)
+
+    def _main(self) -> tuple[str, ...]:
+        """The choice of the level of ``align`` itself, where it is 'auto'."""
+        return (self._level("level", self.r.align),) if self.r.align.chooses else ()
+
+    def _level(self, name: str, config: AlignConfig) -> str:
+        r = self.r
+        stage = ChooseLevel(config, r.level, r.classifier, self.classes, r.seed)
+        return self.add(name, stage, "target", *self.uncond, *self.fitted)
 
     def predict(self, name: str, images: str, model: tuple[str, ...] | None = None) -> None:
         fitted = self.fitted if model is None else model
@@ -348,14 +401,17 @@ class _Graph(Builder):
     def _tent(self, config: TentConfig) -> Tent:
         return Tent(config, self.r.classifier, self.classes, bool(self.fitted), self.r.seed)
 
-    def _sda(self) -> None:
+    def synth(self) -> str:
         r, generator = self.r, ()
         if r.synth.weights == "train":
             size, channels = r.source.image_size, r.source.channels
             fit = FitGenerator(r.generator_fit, self.classes, size, channels, self.names_of_classes)
             generator = (self.add("generator", fit, "source_images", output="generator"),)
-        self.add("synth", Synthesize(r.synth, self.classes, r.seed), *generator, output="synth")
-        self.add("aligned", Align(r.align, r.seed), "synth", *self.uncond, output="aligned")
+        return self.add("synth", Synthesize(r.synth, self.classes, r.seed), *generator, output="synth")
+
+    def _sda(self) -> None:
+        r = self.r
+        self.outputs["aligned"] = self.align("aligned", r.align, self.synth(), *self._main())
         self.outputs.update(projected="projected", source_on_target="source_on_target")
         self._finetune("finetuned", "aligned")
         self.outputs["finetuned"] = "finetuned"
@@ -384,14 +440,16 @@ class _Graph(Builder):
                 f"{shown} synthetic images do more than as much training on real ones",
             )
 
-    def _finetune(self, name: str, images: str, epoch_images: int = 0) -> None:
+    def _finetune(self, name: str, images: str, epoch_images: int = 0, projected: str = "projected") -> str:
+        """A classifier fine-tuned on ``images``; returns the node of its predictions on ``projected``."""
         r = self.r
         init = "fitted" if self.fitted else "config"
         size = r.source.image_size if self.has_source else 256
         names = self.names_of_classes
         fit = FitClassifier(r.finetune, r.classifier, self.classes, init, epoch_images, size, names)
         self.add(name, fit, images, *self.fitted)
-        self.predict(f"{name}_on_projected", "projected", (name,))
+        self.predict(f"{name}_on_projected", projected, (name,))
+        return f"{name}_on_projected"
 
     def _figures(self) -> None:
         models = [n for n in ("classifier", "finetuned") if n in self.nodes]

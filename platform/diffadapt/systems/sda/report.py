@@ -12,7 +12,7 @@ from diffadapt.report.summary import summarise
 from diffadapt.systems.sda import authors
 from diffadapt.systems.sda import published as paper
 from diffadapt.systems.sda.beside import beside
-from diffadapt.systems.sda.cost import cost
+from diffadapt.systems.sda.cost import cost, projections
 
 
 class SdaReport(SystemReport):
@@ -34,6 +34,7 @@ class SdaReport(SystemReport):
             "beyond": authors.beyond() if model else (),
             "titles": paper.titles(),
             "cost": cost(page.run, page.manifest, model),
+            "projections": projections(page.run, page.manifest, page.table),
             "model": model,
             "grids": [_grid(b, names[b], model) for b in paper.MAIN_TABLES if benchmark in ("", b)],
             "open": bool(result),
