@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import Precision, by_device, execution
 from diffadapt.core.ranges import Fraction, Natural, NonNegative, Positive
 
 
@@ -34,7 +34,8 @@ class FitConfig:
     transformer: the same bicubic with RandAugment n2 m9 mstd0.5 and RandomErasing .25."""
     flip: bool = True
     drop_path: Fraction = 0.0
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("tf32")
+    """auto: fp32, on CUDA tf32."""
     seed: int = 0
     micro_batch: Natural = execution(0)
     """Images a device sees at once; 0: batch_size / workers. Smaller values accumulate gradients."""
@@ -72,7 +73,8 @@ class DiffusionFitConfig:
     learn_sigma: bool = False
     latent: str | None = None
     """A folder or hub id with an AutoencoderKL: train in its latent space (DiT only)."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("tf32")
+    """auto: fp32, on CUDA tf32."""
     save_precision: Literal["fp32", "fp16"] = "fp32"
     sample_every: Natural = execution(5_000)
     """Steps between sample grids in TensorBoard; 0: none."""

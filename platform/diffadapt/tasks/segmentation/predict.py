@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from diffadapt.core.artifact import IMAGE_TYPE, SEGMENTS_SCHEMA, Failure, Rows, Shard
-from diffadapt.core.config import to_dict
+from diffadapt.core.config import stated_precision, to_dict
 from diffadapt.core.errors import ItemError, WeightsError
 from diffadapt.core.leniency import missing
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
@@ -39,7 +39,7 @@ class PredictSegments(Stage):
     def identity(self) -> dict[str, Any]:
         return {
             "size": list(self.config.size),
-            "precision": self.config.precision,
+            "precision": stated_precision(self.config),
             "classes": to_dict(self.classes, identity_only=True),
         }
 
