@@ -18,7 +18,7 @@ from diffadapt.core.errors import suggest  # noqa: E402
 from tests.bench.metric import Report  # noqa: E402
 from tests.bench.networks import SIZES, Size  # noqa: E402
 
-NAMES = ("synthesis", "alignment", "transfer", "accuracy", "runners", "storage")
+NAMES = ("synthesis", "alignment", "transfer", "training", "accuracy", "runners", "storage")
 
 
 def benchmark(
@@ -33,6 +33,10 @@ def benchmark(
         from tests.bench.transfer import transfer
 
         return transfer(size, device, precision)
+    if name == "training":
+        from tests.bench.training import training
+
+        return training(size, device)
     if name == "accuracy":
         from tests.bench.accuracy import accuracy
 
