@@ -7,7 +7,7 @@ from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.diffusion.aligners.config import AlignConfig
 from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
-from diffadapt.systems.sda.segmentation import SDASegmentation
+from diffadapt.systems.sda_scenes.recipe import SDASegmentation
 from diffadapt.tasks.segmentation.config import SegmentTraining
 from diffadapt.train.config import DiffusionFitConfig
 

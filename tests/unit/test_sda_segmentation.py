@@ -25,7 +25,7 @@ from diffadapt.run.local import LocalRunner
 from diffadapt.run.runner import ExecutionConfig
 from diffadapt.stages.scene_images import CorruptScenes, _SceneImages
 from diffadapt.stages.scenes import Scenes
-from diffadapt.systems.sda.segmentation import CONTROLS, SDASegmentation
+from diffadapt.systems.sda_scenes.recipe import CONTROLS, SDASegmentation
 from diffadapt.tasks.segmentation.ensemble import together
 from tests.tiny_scenes import streets
 

@@ -84,9 +84,8 @@ def run_loop(
     On CUDA convolutions lie channels last meanwhile, and optimisers are fused.
 
     Returns the last step's scalars with ``steps`` and ``resumed_from``. Raises TrainingError if the loss, the
-    gradient or a weight becomes NaN or infinite (before anything of it is in a checkpoint; those already
-    written stay), ResourceError if the
-    device's memory is too small, or if ranks resume from different steps.
+    gradient or a weight becomes NaN or infinite (no checkpoint has any of it), ResourceError if the device's
+    memory is too small, or if ranks resume from different steps.
     """
     reporter, checkpoints, until = run.reporter, run.checkpoints, run.until
     optimizer, ema, passes, total_steps = how.optimizer, how.ema, how.passes, how.total_steps
@@ -145,7 +144,7 @@ def run_loop(
             _only(optimizer, current.groups)
             length = _clip(optimizer, None if current.ascend else how.clip_norm)
             if every > 1:
-                late["grad_norm"] = length
+                late["grad_norm"] = length + 0.0 * late.get("grad_norm", 0.0)  # NaN of an earlier pass stays
                 scaler.step(optimizer)
                 continue
             norm = float(length)

@@ -48,13 +48,15 @@ class LateScalars:
         values = [
             value.detach().double().reshape(()) for _, _, late in self.waiting for value in late.values()
         ]
-        numbers = torch.stack(values).tolist() if values else []  # the one transfer of them all
-        found = self.reporter.all_reduce_mean(dict(zip(known, numbers, strict=True)))
+        found: dict[str, float] = {}
+        if values:
+            numbers = torch.stack(values).tolist()  # the one transfer of them all
+            found = self.reporter.all_reduce_mean(dict(zip(known, numbers, strict=True)))
         took = (time.perf_counter() - self.since) / len(self.waiting)
         waiting, self.waiting = self.waiting, []
         for i, (finished, scalars, late) in enumerate(waiting):
             scalars.update({name: found[f"{i} {name}"] for name in late})
-            if "step_seconds" in scalars:
+            if late:
                 if "images_per_second" in scalars:
                     scalars["images_per_second"] *= scalars["step_seconds"] / max(took, 1e-9)
                 scalars["step_seconds"] = took  # that of one step alone is how long asking took

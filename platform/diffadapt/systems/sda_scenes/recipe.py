@@ -148,6 +148,8 @@ class SDASegmentation:
 class _Graph(Builder):
     """Builds the nodes of one recipe."""
 
+    system = "sda_scenes"
+
     def __init__(self, recipe: SDASegmentation):
         super().__init__()
         self.r = recipe
