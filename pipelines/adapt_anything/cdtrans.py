@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diffadapt.core.config import strict_precision
 from diffadapt.models.config import BackboneConfig
 from diffadapt.systems.adapt_anything.benchmark import Benchmark
 from diffadapt.systems.adapt_anything.published import published_training
@@ -50,17 +51,19 @@ def visda2017() -> Benchmark:
 
 
 def _published(benchmark: str) -> Benchmark:
-    return Benchmark(
-        benchmark=benchmark,
-        methods=("source_only", "cdtrans"),
-        backbone=BackboneConfig(
-            name="deit_small_patch16_224.fb_in1k",
-            resize=256,
-            crop=224,
-            interpolation="bicubic",
-            batch_size=64,
-        ),
-        uda=published_training(benchmark, "cdtrans", method="cdtrans"),
+    return strict_precision(
+        Benchmark(
+            benchmark=benchmark,
+            methods=("source_only", "cdtrans"),
+            backbone=BackboneConfig(
+                name="deit_small_patch16_224.fb_in1k",
+                resize=256,
+                crop=224,
+                interpolation="bicubic",
+                batch_size=64,
+            ),
+            uda=published_training(benchmark, "cdtrans", method="cdtrans"),
+        )
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diffadapt.core.config import strict_precision
 from diffadapt.methods.uda.config import UdaConfig
 from diffadapt.models.config import BackboneConfig, ClipConfig
 from diffadapt.systems.adapt_anything.benchmark import Benchmark, transfer_recipes
@@ -11,13 +12,15 @@ from diffadapt.systems.adapt_anything.benchmark import Benchmark, transfer_recip
 
 def all() -> Benchmark:
     """Real source, every transfer, the network of the published tables."""
-    return Benchmark(
-        benchmark="imageclef",
-        backbone=BackboneConfig(
-            name="resnet50.tv_in1k", resize=256, crop=224, interpolation="bicubic", batch_size=64
-        ),
-        uda=UdaConfig(epochs=30, steps_per_epoch=1000),
-        clip=ClipConfig(),
+    return strict_precision(
+        Benchmark(
+            benchmark="imageclef",
+            backbone=BackboneConfig(
+                name="resnet50.tv_in1k", resize=256, crop=224, interpolation="bicubic", batch_size=64
+            ),
+            uda=UdaConfig(epochs=30, steps_per_epoch=1000),
+            clip=ClipConfig(),
+        )
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diffadapt.core.config import strict_precision
 from diffadapt.methods.ssl.config import METHODS as SSL
 from diffadapt.methods.ssl.config import SslConfig
 from diffadapt.methods.uda.config import METHODS as UDA
@@ -16,13 +17,15 @@ from diffadapt.systems.adapt_anything.published import published_training
 
 def all() -> Benchmark:
     """Real source, all six transfers, ResNet-50, each method with the settings of the published tables."""
-    return Benchmark(
-        benchmark="office31",
-        backbone=BackboneConfig(
-            name="resnet50.tv_in1k", resize=256, crop=224, interpolation="bicubic", batch_size=64
-        ),
-        uda=published_training("office31"),
-        clip=ClipConfig(),
+    return strict_precision(
+        Benchmark(
+            benchmark="office31",
+            backbone=BackboneConfig(
+                name="resnet50.tv_in1k", resize=256, crop=224, interpolation="bicubic", batch_size=64
+            ),
+            uda=published_training("office31"),
+            clip=ClipConfig(),
+        )
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diffadapt.core.config import strict_precision
 from diffadapt.models.config import BackboneConfig, ClipConfig
 from diffadapt.systems.adapt_anything.benchmark import Benchmark, transfer_recipes
 from diffadapt.systems.adapt_anything.published import published_training
@@ -12,13 +13,15 @@ from diffadapt.systems.adapt_anything.published import published_training
 
 def all() -> Benchmark:
     """Real source, every transfer, network and settings of each method as in the published tables."""
-    return Benchmark(
-        benchmark="officehome",
-        backbone=BackboneConfig(
-            name="resnet50.tv_in1k", resize=256, crop=224, interpolation="bicubic", batch_size=64
-        ),
-        uda=published_training("officehome"),
-        clip=ClipConfig(),
+    return strict_precision(
+        Benchmark(
+            benchmark="officehome",
+            backbone=BackboneConfig(
+                name="resnet50.tv_in1k", resize=256, crop=224, interpolation="bicubic", batch_size=64
+            ),
+            uda=published_training("officehome"),
+            clip=ClipConfig(),
+        )
     )
 
 

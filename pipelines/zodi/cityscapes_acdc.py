@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffadapt.core.config import strict_precision
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.diffusion.translation.config import TransferConfig
 from diffadapt.models.segmentation.config import SegmenterConfig
@@ -57,11 +58,13 @@ def dinov2() -> Zodi:
 def _recipe(
     condition: str, segmenter: SegmenterConfig | None = None, training: SegmentTraining | None = None
 ) -> Zodi:
-    return Zodi(
-        source=SceneConfig(layout="cityscapes", split="train"),
-        source_test=SceneConfig(layout="cityscapes", split="val"),
-        target=SceneConfig(layout="acdc", split="val", condition=condition),
-        transfer=TransferConfig(domain=condition),
-        segmenter=segmenter or SegmenterConfig(),
-        training=training or SegmentTraining(),
+    return strict_precision(
+        Zodi(
+            source=SceneConfig(layout="cityscapes", split="train"),
+            source_test=SceneConfig(layout="cityscapes", split="val"),
+            target=SceneConfig(layout="acdc", split="val", condition=condition),
+            transfer=TransferConfig(domain=condition),
+            segmenter=segmenter or SegmenterConfig(),
+            training=training or SegmentTraining(),
+        )
     )

@@ -18,7 +18,7 @@ from diffadapt.core.errors import suggest  # noqa: E402
 from tests.bench.metric import Report  # noqa: E402
 from tests.bench.networks import SIZES, Size  # noqa: E402
 
-NAMES = ("synthesis", "alignment", "transfer", "accuracy", "runners", "storage", "host")
+NAMES = ("synthesis", "alignment", "transfer", "training", "accuracy", "runners", "storage", "host")
 ASKED = ("projection",)
 """Those that take long and run only when they are named."""
 
@@ -35,6 +35,10 @@ def benchmark(
         from tests.bench.transfer import transfer
 
         return transfer(size, device, precision)
+    if name == "training":
+        from tests.bench.training import training
+
+        return training(size, device)
     if name == "accuracy":
         from tests.bench.accuracy import accuracy
 

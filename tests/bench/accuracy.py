@@ -1,4 +1,4 @@
-"""What half precision costs: projections in fp16 and bf16 against fp32, in grey levels."""
+"""What a precision costs against fp32, in grey levels: projections, pictures from prompts, scenes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tests.bench.networks import Size, make_adm
 GATE = 1.0
 """Mean absolute difference in grey levels up to which a precision may be used without an accuracy ablation of
 its own."""
-HALF = ("fp16", "bf16")
+OF_A_CPU, OF_CUDA = ("bf16",), ("tf32", "fp16", "bf16")
+"""What a device computes in beside fp32; a CPU computes fp16 as fp32."""
 
 
 def accuracy(size: Size, device: torch.device, weights: str | None = None) -> Report:
@@ -27,8 +28,9 @@ def accuracy(size: Size, device: torch.device, weights: str | None = None) -> Re
     digits = AlignConfig(
         weights="embedded:digits-unet", respacing=10, start=3, scale=2.0, factor=2, batch_size=100
     )
+    names = OF_CUDA if device.type == "cuda" else OF_A_CPU
     metrics = _gates(
-        "digits", lambda p: load_unconditional(digits.weights, device, p), digits, noisy_digits(count)
+        "digits", lambda p: load_unconditional(digits.weights, device, p), digits, noisy_digits(count), names
     )
     conditions = [
         f"{count} handwritten digits with Gaussian noise of severity 5, shipped network, 3 guided steps"
@@ -50,11 +52,19 @@ def accuracy(size: Size, device: torch.device, weights: str | None = None) -> Re
             ),
             config,
             images,
+            names,
         )
         conditions.append(
             f"ADM: {weights or 'random weights, so only a sign'}; 8 smooth images, 50 guided steps"
         )
-    return Report("Accuracy of half precision", metrics, conditions)
+    if size.name != "tiny":
+        metrics += _pictures("text to image", lambda p: prompted(device, p), names)
+        metrics += _pictures("scene transfer", lambda p: transferred(device, p), names)
+        conditions.append(
+            "the shipped generators: 20 pictures of digits in 10 steps, 8 street scenes by night; samplers"
+            " that draw noise step by step spread a rounding, so that these are no gates"
+        )
+    return Report("Accuracy of precisions", metrics, conditions)
 
 
 def noisy_digits(count: int) -> torch.Tensor:
@@ -68,11 +78,57 @@ def noisy_digits(count: int) -> torch.Tensor:
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _gates(name: str, network, config: AlignConfig, images: torch.Tensor) -> list[Metric]:
+def prompted(device: torch.device, precision: str) -> torch.Tensor:
+    """uint8 pictures of the shipped text-to-image pipeline."""
+    from diffadapt.diffusion.generators.config import TextToImageConfig
+    from diffadapt.diffusion.generators.text_to_image import load_text_to_image
+
+    config = TextToImageConfig(weights="embedded:glyphs", steps=10, guidance=1.0, precision=precision)  # type: ignore[arg-type]
+    pictures = load_text_to_image(config, device).generate(
+        [f"a photo of the digit {i % 10}" for i in range(20)], range(20)
+    )
+    return torch.stack([torch.from_numpy(np.asarray(p)) for p in pictures])
+
+
+def transferred(device: torch.device, precision: str) -> torch.Tensor:
+    """uint8 street scenes, brought from day to night by the shipped generator."""
+    from diffadapt.core.stage import WorkContext
+    from diffadapt.data.scenes.classes import builtin
+    from diffadapt.data.scenes.config import SceneConfig
+    from diffadapt.data.scenes.rows import decode_scenes
+    from diffadapt.diffusion.translation.config import TransferConfig
+    from diffadapt.diffusion.translation.pipeline import load_scene_transfer
+    from diffadapt.stages.scenes import Scenes
+
+    stage = Scenes(SceneConfig("embedded:streets", layout="streets", split="val", condition="day", limit=8))
+    scenes, _ = decode_scenes(stage.open(WorkContext("cpu")).run(stage.plan({})[0], ()))
+    config = TransferConfig(
+        weights="embedded:streets", controlnet="", strength=0.8, guidance=3.0, palette="own", size=64,
+        multiple=8, precision=precision,  # type: ignore[arg-type]
+    )  # fmt: skip
+    pictures = load_scene_transfer(config, builtin("streets"), device).transfer(scenes, range(len(scenes)))
+    return torch.stack([torch.from_numpy(np.asarray(p)) for p in pictures])
+
+
+def _pictures(name: str, make, names: tuple[str, ...]) -> list[Metric]:
+    reference = make("fp32").float()
+    return [
+        Metric(
+            f"{name}: mean difference, {precision} against fp32",
+            float((make(precision).float() - reference).abs().mean()),
+            "levels",
+        )
+        for precision in names
+    ]
+
+
+def _gates(
+    name: str, network, config: AlignConfig, images: torch.Tensor, names: tuple[str, ...]
+) -> list[Metric]:
     seeds = list(range(len(images)))
     reference = Projector(network("fp32"), config).project(images, seeds).int()
     metrics = []
-    for precision in HALF:
+    for precision in names:
         found = Projector(network(precision), config).project(images, seeds).int()
         difference = (found - reference).abs()
         note = (

@@ -286,3 +286,22 @@ def test_a_compiled_network_keeps_one_shape_and_the_same_images(monkeypatch):
     generator.transformer.pos_embed.register_forward_pre_hook(lambda m, args: shapes.append(args[0].shape[0]))
     assert torch.equal(generator.sample([0, 1, 2], [1, 2, 3], config), expected)
     assert set(shapes) == {2}  # the last image travels with a copy of itself
+
+
+def test_one_pass_of_the_embedder_serves_all_blocks():
+    model = tiny_dit()
+    calls = []
+    model.transformer_blocks[0].norm1.emb.register_forward_pre_hook(lambda m, args: calls.append(1))
+    x, t, y = (
+        torch.randn(2, *Generator(model, Schedule.linear())._latent_shape),
+        torch.tensor([3, 9]),
+        torch.tensor([0, 1]),
+    )
+    trained = model(x, t, y).sample  # with gradients each block asks for itself
+    assert len(calls) == len(model.transformer_blocks) + 1  # and the last layer once more
+    calls.clear()
+    with torch.no_grad():
+        assert torch.equal(model(x, t, y).sample, trained)
+        assert len(calls) == 2, "the first block and the last layer"
+        model.transformer_blocks[0].norm1.emb.timestep_embedder.linear_2.bias.add_(1.0)
+        assert not torch.equal(model(x, t, y).sample, trained), "an embedding of an earlier pass is not kept"

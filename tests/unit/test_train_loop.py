@@ -314,3 +314,77 @@ def test_idle_steps_keep_their_number_and_change_nothing():
     plain, _, _, _ = run(None, 4)
     assert same(state, plain) and result["steps"] == 10
     assert seen == list(range(1, 11)) and told == [1, 2, 6, 7, 10]
+
+
+def test_numbers_that_are_fetched_later_are_the_same(tmp_path):
+    def run(folder, fetch):
+        seen = []
+        torch.manual_seed(0)
+        net = Net()
+        how = Optimisation(
+            torch.optim.AdamW(net.parameters(), lr=1.0),
+            lambda s: 1e-2,
+            11,
+            clip_norm=1.0,
+            checkpoint_every=6,
+            fetch_every=fetch,
+        )
+        reporter = LocalReporter(on_report=lambda step, total, scalars: seen.append((step, scalars)))
+        result = run_loop(
+            net, loss_fn, lambda s, m: data(8), how, TrainingRun(reporter, Checkpoints(str(folder)))
+        )
+        return net, seen, result
+
+    each, told, result = run(tmp_path / "a", 1)
+    late, heard, again = run(tmp_path / "b", 4)
+    assert same(each.state_dict(), late.state_dict())
+    assert [step for step, _ in heard] == list(range(1, 12))
+    for (_, a), (_, b) in zip(told, heard, strict=True):
+        assert set(a) == set(b)
+        assert all(a[k] == pytest.approx(b[k], rel=1e-6) for k in a if k != "step_seconds")
+    assert again["loss"] == pytest.approx(result["loss"], rel=1e-6)
+
+
+def test_nan_is_found_within_the_steps_of_a_fetch_and_the_last_good_checkpoint_goes_on(tmp_path):
+    x, y = data(8)
+    seen = []
+
+    def run(broken):
+        torch.manual_seed(0)
+        net = Net(0.0)
+
+        def loss(module, batch, step):
+            seen.append(step)
+            found = loss_fn(module, batch, step)["loss"]
+            return {"loss": found * float("nan") if step == broken else found}
+
+        how = Optimisation(
+            torch.optim.SGD(net.parameters()), lambda s: 0.1, 20, checkpoint_every=6, fetch_every=4
+        )
+        result = run_loop(
+            net, loss, lambda s, m: (x, y), how, TrainingRun(LocalReporter(), Checkpoints(str(tmp_path)))
+        )
+        return net, result
+
+    with pytest.raises(TrainingError, match="stopped at step 9 because the loss became nan.*step 6 is kept"):
+        run(broken=8)
+    assert max(seen) < 8 + 4 and Checkpoints(str(tmp_path)).latest()["step"] == 6
+    net, result = run(broken=None)
+    assert result["resumed_from"] == 6 and result["steps"] == 20
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+def test_the_average_is_that_of_one_weight_at_a_time():
+    net = Net()
+    ema, decay = Ema(net, 0.9, warmup=False), 0.9
+    expected = {k: v.clone() for k, v in ema.shadow.items()}
+    for _ in range(3):
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(torch.randn_like(p))
+        ema.update(net)
+        for key, value in net.state_dict().items():
+            expected[key].lerp_(value, 1.0 - decay) if key in dict(net.named_parameters()) else expected[
+                key
+            ].copy_(value)
+    assert same(expected, ema.shadow)

@@ -169,7 +169,8 @@ def _joined(config: Any, part: Any) -> Any:
 def _truths(arguments: list[str], recipe: Any) -> list[str]:
     """true and false in any case for the fields that are one or the other; the parser wants True and
     False."""
-    switches = {f"--{name.replace('_', '-')}" for name, hint in field_types(recipe).items() if hint is bool}
+    known = field_types(recipe).items()
+    switches = {f"--{name.replace('_', '-')}" for name, hint in known if hint in (bool, bool | None)}
     out = list(arguments)
     for i, word in enumerate(arguments):
         name, equals, value = word.partition("=")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffadapt.commands.common import format_plan, make_runner
 from diffadapt.commands.options import RootOption, parse_recipe
+from diffadapt.commands.precision import settled
 from diffadapt.core import ledger
 from diffadapt.core.devices import device as device_of
 from diffadapt.core.errors import RecipeError, ResourceError
@@ -78,6 +79,7 @@ class PlanOptions(CostOptions):
 def plan(argv: Sequence[str]) -> int:
     name, recipe, options = parse_recipe(PlanOptions, flags(argv, "--calibrate"), "plan")
     machine = options.machine()
+    recipe = settled(recipe, machine)
     root = options.open()
     with lenient() as notes:
         plans = recipe.pipeline().plan(root.store)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from diffadapt.commands.common import format_plan, make_runner, show_result
 from diffadapt.commands.options import RootOption, parse_recipe
+from diffadapt.commands.precision import settled
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ def run(argv: Sequence[str]) -> int:
     from diffadapt.run.drive import drive
 
     name, recipe, options = parse_recipe(RunOptions, argv, "run")
+    recipe = settled(recipe)
     started = time.monotonic()
     root = options.open()
     pipeline = recipe.pipeline()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffadapt.commands.options import parse_fields
 from diffadapt.commands.plan import CostOptions, sweep_time
+from diffadapt.commands.precision import settled
 from diffadapt.core.config import changes, override
 from diffadapt.core.errors import RecipeError, TrainingError
 from diffadapt.core.redact import redact
@@ -48,6 +49,7 @@ def sweep(argv: Sequence[str]) -> int:
     started = time.monotonic()
     told = read_words(argv, "sweep", "sweep")
     name, space, recipes = told.name, told.space, told.recipes
+    recipes = {n: settled(r, told.options.machine()) for n, r in recipes.items()}
     root, execution = told.options.open(), next(iter(recipes.values())).execution
     plan = plan_sweep(space, recipes, root)
     print(redact(format_sweep(name, space, recipes, plan)), flush=True)

@@ -38,12 +38,65 @@ def added(default: Any, before: Any = dataclasses.MISSING) -> Any:
     return field(default=default, metadata={"added": default if before is dataclasses.MISSING else before})
 
 
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+AUTO = "auto"
+"""The value of a :func:`by_device` field that the device decides."""
+
+
+def by_device(cuda: str, before: str = "fp32") -> Any:
+    """A field with the precision of a computation, ``auto`` unless given: ``cuda`` where the work is done on
+    CUDA devices, which :func:`settle` puts in before anything is planned. Where it stays ``auto``, fp32 is
+    computed and ``before`` stands in every digest: the default of results that are stored already."""
+    return field(default=AUTO, metadata={"precision": {"cuda": cuda, "before": before}})
+
+
+def settle(config: T, device: str) -> T:
+    """``config``, a tree, with what ``device`` ('cuda' or 'cpu') decides in place of ``auto`` precisions."""
+    return _decided(config, "cuda") if device == "cuda" else config
+
+
+def strict_precision(config: T) -> T:
+    """``config``, a tree, with what ``auto`` precisions mean on a CPU on every device: for recipes whose
+    figures stand beside published ones. Digests stay as they are."""
+    return _decided(config, "before")
+
+
+def unsettled(config: Any) -> bool:
+    """Whether a CUDA device would decide anything in ``config``."""
+    return settle(config, "cuda") != config
+
+
+def stated_precision(config: Any, name: str = "precision") -> str:
+    """The precision of a config as digests have it."""
+    return _stated(next(f for f in fields(config) if f.name == name), getattr(config, name))
+
+
+def _decided(config: Any, which: str) -> Any:
+    changed: dict[str, Any] = {}
+    for f in (f for f in fields(config) if f.init):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            decided = _decided(value, which)
+            if decided is not value:
+                changed[f.name] = decided
+        elif "precision" in f.metadata and value == AUTO:
+            changed[f.name] = f.metadata["precision"][which]
+    return dataclasses.replace(config, **changed) if changed else config
+
+
+def _stated(f: dataclasses.Field, value: Any) -> Any:
+    return f.metadata["precision"]["before"] if value == AUTO and "precision" in f.metadata else value
+
+
 def to_dict(config: Any, *, identity_only: bool = False) -> Any:
     """The JSON form of a config tree; with ``identity_only`` the execution fields are left out, and
     :func:`added` fields whose value means what was done before."""
     if is_dataclass(config) and not isinstance(config, type):
         return {
-            f.name: to_dict(getattr(config, f.name), identity_only=identity_only)
+            f.name: to_dict(
+                _stated(f, getattr(config, f.name)) if identity_only else getattr(config, f.name),
+                identity_only=identity_only,
+            )
             for f in fields(config)
             if not (identity_only and _outside(f, getattr(config, f.name)))
         }

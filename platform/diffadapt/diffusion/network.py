@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
 from diffusers import UNet2DModel
 
-from diffadapt.compute.precision import float32_mode
+from diffadapt.compute.compiling import channels_last, wants_compilation
+from diffadapt.compute.precision import dtype_of, float32_parts, precision_on
+from diffadapt.core.config import Precision
 from diffadapt.core.errors import WeightsError
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.models.diffusers_folder import DETAILS, load_component, read_json
 from diffadapt.models.weights import resolve
 from diffadapt.models.weights import revision as weights_revision
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 N = TypeVar("N", bound="UnconditionalNetwork")
-_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class UnconditionalNetwork:
@@ -29,7 +29,8 @@ class UnconditionalNetwork:
     H/s, W/s), an orthonormal change of basis, and callers still see (B, C, H, W).
 
     Attributes: ``schedule`` (all training steps), ``channels`` C, ``image_size`` (side in pixels),
-    ``revision``, ``precision``, ``device``, ``multiple`` (what H and W must be multiples of).
+    ``revision``, ``precision`` (the one in use), ``device``, ``multiple`` (what H and W must be multiples
+    of), ``compiled``.
     """
 
     sees: ClassVar[int] = 1
@@ -45,7 +46,7 @@ class UnconditionalNetwork:
         revision: str = "unknown",
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
-        compile: bool = False,
+        compile: bool | None = False,
     ) -> None:
         self.schedule = schedule or Schedule.linear()
         self.space_to_depth = space_to_depth
@@ -54,15 +55,14 @@ class UnconditionalNetwork:
         self.image_size = image_size or _side(unet.config.sample_size) * space_to_depth
         self.multiple = space_to_depth * 2 ** (len(unet.config.block_out_channels) - 1)
         self.revision = revision
-        self.precision: Precision = precision
         self.device = torch.device(device)
-        self.dtype = _DTYPES[precision]
+        self.precision = precision_on(self.device, precision, "align.precision")
+        self.dtype = dtype_of(self.precision)
         # nn.Module's own `to`: diffusers' warns about modules kept in float32 even when there are none.
-        unet = torch.nn.Module.to(unet.eval().requires_grad_(False), self.device, self.dtype)
-        if self.device.type == "cuda":
-            unet = unet.to(memory_format=torch.channels_last)
-        self.unet = unet
-        self._forward = torch.compile(unet) if compile else unet
+        unet = torch.nn.Module.to(unet.eval().requires_grad_(False), self.dtype)
+        self.unet = channels_last(unet, self.device)
+        self.compiled = wants_compilation(compile, self.device)
+        self._forward = torch.compile(self.unet, dynamic=False) if self.compiled else self.unet
 
     def eps_model(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The network's output, float32 (B, C or 2C, H, W), for ``x`` (B, C, H, W) at integer times ``t``
@@ -83,11 +83,14 @@ class UnconditionalNetwork:
 
     def float32_mode(self):
         """A context in which float32 products are as exact as ``precision`` says."""
-        return float32_mode("fp32" if self.precision == "fp32" else "tf32")
+        return float32_parts(self.precision)
 
 
 def load_unconditional(
-    weights: str, device: torch.device | str = "cpu", precision: Precision = "fp32", compile: bool = False
+    weights: str,
+    device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
+    compile: bool | None = False,
 ) -> UnconditionalNetwork:
     """The network at ``weights``: a folder or hub id with a diffusers UNet2DModel at its root or under unet/.
 

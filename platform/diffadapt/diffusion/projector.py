@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from diffadapt.compute.compiling import OneShape, filled, filled_tensor, fixed_shapes
 from diffadapt.core.errors import DataError, ItemError, RecipeError, ResourceError
 from diffadapt.diffusion.aligners.base import Tools
 from diffadapt.diffusion.aligners.config import AlignConfig
@@ -56,6 +57,7 @@ class Projector:
         if config.coupled_batch < 1 or config.batch_size < 1:
             raise RecipeError("align.batch_size and align.coupled_batch must be at least 1.")
         self.aligner = config.aligner
+        self._shape = OneShape(network.compiled and not self.aligner.coupled)
         factor = FP16_GRADIENT_FACTOR if network.precision == "fp16" else 1.0
         self.align = self.aligner.open(Tools(network, self.schedule, config, self.device, classifier, factor))
 
@@ -76,7 +78,9 @@ class Projector:
         for first in range(0, len(seeds), size):
             piece = images[first : first + size].to(self.device)
             x_star = to_network(piece) if piece.dtype == torch.uint8 else piece.float()
-            x = self.run(x_star, list(seeds[first : first + size]))
+            own = list(seeds[first : first + size])
+            with self._shape.padding(len(own), tuple(x_star.shape[1:])) as copies:
+                x = self.run(filled_tensor(x_star, copies), filled(own, copies))[: len(own)]
             finite = torch.isfinite(x).flatten(1).all(dim=1)
             bad += [first + i for i, ok in enumerate(finite.tolist()) if not ok]
             done.append(to_uint8(x).cpu())
@@ -90,7 +94,7 @@ class Projector:
             seeds, tuple(x_star.shape[1:]), self.device, draws=self.aligner.draws(self.config.start)
         )
         try:
-            with self.network.float32_mode():
+            with self.network.float32_mode(), fixed_shapes(self.device, self.network.compiled):
                 return self.align(x_star, noise, seeds)
         except torch.cuda.OutOfMemoryError as error:
             raise ResourceError(

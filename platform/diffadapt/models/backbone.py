@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffadapt.compute.compiling import channels_last
 from diffadapt.core.errors import RecipeError, WeightsError
 from diffadapt.models.classifier import create_model, load_classifier
 from diffadapt.models.classifier_source import classifier_revision
@@ -73,7 +74,7 @@ def load_backbone(
         else:
             body.reset_classifier(0)
     body.model_args = args
-    body = body.eval().to(device)
+    body = channels_last(body.eval(), device)
     return Backbone(body, _width(body, config), arch.split(".")[0], args, revision)
 
 

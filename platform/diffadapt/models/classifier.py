@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import nn
 
+from diffadapt.compute.compiling import channels_last
 from diffadapt.compute.precision import autocast, float32_mode
 from diffadapt.core.errors import RecipeError, WeightsError, suggest
 from diffadapt.models import cifar_resnet
@@ -83,7 +84,9 @@ def load_classifier(
         name = f"hf-hub:{source.place}" if source.kind == "hub" else source.place
         model, arch = _from_timm(name, config, drop_path), source.place
     demand_classes(config, int(model.num_classes), num_classes)
-    return Classifier(model.eval(), config, arch, classifier_revision(config)).to(device)
+    classifier = Classifier(model.eval(), config, arch, classifier_revision(config))
+    channels_last(classifier, device)
+    return classifier
 
 
 def create_model(

@@ -12,7 +12,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from diffadapt.compute.precision import autocast, float32_mode
+from diffadapt.compute.compiling import channels_last
+from diffadapt.compute.precision import autocast, float32_parts, precision_on
 from diffadapt.core.errors import WeightsError
 from diffadapt.models.clip_folder import demand_clip
 from diffadapt.models.pretrained import from_pretrained
@@ -34,8 +35,9 @@ class Clip:
         device: str | torch.device,
         precision: str = "fp32",
     ):
-        self.device, self.precision = torch.device(device), precision
-        self.model = model.to(self.device).requires_grad_(False).eval()
+        self.device = torch.device(device)
+        self.precision = precision_on(self.device, precision, "clip.precision")
+        self.model = channels_last(model.requires_grad_(False).eval(), self.device)
         self.tokenizer, self.processor = tokenizer, processor
         self.logit_scale = float(model.logit_scale.exp())
         self.length = int(model.config.text_config.max_position_embeddings)
@@ -85,7 +87,7 @@ class Clip:
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
         with (
-            float32_mode("fp32" if self.precision == "fp32" else "tf32"),
+            float32_parts(self.precision),
             autocast(self.device, self.precision),
         ):
             yield
@@ -98,8 +100,6 @@ def load_clip(weights: str, device: str | torch.device = "cpu", precision: str =
     """
     resolved = resolve(weights)
     name, _, revision = resolved.partition("@") if is_hub_id(resolved) else (resolved, "", "")
-    if precision == "fp16" and torch.device(device).type == "cpu":
-        precision = "fp32"
     try:
         with _quiet():
             where: dict[str, Any] = {"place": name, "revision": revision or "main"}

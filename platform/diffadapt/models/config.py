@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffadapt.core.config import added, execution
+from diffadapt.core.config import Precision, added, by_device, execution
 from diffadapt.core.ranges import AboveZero, Natural, Positive
 
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
@@ -49,7 +49,8 @@ class ClassifierConfig:
     fit ``crop``."""
     mean: _Values = own()
     std: _Deviations = own()
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("tf32")
+    """auto: fp32, on CUDA tf32."""
     batch_size: Positive = execution(128)
     interpolation: _Filter = added(None, "bicubic")
     """Filter of the resize."""
@@ -90,7 +91,8 @@ class ClipConfig:
     templates: tuple[str, ...] = ()
     """Text features are averaged over them; ``{domain}`` is replaced too. Empty: the 80 of CLIP's authors
     (Radford et al. 2021, section 3.1.4)."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("tf32")
+    """auto: fp32, on CUDA tf32."""
     batch_size: Positive = execution(64)
 
 

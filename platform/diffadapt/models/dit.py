@@ -9,7 +9,7 @@ drawn anew in each block while training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -22,16 +22,37 @@ from diffadapt.models.diffusers_folder import save_component
 NORM_EPS = 1e-6
 
 
+class _Last:
+    """What block 0's embedder gave in this forward pass, for the other blocks; nothing while gradients are
+    recorded, so that a training sums them block by block, and while a compiler looks, which finds by itself
+    what is equal."""
+
+    def __init__(self) -> None:
+        self.given: Tensor | None = None
+
+    def keep(self, module: nn.Module, args: object, out: Tensor) -> None:
+        self.given = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else out
+
+
 class _Borrowed(nn.Module):
     """Stands for block 0's embedder in another block without owning its parameters, so that state dicts name
-    them once."""
+    them once; its blocks all have the same time and label, so that one pass serves them."""
 
-    def __init__(self, owner: nn.Module):
+    def __init__(self, owner: nn.Module, last: _Last):
         super().__init__()
-        self._owner = [owner]
+        self._owner, self._last = [owner], last
 
     def forward(self, *args, **kwargs) -> Tensor:
-        return self._owner[0](*args, **kwargs)
+        known = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else self._last.given
+        return self._owner[0](*args, **kwargs) if known is None else known
+
+
+def _borrow(blocks: Sequence[nn.Module]) -> None:
+    """Let all blocks but the first borrow its embedder."""
+    owner, last = blocks[0].norm1.emb, _Last()
+    owner.register_forward_hook(last.keep)
+    for block in blocks[1:]:
+        block.norm1.emb = _Borrowed(owner, last)
 
 
 def make_exact(model: DiTTransformer2DModel) -> DiTTransformer2DModel:
@@ -47,10 +68,11 @@ def make_exact(model: DiTTransformer2DModel) -> DiTTransformer2DModel:
     shared = blocks[0].norm1.emb
     shared.time_proj.downscale_freq_shift = 0
     shared.class_embedder.dropout_prob = 0.0  # the caller draws the null class, once per image
-    for block in blocks:
-        if block is not blocks[0] and not isinstance(block.norm1.emb, _Borrowed):
+    if not any(isinstance(block.norm1.emb, _Borrowed) for block in blocks):
+        for block in blocks[1:]:
             _demand_equal(shared, block.norm1.emb)
-            block.norm1.emb = _Borrowed(shared)
+        _borrow(blocks)
+    for block in blocks:
         block.norm1.norm.eps = NORM_EPS
         block.norm3.eps = NORM_EPS
     model.norm_out.eps = NORM_EPS
@@ -60,8 +82,7 @@ def make_exact(model: DiTTransformer2DModel) -> DiTTransformer2DModel:
 def build_dit(**config) -> DiTTransformer2DModel:
     """A DiTTransformer2DModel with eps 1e-6 and :func:`make_exact` applied; keywords as in diffusers."""
     model = DiTTransformer2DModel(**{"norm_eps": NORM_EPS, **config})
-    for block in model.transformer_blocks[1:]:
-        block.norm1.emb = _Borrowed(model.transformer_blocks[0].norm1.emb)
+    _borrow(model.transformer_blocks)
     return make_exact(model)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffadapt.core.artifact import Failure, Input, Rows, Shard, scene_table
-from diffadapt.core.config import to_dict
+from diffadapt.core.config import stated_precision, to_dict
 from diffadapt.core.errors import ItemError, RecipeError, ResourceError, WeightsError
 from diffadapt.core.flops import Call
 from diffadapt.core.identity import item_seed
@@ -90,7 +90,10 @@ class TransferScenes(Stage):
         if self.needs_layout or self.quality.needs_model:
             own["classes"] = to_dict(self.classes, identity_only=True)
         if self.quality.needs_model:
-            own["segmenter"] = {"size": list(self.segmenter.size), "precision": self.segmenter.precision}
+            own["segmenter"] = {
+                "size": list(self.segmenter.size),
+                "precision": stated_precision(self.segmenter),
+            }
         return own
 
     def _variant(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import Precision, by_device, execution
 from diffadapt.core.ranges import Between, Fraction, Natural, NonNegative, Positive
 from diffadapt.data.config import TRAINING_CORRUPTIONS
 from diffadapt.diffusion.aligners.config import Guidance
@@ -36,7 +36,8 @@ class FitConfig:
     transformer: the same bicubic with RandAugment n2 m9 mstd0.5 and RandomErasing .25."""
     flip: bool = True
     drop_path: Fraction = 0.0
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("tf32")
+    """auto: fp32, on CUDA tf32."""
     seed: int = 0
     micro_batch: Natural = execution(0)
     """Images a device sees at once; 0: batch_size / workers. Smaller values accumulate gradients."""
@@ -74,7 +75,8 @@ class DiffusionFitConfig:
     learn_sigma: bool = False
     latent: str | None = None
     """A folder or hub id with an AutoencoderKL: train in its latent space (DiT only)."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("tf32")
+    """auto: fp32, on CUDA tf32."""
     save_precision: Literal["fp32", "fp16"] = "fp32"
     sample_every: Natural = execution(5_000)
     """Steps between sample grids in TensorBoard; 0: none."""
@@ -111,7 +113,7 @@ class DistilConfig:
     loss: Literal["l2", "l1"] = "l2"
     """Squared error (Salimans and Ho 2022), or absolute (sharper, the median instead of the mean)."""
     flip: bool = False
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("tf32")
     save_precision: Literal["fp32", "fp16"] = "fp32"
     checkpoint_every: Positive = execution(1_000)
     micro_batch: Natural = execution(0)

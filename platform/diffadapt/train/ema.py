@@ -29,11 +29,15 @@ class Ema:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
         self.updates += 1
         averaged = {k for k, p in module.named_parameters() if p.is_floating_point()}
+        shadows, values = [], []
         for key, value in module.state_dict().items():
             if key in averaged:
-                self.shadow[key].lerp_(value.detach().to(self.shadow[key].device), 1.0 - decay)
+                shadows.append(self.shadow[key])
+                values.append(value.detach().to(self.shadow[key].device))
             else:
                 self.shadow[key].copy_(value)
+        if shadows:
+            torch._foreach_lerp_(shadows, values, 1.0 - decay)  # on CUDA a kernel or two for all of them
 
     def copy_to(self, module: nn.Module) -> None:
         """Overwrite the module's weights by the average."""

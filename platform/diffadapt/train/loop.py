@@ -17,14 +17,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffadapt.compute.precision import autocast, float32_mode
+from diffadapt.compute.compiling import channels_last, fixed_shapes
+from diffadapt.compute.precision import autocast, float32_mode, precision_on
 from diffadapt.compute.progress import Pass
 from diffadapt.core.errors import ResourceError, TrainingError
 from diffadapt.core.identity import digest
 from diffadapt.train.checkpoints import Checkpoints
 from diffadapt.train.ema import Ema
+from diffadapt.train.optim import fuse
 from diffadapt.train.reporter import Reporter
 from diffadapt.train.run import TrainingRun
+from diffadapt.train.scalars import LateScalars, fetch_every
 
 LossFn = Callable[..., Mapping[str, torch.Tensor]]
 BatchFn = Callable[[int, int], Any]
@@ -49,6 +52,10 @@ class Optimisation:
     """Parts of a batch."""
     seed: int = 0
     checkpoint_every: int = 200
+    fetch_every: int | None = None
+    """Steps after which their numbers are fetched from the device, and NaN is found; None: each on a CPU, 20
+    on CUDA. Every step is reported nevertheless. Where a step depends on them (fp16, ascending passes) they
+    are fetched at once."""
     passes: Sequence[Pass] = ()
     """Each step runs them in order on one batch (several updates a step, or SAM)."""
     before_step: Callable[[int], None] | None = None
@@ -74,14 +81,17 @@ def run_loop(
     the first pass that updates, the others report ``loss_<pass>``. Rank 0 writes checkpoints, which every
     rank must be able to read.
 
+    On CUDA convolutions lie channels last meanwhile, and optimisers are fused.
+
     Returns the last step's scalars with ``steps`` and ``resumed_from``. Raises TrainingError if the loss, the
-    gradient or a weight becomes NaN or infinite (checkpoints already written stay), ResourceError if the
-    device's memory is too small, or if ranks resume from different steps.
+    gradient or a weight becomes NaN or infinite (no checkpoint has any of it), ResourceError if the device's
+    memory is too small, or if ranks resume from different steps.
     """
     reporter, checkpoints, until = run.reporter, run.checkpoints, run.until
     optimizer, ema, passes, total_steps = how.optimizer, how.ema, how.passes, how.total_steps
-    precision, accumulate = how.precision, how.accumulate
-    wrapped = reporter.wrap(module)
+    precision, accumulate = precision_on(reporter.device, how.precision), how.accumulate
+    wrapped = reporter.wrap(channels_last(module, reporter.device))
+    fuse(optimizer)
     scaler = torch.amp.GradScaler(reporter.device.type, enabled=precision == "fp16")
     start, scalars = _resume(module, optimizer, ema, scaler, checkpoints, reporter)
     last_saved = start
@@ -89,9 +99,20 @@ def run_loop(
     module.train()
     skipped = 0
     end = total_steps if until is None else min(until, total_steps)
+    every = fetch_every(
+        how.fetch_every, reporter.device, each=precision == "fp16" or any(p.ascend for p in passes)
+    )
 
-    def train(step: int) -> dict[str, float]:
-        """One step; its scalars."""
+    def check(name: str, value: float, step: int) -> None:
+        if name.startswith("loss") or name == "grad_norm":
+            _demand_finite("loss" if name != "grad_norm" else "gradient", value, step, last_saved)
+
+    late_scalars = LateScalars(
+        reporter, check, lambda finished, scalars: reporter.report(finished, total_steps, scalars)
+    )
+
+    def train(step: int) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        """One step; its scalars, and those that are to be fetched."""
         nonlocal skipped
         began = time.perf_counter()
         rate = how.lr_at(step)
@@ -99,6 +120,7 @@ def run_loop(
             group["lr"] = rate * group.get("lr_scale", 1.0)
         ascended: list[tuple[torch.Tensor, torch.Tensor]] = []
         scalars: dict[str, float] = {}
+        late: dict[str, torch.Tensor] = {}
         norm = 0.0
         for index, current in enumerate(passes or (Pass(),)):
             optimizer.zero_grad(set_to_none=True)
@@ -111,13 +133,21 @@ def run_loop(
                         losses = loss_fn(wrapped, batch, step, *([current] if passes else []))
                     scaler.scale(losses["loss"] / accumulate).backward()
                 parts.append({k: v.detach().float().reshape(()) for k, v in losses.items()})
-            found = reporter.all_reduce_mean(_mean(parts))
-            _demand_finite("loss", found["loss"], step, last_saved)
             name = "loss" if index == main else f"loss_{current.name}"
-            scalars.update({name if k == "loss" else k: v for k, v in found.items()})
+            if every == 1:
+                found = reporter.all_reduce_mean(_fetched(_mean(parts)))
+                _demand_finite("loss", found["loss"], step, last_saved)
+                scalars.update({name if k == "loss" else k: v for k, v in found.items()})
+            else:
+                late.update({name if k == "loss" else k: v for k, v in _mean(parts).items()})
             scaler.unscale_(optimizer)
             _only(optimizer, current.groups)
-            norm = float(_clip(optimizer, None if current.ascend else how.clip_norm))
+            length = _clip(optimizer, None if current.ascend else how.clip_norm)
+            if every > 1:
+                late["grad_norm"] = length + 0.0 * late.get("grad_norm", 0.0)  # NaN of an earlier pass stays
+                scaler.step(optimizer)
+                continue
+            norm = float(length)
             if precision == "fp16" and not math.isfinite(norm):
                 skipped += 1
                 if skipped > MAX_SKIPPED:
@@ -135,28 +165,36 @@ def run_loop(
         if ema is not None and not skipped:
             ema.update(module)
         scalars.update(lr=rate, step_seconds=time.perf_counter() - began)
-        if math.isfinite(norm):
+        if every == 1 and math.isfinite(norm):
             scalars["grad_norm"] = norm
-        return scalars
+        return scalars, late
 
-    with _keep_rng(), float32_mode(precision), _memory():
+    with _keep_rng(), float32_mode(precision), fixed_shapes(reporter.device), _memory():
         for step in range(start, end):
             if how.before_step is not None:
                 how.before_step(step)
             idle = how.idle is not None and how.idle(step)
-            if not idle:
-                scalars = train(step)
+            late: dict[str, torch.Tensor] = {}
+            if idle:
+                late_scalars.fetch()  # what is reported again has to be known
+            else:
+                scalars, late = train(step)
             finished, before = step + 1, dict(scalars)
             if run.on_step is not None:
                 run.on_step(finished, scalars)
             if not idle or finished == total_steps or scalars != before:
-                reporter.report(finished, total_steps, scalars)
-            if checkpoints is not None and (finished % how.checkpoint_every == 0 or finished == end):
+                late_scalars.add(finished, scalars, late)
+            due = checkpoints is not None and (finished % how.checkpoint_every == 0 or finished == end)
+            if finished % every == 0 or finished == end or due:
+                late_scalars.fetch()
+            if checkpoints is not None and due:
                 _demand_finite_weights(module, step, last_saved)
                 if reporter.rank == 0:
                     checkpoints.save(finished, _state(finished, module, optimizer, ema, scaler, scalars))
                 reporter.barrier()
                 last_saved = finished
+    if reporter.device.type == "cuda":
+        module.to(memory_format=torch.contiguous_format)  # as it came, and as files keep it
     return {**scalars, "steps": float(max(start, end)), "resumed_from": float(start)}
 
 
@@ -231,6 +269,10 @@ def _resume(
     try:
         module.load_state_dict(state["module"])
         settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        for group, own in zip(state["optimizer"]["param_groups"], settings, strict=True):
+            group.update(
+                {k: own[k] for k in ("fused", "foreach") if k in own}
+            )  # decides where its state lies
         optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(optimizer.param_groups, settings, strict=True):
             group.update(own)
@@ -250,11 +292,15 @@ def _sync(wrapped: nn.Module, last: bool) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if last or not hasattr(wrapped, "no_sync") else wrapped.no_sync()
 
 
-def _mean(parts: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+def _mean(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     names = list(parts[0])
+    values = torch.stack([torch.stack([p[n] for n in names]) for p in parts]).mean(0)
+    return dict(zip(names, values.unbind(), strict=True))
+
+
+def _fetched(values: dict[str, torch.Tensor]) -> dict[str, float]:
     # One transfer for all scalars: each .item() would wait for the device again.
-    values = torch.stack([torch.stack([p[n] for n in names]) for p in parts]).mean(0).tolist()
-    return dict(zip(names, values, strict=True))
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
 
 def _clip(optimizer: torch.optim.Optimizer, clip_norm: float | None) -> torch.Tensor:

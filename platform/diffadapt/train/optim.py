@@ -21,6 +21,13 @@ def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.999))
 
 
+def fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimiser that can update all its weights in one kernel do so, where they are on CUDA."""
+    for group in optimizer.param_groups:
+        if "fused" in group and all(p.is_cuda and p.is_floating_point() for p in group["params"]):
+            group.update(fused=True, foreach=False)
+
+
 def parameter_groups(model: nn.Module, config: FitConfig) -> list[dict]:
     """Parameter groups with and without weight decay.
 

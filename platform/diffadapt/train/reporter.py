@@ -134,7 +134,9 @@ class DistributedReporter(LocalReporter):
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         ids = [self.device] if self.device.type == "cuda" else None
         unused = bool(getattr(module, "find_unused_parameters", False))
-        return nn.parallel.DistributedDataParallel(module, device_ids=ids, find_unused_parameters=unused)
+        return nn.parallel.DistributedDataParallel(
+            module, device_ids=ids, find_unused_parameters=unused, gradient_as_bucket_view=True
+        )
 
     def all_reduce_mean(self, values: Mapping[str, float]) -> dict[str, float]:
         names = sorted(values)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
-from diffadapt.core.config import execution, to_dict
+from diffadapt.core.config import Precision, by_device, execution, to_dict
 from diffadapt.core.discover import extended
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.ranges import Between, Positive, Steps
@@ -45,7 +45,8 @@ class AlignSettings:
     scale: float = SCALE_PER_IMAGE
     factor: Positive = 4
     """D of the low-pass operator phi = U Dn."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("tf32")
+    """auto: fp32, on CUDA tf32."""
     storage: Literal["png", "jpeg75"] = "png"
     """How images are stored: lossless, or JPEG quality 75 4:2:0 as the authors store projections."""
     batch_size: Positive = execution(10)
@@ -53,7 +54,8 @@ class AlignSettings:
     precision. In dda-batch mode the norm couples the images of a batch, so there ``coupled_batch``
     rules."""
     coupled_batch: Positive = 10
-    compile: bool = execution(False)
+    compile: bool | None = execution(None)
+    """torch.compile; None: on CUDA."""
     gda: GDAConfig = GDAConfig()
     """Read in gda mode only."""
 

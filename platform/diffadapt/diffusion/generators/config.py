@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from diffadapt.core.config import added, execution
+from diffadapt.core.config import Precision, added, by_device, execution
 from diffadapt.core.ranges import AtLeast, Between, Fraction, Natural, NonNegative, Positive, Steps
 
 
@@ -26,13 +26,15 @@ class SynthConfig:
     """Which latent channels guidance acts on; the original DiT guides the first three."""
     output: Literal["truncate", "round"] = "truncate"
     """uint8 = truncate(127.5 x + 128), as the DiT authors store images, or rounding to nearest."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("tf32")
+    """auto: fp32, on CUDA tf32."""
     images_per_shard: Positive = 1
     """Consecutive images of each class in one shard."""
     classes_per_shard: Positive = 64
     """Consecutive classes in one shard; a shard has images_per_shard x classes_per_shard images."""
     batch_size: Positive = execution(64)
-    compile: bool = execution(False)
+    compile: bool | None = execution(None)
+    """torch.compile; None: on CUDA."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,14 @@ class TextToImageConfig:
     negative_prompt: str = ""
     safety_checker: bool = False
     """Run the pipeline's safety checker; images that it blocks are set apart, never stored as black."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp16"
-    """On a CPU fp16 falls back to fp32, which is said in the log."""
+    precision: Precision = by_device("bf16", before="fp16")
+    """auto: bf16 on CUDA, fp32 on a CPU, where fp16 falls back to fp32 too and that is said in the log."""
     images_per_shard: Positive = 10
     """Consecutive images of each class in one shard."""
     classes_per_shard: Positive = 8
     batch_size: Positive = execution(8)
-    compile: bool = execution(False)
+    compile: bool | None = execution(None)
+    """torch.compile; None: on CUDA."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,15 @@ import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor
 
-from diffadapt.compute.precision import float32_mode
+from diffadapt.compute.compiling import (
+    OneShape,
+    channels_last,
+    filled,
+    fixed_shapes,
+    wants_compilation,
+)
+from diffadapt.compute.precision import dtype_of, float32_parts, precision_on
+from diffadapt.core.config import Precision
 from diffadapt.core.errors import DataError, ItemError, RecipeError, WeightsError
 from diffadapt.diffusion.generators.config import SynthConfig
 from diffadapt.diffusion.generators.upsample import upsample
@@ -24,7 +32,6 @@ from diffadapt.models.diffusers_folder import DETAILS, load_component, read_json
 from diffadapt.models.dit import guided, has_null_class, make_exact, num_classes
 from diffadapt.models.weights import revision
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 DECODE_SLICE = 8
 """Latents decoded at a time: the autoencoder needs far more memory an image than the transformer."""
 
@@ -45,18 +52,21 @@ class Generator:
         revision: str = "",
         device: str | torch.device = "cpu",
         precision: Precision = "fp32",
-        compile: bool = False,
+        compile: bool | None = False,
     ):
         details = details or {}
-        self.device, self.precision, self.compiled = torch.device(device), precision, compile
-        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+        self.device = torch.device(device)
+        self.compiled = wants_compilation(compile, self.device)
+        self._shape = OneShape(self.compiled)
+        self.precision = precision_on(self.device, precision, "synth.precision")
+        self.dtype = dtype_of(self.precision)
         transformer = make_exact(transformer).to(self.device)
         if self.dtype != torch.float32:
             transformer = transformer.to(dtype=self.dtype)
         self.transformer = transformer.requires_grad_(False).eval()
         # The autoencoder stays in float32: in half precision it costs whole grey levels and saves a few
         # percent.
-        self.vae = None if vae is None else vae.to(self.device).requires_grad_(False).eval()
+        self.vae = None if vae is None else channels_last(vae.requires_grad_(False).eval(), self.device)
         self.schedule, self.revision = schedule, revision
         self.num_classes = num_classes(transformer)
         self.class_names: list[str] | None = details.get("class_names")
@@ -69,7 +79,7 @@ class Generator:
             transformer.config.sample_size,
             transformer.config.sample_size,
         )
-        self._network = torch.compile(self.transformer, dynamic=False) if compile else self.transformer
+        self._network = torch.compile(self.transformer, dynamic=False) if self.compiled else self.transformer
         if self.vae is None:
             self.channels, self.image_size = self._latent_shape[0], self._latent_shape[1] * self.upsample
         else:
@@ -93,8 +103,8 @@ class Generator:
         size, images = config.batch_size, []
         for start in range(0, len(labels), size):
             some, own = labels[start : start + size], seeds[start : start + size]
-            padding = size - len(some) if self.compiled and start else 0  # a compiled network keeps one shape
-            batch = self._sample_batch(some + some[:1] * padding, own + own[:1] * padding, config)
+            with self._shape.padding(len(some)) as copies:
+                batch = self._sample_batch(filled(some, copies), filled(own, copies), config)
             images.append(batch[: len(some)])
         if not images:
             return torch.empty((0, self.channels, self.image_size, self.image_size), dtype=torch.uint8)
@@ -112,7 +122,7 @@ class Generator:
     @torch.no_grad()
     def _sample_batch(self, labels: list[int], seeds: list[int], config: SynthConfig) -> Tensor:
         """Float32 pixels (B, C, H, W) on the CPU, nominally in [-1, 1]."""
-        with float32_mode("tf32" if self.precision != "fp32" else "fp32"):
+        with float32_parts(self.precision), fixed_shapes(self.device, self.compiled):
             y = torch.tensor(labels, device=self.device)
             guide = self._latent_shape[0] if config.guide_channels == "all" else min(3, self._latent_shape[0])
             network = guided(self._model_out, y, config.guidance, self.num_classes, guide)
@@ -163,7 +173,7 @@ def load_generator(
     weights: str,
     device: str | torch.device = "cpu",
     precision: Precision = "fp32",
-    compile: bool = False,
+    compile: bool | None = False,
     variant: str = "",
 ) -> Generator:
     """The generator of a DiTPipeline folder, hub id or ``embedded:<name>``; components are loaded singly.

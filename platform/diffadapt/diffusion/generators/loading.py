@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import diffusers
-import torch
 import transformers
 
 from diffadapt.core.errors import WeightsError
@@ -44,15 +43,6 @@ def quiet() -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """The first line of what ``error`` says, without its full stop; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def precision_on(device: torch.device, precision: str, field: str) -> tuple[str, torch.dtype]:
-    """The precision to compute in on ``device``, and the type of the weights; fp16 on a CPU becomes fp32,
-    which is logged with the recipe's ``field``."""
-    if precision == "fp16" and device.type == "cpu":
-        _log.warning("A CPU computes in fp32 what the recipe asks for in fp16 (%s).", field)
-        precision = "fp32"
-    return precision, {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
 
 
 def named(weights: str) -> tuple[str, str | None]:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
-from diffadapt.compute.precision import float32_mode
+from diffadapt.compute.compiling import OneShape, channels_last, filled, wants_compilation
+from diffadapt.compute.precision import dtype_of, float32_parts, precision_on
 from diffadapt.core.errors import ItemError, RecipeError, WeightsError
 from diffadapt.diffusion.generators.config import TextToImageConfig
 from diffadapt.diffusion.generators.loading import (
@@ -19,7 +20,6 @@ from diffadapt.diffusion.generators.loading import (
     loaded,
     named,
     note_truncation,
-    precision_on,
     quiet,
 )
 from diffadapt.diffusion.generators.pipeline_index import (
@@ -40,7 +40,14 @@ class TextToImage:
     ``precision`` (the one in use).
     """
 
-    def __init__(self, pipe: Any, config: TextToImageConfig, device: str | torch.device, precision: str):
+    def __init__(
+        self,
+        pipe: Any,
+        config: TextToImageConfig,
+        device: str | torch.device,
+        precision: str,
+        compiled: bool = False,
+    ):
         self.pipe, self.config, self.device, self.precision = pipe, config, torch.device(device), precision
         self.accepts = inspect.signature(pipe.__call__).parameters
         if "prompt" not in self.accepts:
@@ -62,6 +69,7 @@ class TextToImage:
         if self.size % self.multiple:
             raise RecipeError(size_message(self.size, type(pipe).__name__, self.multiple))
         self._said_truncated = False
+        self._shape = OneShape(compiled)
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray | ItemError]:
         """A uint8 (H, W, C) image in RGB (grey where the autoencoder is) for each prompt and seed, computed
@@ -78,16 +86,23 @@ class TextToImage:
         if not prompts:
             return []
         self._said_truncated = self._said_truncated or note_truncation(self.pipe, prompts)
+        with self._shape.padding(len(prompts)) as copies:
+            out = self._run(filled(prompts, copies), filled(seeds, copies))
+        images, count = out.images[: len(prompts)], len(prompts)
+        blocked = (getattr(out, "nsfw_content_detected", None) or [False] * count)[:count]
+        return [self._result(image, bad) for image, bad in zip(images, blocked, strict=True)]
+
+    def _run(self, prompts: list[str], seeds: list[int]) -> Any:
         generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
         with (
             quiet(),
             torch.inference_mode(),
-            float32_mode("tf32" if self.precision != "fp32" else "fp32"),
+            float32_parts(self.precision),
             own_noise(self.pipe.scheduler, generators),
         ):
             try:
-                out = self.pipe(
-                    prompt=list(prompts),
+                return self.pipe(
+                    prompt=prompts,
                     generator=generators,
                     output_type="np",
                     **self._arguments(len(prompts)),
@@ -97,8 +112,6 @@ class TextToImage:
                     f"{type(self.pipe).__name__} refuses these settings ({first_line(error)}): change the"
                     " generator's fields, or use other weights."
                 ) from error
-        blocked = getattr(out, "nsfw_content_detected", None) or [False] * len(prompts)
-        return [self._result(image, bad) for image, bad in zip(out.images, blocked, strict=True)]
 
     def _arguments(self, count: int) -> dict[str, Any]:
         wanted: dict[str, Any] = {
@@ -136,7 +149,7 @@ def load_text_to_image(config: TextToImageConfig, device: str | torch.device = "
     index = pipeline_index(config.weights)
     check_settings(config, index)
     device = torch.device(device)
-    precision, dtype = precision_on(device, config.precision, "generator.precision")
+    precision = precision_on(device, config.precision, "generator.precision")
     name, revision = named(config.weights)
     without: dict[str, Any] = {}
     if not config.safety_checker and (index is None or "safety_checker" in index.components):
@@ -145,8 +158,11 @@ def load_text_to_image(config: TextToImageConfig, device: str | torch.device = "
             without["feature_extractor"] = None  # serves the checker only
     with quiet():
         arguments = {
-            "torch_dtype": dtype, "revision": revision, "variant": config.variant or None, **without,
-        }  # fmt: skip
+            "torch_dtype": dtype_of(precision),
+            "revision": revision,
+            "variant": config.variant or None,
+            **without,
+        }
         pipe = loaded("text-to-image pipeline", config.weights, lambda: _from_pretrained(name, arguments))
         if config.safety_checker and getattr(pipe, "safety_checker", None) is None:
             raise RecipeError(
@@ -158,13 +174,14 @@ def load_text_to_image(config: TextToImageConfig, device: str | torch.device = "
     pipe = pipe.to(device)
     for module in pipe.components.values():
         if isinstance(module, torch.nn.Module):
-            module.requires_grad_(False).eval()
+            channels_last(module.requires_grad_(False).eval(), device)
     vae = getattr(pipe, "vae", None)
     if hasattr(vae, "enable_slicing"):
         vae.enable_slicing()
-    if config.compile:
-        _denoiser(pipe).compile()
-    return TextToImage(pipe, config, device, precision)
+    compiled = wants_compilation(config.compile, device)
+    if compiled:
+        _denoiser(pipe).compile(dynamic=False)
+    return TextToImage(pipe, config, device, precision, compiled)
 
 
 def _from_pretrained(name: str, arguments: dict[str, Any]) -> Any:

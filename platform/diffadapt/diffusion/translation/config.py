@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import Precision, by_device, execution
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.ranges import Between, Fraction, Natural, NonNegative, Positive, Steps
 
@@ -75,11 +75,13 @@ class TransferConfig:
     """Short side of the generated image in pixels."""
     multiple: Positive = 64
     """Both sides are rounded to it."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("bf16")
+    """auto: fp32, on CUDA bf16."""
     images_per_shard: Natural = 32
     """At most so many images of one source shard in a shard; 0: as the source's shards."""
     batch_size: Positive = execution(4)
-    compile: bool = execution(False)
+    compile: bool | None = execution(None)
+    """torch.compile; None: on CUDA."""
 
     @property
     def resolved(self) -> Domain:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
 
+from diffadapt.compute.compiling import channels_last, wants_compilation
 from diffadapt.diffusion.generators.loading import loaded, named, quiet
 from diffadapt.diffusion.translation.checks import check_fit, uses_layout, variant_of
 from diffadapt.diffusion.translation.config import TransferConfig
@@ -32,15 +33,14 @@ def load_networks(config: TransferConfig, device: torch.device, dtype: torch.dty
         module = control if name == "controlnet" else getattr(pipe, name)
         if module is None:
             continue
-        module.requires_grad_(False).eval().to(device)
+        module.requires_grad_(False).eval()
         if dtype != torch.float32 and name != "vae":
             with quiet():
                 module.to(dtype)
-        if device.type == "cuda" and name != "text_encoder":
-            module.to(memory_format=torch.channels_last)
-    if config.compile:
+        channels_last(module, device)
+    if wants_compilation(config.compile, device):
         for module in filter(None, (pipe.unet, control)):
-            module.compile()
+            module.compile(dynamic=False)
     return pipe, control
 
 

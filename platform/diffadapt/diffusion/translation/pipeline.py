@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from diffadapt.compute.precision import float32_mode
+from diffadapt.compute.compiling import OneShape, filled, wants_compilation
+from diffadapt.compute.precision import dtype_of, float32_parts, precision_on
 from diffadapt.core.errors import ItemError
-from diffadapt.diffusion.generators.loading import note_truncation, precision_on, quiet
+from diffadapt.diffusion.generators.loading import note_truncation, quiet
 from diffadapt.diffusion.schedule import Schedule
 from diffadapt.diffusion.translation import edit_friendly
 from diffadapt.diffusion.translation.checks import check_transfer, uses_layout
@@ -60,6 +61,7 @@ class SceneTransfer:
         self.denoiser = Denoiser(
             pipe, controlnet, self.schedule, guidance, config.control_scale, config.negative_prompt
         )
+        self._shape = OneShape(wants_compilation(config.compile, device))
         note_truncation(pipe, [self.prompt, self.source_prompt, config.negative_prompt])
 
     def transfer(
@@ -94,10 +96,14 @@ class SceneTransfer:
         for size, members in groups.items():
             where = [i for i, _ in members]
             layouts = None if members[0][1] is None else np.stack([layout for _, layout in members])  # type: ignore[misc]
-            made = self._batch(
-                [scenes[i].image for i in where], layouts, [seeds[i] for i in where], size, strength
-            )
-            for i, image in zip(where, made, strict=True):
+            with self._shape.padding(len(where), size) as copies:
+                some = filled(where, copies)
+                if layouts is not None:
+                    layouts = np.concatenate([layouts, np.repeat(layouts[:1], copies, axis=0)])
+                made = self._batch(
+                    [scenes[i].image for i in some], layouts, [seeds[i] for i in some], size, strength
+                )
+            for i, image in zip(where, made, strict=False):  # copies follow them
                 results[i] = image
         return results  # type: ignore[return-value]
 
@@ -116,7 +122,7 @@ class SceneTransfer:
         def draw() -> torch.Tensor:
             return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(self.device)
 
-        with quiet(), torch.inference_mode(), float32_mode("tf32" if self.precision != "fp32" else "fp32"):
+        with quiet(), torch.inference_mode(), float32_parts(self.precision):
             control = (
                 None if layouts is None else torch.from_numpy(layouts).permute(0, 3, 1, 2).to(self.device)
             )
@@ -182,6 +188,6 @@ def load_scene_transfer(
     """
     check_transfer(config)
     device = torch.device(device)
-    precision, dtype = precision_on(device, config.precision, "transfer.precision")
-    pipe, controlnet = load_networks(config, device, dtype)
+    precision = precision_on(device, config.precision, "transfer.precision")
+    pipe, controlnet = load_networks(config, device, dtype_of(precision))
     return SceneTransfer(pipe, controlnet, config, classes, device, precision)

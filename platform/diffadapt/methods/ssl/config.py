@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from diffadapt.core.config import added, execution
+from diffadapt.core.config import Precision, added, by_device, execution
 from diffadapt.core.discover import extended
 from diffadapt.core.ranges import Between, Fraction, NonNegative, Positive
 from diffadapt.methods.discover import chosen, identity, methods
@@ -52,7 +52,8 @@ class SslTraining:
     """Smallest and largest part of the area that RandomResizedCrop takes (augment uda): FixMatch's on these
     benchmarks (Transfer-Learning-Library), less cropped than stage 1's .08-1."""
     flip: bool = True
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("bf16")
+    """auto: fp32, on CUDA bf16."""
     sync_batch_norm: bool = False
     seed: int = 0
     checkpoint_every: Positive = execution(200)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import Precision, by_device, execution
 from diffadapt.core.discover import extended
 from diffadapt.core.ranges import Natural, NonNegative, Positive
 from diffadapt.methods.discover import chosen, identity, methods
@@ -43,7 +43,8 @@ class UdaTraining:
     scale: ClassVar[tuple[float, float]] = (0.08, 1.0)
     """RandomResizedCrop's part of the area."""
     flip: bool = True
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("bf16")
+    """auto: fp32, on CUDA bf16."""
     sync_batch_norm: bool = False
     """Batch statistics over all workers."""
     seed: int = 0

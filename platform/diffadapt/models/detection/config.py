@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import Precision, by_device, execution
 from diffadapt.core.ranges import AboveZero, Fraction, Positive
 from diffadapt.models.config import own
 
@@ -65,6 +65,6 @@ class DetectorConfig:
     transformers)."""
     detections: Positive = 100
     """Most detections an image; average precision counts 100."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """Of prediction; training has its own."""
+    precision: Precision = by_device("tf32")
+    """Of prediction, training has its own; auto: fp32, on CUDA tf32."""
     batch_size: Positive = execution(4)

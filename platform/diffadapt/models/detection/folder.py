@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from diffadapt.compute.compiling import channels_last
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import WeightsError
 from diffadapt.data.scenes.table import ClassTable
@@ -67,7 +68,9 @@ def load_detector(
             f"The file {MARKER} in {str(folder)!r} is damaged ({type(error).__name__}: {error}): train the"
             " detector again."
         ) from error
-    return FOLDER.fill(net, folder, _shared).to(device), config, classes, values["diffadapt"]
+    net = FOLDER.fill(net, folder, _shared)
+    channels_last(net, device)
+    return net, config, classes, values["diffadapt"]
 
 
 def _shared(net: DetectionNetwork, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

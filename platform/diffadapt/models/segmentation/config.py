@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import Precision, by_device, execution
 from diffadapt.core.ranges import AboveZero, Between, Natural, Positive
 from diffadapt.models.config import own
 
@@ -50,8 +50,8 @@ class SegmenterConfig:
     mean: _Values = own()
     std: _Deviations = own()
     """Of the input, red green blue, in 0..1; None: what the weights were published with."""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """Of prediction; training has its own."""
+    precision: Precision = by_device("tf32")
+    """Of prediction, training has its own; auto: fp32, on CUDA tf32."""
     batch_size: Positive = execution(4)
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from diffadapt.compute.compiling import channels_last
 from diffadapt.core.config import to_dict
 from diffadapt.core.errors import DiffadaptError, WeightsError
 from diffadapt.core.foreign import parse
@@ -155,7 +156,9 @@ def load_segmenter(
             f"The segmenter in {str(folder)!r} cannot be rebuilt ({type(error).__name__}: {error}):"
             " segmenter.json is damaged or of another version."
         ) from error
-    return FOLDER.fill(net, folder, _portable(str(folder))).to(device), config, classes, extra
+    net = FOLDER.fill(net, folder, _portable(str(folder)))
+    channels_last(net, device)
+    return net, config, classes, extra
 
 
 def _portable(

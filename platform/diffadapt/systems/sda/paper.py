@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diffadapt.core.config import strict_precision
 from diffadapt.data.config import DataConfig, TargetConfig
 from diffadapt.diffusion.aligners.config import AlignConfig, dda_published, diffpure
 from diffadapt.diffusion.generators.config import SynthConfig
@@ -53,7 +54,7 @@ def sda(model: str, benchmark: str, settings: str = "paper", **changes) -> SDA:
             project_storage="jpeg75",
             finetune=code,
         )
-    return SDA(**{**recipe, **changes})
+    return strict_precision(SDA(**{**recipe, **changes}))
 
 
 def components(model: str, benchmark: str) -> SDA:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.artifact import FEATURES_SCHEMA, Rows, Shard
-from diffadapt.core.config import execution
+from diffadapt.core.config import execution, stated_precision
 from diffadapt.core.flops import Call
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.models.clip_folder import check_clip
@@ -34,7 +34,7 @@ class ClipFeatures(Stage):
         return clip_label(self.config)
 
     def identity(self) -> dict[str, Any]:
-        return {"precision": self.config.precision}
+        return {"precision": stated_precision(self.config)}
 
     def revisions(self) -> dict[str, str]:
         return {"clip": revision(self.config.weights)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.artifact import Rows, Shard
+from diffadapt.core.config import stated_precision
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.flops import Call
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
@@ -41,7 +42,7 @@ class ZeroShot(Stage):
         return clip_label(self.config)
 
     def identity(self) -> dict[str, Any]:
-        return {"texts": self.texts(), "precision": self.config.precision}
+        return {"texts": self.texts(), "precision": stated_precision(self.config)}
 
     def revisions(self) -> dict[str, str]:
         return {"clip": revision(self.config.weights)}

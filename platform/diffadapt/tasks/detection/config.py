@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import Precision, by_device, execution
 from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative, Positive, Seed
 
 METHODS = ("source_only", "transferred_only", "both")
@@ -35,7 +35,8 @@ class DetectionTraining:
     warmup_steps: Natural = 100
     """Linear; then the rate falls along a half cosine to 0."""
     clip_norm: Annotated[float, AtLeast(1e-09)] | None = 10.0
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("tf32")
+    """auto: fp32, on CUDA tf32."""
     seed: Seed = 0
     checkpoint_every: Positive = execution(200)
 

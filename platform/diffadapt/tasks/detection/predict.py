@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffadapt.core.artifact import BOXES_SCHEMA, Rows, Shard
-from diffadapt.core.config import to_dict
+from diffadapt.core.config import stated_precision, to_dict
 from diffadapt.core.errors import ItemError
 from diffadapt.core.stage import NodePlan, Stage, WorkContext, one_to_one
 from diffadapt.data.scenes.table import ClassTable
@@ -36,7 +36,7 @@ class PredictBoxes(Stage):
             "score": c.score,
             "overlap": c.overlap,
             "detections": c.detections,
-            "precision": c.precision,
+            "precision": stated_precision(c),
         }
         return {**chosen, "classes": to_dict(self.classes, identity_only=True)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import Precision, by_device, execution
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative, Positive, Seed
 
@@ -33,7 +33,8 @@ class SegmentTraining:
     power: NonNegative = 0.9
     """Of the polynomial decay, stepped once an epoch."""
     clip_norm: Annotated[float, AtLeast(1e-09)] | None = None
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = by_device("tf32")
+    """auto: fp32, on CUDA tf32."""
     sync_batch_norm: bool = False
     """Several workers take the statistics of the global batch, so that any number of them trains as one does.
     """

@@ -42,6 +42,8 @@ class FitSegmenter(Fit):
     source_only; and, unless ``training.select`` is last, labelled scenes to choose the epoch by (the source's
     test images, or for the oracle the target).
 
+    With the folder of a fitted segmenter among them the training goes on from its weights.
+
     The result is a segmenter folder (models/segmentation/folder.py).
     """
 
@@ -130,7 +132,7 @@ class FitSegmenter(Fit):
         import torch
 
         from diffadapt.models.segmentation.build import build_segmenter
-        from diffadapt.models.segmentation.folder import save_segmenter
+        from diffadapt.models.segmentation.folder import load_segmenter, save_segmenter
         from diffadapt.tasks.segmentation.training import fit_segmenter
 
         source, transferred, chosen_by = self._sets(job)
@@ -139,6 +141,8 @@ class FitSegmenter(Fit):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
             net = build_segmenter(self.config, len(self.classes.names))
+        if start := job.context.fitted_by(self.kind):
+            net.load_state_dict(load_segmenter(start[0])[0].state_dict())
         run = self.run(job, chooser=self._chooser(job, chosen_by, source, transferred))
         scalars = fit_segmenter(source, transferred, net, self.training, self.method, run, inputs=self.config)
 

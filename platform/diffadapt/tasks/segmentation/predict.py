@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from diffadapt.core.artifact import IMAGE_TYPE, SEGMENTS_SCHEMA, Failure, Rows, Shard
-from diffadapt.core.config import to_dict
+from diffadapt.core.config import stated_precision, to_dict
 from diffadapt.core.errors import ItemError, WeightsError
 from diffadapt.core.flops import Call
 from diffadapt.core.leniency import missing
@@ -41,7 +41,7 @@ class PredictSegments(Stage):
     def identity(self) -> dict[str, Any]:
         return {
             "size": list(self.config.size),
-            "precision": self.config.precision,
+            "precision": stated_precision(self.config),
             "classes": to_dict(self.classes, identity_only=True),
         }
 
@@ -69,19 +69,21 @@ class PredictSegments(Stage):
         shared = {"precision": self.config.precision, "batch": self.config.batch_size}
         return (Call(shell(config, len(self.classes.names), self.config.size), **shared),)
 
-    def open(self, context: WorkContext) -> _Predictor:
-        return _Predictor(self, context)
+    def open(self, context: WorkContext) -> Predictor:
+        return Predictor(self, context)
 
 
-class _Predictor:
-    def __init__(self, stage: PredictSegments, context: WorkContext):
+class Predictor:
+    """One segmenter ready to predict; ``folder``: its own, where the stage has several."""
+
+    def __init__(self, stage: PredictSegments, context: WorkContext, folder: str = ""):
         from diffadapt.data.scenes.rows import demand_classes
         from diffadapt.models.segmentation.folder import load_segmenter
         from diffadapt.models.weights import resolve
         from diffadapt.stages.batching import Batcher
 
         self.stage, self.device, self.count = stage, context.device, len(stage.classes.names)
-        folder = next(iter(context.fitted.values())) if context.fitted else resolve(stage.folder)
+        folder = folder or (next(iter(context.fitted.values())) if context.fitted else resolve(stage.folder))
         self.net, inputs, classes, _ = load_segmenter(folder, context.device)
         self.config = replace(inputs, size=stage.config.size, precision=stage.config.precision)
         demand_classes("segmenter", classes.names, stage.classes.names)
@@ -92,17 +94,22 @@ class _Predictor:
         return self.batcher.batch_size
 
     def run(self, shard: Shard, inputs: Sequence[Rows]) -> Rows:
-        from diffadapt.data.scenes.rows import accepted, decode_scenes
-
-        rows = accepted(inputs[0])
-        scenes, failures = decode_scenes(rows, annotation=True)
-        scenes, wrong = self._sound(scenes)
+        rows, scenes, failures = self.read(inputs[0])
         done, also = self.batcher.run(scenes, [s.key for s in scenes], self._predict)
         made = segment_rows(
-            [scenes[i].key for i, _ in done], [found for _, found in done], [*failures, *wrong, *also]
+            [scenes[i].key for i, _ in done], [found for _, found in done], [*failures, *also]
         )
         made.warnings = [*rows.warnings, *_nothing_labelled(made)]
         return made
+
+    def read(self, given: Rows) -> tuple[Rows, list[Any], list[Failure]]:
+        """(rows, their sound scenes, failures) of what an earlier stage made."""
+        from diffadapt.data.scenes.rows import accepted, decode_scenes
+
+        rows = accepted(given)
+        scenes, failures = decode_scenes(rows, annotation=True)
+        scenes, wrong = self._sound(scenes)
+        return rows, scenes, [*failures, *wrong]
 
     def _sound(self, scenes: Sequence[Any]) -> tuple[list[Any], list[Failure]]:
         """The scenes whose label maps hold known classes, and the others."""
@@ -117,11 +124,14 @@ class _Predictor:
         ]
 
     def _predict(self, scenes: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray | None, float]]:
-        """(label map, confusion or None, confidence) of each scene."""
+        return self.counted(self.logits(scenes).softmax(1), scenes)
+
+    def logits(self, scenes: Sequence[Any]) -> Any:
+        """The network's output for ``scenes``, float32 (B, C, *size). Raises ItemError where it is not
+        finite."""
         import torch
 
-        from diffadapt.metrics.segmentation import confusion
-        from diffadapt.models.segmentation.inputs import fit_labels, logits
+        from diffadapt.models.segmentation.inputs import logits
 
         found = logits(self.net, self.config, [s.image for s in scenes], self.device).float()
         if not bool(torch.isfinite(found).all()):
@@ -129,7 +139,18 @@ class _Predictor:
                 "the segmenter's output has NaN or infinity: use segmenter.precision fp32, or check the"
                 " weights"
             )
-        confidence, predicted = found.softmax(1).max(1)
+        return found
+
+    def counted(
+        self, probabilities: Any, scenes: Sequence[Any]
+    ) -> list[tuple[np.ndarray, np.ndarray | None, float]]:
+        """(label map, confusion or None, confidence) of each scene."""
+        import torch
+
+        from diffadapt.metrics.segmentation import confusion
+        from diffadapt.models.segmentation.inputs import fit_labels
+
+        confidence, predicted = probabilities.max(1)
         confidence = confidence.double().mean((1, 2)).cpu().numpy()
         maps = predicted.to(torch.uint8).cpu().numpy()
         counts = [

@@ -77,8 +77,6 @@ def fit_segmenter(
     _demand_shares(training, inputs, run)
     epoch = steps_per_epoch(len(pairs), training.batch_size)
     net.to(reporter.device)
-    if reporter.device.type == "cuda":
-        net.to(memory_format=torch.channels_last)
     module = PairNetwork(net, method, training)
     if training.sync_batch_norm and reporter.world_size > 1:
         synchronise(net)
@@ -104,7 +102,6 @@ def fit_segmenter(
         observed = run.observed(net, lambda: evaluating(net), forward)
         result = run_loop(module, loss_fn, batches, how, observed)
     result = run.conclude(net, result)
-    net.to(memory_format=torch.contiguous_format)
     return {
         **result,
         "epochs": training.epochs,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from diffadapt.core.config import execution
+from diffadapt.core.config import Precision, by_device, execution
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.ranges import AtLeast, Fraction, Natural, NonNegative, Positive
 from diffadapt.worlds.config import AutoencoderFitConfig
@@ -65,8 +65,8 @@ class LayoutFitConfig:
     max_words: Annotated[int, AtLeast(4)] = 16
     """Tokens that a prompt may have, the two marks included; longer prompts are cut."""
     save_precision: Literal["fp32", "fp16"] = "fp16"
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
-    """Of training."""
+    precision: Precision = by_device("tf32")
+    """Of training; auto: fp32, on CUDA tf32."""
     seed: Natural = 0
     checkpoint_every: Positive = execution(200)
 
