@@ -9,6 +9,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,7 +189,7 @@ def test_bad_sheets_are_one_sentence(audited, tmp_path, capsys):
     assert "cannot be read" in refused(root, tmp_path / "absent.csv", capsys)
 
 
-def test_images_are_found_whatever_their_shard_is_called(tmp_path, monkeypatch):
+def test_images_are_found_whatever_their_shard_is_called():
     """A corruption's stand-in names its images otherwise than their shards (frost(procedural))."""
     shards = {
         "frost-5-000": image_table(["frost(procedural)/5/0/a.png"], [0], [b"frost"], [0]),
@@ -202,8 +203,9 @@ def test_images_are_found_whatever_their_shard_is_called(tmp_path, monkeypatch):
         def manifest():
             return {"nodes": {"target": {"shards": [[n, "", 1, n] for n in shards]}}}
 
+    run: Any = Fake()
     wanted = ["frost(procedural)/5/0/a.png", "fog/5/0/a.png"]
-    assert image_bytes(Fake(), dict.fromkeys(wanted, "target")) == dict(
+    assert image_bytes(run, dict.fromkeys(wanted, "target")) == dict(
         zip(wanted, [b"frost", b"fog"], strict=True)
     )
 
