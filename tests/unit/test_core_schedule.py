@@ -11,10 +11,10 @@ import pytest
 from diffadapt.core.artifact import Input, Shard
 from diffadapt.core.pipeline import Node, Pipeline, ancestors
 from diffadapt.core.plan import summarise
-from diffadapt.core.schedule import finished, locate, next_wave
+from diffadapt.core.schedule import Flow, finished, locate, next_wave
 from diffadapt.core.stage import NodePlan, Stage
 from diffadapt.core.store import Store
-from tests.unit.corekit import Double, Numbers, PlainRunner, Total, contents, receipts_of
+from tests.unit.corekit import Double, Numbers, PlainRunner, Shift, Total, contents, receipts_of
 
 
 @dataclass(frozen=True)
@@ -206,3 +206,41 @@ def test_order_does_not_change_a_byte(tmp_path):
 def test_stages_without_work_of_their_own_say_so():
     with pytest.raises(NotImplementedError):
         Stage().plan({})
+
+
+def test_a_flow_gives_a_fit_as_soon_as_its_own_inputs_are_there_and_everything_once():
+    plans, _ = planned(
+        Node("a", Numbers(2)),
+        Node("slow", Double(), ("a",)),
+        Node("fit", Total(), ("a",)),
+        Node("after", Gather(), ("slow",)),
+        Node("last", Shift(), ("slow", "fit")),
+    )
+    of = {f"{n}/{p.shard.key}": p.digest for n, plan in plans.items() for p in plan.shards}
+    flow = Flow(plans, set())
+    assert flow.fits() == 1
+    assert names(flow.more()) == [["a/s000", "slow/s000"], ["a/s001", "slow/s001"]]
+    flow.finish(of["a/s000"])
+    assert not flow.more(), "the fit needs both"
+    flow.finish(of["a/s001"])
+    wave = flow.more()
+    assert [t.node for t in wave.fits] == ["fit"] and not wave.chains, "slow is at work still"
+    flow.finish(of["slow/s000"])
+    assert not flow.more()
+    flow.finish(of["fit/all"])
+    assert names(flow.more()) == [["last/s000"]] and flow.fits() == 0
+    flow.finish(of["slow/s001"])
+    assert names(flow.more()) == [["after/stream"], ["last/s001"]]
+    assert not flow.more()
+
+
+def test_a_flow_does_not_give_what_was_given_up_nor_what_is_there():
+    plans, _ = planned(Node("a", Numbers(3)), Node("b", Double(), ("a",)), Node("c", Gather(), ("b",)))
+    a = [p.digest for p in plans["a"].shards]
+    given_up = {}
+    flow = Flow(plans, {a[0]}, given_up)
+    assert names(flow.more()) == [["b/s000"], ["a/s001", "b/s001"], ["a/s002", "b/s002"]]
+    given_up[plans["b"].shards[1].digest] = "it failed"
+    for digest in (*a[1:], plans["b"].shards[0].digest, plans["b"].shards[2].digest):
+        flow.finish(digest)
+    assert not flow.more(), "the stream needs what was given up"

@@ -24,7 +24,7 @@ from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import FitJob, WorkContext
 from diffadapt.run.drive import drive
 from diffadapt.run.executor import failed
-from diffadapt.run.local_pool import ATTEMPTS, LocalPool, _Book
+from diffadapt.run.local_pool import ATTEMPTS, LocalPool, _Book, _Fixed
 from diffadapt.run.progress import Progress
 from diffadapt.run.runner import ExecutionConfig
 from tests.unit.corekit import Double, Numbers, Shift, Total, Toy, contents, run_toy
@@ -154,6 +154,7 @@ def go(root: Path, recipe: Any, workers: int) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_a_fit_begins_beside_the_stages_that_do_not_need_it(tmp_path: Path) -> None:
     """One shard, so that a runner of waves would do the whole chain before the fit, or the fit before it."""
     run = go(tmp_path / "two", Beside(Numbers(shards=1), place=str(tmp_path)), workers=2)
@@ -182,18 +183,6 @@ def made(root: Path) -> dict[str, bytes]:
     return {n: b for n, b in contents(root / "store").items() if n.endswith((".parquet", "total.json"))}
 
 
-class _Feed:
-    def __init__(self, chains: Sequence[Chain], fits: Sequence[Task]):
-        self._chains, self._fits = list(chains), list(fits)
-
-    def chains(self) -> Sequence[Chain]:
-        chains, self._chains = self._chains, []
-        return chains
-
-    def fit(self) -> Task | None:
-        return self._fits.pop() if self._fits else None
-
-
 def task(digest: str) -> Task:
     return Task("node", Shard(f"key-{digest}", {}, (), 1), digest, digest, ())
 
@@ -201,7 +190,7 @@ def task(digest: str) -> Task:
 def test_what_ends_every_process_is_given_up_and_a_fit_that_gets_on_is_not() -> None:
     receipts: list[Receipt] = []
     chain, fit = Chain((task("a"), task("b"), task("c"))), task("f")
-    book = _Book(_Feed([chain], [fit]), receipts.append, lambda *told: None)
+    book = _Book(_Fixed([chain], [fit]), receipts.append, lambda *told: None)
     assert [book.next(), book.next(), book.next()] == [fit, chain, None], "more waits for a fit"
     book.hear("receipt", [replace(failed(task("a"), ""), status="made")])
     for _ in range(ATTEMPTS - 1):
@@ -251,7 +240,7 @@ go(Path(sys.argv[1]), Toys(Endless(place=sys.argv[1])), workers=1)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_process_does_not_outlive_the_driver(tmp_path: Path, number: int) -> None:
     driver = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], stderr=subprocess.DEVNULL)
     try:
