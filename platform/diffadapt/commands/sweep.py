@@ -49,7 +49,10 @@ def sweep(argv: Sequence[str]) -> int:
     started = time.monotonic()
     told = read_words(argv, "sweep", "sweep")
     name, space, recipes = told.name, told.space, told.recipes
-    recipes = {n: settled(r, told.options.machine()) for n, r in recipes.items()}
+    decided = {n: settled(r, told.options.machine()) for n, r in recipes.items()}
+    first = next(iter(recipes))
+    overrides = {**told.overrides, **changes(recipes[first], decided[first])}  # what a device decides is kept
+    recipes = decided
     root, execution = told.options.open(), next(iter(recipes.values())).execution
     plan = plan_sweep(space, recipes, root)
     print(redact(format_sweep(name, space, recipes, plan)), flush=True)
@@ -57,7 +60,7 @@ def sweep(argv: Sequence[str]) -> int:
         print("\n".join(f"  {line}" for line in time_text.splitlines()), flush=True)
     if told.words.plan:
         return 0
-    request = SweepRequest(name, space, recipes, told.overrides)
+    request = SweepRequest(name, space, recipes, overrides)
     done = run_sweep(request, root, execution, make_runner, lambda e: make_fan(e), _say, plan)
     show_sweep(done)
     print(f"\n{format_seconds(time.monotonic() - started)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diffadapt.compute.compiling import channels_last
-from diffadapt.core.config import to_dict
+from diffadapt.core.config import to_dict, strict_precision
 from diffadapt.core.errors import DiffadaptError, WeightsError
 from diffadapt.core.foreign import parse
 from diffadapt.data.scenes.table import ClassTable
@@ -130,7 +130,7 @@ def save_segmenter(
     count = sum(p.numel() for p in net.parameters())
     values = {
         "format": FORMAT,
-        "config": to_dict(config),
+        "config": to_dict(strict_precision(config)),
         "classes": to_dict(classes),
         "network": net.facts,
         "parameters": count,
