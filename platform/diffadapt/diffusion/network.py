@@ -202,21 +202,3 @@ def _side(sample_size: int | tuple[int, int] | list[int] | None) -> int:
             "The network's config.json has no sample_size; add it, or image_size in diffadapt.json."
         )
     return sample_size if isinstance(sample_size, int) else max(sample_size)
-
-
-def forward_flops(weights: str) -> int:
-    """Floating-point operations of one forward pass of one image (a multiplication and an addition are two),
-    by torch's counter on the meta device: nothing is loaded or computed. Raises WeightsError as
-    :func:`load_unconditional` does."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    subfolder, details, _ = settings_of(weights)
-    config = read_json(weights, f"{subfolder}/config.json" if subfolder else "config.json") or {}
-    fold = int(details.get("space_to_depth", 1))
-    with torch.device("meta"):
-        unet = UNet2DModel.from_config(config)
-        side = int(details.get("image_size") or _side(unet.config.sample_size) * fold) // fold
-        x = torch.empty(1, unet.config.in_channels, side, side)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            unet(x, torch.zeros(1, dtype=torch.int64))
-    return counter.get_total_flops()

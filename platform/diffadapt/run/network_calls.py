@@ -4,15 +4,15 @@ noise that was chosen for it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.sealed import Sealed
-from diffadapt.core.stage import InputFile, NodePlan
+from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
-from diffadapt.run.executor import fetch_folder
+from diffadapt.models.counts import KnownCounts
 from diffadapt.run.held_out import Predictions
 from diffadapt.stages.align import Align
 from diffadapt.stages.choose_level import CHOSEN, LEVEL
@@ -33,7 +33,8 @@ def network_calls(
     rows = []
     for row in pipeline.rows:
         for node in _projections(row.members, plans):
-            config, cost = plans[node].stage.config, plans[node].stage.config.cost
+            config = cast("Align", plans[node].stage).config
+            cost = config.cost
             levels = [n for n in plans[node].inputs if plans[n].stage.kind == LEVEL]
             rows.append(
                 {
@@ -47,7 +48,7 @@ def network_calls(
             )
     if not any(r["node"].startswith("projected_") for r in rows):
         return None
-    return {"rows": rows, "gflop": _gflop(plans, rows[0]["node"], store)}
+    return {"rows": rows, "gflop": _gflop(plans[rows[0]["node"]])}
 
 
 def _projections(members: tuple[str, ...], plans: Mapping[str, NodePlan]) -> list[str]:
@@ -71,16 +72,7 @@ def _chosen(plan: NodePlan, store: Store, load: Callable[[str], Predictions]) ->
     return found
 
 
-def _gflop(plans: Mapping[str, NodePlan], node: str, store: Store) -> float | None:
+def _gflop(plan: NodePlan) -> float | None:
     """Of one forward pass of one image; None where the network cannot be counted."""
-    from diffadapt.diffusion.network import forward_flops
-
-    weights = plans[node].stage.config.weights
-    try:
-        if weights == "train":
-            fitted = plans["unconditional"]  # of which a student is the like
-            p = fitted.shards[0]
-            weights = str(fetch_folder(store, InputFile(fitted.name, p.digest, p.path, p.shard, fitted=True)))
-        return round(forward_flops(weights) / 1e9, 6)
-    except Exception:
-        return None  # a figure of the report, never the end of a run
+    counted = KnownCounts().of(plan.calls[0].network, "forward") if plan.calls else None
+    return None if counted is None else round(counted.flops / 1e9, 6)
