@@ -30,6 +30,7 @@ def _one_thread():
     [
         "synthesis",
         "storage",
+        "host",
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("alignment", "transfer", "runners")),
     ],
 )
