@@ -31,6 +31,7 @@ def _one_thread():
         "synthesis",
         "storage",
         "training",
+        "host",
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("alignment", "transfer", "runners")),
     ],
 )
