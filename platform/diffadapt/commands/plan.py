@@ -295,8 +295,9 @@ def format_needs(guess: Estimate, machine: Instance) -> str:
         )
     if much:
         lines.append(
-            f"  More than the {table.memory / 1e9:g} GB of {table.name}: {', '.join(much)}. A smaller batch_size"
-            " (of trainings micro_batch) fits; batches of images are halved until they do, trainings stop."
+            f"  More than the {table.memory / 1e9:g} GB of {table.name}: {', '.join(much)}. A smaller"
+            " batch_size (of trainings micro_batch) fits; batches of images are halved until they do,"
+            " trainings stop."
         )
     return "\n".join(lines)
 
