@@ -200,7 +200,7 @@ def format_time(
         return _layout_text(layout) if layout else ""
     least = "" if guess.complete else "at least "
     parts = [
-        f"{format_seconds(seconds)} of {device or 'a device not noted'} ({seconds / 3600:.3g}"
+        f"{format_seconds(seconds)} of {device or 'a device not noted'} ({_hours(seconds)}"
         f" {_unit(device)}-hours)"
         for device, seconds in guess.by_device().items()
     ]
@@ -297,8 +297,9 @@ def format_needs(guess: Estimate, machine: Instance) -> str:
         )
     if much:
         lines.append(
-            f"  More than the {table.memory / 1e9:g} GB of {table.name}: {', '.join(much)}. A batch that does"
-            " not fit is halved until it does; a smaller batch_size saves the attempts."
+            f"  More than the {table.memory / 1e9:g} GB of {table.name}: {', '.join(much)}. A smaller"
+            " batch_size (of trainings micro_batch) fits; batches of images are halved until they do,"
+            " trainings stop."
         )
     return "\n".join(lines)
 
@@ -318,6 +319,11 @@ def _layout_text(layout: tuple[Any, list[dict[str, float]]]) -> str:
 
 def _unit(device: str) -> str:
     return "CPU" if device == "cpu" else "GPU" if device else "device"
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.3g}" if hours < 1000 else f"{hours:,.0f}"
 
 
 def _usd(value: float) -> str:

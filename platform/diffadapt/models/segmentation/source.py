@@ -54,7 +54,9 @@ def segmenter_identity(config: SegmenterConfig) -> dict[str, Any]:
 
 def shell(config: SegmenterConfig, classes: int, size: tuple[int, int]) -> Network:
     """The network with random weights for inputs of ``size`` (height, width), for what counts it."""
-    told = to_dict(replace(config, weights="none", size=(1, 1), mean=None, std=None, batch_size=1))  # type: ignore[arg-type]
+    told = to_dict(
+        replace(config, weights="none", size=SegmenterConfig().size, mean=None, std=None, batch_size=1)
+    )  # type: ignore[arg-type]
     return Network.of(
         "diffadapt.models.shells:segmenter", config.arch, config=told, outputs=classes,
         height=size[0], width=size[1],
