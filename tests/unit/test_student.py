@@ -130,7 +130,13 @@ def test_levels_fall_evenly_from_the_teachers_first():
 def test_an_image_does_not_depend_on_its_batch_mates(tmp_path, tiny):
     train(tmp_path, replace(SHORT, calls=2), base=tiny)
     student, images = load_student(str(tmp_path)), small(CORRUPTIONS, 5, 1)
+    seen = []
+    hook = student.unet.conv_in.register_forward_hook(lambda *_: seen.append("forward"))
     whole = projected(distilled(2), student, images)
+    hook.remove()
+    assert distilled(2).cost == (len(seen), 0) == (2, 0) and distilled().cost.passes == 1
+    with pytest.raises(RecipeError, match="the network is no student"):
+        Projector(load_unconditional(tiny), distilled())
     pieces = projected(replace(distilled(2), batch_size=2), student, images)
     assert np.abs(whole.astype(int) - pieces).max() <= 1
     one = Projector(student, distilled(2)).project(tensor(images[:1]).repeat(2, 1, 1, 1), [1, 2])
