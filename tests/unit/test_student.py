@@ -297,7 +297,7 @@ def test_a_run_has_a_row_of_its_student_and_predicts_with_it(tmp_path):
     from diffadapt.core.runs import Root
     from diffadapt.report.html import write_report
     from diffadapt.run.drive import drive
-    from diffadapt.systems.predict import from_run
+    from diffadapt.systems.predict import Prediction, from_run
     from diffadapt.systems.sda.cost import measured
     from tests.unit.test_sda_few_calls import recipe
 
@@ -322,7 +322,7 @@ def test_a_run_has_a_row_of_its_student_and_predicts_with_it(tmp_path):
     assert "No image of the target and no label was among them." in html
     assert {s["node"] for s in measured(run, run.manifest())} >= {"student", "student_synth_aligned"}
     predicted = from_run(run, "embedded:digits", value.execution, 10)
-    assert isinstance(predicted.project.distilled.student, str) and predicted.project.distilled.calls == 2
+    assert isinstance(predicted, Prediction) and predicted.project.distilled.calls == 2
     assert load_student(predicted.project.distilled.student).levels == tuple(student_levels_of(value))
 
 
