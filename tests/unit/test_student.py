@@ -92,7 +92,7 @@ def test_a_student_is_nearer_to_its_teacher_than_the_input_and_the_untrained_net
     network = load_unconditional("embedded:digits-unet")
     shown = small([c for c in TRAINING_CORRUPTIONS if c != "saturate"], 64, 0)
     pairs = ArrayImages(np.concatenate([shown, projected(TEACHER, network, shown)], axis=3))
-    train(tmp_path, replace(SHORT, steps=25, batch_size=16, lr=2e-3, ema_decay=0.8, calls=2), pairs=pairs)
+    train(tmp_path, replace(SHORT, steps=20, batch_size=12, lr=2e-3, ema_decay=0.8, calls=2), pairs=pairs)
     unseen = small(CORRUPTIONS, 30, 3)
     wanted = projected(TEACHER, network, unseen)
     student = load_student(str(tmp_path))
@@ -107,7 +107,7 @@ def test_a_student_is_nearer_to_its_teacher_than_the_input_and_the_untrained_net
     one_call = predict_xstart(network.schedule, index, noisy, out)
     untrained = error((one_call.permute(0, 2, 3, 1) + 1) * 127.5, wanted)
     nearest = min(untrained, error(unseen, wanted))
-    assert max(found.values()) < 0.75 * nearest, (found, untrained, nearest)
+    assert max(found.values()) < 0.8 * nearest, (found, untrained, nearest)
 
 
 def test_an_untrained_student_is_the_networks_own_prediction(tmp_path, tiny):
@@ -130,7 +130,13 @@ def test_levels_fall_evenly_from_the_teachers_first():
 def test_an_image_does_not_depend_on_its_batch_mates(tmp_path, tiny):
     train(tmp_path, replace(SHORT, calls=2), base=tiny)
     student, images = load_student(str(tmp_path)), small(CORRUPTIONS, 5, 1)
+    seen = []
+    hook = student.unet.conv_in.register_forward_hook(lambda *_: seen.append("forward"))
     whole = projected(distilled(2), student, images)
+    hook.remove()
+    assert distilled(2).cost == (len(seen), 0) == (2, 0) and distilled().cost.passes == 1
+    with pytest.raises(RecipeError, match="the network is no student"):
+        Projector(load_unconditional(tiny), distilled())
     pieces = projected(replace(distilled(2), batch_size=2), student, images)
     assert np.abs(whole.astype(int) - pieces).max() <= 1
     one = Projector(student, distilled(2)).project(tensor(images[:1]).repeat(2, 1, 1, 1), [1, 2])
@@ -216,10 +222,10 @@ def test_a_student_that_is_missing_is_said_in_a_sentence(tmp_path, tiny):
     ours = replace(TEACHER.distilled, student=own)
     stage = Align(replace(distilled(), distilled=ours))
     assert own not in str(stage.identity()) and stage.revisions()["student"].startswith("sha256:")
-    elsewhere = tmp_path / "moved"
+    elsewhere, before = tmp_path / "moved", (stage.identity(), stage.revisions())
     (tmp_path / "student").rename(elsewhere)
     moved = Align(replace(distilled(), distilled=replace(ours, student=str(elsewhere))))
-    assert (moved.identity(), moved.revisions()) == (stage.identity(), stage.revisions())
+    assert (moved.identity(), moved.revisions()) == before
 
 
 def test_training_images_are_those_of_the_list_seeded_and_without_labels():
@@ -283,6 +289,7 @@ def test_two_workers_equal_one(tmp_path, tiny):
     assert max(float((one[k] - two[k]).abs().max()) for k in one) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_run_has_a_row_of_its_student_and_predicts_with_it(tmp_path):
     import json
 
@@ -290,7 +297,8 @@ def test_a_run_has_a_row_of_its_student_and_predicts_with_it(tmp_path):
     from diffadapt.core.runs import Root
     from diffadapt.report.html import write_report
     from diffadapt.run.drive import drive
-    from diffadapt.systems.predict import from_run
+    from diffadapt.systems.predict import Prediction, from_run
+    from diffadapt.systems.sda.cost import measured
     from tests.unit.test_sda_few_calls import recipe
 
     torch.set_num_threads(1)
@@ -311,9 +319,10 @@ def test_a_run_has_a_row_of_its_student_and_predicts_with_it(tmp_path):
     ]  # fmt: skip
     write_report(run)
     html = run.read("report.html").decode()
-    assert "No image of the target and no label was among them." in html and "training of the student" in html
+    assert "No image of the target and no label was among them." in html
+    assert {s["node"] for s in measured(run, run.manifest())} >= {"student", "student_synth_aligned"}
     predicted = from_run(run, "embedded:digits", value.execution, 10)
-    assert isinstance(predicted.project.distilled.student, str) and predicted.project.distilled.calls == 2
+    assert isinstance(predicted, Prediction) and predicted.project.distilled.calls == 2
     assert load_student(predicted.project.distilled.student).levels == tuple(student_levels_of(value))
 
 

@@ -125,7 +125,12 @@ def execution_fields(config: Any, prefix: str = "", within: bool = False) -> set
 
 
 def _outside(f: dataclasses.Field, value: Any) -> bool:
-    return bool(f.metadata.get("execution") or "added" in f.metadata and value == f.metadata["added"])
+    if f.metadata.get("execution") or "added" not in f.metadata:
+        return bool(f.metadata.get("execution"))
+    before = f.metadata["added"]
+    if is_dataclass(before) and type(value) is type(before):  # its own execution fields do not count either
+        return to_dict(value, identity_only=True) == to_dict(before, identity_only=True)
+    return value == before
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:

@@ -159,8 +159,8 @@ def _ensembles(manifest: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 def _aligner(recipe: SDA, run: Run, manifest: Mapping[str, Any], projected: str) -> AlignConfig:
     """What the run projected with, at the level that it chose."""
-    info = manifest["nodes"][projected]
-    config = recipe.cheap_align(info["identity"]["config"]["guidance"])
+    info, name = manifest["nodes"][projected], projected.partition("_")[2].replace("_", "-")
+    config = recipe.cheap_align(name) if name else recipe.align
     if config.chooses:
         level = next(n for n in info["inputs"] if manifest["nodes"][n]["kind"] == LEVEL)
         config = config.at(chosen_level(_folder(run, manifest, level)))

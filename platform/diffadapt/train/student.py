@@ -59,7 +59,8 @@ def train_student(
     subfolder, details, schedule = settings_of(weights)
     levels = _levels(schedule, teacher, config)
     model = _widened(load_component(UNet2DModel, weights, subfolder), int(details.get("space_to_depth", 1)))
-    channels = model.core.config.in_channels // model.space_to_depth**2
+    core: Any = model.core
+    channels = core.config.in_channels // model.space_to_depth**2
     if len(pairs) and pairs[0][0].shape[2] != channels:
         raise DataError(
             f"The student's network works on images of {channels // 2} channels, but the pairs have"
@@ -118,8 +119,8 @@ def _levels(schedule: Any, teacher: AlignConfig, config: DistilConfig) -> tuple[
 
 def _widened(unet: UNet2DModel, space_to_depth: int) -> Denoiser:
     """The network with as many input channels again, whose weights are 0."""
-    own = unet.config.in_channels
-    wide = UNet2DModel.from_config({**unet.config, "in_channels": 2 * own})
+    config: Any = unet.config
+    wide: Any = UNet2DModel.from_config({**config, "in_channels": 2 * config.in_channels})
     state = unet.state_dict()
     first = state["conv_in.weight"]
     state["conv_in.weight"] = torch.cat([first, torch.zeros_like(first)], dim=1)

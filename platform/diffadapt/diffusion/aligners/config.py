@@ -69,7 +69,7 @@ class AlignSettings:
     def network(self) -> str:
         """The weights that images go through: the aligner's student, or the unconditional model; ``train``:
         an input."""
-        mine = self.aligner
+        mine: Any = self.aligner
         return mine.student if mine.needs_student else self.weights
 
     @property

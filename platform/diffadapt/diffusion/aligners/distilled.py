@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from diffadapt.core.errors import RecipeError
 from diffadapt.core.ranges import Between
 from diffadapt.diffusion.aligners.base import Aligner, Calls, Tools
 
@@ -44,7 +45,11 @@ class Distilled(Aligner):
         from diffadapt.diffusion.student import StudentNetwork, demand_calls, student_steps
 
         network = tools.network
-        assert isinstance(network, StudentNetwork)
+        if not isinstance(network, StudentNetwork):
+            raise RecipeError(
+                "align.guidance is 'distilled' but the network is no student: open it with load_student"
+                " (diffusion/student)."
+            )
         demand_calls(network.levels, self.calls)
 
         @torch.no_grad()
