@@ -17,9 +17,9 @@ from test_report_html import Page
 from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Root
 from diffadapt.core.units import hours_text
+from diffadapt.report.frame import Scale
 from diffadapt.sweeps.folder import Sweep
 from diffadapt.sweeps.report.axis import make_axis, make_labels
-from diffadapt.report.frame import Scale
 from diffadapt.sweeps.report.compare import agreement, axis_heats, benchmark_heat, choice, pareto, spearman
 from diffadapt.sweeps.report.curves import Point, curves, diminishing
 from diffadapt.sweeps.report.page import render, sweep_text, write_report

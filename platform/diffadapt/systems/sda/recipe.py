@@ -59,9 +59,9 @@ class SDA:
     align: AlignConfig = AlignConfig()
     """Alignment of synthetic images and projection of target images: one routine, one setting."""
     cheap: tuple[str, ...] = added(())
-    """Beside the method sda: rows of it whose images are aligned and projected in a few network calls, by aligners of these
-    names (x0 one-step few-step ...), their settings under align.<name>; each fine-tunes a classifier of its
-    own."""
+    """Beside the method sda: rows of it whose images are aligned and projected in a few network calls, by
+    aligners of these names (x0 one-step few-step ...), their settings under align.<name>; each fine-tunes a
+    classifier of its own."""
     level: LevelConfig = added(LevelConfig())
     """How the level of noise of such an aligner is chosen without labels, where it is 'auto'."""
     project_storage: str = "png"
