@@ -11,7 +11,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,10 @@ class Amount:
     """How much is measured: digits a class of the test split (None: all 60), corruptions (None: all),
     seeds."""
 
-    per_class: int | None = 30
+    per_class: int | None = 20
     corruptions: int | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
-    changes: Mapping[str, Any] | None = None
+    changes: Mapping[str, Any] = field(default_factory=lambda: {"synth.images_per_class": 100})
 
 
 FULL = Amount()
@@ -102,7 +102,7 @@ def recipe(amount: Amount, seed: int) -> SDA:
             "level.images": 300,
             "execution.runner": "local",
             "execution.device": "cpu",
-            **(amount.changes or {}),
+            **amount.changes,
         },
     )
     return replace(

@@ -184,6 +184,8 @@ def _another(hint: Any, value: Any) -> Any:
         return not value
     if isinstance(value, (int, float)):
         return value + 1
+    if isinstance(value, str) and int in get_args(hint):
+        return 1  # a number, or a word in its place
     if isinstance(value, str):
         return value + "x"
     if isinstance(value, tuple):

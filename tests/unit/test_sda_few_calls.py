@@ -34,15 +34,15 @@ ROW = "SDA (one step, 1 call)"
 
 def recipe(**changes) -> SDA:
     full = tiny_sda(methods=("source", "sda"), controls=(), figures=False, cheap=("one-step",))
-    return replace(
+    full = replace(
         full,
         target=replace(full.target, data=replace(full.target.data, limit_per_class=1, block=5)),
         synth=replace(full.synth, images_per_class=4, images_per_shard=4, steps=2),
         align=replace(full.align, respacing=5, start=1),
         classifier_fit=replace(full.classifier_fit, epochs=1),
         level=LevelConfig(levels=LEVELS, images=8),
-        **changes,
     )
+    return replace(full, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,11 @@ def test_predictions_take_the_rows_aligner_and_level(run):
     assert published.finetuned.name.endswith(manifest["nodes"]["finetuned"]["shards"][0][3])
     with pytest.raises(RecipeError, match=r"--row has no 'SDA \(x0, 3 calls\)'. Did you mean"):
         from_run(run, "x/*.png", recipe().execution, 4, "SDA (x0, 3 calls)")
+
+
+def test_without_the_method_there_are_no_rows_of_it():
+    names = [n.name for n in recipe(methods=("source", "dda")).pipeline().nodes]
+    assert "projected" in names and not {"synth", "projected_one_step"} & set(names)
 
 
 def test_a_level_that_is_given_is_not_chosen():

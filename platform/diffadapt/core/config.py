@@ -281,4 +281,6 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
 
 def _mismatch(hint: Any, value: Any, name: str) -> RecipeError:
     wanted = getattr(hint, "__name__", None) or str(hint)
+    if get_origin(hint) is Union:  # a number, or a word in its place
+        wanted = " or ".join(" ".join(get_args(h)) if get_args(h) else h.__name__ for h in get_args(hint))
     return RecipeError(f"{name} is {value!r}, which is not a valid {wanted}.")

@@ -41,7 +41,7 @@ class AlignSettings:
     off-by-one)."""
     noise_at_first_step: bool = False
     """Noise to the index of the first denoising step instead (DiffPure: start from abar_149, then i =
-    149..0)."""
+    149..0). False is as published; with few steps (respacing 10) the gap between the two levels is wide."""
     scale: float = SCALE_PER_IMAGE
     factor: Positive = 4
     """D of the low-pass operator phi = U Dn."""

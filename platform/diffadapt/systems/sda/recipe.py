@@ -60,8 +60,8 @@ class SDA:
     align: AlignConfig = AlignConfig()
     """Alignment of synthetic images and projection of target images: one routine, one setting."""
     cheap: tuple[str, ...] = added(())
-    """Rows of SDA whose images are aligned and projected in a few network calls, beside the published ones:
-    aligners by name (x0 one-step few-step ...), their settings under align.<name>; each fine-tunes a
+    """Beside the method sda: rows of it whose images are aligned and projected in a few network calls, by
+    aligners of these names (x0 one-step few-step ...), their settings under align.<name>; each fine-tunes a
     classifier of its own."""
     level: LevelConfig = added(LevelConfig())
     """How the level of noise of such an aligner is chosen without labels, where it is 'auto'."""
@@ -229,7 +229,7 @@ class _Graph(AligningGraph):
             self.add("source_images", Images(r.source))
         self._classifier()
         needs_projection = bool({"dda", "sda"} & set(r.methods) or r.controls)
-        if needs_projection or {"diffpure", "gda"} & set(r.methods) or r.cheap:
+        if needs_projection or "diffpure" in r.methods or "gda" in r.methods:
             self._unconditional()
         self.predict("source_on_target", "target")
         if "clean" in self.nodes:
@@ -255,9 +255,9 @@ class _Graph(AligningGraph):
         if "dda" in r.methods:
             role = _known("DDA", partner="Source")
             self.row("DDA", "source_on_target", "source_on_projected", role=role)
-        for name in r.cheap:
-            self._cheap(name)
         if "sda" in r.methods:
+            for name in r.cheap:
+                self._cheap(name)
             self._sda()
         if "projection" in r.controls:
             alone = "projection alone, without fine-tuning and ensemble, does as well here"
