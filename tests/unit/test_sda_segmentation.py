@@ -71,7 +71,8 @@ def test_corrupted_scenes_keep_their_label_maps():
     made = stage.open(WorkContext("cpu")).run(shard, [rows])
     before, _ = decode_scenes(rows)
     after, failures = decode_scenes(made)
-    assert not failures and [s.key for s in after] == ["contrast/5/0000", f"contrast/5/{before[1].key[-4:]}"]
+    assert not failures and [s.key[-4:] for s in after] == [s.key[-4:] for s in before]
+    assert {s.key[:11] for s in after} == {"contrast/5/"}
     for a, b in zip(before, after, strict=True):
         assert np.array_equal(a.annotation, b.annotation) and not np.array_equal(a.image, b.image)
 

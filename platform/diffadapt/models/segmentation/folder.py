@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diffadapt.compute.compiling import channels_last
-from diffadapt.core.config import to_dict, strict_precision
+from diffadapt.core.config import strict_precision, to_dict
 from diffadapt.core.errors import DiffadaptError, WeightsError
 from diffadapt.core.foreign import parse
 from diffadapt.data.scenes.table import ClassTable
