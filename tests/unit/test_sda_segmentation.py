@@ -142,7 +142,7 @@ def test_a_whole_run_and_what_is_left_of_it(tmp_path):
     scores = [s for s in run.scores() if s.metric == "miou"]
     assert {s.method for s in scores} == {"Source", "DDA", "SDA", *CONTROLS.values()}
     assert {s.group for s in scores} == {"gaussian_noise/5", "contrast/5"}
-    assert all(np.isfinite(s.value) and s.images == 4 for s in scores)
+    assert all(np.isfinite(s.value) and s.images == s.of_images == 4 for s in scores)
     by = {(s.method, s.group): s.value for s in scores}
     assert all(by["Source with itself", g] == by["Source", g] for g in ("gaussian_noise/5", "contrast/5"))
     assert not run.has("quarantine.jsonl") and b"SDA" in run.read("report.html")
