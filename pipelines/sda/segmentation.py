@@ -3,6 +3,8 @@ generator."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.diffusion.aligners.config import AlignConfig
 from diffadapt.diffusion.translation.config import TransferConfig
@@ -15,7 +17,7 @@ from diffadapt.train.config import DiffusionFitConfig
 def recipe() -> SDASegmentation:
     """SDA for a segmenter of procedural street scenes (64x64): 5 corruptions, Source, DDA, SDA and
     controls."""
-    small = dict(batch_size=8, crop=(0, 0), optimizer="adamw", weight_decay=0.01)
+    small = SegmentTraining(batch_size=8, crop=(0, 0), optimizer="adamw", weight_decay=0.01)
     return SDASegmentation(
         source=SceneConfig("embedded:streets", layout="streets", split="train", condition="day"),
         target=SceneConfig("embedded:streets", layout="streets", split="test", condition="day", limit=64),
@@ -61,7 +63,7 @@ def recipe() -> SDASegmentation:
             std=(0.5, 0.5, 0.5),
             batch_size=32,
         ),
-        training=SegmentTraining(epochs=12, lr=3e-3, **small),
-        finetune=SegmentTraining(epochs=6, lr=1e-3, **small),
+        training=replace(small, epochs=12, lr=3e-3),
+        finetune=replace(small, epochs=6, lr=1e-3),
         seeds=(0, 1, 2),
     )

@@ -9,8 +9,9 @@ drawn anew in each block while training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel
@@ -47,7 +48,7 @@ class _Borrowed(nn.Module):
         return self._owner[0](*args, **kwargs) if known is None else known
 
 
-def _borrow(blocks: Sequence[nn.Module]) -> None:
+def _borrow(blocks: Any) -> None:
     """Let all blocks but the first borrow its embedder."""
     owner, last = blocks[0].norm1.emb, _Last()
     owner.register_forward_hook(last.keep)

@@ -78,6 +78,8 @@ def _item(key: str) -> str:
 
 def _of_side(rows: Rows, side: int) -> tuple[Rows, list[Failure]]:
     """The scenes that have that side, and why the others cannot be taken."""
+    import pyarrow as pa
+
     from diffadapt.core.errors import ItemError
     from diffadapt.data.image import image_size
 
@@ -99,4 +101,4 @@ def _of_side(rows: Rows, side: int) -> tuple[Rows, list[Failure]]:
                     f" {side}, and a label map must not be cropped: set image_size to {side}.",
                 )
             )
-    return Rows(rows.table.filter(fits), rows.failures, rows.warnings), wrong
+    return Rows(rows.table.filter(pa.array(fits, pa.bool_())), rows.failures, rows.warnings), wrong
