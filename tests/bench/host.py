@@ -97,7 +97,7 @@ def host(size: Any) -> Report:
 
 
 def busy(row: Row, total: float, own: float, cores: int) -> float:
-    """The share of its time that the GPU works when ``cores`` serve it, one of them the launching thread's."""
+    """The share of its time that the GPU works when ``cores`` serve it, one of them for launching."""
     if cores < 2:
         return row.gpu / (row.gpu + total) if not row.overlaps else min(1.0, row.gpu / max(total, 1e-9))
     device = max(row.gpu, own) if row.overlaps else row.gpu + own

@@ -189,7 +189,7 @@ def test_memo_makes_views_agree(trained):
     memo = Memo(trained, MemoConfig(views=32, lr=0.01, flip=False), GREY)
     for image in images:
         drawn, parts = memo.begin(image, 0)
-    views = memo.views(drawn, np.stack(parts))
+        views = memo.views(drawn, np.stack(parts))
         memo._reset()
         with torch.no_grad():
             before = marginal_entropy(memo.model(views))

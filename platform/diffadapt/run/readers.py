@@ -14,8 +14,8 @@ DEVICES, QUOTA = Path("/dev"), Path("/sys/fs/cgroup/cpu.max")
 
 def readers_for(device: str, threads: int) -> int:
     """Readers of one worker. On a GPU: the machine's cores by its GPUs, or ``threads`` where that is more. On
-    a CPU: the worker's threads (0: as many as there are cores), and none where it has but one, which a reader
-    would take from the work itself."""
+    a CPU: the worker's threads (0: as many as there are cores), and none where it has but one, which a
+    reader would take from the work itself."""
     if device != "cpu":
         return min(MOST, max(threads, cores() // max(1, gpus()), 1))
     own = threads or _given() or cores()
