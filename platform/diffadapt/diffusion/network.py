@@ -180,7 +180,7 @@ def forward_flops(weights: str) -> int:
     config = read_json(weights, f"{subfolder}/config.json" if subfolder else "config.json") or {}
     fold = int(details.get("space_to_depth", 1))
     with torch.device("meta"):
-        unet = UNet2DModel.from_config(config)
+        unet: Any = UNet2DModel.from_config(config)
         side = int(details.get("image_size") or _side(unet.config.sample_size) * fold) // fold
         x = torch.empty(1, unet.config.in_channels, side, side)
         with FlopCounterMode(display=False) as counter, torch.no_grad():

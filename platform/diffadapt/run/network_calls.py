@@ -33,7 +33,8 @@ def network_calls(
     rows = []
     for row in pipeline.rows:
         for node in _projections(row.members, plans):
-            config, cost = plans[node].stage.config, plans[node].stage.config.cost
+            stage: Any = plans[node].stage
+            config, cost = stage.config, stage.config.cost
             levels = [n for n in plans[node].inputs if plans[n].stage.kind == LEVEL]
             rows.append(
                 {
@@ -75,7 +76,8 @@ def _gflop(plans: Mapping[str, NodePlan], node: str, store: Store) -> float | No
     """Of one forward pass of one image; None where the network cannot be counted."""
     from diffadapt.diffusion.network import forward_flops
 
-    weights = plans[node].stage.config.weights
+    stage: Any = plans[node].stage
+    weights = stage.config.weights
     try:
         if weights == "train":
             fitted = next(plans[n] for n in plans[node].inputs if plans[n].stage.kind == "generator")
