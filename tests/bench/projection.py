@@ -112,7 +112,7 @@ def recipe(amount: Amount, seed: int) -> SDA:
 
 def choose(value: SDA, root: Root) -> dict[str, tuple[int, int]]:
     """Aligner -> (the level chosen on the choosing part, the one that its labels would have chosen)."""
-    whole = replace(value, target=_part(value, CHOOSING), methods=("source",)).pipeline()
+    whole = replace(value, target=_part(value, CHOOSING)).pipeline()
     wanted = {f"level_{name.replace('-', '_')}": name for name in value.cheap}
     needed = set(wanted).union(*(ancestors(whole.nodes, n) for n in wanted))
     nodes = tuple(n for n in whole.nodes if n.name in needed or n.name == "source_on_target")

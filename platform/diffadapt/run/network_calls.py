@@ -4,7 +4,7 @@ noise that was chosen for it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +33,8 @@ def network_calls(
     rows = []
     for row in pipeline.rows:
         for node in _projections(row.members, plans):
-            config = cast("Align", plans[node].stage).config
-            cost = config.cost
+            stage: Any = plans[node].stage
+            config, cost = stage.config, stage.config.cost
             levels = [n for n in plans[node].inputs if plans[n].stage.kind == LEVEL]
             rows.append(
                 {
