@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from diffadapt.core.errors import ResourceError
 from diffadapt.core.estimate import Estimate, StageEstimate
 from diffadapt.core.plan import NodeSummary, PlanSummary
 from diffadapt.core.redact import redact
@@ -136,3 +139,24 @@ def show_result(run: Run) -> None:
                 f"{label:<9} {place}/{shown}"
                 + (f"   (tensorboard --logdir {place}/tensorboard)" if label == "logs" else "")
             )
+
+
+def cluster_layout(config: ExecutionConfig) -> tuple[Any, list[dict[str, float]]] | None:
+    """(layout, nodes) of ``config`` on the cluster that --execution.address or RAY_ADDRESS names; None where
+    none is named.
+
+    ResourceError, within seconds, for one that does not answer or cannot host what is asked for.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if config.runner == "local" or not address:
+        return None
+    try:
+        from diffadapt.orchestrate.capacity import cluster_nodes
+        from diffadapt.orchestrate.resources import plan_layout
+    except ImportError:
+        raise ResourceError(
+            f"A cluster is named ({address}), but Ray is not installed: install ray[default,data,train,tune],"
+            " or leave the address out."
+        ) from None
+    nodes = cluster_nodes(address)
+    return plan_layout(config, nodes), nodes

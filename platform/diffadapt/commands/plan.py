@@ -4,13 +4,12 @@ as ``run``, nothing written."""
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffadapt.commands.common import format_plan, make_runner
+from diffadapt.commands.common import cluster_layout, format_plan, make_runner
 from diffadapt.commands.options import RootOption, parse_recipe
 from diffadapt.commands.precision import settled
 from diffadapt.core import ledger
@@ -162,27 +161,6 @@ def _calibrate(name: str, recipe: Any, plans: Mapping[str, NodePlan], root: Root
         f" store, and a run will find {'it' if made == 1 else 'them'} there.\n"
     )
     return True
-
-
-def cluster_layout(config: ExecutionConfig) -> tuple[Any, list[dict[str, float]]] | None:
-    """(layout, nodes) of ``config`` on the cluster that --execution.address or RAY_ADDRESS names; None where
-    none is named.
-
-    ResourceError, within seconds, for one that does not answer or cannot host what is asked for.
-    """
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    if config.runner == "local" or not address:
-        return None
-    try:
-        from diffadapt.orchestrate.capacity import cluster_nodes
-        from diffadapt.orchestrate.resources import plan_layout
-    except ImportError:
-        raise ResourceError(
-            f"A cluster is named ({address}), but Ray is not installed: install ray[default,data,train,tune],"
-            " or leave the address out."
-        ) from None
-    nodes = cluster_nodes(address)
-    return plan_layout(config, nodes), nodes
 
 
 def format_time(

@@ -29,7 +29,7 @@ def on_cuda(execution: ExecutionConfig) -> bool:
     if execution.device != "auto":
         return execution.device.startswith("cuda")
     if execution.runner != "local" and (execution.address or os.environ.get("RAY_ADDRESS")):
-        from diffadapt.commands.plan import cluster_layout
+        from diffadapt.commands.common import cluster_layout
 
         found = cluster_layout(execution)
         return found is not None and found[0].device == "cuda"
