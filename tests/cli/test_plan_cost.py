@@ -194,7 +194,7 @@ import contextlib, io, sys
 from diffadapt.cli import main
 out = io.StringIO()
 with contextlib.redirect_stdout(out):
-    status = main(["plan", "quickstart", "--on", sys.argv[1], "--root", sys.argv[2]])
+    status = main(["plan", "sda/imagenet_c/resnet50", "--on", sys.argv[1], "--root", sys.argv[2]])
 print(out.getvalue())
 print(status, "torch" in sys.modules)
 """
@@ -213,7 +213,7 @@ def test_an_empty_ledger_is_counted_without_torch(tmp_path: Path) -> None:
     assert any("by the device, list price" in row for row in lines)
     table = next(i for i, row in enumerate(lines) if row.split()[:3] == ["counted,", "not", "measured"])
     names = [row.split()[0] for row in lines[table + 1 :]]
-    assert {"classifier", "synth", "aligned", "projected", "finetuned"} <= set(names)
+    assert {"memo", "synth", "aligned", "projected", "finetuned"} <= set(names)
     assert "factor of" in done.stdout and "989 TFLOP/s" not in done.stdout.split("Counted")[0]
     assert not (tmp_path / "nothing").exists()
 
