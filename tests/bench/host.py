@@ -6,6 +6,7 @@ putting batches together. Seconds are CPU seconds of this process, so that other
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import tempfile
@@ -231,7 +232,8 @@ def fine_tuning(augment: str) -> Callable[[Amount], tuple[float, float]]:
             steps = count // amount.batch
             total, _ = timed(lambda: [batches.make(step, 0) for step in range(steps)], steps * amount.batch)
             batches.readers = 1  # the readers are processes; of what they hand over this is all that is left
-            handed = timed(lambda: [batches(step, 0) for step in range(steps)], steps * amount.batch)
+            place = itertools.count()  # in order, so that they are not started anew
+            handed = timed(lambda: [batches(next(place), 0) for _ in range(steps)], steps * amount.batch)
         return total + handed[1], handed[1]
 
     return measure
@@ -254,7 +256,7 @@ def adaptation(amount: Amount) -> tuple[float, float]:
         net: Any = SimpleNamespace(method=config.chosen)
         with PairBatches(source, target, config, net, Share(readers=READERS)) as batches:
             steps = max(1, count // amount.batch)
-            return timed(lambda: [batches(step) for step in range(steps)], steps)
+            return timed(lambda: [batches.make(step) for step in range(steps)], steps)
 
 
 @contextmanager
