@@ -73,7 +73,8 @@ def executions(config: Any) -> list[Any]:
     for f in fields(config):
         value = getattr(config, f.name)
         if f.metadata.get("execution"):
-            other = "im" if isinstance(value, str) else (not value) if isinstance(value, bool) else value + 1
+            flag = value is None or isinstance(value, bool)
+            other = "im" if isinstance(value, str) else (not value) if flag else value + 1
             copies.append(replace(config, **{f.name: other}))
         elif is_dataclass(value):
             copies += [replace(config, **{f.name: inner}) for inner in executions(value)]
@@ -84,12 +85,14 @@ SHARED_KINDS = {
     "synth": {"Synthesize", "TextToImage"},
     "figures": {"Figures", "AdaptationFigures", "SceneFigures", "DetectionFigures"},
     "transferred": {"TransferScenes", "RelightScenes"},
+    "segments": {"PredictSegments", "PredictTogether"},
 }
 """Kinds of two stages that make the same kind of thing; their digests differ by their settings."""
 NEED_NO_GPU = {
     "Images",
     "Corrupt",
     "CorruptTraining",
+    "CorruptScenes",
     "Prompts",
     "FilterImages",
     "HoldOut",
@@ -181,6 +184,7 @@ def test_work_without_networks_takes_no_gpu():
         "SceneFigures",
         "DetectionFigures",
         "HoldOut",
+        "ChooseLevel",
     }, "others that train nothing run on CPUs alone"
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 import diffadapt
-from diffadapt.core.config import changes, execution, field_types, from_dict, override, to_dict
+from diffadapt.core.config import Precision, changes, execution, field_types, from_dict, override, to_dict
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.identity import digest
 from diffadapt.diffusion.aligners.gda import GDAConfig
@@ -178,6 +178,8 @@ def _with_another_value(config: Any, dotted: str) -> Any:
 
 
 def _another(hint: Any, value: Any) -> Any:
+    if hint is Precision:
+        return "bf16" if value != "bf16" else "tf32"  # auto may stand for fp32 or fp16
     if get_origin(hint) is Literal:
         return next(a for a in get_args(hint) if a != value)
     if isinstance(value, bool):
@@ -195,7 +197,7 @@ def _another(hint: Any, value: Any) -> Any:
         return get_args(option)[0]
     if get_origin(option) is tuple:
         return (_another(get_args(option)[0] | None, None),)
-    return {int: 1, float: 1.5, str: "x"}[option]
+    return {int: 1, float: 1.5, str: "x", bool: True}[option]
 
 
 def test_every_class_was_found():
