@@ -143,6 +143,11 @@ class Tent(_Adapting):
 
     kind = "tent"
 
+    def identity(self) -> dict[str, Any]:
+        """With a limit also that images are ordered before they are decoded: one that cannot be read keeps
+        its place, where it had none until then."""
+        return super().identity() | ({"version": 2} if self.config.limit is not None else {})
+
     def label(self) -> str:
         order = "mixed" if self.config.mixed_classes else "sorted"
         types = "alltypes" if self.config.mixed_types else "onetype"
