@@ -13,6 +13,7 @@ import pytest
 
 import diffadapt
 from diffadapt.core.config import (
+    AUTO,
     changes,
     execution,
     field_types,
