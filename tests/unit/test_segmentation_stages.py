@@ -17,6 +17,7 @@ from PIL import Image
 from segmentationkit import QUICK, SIZE, SMALL, TABLE, Toy, job, scene_rows
 
 from diffadapt.core.artifact import IGNORED, SEGMENTS_SCHEMA, Failure, Rows, Shard
+from diffadapt.core.config import strict_precision
 from diffadapt.core.errors import DataError, RecipeError, WeightsError
 from diffadapt.core.identity import digest
 from diffadapt.core.stage import NodePlan, PlannedShard, WorkContext
@@ -59,7 +60,11 @@ def fitted(tmp_path_factory):
 def test_a_fit_writes_a_segmenter_that_loads(fitted):
     folder, metrics = fitted
     net, config, classes, extra = load_segmenter(folder / "out")
-    assert config == with_normalisation(SMALL) and classes.names == TABLE.names and not net.training
+    assert (
+        config == strict_precision(with_normalisation(SMALL))
+        and classes.names == TABLE.names
+        and not net.training
+    )
     assert extra["method"] == "zodi" and extra["selection"] == "last" and extra["pairs"] == 5
     assert net(torch.zeros(1, 3, *SIZE))[0].shape == (1, 4, *SIZE)
     assert (

@@ -90,7 +90,6 @@ class SDASegmentation:
         "epochs": ("training.epochs", "finetune.epochs"),
         "generator": ("layout_to_image.weights",),
         "backbone": ("segmenter.backbone",),
-        "image-size": ("image_size", "layout_to_image.size"),
     }
     """Short options of the command line and the fields that they set."""
 
