@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diffadapt.core.flops import need
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import NodePlan
@@ -28,7 +29,7 @@ def network_calls(
     """``rows``: for each row one member of which sees projected images its ``row``, ``node`` (the
     projection), ``aligner``, calls an image (``forward``, ``backward``, ``passes``; None where the aligner
     does not say) and ``level``: None, or what was chosen, with the level that labels would have chosen where
-    the sample has some. ``gflop``: of one forward pass of one image. None for a run without a row of
+    the sample has some, and ``gflop`` an image. None for a run without a row of
     ``cheap``."""
     rows = []
     for row in pipeline.rows:
@@ -43,12 +44,13 @@ def network_calls(
                     "node": node,
                     "aligner": config.guidance,
                     **({"passes": None} if cost is None else {**cost._asdict(), "passes": cost.passes}),
+                    "gflop": _gflop(plans[node]),
                     "level": _chosen(plans[levels[0]], store, load) if levels else None,
                 }
             )
     if not any(r["node"].startswith("projected_") for r in rows):
         return None
-    return {"rows": rows, "gflop": _gflop(plans[rows[0]["node"]])}
+    return {"rows": rows}
 
 
 def _projections(members: tuple[str, ...], plans: Mapping[str, NodePlan]) -> list[str]:
@@ -73,6 +75,6 @@ def _chosen(plan: NodePlan, store: Store, load: Callable[[str], Predictions]) ->
 
 
 def _gflop(plan: NodePlan) -> float | None:
-    """Of one forward pass of one image; None where the network cannot be counted."""
-    counted = KnownCounts().of(plan.calls[0].network, "forward") if plan.calls else None
-    return None if counted is None else round(counted.flops / 1e9, 6)
+    """Of the projection of one image, counted (core/flops.py); None where it cannot be."""
+    wanted = need(plan.calls, KnownCounts())
+    return None if wanted is None else round(wanted.total / 1e9, 6)

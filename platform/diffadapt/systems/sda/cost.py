@@ -88,7 +88,6 @@ def projections(run: Run, manifest: Mapping[str, Any], table: Summary) -> dict[s
     if not found:
         return None
     seconds = {s["node"]: s["seconds"] / s["number"] for s in measured(run, manifest) if s["number"]}
-    gflop = found.get("gflop")
     published = next((r["passes"] for r in found["rows"] if r["node"] == "projected"), None)
     rows, spots = [], []
     for r in found["rows"]:
@@ -103,7 +102,7 @@ def projections(run: Run, manifest: Mapping[str, Any], table: Summary) -> dict[s
                 "calls": "" if passes is None else _words(r),
                 "passes": "" if passes is None else f"{passes:,}",
                 "share": f"{100 * passes / published:.3g} %" if passes and published else "",
-                "tflop": f"{passes * gflop / 1000:.3g}" if passes is not None and gflop else "",
+                "tflop": f"{r['gflop'] / 1000:.3g}" if r.get("gflop") else "",
                 "seconds": f"{seconds[r['node']]:.3g}" if r["node"] in seconds else "",
                 "level": "" if r["level"] is None else r["level"]["level"],
             }
@@ -113,7 +112,7 @@ def projections(run: Run, manifest: Mapping[str, Any], table: Summary) -> dict[s
     levels = [_level(r["row"], r["level"]) for r in found["rows"] if r["level"] and not r["control"]]
     source = table.reference.mean if table.reference else None
     charts = [scatter(spots, source, table.metric_name, narrow=n) for n in (False, True)]
-    return {"rows": rows, "levels": list(dict.fromkeys(levels)), "charts": charts, "gflop": gflop}
+    return {"rows": rows, "levels": list(dict.fromkeys(levels)), "charts": charts}
 
 
 def _words(r: Mapping[str, Any]) -> str:
