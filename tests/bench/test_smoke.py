@@ -14,7 +14,7 @@ from tests.bench.metric import Metric
 from tests.bench.networks import PUBLISHED, TINY, count_operations
 
 CPU = torch.device("cpu")
-SIGNED = ("overhead", "time between")
+SIGNED = ("overhead", "time between", " less ")
 
 
 @pytest.fixture(autouse=True)

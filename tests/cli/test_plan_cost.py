@@ -212,7 +212,7 @@ def test_an_empty_ledger_is_counted_without_torch(tmp_path: Path) -> None:
     assert "USD on demand" in cost
     assert any("by the device, list price" in row for row in lines)
     table = next(i for i, row in enumerate(lines) if row.split()[:3] == ["counted,", "not", "measured"])
-    names = [row.split()[0] for row in lines[table + 1 :]]
+    names = [row.split()[0] for row in lines[table + 1 :] if row.strip()]
     assert {"memo", "synth", "aligned", "projected", "finetuned"} <= set(names)
     assert "factor of" in done.stdout and "989 TFLOP/s" not in done.stdout.split("Counted")[0]
     assert not (tmp_path / "nothing").exists()

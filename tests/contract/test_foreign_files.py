@@ -26,8 +26,12 @@ MODULES = {
     "dill", "shelve", "marshal", "datasets", "torch.package",
 }  # fmt: skip
 """Modules that read images past our function, or that unpickle, or that run loading scripts."""
-OWN_MESSAGES = {"platform/diffadapt/orchestrate/desk.py", "platform/diffadapt/orchestrate/pool.py"}
-"""Files that unpickle: what Ray's processes of one run tell each other."""
+OWN_MESSAGES = {
+    "platform/diffadapt/orchestrate/desk.py",
+    "platform/diffadapt/orchestrate/pool.py",
+    "platform/diffadapt/run/local_worker.py",
+}
+"""Files that unpickle: what the processes of one run tell each other."""
 PLAIN = {"DiTTransformer2DModel", "UNet2DModel", "AutoencoderKL", "cls"}
 """Classes of diffusers whose from_config makes the class itself from numbers and takes no such argument
 (``cls``: a scheduler)."""

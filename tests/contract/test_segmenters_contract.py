@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffadapt.core.config import to_dict
+from diffadapt.core.config import strict_precision, to_dict
 from diffadapt.data.scenes.table import ClassTable
 from diffadapt.models.normalisation import with_normalisation
 from diffadapt.models.segmentation.build import build_segmenter
@@ -146,7 +146,8 @@ def test_a_folder_gives_the_same_network_without_what_it_was_built_from(config, 
     with torch.no_grad():
         assert torch.equal(loaded(x)[0], net.eval()(x)[0])
     assert not loaded.training and classes == CLASSES and extra == {"selection": "last"}
-    stated = with_normalisation(config)  # what the recipe leaves to the weights is stated in the folder
+    # what the recipe leaves to the weights, or to the device, is stated in the folder
+    stated = strict_precision(with_normalisation(config))
     assert {k: v for k, v in to_dict(known).items() if k != "backbone"} == {
         k: v for k, v in to_dict(stated).items() if k != "backbone"
     }

@@ -42,6 +42,18 @@ def variants(uda: list[str], ssl: list[str]) -> dict[str, tuple[str, Overrides]]
     """Name -> (recipe, overrides). ``uda`` and ``ssl``: every method of either stage."""
     return {
         **named("quickstart", "quickstart", {}, _sda()),
+        **named(
+            "CIFAR-10",
+            "sda/cifar10/resnet20",
+            {"source.path": "photos.parquet", "target.data.path": "photos.parquet"},
+            {"tables": {}, "distilled": {"cheap": ("distilled",)}},
+        ),
+        **named(
+            "CIFAR-10, ResNet-56",
+            "sda/cifar10/resnet56",
+            {"source.path": "photos.parquet", "target.data.path": "photos.parquet"},
+            {"tables": {}},
+        ),
         **named("sda/generators", "sda/generators", {"data.path": "photos"}, _generators()),
         **named(
             "sda/folder",

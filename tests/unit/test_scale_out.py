@@ -37,7 +37,7 @@ def test_planning_prints_every_step(capsys):
     planning.full(2)
     lines = capsys.readouterr().out.splitlines()
     assert sum("`diffadapt plan` in all" in line and "reached" in line for line in lines) == 2
-    assert any("393 shards, 2,000 images" in line for line in lines) and any(
+    assert any("487 shards, 2,000 images" in line for line in lines) and any(
         "30 chains, 1 fits" in line for line in lines
     )
 

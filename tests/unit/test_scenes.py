@@ -133,8 +133,8 @@ class TestClassTables:
         sentence(error.value)
 
     def test_a_file_that_is_not_text(self, tmp_path):
-        (tmp_path / "mine.csv").write_bytes(b"\xff\xfe\x00\x01")
-        with pytest.raises(DataError, match="cannot be read"):
+        (tmp_path / "mine.csv").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
+        with pytest.raises(DataError, match="is no text in UTF-8"):
             read_class_table(str(tmp_path / "mine.csv"))
 
 

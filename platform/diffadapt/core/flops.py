@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
+from diffadapt.core.config import AUTO
 from diffadapt.core.identity import canonical_json, digest
 
 Mode = Literal["forward", "gradient", "training"]
@@ -99,7 +100,8 @@ HALF = ("bf16", "fp16")
 
 
 def need(calls: Sequence[Call] | None, counts: Counts) -> Need | None:
-    """What ``calls`` cost by ``counts``; None where a network cannot be counted, or no call is known."""
+    """What ``calls`` cost by ``counts``, in float32 where no device has decided; None where a network cannot
+    be counted, or no call is known."""
     if calls is None:
         return None
     flops: dict[str, float] = {}
@@ -108,7 +110,8 @@ def need(calls: Sequence[Call] | None, counts: Counts) -> Need | None:
         found = counts.of(call.network, call.mode)
         if found is None:
             return None
-        flops[call.precision] = flops.get(call.precision, 0.0) + call.passes * found.flops
+        precision = "fp32" if call.precision == AUTO else call.precision
+        flops[precision] = flops.get(precision, 0.0) + call.passes * found.flops
         half = call.precision in HALF
         weights += found.weights * ((2 if half and call.casts else 4) + 4 * call.states)
         memory = max(memory, call.batch * found.memory * (0.5 if half else 1.0))

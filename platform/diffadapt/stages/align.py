@@ -85,7 +85,8 @@ class Align(Stage):
     def calls(self, inputs: Mapping[str, NodePlan]) -> Sequence[Call] | None:
         c = self.config
         batch = c.coupled_batch if c.aligner.coupled else c.batch_size
-        return of_unconditional(c.network, inputs, c.cost, precision=c.precision, batch=batch, casts=True)
+        cost = c.cost if c.aligner.counted else None
+        return of_unconditional(c.network, inputs, cost, precision=c.precision, batch=batch, casts=True)
 
     def open(self, context: WorkContext) -> _Aligner:
         return _Aligner(self, context)

@@ -76,6 +76,8 @@ class Aligner:
     """Whether its network is a student (diffusion/student) instead of the unconditional model: the one that
     its field ``student`` names, or the recipe's own where that is 'train'."""
 
+    counted: ClassVar[bool] = True
+    """Whether its calls of the unconditional network are all that it computes, so that plans may count it."""
     unread: ClassVar[tuple[str, ...]] = ()
     """Fields of AlignSettings that it does not look at: no part of a digest, and not checked."""
 

@@ -43,6 +43,7 @@ class GDAConfig(Aligner):
     prompt: str = "a clean photo"
 
     needs_classifier: ClassVar[bool] = True
+    counted: ClassVar[bool] = False
 
     def cost(self, config: Any) -> Calls:
         """The content loss evaluates the network twice more a step, and goes back through its first two

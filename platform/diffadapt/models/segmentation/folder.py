@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from diffadapt.compute.compiling import channels_last
 from diffadapt.core.config import strict_precision, to_dict
 from diffadapt.core.errors import DiffadaptError, WeightsError
 from diffadapt.core.foreign import parse
@@ -157,6 +156,8 @@ def load_segmenter(
             " segmenter.json is damaged or of another version."
         ) from error
     net = FOLDER.fill(net, folder, _portable(str(folder)))
+    from diffadapt.compute.compiling import channels_last
+
     channels_last(net, device)
     return net, config, classes, extra
 

@@ -12,11 +12,11 @@ Target images are projected one by one and never trained on.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.pipeline import PART, RESULT, SOURCE, Builder, MethodRow, Pipeline, Role
-from diffadapt.core.ranges import Positive, Seed
+from diffadapt.core.ranges import Between, Positive, Seed
 from diffadapt.data.config import CORRUPTIONS
 from diffadapt.data.scenes.config import SceneConfig
 from diffadapt.diffusion.aligners.config import AlignConfig
@@ -58,7 +58,7 @@ class SDASegmentation:
     """Labelled scenes without corruption; they are corrupted here and scored."""
     corruptions: tuple[str, ...] = CORRUPTIONS
     """Of ImageNet-C; none: the target as it is."""
-    severities: tuple[int, ...] = (5,)
+    severities: tuple[Annotated[int, Between(1, 5)], ...] = (5,)
     image_size: Positive = 256
     """Side that all images and label maps are brought to: the unconditional model takes squares."""
     layout_to_image: TransferConfig = TransferConfig(
