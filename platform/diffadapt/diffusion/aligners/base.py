@@ -32,7 +32,8 @@ class Calls(NamedTuple):
 
     @property
     def passes(self) -> int:
-        """In forward passes; a backward pass costs two."""
+        """In forward passes by the rule of training, in which a backward pass costs two; FLOPs are counted
+        (:attr:`modes`), and through frozen weights it costs about one."""
         return self.forward + 2 * self.backward
 
     @property
