@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffadapt.core import machine
 from diffadapt.core.artifact import Failure, Rows, Shard, image_table, to_parquet
 from diffadapt.core.errors import ItemError
 from diffadapt.core.schedule import Chain, Task
@@ -211,9 +212,9 @@ def test_readers_are_the_cores_a_gpu_and_none_beside_the_only_core(tmp_path, mon
     devices.mkdir()
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (devices / name).touch()
-    monkeypatch.setattr(readers, "DEVICES", devices)
-    monkeypatch.setattr(readers, "QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr(readers.os, "sched_getaffinity", lambda pid: set(range(24)), raising=False)
+    monkeypatch.setattr(machine, "DEVICES", devices)
+    monkeypatch.setattr(machine, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(24)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert readers.readers_for("cuda", 1) == 12 and readers.readers_for("cuda", 14) == 14
     assert readers.readers_for("cpu", 1) == 0 and readers.readers_for("cpu", 3) == 3

@@ -9,6 +9,7 @@ import pytest
 
 from diffadapt.cli import main
 from diffadapt.commands import common
+from diffadapt.core import machine as this_machine
 from diffadapt.core import pipeline
 from diffadapt.run import choice
 from diffadapt.run.choice import choose, gpu_count
@@ -23,10 +24,11 @@ def machine(monkeypatch, tmp_path):
     """A machine of so many cores and GPUs, with Ray or without."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(choice, "DEVICES", tmp_path)
+    monkeypatch.setattr(this_machine, "DEVICES", tmp_path)
+    monkeypatch.setattr(this_machine, "QUOTA", tmp_path / "cpu.max")
 
     def make(cores: int, gpus: int = 0, ray: bool = True) -> None:
-        monkeypatch.setattr(choice.os, "sched_getaffinity", lambda pid: set(range(cores)))
+        monkeypatch.setattr(this_machine.os, "sched_getaffinity", lambda pid: set(range(cores)))
         monkeypatch.setattr(choice, "has_ray", lambda: ray)
         for i in range(gpus):
             (tmp_path / f"nvidia{i}").touch()

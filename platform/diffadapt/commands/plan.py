@@ -78,7 +78,8 @@ class PlanOptions(CostOptions):
 def plan(argv: Sequence[str]) -> int:
     name, recipe, options = parse_recipe(PlanOptions, flags(argv, "--calibrate"), "plan")
     machine = options.machine()
-    recipe = settled(recipe, machine)
+    layout = cluster_layout(recipe.execution)
+    recipe = settled(recipe, machine, layout)
     root = options.open()
     with lenient() as notes:
         plans = recipe.pipeline().plan(root.store)
@@ -86,7 +87,6 @@ def plan(argv: Sequence[str]) -> int:
     summary = summarise(plans, root.store)
     threads = recipe.execution.threads or 1
     guess = missing_time(plans, root, machine, threads)
-    layout = cluster_layout(recipe.execution)
     digests = chosen(plans, finished(plans, root.store), guess)
     if options.calibrate:
         if notes:

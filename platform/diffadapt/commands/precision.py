@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def settled(recipe: T, machine: Any = None) -> T:
+def settled(recipe: T, machine: Any = None, layout: Any = None) -> T:
     """``recipe`` with the precisions that the devices of its run decide: those of ``machine`` of the price
-    list, else of the cluster that is named, else of this machine. Raises ResourceError when the cluster does
-    not answer."""
+    list, else of the cluster that is named (``layout``: what cluster_layout said of it, if asked), else of
+    this machine. Raises ResourceError when the cluster does not answer."""
     if not unsettled(recipe):
         return recipe
-    cuda = machine.gpus > 0 if machine is not None else on_cuda(recipe.execution)  # type: ignore[attr-defined]
+    cuda = machine.gpus > 0 if machine is not None else on_cuda(recipe.execution, layout)  # type: ignore[attr-defined]
     return settle(recipe, "cuda" if cuda else "cpu")
 
 
-def on_cuda(execution: ExecutionConfig) -> bool:
+def on_cuda(execution: ExecutionConfig, layout: Any = None) -> bool:
     """Whether work that is carried out so is done on CUDA devices."""
     if execution.device != "auto":
         return execution.device.startswith("cuda")
     if execution.runner != "local" and (execution.address or os.environ.get("RAY_ADDRESS")):
         from diffadapt.commands.common import cluster_layout
 
-        found = cluster_layout(execution)
+        found = layout or cluster_layout(execution)
         return found is not None and found[0].device == "cuda"
     return _drivers_devices() > 0 and _torch_finds_one()
 

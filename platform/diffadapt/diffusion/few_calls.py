@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from diffadapt.core.errors import RecipeError
-from diffadapt.core.ranges import Between
+from diffadapt.core.ranges import Between, Steps
 from diffadapt.diffusion.aligners.base import Aligner, Calls, Tools
 
 if TYPE_CHECKING:
@@ -79,6 +79,25 @@ class Few(Aligner):
             return sample(tools.network, x, schedule, self.how, noise=noise.draw, guide=guide)
 
         return run
+
+
+@dataclass(frozen=True)
+class Stepped(Few):
+    """A number of calls and a solver of one's own."""
+
+    calls: Steps = 2
+    solver: Solver = "dpmsolver++"
+
+    @property
+    def count(self) -> int:
+        return self.calls
+
+    @property
+    def how(self) -> Solver:
+        return self.solver
+
+    def steps_label(self, config: Any) -> str:
+        return f"{super().steps_label(config)}-{self.solver.replace('+', 'p')}"
 
 
 def mixed(weight: float, target: torch.Tensor, lowpass: LowPass) -> Guide | None:

@@ -63,25 +63,26 @@ def look_at_controlnet(weights: str) -> Any | None:
 def check_unconditional(weights: str) -> None:
     """Raise WeightsError for a folder that alignment cannot use; what is not at hand is for the stage's
     revisions to miss."""
-    try:
-        if weights == "train" or not given(weights):
-            return
-    except WeightsError as error:
-        missing(error)
-        return
-    _unconditional(weights, content_revision(resolve(weights)))
+    if (content := _content(weights)) is not None:
+        _unconditional(weights, content)
 
 
 def check_student(weights: str, calls: int) -> None:
     """Raise WeightsError for a folder that is no student, or RecipeError for one that was trained for fewer
     ``calls``."""
+    if (content := _content(weights)) is not None:
+        _student(weights, content, calls)
+
+
+def _content(weights: str) -> str | None:
+    """The digest of a folder that is given and at hand; None for what is trained, or not at hand."""
     try:
         if weights == "train" or not given(weights):
-            return
+            return None
     except WeightsError as error:
         missing(error)
-        return
-    _student(weights, content_revision(resolve(weights)), calls)
+        return None
+    return content_revision(resolve(weights))
 
 
 @functools.lru_cache(maxsize=16)

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
+from diffadapt.core import machine
 from diffadapt.run.runner import ExecutionConfig
-
-DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,13 @@ def choose(config: ExecutionConfig) -> Choice:
     if config.runner == "ray":
         return Choice("ray", 0, "--execution.runner ray")
     gpus = 0 if config.device == "cpu" else gpu_count()
-    cores = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     why = _ray_wins(config, gpus)
     if why and has_ray():
         return Choice("ray", 0, why)
     why = f"{why}, but Ray is not installed" if why else "one machine, which Ray would not make faster"
     if gpus:
         return Choice("local", max(1, config.actors), why)
-    return Choice("local", config.actors or max(1, cores // max(1, config.threads)), why)
+    return Choice("local", config.actors or max(1, machine.cores() // max(1, config.threads)), why)
 
 
 def _ray_wins(config: ExecutionConfig, gpus: int) -> str:
@@ -74,7 +70,7 @@ def gpu_count() -> int:
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is not None and shown.strip() in ("", "-1", "NoDevFiles"):
         return 0
-    found = sum(bool(re.fullmatch(r"nvidia\d+", p.name)) for p in DEVICES.glob("nvidia*"))
-    if not found and any((DEVICES / name).exists() for name in ("kfd", "dxg")):
+    found = machine.nvidia_gpus()
+    if not found and any((machine.DEVICES / name).exists() for name in ("kfd", "dxg")):
         found = 1
     return min(found, len(shown.split(","))) if shown else found

@@ -19,3 +19,18 @@ def check_once(what: str, given: Sequence[str]) -> None:
     for value in given:
         if given.count(value) > 1:
             raise RecipeError(f"{what} has {value!r} twice: name each once.")
+
+
+def check_methods(given: Sequence[str], known: Iterable[str]) -> None:
+    """RecipeError for methods that are not known, named twice, or none."""
+    known = list(known)
+    check_known("methods", given, known)
+    check_once("methods", given)
+    if not given:
+        raise RecipeError(f"methods is empty: name at least one of {', '.join(known)}.")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """RecipeError for no seed, or one that stands there twice."""
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise RecipeError(f"seeds is {list(seeds)}: give at least one, each once.")

@@ -32,7 +32,7 @@ from diffadapt.train.diffusion_batches import Batch, BatchPlan, DiffusionBatches
 from diffadapt.train.diffusion_loss import diffusion_loss
 from diffadapt.train.diffusion_network import Denoiser, build_denoiser, save_denoiser
 from diffadapt.train.ema import Ema
-from diffadapt.train.loop import Optimisation, run_loop
+from diffadapt.train.loop import LossFn, Optimisation, run_loop
 from diffadapt.train.reporter import Reporter
 from diffadapt.train.run import TrainingRun
 
@@ -108,11 +108,7 @@ def train_diffusion(
     if log_dir is not None and config.sample_every and reporter.rank == 0:
         grids = _Grids(model, ema, schedule, num_classes, (c, size, size), shrink, vae, config, reporter)
         run = replace(run, on_step=grids)
-    began = time.perf_counter()
-    metrics = run_loop(model, loss_fn, batches, how, run)
-    done = (config.steps - metrics["resumed_from"]) * config.batch_size
-    metrics["images_per_second"] = done / max(time.perf_counter() - began, 1e-9)
-    metrics["parameters"] = float(sum(p.numel() for p in model.parameters()))
+    metrics = timed_loop(model, loss_fn, batches, how, run, config.batch_size)
     if reporter.rank == 0:
         ema.copy_to(model)
         details = {
@@ -141,6 +137,24 @@ def _save(
     pipeline = "DiTPipeline" if config.architecture == "dit" else "DDPMPipeline"
     write_model_index(out, pipeline, has_vae=vae is not None, class_names=details["class_names"])
     write_details(out, details)
+
+
+def timed_loop(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batches: DiffusionBatches,
+    how: Optimisation,
+    run: TrainingRun,
+    batch_size: int,
+) -> dict[str, float]:
+    """:func:`run_loop`, and ``images_per_second`` at ``batch_size`` images a step with the number of
+    ``parameters``."""
+    began = time.perf_counter()
+    metrics = run_loop(model, loss_fn, batches, how, run)
+    done = (how.total_steps - metrics["resumed_from"]) * batch_size
+    metrics["images_per_second"] = done / max(time.perf_counter() - began, 1e-9)
+    metrics["parameters"] = float(sum(p.numel() for p in model.parameters()))
+    return metrics
 
 
 def batch_plan(

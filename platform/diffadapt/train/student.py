@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from diffadapt.diffusion.network import settings_of
 from diffadapt.diffusion.student import student_levels, student_steps
 from diffadapt.models.diffusers_folder import load_component, read_json, write_details
 from diffadapt.train.config import DistilConfig
-from diffadapt.train.diffusion import batch_plan
+from diffadapt.train.diffusion import batch_plan, timed_loop
 from diffadapt.train.diffusion_batches import Batch, DiffusionBatches, ImageSource
 from diffadapt.train.diffusion_network import Denoiser, save_denoiser
 from diffadapt.train.ema import Ema
-from diffadapt.train.loop import Optimisation, run_loop
+from diffadapt.train.loop import Optimisation
 from diffadapt.train.run import TrainingRun
 
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -93,11 +92,7 @@ def train_student(
         seed=seed,
         checkpoint_every=config.checkpoint_every,
     )
-    began = time.perf_counter()
-    metrics = run_loop(model, loss_fn, batches, how, run)
-    done = (config.steps - metrics["resumed_from"]) * config.batch_size
-    metrics["images_per_second"] = done / max(time.perf_counter() - began, 1e-9)
-    metrics["parameters"] = float(sum(p.numel() for p in model.parameters()))
+    metrics = timed_loop(model, loss_fn, batches, how, run, config.batch_size)
     if reporter.rank == 0:
         ema.copy_to(model)
         _save(model, Path(out), weights, config, details, levels)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffadapt.core.ranges import Fraction, Steps
-from diffadapt.diffusion.few_calls import Few, Solver, mixed
+from diffadapt.core.ranges import Fraction
+from diffadapt.diffusion.few_calls import Stepped, mixed
 
 if TYPE_CHECKING:
     import torch
@@ -17,24 +17,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FewStep(Few):
+class FewStep(Stepped):
     """From ``level`` to the clean image in ``calls`` calls."""
 
-    calls: Steps = 2
-    solver: Solver = "dpmsolver++"
     weight: Fraction = 0.0
     """How far the predicted x0's low frequencies become the image's at every call: 0 not at all, 1 wholly."""
-
-    @property
-    def count(self) -> int:
-        return self.calls
-
-    @property
-    def how(self) -> Solver:
-        return self.solver
-
-    def steps_label(self, config: object) -> str:
-        return f"{super().steps_label(config)}-{self.solver.replace('+', 'p')}"
 
     def guide(self, target: torch.Tensor, lowpass: LowPass) -> Guide | None:
         return mixed(self.weight, target, lowpass)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffadapt.core.ranges import NonNegative, Steps
-from diffadapt.diffusion.few_calls import Few, Solver
+from diffadapt.diffusion.few_calls import Solver, Stepped
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class X0(Few):
+class X0(Stepped):
     """x0 <- x0 - weight / sqrt(abar) grad_x0 || phi(x*) - phi(x0) ||_2 before every step, abar that of the
     level that is stepped to (the authors' scaling), with a norm for each image (theirs: for the batch)."""
 
@@ -26,17 +26,6 @@ class X0(Few):
     solver: Solver = "ddim"
     weight: NonNegative = 1.0
     """Strength; the gradient is at most of length 1, as that of align.scale before the network."""
-
-    @property
-    def count(self) -> int:
-        return self.calls
-
-    @property
-    def how(self) -> Solver:
-        return self.solver
-
-    def steps_label(self, config: object) -> str:
-        return f"{super().steps_label(config)}-{self.solver.replace('+', 'p')}"
 
     def guide(self, target: torch.Tensor, lowpass: LowPass) -> Guide | None:
         import torch

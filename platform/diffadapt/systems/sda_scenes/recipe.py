@@ -29,7 +29,7 @@ from diffadapt.stages.fit_generator import FitGenerator
 from diffadapt.stages.scene_images import AlignScenes, CorruptScenes
 from diffadapt.stages.scenes import Scenes
 from diffadapt.stages.translate import TransferScenes
-from diffadapt.systems.checks import check_known, check_once
+from diffadapt.systems.checks import check_known, check_methods, check_once, check_seeds
 from diffadapt.tasks.segmentation.config import SegmentTraining
 from diffadapt.tasks.segmentation.ensemble import PredictTogether
 from diffadapt.tasks.segmentation.fit import FitSegmenter
@@ -111,16 +111,10 @@ class SDASegmentation:
                 raise RecipeError(
                     f"The recipe has no {what} scenes: give --{what}, a folder of labelled scenes."
                 )
-        for name, value, known in (
-            ("methods", self.methods, METHODS),
-            ("controls", self.controls, CONTROLS),
-        ):
-            check_known(name, value, known)
-            check_once(name, value)
-        if not self.methods:
-            raise RecipeError(f"methods is empty: name at least one of {', '.join(METHODS)}.")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise RecipeError(f"seeds is {list(self.seeds)}: give at least one, each once.")
+        check_methods(self.methods, METHODS)
+        check_known("controls", self.controls, CONTROLS)
+        check_once("controls", self.controls)
+        check_seeds(self.seeds)
         for name in ("training", "finetune"):
             settings: SegmentTraining = getattr(self, name)
             if settings.seed:

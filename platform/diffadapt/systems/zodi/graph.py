@@ -18,7 +18,7 @@ from diffadapt.models.segmentation.config import SegmenterConfig
 from diffadapt.stages.quality import Quality
 from diffadapt.stages.scenes import Scenes
 from diffadapt.stages.translate import TransferScenes
-from diffadapt.systems.checks import check_known, check_once
+from diffadapt.systems.checks import check_methods, check_seeds
 from diffadapt.systems.zodi.findings import BOTH, OTHERWISE, TRANSFERRED_ONLY, VARIANT
 
 SOURCE_ONLY = "source_only"
@@ -56,12 +56,8 @@ def check_scene_recipe(recipe: Any, methods: Mapping[str, str]) -> None:
         raise RecipeError(
             "source.labels is empty, but what is trained on needs its truth: name the source's labels."
         )
-    check_known("methods", recipe.methods, methods)
-    check_once("methods", recipe.methods)
-    if not recipe.methods:
-        raise RecipeError(f"methods is empty: name at least one of {', '.join(methods)}.")
-    if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds):
-        raise RecipeError(f"seeds is {list(recipe.seeds)}: give at least one, each once.")
+    check_methods(recipe.methods, methods)
+    check_seeds(recipe.seeds)
     training, workers = recipe.training, max(1, recipe.execution.train_workers)
     if training.seed:
         raise RecipeError(
