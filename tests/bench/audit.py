@@ -1,6 +1,6 @@
 """``python -m tests.bench.audit <root> [run] [--transfer A-B] [--n 50 80 100] [--draws 1000]``: how often
-the intervals of an audit hold, and how wide they are, when audits of a finished run with known labels are drawn
-again and again.
+the intervals of an audit hold, and how wide they are, when audits of a finished run with known labels are
+drawn again and again.
 
 A line a row: the true accuracy, the share of draws whose interval holds it and the mean width (points), with
 the labels alone from the same sample, and from a uniform sample of as many labels (classical interval of the
