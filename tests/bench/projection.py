@@ -88,10 +88,9 @@ def projection(amount: Amount = FULL, place: str | None = None) -> Report:
         _count(rows, seed, _run("projection", scored, root), {})
         mended = replace(scored, cheap=(), align=replace(scored.align, noise_at_first_step=True))
         _count(rows, seed, _run("projection-mended", mended, root), {"SDA": MENDED})
+    write_file(place := f"{root.location}/projection.svg", chart(rows).encode())
     report = _report(rows, levels, amount)
-    write_file(f"{root.location}/projection.svg", chart(rows).encode())
-    report.lines.append(f"chart: {root.location}/projection.svg")
-    return report
+    return replace(report, conditions=(*report.conditions, f"chart: {place}"))
 
 
 def chart(rows: Mapping[str, Row]) -> str:

@@ -78,8 +78,8 @@ class Look(NamedTuple):
         if self.many:
             result.append(
                 f"{self.many:,} file{'s' * (self.many != 1)} of {name}{some}"
-                f" {'holds' if self.many == 1 else 'hold'} more than one picture (an animation, or pages): the"
-                " first is taken. Split them where the others count."
+                f" {'holds' if self.many == 1 else 'hold'} more than one picture (an animation, or pages):"
+                " the first is taken. Split them where the others count."
             )
         return result
 
