@@ -1,6 +1,6 @@
-"""Run when a wheel or a source distribution is built: README.md as the text of the index page. There its links
-have no folder to start from: they become absolute below the address that pyproject.toml gives as Repository,
-and without one the words alone, with the place in the source distribution."""
+"""Run when a wheel or a source distribution is built: README.md as the text of the index page. There its
+links have no folder to start from: they become absolute below the address that pyproject.toml gives as
+Repository, and without one the words alone, with the place in the source distribution."""
 
 from __future__ import annotations
 
@@ -26,6 +26,5 @@ def absolute(text: str, address: str) -> str:
     if address:
         text = re.sub(r"(!\[[^\]]*\]\()(?!https?:)([^)\s]+\))", rf"\1{address}/raw/HEAD/\2", text)
         return LINK.sub(rf"[\1]({address}/blob/HEAD/\2)", text)
-    return LINK.sub(
-        lambda m: m[1] if m[1].strip("`") == m[2] else f"{m[1]} (`{m[2]}`)", PICTURE.sub(r"\1", text)
-    )
+    text = PICTURE.sub(r"\1", text)
+    return LINK.sub(lambda m: m[1] if m[1].strip("`") == m[2] else f"{m[1]} (`{m[2]}`)", text)
