@@ -32,8 +32,8 @@ def doctor(argv: Sequence[str]) -> int:
         return _parity(options.parity)
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", _python), ("libraries", _libraries), ("ray", _ray), ("platform", _platform),
-        ("device", _device), ("embedded weights", _weights), ("store", lambda: _store(options)), ("memory", _memory),
-        ("cluster token", _token),
+        ("device", _device), ("embedded weights", _weights), ("store", lambda: _store(options)),
+        ("memory", _memory), ("cluster token", _token),
     ]  # fmt: skip
     bad = 0
     for name, check in checks:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from diffadapt.core.devices import device
-from diffadapt.core.errors import RecipeError
-from diffadapt.core.functions import shipped, suggest
+from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.functions import shipped
 from diffadapt.core.toml_text import parse_toml
 
 CLOUDS = ("aws", "gcp", "azure")

@@ -251,8 +251,11 @@ def _witness(own: bool) -> Witness | None:
     node, gcs_server, *_ = internals.piece("processes") or (None, None)
     if node is None:
         return None
-    gcs = node.all_processes[gcs_server][0].process.pid if own else None
-    return Witness(raylet_of(node.raylet_socket_name), gcs, "" if own else node.gcs_address)
+    try:
+        gcs = node.all_processes[gcs_server][0].process.pid if own else None
+        return Witness(raylet_of(node.raylet_socket_name), gcs, "" if own else node.gcs_address)
+    except (AttributeError, LookupError):  # of a Ray that keeps them otherwise
+        return None
 
 
 def quiet_logs() -> None:

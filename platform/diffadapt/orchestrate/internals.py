@@ -64,7 +64,6 @@ PIECES = {
         (
             "ray._private.worker:_global_node",
             "ray._private.ray_constants:PROCESS_TYPE_GCS_SERVER",
-            "ray._private.node:Node.all_processes",
             "ray._private.node:Node.kill_all_processes(allow_graceful)",
         ),
     ),
