@@ -96,7 +96,7 @@ def test_a_job_client_of_another_kind_is_refused(without) -> None:
 
 @pytest.mark.parametrize(
     ("theirs", "python", "mend"),
-    [("2.57.1", None, r"install ray\[.*\]==2\.57\.1 here, start"), (None, "3.9.1", r"Python 3\.9\.1, start")],
+    [("2.41.0", None, r"install ray\[.*\]==2\.41\.0 here, start"), (None, "3.9.1", r"Python 3\.9\.1, start")],
 )
 def test_a_cluster_of_other_versions_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, theirs: str | None, python: str | None, mend: str
