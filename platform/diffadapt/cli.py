@@ -39,6 +39,11 @@ COMMANDS = {
         "diffadapt submit quickstart --root /shared/diffadapt",
     ),
     "job": ("job", "the jobs of a cluster: ls, logs, stop", "diffadapt job logs last --follow"),
+    "cluster": (
+        "cluster",
+        "files that start clusters, copied to be filled in: init",
+        "diffadapt cluster init --kind slurm --out cluster/",
+    ),
     "status": ("status", "runs, sweeps and jobs, and how far they are", "diffadapt status"),
     "report": (
         "report",

@@ -20,14 +20,13 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray._private import ray_constants, worker
-from ray._private.node import Node
 
 import diffadapt
 from diffadapt.core.discover import VARIABLES
 from diffadapt.core.errors import ResourceError
 from diffadapt.core.functions import MODULE
 from diffadapt.data.image import MAX_PIXELS_VARIABLE
+from diffadapt.orchestrate import internals
 from diffadapt.orchestrate.witness import Witness, raylet_of
 from diffadapt.run.runner import ExecutionConfig
 
@@ -77,6 +76,8 @@ class Connection:
         except ResourceError:
             raise
         except Exception as error:
+            if address and (said := internals.mismatch(error, address)):
+                raise ResourceError(said) from None
             what = (
                 f"Ray at {address} could not be joined"
                 if address
@@ -240,18 +241,21 @@ def _end_half(error: BaseException) -> None:
     """End what a failed start has begun; only the frames of its error still know of it."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         node = frame.f_locals.get("self")
-        if isinstance(node, Node):
+        if callable(getattr(node, "kill_all_processes", None)):
             node.kill_all_processes(check_alive=False, allow_graceful=False)
             break
     ray.shutdown()
 
 
 def _witness(own: bool) -> Witness | None:
-    node = worker._global_node
+    node, gcs_server, *_ = internals.piece("processes") or (None, None)
     if node is None:
         return None
-    gcs = node.all_processes[ray_constants.PROCESS_TYPE_GCS_SERVER][0].process.pid if own else None
-    return Witness(raylet_of(node.raylet_socket_name), gcs, "" if own else node.gcs_address)
+    try:
+        gcs = node.all_processes[gcs_server][0].process.pid if own else None
+        return Witness(raylet_of(node.raylet_socket_name), gcs, "" if own else node.gcs_address)
+    except (AttributeError, LookupError):  # of a Ray that keeps them otherwise
+        return None
 
 
 def quiet_logs() -> None:
