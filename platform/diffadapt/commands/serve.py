@@ -87,7 +87,9 @@ def serve(argv: Sequence[str]) -> int:
 
     service = Service(
         about=about,
-        open=Opening(_everywhere(root.location), run.name, row, device.partition(":")[0], execution.threads or 1),
+        open=Opening(
+            _everywhere(root.location), run.name, row, device.partition(":")[0], execution.threads or 1
+        ),
         host=options.host,
         port=options.port,
         replicas=options.replicas,
@@ -102,7 +104,10 @@ def serve(argv: Sequence[str]) -> int:
         token=token,
         gpus=0.0 if device == "cpu" else execution.gpus_per_actor,
     )
-    print(f"{run.name}: {options.replicas} replica{'s' * (options.replicas > 1)} on {device} begin ...", flush=True)
+    print(
+        f"{run.name}: {options.replicas} replica{'s' * (options.replicas > 1)} on {device} begin ...",
+        flush=True,
+    )
     try:
         with Served(service, execution) as served:
             place = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{options.port}"
@@ -121,8 +126,8 @@ def _demand_packages() -> None:
     lacking = [name for name in ("ray", *NEEDED) if importlib.util.find_spec(name) is None]
     if lacking:
         raise ResourceError(
-            f"Serving needs Ray Serve and its packages, and {', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'}"
-            " not installed: pip install 'diffadapt[serve]'."
+            f"Serving needs Ray Serve and its packages, and {', '.join(lacking)}"
+            f" {'is' if len(lacking) == 1 else 'are'} not installed: pip install 'diffadapt[serve]'."
         )
 
 
@@ -135,8 +140,8 @@ def _token(host: str) -> str:
         alone = host == "localhost"
     if not alone and not token:
         raise RecipeError(
-            f"--host {host} lets other machines ask: set {TOKEN} to a token that their requests have to bear, or"
-            " use 127.0.0.1."
+            f"--host {host} lets other machines ask: set {TOKEN} to a token that their requests have to"
+            " bear, or use 127.0.0.1."
         )
     return token
 

@@ -32,8 +32,8 @@ NONE_OF_THESE, NO_LABEL = "(none of these)", -1
 def prediction_columns(
     predictions: Mapping[str, tuple[int | None, np.ndarray]], class_names: Sequence[str] = ()
 ) -> dict[str, list]:
-    """The columns of :data:`PREDICTIONS_SCHEMA`, a row an image, sorted by path, of key -> (true label, unused;
-    logits (K,))."""
+    """The columns of :data:`PREDICTIONS_SCHEMA`, a row an image, sorted by path, of key -> (true label,
+    unused; logits (K,))."""
     keys = sorted(predictions, key=image_path)
     p = softmax(np.stack([predictions[k][1] for k in keys])) if keys else np.zeros((0, 1))
     return {"path": [image_path(k) for k in keys], **_answers(p, class_names)}
@@ -44,8 +44,9 @@ def ensemble_columns(
     projected: Mapping[str, tuple[int | None, np.ndarray]],
     class_names: Sequence[str] = (),
 ) -> dict[str, list]:
-    """Columns, a row an image that both models predicted, sorted by path: ``path``; label, class and confidence
-    of ``source_``, ``projected_`` and ``ensemble_``; and ``label`` and ``confidence``, the ensemble's."""
+    """Columns, a row an image that both models predicted, sorted by path: ``path``; label, class and
+    confidence of ``source_``, ``projected_`` and ``ensemble_``; and ``label`` and ``confidence``, the
+    ensemble's."""
     keys = sorted(set(source) & set(projected))
     columns: dict[str, list] = {"path": [image_path(k) for k in keys]}
     parts = {}

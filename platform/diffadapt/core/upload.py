@@ -1,4 +1,4 @@
-"""Images out of the body of a request: the bytes of one, a form (multipart/form-data), or JSON with base64."""
+"""Images out of the body of a request: bytes of one, a form (multipart/form-data), or JSON with base64."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def images_of(content_type: str, body: bytes, name: str = "") -> list[Upload]:
         found = [(name, body)]
     else:
         raise Refused(
-            f"The content type {kind} is not read: send an image (image/..., application/octet-stream), a form"
-            " (multipart/form-data) or JSON (application/json).",
+            f"The content type {kind} is not read: send an image (image/..., application/octet-stream), a"
+            " form (multipart/form-data) or JSON (application/json).",
             415,
         )
     if not found:
@@ -62,7 +62,9 @@ def _named(name: Any, data: bytes) -> str:
 def _of_form(boundary: str | None, body: bytes) -> list[Upload]:
     """Every part with a file, or without a name of a file the parts that are called image (RFC 7578)."""
     if not boundary:
-        raise Refused("The form names no boundary: let the client set the content type of multipart/form-data.")
+        raise Refused(
+            "The form names no boundary: let the client set the content type of multipart/form-data."
+        )
     first, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"))
     if not parts or not parts[-1].startswith(b"--"):
         raise Refused("The form is broken off: its last boundary is missing.")

@@ -44,7 +44,6 @@ _MARKS = (b"xif", b"XIf", b"XIF", b"rientation")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-
 class TooManyPixels(ItemError):
     """An image that claims more pixels than are accepted."""
 

@@ -1,4 +1,4 @@
-"""A run's models behind HTTP on Ray Serve: replicas that hold the models, and doors that take the requests."""
+"""A run's models behind HTTP on Ray Serve: replicas hold the models, doors take the requests."""
 
 from __future__ import annotations
 
@@ -148,8 +148,9 @@ class Served:
 
     def metrics_address(self) -> str:
         """Where Prometheus reads this node's series; empty where Ray exports none."""
-        port = ray.nodes()[0].get("MetricsExportPort")
-        return f"http://{ray.nodes()[0]['NodeManagerAddress']}:{port}/metrics" if port else ""
+        node = ray.nodes()[0]
+        port, host = node.get("MetricsExportPort"), node["NodeManagerAddress"]
+        return f"http://{'127.0.0.1' if self.connection.own else host}:{port}/metrics" if port else ""
 
     def _demand_room(self) -> None:
         s, has = self.service, ray.cluster_resources()
@@ -200,7 +201,8 @@ def _why(state: Any) -> str:
     said = [d.message for d in state.deployments.values() if d.message] if state else []
     lines = [line.strip() for line in "\n".join(said).splitlines() if line.strip()]
     told = next((x for x in reversed(lines) if "Error" in x or "error" in x), lines[-1] if lines else "")
-    return f"The replicas do not start{f' ({told})' if told else ''}: mend that and start the same command again."
+    why = f" ({told})" if told else ""
+    return f"The replicas do not start{why}: mend that and start the same command again."
 
 
 def _demand_port(host: str, port: int) -> None:

@@ -1,5 +1,5 @@
-"""The door of a served run: requests over HTTP in, predictions out, as JSON; within limits, and each refusal one
-sentence. Knows neither Ray nor a web framework."""
+"""The door of a served run: requests over HTTP in, predictions out, as JSON; within limits, and each refusal
+one sentence. Knows neither Ray nor a web framework."""
 
 from __future__ import annotations
 
@@ -62,9 +62,10 @@ class Observed:
 
 
 class Door:
-    """``about``: what is served, with its name as ``run``; ``ask``: predictions of a few images, in their order,
-    each a dict with ``path``, or ``path`` and ``reason`` where the image cannot be predicted (Unavailable where
-    nobody answers); ``ready``: whether somebody would; ``token``: what requests must bear, if anything."""
+    """``about``: what is served, with its name as ``run``; ``ask``: predictions of a few images, in their
+    order, each a dict with ``path``, or ``path`` and ``reason`` where the image cannot be predicted
+    (Unavailable where nobody answers); ``ready``: whether somebody would; ``token``: what requests must
+    bear, if anything."""
 
     def __init__(
         self,
@@ -143,8 +144,8 @@ class Door:
         images = images_of(headers.get("content-type", ""), data, name)
         if len(images) > self.limits.images:
             raise Refused(
-                f"The request holds {len(images)} images, more than the {self.limits.images} of one request: send"
-                " several requests.",
+                f"The request holds {len(images)} images, more than the {self.limits.images} of one request:"
+                " send several requests.",
                 413,
             )
         errors = [_glance(name, data) for name, data in images]
@@ -165,8 +166,8 @@ class Door:
         limit, data = self.limits.body_bytes, bytearray()
         length = headers.get("content-length", "")
         too_large = Refused(
-            f"The body is larger than {limit / (1 << 20):g} MiB, which is the limit of one request: send fewer or"
-            " smaller images.",
+            f"The body is larger than {limit / (1 << 20):g} MiB, which is the limit of one request: send"
+            " fewer or smaller images.",
             413,
         )
         if length.isascii() and length.isdigit() and int(length) > limit:

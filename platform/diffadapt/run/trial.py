@@ -22,6 +22,7 @@ from diffadapt.report.provenance import optional_json
 from diffadapt.run.drive import drive
 from diffadapt.run.epochs import Epochs, OnEpoch, Silent, Watched, read_epochs
 from diffadapt.run.executor import one_line
+from diffadapt.run.logs import track_summary
 from diffadapt.run.progress import Progress
 from diffadapt.run.runner import Runner
 from diffadapt.sweeps.folder import Sweep
@@ -181,7 +182,11 @@ def _drive(
         overrides=work.trial.changes,
         run=place,
     )
-    return replace(judge(work, pipeline, run, progress), epochs=epochs.values() if epochs else [])
+    result = judge(work, pipeline, run, progress)
+    track_summary(
+        run, recipe.execution.trackers, {"objective": result.objective, "accuracy": result.accuracy}
+    )
+    return replace(result, epochs=epochs.values() if epochs else [])
 
 
 def judge(work: TrialWork, pipeline: Pipeline, run: Run, progress: Progress) -> TrialResult:

@@ -15,7 +15,15 @@ from diffadapt.core.stage import WorkContext
 from diffadapt.core.upload import Upload
 from diffadapt.run.readers import readers_for
 from diffadapt.run.runner import ExecutionConfig
-from diffadapt.systems.predict import MODEL, PROJECTED, SOURCE, ModelPrediction, Prediction, from_run, rows_by_aligner
+from diffadapt.systems.predict import (
+    MODEL,
+    PROJECTED,
+    SOURCE,
+    ModelPrediction,
+    Prediction,
+    from_run,
+    rows_by_aligner,
+)
 from diffadapt.systems.predict_scenes import ScenePrediction
 
 GROUP = "target/0"
@@ -55,15 +63,15 @@ def servable(run: Run, row: str = "") -> Prediction | ModelPrediction:
     if isinstance(recipe, Prediction) and recipe.project.aligner.coupled:
         raise RecipeError(
             f"The projection of {run.name} guides several images together (align.guidance"
-            f" {recipe.project.guidance}), so that an answer would depend on who else asks: choose another row"
-            " with --row, or use `diffadapt predict`."
+            f" {recipe.project.guidance}), so that an answer would depend on who else asks: choose another"
+            " row with --row, or use `diffadapt predict`."
         )
     return recipe
 
 
 class Answers:
-    """``answers(images)`` -> a dict an image, in their order: a row of what ``diffadapt predict`` writes for a
-    file of that name and content, or ``path`` and ``reason`` where it cannot be predicted.
+    """``answers(images)`` -> a dict an image, in their order: a row of what ``diffadapt predict`` writes
+    for a file of that name and content, or ``path`` and ``reason`` where it cannot be predicted.
 
     An answer does not depend on the others: the noise of a projection is that of the image's name. 16-bit
     samples are scaled by the image's own, where predict looks at the whole folder.
@@ -93,15 +101,16 @@ class Answers:
         blank: list[int | None] = [None] * len(keys)
         rows = {"images": Rows(image_table(keys, blank, encoded, [0] * len(keys), suffix=""))}
         for node in self._nodes:
-            rows[node.name] = self._workers[node.name].run(Shard("served", {}), [rows[n] for n in node.inputs])
+            rows[node.name] = self._workers[node.name].run(
+                Shard("served", {}), [rows[n] for n in node.inputs]
+            )
         found = {n: predictions_by_key([rows[n]]) for n in (MODEL, SOURCE, PROJECTED) if n in rows}
         if MODEL in found:
             columns = prediction_columns(found[MODEL], self._names)
         else:
             columns = ensemble_columns(found[SOURCE], found[PROJECTED], self._names)
-        made = dict(
-            zip(columns["path"], (dict(zip(columns, row, strict=True)) for row in zip(*columns.values())))
-        )
+        answered = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        made: dict[str, dict[str, Any]] = {row["path"]: row for row in answered}
         for part in rows.values():
             for failure in part.failures:
                 path = image_path(failure.key)
