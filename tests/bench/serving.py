@@ -119,7 +119,8 @@ def served(root: str, run: str, *options: str) -> Iterator[tuple[str, int]]:
 
 
 def replicas(driver: int, name: str = "Models") -> list[int]:
-    """The process ids of the replicas of ``name`` that a driver started, by the titles that Ray gives them."""
+    """The process ids of the replicas of ``name`` that a driver started, by the titles that Ray gives
+    them."""
     from tests.bench.processes import every_process
 
     parents, _ = every_process()

@@ -47,7 +47,8 @@ class Logs:
 
 
 def parameters(recipe: str, digest: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What trackers are told of a recipe: its name, the digest of what it is, its settings by dotted names."""
+    """What trackers are told of a recipe: its name, the digest of what it is, its settings by dotted
+    names."""
     return {"recipe": recipe, "digest": digest, **_flat(scrub(dict(config)))}
 
 
@@ -67,17 +68,15 @@ def track_begin(run: Run, trackers: Sequence[str], told: Mapping[str, Any]) -> N
             logs.trackers.begin(told)
 
 
-def track_summary(run: Run, trackers: Sequence[str], values: Mapping[str, float | None]) -> None:
-    """Tell the trackers single numbers of a run; those that are None are left out."""
-    if names := _others(trackers):
-        with Logs(posixpath.join(run.url, TENSORBOARD), "", names) as logs:
-            logs.trackers.summary({k: v for k, v in values.items() if v is not None})
-
-
 def track_run(
-    run: Run, trackers: Sequence[str], told: Mapping[str, Any] | None = None, state: str = "finished"
+    run: Run,
+    trackers: Sequence[str],
+    told: Mapping[str, Any] | None = None,
+    state: str = "finished",
+    summary: Mapping[str, float | None] | None = None,
 ) -> None:
-    """Tell the trackers the scores, the figures and the end of a run. TensorBoard's files hold fits alone."""
+    """Tell the trackers the scores, the figures, the numbers of ``summary`` that are there, and the end of a
+    run. TensorBoard's files hold fits alone."""
     names = _others(trackers)
     if not names:
         return
@@ -93,6 +92,8 @@ def track_run(
         }
         if pictures:
             logs.trackers.figures(0, pictures)
+        if numbers := {k: v for k, v in (summary or {}).items() if v is not None}:
+            logs.trackers.summary(numbers)
         logs.trackers.ended(state, told or {})
 
 

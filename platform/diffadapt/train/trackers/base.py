@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Tracker:
-    """One place that is told of one fit while it trains or, where ``node`` is empty, of a run or a sweep when it
-    begins and when it is done.
+    """One place that is told of one fit while it trains or, where ``node`` is empty, of a run or a sweep when
+    it begins and when it is done.
 
     It lives in the process of the fit's first worker, or in the one that ends the run; every function may be
     left out. DiffadaptError ends the fit with its sentence; after any other error the tracker is told nothing
@@ -48,16 +48,16 @@ class Tracker:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """What names this one among all of a root, from the outside in: sweep, run, fit. A run that goes on has
-        the path that it had."""
+        """What names this one among all of a root, from the outside in: sweep, run, fit. A run that goes on
+        has the path that it had."""
         return tuple(part for part in (self.parent, self.run, self.node) if part)
 
     def start(self) -> None:
         """Called once, before the first of the others."""
 
     def begin(self, parameters: Mapping[str, Any]) -> None:
-        """A run or sweep begins, or goes on. ``parameters``: the recipe's name, its digest, and its settings by
-        their dotted names."""
+        """A run or sweep begins, or goes on. ``parameters``: the recipe's name, its digest, and its settings
+        by their dotted names."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers after ``step`` finished steps of the fit, averaged over its workers."""
@@ -103,8 +103,8 @@ def demand_package(package: str) -> None:
         found = True
     if not found:
         raise ResourceError(
-            f"The tracker {package} needs the package {package}: pip install {package}, or leave {package} out of"
-            " --execution.trackers."
+            f"The tracker {package} needs the package {package}: pip install {package}, or leave"
+            f" {package} out of --execution.trackers."
         )
 
 

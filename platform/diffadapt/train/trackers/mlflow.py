@@ -1,8 +1,8 @@
-"""MLflow: one MLflow run for each run, its fits as children of it, in the experiment ``diffadapt``; of a sweep one
-for the sweep, with its trials as children.
+"""MLflow: one MLflow run for each run, its fits as children of it, in the experiment ``diffadapt``; of a
+sweep one for the sweep, with its trials as children.
 
-Needs the package ``mlflow``; MLFLOW_TRACKING_URI and what else its client reads come from the environment. What
-is interrupted and goes on is written to the MLflow run that it had.
+Needs the package ``mlflow``; MLFLOW_TRACKING_URI and what else its client reads come from the environment.
+What is interrupted and goes on is written to the MLflow run that it had.
 """
 
 from __future__ import annotations

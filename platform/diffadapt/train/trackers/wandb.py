@@ -1,9 +1,9 @@
-"""Weights & Biases: one run of its project ``diffadapt`` for each run and one for each of its fits, grouped by the
-run, of a sweep by the sweep.
+"""Weights & Biases: one run of its project ``diffadapt`` for each run and one for each of its fits, grouped
+by the run, of a sweep by the sweep.
 
 Needs the package ``wandb``; WANDB_API_KEY, WANDB_MODE, WANDB_PROJECT and the like come from the environment;
-without WANDB_DIR its files lie with the run's logs. What is interrupted and goes on is written to the W&B run that
-it had.
+without WANDB_DIR its files lie with the run's logs. What is interrupted and goes on is written to the W&B run
+that it had.
 """
 
 from __future__ import annotations
