@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 from diffadapt.core.errors import DiffadaptError, ResourceError
 from diffadapt.core.upload import Upload
 from diffadapt.orchestrate import metrics
-from diffadapt.orchestrate.connection import Connection
+from diffadapt.orchestrate.connection import Connection, named_address
 from diffadapt.run.door import Door, Limits, Observed, Unavailable
 from diffadapt.run.runner import ExecutionConfig
 
@@ -109,7 +109,7 @@ class Served:
         self.service, self.connection = service, Connection(config)
 
     def __enter__(self) -> Served:
-        if not self.connection.config.address:
+        if named_address(self.connection.config) is None:
             _demand_port(self.service.host, self.service.port)
         self.connection.open()
         try:
