@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import socket
 import time
@@ -44,6 +45,14 @@ class Service:
     """Of each replica."""
 
 
+# Older Ray counts requests, each of which has at most a batch of images.
+_BY_IMAGES: Any = (
+    {"batch_size_fn": lambda calls: sum(map(len, calls))}
+    if "batch_size_fn" in inspect.signature(serve.batch).parameters
+    else {}
+)
+
+
 class Models:
     """One replica: the models, loaded once, and the images of several requests at a time."""
 
@@ -52,7 +61,7 @@ class Models:
         self.answer.set_max_batch_size(batch)  # type: ignore[attr-defined]
         self.answer.set_batch_wait_timeout_s(wait_seconds)  # type: ignore[attr-defined]
 
-    @serve.batch(batch_size_fn=lambda calls: sum(map(len, calls)))
+    @serve.batch(**_BY_IMAGES)
     async def answer(self, calls: list[Sequence[Upload]]) -> list[list[dict[str, Any]]]:
         images = [image for call in calls for image in call]
         metrics.served_batch(len(images))
@@ -72,7 +81,7 @@ class Entrance:
         self.door = Door(about, limits, self._ask, self._ready, token, _observe)
 
     async def __call__(self, request: Any) -> Any:
-        from starlette.responses import JSONResponse
+        from starlette.responses import JSONResponse  # pyright: ignore[reportMissingImports]
 
         reply = await self.door(
             request.method, request.url.path, request.url.query, request.headers, request.stream()
@@ -126,8 +135,10 @@ class Served:
     def close(self) -> None:
         """End the service, and the Ray that was started for it."""
         try:
-            if ray.is_initialized():
-                serve.shutdown() if self.connection.own else serve.delete(APPLICATION)
+            if ray.is_initialized() and self.connection.own:
+                serve.shutdown()
+            elif ray.is_initialized():
+                serve.delete(APPLICATION)
         except Exception:  # a Ray that is gone has ended it already
             logging.getLogger(__name__).debug("Serve could not be ended.", exc_info=True)
         finally:
