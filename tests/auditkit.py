@@ -26,7 +26,7 @@ RIGHT = {"Source only": 0.62, "MCC": 0.84, "MCC + FixMatch": 0.87, "Source only 
 
 
 def drawn_run(
-    place: Path, images: int = 400, labelled: bool = True, seeds: int = 1, classes=CLASSES
+    place: Path, images: int = 400, labelled: bool = True, seeds: int = 1, classes=CLASSES, groups=("",)
 ) -> tuple[Run, np.ndarray]:
     """(run, true labels by the order of keys). The rows' errors go together, as those of real models do; the
     images' names say nothing of the class."""
@@ -72,7 +72,13 @@ def drawn_run(
                 pa.table([keys, labels, values], schema=LOGITS_SCHEMA),
             )
             row = {"name": name, "members": [tag], "note": "", "control": i == 3, "images_of": ""}
-            row |= {"group": "", "seed": seed, "selection": "last", "metric": "top1", "role": {}}
+            row |= {
+                "group": groups[i % len(groups)],
+                "seed": seed,
+                "selection": "last",
+                "metric": "top1",
+                "role": {},
+            }
             rows.append(row)
     manifest = {"format": FORMAT, "recipe": "adapt_anything/drawn", "seed": 0, "config": {}, "nodes": nodes}
     manifest |= {"class_names": list(classes), "outputs": {"target": "target"}, "rows": rows}

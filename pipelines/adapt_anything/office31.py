@@ -52,8 +52,6 @@ def frozen() -> Benchmark:
             crop=224,
             interpolation="bicubic",
             frozen=True,
-            weak_views=3,
-            strong_views=2,
             batch_size=64,
         ),
         # 500 steps want a faster gradient reversal than the published 1000-step one, and a CPU smaller

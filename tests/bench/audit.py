@@ -1,5 +1,6 @@
-"""``python -m tests.bench.audit <root> [run] [--n 50 80 100] [--draws 1000]``: how often the intervals of an
-audit hold, and how wide they are, when audits of a finished run with known labels are drawn again and again.
+"""``python -m tests.bench.audit <root> [run] [--transfer A-B] [--n 50 80 100] [--draws 1000]``: how often
+the intervals of an audit hold, and how wide they are, when audits of a finished run with known labels are
+drawn again and again.
 
 A line a row: the true accuracy, the share of draws whose interval holds it and the mean width (points), with
 the labels alone from the same sample, and from a uniform sample of as many labels (classical interval of the
@@ -62,10 +63,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root")
     parser.add_argument("run", nargs="?", default="last")
+    parser.add_argument("--transfer", default="")
     parser.add_argument("--n", type=int, nargs="+", default=[50, 80, 100])
     parser.add_argument("--draws", type=int, default=1000)
     options = parser.parse_args()
-    answers = read_answers(Root(options.root).run(options.run))
+    answers = read_answers(Root(options.root).run(options.run), options.transfer)
     print(f"{options.run}: {len(answers.keys)} images, {options.draws} draws; held % (width in points)")
     for n in options.n:
         print(f"{f'{n} labels':<44} {'true':>6} {'PPI++':>14} {'labels alone':>14} {'uniform':>14}")

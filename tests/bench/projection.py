@@ -20,9 +20,12 @@ import numpy as np
 from diffadapt.commands.common import make_runner
 from diffadapt.core.config import override
 from diffadapt.core.pipeline import Pipeline, ancestors
+from diffadapt.core.place import write_file
 from diffadapt.core.recipes import load
 from diffadapt.core.record import predictions_by_key, softmax
 from diffadapt.core.runs import Root, Run
+from diffadapt.report.charts import as_file
+from diffadapt.report.scatter import Spot, scatter
 from diffadapt.run.drive import drive
 from diffadapt.stages.choose_level import CHOSEN, chosen_level
 from diffadapt.systems.predict import _folder
@@ -85,7 +88,22 @@ def projection(amount: Amount = FULL, place: str | None = None) -> Report:
         _count(rows, seed, _run("projection", scored, root), {})
         mended = replace(scored, cheap=(), align=replace(scored.align, noise_at_first_step=True))
         _count(rows, seed, _run("projection-mended", mended, root), {"SDA": MENDED})
-    return _report(rows, levels, amount)
+    write_file(place := f"{root.location}/projection.svg", chart(rows).encode())
+    report = _report(rows, levels, amount)
+    return replace(report, conditions=(*report.conditions, f"chart: {place}"))
+
+
+def chart(rows: Mapping[str, Row]) -> str:
+    """Accuracy against forward passes, with the deviation of the seeds, as an .svg file."""
+    scores = {
+        n: [100 * float(np.mean(list(r.values()))) for r in row.right.values()] for n, row in rows.items()
+    }
+    spots = [
+        Spot(n, row.passes, float(np.mean(scores[n])), float(np.std(scores[n], ddof=1)), n == "SDA")
+        for n, row in rows.items()
+        if row.passes
+    ]
+    return as_file(scatter(spots, float(np.mean(scores["Source"])), "accuracy, percent"))
 
 
 def recipe(amount: Amount, seed: int) -> SDA:

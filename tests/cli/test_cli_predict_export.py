@@ -254,6 +254,23 @@ def test_the_adapted_classifier_predicts_new_images(adapted, photos, tmp_path) -
     )
 
 
+def test_photos_of_any_size_are_seen_as_the_runs_own_target(adapted, tmp_path, capsys) -> None:
+    _, images, _ = digits("test")
+    for size in (16, 48):
+        (tmp_path / f"{size}").mkdir()
+        wide = images[0].repeat(size // 16, 0).repeat(size // 16, 1)
+        (tmp_path / f"{size}" / "0.png").write_bytes(encode_png(wide))
+        words = ["predict", str(tmp_path / f"{size}"), "--run", "smalladapt", "--execution.runner", "local"]
+        out = ["--out", str(tmp_path / f"{size}.parquet"), "--root", str(adapted / "root")]
+        assert main([*words, *out]) == 0
+    (small,), (large,) = (pq.read_table(tmp_path / f"{s}.parquet").to_pylist() for s in (16, 48))
+    # not the middle sixteen pixels of 48: a ninth of the digit
+    assert large["class"] == small["class"] and large["confidence"] == pytest.approx(
+        small["confidence"], abs=0.02
+    )
+    assert "another input" not in capsys.readouterr().err  # of the run's own model, as it was trained
+
+
 def test_an_image_of_no_class_is_none_of_these(adapted, photos, tmp_path, capsys) -> None:
     (photos / "broken.jpg").unlink()
     root, out = str(adapted / "root"), str(tmp_path / "p.parquet")

@@ -22,6 +22,7 @@ from diffadapt.core.artifact import (
     image_table,
     to_parquet,
 )
+from diffadapt.core.config import from_dict, to_dict
 from diffadapt.core.errors import DataError, RecipeError
 from diffadapt.core.identity import digest
 from diffadapt.core.stage import FitJob, InputFile, NodePlan, PlannedShard, WorkContext, plan_node
@@ -277,3 +278,16 @@ def test_nodes_have_places_in_the_store(config, tmp_path):
     target = plan_node("target", Images(data, (("target/0", ""),)), {}, store)
     cached = plan_node("features", Features(config), {"target": target}, store)
     assert len(cached.shards) == 2 and cached.items == 600 and all(p.path for p in cached.shards)
+
+
+def test_a_frozen_backbone_has_one_view_unless_more_are_asked_for():
+    frozen = BackboneConfig(frozen=True)
+    assert (frozen.weak_views, frozen.strong_views) == (0, 0) and Features(frozen).views == 1
+    asked = BackboneConfig(frozen=True, weak_views=4, strong_views=4)
+    assert Features(asked).views == 9 and Features(asked).identity() != Features(frozen).identity()
+    plain = BackboneConfig()  # nothing reads views then: the former default stays in the digest
+    assert to_dict(plain, identity_only=True) == to_dict(replace(asked, frozen=False), identity_only=True)
+    assert (
+        from_dict(BackboneConfig, to_dict(plain)) == plain
+        and from_dict(BackboneConfig, to_dict(frozen)) == frozen
+    )

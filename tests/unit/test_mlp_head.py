@@ -203,3 +203,19 @@ def test_the_card_of_an_oracle_says_so(tmp_path):
     export_classifier(model, tmp_path, arch, config, NAMES, {"selection": "ensv"}, args)
     card = (tmp_path / "README.md").read_text()
     assert "Oracle" not in card and "by ensv" in card
+
+
+def test_a_process_that_made_no_such_model_loads_it(tmp_path):
+    """As one does that goes on after a kill between a fit and its predictions, or that predicts alone."""
+    config = settings("cifar_resnet8", 16, 1)
+    body = load_backbone(config)
+    model, name, args = join(body.module, body.arch, deep(body.width), 7, 1)
+    export_classifier(model, tmp_path, name, config, NAMES, model_args=args)
+    program = (
+        f"import sys; sys.path.insert(0, {str(PLATFORM)!r})\n"
+        "from diffadapt.models.classifier import load_classifier\n"
+        "from diffadapt.models.config import ClassifierConfig\n"
+        f"print(load_classifier(ClassifierConfig(name={str(tmp_path)!r}, in_channels=1), 7).arch)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == name == "mlp_head"

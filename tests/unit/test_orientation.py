@@ -232,6 +232,23 @@ def test_the_first_fingerprint_reads_each_file_once(tmp_path, monkeypatch):
     assert open_source(config).fingerprint != first
 
 
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_animations_and_pages_are_counted_and_the_first_picture_is_read(tmp_path, form):
+    (tmp_path / "photos").mkdir()
+    pictures = [Image.fromarray(COLOUR), Image.fromarray(COLOUR[::-1].copy())]
+    ending = {"TIFF": "tif"}.get(form, form.lower())
+    for name, more in (("one", []), ("two", pictures[1:])):
+        lossless = {"lossless": True} if form == "WEBP" else {}
+        pictures[0].save(
+            tmp_path / f"photos/{name}.{ending}", form, save_all=True, append_images=more, **lossless
+        )
+    stage = Images(DataConfig(str(tmp_path / "photos")))
+    (note,) = stage.notes()
+    assert "1 file of" in note and "more than one picture" in note and "the first is taken" in note
+    one, two = (decode((tmp_path / f"photos/{n}.{ending}").read_bytes(), 3, n) for n in ("one", "two"))
+    assert np.array_equal(one, two)
+
+
 def turned(turn: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = turn

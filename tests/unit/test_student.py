@@ -304,14 +304,15 @@ def test_a_run_has_a_row_of_its_student_and_predicts_with_it(tmp_path):
     torch.set_num_threads(1)
     value = replace(
         recipe(),
-        methods=("source",),
+        methods=("source", "sda"),
         cheap=("distilled",),
         distil=replace(SHORT, calls=2, steps=2, images=20),
         align=replace(recipe().align, distilled=replace(TEACHER.distilled, calls=2)),
     )
     root = Root(str(tmp_path / "root"))
     run = drive("small", value, value.pipeline(), root, lambda: make_runner(value.execution))
-    (row,) = [r for r in json.loads(run.read("network_calls.json"))["rows"] if not r["control"]]
+    rows = json.loads(run.read("network_calls.json"))["rows"]
+    (row,) = [r for r in rows if r["row"] != "SDA" and not r["control"]]
     assert row["row"] == "SDA (distilled, 2 calls)" and (row["forward"], row["backward"]) == (2, 0)
     student = run.manifest()["nodes"]["student"]
     assert student["inputs"] == [
@@ -321,7 +322,7 @@ def test_a_run_has_a_row_of_its_student_and_predicts_with_it(tmp_path):
     html = run.read("report.html").decode()
     assert "No image of the target and no label was among them." in html
     assert {s["node"] for s in measured(run, run.manifest())} >= {"student", "student_synth_aligned"}
-    predicted = from_run(run, "embedded:digits", value.execution, 10)
+    predicted = from_run(run, "embedded:digits", value.execution, 10, row["row"])
     assert isinstance(predicted, Prediction) and predicted.project.distilled.calls == 2
     assert load_student(predicted.project.distilled.student).levels == tuple(student_levels_of(value))
 

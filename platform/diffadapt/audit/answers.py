@@ -53,11 +53,17 @@ class Answers:
     """Rows that cannot be audited, a clause each."""
 
 
-def read_answers(run: Run) -> Answers:
-    """The answers of a finished run of classification. Raises StoreError for a run that is not finished or
-    whose predictions were removed, DataError for one of another task."""
+def read_answers(run: Run, group: str = "") -> Answers:
+    """The answers of a finished run of classification; with ``group`` those of one transfer's rows alone, on
+    its target. Raises StoreError for a run that is not finished or whose predictions were removed, DataError
+    for one of another task and for a group that it has not."""
     manifest = run.manifest()
     rows, left_out = _rows(manifest)
+    groups = sorted({row.group for row, _ in rows if row.group})
+    if group and group not in groups:
+        has = f"its transfers are {', '.join(groups)}" if groups else "it has but one target"
+        raise DataError(f"The run {run.name} has no transfer {group!r}: {has}.")
+    rows = [found for found in rows if not group or found[0].group == group]
     if not rows:
         raise DataError(
             f"The run {run.name} has no row that predicts classes of its target ({manifest['recipe']}):"

@@ -35,13 +35,15 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Design:
-    """One audit. ``id`` is of the run, the rows and the sample; ``sizes``: images of each stratum."""
+    """One audit. ``id`` is of the run, the rows and the sample; ``sizes``: images of each stratum; ``group``:
+    the transfer that is audited, "" for all rows."""
 
     id: str
     run: str
     seed: int
     sizes: tuple[int, ...]
     chosen: tuple[Chosen, ...]
+    group: str = ""
 
     def to_json(self) -> bytes:
         value = {
@@ -49,6 +51,7 @@ class Design:
             "id": self.id,
             "run": self.run,
             "seed": self.seed,
+            "group": self.group,
             "strata": list(self.sizes),
             "images": [[c.name, c.key, c.stratum, c.probability] for c in self.chosen],
         }
@@ -65,7 +68,7 @@ def strata_of(answers: Answers) -> np.ndarray:
     return strata(answers.confidence, answers.disagreement, answers.doubt)
 
 
-def choose(answers: Answers, run: str, n: int, seed: int = 0) -> Design:
+def choose(answers: Answers, run: str, n: int, seed: int = 0, group: str = "") -> Design:
     """``n`` images to label, all where the target has fewer. Raises DataError for n out of FEWEST..MOST."""
     if not FEWEST <= n <= MOST:
         raise DataError(f"--n is {n}, but an audit labels {FEWEST} to {MOST} images; 50 to 100 take minutes.")
@@ -77,7 +80,7 @@ def choose(answers: Answers, run: str, n: int, seed: int = 0) -> Design:
         Chosen(f"{audit}-{i:0{width}d}", answers.keys[k], int(stratum[k]), float(p))
         for i, (k, p) in enumerate(zip(sample.chosen, sample.probability, strict=True), 1)
     )
-    return Design(audit, run, seed, tuple(sample.sizes.tolist()), chosen)
+    return Design(audit, run, seed, tuple(sample.sizes.tolist()), chosen, group)
 
 
 def _print(answers: Answers, stratum: np.ndarray) -> str:
@@ -97,7 +100,8 @@ def load(run: Run, audit: str) -> Design:
     try:
         value: Mapping[str, Any] = parse(run.read(file_of(audit)))
         chosen = tuple(Chosen(str(n), str(k), int(h), float(p)) for n, k, h, p in value["images"])
-        return Design(value["id"], value["run"], int(value["seed"]), tuple(value["strata"]), chosen)
+        group = str(value.get("group", ""))
+        return Design(value["id"], value["run"], int(value["seed"]), tuple(value["strata"]), chosen, group)
     except (ValueError, KeyError, TypeError):
         raise StoreError(
             f"The audit {audit} of {run.name} is damaged: make it again with the same --n and --seed."

@@ -74,6 +74,7 @@ def result(
         "labelled": bool((answers.truth >= 0).all()),
         "wrong_labels": _disagreeing(answers, labels),
         "left_out": list(answers.left_out),
+        "groups": sorted({a.row.group for a in answers.answers if a.row.group}),
     }
 
 
@@ -100,11 +101,11 @@ def _row(
     fall, rise = worst_case(answer, labels, unclear, float(found.value))
     return {
         **out,
-        "value": as_percent(found.value),
+        "value": as_percent(np.clip(found.value, 0.0, 1.0)),
         "low": as_percent(low),
         "high": as_percent(min(float(high), 1.0)),
         "power": round(float(found.lam), 3),
-        "alone": as_percent(alone.value),
+        "alone": as_percent(np.clip(alone.value, 0.0, 1.0)),
         "alone_low": as_percent(alone_low),
         "alone_high": as_percent(min(float(alone_high), 1.0)),
         "fall": as_percent(fall),

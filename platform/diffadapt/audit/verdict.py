@@ -134,8 +134,10 @@ def compare(a: Answer, b: Answer, labels: Labels, finite: bool = True) -> Pair:
 
 
 def pairs(answers: Sequence[Answer], labels: Labels, finite: bool = True) -> list[Pair]:
-    """Every two rows, adjusted for their number; first the one that is the better by the estimate."""
-    found = [compare(a, b, labels, finite) for a, b in combinations(answers, 2)]
+    """Every two rows of a transfer, adjusted for the number of all; first the one that is the better by the
+    estimate."""
+    two = [(a, b) for a, b in combinations(answers, 2) if a.row.group == b.row.group]
+    found = [compare(a, b, labels, finite) for a, b in two]
     tested = [i for i, pair in enumerate(found) if pair.low is not None and pair.differ]
     adjusted = dict(zip(tested, holm([found[i].p for i in tested]), strict=True))
     return [_turned(pair, adjusted.get(i, 1.0)) for i, pair in enumerate(found)]

@@ -31,6 +31,8 @@ class AuditOptions(RootOption):
     population: Literal["images", "domain"] = "images"
     """images: the accuracy on just the run's target images; domain: on further images of the same domain too,
     with the wider interval that this takes."""
+    transfer: str = ""
+    """Of a run with several transfers, the one to audit: all labels on its target."""
     seed: int = 0
     """Another one chooses other images."""
     rehearse: bool = False
@@ -50,11 +52,12 @@ def audit(argv: Sequence[str]) -> int:
             if not given
             else f"--{' and --'.join(given)} do not go together: give one of them."
         )
+    if options.labels and options.transfer:
+        raise DataError("--transfer and --labels do not go together: the labels are of the audit's transfer.")
     run = options.open().run(options.run)
-    answers = read_answers(run)
     if options.out:
-        return _write(options, run, answers)
-    return _evaluate(options, run, answers)
+        return _write(options, run, read_answers(run, options.transfer))
+    return _evaluate(options, run)
 
 
 def _write(options: AuditOptions, run: Run, answers: Answers) -> int:
@@ -65,7 +68,7 @@ def _write(options: AuditOptions, run: Run, answers: Answers) -> int:
     from diffadapt.run.audit_images import image_bytes
 
     demand_empty(options.out)
-    design = choose(answers, run.name, options.n, options.seed)
+    design = choose(answers, run.name, options.n, options.seed, options.transfer)
     at = {key: i for i, key in enumerate(answers.keys)}
     data = image_bytes(run, {c.key: answers.nodes[at[c.key]] for c in design.chosen})
     pictures = {c.name: picture(data[c.key], c.key) for c in design.chosen}
@@ -88,7 +91,8 @@ def _write(options: AuditOptions, run: Run, answers: Answers) -> int:
     return 0
 
 
-def _evaluate(options: AuditOptions, run: Run, answers: Answers) -> int:
+def _evaluate(options: AuditOptions, run: Run) -> int:
+    from diffadapt.audit.answers import read_answers
     from diffadapt.audit.design import choose, load, places
     from diffadapt.audit.label_free import label_free
     from diffadapt.audit.result import result
@@ -99,6 +103,7 @@ def _evaluate(options: AuditOptions, run: Run, answers: Answers) -> int:
 
     given: dict[int, int | None]
     if options.rehearse:
+        answers = read_answers(run, options.transfer)
         if (answers.truth < 0).all():
             raise DataError(
                 f"The target of {run.name} has no labels to rehearse with: give --out and label images."
@@ -109,6 +114,7 @@ def _evaluate(options: AuditOptions, run: Run, answers: Answers) -> int:
     else:
         audit, found = read_sheet(options.labels)
         design = load(run, audit)
+        answers = read_answers(run, design.group)
         stratum, where = places(design, answers)
         given = labels_of(found, design, answers.class_names, options.labels)
     said: dict[str, Any] = result(

@@ -38,6 +38,12 @@ def added(default: Any, before: Any = dataclasses.MISSING) -> Any:
     return field(default=default, metadata={"added": default if before is dataclasses.MISSING else before})
 
 
+def decided(stated: Any) -> Any:
+    """A field that another one decides while it is None; then ``stated`` stands in every digest: the former
+    default, of results that do not depend on it."""
+    return field(default=None, metadata={"decided": stated})
+
+
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 AUTO = "auto"
 """The value of a :func:`by_device` field that the device decides."""
@@ -85,6 +91,8 @@ def _decided(config: Any, which: str) -> Any:
 
 
 def _stated(f: dataclasses.Field, value: Any) -> Any:
+    if value is None and "decided" in f.metadata:
+        return f.metadata["decided"]
     return f.metadata["precision"]["before"] if value == AUTO and "precision" in f.metadata else value
 
 

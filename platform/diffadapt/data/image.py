@@ -170,7 +170,10 @@ def upright(array: np.ndarray, turn: int) -> np.ndarray:
 
 
 def is_marked(data: bytes) -> bool:
-    """Whether an encoded image may have a turn or more than 8 bits a sample; a glance at its bytes."""
+    """Whether an encoded image may have a turn, more than 8 bits a sample or further pictures; a glance at
+    its bytes."""
+    if data[:4] == b"GIF8" or b"acTL" in data[:4096] or data[12:16] == b"VP8X":
+        return True
     deep = data[:2] in (b"II", b"MM", b"P2", b"P5") or (data[1:4] == b"PNG" and data[24:25] == b"\x10")
     return deep or data[4:8] == b"ftyp" or any(mark in data for mark in _MARKS)
 

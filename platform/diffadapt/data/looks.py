@@ -1,5 +1,5 @@
-"""What there is to mind when image files are decoded: a turn that they state, and samples of more than 8
-bits."""
+"""What there is to mind when image files are decoded: a turn that they state, samples of more than 8 bits,
+and further pictures that are not read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from diffadapt.data.image import DEPTHS, depth_of, is_marked, open_image, orient
 
 LOOKED_AT = 64
 """Files, evenly spread, that are looked at where a set is too large to be read for its fingerprint."""
+LOOKS = "looks-2"
+"""What is found is remembered under this name; more to look for takes another."""
 T = TypeVar("T")
 
 
@@ -25,10 +27,17 @@ class Look(NamedTuple):
     """The bits that the samples of these use: the most that any of them declares or needs."""
     coarse: int = 0
     """Images of three channels with 16 bits a sample of which the upper ones are empty."""
+    many: int = 0
+    """Animations and files of several pages, of which the first picture is read."""
 
     def __add__(self, other: Any) -> Look:
+        turned, deep, bits, coarse, many = Look(*other)
         return Look(
-            self.turned + other[0], self.deep + other[1], max(self.bits, other[2]), self.coarse + other[3]
+            self.turned + turned,
+            self.deep + deep,
+            max(self.bits, bits),
+            self.coarse + coarse,
+            self.many + many,
         )
 
     @property
@@ -66,6 +75,12 @@ class Look(NamedTuple):
                 " sample use only the lower ones, but the upper 8 are all that is read of them, so that they"
                 " are nearly black: convert them to 8 bits a sample."
             )
+        if self.many:
+            result.append(
+                f"{self.many:,} file{'s' * (self.many != 1)} of {name}{some}"
+                f" {'holds' if self.many == 1 else 'hold'} more than one picture (an animation, or pages):"
+                " the first is taken. Split them where the others count."
+            )
         return result
 
 
@@ -78,12 +93,13 @@ def look(data: bytes) -> Look | None:
         with open_image(data, "An image") as image:
             deep, bits = depth_of(image, data)
             turned = int(orientation(image, data) != 1)
+            many = int(getattr(image, "n_frames", 1) > 1 and image.format != "MPO")
     except ItemError:
         return None
     if deep == "colour":
-        found = Look(turned, 0, 0, int(bits <= DEPTHS[-2]))
+        found = Look(turned, 0, 0, int(bits <= DEPTHS[-2]), many)
     else:
-        found = Look(turned, int(deep == "grey"), bits)
+        found = Look(turned, int(deep == "grey"), bits, 0, many)
     return found if any(found) else None
 
 

@@ -21,7 +21,7 @@ from diffadapt.core.errors import DataError, ItemError
 from diffadapt.core.location import locate, reads_fail
 from diffadapt.data.hashes import hash_files, remembered
 from diffadapt.data.image import FORMATS
-from diffadapt.data.looks import LOOKED_AT, Look, look, spread, total
+from diffadapt.data.looks import LOOKED_AT, LOOKS, Look, look, spread, total
 from diffadapt.data.reading import broken_parquet, failed_read, is_file, kind_of, reading
 
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
@@ -70,7 +70,7 @@ class FileReader:
     def looked(self, keys: Sequence[str], content: bool) -> Look:
         """What there is to mind in ``keys``, or in some of them unless ``content``."""
         paths = [self.paths[k] for k in (keys if content else spread(keys, LOOKED_AT))]
-        found = remembered(self.fs, self.root, paths, self._look_at, "looks")
+        found = remembered(self.fs, self.root, paths, self._look_at, LOOKS)
         return total(found[path] for path in paths)
 
     def _look_at(self, path: str) -> Look | None:
@@ -142,7 +142,7 @@ class ParquetReader:
     def looked(self, keys: Sequence[str], content: bool) -> Look:
         """What there is to mind in the files of ``keys``, or in two of their row groups unless
         ``content``."""
-        paths, kind = [self.files[f] for f in self._used(keys)], ":".join(("looks", *self.columns))
+        paths, kind = [self.files[f] for f in self._used(keys)], ":".join((LOOKS, *self.columns))
         try:
             if content:
                 return total(remembered(self.fs, self.root, paths, self._look_at, kind).values())

@@ -16,7 +16,7 @@ from torch import nn
 from diffadapt.compute.compiling import channels_last
 from diffadapt.compute.precision import autocast, float32_mode
 from diffadapt.core.errors import RecipeError, WeightsError, suggest
-from diffadapt.models import cifar_resnet
+from diffadapt.models import cifar_resnet, mlp_head
 from diffadapt.models.classifier_source import classifier_revision, demand_classes, folder_config, locate
 from diffadapt.models.config import ClassifierConfig
 from diffadapt.models.folder import ModelFolder
@@ -31,6 +31,10 @@ from diffadapt.models.state_dict import (
     read_checkpoint,
     strip_prefixes,
 )
+
+OWN_ARCHITECTURES = (cifar_resnet, mlp_head)
+"""Importing these registers their architectures with timm; a process that loads a model need not have made
+one."""
 
 
 class Classifier(nn.Module):

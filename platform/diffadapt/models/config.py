@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffadapt.core.config import Precision, added, by_device, execution
+from diffadapt.core.config import Precision, added, by_device, decided, execution
 from diffadapt.core.ranges import AboveZero, Natural, Positive
 
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
@@ -75,9 +75,16 @@ class BackboneConfig(ClassifierConfig):
     frozen: bool = False
     """Cache the backbone's features once and train only what lies behind it: minutes on a CPU, a weaker
     adaptation, and so named."""
-    weak_views: Natural = 4
-    """Cached augmented views an image (frozen)."""
-    strong_views: Natural = 4
+    weak_views: Natural | None = decided(4)
+    """Cached augmented views an image (frozen; unset: none). Without any, every step sees an image's own
+    features: on Office-31 as good as six views or better, at a sixth of the time."""
+    strong_views: Natural | None = decided(4)
+    """Strongly augmented ones, for stage 2 (frozen; unset: none)."""
+
+    def __post_init__(self) -> None:
+        for name in ("weak_views", "strong_views"):
+            if self.frozen and getattr(self, name) is None:
+                object.__setattr__(self, name, 0)
 
 
 @dataclass(frozen=True)

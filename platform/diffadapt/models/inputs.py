@@ -81,8 +81,11 @@ def differences(config: ClassifierConfig) -> str:
     if known is None:
         return ""
     config = with_inputs(config)
+    own = known.resize(config.crop)
+    if not config.resize and own == config.crop:  # no resize is written as crop_pct 1, the same at that size
+        own = 0
     wanted = {
-        "crop": known.crop, "resize": known.resize(config.crop), "interpolation": known.interpolation,
+        "crop": known.crop, "resize": own, "interpolation": known.interpolation,
         "mean": known.mean, "std": known.std,
     }  # fmt: skip
     oblong = (

@@ -74,6 +74,12 @@ def notes(result: Mapping[str, Any]) -> list[str]:
             " up to"
             f" {fall:.1f} lower or {rise:.1f} higher"
         )
+    if len(groups := result.get("groups") or ()) > 1:
+        fewest = min(r["labels"] for r in result["rows"])
+        out.append(
+            f"the labels are spread over the targets of {len(groups)} transfers, {fewest} for the fewest; an"
+            f" audit of one has all of its labels there: --transfer {groups[0]}"
+        )
     others = {r["metric"] for r in result["rows"]} - {"top1"}
     if others:
         out.append(

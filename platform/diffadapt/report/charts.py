@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from markupsafe import Markup, escape
 
@@ -250,6 +251,16 @@ def dot(x: float, y: float, r: float, kind: str, title: str | None = None) -> Ma
 
 def _short(value: object) -> object:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value
+
+
+def as_file(picture: Markup) -> str:
+    """A picture as an .svg file of its own, in the report's colours, light and dark."""
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    head = '<svg xmlns="http://www.w3.org/2000/svg" '
+    text = str(picture).replace("<svg ", head, 1)
+    end = text.index(">") + 1
+    more = "svg { font: 12px system-ui, sans-serif; background: var(--card); }"
+    return f"{text[:end]}<style><![CDATA[{style}{more}]]></style>{text[end:]}\n"
 
 
 def svg(parts: Sequence[Markup], width: int, height: float, label: str) -> Markup:

@@ -182,7 +182,13 @@ def _of_model(
     names = tuple(manifest["class_names"])
     return ModelPrediction(
         run=run.name,
-        data=DataConfig(path=images, channels=config.in_channels, labels="none", block=block),
+        data=DataConfig(
+            path=images,
+            channels=config.in_channels,
+            image_size=(manifest["config"].get("target") or {}).get("image_size"),  # as the run's own target
+            labels="none",
+            block=block,
+        ),
         model=replace(config, name=_folder(run, manifest, manifest["outputs"]["model"]), arch=None),
         num_classes=len(names),
         class_names=names,

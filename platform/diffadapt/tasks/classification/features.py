@@ -73,7 +73,7 @@ class Features(Stage):
     @property
     def views(self) -> int:
         """Views an image."""
-        return 1 + self.backbone.weak_views + self.backbone.strong_views
+        return 1 + (self.backbone.weak_views or 0) + (self.backbone.strong_views or 0)
 
     def seeds(self, key: str) -> list[tuple[str, int]]:
         """(kind, seed) of each view that is augmented, in the order in which they are stored."""
@@ -81,7 +81,7 @@ class Features(Stage):
         return [
             (kind, item_seed(self.seed, "features", key, f"{kind}-{i}"))
             for kind, count in counts
-            for i in range(count)
+            for i in range(count or 0)
         ]
 
 
@@ -146,7 +146,7 @@ class _Extractor:
             return list(features.reshape(len(batch), self.stage.views, -1))
 
         done, failures = self.batcher.run(range(len(inputs[0])), decoded.keys, process, decoded.reach)
-        index, weak = [i for i, _ in done], 1 + config.weak_views
+        index, weak = [i for i, _ in done], 1 + (config.weak_views or 0)
         parts = {"test": slice(0, 1), "weak": slice(1, weak), "strong": slice(weak, None)}
         columns = {
             kind: pa.array([made[part].ravel() for _, made in done], pa.list_(pa.float32()))
