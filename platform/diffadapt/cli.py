@@ -65,6 +65,11 @@ COMMANDS = {
         "adapted predictions for new, unlabelled images",
         "diffadapt predict --run last photos/ --out preds.parquet",
     ),
+    "serve": (
+        "serve",
+        "adapted predictions over HTTP, on Ray Serve",
+        "diffadapt serve --run last --port 8000",
+    ),
     "export": (
         "export",
         "images as folder trees, trained models as folders",

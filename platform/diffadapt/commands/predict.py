@@ -149,26 +149,12 @@ def _check_out(out: str) -> None:
 
 def _of_ensemble(source: dict, projected: dict, names: Sequence[str]) -> tuple[int, bytes]:
     """(rows, Parquet bytes): one row an image that both models predicted, sorted by path."""
-    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from diffadapt.core.record import softmax
+    from diffadapt.core.predictions import ensemble_columns
 
-    keys = sorted(set(source) & set(projected))
-    columns: dict[str, list] = {"path": [k.split("/", 2)[2] for k in keys]}
-    parts = {}
-    if keys:
-        parts["source"] = softmax(np.stack([source[k][1] for k in keys]))
-        parts["projected"] = softmax(np.stack([projected[k][1] for k in keys]))
-        parts["ensemble"] = (parts["source"] + parts["projected"]) / 2
-    for name in ("source", "projected", "ensemble"):
-        p = parts.get(name, np.zeros((0, 1)))
-        label = p.argmax(axis=1)
-        columns[f"{name}_label"] = label.tolist()
-        columns[f"{name}_class"] = [names[i] if names else str(i) for i in label]
-        columns[f"{name}_confidence"] = p.max(axis=1).tolist() if len(p) else []
-    columns["label"], columns["confidence"] = columns["ensemble_label"], columns["ensemble_confidence"]
+    columns = ensemble_columns(source, projected, names)
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
-    return len(keys), buffer.getvalue()
+    return len(columns["path"]), buffer.getvalue()

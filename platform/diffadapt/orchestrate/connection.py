@@ -25,6 +25,7 @@ import diffadapt
 from diffadapt.core.discover import VARIABLES
 from diffadapt.core.errors import ResourceError
 from diffadapt.core.functions import MODULE
+from diffadapt.core.redact import redact
 from diffadapt.data.image import MAX_PIXELS_VARIABLE
 from diffadapt.orchestrate import internals
 from diffadapt.orchestrate.witness import Witness, raylet_of
@@ -39,6 +40,11 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
+_TRACKERS = (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"),
+    *("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL", "WANDB_DIR"),
+)
+"""Where trackers write to; a value with a login or token in it is not handed on, since a cluster shows it."""
 # Of this process alone: by default Ray leaves a token in the home folder, and with it the next `ray start` of
 # this user would ask for tokens.
 _TOKEN = secrets.token_hex(16)
@@ -200,8 +206,8 @@ def worker_environment(config: ExecutionConfig, *, roots: bool = True) -> dict[s
     }
     if roots:
         variables["PYTHONPATH"] = os.pathsep.join(import_roots())
-    for name in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME", MAX_PIXELS_VARIABLE, *VARIABLES):
-        if name in os.environ:
+    for name in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME", MAX_PIXELS_VARIABLE, *VARIABLES, *_TRACKERS):
+        if name in os.environ and (name not in _TRACKERS or redact(os.environ[name]) == os.environ[name]):
             variables[name] = os.environ[name]
     return variables
 

@@ -157,6 +157,14 @@ def _ensembles(manifest: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return out
 
 
+def rows_by_aligner(run: Run) -> dict[str, str]:
+    """Aligner -> the row of an SDA run that projects with it and has models of its own."""
+    manifest = run.manifest()
+    published = manifest["config"].get("align", {}).get("guidance", "")
+    names = {row: images.partition("_")[2] for row, (images, _) in _ensembles(manifest).items()}
+    return {name.replace("_", "-") or published: row for row, name in names.items()}
+
+
 def _aligner(recipe: SDA, run: Run, manifest: Mapping[str, Any], projected: str) -> AlignConfig:
     """What the run projected with, at the level that it chose."""
     info, name = manifest["nodes"][projected], projected.partition("_")[2].replace("_", "-")
