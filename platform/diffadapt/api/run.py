@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 from diffadapt.api import runners
+from diffadapt.api.apart import Tell, Told, call_apart
 from diffadapt.api.calls import called
 from diffadapt.api.places import Place, open_root
 from diffadapt.api.plan import Plan, prepare, with_runner
@@ -18,7 +19,9 @@ from diffadapt.api.recipe import Recipe, as_recipe
 from diffadapt.core.errors import StoreError
 from diffadapt.core.runs import Root
 from diffadapt.core.runs import Run as Folder
+from diffadapt.run.choice import choose
 from diffadapt.run.drive import drive
+from diffadapt.run.progress import Progress
 
 if TYPE_CHECKING:
     import datasets
@@ -269,22 +272,32 @@ def run(
     TrainingError, StoreError and ResourceError later. KeyboardInterrupt (Ctrl-C, a notebook's stop button)
     leaves what is finished in the store.
     """
-    return carry_out(prepare(with_runner(as_recipe(recipe), runner), open_root(root)), progress)
-
-
-def carry_out(plan: Plan, progress: bool = True) -> Run:
-    """Make what ``plan`` lacks."""
-    recipe = plan.recipe
+    told, place = with_runner(as_recipe(recipe), runner), open_root(root)
+    plan = prepare(told, place)
     with progress_of(progress) as shown:
-        folder = drive(
-            recipe.name,
-            recipe.value,
-            replace(plan.pipeline, planned=plan.nodes),
-            plan.root,
-            lambda: runners.make_runner(recipe.execution),
-            progress=shown,
-            overrides=recipe.overrides,
-        )
+        if plan.missing and choose(plan.recipe.execution).runner == "ray":
+            name = call_apart(run_apart, plan.recipe, place.location, progress=shown)
+            return Run(Folder(place, name), plan.recipe)
+        return carry_out(plan, shown)
+
+
+def run_apart(recipe: Recipe, place: str, tell: Tell) -> str:
+    """The run in a process of its own; returns its name."""
+    return carry_out(prepare(recipe, open_root(place)), Told(tell)).name
+
+
+def carry_out(plan: Plan, progress: Progress | None = None) -> Run:
+    """Make what ``plan`` lacks, in this process; ``progress``: by default lines on stderr."""
+    recipe = plan.recipe
+    folder = drive(
+        recipe.name,
+        recipe.value,
+        replace(plan.pipeline, planned=plan.nodes),
+        plan.root,
+        lambda: runners.make_runner(recipe.execution),
+        progress=progress,
+        overrides=recipe.overrides,
+    )
     return Run(folder, recipe)
 
 

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from diffadapt.core.errors import ResourceError
-from diffadapt.run.choice import choose
+from diffadapt.run.choice import choose, has_ray
 from diffadapt.run.runner import ExecutionConfig, Runner
 
 if TYPE_CHECKING:
@@ -33,14 +33,18 @@ def make_runner(config: ExecutionConfig) -> Runner:
 
 def make_fan(config: ExecutionConfig) -> Fan:
     """Ray Tune, whose trials run side by side; this process for --execution.runner local, or without Ray."""
-    from diffadapt.run.choice import has_ray
     from diffadapt.run.sweep import LocalFan
 
-    if config.runner == "local" or (config.runner == "auto" and not has_ray()):
+    if not fans_on_ray(config):
         return LocalFan(make_runner)
     from diffadapt.orchestrate.tune import TuneFan
 
     return TuneFan(config)
+
+
+def fans_on_ray(config: ExecutionConfig) -> bool:
+    """Whether a sweep's trials go to Ray Tune."""
+    return config.runner == "ray" or (config.runner == "auto" and has_ray())
 
 
 def cluster_layout(config: ExecutionConfig) -> tuple[Any, list[dict[str, float]]] | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from diffadapt.api import runners
+from diffadapt.api.apart import Tell, call_apart
 from diffadapt.api.calls import called
 from diffadapt.api.places import Place, open_root
 from diffadapt.api.precision import settled
@@ -125,9 +126,19 @@ def sweep(
         told = replace(told, value=override(told.value, {"execution.runner": runner}))
     overrides = {k: v for k, v in told.overrides.items() if not k.startswith("execution.")}
     prepared = prepare(SweepRequest(name, found, {told.name: told.value}, overrides), open_root(root))
-    done = Sweep(carry_out(prepared, say if progress else lambda line: None))
+    tell = say if progress else lambda line: None
+    if runners.fans_on_ray(prepared.execution):
+        told_of = call_apart(sweep_apart, prepared.request, prepared.root.location, say=tell)
+        done = Sweep(Folder(prepared.root, told_of))
+    else:
+        done = Sweep(carry_out(prepared, tell))
     demand_one(done.folder)
     return done
+
+
+def sweep_apart(request: SweepRequest, place: str, tell: Tell) -> str:
+    """The search in a process of its own; returns its name."""
+    return carry_out(prepare(request, open_root(place)), lambda line: tell("line", (line,))).name
 
 
 def space_of(space: str | Space | Mapping[str, Any]) -> tuple[str, Space]:
