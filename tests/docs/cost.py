@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffadapt.commands.options import parse_recipe
 from diffadapt.commands.plan import PlanOptions, missing_time
-from diffadapt.commands.precision import settled
+from diffadapt.api.precision import settled
 from diffadapt.core.leniency import lenient
 from diffadapt.core.units import hours_text
 
