@@ -17,7 +17,7 @@ SPREAD := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 CLEAN := env $(addprefix -u ,$(sort $(filter $(UNSET),$(.VARIABLES))))
 PYTEST := $(CLEAN) $(BIN)/python -m pytest
 
-.PHONY: help setup quickstart test test-slow test-gpu test-cluster test-chaos bench scale lint clean
+.PHONY: help setup quickstart test test-slow test-gpu test-cluster test-chaos bench scale docs lint clean
 
 help:
 	@echo "make quickstart   SDA and Adapt Anything on real handwritten digits: tables, scores, logs and reports"
@@ -28,6 +28,7 @@ help:
 	@echo "make test-chaos   100 kills, 50 damaged files, 20 twin drivers: nothing wrong may be served (20 minutes)"
 	@echo "make bench        throughput of synthesis and alignment, Ray's overhead, memory"
 	@echo "make scale        1 to 256 simulated GPUs, and planning ten million images"
+	@echo "make docs         this documentation as a site, in build/site"
 	@echo "make lint         style, form and types (ruff, pyright)"
 
 # Says what to do where the set-up would fail: PYTHON is none that pyproject.toml allows, or cannot make environments.
@@ -86,6 +87,11 @@ bench: $(STAMP)
 scale: $(STAMP)
 	$(BIN)/python -m tests.bench.scale_out
 	$(BIN)/python -m tests.bench.planning
+
+# Strict: a link that leads nowhere, or a page that is not in the index, fails.
+docs: $(STAMP)
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet -f platform/mkdocs.yml -d $(CURDIR)/build/site
+	@echo "the documentation: build/site/index.html"
 
 lint: $(STAMP)
 	$(BIN)/ruff check platform pipelines tune_spaces tests
