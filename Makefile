@@ -90,7 +90,7 @@ scale: $(STAMP)
 
 # Strict: a link that leads nowhere, or a page that is not in the index, fails.
 docs: $(STAMP)
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet -f platform/mkdocs.yml -d $(CURDIR)/build/site
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet -f platform/mkdocs.yml -d $(CURDIR)/build/site
 	@echo "the documentation: build/site/index.html"
 
 lint: $(STAMP)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from diffadapt.api.precision import settled
 from diffadapt.commands.options import parse_recipe
 from diffadapt.commands.plan import PlanOptions, missing_time
-from diffadapt.api.precision import settled
 from diffadapt.core.leniency import lenient
 from diffadapt.core.units import hours_text
 

@@ -59,8 +59,8 @@ def from_dataset(
     again, and so is all that was made of it.
 
     ``image``, ``label``: its columns, by default the only one of images, and ``label`` or the only
-    ClassLabel. Encoded images keep their bytes; names of a ClassLabel are the class names. Raises DataError for a data
-    set without images, ResourceError without Hugging Face's datasets.
+    ClassLabel. Encoded images keep their bytes; names of a ClassLabel are the class names. Raises DataError
+    for a data set without images, ResourceError without Hugging Face's datasets.
     """
     kinds = _library()
     if not isinstance(dataset, kinds.Dataset):

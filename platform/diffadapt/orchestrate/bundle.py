@@ -60,14 +60,14 @@ def bundle(files: Mapping[str, Path], limit: int | None = None) -> Iterator[Bund
     Raises ResourceError when package or working folder hold ``limit`` bytes (Ray's own limit) or more, which
     Ray would refuse after the upload.
     """
-    limit = limit or (internals.piece("upload limit") or [500 * MIB])[0]
+    most: int = limit or (internals.piece("upload limit") or [500 * MIB])[0]
     package = Path(diffadapt.__file__).resolve().parent
     folders, env = _folders(package)
     inside = {f: p for folder, name in folders.items() for f, p in _listed(folder, name).items()}
     inside.update({file.resolve(): Path(name) for name, file in files.items()})
     code = _listed(package, package.name)
     size = sum(
-        _demand_room(part, what, limit)
+        _demand_room(part, what, most)
         for part, what in ((code, "The package"), (inside, "What travels beside the package"))
     )
     with scratch("job") as place:

@@ -247,8 +247,9 @@ def _end_half(error: BaseException) -> None:
     """End what a failed start has begun; only the frames of its error still know of it."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         node = frame.f_locals.get("self")
-        if callable(getattr(node, "kill_all_processes", None)):
-            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        kill = getattr(node, "kill_all_processes", None)
+        if callable(kill):
+            kill(check_alive=False, allow_graceful=False)
             break
     ray.shutdown()
 

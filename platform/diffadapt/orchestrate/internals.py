@@ -108,7 +108,7 @@ def missing() -> list[str]:
 def _found(name: str) -> Any:
     module, _, rest = name.partition(":")
     path, _, parameters = rest.rstrip(")").partition("(")
-    value = importlib.import_module(module)
+    value: Any = importlib.import_module(module)
     for part in path.split("."):
         value = getattr(value, part)
     if parameters and parameters not in inspect.signature(value).parameters:
