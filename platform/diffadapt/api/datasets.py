@@ -7,7 +7,7 @@ import json
 import os
 import posixpath
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,6 @@ from diffadapt.core.store import is_local
 if TYPE_CHECKING:
     import datasets
     import pandas as pd
-
-    from diffadapt.api.images import Picture
 
 FOLDER = "datasets"
 """Where data sets of calls lie, beside the store and the runs."""
@@ -62,7 +60,9 @@ def from_dataset(
     ClassLabel. Encoded images keep their bytes; names of a ClassLabel are the class names. Raises DataError
     for a data set without images, ResourceError without Hugging Face's datasets.
     """
-    kinds = _library()
+    _demand_library()
+    import datasets as kinds
+
     if not isinstance(dataset, kinds.Dataset):
         hint = f": give one of its splits, {', '.join(dataset)}" if isinstance(dataset, Mapping) else ""
         raise DataError(f"A {type(dataset).__name__} is no datasets.Dataset{hint}.")
@@ -97,32 +97,39 @@ def from_files(paths: Sequence[Any], root: Root) -> tuple[str, dict[str, str]]:
     return stored.path, keys
 
 
-def images_dataset(pictures: Sequence[Picture], names: Sequence[str]) -> datasets.Dataset:
-    """Columns image, label (ClassLabel where ``names``; -1 becomes None), key."""
-    kinds = _library()
+def images_dataset(
+    pictures: Iterable[tuple[str, int | None, bytes]], names: Sequence[str]
+) -> datasets.Dataset:
+    """Columns image, label (ClassLabel where ``names``; -1 becomes None) and key of (key, label, encoded
+    image)."""
+    _demand_library()
+    import datasets as kinds
+
     label = kinds.ClassLabel(names=list(names)) if names else kinds.Value("int64")
     features = kinds.Features({"image": kinds.Image(), "label": label, "key": kinds.Value("string")})
-    columns = {
-        "image": [{"bytes": p.data, "path": None} for p in pictures],
-        "label": [None if p.label is None or p.label < 0 else p.label for p in pictures],
-        "key": [p.key for p in pictures],
-    }
+    columns: dict[str, list[Any]] = {"image": [], "label": [], "key": []}
+    for key, number, data in pictures:
+        columns["image"].append({"bytes": data, "path": None})
+        columns["label"].append(None if number is None or number < 0 else number)
+        columns["key"].append(key)
     return kinds.Dataset.from_dict(columns, features=features)
 
 
 def scores_dataset(scores: pd.DataFrame) -> datasets.Dataset:
     """A row a score."""
-    return _library().Dataset.from_pandas(scores, preserve_index=False)
+    _demand_library()
+    import datasets as kinds
+
+    return kinds.Dataset.from_pandas(scores, preserve_index=False)
 
 
-def _library() -> Any:
+def _demand_library() -> None:
     try:
-        import datasets
+        import datasets  # noqa: F401
     except ImportError:
         raise ResourceError(
             "Hugging Face's datasets is not installed: `pip install datasets` beside diffadapt."
         ) from None
-    return datasets
 
 
 def _column(given: str | None, found: Sequence[str], features: Mapping[str, Any], what: str) -> str:

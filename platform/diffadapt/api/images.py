@@ -74,7 +74,7 @@ class Images(Sequence[Picture]):
         ResourceError without Hugging Face's datasets."""
         from diffadapt.api.datasets import images_dataset
 
-        return images_dataset(list(self), self.class_names)
+        return images_dataset(((p.key, p.label, p.data) for p in self), self.class_names)
 
     def _read(self, listed: Sequence[tuple[str, int | None, str]]) -> list[Picture]:
         data: dict[str, bytes] = {}
