@@ -28,7 +28,7 @@ if (location.protocol === "file:") {
       document.body.append(this.frame);
     }
     postMessage(data) {
-      this.ready.then(() => this.frame.contentWindow.postMessage(data, "*"));
+      this.ready.then(() => this.frame.contentWindow.dispatchEvent(new MessageEvent("message", {data})));
     }
     terminate() {
       removeEventListener("message", this.heard);
