@@ -113,6 +113,7 @@ WARNINGS_SHOWN = 8
 def show_result(run: Run) -> None:
     """The score table, what it shows, what the stages warned of, and the places of the results."""
     from diffadapt.report.findings import findings
+    from diffadapt.report.own.collapsed import collapsed_sentences
     from diffadapt.report.provenance import warnings
     from diffadapt.report.sections import report_of
     from diffadapt.report.table import clean_text, score_table
@@ -125,7 +126,7 @@ def show_result(run: Run) -> None:
             print(f"  {sentence}")
     elif manifest and (text := report_of(manifest).without_scores(run, manifest)):
         print("\n" + text)
-    said = warnings(run)
+    said = [*collapsed_sentences(run), *warnings(run)]
     for sentence in said[:WARNINGS_SHOWN]:
         print(f"  Warning: {clean_text(sentence)}")
     if len(said) > WARNINGS_SHOWN:

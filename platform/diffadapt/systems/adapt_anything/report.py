@@ -12,6 +12,8 @@ from diffadapt.core.record import Score
 from diffadapt.core.runs import Run
 from diffadapt.report import generator
 from diffadapt.report.mask import masked
+from diffadapt.report.own.collapsed import FILE as COLLAPSED
+from diffadapt.report.own.label_free import warnings_of
 from diffadapt.report.provenance import fit_metrics, optional_json
 from diffadapt.report.sections import Page, SystemReport, tile
 from diffadapt.report.summary import Summary, difference
@@ -124,9 +126,11 @@ def validators(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
         )
         for node, scores in nodes.items()
     ]
+    said = warnings_of([name for name, _ in rows], names, masked(optional_json(run, COLLAPSED)))
     return {
         "names": names,
         "rows": rows,
+        "warnings": said,
         "notes": [f"{n}: {text}" for n, text in (known.get("notes") or {}).items()],
     }
 
@@ -282,6 +286,7 @@ def unlabelled_text(
     if not known["rows"]:
         return to_text([], width, colour, notes)
     notes.append("Validators: higher is better, and only models of this run can be compared.")
+    notes += known["warnings"]
     return to_text([_validator_table(known, colour)], width, colour, notes)
 
 
