@@ -39,6 +39,11 @@ COMMANDS = {
         "diffadapt submit quickstart --root /shared/diffadapt",
     ),
     "job": ("job", "the jobs of a cluster: ls, logs, stop", "diffadapt job logs last --follow"),
+    "cluster": (
+        "cluster",
+        "files that start clusters, copied to be filled in: init",
+        "diffadapt cluster init --kind slurm --out cluster/",
+    ),
     "status": ("status", "runs, sweeps and jobs, and how far they are", "diffadapt status"),
     "report": (
         "report",
@@ -59,6 +64,11 @@ COMMANDS = {
         "predict",
         "adapted predictions for new, unlabelled images",
         "diffadapt predict --run last photos/ --out preds.parquet",
+    ),
+    "serve": (
+        "serve",
+        "adapted predictions over HTTP, on Ray Serve",
+        "diffadapt serve --run last --port 8000",
     ),
     "export": (
         "export",

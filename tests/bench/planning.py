@@ -81,7 +81,7 @@ def planned(pipeline: Any, store: Any) -> Any:
 
 def empty(images_per_class: int) -> dict[str, float]:
     """A new run up to the moment that work is handed to the workers."""
-    from diffadapt.commands.common import format_plan
+    from diffadapt.api.plan import format_plan
     from diffadapt.core import manifest
     from diffadapt.core.config import to_dict
     from diffadapt.core.plan import summarise

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from diffadapt.commands.common import make_runner
+from diffadapt.api.runners import make_runner
 from diffadapt.core.config import override
 from diffadapt.core.pipeline import Pipeline, ancestors
 from diffadapt.core.place import write_file

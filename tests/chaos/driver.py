@@ -15,10 +15,10 @@ def main(argv: list[str]) -> int:
     from diffadapt import cli
 
     if argv[0] == "--toy":
-        from diffadapt.commands import common
+        from diffadapt.api import runners
         from tests.chaos.toys import ToyRunner
 
-        common.make_runner = lambda config: ToyRunner()
+        runners.make_runner = lambda config: ToyRunner()
         argv = argv[1:]
     print("begun", flush=True)
     return cli.main(argv)

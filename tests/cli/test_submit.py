@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from diffadapt.cli import main
 from diffadapt.commands.submit import split
@@ -254,10 +256,14 @@ def test_paths_are_made_absolute_here_and_refused_for_another_machine(say, serve
     ), err
 
 
-def test_a_server_that_is_none_or_runs_other_versions_is_one_sentence(say, server):
+def test_a_server_that_is_none_or_runs_other_versions_is_one_sentence(say, server, monkeypatch):
     server.ray = "2.41.0"
-    assert "The cluster runs Ray 2.41.0" in refused(say("quickstart"), server)
-    server.ray, server.python = "2.60.0", "3.9.1"
+    said = refused(say("quickstart"), server)
+    assert re.search(
+        r"The cluster runs Ray 2\.41\.0, this is Ray 2\.\d.*needs .*2\.\d.*start the cluster", said
+    )
+    monkeypatch.setattr("diffadapt.orchestrate.jobs.rays", lambda: SpecifierSet(">=2.56,<2.61"))
+    server.ray, server.python = "2.57.1", "3.9.1"  # another Ray than this process's, and one that was tried
     assert "The cluster runs Python 3.9.1" in refused(say("quickstart"), server)
     server.garbled = True
     assert "is no Ray job server" in refused(say("quickstart"), server)

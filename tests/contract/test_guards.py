@@ -28,7 +28,7 @@ def module_name(file: Path) -> str:
 def light_files() -> list[Path]:
     """What must start in a moment: the core, reports, configuration, the command line and its commands,
     recipes' types."""
-    folders = ("core", "report", "commands", "systems", "sweeps")
+    folders = ("core", "report", "api", "commands", "systems", "sweeps")
     return [
         f
         for f in SOURCES

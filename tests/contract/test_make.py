@@ -85,7 +85,7 @@ def requirements(text: str) -> list[Requirement]:
     return [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_every_python_installs_the_pins(recorder: Recorder, python: str) -> None:
     """The oldest one too, with versions of its own where it needs them; no place to get them is named."""
     words, _ = recorder.run(["make", "setup"])

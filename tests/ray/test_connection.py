@@ -34,7 +34,7 @@ class Start:
             Half(self.ended).start(error)
 
 
-class Half(connection.Node):
+class Half:
     def __init__(self, ended: list):
         self.ended = ended
 

@@ -17,7 +17,7 @@ import pytest
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 
-from diffadapt.commands.common import make_runner
+from diffadapt.api.runners import make_runner
 from diffadapt.core.config import override
 from diffadapt.core.errors import RecipeError, StoreError
 from diffadapt.core.recipes import load

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffadapt.commands import precision as command
-from diffadapt.commands.precision import settled
+from diffadapt.api import precision as command
+from diffadapt.api.precision import settled
 from diffadapt.compute import precision as names
 from diffadapt.compute.precision import autocast, float32_mode, precision_on
 from diffadapt.core import recipes

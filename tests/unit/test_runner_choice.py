@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from diffadapt.api import runners
 from diffadapt.cli import main
-from diffadapt.commands import common
 from diffadapt.core import machine as this_machine
 from diffadapt.core import pipeline
 from diffadapt.run import choice
@@ -78,9 +78,9 @@ def test_gpus_are_those_that_are_shown(machine, monkeypatch) -> None:
 
 def test_the_choice_is_made(machine) -> None:
     machine(2)
-    pool = common.make_runner(ExecutionConfig())
+    pool = runners.make_runner(ExecutionConfig())
     assert isinstance(pool, LocalPool) and pool.workers == 2
-    assert type(common.make_runner(ExecutionConfig(runner="local"))) is LocalRunner
+    assert type(runners.make_runner(ExecutionConfig(runner="local"))) is LocalRunner
 
 
 def test_run_and_plan_say_where_the_work_is_done_and_a_run_is_planned_once(
@@ -88,7 +88,7 @@ def test_run_and_plan_say_where_the_work_is_done_and_a_run_is_planned_once(
 ) -> None:
     machine(2)
     monkeypatch.setenv("DIFFADAPT_PIPELINES", str(Path(__file__).parents[1] / "chaos" / "recipes"))
-    monkeypatch.setattr("diffadapt.commands.run.make_runner", lambda config: ToyRunner())
+    monkeypatch.setattr("diffadapt.api.runners.make_runner", lambda config: ToyRunner())
     planned = []
     plan_node = pipeline.plan_node
     monkeypatch.setattr(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffadapt.commands.common import make_runner
+from diffadapt.api.runners import make_runner
 from diffadapt.core.artifact import Rows, Shard
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.runs import Root, Run

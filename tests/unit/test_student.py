@@ -293,7 +293,7 @@ def test_two_workers_equal_one(tmp_path, tiny):
 def test_a_run_has_a_row_of_its_student_and_predicts_with_it(tmp_path):
     import json
 
-    from diffadapt.commands.common import make_runner
+    from diffadapt.api.runners import make_runner
     from diffadapt.core.runs import Root
     from diffadapt.report.html import write_report
     from diffadapt.run.drive import drive

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from diffadapt.core.errors import RecipeError, ResourceError
+from diffadapt.core.identity import digest
 from diffadapt.core.record import Score, to_bytes
 from diffadapt.run.logs import Logs, track_run
 from diffadapt.train.reporter import LocalReporter
@@ -106,57 +107,120 @@ def tell_all(name: str, folder: Path) -> None:
     fit.figures(3, {"samples": PICTURE})
     fit.close()
     run.scores([SCORE])
+    run.ended("finished", {"align.scale": 2.0})
     run.close()
 
 
-class Client:
-    """What the MLflow tracker uses of mlflow.MlflowClient."""
+def test_trackers_are_told_where_they_are_and_what_begins_and_ends(monkeypatch, tmp_path):
+    """A seam's own test: paths from the outside in, the recipe at both ends, a trial below its sweep."""
+    told = []
 
-    calls: list = []
-    runs: dict = {}
+    class Notes(Tracker):
+        def begin(self, parameters):
+            told.append(("begin", self.path, dict(parameters)))
 
-    def get_experiment_by_name(self, name):
-        return None
+        def summary(self, values):
+            told.append(("summary", self.path, dict(values)))
 
-    def create_experiment(self, name):
-        return f"id of {name}"
+        def ended(self, state, parameters):
+            told.append((state, self.path, dict(parameters)))
 
-    def search_runs(self, experiments, filter_string, max_results):
-        return [run for name, run in self.runs.items() if f"'{name}'" in filter_string]
+    monkeypatch.setattr(base, "TRACKERS", SimpleNamespace(load=lambda name: Notes, names=lambda: ["notes"]))
+    toy = Toy()
+    toy = replace(toy, execution=replace(toy.execution, trackers=("notes",)))
+    run, _ = run_toy(tmp_path / "root", toy)
+    (begun, path, parameters), (state, _, again) = told
+    assert (begun, state, path) == ("begin", "finished", (run.name,)) and parameters == again
+    assert parameters["recipe"] == "toy" and run.name.endswith(parameters["digest"])
+    assert parameters["numbers.rows"] == toy.numbers.rows and not any("execution" in k for k in parameters)
+    with Logs(str(tmp_path / "sweeps/s-1/trials/t-2/tensorboard"), "uda", ("notes",)) as logs:
+        logs.trackers.summary({"objective": 1.0})
+    assert told[-1] == ("summary", ("s-1", "t-2", "uda"), {"objective": 1.0})
+    told.clear()
+    track_run(run, ("tensorboard", "notes"), {}, "failed", {"objective": 0.5, "accuracy": None})
+    assert told == [("summary", (run.name,), {"objective": 0.5}), ("failed", (run.name,), {})]
 
-    def create_run(self, experiment_id, run_name, tags):
-        self.runs[run_name] = SimpleNamespace(info=SimpleNamespace(run_id=f"{experiment_id}:{run_name}"))
-        return self.runs[run_name]
 
-    def log_metric(self, run_id, key, value, step=None):
-        self.calls.append((run_id, key, value, step))
-
-    def log_image(self, run_id, image, artifact_file):
-        self.calls.append((run_id, artifact_file, image.shape))
-
-    def set_terminated(self, run_id):
-        self.calls.append((run_id, "terminated"))
+def test_a_tracker_is_in_no_digest(tmp_path):
+    toy = Toy()
+    plain, _ = run_toy(tmp_path / "root", toy)
+    other, _ = run_toy(tmp_path / "root", replace(toy, execution=replace(toy.execution, trackers=())))
+    assert plain.name == other.name
 
 
-def test_mlflow(monkeypatch, tmp_path, caplog):
-    module = ModuleType("mlflow")
-    module.MlflowClient = Client
-    monkeypatch.setitem(sys.modules, "mlflow", module)
-    tell_all("mlflow", tmp_path)
-    fit, run = "id of diffadapt:toy-1/uda.a-b", "id of diffadapt:toy-1"
-    assert Client.calls == [
-        (fit, "loss", 0.5, 3), (fit, "figures/samples-0000003.png", (4, 6, 3)), (fit, "terminated"),
-        (run, "top1/Source _a_/mnist", 61.5, None), (run, "terminated"),
-    ]  # fmt: skip
-    tell_all("mlflow", tmp_path)
-    assert len(Client.runs) == 2 and caplog.text == ""
+def test_a_package_that_lacks_is_said_before_the_work(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    toy = Toy()
+    with pytest.raises(ResourceError, match="needs the package mlflow"):
+        run_toy(tmp_path / "root", replace(toy, execution=replace(toy.execution, trackers=("mlflow",))))
+    assert not (tmp_path / "root" / "runs").exists()
+
+
+def test_what_failed_is_not_asked_by_the_next_fit(monkeypatch, tmp_path, caplog):
+    asked = []
+
+    class Down(Tracker):
+        def start(self):
+            asked.append(self.node)
+            raise OSError("no answer")
+
+    monkeypatch.setattr(base, "TRACKERS", SimpleNamespace(load=lambda name: Down))
+    for node in ("a", "b"):
+        Trackers(["down"], "run-down", node, str(tmp_path)).scalars(1, {})
+    assert asked == ["a"] and caplog.text.count("no answer") == 1 and "of run-down" in caplog.text
+
+
+def test_mlflow_shows_a_sweep_with_its_children(monkeypatch, tmp_path):
+    """The real package, on a database of its own, read back by its own client."""
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # what goes on is the run that it was
+        sweep = Trackers(["mlflow"], "s-1", "", str(tmp_path))
+        sweep.begin({"recipe": "toy", "searcher": "grid"})
+        trial = Trackers(["mlflow"], "t-2", "", str(tmp_path), "s-1")
+        trial.begin({"recipe": "toy", "digest": "abc", "align.scale": 2.0})
+        fit = Trackers(["mlflow"], "t-2", "uda", str(tmp_path), "s-1")
+        fit.scalars(3, {"loss": 0.5})
+        fit.figures(3, {"samples": PICTURE})
+        fit.close()
+        trial.scores([SCORE])
+        trial.summary({"objective": 0.25})
+        trial.ended("finished", {})
+        sweep.ended("failed", {})
+        trial.close()
+        sweep.close()
+    runs = {r.info.run_name: r for r in mlflow.MlflowClient().search_runs(["1"])}
+    assert set(runs) == {"s-1", "t-2", "uda"}
+    parent = {name: r.data.tags.get("mlflow.parentRunId") for name, r in runs.items()}
+    ids = {name: r.info.run_id for name, r in runs.items()}
+    assert parent == {"s-1": None, "t-2": ids["s-1"], "uda": ids["t-2"]}
+    assert runs["t-2"].data.params == {"recipe": "toy", "digest": "abc", "align.scale": "2.0"}
+    assert runs["t-2"].data.metrics == {"top1/Source _a_/mnist": 61.5, "objective": 0.25}
+    history = mlflow.MlflowClient().get_metric_history(ids["t-2"], "objective")
+    assert len(history) == 1 and runs["uda"].data.metrics == {"loss": 0.5}
+    assert (runs["s-1"].info.status, runs["t-2"].info.status) == ("FAILED", "FINISHED")
+
+
+def test_wandb_writes_offline(monkeypatch, tmp_path):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tell_all("wandb", tmp_path)
+    (file, other) = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert file.stat().st_size > 100 and other.stat().st_size > 100
+
+
+class Config(dict):
+    def update(self, values, allow_val_change=False):
+        super().update(values)
 
 
 def test_wandb(monkeypatch, tmp_path, caplog):
+    monkeypatch.delenv("WANDB_DIR", raising=False)
     runs, module = [], ModuleType("wandb")
 
     def init(**settings):
-        runs.append(SimpleNamespace(settings=settings, calls=[], summary={}))
+        runs.append(SimpleNamespace(settings=settings, calls=[], summary={}, config=Config()))
         runs[-1].log = lambda values, step: runs[-1].calls.append((values, step))
         runs[-1].finish = lambda run=runs[-1]: run.calls.append("finished")
         return runs[-1]
@@ -165,8 +229,14 @@ def test_wandb(monkeypatch, tmp_path, caplog):
     monkeypatch.setitem(sys.modules, "wandb", module)
     tell_all("wandb", tmp_path)
     fit, run = runs
-    assert fit.settings | {"id": ""} == {
-        "project": "diffadapt", "group": "toy-1", "name": "toy-1/uda.a-b", "id": "", "resume": "allow",
-    }  # fmt: skip
+    kept = ("project", "group", "job_type", "name", "resume", "dir")
+    assert [fit.settings[k] for k in kept] == [
+        "diffadapt", "toy-1", "fit", "toy-1/uda.a-b", "allow", str(tmp_path),
+    ]  # fmt: skip
+    assert (fit.settings["id"], run.settings["id"]) == (
+        digest(["toy-1", "uda.a-b"], 16),
+        digest(["toy-1", ""], 16),
+    )
+    assert run.config == {"align.scale": 2.0, "state": "finished"}
     assert fit.calls == [({"loss": 0.5}, 3), ({"samples": (4, 6, 3)}, 3), "finished"]
     assert run.summary == {"top1/Source (a)/mnist": 61.5} and caplog.text == ""

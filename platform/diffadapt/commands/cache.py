@@ -13,8 +13,8 @@ from typing import Any
 
 import tyro
 
+from diffadapt.api.status import state_of
 from diffadapt.commands.options import RootOption
-from diffadapt.commands.status import state_of
 from diffadapt.core import ledger
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.files import clear_scratch

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from importlib import metadata
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import DataError, DiffadaptError
 from diffadapt.core.redact import redact
+from diffadapt.core.versions import RAY, pythons, rays, spoken
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ def doctor(argv: Sequence[str]) -> int:
     if options.parity:
         return _parity(options.parity)
     checks: list[tuple[str, Callable[[], str]]] = [
-        ("python", _python), ("libraries", _libraries), ("platform", _platform), ("device", _device),
-        ("embedded weights", _weights), ("store", lambda: _store(options)), ("memory", _memory),
-        ("cluster token", _token),
+        ("python", _python), ("libraries", _libraries), ("ray", _ray), ("platform", _platform),
+        ("device", _device), ("embedded weights", _weights), ("store", lambda: _store(options)),
+        ("memory", _memory), ("cluster token", _token),
     ]  # fmt: skip
     bad = 0
     for name, check in checks:
@@ -67,9 +68,27 @@ def _parity(folder: str) -> int:
 
 
 def _python() -> str:
-    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-        raise DataError(f"Python {sys.version.split()[0]} is not supported: use 3.10, 3.11 or 3.12.")
-    return sys.version.split()[0]
+    version = platform.python_version()
+    if not (wanted := pythons()).contains(version, prereleases=True):
+        raise DataError(
+            f"Python {version} is not supported: make an environment with one that is {spoken(wanted)}"
+            " (in the checkout: `make PYTHON=python3.13 setup`)."
+        )
+    return version
+
+
+def _ray() -> str:
+    """Its version, and what of it is missing that runs can do without."""
+    version = metadata.version("ray")
+    if not (wanted := rays()).contains(version, prereleases=True):
+        raise DataError(
+            f"Ray {version} is not among the versions that were tried: `pip install '{RAY}{spoken(wanted)}'`."
+        )
+    from diffadapt.orchestrate.internals import missing
+
+    if lost := missing():
+        raise UserWarning(f"{version}; without what this version has otherwise: {'; '.join(lost)}")
+    return version
 
 
 def _libraries() -> str:
@@ -84,8 +103,6 @@ def _libraries() -> str:
 
 
 def _platform() -> str:
-    import platform
-
     if not hasattr(platform, "machine"):
         raise ImportError(
             "the standard library's `platform` module is shadowed by a folder with an __init__.py: remove"

@@ -3,6 +3,7 @@ folders."""
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +13,15 @@ import tyro
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.files import scratch
 from diffadapt.core.place import demand_empty, new_folder, write_file
 from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
 from diffadapt.core.spreadsheet import csv_bytes
 
 IMAGES, PROMPTS = ("synth", "aligned", "corrupted", "student-images"), "prompts.csv"
+PUSHED = ("synth", "aligned")
+"""Stages whose images may be shown to others as synthetic data sets: no image of the user's is in them."""
 Layout = Literal["imagefolder", "imagenet-c-syn", "flat"]
 KINDS = {"features": "cached features"}
 """What lies in the shards of kinds that are not exported; predictions otherwise."""
@@ -36,6 +40,12 @@ class ExportOptions(RootOption):
     layout: Layout = "imagefolder"
     """imagefolder: class folders; imagenet-c-syn: corruption/severity/class/name; flat: one folder and
     labels.csv."""
+    push: str = ""
+    """Also to the Hugging Face Hub, as <user or organisation>/<name>: a model, or for synth and aligned a
+    data set, with a card; --out may then be left out. The token is that of the environment variable
+    HF_TOKEN."""
+    private: bool = False
+    """--push makes a private repository, and refuses one that is public."""
 
 
 def export(argv: Sequence[str]) -> int:
@@ -53,10 +63,15 @@ def export(argv: Sequence[str]) -> int:
         raise StoreError(
             f"The run {run.name} has no stage {options.what!r}.{near} It has: {', '.join(nodes)}."
         )
-    if not options.out:
+    if not options.out and not options.push:
         raise StoreError("Give --out, the folder to write.")
-    demand_empty(options.out)
+    if options.private and not options.push:
+        raise StoreError("--private is for --push <user or organisation>/<name>, which is missing.")
     node = nodes[what]
+    if options.push:
+        _demand_push(options, what, node["kind"])
+    if options.out:
+        demand_empty(options.out)
     paths = [path for _, _, _, path in node["shards"]]
     if any(p is None for p in paths):
         raise StoreError(
@@ -69,7 +84,8 @@ def export(argv: Sequence[str]) -> int:
             f" its Parquet files under {run.root.store.root}."
         )
     written = options.out
-    with new_folder(options.out) as out:
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(new_folder(options.out) if options.out else scratch("export"))
         if copied:
             copy_model(run, what, out)
             said = f"{options.what} of {run.name}"
@@ -80,7 +96,12 @@ def export(argv: Sequence[str]) -> int:
             said = _scenes(run, nodes, paths, out)
         else:
             said = _images(run, manifest, paths, out, options.layout)
-    print(f"{said} in {written}")
+        if options.push:
+            pushed = _push(run, manifest, what, node["kind"], out, options)
+    if options.out:
+        print(f"{said} in {written}")
+    if options.push:
+        print(f"{said} at {pushed}")
     return 0
 
 
@@ -97,6 +118,53 @@ def _images(run: Run, manifest: dict[str, Any], paths: Sequence[str], out: str, 
 
     names = manifest["class_names"] or None
     return f"{write_tree(rows(), out, layout, class_names=names)} images"
+
+
+def _demand_push(options: ExportOptions, what: str, kind: str) -> None:
+    """StoreError for what is not pushed, and what models/hub.check_push raises, before anything is
+    written."""
+    from diffadapt.core.place import located
+    from diffadapt.core.store import is_local
+    from diffadapt.models.hub import check_push
+
+    if kind in (*IMAGES, "transferred", "prompts") and what not in PUSHED:
+        raise StoreError(
+            f"--push takes models and the images {', '.join(PUSHED)}; {what} would show images of your own"
+            " data: export them with --out."
+        )
+    if kind in IMAGES and options.layout != "imagefolder":
+        raise StoreError(f"--push writes class folders: leave --layout {options.layout} out.")
+    if options.out and not is_local(located(options.out)[0]):
+        raise StoreError("--push takes the folder of --out, which must then be one of this machine.")
+    check_push(options.push)
+
+
+def _push(
+    run: Run, manifest: dict[str, Any], what: str, kind: str, folder: str, options: ExportOptions
+) -> str:
+    """Push what was written to ``folder``, with its card; returns its address on the Hub."""
+    import shutil
+    from pathlib import Path
+
+    from diffadapt.models.hub import push
+    from diffadapt.report.dataset_card import dataset_card
+    from diffadapt.report.licences import licence_section
+
+    message = f"{what} of {run.name}, by diffadapt"
+    place = Path(folder)
+    if kind not in IMAGES:
+        card = place / "README.md"
+        if card.is_file():
+            text = card.read_text() + "\n".join([*licence_section(manifest, "this model"), ""])
+            card.write_text(text)
+        return push(folder, options.push, "model", options.private, message)
+    names = manifest["class_names"]
+    with scratch("push") as above:
+        shutil.copytree(place, Path(above) / "data")
+        count = sum(f.is_file() for f in place.rglob("*"))
+        card = dataset_card(run.name, manifest, what, count, True, names)
+        (Path(above) / "README.md").write_text(card)
+        return push(above, options.push, "dataset", options.private, message)
 
 
 def _scenes(run: Run, nodes: dict[str, Any], paths: Sequence[str], out: str) -> str:

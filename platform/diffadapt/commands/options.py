@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
@@ -12,16 +11,13 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
+from diffadapt.api.places import open_root
 from diffadapt.core.config import field_types
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.runs import Root
 from diffadapt.train.trackers.base import check_trackers
 
 T = TypeVar("T")
-
-
-def default_root() -> str:
-    return os.environ.get("DIFFADAPT_ROOT", "diffadapt-data")
 
 
 @dataclass(frozen=True)
@@ -34,9 +30,7 @@ class RootOption:
 
     def open(self) -> Root:
         """The root that was given; StoreError when it holds a store of another format."""
-        root = Root(self.root or default_root())
-        root.store.check()
-        return root
+        return open_root(self.root)
 
 
 def parse(options: type[T], argv: Sequence[str], command: str) -> T:

@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffadapt.commands.common import cluster_layout, format_plan, make_runner
+from diffadapt.api import runners
+from diffadapt.api.plan import format_plan, missing_time, outlook
+from diffadapt.api.recipe import Recipe
 from diffadapt.commands.options import RootOption, parse_recipe
-from diffadapt.commands.precision import settled
 from diffadapt.core import ledger
 from diffadapt.core.devices import device as device_of
 from diffadapt.core.errors import RecipeError, ResourceError
 from diffadapt.core.estimate import Estimate, estimate, same_device
-from diffadapt.core.leniency import lenient
-from diffadapt.core.plan import notes as data_notes
 from diffadapt.core.plan import summarise
 from diffadapt.core.prices import Instance, find
 from diffadapt.core.redact import redact
@@ -78,15 +77,9 @@ class PlanOptions(CostOptions):
 def plan(argv: Sequence[str]) -> int:
     name, recipe, options = parse_recipe(PlanOptions, flags(argv, "--calibrate"), "plan")
     machine = options.machine()
-    layout = cluster_layout(recipe.execution)
-    recipe = settled(recipe, machine, layout)
-    root = options.open()
-    with lenient() as notes:
-        plans = recipe.pipeline().plan(root.store)
-        said = data_notes(plans)
-    summary = summarise(plans, root.store)
-    threads = recipe.execution.threads or 1
-    guess = missing_time(plans, root, machine, threads)
+    found = outlook(Recipe(name, recipe), options.open(), machine)
+    recipe, root, plans, notes = found.recipe.value, found.root, found.nodes, found.not_at_hand
+    summary, guess, threads = found.summary, found.estimate, recipe.execution.threads or 1
     digests = chosen(plans, finished(plans, root.store), guess)
     if options.calibrate:
         if notes:
@@ -97,28 +90,17 @@ def plan(argv: Sequence[str]) -> int:
     print(format_plan(name, summary, guess, recipe.execution))
     if machine and (text := format_needs(guess, machine)):
         print(f"\n{text}")
-    if text := format_time(guess, options, recipe.execution, machine, layout):
+    if text := format_time(guess, options, recipe.execution, machine, found.layout):
         print(f"\n{text}")
     if digests and not notes:
         print("--calibrate makes one shard of each stage that is not measured and needs no training first.")
-    for sentence, node in said.items():
+    for sentence, node in found.warnings.items():
         print(f"\nWarning: {sentence} [{node}]")
     for note in notes:
         print(f"\nNot at hand: {redact(note)}")
     if notes:
         print("\nThe counts hold; `run` needs what is not at hand.")
     return 0
-
-
-def missing_time(
-    plans: Mapping[str, NodePlan], root: Root, machine: Instance | None = None, threads: int = 1
-) -> Estimate:
-    """How long what ``plans`` lack will take by the root's ledger, measured on the machine's device where it
-    was, else counted for it (torch is imported only for networks that were never counted); writes nothing to
-    the root."""
-    done, measured = finished(plans, root.store), ledger.read(root.ledger)
-    device, counts = machine.device if machine else "", KnownCounts(counting=machine is not None)
-    return estimate(plans, done, measured, device, counts, threads)
 
 
 def sweep_time(
@@ -154,7 +136,7 @@ def _calibrate(name: str, recipe: Any, plans: Mapping[str, NodePlan], root: Root
         print("Nothing to calibrate: what is not measured is training, or waits for it.\n")
         return False
     made = calibrate(
-        run_name(name, "calibration"), plans, root, digests, lambda: make_runner(recipe.execution)
+        run_name(name, "calibration"), plans, root, digests, lambda: runners.make_runner(recipe.execution)
     )
     print(
         f"Calibration made {made} shard{'s' * (made != 1)}; {'it stays' if made == 1 else 'they stay'} in the"

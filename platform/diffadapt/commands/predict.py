@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
+from diffadapt.api.predict import LENIENT, Question
 from diffadapt.commands.options import RootOption, parse
-from diffadapt.core.errors import RecipeError, StoreError
+from diffadapt.core.errors import StoreError
 from diffadapt.core.predictions import NONE_OF_THESE
-from diffadapt.core.runs import Run
 from diffadapt.run.runner import ExecutionConfig
 
 
@@ -40,102 +39,46 @@ class PredictOptions(RootOption):
     target; target: the run's own target images, of which then 5 % are rejected whatever they show."""
     block: int = 256
     """Images a shard."""
-    execution: ExecutionConfig = ExecutionConfig(max_failed_fraction=1.0)
+    execution: ExecutionConfig = LENIENT
     """Images that cannot be read do not stop the others, unless a lower fraction is given."""
 
 
 def predict(argv: Sequence[str]) -> int:
-    from diffadapt.commands.common import failures_said, make_runner, nothing_read
-    from diffadapt.core.errors import DataError
+    from diffadapt.api.predict import answers, demand_images, failures_said, recipe_of
     from diffadapt.core.place import write_file
-    from diffadapt.core.predictions import failed_images, predictions_parquet, with_failures
-    from diffadapt.core.record import predictions_by_key
     from diffadapt.core.redact import redact
-    from diffadapt.run.drive import drive
-    from diffadapt.systems.predict import MODEL, PROJECTED, SOURCE, ModelPrediction, from_run
     from diffadapt.systems.predict_scenes import ScenePrediction
 
     options = parse(PredictOptions, argv, "predict")
-    if not options.images:
-        raise DataError("Give the images to predict: a folder, a glob or a Parquet file.")
+    demand_images(options.images)
     root = options.open()
     model = root.run(options.run)
-    recipe = from_run(model, options.images, options.execution, options.block, options.row)
-    if options.reject != "none" and not isinstance(recipe, ModelPrediction):
-        raise RecipeError(
-            f"--reject {options.reject} is for one adapted classifier, and {model.name} is no run of Adapt"
-            " Anything:"
-            " leave it out."
-        )
+    question = Question(
+        options.row,
+        options.reject,
+        options.reject_tpr,
+        options.reject_by,
+        options.block,
+        options.execution,
+    )
+    recipe = recipe_of(model, options.images, question)
     if isinstance(recipe, ScenePrediction):
         from diffadapt.commands.predict_scenes import predict_scenes
 
         return predict_scenes(recipe, root, options.out, model.name)
     out = options.out or "predictions.parquet"
     _check_out(out)
-    limit, rule = _limit(model, options) if options.reject == "energy" else (None, "")
-    pipeline = recipe.pipeline()
-    run = drive("predict", recipe, pipeline, root, lambda: make_runner(options.execution))
-    nodes = run.manifest()["nodes"]
-    found = {
-        n: predictions_by_key([root.store.load(path) for _, _, _, path in nodes[n]["shards"]])
-        for n in (MODEL, SOURCE, PROJECTED)
-        if n in nodes
-    }
-    rejected = 0
-    if MODEL in found and limit is not None:
-        energies = _energies(found[MODEL])
-        rejected = sum(e > limit for e in energies.values())
-        data = predictions_parquet(found[MODEL], recipe.class_names, energies, limit)
-        count = len(energies)
-    elif MODEL in found:
-        count, data = len(found[MODEL]), predictions_parquet(found[MODEL], recipe.class_names)
-    else:
-        count, data = _of_ensemble(found[SOURCE], found[PROJECTED], recipe.class_names)
-    failed = failed_images(nodes)
-    if not count and failed:
-        raise DataError(nothing_read(options.images, failed))
-    write_file(out, with_failures(data, failed))
-    print(f"{count} predictions by {model.name} in {redact(out)}")
-    if limit is not None:
-        print(f"{rejected} of them are {NONE_OF_THESE}: their energy is above {limit:.4g}, {rule}")
-    if failed:
-        print(failures_said(failed, run.url), file=sys.stderr)
+    answer = answers(model, recipe, question, options.images)
+    write_file(out, answer.data)
+    print(f"{answer.count} predictions by {model.name} in {redact(out)}")
+    if answer.limit is not None:
+        print(
+            f"{answer.rejected} of them are {NONE_OF_THESE}: their energy is above {answer.limit:.4g},"
+            f" {answer.rule}"
+        )
+    if answer.failed:
+        print(failures_said(answer.failed, answer.run.url), file=sys.stderr)
     return 0
-
-
-def _limit(run: Run, options: PredictOptions) -> tuple[float, str]:
-    """The energy above which images are rejected, and which rule gave it. Raises DiffadaptError."""
-    from diffadapt.run.held_out import held_out_nodes, model_of, stored
-    from diffadapt.run.other_classes import rule
-
-    if not 0 < options.reject_tpr < 1:
-        raise RecipeError(
-            f"--reject-tpr is {options.reject_tpr:g}, but it must lie between 0 and 1, such as 0.95."
-        )
-    manifest = run.manifest()
-    nodes, node = manifest["nodes"], manifest["outputs"].get("predictions")
-    if node is None:
-        raise StoreError(
-            f"The run {run.name} holds no predictions of the model that predict applies, so no limit of the"
-            " energy"
-            " can be taken from it: --reject energy is for runs of Adapt Anything."
-        )
-    load = stored(run)
-    held_out = held_out_nodes(nodes).get(model_of(nodes, node)) if options.reject_by == "held-out" else None
-    limit, where, count = rule(load(node), load(held_out) if held_out else None, options.reject_tpr)
-    return limit, f"which {100 * options.reject_tpr:g} % of {count:,} {where} do not exceed"
-
-
-def _energies(predictions: Mapping[str, Any]) -> dict[str, float]:
-    import numpy as np
-
-    from diffadapt.metrics.rejection import energy
-
-    if not predictions:
-        return {}
-    values = energy(np.stack([logits for _, logits in predictions.values()]))
-    return dict(zip(predictions, values.tolist(), strict=True))
 
 
 def _check_out(out: str) -> None:
@@ -145,30 +88,3 @@ def _check_out(out: str) -> None:
     if not out.endswith(".parquet"):
         raise StoreError(f"--out {out!r} must end in .parquet: predictions are written as Parquet.")
     demand_writable(out)
-
-
-def _of_ensemble(source: dict, projected: dict, names: Sequence[str]) -> tuple[int, bytes]:
-    """(rows, Parquet bytes): one row an image that both models predicted, sorted by path."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from diffadapt.core.record import softmax
-
-    keys = sorted(set(source) & set(projected))
-    columns: dict[str, list] = {"path": [k.split("/", 2)[2] for k in keys]}
-    parts = {}
-    if keys:
-        parts["source"] = softmax(np.stack([source[k][1] for k in keys]))
-        parts["projected"] = softmax(np.stack([projected[k][1] for k in keys]))
-        parts["ensemble"] = (parts["source"] + parts["projected"]) / 2
-    for name in ("source", "projected", "ensemble"):
-        p = parts.get(name, np.zeros((0, 1)))
-        label = p.argmax(axis=1)
-        columns[f"{name}_label"] = label.tolist()
-        columns[f"{name}_class"] = [names[i] if names else str(i) for i in label]
-        columns[f"{name}_confidence"] = p.max(axis=1).tolist() if len(p) else []
-    columns["label"], columns["confidence"] = columns["ensemble_label"], columns["ensemble_confidence"]
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    return len(keys), buffer.getvalue()

@@ -16,7 +16,8 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
     ``said`` names the model's run."""
     import sys
 
-    from diffadapt.commands.common import failures_said, make_runner
+    from diffadapt.api import runners
+    from diffadapt.api.predict import failures_said
     from diffadapt.core.errors import StoreError
     from diffadapt.core.place import demand_empty, new_folder
     from diffadapt.core.predictions import failed_images
@@ -31,7 +32,7 @@ def predict_scenes(recipe: ScenePrediction, root: Root, out: str, said: str) -> 
     demand_empty(out)
     with new_folder(out):
         pass  # fails before hours of work, not after
-    run = drive("predict", recipe, recipe.pipeline(), root, lambda: make_runner(recipe.execution))
+    run = drive("predict", recipe, recipe.pipeline(), root, lambda: runners.make_runner(recipe.execution))
     nodes = run.manifest()["nodes"]
     failed = failed_images(nodes)
     with new_folder(out) as place:
@@ -53,7 +54,7 @@ def _write(
     and of how many images the name stands for no file. ``failed``: path -> reason of images without one.
     Raises DataError where there is none at all."""
 
-    from diffadapt.commands.common import nothing_read
+    from diffadapt.api.predict import nothing_read
     from diffadapt.core.errors import DataError
     from diffadapt.core.predictions import image_path
     from diffadapt.core.spreadsheet import csv_bytes

@@ -10,12 +10,12 @@ from typing import Any
 
 import tyro
 
+from diffadapt.api.status import state_of
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import DiffadaptError, ResourceError, StoreError
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root, Run, near
 from diffadapt.core.store import Store
-from diffadapt.run.heartbeat import SILENCE
 from diffadapt.sweeps.folder import Sweep, sweeps
 from diffadapt.sweeps.result import values_text
 
@@ -43,28 +43,6 @@ def status(argv: Sequence[str]) -> int:
         print(f"No runs under {redact(root.location)}. `diffadapt run quickstart` makes one.")
     print("\n".join([*shown, *([""] if shown and jobs else []), *jobs]), end="\n" if shown or jobs else "")
     return 0
-
-
-def state_of(status: dict[str, Any]) -> str:
-    """The recorded state; 'interrupted' when the process that claims to be running is gone or long silent."""
-    state = status.get("state", "unknown")
-    if state == "running":
-        silent = time.time() - status.get("updated", 0) > SILENCE
-        if silent or not _alive(status):
-            return "interrupted (the same command goes on)"
-    return state
-
-
-def _alive(status: dict[str, Any]) -> bool:
-    if status.get("host") not in (None, os.uname().nodename) or "pid" not in status:
-        return True
-    try:
-        os.kill(status["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _all(root: Root) -> Iterator[str]:

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from diffadapt.commands.options import parse_fields
 from diffadapt.commands.plan import CostOptions, sweep_time
-from diffadapt.commands.precision import settled
 from diffadapt.core.config import changes, override
-from diffadapt.core.errors import RecipeError, TrainingError
+from diffadapt.core.errors import RecipeError
 from diffadapt.core.redact import redact
 from diffadapt.sweeps.space import Axis, Choice, Space
 
 if TYPE_CHECKING:
-    from diffadapt.run.runner import ExecutionConfig
-    from diffadapt.run.sweep import Fan, SweepPlan
+    from diffadapt.run.sweep import SweepPlan
     from diffadapt.sweeps.union import Economy
 
 
@@ -41,35 +39,26 @@ class Words:
 def sweep(argv: Sequence[str]) -> int:
     import time
 
-    from diffadapt.commands.common import make_runner
+    from diffadapt.api.sweep import carry_out, demand_one, prepare, say
     from diffadapt.commands.report import show_sweep
     from diffadapt.core.units import format_seconds
-    from diffadapt.run.sweep import SweepRequest, plan_sweep, run_sweep
+    from diffadapt.run.sweep import SweepRequest
 
     started = time.monotonic()
     told = read_words(argv, "sweep", "sweep")
-    name, space, recipes = told.name, told.space, told.recipes
-    decided = {n: settled(r, told.options.machine()) for n, r in recipes.items()}
-    first = next(iter(recipes))
-    overrides = {**told.overrides, **changes(recipes[first], decided[first])}  # what a device decides is kept
-    recipes = decided
-    root, execution = told.options.open(), next(iter(recipes.values())).execution
-    plan = plan_sweep(space, recipes, root)
-    print(redact(format_sweep(name, space, recipes, plan)), flush=True)
-    if time_text := sweep_time(list(plan.plans.values()), root, told.options, execution):
+    request = SweepRequest(told.name, told.space, told.recipes, told.overrides)
+    machine = told.options.machine()
+    prepared = prepare(request, told.options.open(), machine)
+    recipes, plan = prepared.request.recipes, prepared.plan
+    print(redact(format_sweep(told.name, told.space, recipes, plan)), flush=True)
+    if time_text := sweep_time(list(plan.plans.values()), prepared.root, told.options, prepared.execution):
         print("\n".join(f"  {line}" for line in time_text.splitlines()), flush=True)
     if told.words.plan:
         return 0
-    request = SweepRequest(name, space, recipes, overrides)
-    done = run_sweep(request, root, execution, make_runner, lambda e: make_fan(e), _say, plan)
+    done = carry_out(prepared, say)
     show_sweep(done)
     print(f"\n{format_seconds(time.monotonic() - started)}")
-    ended = done.results()
-    if ended and all(r.status == "failed" for r in ended):
-        raise TrainingError(
-            f"No trial of the sweep finished; the first one failed with: {ended[0].error} Mend that and run"
-            " the same command again."
-        )
+    demand_one(done)
     return 0
 
 
@@ -172,23 +161,6 @@ def _load(name: str) -> Any:
     from diffadapt.core.recipes import load
 
     return load(name)
-
-
-def make_fan(config: ExecutionConfig) -> Fan:
-    """Ray Tune, whose trials run side by side; this process for --execution.runner local, or without Ray."""
-    from diffadapt.commands.common import make_runner
-    from diffadapt.run.choice import has_ray
-    from diffadapt.run.sweep import LocalFan
-
-    if config.runner == "local" or (config.runner == "auto" and not has_ray()):
-        return LocalFan(make_runner)
-    from diffadapt.orchestrate.tune import TuneFan
-
-    return TuneFan(config)
-
-
-def _say(line: str) -> None:
-    print(redact(line), file=sys.stderr, flush=True)
 
 
 def format_sweep(name: str, space: Space, recipes: Mapping[str, Any], plan: SweepPlan) -> str:

@@ -38,10 +38,16 @@ class Entry:
 def folders(variable: str, name: str) -> list[Path]:
     """Folders to look in, best first: those that the environment's ``variable`` names, the checkout's
     ``name``, the installed one."""
-    package = Path(__file__).resolve().parent.parent
     result = [Path(p) for p in os.environ.get(variable, "").split(os.pathsep) if p]
-    result += [package.parent.parent / name, package / f"_{name}"]
-    return [p for p in result if p.is_dir()]
+    return [p for p in [*result, *shipped(name)] if p.is_dir()]
+
+
+def shipped(name: str) -> list[Path]:
+    """Where the folder ``name`` of the repository is, best first: in the checkout, if this is one, and as the
+    wheel brings it. Neither need exist."""
+    package = Path(__file__).resolve().parent.parent
+    checkout = [package.parent.parent / name] if package.parent.name == "platform" else []
+    return [*checkout, package / f"_{name}"]
 
 
 def find(roots: Iterable[Path], what: str) -> dict[str, Entry]:

@@ -96,6 +96,12 @@ def run_digest(config: Mapping[str, Any], plans: Mapping[str, NodePlan]) -> str:
     )
 
 
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """The :func:`run_digest` of what a manifest describes."""
+    nodes = {n: [shard[1] for shard in node["shards"]] for n, node in manifest["nodes"].items()}
+    return digest({"config": manifest["config"], "nodes": nodes}, 8)
+
+
 def load(data: bytes, where: str) -> dict[str, Any]:
     """Parse a manifest; StoreError when it is damaged or of another format version."""
     damaged = f"The manifest of {where} is damaged: run the recipe again with the same --root to rewrite it."

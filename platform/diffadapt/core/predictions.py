@@ -29,6 +29,48 @@ NONE_OF_THESE, NO_LABEL = "(none of these)", -1
 """The answer to an image that is rejected."""
 
 
+def prediction_columns(
+    predictions: Mapping[str, tuple[int | None, np.ndarray]], class_names: Sequence[str] = ()
+) -> dict[str, list]:
+    """The columns of :data:`PREDICTIONS_SCHEMA`, a row an image, sorted by path, of key -> (true label,
+    unused; logits (K,))."""
+    keys = sorted(predictions, key=image_path)
+    p = softmax(np.stack([predictions[k][1] for k in keys])) if keys else np.zeros((0, 1))
+    return {"path": [image_path(k) for k in keys], **_answers(p, class_names)}
+
+
+def ensemble_columns(
+    source: Mapping[str, tuple[int | None, np.ndarray]],
+    projected: Mapping[str, tuple[int | None, np.ndarray]],
+    class_names: Sequence[str] = (),
+) -> dict[str, list]:
+    """Columns, a row an image that both models predicted, sorted by path: ``path``; label, class and
+    confidence of ``source_``, ``projected_`` and ``ensemble_``; and ``label`` and ``confidence``, the
+    ensemble's."""
+    keys = sorted(set(source) & set(projected))
+    columns: dict[str, list] = {"path": [image_path(k) for k in keys]}
+    parts = {}
+    if keys:
+        parts["source"] = softmax(np.stack([source[k][1] for k in keys]))
+        parts["projected"] = softmax(np.stack([projected[k][1] for k in keys]))
+        parts["ensemble"] = (parts["source"] + parts["projected"]) / 2
+    for name in ("source", "projected", "ensemble"):
+        found = _answers(parts.get(name, np.zeros((0, 1))), class_names)
+        columns |= {f"{name}_{k}": values for k, values in found.items()}
+    columns["label"], columns["confidence"] = columns["ensemble_label"], columns["ensemble_confidence"]
+    return columns
+
+
+def _answers(p: np.ndarray, class_names: Sequence[str]) -> dict[str, list]:
+    """Probabilities (N, K) -> label, class (its name, or its number when there are no names), confidence."""
+    label = p.argmax(axis=1).tolist()
+    return {
+        "label": label,
+        "class": [class_names[i] if class_names else str(i) for i in label],
+        "confidence": p.max(axis=1).tolist() if len(p) else [],
+    }
+
+
 def predictions_parquet(
     predictions: Mapping[str, tuple[int | None, np.ndarray]],
     class_names: Sequence[str] = (),
@@ -42,17 +84,9 @@ def predictions_parquet(
     energy) also the columns ``energy`` and ``nearest``, the class that is predicted; images above ``limit``
     have the class "(none of these)" and the label -1.
     """
-    keys = sorted(predictions, key=image_path)
-    p = softmax(np.stack([predictions[k][1] for k in keys])) if keys else np.zeros((0, 1))
-    label = p.argmax(axis=1).tolist()
-    columns = {
-        "path": [image_path(k) for k in keys],
-        "label": label,
-        "class": [class_names[i] if class_names else str(i) for i in label],
-        "confidence": p.max(axis=1).tolist(),
-    }
-    schema = PREDICTIONS_SCHEMA
+    columns, schema = prediction_columns(predictions, class_names), PREDICTIONS_SCHEMA
     if energies is not None:
+        keys, label = sorted(predictions, key=image_path), columns["label"]
         values = [float(energies[k]) for k in keys]
         columns |= {"energy": values, "nearest": columns["class"]}
         columns["label"] = [NO_LABEL if e > limit else i for e, i in zip(values, label, strict=True)]

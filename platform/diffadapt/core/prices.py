@@ -10,6 +10,7 @@ from typing import Any
 
 from diffadapt.core.devices import device
 from diffadapt.core.errors import RecipeError, suggest
+from diffadapt.core.functions import shipped
 from diffadapt.core.toml_text import parse_toml
 
 CLOUDS = ("aws", "gcp", "azure")
@@ -100,8 +101,7 @@ def load(place: str = "") -> dict[str, Instance]:
 
 def default_file() -> Path:
     """The checkout's price list, else the one installed with the package."""
-    package = Path(__file__).resolve().parent.parent
-    files = (package.parent.parent / "cluster" / "prices.toml", package / "_cluster" / "prices.toml")
+    files = [folder / "prices.toml" for folder in shipped("cluster")]
     return next((f for f in files if f.is_file()), files[-1])
 
 

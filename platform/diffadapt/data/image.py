@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from diffadapt.core.errors import DataError, ItemError, ResourceError
 
@@ -42,6 +42,15 @@ _TURNS = range(2, 9)
 _MARKS = (b"xif", b"XIf", b"XIF", b"rientation")
 """One of these stands in every JPEG, PNG or WebP that states a turn: EXIF in its spellings, and XMP."""
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+class TooManyPixels(ItemError):
+    """An image that claims more pixels than are accepted."""
+
+
+class UnknownFormat(ItemError):
+    """Bytes of none of :data:`FORMATS`."""
+
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit speaks
 warnings.filterwarnings("ignore", message="Palette images with Transparency")  # alpha is dropped
@@ -90,7 +99,8 @@ def open_image(data: bytes, what: str) -> Iterator[Image.Image]:
             " the same command."
         ) from None
     except Exception as error:  # Pillow's decoders raise nearly any type on damaged bytes
-        raise ItemError(
+        kind = UnknownFormat if isinstance(error, UnidentifiedImageError) else ItemError
+        raise kind(
             f"{what} is not a readable image ({_reason(error)}): replace or remove the file."
         ) from None
 
@@ -298,8 +308,8 @@ def blocks(height: int, width: int) -> Iterator[slice]:
     return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
-def _too_large(what: str, claimed: str, count: int, limit: int) -> ItemError:
-    return ItemError(
+def _too_large(what: str, claimed: str, count: int, limit: int) -> TooManyPixels:
+    return TooManyPixels(
         f"{what} claims {claimed} pixels, more than the {limit:,} that are accepted, since a small file can"
         f" fill the memory (a decompression bomb): scale it down, or set {MAX_PIXELS_VARIABLE} to {count} or"
         " more."

@@ -8,20 +8,19 @@ The folders are copied to a temporary one under the names that the job knows the
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from ray._private.ray_constants import get_runtime_env_default_excludes
-from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, _dir_travel, _get_excludes
 
 import diffadapt
 from diffadapt.core import recipes
 from diffadapt.core.discover import VARIABLES, user_folders
 from diffadapt.core.errors import ResourceError
 from diffadapt.core.files import scratch
+from diffadapt.orchestrate import internals
 from diffadapt.sweeps import spaces
 
 LEFT_OUT = [
@@ -54,20 +53,21 @@ class Bundle:
 
 
 @contextlib.contextmanager
-def bundle(files: Mapping[str, Path], limit: int = GCS_STORAGE_MAX_SIZE) -> Iterator[Bundle]:
+def bundle(files: Mapping[str, Path], limit: int | None = None) -> Iterator[Bundle]:
     """Copy what travels, and ``files`` (name in the working folder -> file), into a folder that ends with the
     context.
 
-    Raises ResourceError when package or working folder hold ``limit`` bytes or more, which Ray would refuse
-    after the upload.
+    Raises ResourceError when package or working folder hold ``limit`` bytes (Ray's own limit) or more, which
+    Ray would refuse after the upload.
     """
+    most: int = limit or (internals.piece("upload limit") or [500 * MIB])[0]
     package = Path(diffadapt.__file__).resolve().parent
     folders, env = _folders(package)
     inside = {f: p for folder, name in folders.items() for f, p in _listed(folder, name).items()}
     inside.update({file.resolve(): Path(name) for name, file in files.items()})
     code = _listed(package, package.name)
     size = sum(
-        _demand_room(part, what, limit)
+        _demand_room(part, what, most)
         for part, what in ((code, "The package"), (inside, "What travels beside the package"))
     )
     with scratch("job") as place:
@@ -103,13 +103,23 @@ def _listed(folder: Path, name: str) -> dict[Path, Path]:
         if path.is_file():
             result[path] = Path(name) / path.relative_to(folder)
 
-    _dir_travel(
-        folder,
-        [_get_excludes(folder, [*get_runtime_env_default_excludes(), *LEFT_OUT])],
-        add,
-        include_gitignore=True,
-    )
+    if (found := internals.piece("ignored files")) is None:
+        _walk(folder, add)
+        return result
+    travel, excludes, usual = found
+    travel(folder, [excludes(folder, [*usual(), *LEFT_OUT])], add, include_gitignore=True)
     return result
+
+
+def _walk(folder: Path, add: Callable[[Path], None]) -> None:
+    """``add`` every file below ``folder`` but what is left out by name."""
+    for path in sorted(folder.iterdir()):
+        if any(fnmatch.fnmatch(path.name, pattern) for pattern in LEFT_OUT):
+            continue
+        if path.is_dir():
+            _walk(path, add)
+        else:
+            add(path)
 
 
 def _demand_room(files: Mapping[Path, Path], what: str, limit: int) -> int:

@@ -17,6 +17,8 @@ from typing import Any
 
 import ray
 
+from diffadapt.core.machine import nvidia_gpus
+from diffadapt.orchestrate import internals
 from diffadapt.orchestrate.connection import MIN_LOGICAL_CPUS, Connection, named_address
 from diffadapt.run.runner import ExecutionConfig
 
@@ -107,11 +109,10 @@ def remaining(found: NodeTypes, workers: list[tuple[str, Mapping[str, float]]]) 
 
 def this_machine() -> dict[str, float]:
     """What a Ray that is started here would have."""
-    from ray._private.accelerators import get_accelerator_manager_for_resource
-
     try:
-        manager = get_accelerator_manager_for_resource("GPU")
-        gpus = manager.get_current_node_num_accelerators() if manager else 0
+        found = internals.piece("accelerators")
+        manager = found[0]("GPU") if found else None
+        gpus = manager.get_current_node_num_accelerators() if manager else 0 if found else nvidia_gpus()
     except Exception:  # a driver that cannot be asked has no GPUs to give
         log.debug("GPUs could not be counted.", exc_info=True)
         gpus = 0
@@ -128,9 +129,8 @@ def _node_types() -> NodeTypes:
 
 def _reported() -> NodeTypes | None:
     """What the platform told the GCS, on those that do."""
-    from ray._private.state import state
-
-    config = state.get_cluster_config()
+    found = internals.piece("node groups")
+    config = found[0]() if found else None
     groups = list(config.node_group_configs) if config else []
     types = tuple(
         NodeType(g.name, dict(g.resources), g.max_count if g.max_count >= 0 else MOST_NODES)
@@ -224,13 +224,14 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
 
 
 def _of_kuberay(name: str) -> NodeTypes | None:
-    from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
-
+    if (found := internals.piece("kuberay")) is None:
+        return None
+    derive, client = found
     namespace = os.environ.get("RAY_CLUSTER_NAMESPACE") or _POD_NAMESPACE.read_text().strip()
-    cluster = node_provider.KubernetesHttpApiClient(namespace=namespace).get(f"rayclusters/{name}")
+    cluster = client(namespace=namespace).get(f"rayclusters/{name}")
     if not cluster["spec"].get("enableInTreeAutoscaling"):
         return None
-    return of_configuration(autoscaling_config._derive_autoscaling_config_from_ray_cr(cluster))
+    return of_configuration(derive(cluster))
 
 
 def _same(a: Mapping[str, float], b: Mapping[str, float]) -> bool:

@@ -20,14 +20,14 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray._private import ray_constants, worker
-from ray._private.node import Node
 
 import diffadapt
 from diffadapt.core.discover import VARIABLES
 from diffadapt.core.errors import ResourceError
 from diffadapt.core.functions import MODULE
+from diffadapt.core.redact import redact
 from diffadapt.data.image import MAX_PIXELS_VARIABLE
+from diffadapt.orchestrate import internals
 from diffadapt.orchestrate.witness import Witness, raylet_of
 from diffadapt.run.runner import ExecutionConfig
 
@@ -40,6 +40,11 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
+_TRACKERS = (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"),
+    *("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL", "WANDB_DIR"),
+)
+"""Where trackers write to; a value with a login or token in it is not handed on, since a cluster shows it."""
 # Of this process alone: by default Ray leaves a token in the home folder, and with it the next `ray start` of
 # this user would ask for tokens.
 _TOKEN = secrets.token_hex(16)
@@ -77,6 +82,8 @@ class Connection:
         except ResourceError:
             raise
         except Exception as error:
+            if address and (said := internals.mismatch(error, address)):
+                raise ResourceError(said) from None
             what = (
                 f"Ray at {address} could not be joined"
                 if address
@@ -199,8 +206,8 @@ def worker_environment(config: ExecutionConfig, *, roots: bool = True) -> dict[s
     }
     if roots:
         variables["PYTHONPATH"] = os.pathsep.join(import_roots())
-    for name in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME", MAX_PIXELS_VARIABLE, *VARIABLES):
-        if name in os.environ:
+    for name in ("HF_HUB_OFFLINE", "HF_HOME", "TORCH_HOME", MAX_PIXELS_VARIABLE, *VARIABLES, *_TRACKERS):
+        if name in os.environ and (name not in _TRACKERS or redact(os.environ[name]) == os.environ[name]):
             variables[name] = os.environ[name]
     return variables
 
@@ -240,18 +247,22 @@ def _end_half(error: BaseException) -> None:
     """End what a failed start has begun; only the frames of its error still know of it."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         node = frame.f_locals.get("self")
-        if isinstance(node, Node):
-            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        kill = getattr(node, "kill_all_processes", None)
+        if callable(kill):
+            kill(check_alive=False, allow_graceful=False)
             break
     ray.shutdown()
 
 
 def _witness(own: bool) -> Witness | None:
-    node = worker._global_node
+    node, gcs_server, *_ = internals.piece("processes") or (None, None)
     if node is None:
         return None
-    gcs = node.all_processes[ray_constants.PROCESS_TYPE_GCS_SERVER][0].process.pid if own else None
-    return Witness(raylet_of(node.raylet_socket_name), gcs, "" if own else node.gcs_address)
+    try:
+        gcs = node.all_processes[gcs_server][0].process.pid if own else None
+        return Witness(raylet_of(node.raylet_socket_name), gcs, "" if own else node.gcs_address)
+    except (AttributeError, LookupError):  # of a Ray that keeps them otherwise
+        return None
 
 
 def quiet_logs() -> None:

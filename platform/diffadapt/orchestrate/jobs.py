@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import logging
 import os
 import platform
@@ -24,13 +23,13 @@ from typing import Any
 import aiohttp
 import ray
 import requests
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from diffadapt.core.errors import ResourceError, suggest
 from diffadapt.core.redact import redact
+from diffadapt.core.versions import RAY, pythons, rays, spoken
+from diffadapt.orchestrate import internals
 from diffadapt.orchestrate.bundle import Bundle
 from diffadapt.orchestrate.interpreter import FUNCTION, HOOK
 
@@ -234,12 +233,14 @@ class JobServer:
             await asyncio.sleep(1.0)
 
     async def _messages(self, name: str) -> AsyncIterator[str]:
-        client = self._client
-        url = f"{client._address}/api/jobs/{name}/logs/tail"
-        async with aiohttp.ClientSession(cookies=client._cookies, headers=client._headers) as session:
+        if (way := internals.websocket(self._client)) is None:
+            async for text in self._client.tail_job_logs(name):
+                yield text
+            return
+        async with aiohttp.ClientSession(cookies=way["cookies"], headers=way["headers"]) as session:
             async with session.ws_connect(
-                url,
-                ssl=client._ssl_context if client._ssl_context is not None else True,
+                f"{way['url']}/api/jobs/{name}/logs/tail",
+                ssl=way["ssl"] if way["ssl"] is not None else True,
                 heartbeat=20.0,
                 max_msg_size=0,
             ) as socket:
@@ -291,25 +292,25 @@ class JobServer:
 
 def check(cluster: Cluster) -> None:
     """ResourceError for a cluster whose Ray or Python this package does not run on."""
-    ours, theirs = Version(ray.__version__), Version(cluster.ray)
-    if (ours.major, ours.minor) != (theirs.major, theirs.minor):
+    if not (wanted := rays()).contains(cluster.ray, prereleases=True):
         raise ResourceError(
-            f"The cluster runs Ray {theirs}, and the job needs Ray {ours} as here: start the cluster with"
-            f" ray[default,data,train,tune]=={ours}."
+            f"The cluster runs Ray {cluster.ray}, this is Ray {ray.__version__}, and diffadapt needs"
+            f" {spoken(wanted)}: start the cluster with {RAY}=={ray.__version__}."
         )
-    try:
-        wanted = importlib.metadata.metadata("diffadapt")["Requires-Python"] or ""
-    except importlib.metadata.PackageNotFoundError:
-        return
-    if Version(cluster.python) not in SpecifierSet(wanted):
+    if not (wanted := pythons()).contains(cluster.python, prereleases=True):
         raise ResourceError(
-            f"The cluster runs Python {cluster.python}, and diffadapt needs {wanted}: start the cluster with"
-            " such a Python."
+            f"The cluster runs Python {cluster.python}, and diffadapt needs {spoken(wanted)}: start the"
+            " cluster with such a Python."
         )
 
 
 def _connect(address: str) -> JobSubmissionClient:
     """Without a token first, unless RAY_AUTH_MODE=token: a server that asks for none is not shown one."""
+    if internals.piece("job client") is None:
+        raise ResourceError(
+            f"The job client of Ray {ray.__version__} is not one that diffadapt can use: `pip install"
+            f" '{RAY}{spoken(rays())}'`."
+        )
     for name in (
         "ray.dashboard.modules.job.sdk",
         "ray.dashboard.modules.dashboard_sdk",

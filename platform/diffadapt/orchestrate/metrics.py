@@ -36,6 +36,8 @@ class Series:
     description: str
     labels: tuple[str, ...]
     kind: Literal["counter", "histogram"] = "counter"
+    bounds: tuple[float, ...] = ()
+    """Upper bounds of a histogram's buckets; none: :data:`BOUNDARIES`."""
 
 
 IMAGES = Series("diffadapt_images_total", "Images (or other rows) made, by stage.", ("stage",))
@@ -63,7 +65,27 @@ DEVICE_SECONDS = Series(
 TRIALS = Series(
     "diffadapt_trials_total", "Trials of sweeps by status: finished, failed, stopped.", ("status",)
 )
-ALL = (IMAGES, SHARDS, QUARANTINED, SECONDS, DEVICE_SECONDS, TRIALS)
+REQUESTS = Series("diffadapt_served_requests_total", "Requests for predictions, by HTTP status.", ("status",))
+ANSWERS = Series(
+    "diffadapt_served_images_total",
+    "Images of requests by status: answered, or refused as unreadable.",
+    ("status",),
+)
+LATENCY = Series(
+    "diffadapt_served_seconds",
+    "Wall seconds of one request for predictions.",
+    (),
+    "histogram",
+    (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
+)
+BATCH = Series(
+    "diffadapt_served_batch_images",
+    "Images that a replica predicts at a time.",
+    (),
+    "histogram",
+    (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0),
+)
+ALL = (IMAGES, SHARDS, QUARANTINED, SECONDS, DEVICE_SECONDS, TRIALS, REQUESTS, ANSWERS, LATENCY, BATCH)
 
 BOUNDARIES = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 7200.0]
 """Upper bounds of the histogram's buckets in seconds."""
@@ -100,6 +122,19 @@ def existing(shards: Mapping[str, int]) -> None:
 def trial_ended(status: str) -> None:
     """Record the end of one trial with its status."""
     _safely(TRIALS, 1, {"status": status})
+
+
+def served(status: int, seconds: float, answered: int, refused: int) -> None:
+    """Record one request for predictions."""
+    _safely(REQUESTS, 1, {"status": str(status)})
+    _safely(ANSWERS, answered, {"status": "answered"})
+    _safely(ANSWERS, refused, {"status": "refused"})
+    _safely(LATENCY, seconds, {})
+
+
+def served_batch(images: int) -> None:
+    """Record what a replica predicts at a time."""
+    _safely(BATCH, images, {})
 
 
 def counted_trials(on_result: OnResult) -> OnResult:
@@ -162,5 +197,7 @@ def _recorder(series: Series) -> Callable[[float, dict[str, str]], Any]:
     from ray.util.metrics import Counter, Histogram
 
     if series.kind == "histogram":
-        return Histogram(series.name, series.description, BOUNDARIES, series.labels).observe
+        return Histogram(
+            series.name, series.description, list(series.bounds) or BOUNDARIES, series.labels
+        ).observe
     return Counter(series.name, series.description, series.labels).inc

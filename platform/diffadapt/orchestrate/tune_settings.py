@@ -10,6 +10,8 @@ from typing import Any
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from diffadapt.orchestrate import internals
+
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
@@ -43,17 +45,18 @@ def tune_environment(variables: Mapping[str, str] = TUNE_ENVIRONMENT) -> Iterato
 def _every_loss_is_an_actor_error() -> Iterator[None]:
     """Ray 2.60 gives OutOfMemoryError for an actor that the memory monitor ended; Tune takes it for a fault
     of its own and ends all trials (measured)."""
-    from ray.air.execution._internal.actor_manager import RayActorManager
-
-    original = RayActorManager._actor_task_failed
+    if (found := internals.piece("lost trials")) is None:
+        yield
+        return
+    manager, original = found
 
     def task_failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, RayError) and not isinstance(exception, (RayActorError, RayTaskError)):
             exception = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
         original(self, tracked_actor_task, exception)
 
-    RayActorManager._actor_task_failed = task_failed
+    manager._actor_task_failed = task_failed
     try:
         yield
     finally:
-        RayActorManager._actor_task_failed = original
+        manager._actor_task_failed = original

@@ -13,9 +13,10 @@ from diffadapt.core.runs import Run
 from diffadapt.core.stage import plan_node
 
 
-def image_bytes(run: Run, wanted: Mapping[str, str]) -> dict[str, bytes]:
-    """Key -> encoded image of every key of ``wanted`` (key -> node of the manifest that holds it). Raises
-    DataError for images that are no longer there or no longer those of the run."""
+def image_bytes(run: Run, wanted: Mapping[str, str], recipe: Any = None) -> dict[str, bytes]:
+    """Key -> encoded image of every key of ``wanted`` (key -> node of the manifest that holds it).
+    ``recipe``: the run's own, where it is at hand, else that which its recipe.json names. Raises DataError
+    for images that are no longer there or no longer those of the run."""
     nodes = run.manifest()["nodes"]
     found: dict[str, bytes] = {}
     stages: Mapping[str, Any] = {}
@@ -25,7 +26,7 @@ def image_bytes(run: Run, wanted: Mapping[str, str]) -> dict[str, bytes]:
         if shards and shards[0][3] is not None:
             found.update(_stored(run, shards, keys))
         else:
-            stages = stages or {n.name: n.stage for n in _recipe(run).pipeline().nodes}
+            stages = stages or {n.name: n.stage for n in (recipe or _recipe(run)).pipeline().nodes}
             found.update(_read(run, node, stages, shards, keys))
     if missing := [k for k in wanted if k not in found]:
         raise DataError(

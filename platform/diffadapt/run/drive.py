@@ -25,10 +25,10 @@ from diffadapt.core.runs import PLANNED, Root, Run, run_name
 from diffadapt.run.families import describe_families
 from diffadapt.run.finish import finish
 from diffadapt.run.heartbeat import Heartbeat
-from diffadapt.run.logs import track_run
+from diffadapt.run.logs import parameters, track_begin, track_run
 from diffadapt.run.progress import NodeProgress, Progress
 from diffadapt.run.work import Work
-from diffadapt.train.trackers.base import check_trackers
+from diffadapt.train.trackers.base import demand_trackers
 
 
 def drive(
@@ -49,13 +49,15 @@ def drive(
     model and no report.
     """
     started, brief = time.time(), run is not None
-    check_trackers(recipe.execution.trackers)
+    demand_trackers(recipe.execution.trackers)
     root.store.prepare()
     root.runs.prepare()
     clear_scratch()
     plans = pipeline.plan(root.store)
     config = manifests.run_config(recipe)
-    run = run or Run(root, run_name(recipe_name, manifests.run_digest(config, plans)))
+    digest = manifests.run_digest(config, plans)
+    run = run or Run(root, run_name(recipe_name, digest))
+    told = parameters(recipe_name, digest, config)
     progress = progress or Progress({})
     progress.nodes = {n: NodeProgress(len(p.shards), p.items) for n, p in plans.items() if p.stage.stored}
     if not brief:
@@ -93,6 +95,7 @@ def drive(
 
         state = "interrupted"
         try:
+            track_begin(run, recipe.execution.trackers, told)
             with Heartbeat(beat):
                 work.run(runner_factory)
             _record_execution(run, work, time.time() - started)
@@ -115,9 +118,12 @@ def drive(
                     started=started,
                     error=scrub(work.error),
                 )
+                if state != "finished":
+                    track_run(run, recipe.execution.trackers, told, state)
             except StoreError:
                 pass  # the error that brought us here is the one to report
-    track_run(run, recipe.execution.trackers)
+    if not brief:  # of a trial, whoever judges it tells the end
+        track_run(run, recipe.execution.trackers, told)
     return run
 
 

@@ -24,7 +24,7 @@ from diffadapt.core.stage import InputFile, Stage, WorkContext, Worker
 from diffadapt.core.store import Store
 from diffadapt.run.readers import readers_for
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_VARIABLES: tuple[str, ...] = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Executor:

@@ -7,17 +7,14 @@ ends; what it had open when it died is given to another, at most :data:`ATTEMPTS
 
 from __future__ import annotations
 
-import os
 import pickle
-import socket
 import subprocess
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from typing import Any
 
 from diffadapt.core.errors import ResourceError
@@ -26,6 +23,7 @@ from diffadapt.core.schedule import Chain, Task
 from diffadapt.core.stage import Stage
 from diffadapt.core.store import Store
 from diffadapt.prompts.backends.base import HANDED_IN
+from diffadapt.run.child import start
 from diffadapt.run.executor import THREAD_VARIABLES, failed, lost_worker
 from diffadapt.run.local import demand_one_worker
 from diffadapt.run.runner import ExecutionConfig, Feed, OnFitProgress, OnReceipt, Runner
@@ -140,19 +138,8 @@ class _Worker:
 
     def __init__(self, config: ExecutionConfig):
         threads = max(1, config.threads)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "diffadapt.run.local_worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
-                    **dict.fromkeys(THREAD_VARIABLES, str(threads)),
-                },
-            )
-        self.connection = Connection(ours.detach())
+        variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
+        self.process, self.connection = start("diffadapt.run.local_worker", variables)
         self.up, self.work, self._place = False, None, b""
         self._send(("settings", replace(config, threads=threads), loaded(), dict(HANDED_IN)))
 

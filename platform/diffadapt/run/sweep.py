@@ -23,6 +23,7 @@ from diffadapt.core.schedule import finished
 from diffadapt.core.stage import NodePlan
 from diffadapt.run.executor import one_line
 from diffadapt.run.heartbeat import Heartbeat
+from diffadapt.run.logs import parameters, track_begin, track_run
 from diffadapt.run.progress import NodeProgress, Progress
 from diffadapt.run.runner import ExecutionConfig, Runner
 from diffadapt.run.trial import TrialWork, failed, run_trial
@@ -33,6 +34,7 @@ from diffadapt.sweeps.result import TrialResult, to_parquet, values_text
 from diffadapt.sweeps.space import Space, check
 from diffadapt.sweeps.trials import Trial, build, enumerate_trials, make_trial
 from diffadapt.sweeps.union import Economy, common, economy, merge
+from diffadapt.train.trackers.base import demand_trackers
 
 OnResult = Callable[[TrialResult], None]
 
@@ -130,6 +132,7 @@ def run_sweep(
     """Carry out a sweep, or go on with it. ``make_runner`` makes what trials share, ``make_fan`` carries them
     out; ``say`` prints a line."""
     space, recipes = request.space, request.recipes
+    demand_trackers(execution.trackers)
     for place in (root.store, root.sweeps):
         place.prepare()
     plan = plan or plan_sweep(space, recipes, root)
@@ -194,7 +197,9 @@ def _carry_out(
         sweep.write("sweep.parquet", to_parquet(list(results.values()), list(space.axes)))
 
     state, error = "interrupted", ""
+    told = parameters(", ".join(recipes), sweep.name.rpartition("-")[2], sweep.description()["search"])
     try:
+        track_begin(sweep, execution.trackers, told)
         with Heartbeat(beat):
             together = _certain(search) if learns else [plan.plans[t.id] for t in open_trials]
             _shared(sweep, search, together, make_runner, lambda line: say(redact(line)))
@@ -212,6 +217,7 @@ def _carry_out(
         sweep.write_status(
             state, {n: p.as_dict() for n, p in counts.items()}, started=started, error=redact(error)
         )
+        track_run(sweep, execution.trackers, told, state)
     finish_sweep(sweep, list(space.axes), request.overrides, list(results.values()))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from diffadapt.core import interrupts, ledger, record
 from diffadapt.core.config import override
 from diffadapt.core.errors import DiffadaptError
+from diffadapt.core.manifest import digest_of
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.runs import Root, Run
 from diffadapt.core.stage import Stage
@@ -22,6 +23,7 @@ from diffadapt.report.provenance import optional_json
 from diffadapt.run.drive import drive
 from diffadapt.run.epochs import Epochs, OnEpoch, Silent, Watched, read_epochs
 from diffadapt.run.executor import one_line
+from diffadapt.run.logs import parameters, track_run
 from diffadapt.run.progress import Progress
 from diffadapt.run.runner import Runner
 from diffadapt.sweeps.folder import Sweep
@@ -181,7 +183,14 @@ def _drive(
         overrides=work.trial.changes,
         run=place,
     )
-    return replace(judge(work, pipeline, run, progress), epochs=epochs.values() if epochs else [])
+    result, manifest = judge(work, pipeline, run, progress), run.manifest()
+    track_run(
+        run,
+        recipe.execution.trackers,
+        parameters(work.trial.recipe, digest_of(manifest), manifest["config"]),
+        summary={"objective": result.objective, "accuracy": result.accuracy},
+    )
+    return replace(result, epochs=epochs.values() if epochs else [])
 
 
 def judge(work: TrialWork, pipeline: Pipeline, run: Run, progress: Progress) -> TrialResult:

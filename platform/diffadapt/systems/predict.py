@@ -157,6 +157,14 @@ def _ensembles(manifest: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return out
 
 
+def rows_by_aligner(run: Run) -> dict[str, str]:
+    """Aligner -> the row of an SDA run that projects with it and has models of its own."""
+    manifest = run.manifest()
+    published = manifest["config"].get("align", {}).get("guidance", "")
+    names = {row: images.partition("_")[2] for row, (images, _) in _ensembles(manifest).items()}
+    return {name.replace("_", "-") or published: row for row, name in names.items()}
+
+
 def _aligner(recipe: SDA, run: Run, manifest: Mapping[str, Any], projected: str) -> AlignConfig:
     """What the run projected with, at the level that it chose."""
     info, name = manifest["nodes"][projected], projected.partition("_")[2].replace("_", "-")
@@ -170,7 +178,7 @@ def _aligner(recipe: SDA, run: Run, manifest: Mapping[str, Any], projected: str)
 def _of_model(
     run: Run, manifest: Mapping[str, Any], images: str, execution: ExecutionConfig, block: int
 ) -> ModelPrediction:
-    config = plain(from_dict(BackboneConfig, _as_it_was(manifest["config"]["backbone"])))
+    config = model_config(run, manifest, manifest["outputs"]["model"])
     names = tuple(manifest["class_names"])
     return ModelPrediction(
         run=run.name,
@@ -181,12 +189,21 @@ def _of_model(
             labels="none",
             block=block,
         ),
-        model=replace(config, name=_folder(run, manifest, manifest["outputs"]["model"]), arch=None),
+        model=config,
         num_classes=len(names),
         class_names=names,
         seed=manifest["seed"],
         execution=execution,
     )
+
+
+def model_config(run: Run, manifest: Mapping[str, Any], node: str) -> ClassifierConfig:
+    """What loads the classifier of ``node`` with the view that the run's predictions saw. StoreError where it
+    is no longer in the store."""
+    folder, settings = _folder(run, manifest, node), manifest["config"]
+    if backbone := settings.get("backbone"):
+        return replace(plain(from_dict(BackboneConfig, _as_it_was(backbone))), name=folder, arch=None)
+    return _named(from_dict(ClassifierConfig, _as_it_was(settings["classifier"])), folder)
 
 
 def _as_it_was(settings: Mapping[str, Any]) -> dict[str, Any]:

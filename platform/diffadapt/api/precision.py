@@ -29,7 +29,7 @@ def on_cuda(execution: ExecutionConfig, layout: Any = None) -> bool:
     if execution.device != "auto":
         return execution.device.startswith("cuda")
     if execution.runner != "local" and (execution.address or os.environ.get("RAY_ADDRESS")):
-        from diffadapt.commands.common import cluster_layout
+        from diffadapt.api.runners import cluster_layout
 
         found = layout or cluster_layout(execution)
         return found is not None and found[0].device == "cuda"
