@@ -1,5 +1,5 @@
-"""Rows that predict (nearly) one class are said aloud, and a benchmark's report warns of the validators that would
-choose them."""
+"""Rows that predict (nearly) one class are said aloud, and a benchmark's report warns of the validators that
+would choose them."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_cases_are_counted():
 
 
 def finished(place, labelled=True) -> Run:
-    """A run of three rows on 60 images, of which the second has collapsed, and a fourth on images that really are
-    of one class."""
+    """A run of three rows on 60 images, of which the second has collapsed, and a fourth on images that really
+    are of one class."""
     root = Root(str(place))
     root.store.prepare(), root.runs.prepare()
     store: Store = root.store

@@ -140,8 +140,8 @@ def outlook(recipe: Recipe, root: Root, machine: Instance | None = None) -> Plan
 
 
 FOLDER = "give the folder"
-"""What a sentence about weights says where a folder can take their place; the stage that says it does not know
-which option they came from."""
+"""What a sentence about weights says where a folder can take their place; the stage that says it does not
+know which option they came from."""
 
 
 def _with_option(recipe: Any, sentence: str) -> str:
@@ -151,7 +151,9 @@ def _with_option(recipe: Any, sentence: str) -> str:
     named = [
         f"--{name.replace('_', '-')}"
         for name, value in leaves(recipe).items()
-        if isinstance(value, str) and value and repr(value.removeprefix("hf-hub:").partition("@")[0]) in sentence
+        if isinstance(value, str)
+        and value
+        and repr(value.removeprefix("hf-hub:").partition("@")[0]) in sentence
     ]
     return sentence.replace(FOLDER, f"{FOLDER} with {' and '.join(named)}", 1) if named else sentence
 

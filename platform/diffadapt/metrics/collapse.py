@@ -1,5 +1,5 @@
-"""Whether a row predicts (nearly) one class: what a collapsed model does, whatever its scores without labels say.
-No torch."""
+"""Whether a row predicts (nearly) one class: what a collapsed model does, whatever its scores without labels
+say. No torch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ import numpy as np
 SHARE = 0.9
 """A row predicts nearly one class from this share of its predictions on."""
 ABOVE = 0.2
-"""... unless the class's own share of the images comes within this of it: a target that really has one class."""
+"""... unless the class's own share of the images comes within this of it: a target that really has one
+class."""
 FEWEST = 10
 """Images below which a share says nothing."""
 RULE = (
     f"A row is named here when one class has at least {SHARE:.0%} of its predictions on a target of {FEWEST}"
-    f" images or more, and at least {100 * ABOVE:.0f} points more than that class has of the images: by the data's"
-    f" labels, or, without them, in the median of the other rows' predictions."
+    f" images or more, and at least {100 * ABOVE:.0f} points more than that class has of the images: by the"
+    f" data's labels, or, without them, in the median of the other rows' predictions."
 ).replace("%", " %")
 
 
 @dataclass(frozen=True)
 class Tally:
-    """How often a row predicts each class on the images of one group: ``predicted`` (K,) counts; ``true`` (K,)
-    those of the labels, None where an image has none."""
+    """How often a row predicts each class on the images of one group: ``predicted`` (K,) counts; ``true``
+    (K,) those of the labels, None where an image has none."""
 
     row: str
     group: str
@@ -36,10 +37,11 @@ class Tally:
 
 
 def collapsed(tallies: Sequence[Tally]) -> list[dict[str, Any]]:
-    """The tallies of rows that predict (nearly) one class: ``row``, ``group``, ``seed``, ``control``, ``label``
-    (the class), ``count`` of ``images``, ``share`` (percent), ``expected`` (percent; None: nothing to compare
-    with), ``known`` (whether that is by labels), ``cases`` (how many targets and seeds the row has) and ``alike``
-    (without labels: the other rows predict that class as often, so that the target may have one class)."""
+    """The tallies of rows that predict (nearly) one class: ``row``, ``group``, ``seed``, ``control``,
+    ``label`` (the class), ``count`` of ``images``, ``share`` (percent), ``expected`` (percent; None: nothing
+    to compare with), ``known`` (whether that is by labels), ``cases`` (how many targets and seeds the row
+    has) and ``alike`` (without labels: the other rows predict that class as often, so that the target may
+    have one class)."""
     out = []
     for t in tallies:
         images = int(t.predicted.sum())

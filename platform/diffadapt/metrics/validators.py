@@ -205,8 +205,9 @@ def mixval(logits: np.ndarray, mixed: np.ndarray, partner: np.ndarray) -> float:
 
 
 def of_stored(names: Sequence[str], logits: np.ndarray) -> dict[str, float]:
-    """The scores ``names`` of one model that its stored logits (N, K) are enough for; ClassAMI takes the logits for
-    features. EnsV, of several models, and SND of a single image, which means nothing, are left out."""
+    """The scores ``names`` of one model that its stored logits (N, K) are enough for; ClassAMI takes the
+    logits for features. EnsV, of several models, and SND of a single image, which means nothing, are left
+    out."""
     out = {}
     for name in names:
         if name == "classami":
@@ -217,25 +218,28 @@ def of_stored(names: Sequence[str], logits: np.ndarray) -> dict[str, float]:
 
 
 def warnings(names: Sequence[str], candidates: int, collapsed: bool) -> list[str]:
-    """Where those of ``names`` are known to fail among so many candidates, a clause each; ``collapsed``: whether a
-    candidate predicts (nearly) one class."""
+    """Where those of ``names`` are known to fail among so many candidates, a clause each; ``collapsed``:
+    whether a candidate predicts (nearly) one class."""
     prefer = [n for n in COLLAPSE_WINS if n in names] if collapsed else []
     out = []
     if prefer:
         titles = [VALIDATORS[n].title for n in prefer]
+        named = " and ".join(filter(None, (", ".join(titles[:-1]), titles[-1])))
         out.append(
-            f"{' and '.join(filter(None, (', '.join(titles[:-1]), titles[-1])))} may prefer a collapsed candidate: with"
-            f" one among them, what they chose was {COLLAPSE_COST} points below the best"
+            f"{named} may prefer a collapsed candidate: with one among them, what they chose was"
+            f" {COLLAPSE_COST} points below the best"
         )
     if "ensv" in names and candidates == 2:
         out.append(
-            f"{VALIDATORS['ensv'].title} of two candidates says little: their mean follows the one that is surer"
+            f"{VALIDATORS['ensv'].title} of two candidates says little: their mean follows the one that is"
+            " surer"
         )
     return out
 
 
 COLLAPSE_WINS, COLLAPSE_COST = ("snd", "entropy", "mano", "classami"), "18 to 48"
-"""Validators that were seen to choose a collapsed candidate, and by how many points that was below the best."""
+"""Validators that were seen to choose a collapsed candidate, and by how many points that was below the
+best."""
 VALIDATORS: dict[str, Validator] = {
     "entropy": Validator("logits", "Entropy (minus)"),
     "im": Validator("logits", "IM"),

@@ -1,5 +1,5 @@
-"""Label-free scores of the candidates of a benchmark, transfer by transfer and seed by seed, from the logits that
-its nodes hold."""
+"""Label-free scores of the candidates of a benchmark, transfer by transfer and seed by seed, from the logits
+that its nodes hold."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ OF_SOME = ("snd", "classami")
 def label_free(
     manifest: Mapping[str, Any], load: Callable[[str], Predictions], scores: Sequence[Score]
 ) -> dict[str, Any] | None:
-    """``cases``: ``group``, ``seed``, ``images``, ``rows``, and of each row in their order ``scores`` (validator ->
-    values) and ``true`` (percent of the run's metric, None where no label is known); ``some``: images that OF_SOME
-    saw where there are more; ``left_out``: rows whose predictions are not finite. None for a run whose validators are a stage, or without two candidates for one target
-    and seed. ``load``: prediction node -> key -> (label, logits)."""
+    """``cases``: ``group``, ``seed``, ``images``, ``rows``, and of each row in their order ``scores``
+    (validator -> values) and ``true`` (percent of the run's metric, None where no label is known); ``some``:
+    images that OF_SOME saw where there are more; ``left_out``: rows whose predictions are not finite. None
+    for a run whose validators are a stage, or without two candidates for one target and seed. ``load``:
+    prediction node -> key -> (label, logits)."""
     if "validators" in (manifest.get("outputs") or {}):
         return None
     cases: dict[tuple[str, int], list[Mapping[str, Any]]] = {}

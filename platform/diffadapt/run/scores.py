@@ -161,8 +161,9 @@ class _Answers:
 
 
 def _streamed(rows: Sequence[MethodRow], plans: Mapping[str, NodePlan], store: Store) -> list[_Answers]:
-    """What the rows answered, from what lies in the store. Rows whose members have the same shards are gone through
-    together, so that a shard is read once for all of them; others are read whole, one row after the other."""
+    """What the rows answered, from what lies in the store. Rows whose members have the same shards are gone
+    through together, so that a shard is read once for all of them; others are read whole, one row after the
+    other."""
     answers = [_Answers(row) for row in rows]
     alike: dict[tuple[Any, ...], list[_Answers]] = defaultdict(list)
     for a in answers:

@@ -63,11 +63,14 @@ def sentences_of(data: Mapping[str, Any]) -> list[str]:
     for (group, name), cases in alike.items():
         rows = list(dict.fromkeys(c["row"] for c in cases))
         listed = ", ".join(rows[:NAMED]) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+        least, one = min(c["share"] for c in cases), len(rows) == 1
+        where = f" ({_spoken(group)})" if group else ""
         out.append(
             clean_text(
-                f"{listed} predict{'s' * (len(rows) == 1)} {name!r} for {min(c['share'] for c in cases):.0f} % or more"
-                f" of the target's images{f' ({_spoken(group)})' if group else ''}: either the target has one class, or"
-                f" {'it has' if len(rows) == 1 else 'they have'} collapsed. Without labels nothing here tells which."
+                f"{listed} predict{'s' * one} {name!r} for {least:.0f} % or more of the target's"
+                f" images{where}:"
+                f" either the target has one class, or {'it has' if one else 'they have'} collapsed."
+                " Without labels nothing here tells which."
             )
         )
     return out

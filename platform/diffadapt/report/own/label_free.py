@@ -73,8 +73,8 @@ def choices(case: Mapping[str, Any], validators: Sequence[str]) -> list[str]:
 
 
 def regrets(data: Mapping[str, Any]) -> list[str]:
-    """The mean, over the cases with labels, of how far each validator's choice is below the best row; empty without
-    labels."""
+    """The mean, over the cases with labels, of how far each validator's choice is below the best row; empty
+    without labels."""
     out = []
     for name in names(data):
         found = [_lost(c, int(np.argmax(c["scores"][name]))) for c in data["cases"] if name in c["scores"]]

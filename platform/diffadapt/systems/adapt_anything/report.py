@@ -3,11 +3,10 @@ epoch, validators, prompts."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffadapt.core import terminal
 from diffadapt.core.record import Score
 from diffadapt.core.runs import Run
 from diffadapt.report import generator
@@ -272,8 +271,8 @@ def unlabelled_text(
     run: Run, manifest: Mapping[str, Any], *, width: int | None = None, colour: bool | None = None
 ) -> str:
     """The table of label-free validators, and what they cannot say."""
-    colour = sys.stdout.isatty() if colour is None else colour
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    colour = terminal.coloured() if colour is None else colour
+    width = width or terminal.columns()
     notes = ["The target has no labels, so no accuracy is known."]
     if split := first_split(run, manifest):
         per_class = split.get("per_class") or {}
