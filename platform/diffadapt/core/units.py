@@ -15,6 +15,13 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
+def brief_seconds(seconds: float) -> str:
+    """The same of what may be short: '0.04 s', '3.2 s'; ten seconds and more as :func:`format_seconds`."""
+    if seconds >= 10:
+        return format_seconds(seconds)
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds:.2f} s"
+
+
 def hours_text(hours: float | None) -> str:
     """Hours with three significant digits; '-' where they are not known."""
     if hours is None or not math.isfinite(hours):
