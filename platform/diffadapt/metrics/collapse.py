@@ -14,7 +14,7 @@ SHARE = 0.9
 ABOVE = 0.2
 """... unless the class's own share of the images comes within this of it: a target that really has one
 class."""
-FEWEST = 10
+FEWEST = 30
 """Images below which a share says nothing."""
 RULE = (
     f"A row is named here when one class has at least {SHARE:.0%} of its predictions on a target of {FEWEST}"

@@ -223,7 +223,8 @@ class Progress:
         elapsed = max((n.last for n in self.nodes.values()), default=0.0) - min(began, default=0.0)
         if not began or not spent or not todo or elapsed <= 0:
             return None, False
-        return todo / max(1.0, spent / elapsed), all(w[1] is not None for w in works)
+        longest = max((n.left() or 0.0 for n in self.nodes.values() if n.running), default=0.0)
+        return max(longest, todo / max(1.0, spent / elapsed)), all(w[1] is not None for w in works)
 
     def share(self) -> float:
         """How much of the run's work is done, 0 to 1; stages whose work nothing tells count as the mean of
