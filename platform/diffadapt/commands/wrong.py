@@ -42,7 +42,10 @@ def sentence(words: Sequence[str], known: Mapping[str, Any], lists: str, said: s
             return f"There is no option {name}.{_near(option, known)} `{lists}` lists all."
         if wrong := _value(option, values, known[option], bool(equals)):
             return wrong
-    return _plain(said)
+    text = _plain(said)
+    if left := re.match(r"Unrecognized options: (.*)\.$", text):
+        return f"{left[1]!r} belongs to no option. `{lists}` lists them all."
+    return text
 
 
 def takes(hint: Any) -> str:
@@ -99,6 +102,6 @@ def _near(option: str, known: Mapping[str, Any]) -> str:
 
 def _plain(box: str) -> str:
     """The words of a parser's box."""
-    lines = [re.sub(r"[\u2500-\u257f]", " ", line).strip() for line in box.splitlines()]
+    lines = [re.sub(r"[\u2500-\u257f]|-{3,}", " ", line).strip() for line in box.splitlines()]
     text = re.sub(r"\s+", " ", " ".join(lines[1:])).partition("For full helptext")[0].strip()
     return f"{(text or 'The options cannot be read').rstrip('.')}."
