@@ -109,10 +109,11 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """What the data and the stages had to say."""
+        """Rows that predict (nearly) one class, and what the data and the stages had to say."""
+        from diffadapt.report.own.collapsed import collapsed_sentences
         from diffadapt.report.provenance import warnings
 
-        return warnings(self.folder)
+        return [*collapsed_sentences(self.folder), *warnings(self.folder)]
 
     @property
     def predictions(self) -> pd.DataFrame:

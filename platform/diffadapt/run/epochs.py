@@ -86,6 +86,8 @@ def read_epochs(place: Run) -> tuple[dict[str, Any], dict[int, float]]:
 class Silent(Progress):
     """Counts, and prints nothing."""
 
+    estimates = False
+
     def show(self, name: str, force: bool = False) -> None:
         pass
 
