@@ -21,10 +21,10 @@ from diffadapt.core.redact import redact
 from diffadapt.core.runs import PLANNED, Root
 from diffadapt.core.schedule import finished
 from diffadapt.core.stage import NodePlan
+from diffadapt.run.epochs import Silent
 from diffadapt.run.executor import one_line
 from diffadapt.run.heartbeat import Heartbeat
 from diffadapt.run.logs import parameters, track_begin, track_run
-from diffadapt.run.epochs import Silent
 from diffadapt.run.progress import NodeProgress, Progress
 from diffadapt.run.runner import ExecutionConfig, Runner
 from diffadapt.run.trial import TrialWork, failed, run_trial
