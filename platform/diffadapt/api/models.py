@@ -55,11 +55,13 @@ def model(run: Run, name: str, seed: int | None) -> Classifier:
 
 def node_of(run: Run, manifest: Mapping[str, Any], name: str, seed: int | None) -> str:
     """The stage that trained what ``name`` (a stage, a role, a row) means. StoreError for none."""
-    nodes, outputs = manifest["nodes"], manifest["outputs"]
+    nodes, outputs, name = manifest["nodes"], manifest["outputs"], str(name)
     trained = [n for n, v in nodes.items() if v["kind"] in CLASSIFIERS]
     found = [n for n in trained if n == name or n.partition(".s")[0] == name]
     if not found and name == "model":
-        found = [n for n in (outputs.get("model"), outputs.get("finetuned")) if n]
+        found = [n for n in (outputs.get("model"), outputs.get("finetuned")) if n][:1]
+        if found and seed is not None:  # of its own seed alone is it said
+            found = [n for n in trained if n.partition(".s")[0] == found[0].partition(".s")[0]]
     if not found and name in nodes:
         found = [name]
     if not found:

@@ -98,7 +98,12 @@ class Run:
         """
         from diffadapt.api.table import frame
 
-        return frame(self.folder.scores(), metric, groups)
+        if not (scores := self.folder.scores()):
+            raise StoreError(
+                f"The run {self.name} has no scores, since its target has no labels: print(run) shows what is"
+                " known without them, and run.predictions what was predicted."
+            )
+        return frame(scores, metric, groups)
 
     @property
     def findings(self) -> list[str]:
@@ -169,15 +174,25 @@ class Run:
         head = f"{self.name}: {self.state}"
         if not self.folder.has("scores.parquet"):
             return head
-        return f"{head}\n\n{score_table(self.folder.scores(), colour=False)}"
+        if scores := self.folder.scores():
+            return f"{head}\n\n{score_table(scores, colour=False)}"
+        return f"{head}\n\n{self._unlabelled()}"
+
+    def _unlabelled(self) -> str:
+        """What is known of a run without scores, as the command line prints it."""
+        from diffadapt.report.sections import report_of
+
+        return report_of(self.manifest).without_scores(self.folder, self.manifest)
 
     def __repr__(self) -> str:
         return f"<Run {self.name}: {self.state}>"
 
     def _repr_html_(self) -> str:
         head = f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.state)}</p>"
-        if not self.folder.has("scores.parquet") or not self.folder.scores():
+        if not self.folder.has("scores.parquet"):
             return head
+        if not self.folder.scores():
+            return f"{head}<pre>{html.escape(self._unlabelled())}</pre>"
         said = "".join(f"<li>{html.escape(s)}</li>" for s in self.findings[:3])
         shown = self.table().drop(columns=["of_images", "control", "note"]).dropna(axis="columns", how="all")
         return f"{head}{shown.to_html(float_format='{:.1f}'.format)}<ul>{said}</ul>"

@@ -131,7 +131,8 @@ def sweep(
     if runner is not None:
         told = replace(told, value=override(told.value, {"execution.runner": runner}))
     overrides = {k: v for k, v in told.overrides.items() if not k.startswith("execution.")}
-    prepared = prepare(SweepRequest(name, found, {told.name: told.value}, overrides), open_root(root))
+    request = SweepRequest(name, found, {told.name: told.value}, overrides, quiet=not progress)
+    prepared = prepare(request, open_root(root))
     tell = say if progress else lambda line: None
     if runners.fans_on_ray(prepared.execution):
         told_of = call_apart(sweep_apart, prepared.request, prepared.root.location, say=tell)

@@ -91,7 +91,7 @@ class Silent(Progress):
     def show(self, name: str, force: bool = False) -> None:
         pass
 
-    def say(self, sentence: str) -> None:
+    def say(self, sentence: str, kind: str = "") -> None:
         pass
 
 
