@@ -61,13 +61,19 @@ def test_without_labels_the_other_rows_are_the_yardstick():
     assert [c["expected"] for c in collapsed(rows[1:2])] == [None]
 
 
-def test_cases_are_counted():
+def test_cases_and_rows_are_counted():
     tallies = [tally("DANN", [0, 80, 0, 0] if s < 4 else EVEN, EVEN, seed=s) for s in range(6)]
     (said,) = section.sentences_of({"classes": ["a", "bike", "c", "d"], "cases": collapsed(tallies)})
     assert said.startswith("DANN has collapsed in 4 of 6 cases: it predicts 'bike' for all 80 images of"), (
         said
     )
     assert "amazon-webcam, seed 0 (by the labels 25.0 % are); " in said and said.endswith("; and 1 more.")
+    tallies += [tally(name, [0, 0, 80, 0], EVEN, seed=0) for name in ("CDAN", "MCD", "MCC")]
+    (said,) = section.sentences_of({"classes": ["a", "bike", "c", "d"], "cases": collapsed(tallies)})
+    assert said == (
+        "4 rows have collapsed to one class: DANN in 4 of 6 cases, CDAN, MCD and 1 more row; DANN, for one,"
+        " predicts 'bike' for all 80 images of amazon-webcam, seed 0 (by the labels 25.0 % are)."
+    )
 
 
 def finished(place, labelled=True) -> Run:

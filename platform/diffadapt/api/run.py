@@ -16,7 +16,7 @@ from diffadapt.api.places import Place, open_root
 from diffadapt.api.plan import Plan, prepare, with_runner
 from diffadapt.api.progress import progress_of
 from diffadapt.api.recipe import Recipe, as_recipe
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import RecipeError, StoreError
 from diffadapt.core.runs import Root
 from diffadapt.core.runs import Run as Folder
 from diffadapt.run.choice import choose
@@ -64,7 +64,13 @@ class Run:
         """The recipe that it was made of. RecipeError where that is no longer found by its name."""
         from diffadapt.api.recipe import recipe
 
-        return self._recipe or recipe(f"{self.url}/recipe.json")
+        try:
+            return self._recipe or recipe(f"{self.url}/recipe.json")
+        except RecipeError as error:
+            raise RecipeError(
+                f"The recipe of {self.name} cannot be made again ({error}) Of a value of your own, keep the"
+                " value: da.run(value, root=...) finds the run."
+            ) from None
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -115,6 +121,7 @@ class Run:
         without."""
         import pandas as pd
 
+        self.folder.manifest()  # in one sentence where it did not come to its end
         if not self.folder.has("predictions.parquet"):
             raise StoreError(
                 f"The run {self.name} has no predictions.parquet, which runs of Adapt Anything have:"
@@ -244,7 +251,7 @@ class Runs(Sequence[Run]):
         nodes: Sequence[Mapping[str, Any]] = list(status.get("nodes", {}).values())
         done = sum(n.get("done", 0) + n.get("hits", 0) for n in nodes)
         total = sum(n.get("shards", 0) for n in nodes)
-        when = pd.Timestamp(status.get("updated") or 0, unit="s", tz="UTC")
+        when = pd.Timestamp(status.get("updated") or 0, unit="s", tz="UTC").floor("s")
         return run.name, state_of(status).partition(" ")[0], done, total, when
 
     def __repr__(self) -> str:

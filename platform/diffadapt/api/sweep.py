@@ -15,8 +15,8 @@ from diffadapt.api.calls import called
 from diffadapt.api.places import Place, open_root
 from diffadapt.api.precision import settled
 from diffadapt.api.recipe import Recipe, as_recipe
-from diffadapt.core.config import changes, override
-from diffadapt.core.errors import RecipeError, StoreError, TrainingError
+from diffadapt.core.config import changes, field_types, override
+from diffadapt.core.errors import RecipeError, StoreError, TrainingError, suggest
 from diffadapt.core.ranges import check_limits
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root
@@ -117,6 +117,12 @@ def sweep(
     """
     name, found = space_of(space)
     if search:
+        settings = field_types(found.search)
+        if unknown := next((s for s in search if s not in settings), None):
+            raise RecipeError(
+                f"A search has no setting {unknown!r}.{suggest(unknown, settings)} It has:"
+                f" {', '.join(settings)}."
+            )
         found = replace(found, search=override(found.search, dict(search)))
         check_limits(found.search)
     if recipe is None and not found.recipe:

@@ -46,7 +46,8 @@ def collapsed_sentences(run: Run) -> list[str]:
 
 
 def sentences_of(data: Mapping[str, Any]) -> list[str]:
-    """A sentence for each row, its cases counted."""
+    """One sentence for all rows that have collapsed, their cases counted, and one for each class that several
+    rows give to (nearly) all images without labels to judge by."""
     by_row: dict[str, list[Mapping[str, Any]]] = {}
     alike: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for c in data.get("cases") or ():
@@ -54,12 +55,7 @@ def sentences_of(data: Mapping[str, Any]) -> list[str]:
             alike.setdefault((c["group"], class_of(data, c)), []).append(c)
         else:
             by_row.setdefault(c["row"], []).append(c)
-    out = []
-    for row, cases in by_row.items():
-        said = "; ".join(_case(data, c) for c in cases[:NAMED])
-        more = f"; and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
-        where = f" in {len(cases)} of {cases[0]['cases']} cases" if cases[0]["cases"] > 1 else ""
-        out.append(clean_text(f"{row} has collapsed{where}: it predicts {said}{more}."))
+    out = [clean_text(_of_rows(data, by_row))] if by_row else []
     for (group, name), cases in alike.items():
         rows = list(dict.fromkeys(c["row"] for c in cases))
         listed = ", ".join(rows[:NAMED]) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
@@ -74,6 +70,27 @@ def sentences_of(data: Mapping[str, Any]) -> list[str]:
             )
         )
     return out
+
+
+def _of_rows(data: Mapping[str, Any], by_row: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """'DANN has collapsed: it predicts ...', or of several rows how often each, and one case."""
+    where = {
+        row: f" in {len(cases)} of {cases[0]['cases']} cases" if cases[0]["cases"] > 1 else ""
+        for row, cases in by_row.items()
+    }
+    if len(by_row) == 1:
+        ((row, cases),) = by_row.items()
+        more = f"; and {len(cases) - NAMED} more" if len(cases) > NAMED else ""
+        said = "; ".join(_case(data, c) for c in cases[:NAMED])
+        return f"{row} has collapsed{where[row]}: it predicts {said}{more}."
+    listed = ", ".join(f"{row}{where[row]}" for row in list(by_row)[:NAMED])
+    beyond = len(by_row) - NAMED
+    more = f" and {beyond} more row{'s' * (beyond > 1)}" if beyond > 0 else ""
+    first = next(iter(by_row))
+    return (
+        f"{len(by_row)} rows have collapsed to one class: {listed}{more}; {first}, for one, predicts"
+        f" {_case(data, by_row[first][0])}."
+    )
 
 
 def collapsed_rows(data: Mapping[str, Any]) -> dict[tuple[str, int], list[str]]:
