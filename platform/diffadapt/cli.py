@@ -93,7 +93,7 @@ COMMANDS = {
     "completion": (
         "completion",
         "what a shell loads to complete commands, recipes and options: bash, zsh",
-        "source <(diffadapt completion bash)",
+        "diffadapt completion bash",
     ),
 }
 
@@ -110,9 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name == "__complete":
-        from diffadapt.commands.completion import complete
-
-        return complete(rest)
+        return int(importlib.import_module("diffadapt.commands.completion").complete(rest))
     if name not in COMMANDS:
         print(
             f"There is no command {name!r}.{suggest(name, COMMANDS)} `diffadapt --help` lists them.",

@@ -60,7 +60,13 @@ def test_broken_recipe_files(place: Place, text: str, parts: tuple[str, ...]) ->
             ("--execution.runner is 'slurm' but takes one of auto, local, ray",),
         ),
         (("--scale", "2"), ("no option --scale", "--align.scale", "--help-all")),
-        (("left",), ("'left' belongs to no option",)),
+        (
+            ("left",),
+            (
+                "takes one value and was given 2",
+                "left",
+            ),
+        ),
         (("--align.scale", "1", "2"), ("--align.scale takes one value and was given 2",)),
     ],
 )

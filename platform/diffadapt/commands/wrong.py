@@ -92,12 +92,11 @@ def _value(option: str, values: Sequence[str], hint: Any, joined: bool) -> str:
 
 
 def _near(option: str, known: Mapping[str, Any]) -> str:
-    """The nearest option, else those whose last word it is."""
-    if found := difflib.get_close_matches(option, known, n=1, cutoff=0.7):
-        return f" Did you mean {found[0]}?"
+    """Those whose last word the option is, else the nearest one."""
     last = option.rpartition(".")[2].removeprefix("--")
     ends = [k for k in known if k.rpartition(".")[2].removeprefix("--") == last][:3]
-    return f" Did you mean {' or '.join(ends)}?" if ends else suggest(option, known)
+    found = ends or difflib.get_close_matches(option, known, n=1)
+    return f" Did you mean {' or '.join(found)}?" if found else ""
 
 
 def _plain(box: str) -> str:

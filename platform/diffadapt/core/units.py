@@ -30,8 +30,8 @@ def hours_text(hours: float | None) -> str:
 
 
 def number(value: object) -> str:
-    """``value`` as text; a float with more than six digits to four, without an exponent where it has up to ten
-    places: '1.897', '0.00001'."""
+    """``value`` as text; a float with more than six digits to four, without an exponent where it has up to
+    ten places: '1.897', '0.00001'."""
     if not isinstance(value, float) or not math.isfinite(value) or not value:
         return str(value)
     text = f"{value:.6g}"
