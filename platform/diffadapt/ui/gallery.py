@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffadapt.core.errors import MissingError, StoreError, suggest
+from diffadapt.core.identity import digest
 from diffadapt.data.image import decode, encode_png, stored_size
 from diffadapt.prompts.text import prompt_index, prompt_key
 from diffadapt.report.panels import fit_size, png
@@ -138,7 +139,7 @@ class Gallery:
             and (not wanted.only or (key in verdicts and bool(verdicts[key]["kept"]) == (wanted.only == "kept")))
         ]  # fmt: skip
         if wanted.order == "sample" and not (wanted.text or wanted.only or wanted.label is not None):
-            good = _spread(good, SAMPLED)
+            good = _sample(good, max(SAMPLED, -(-PAGE // len(self.shelved))), _key_of(shard.path))
         for i in (g for g in good if g >= first):
             yield i, self._picture(shard, i, {n: c[i] for n, c in columns.items()}, verdicts.get(keys[i]))
 
@@ -222,8 +223,15 @@ def _why(row: Mapping[str, Any]) -> str:
     return REASONS.get(reason, reason.replace("_", " ")) or "left out"
 
 
-def _spread(values: Sequence[int], n: int) -> list[int]:
-    return list(values) if n >= len(values) else [values[i * len(values) // n] for i in range(n)]
+def _key_of(path: str) -> str:
+    """A shard's name without its digest: that of the same shard of another stage or run."""
+    return posixpath.basename(path).rpartition("-")[0]
+
+
+def _sample(values: Sequence[int], n: int, name: str) -> list[int]:
+    """``n`` of the values, evenly apart, beginning elsewhere in each shard, so that all classes come."""
+    start = int(digest(name, 4), 16) / 16**4
+    return sorted(sorted(values, key=lambda i: (i * GOLDEN + start) % 1.0)[:n])
 
 
 def _ordered(shards: Sequence[Shelved], order: str) -> list[Shelved]:

@@ -245,11 +245,12 @@ def compared(runs: Sequence[Run]) -> dict[str, Any]:
     """What `diffadapt compare` prints, and the chart of each run. StoreError for a run without a manifest or
     scores."""
     found = comparison(runs)
-    charts = []
+    charts, title = [], found.metric
     for run in runs:
         table = summarise(run.scores(), found.metric)
+        title = table.metric_name
         charts.append([str(bar_chart(table)), str(bar_chart(table, narrow=True))])
-    return {**asdict(found), "charts": charts, "stages": _common(runs)}
+    return {**asdict(found), "title": title, "charts": charts, "stages": _common(runs)}
 
 
 def _common(runs: Sequence[Run]) -> list[str]:

@@ -193,8 +193,10 @@ def _facts(run: Run) -> RunFacts:
     told = run.stages()
     stages = {n: s for n, s in (told.get("stages") or {}).items() if isinstance(s, Mapping)}
     if manifest is not None:
+        nodes = manifest["nodes"]
+        order = [n for n in stages if n in nodes] + [n for n in nodes if n not in stages]
         return RunFacts(
-            {n: _finished(n, info, stages.get(n)) for n, info in manifest["nodes"].items()},
+            {n: _finished(n, nodes[n]) for n in order},  # a manifest has them by name
             tuple(map(str, manifest.get("class_names") or ())),
             manifest,
         )
@@ -216,7 +218,7 @@ def _planned(run: Run) -> list[str]:
     return [str(p) for p in parse(run.read(PLANNED), largest=None)] if run.has(PLANNED) else []
 
 
-def _finished(name: str, info: Mapping[str, Any], told: Mapping[str, Any] | None) -> StageFacts:
+def _finished(name: str, info: Mapping[str, Any]) -> StageFacts:
     shards = info.get("shards") or ()
     paths = tuple(str(s[3]) for s in shards if s[3])
     fit = bool(paths) and not paths[0].endswith(".parquet")

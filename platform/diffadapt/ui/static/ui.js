@@ -3,6 +3,7 @@
 
 const EVERY = 2000; // milliseconds between two looks at what goes on
 const SLOW = 10000; // and at what does not
+const MOST = 480; // pictures that stay while new ones come
 const $ = (id) => document.getElementById(id);
 const taken = []; // runs that are to be compared
 let view = null; // what is shown: {refresh, every, keys}
@@ -146,7 +147,7 @@ function listView(kind) {
 }
 
 function progressCell(r, what) {
-  return h("td", { class: "wide" }, bar(r.total ? r.done / r.total : 0, `${r.done} of ${r.total} ${what}`),
+  return h("td", { class: "prog" }, bar(r.total ? r.done / r.total : 0, `${r.done} of ${r.total} ${what}`),
     h("span", { class: "soft" }, `${r.done} / ${r.total}`, r.left ? ` · ${r.left} left` : "", r.quarantined ? ` · ${r.quarantined} quarantined` : ""));
 }
 
@@ -210,7 +211,7 @@ function compareView(refs) {
     put(h("p", { class: "crumbs" }, h("a", { href: "#/runs" }, "Runs"), " / comparison"),
       h("div", { class: "title" }, h("h1", {}, "Side by side")),
       h("dl", { class: "chips" }, found.names.map((n, i) => h("div", {}, h("dt", {}, found.labels[i]), h("dd", {}, h("a", { href: link("run", refs[i], "scores") }, n))))),
-      h("section", {}, h("h2", {}, `Scores: ${found.metric}`), table(heads, found.rows.map((r) => h("tr", {}, h("th", { scope: "row" }, r.method + (r.control ? " (control)" : "")), r.means.map((m) => h("td", {}, m)), r.deltas.map(signed), spread ? h("td", {}, r.spread) : null)), "nums"),
+      h("section", {}, h("h2", {}, `Scores: ${found.title}`), table(heads, found.rows.map((r) => h("tr", {}, h("th", { scope: "row" }, r.method + (r.control ? " (control)" : "")), r.means.map((m) => h("td", {}, m)), r.deltas.map(signed), spread ? h("td", {}, r.spread) : null)), "nums"),
         h("ul", { class: "legend-notes" }, found.remarks.map((r) => h("li", {}, r)))),
       h("section", {}, h("h2", {}, "Means"), h("div", { class: "pair stack" }, found.charts.map((c, i) => h("div", {}, h("h3", {}, `${found.labels[i]}  ${found.names[i]}`), drawn(c[1]))))),
       differs("What was asked for differently", found.fields), differs("Versions", found.versions), await comparedPictures(refs, found.labels, own));
@@ -229,7 +230,7 @@ async function comparedPictures(refs, labels, own) {
   async function fill() {
     const pages = await Promise.all(refs.map((run) => ask("/api/pictures", { run, stage: choose.value, order: text.value ? "planned" : "sample", q: text.value, limit: 30 })));
     if (own !== turn) return;
-    place.replaceChildren(...pages.map((p, i) => h("div", {}, h("h3", {}, labels[i]), h("div", { class: "grid" }, p.pictures.map((x, n) => card(refs[i], choose.value, x, p.pictures, n))))));
+    place.replaceChildren(...pages.map((p, i) => h("div", {}, h("h3", {}, labels[i]), h("div", { class: "grid" }, p.pictures.map((x, n) => card(refs[i], choose.value, x, () => [p.pictures, n]))))));
   }
   await fill();
   return h("section", {}, h("h2", {}, "Pictures"), h("div", { class: "tools" }, h("label", {}, "stage", choose), text), place);
@@ -383,8 +384,8 @@ function tiny(event) { // small pictures are enlarged without smoothing
   if (event.target.naturalWidth && event.target.naturalWidth <= 64) event.target.classList.add("tiny");
 }
 
-function card(ref, stage, p, all, n, fresh) {
-  return h("button", { type: "button", class: "pic" + (p.kept === false ? " out" : "") + (fresh ? " new" : ""), title: p.key, "data-key": `pic ${stage} ${p.shard} ${p.row}`, onclick: () => viewer(ref, stage, all, n) },
+function card(ref, stage, p, among, fresh) { // among: (the pictures around it, its place) when it is opened
+  return h("button", { type: "button", class: "pic" + (p.kept === false ? " out" : "") + (fresh ? " new" : ""), title: p.key, "data-key": `pic ${stage} ${p.shard} ${p.row}`, onclick: () => viewer(ref, stage, ...among()) },
     h("img", { src: source(ref, stage, p, { small: 1 }), alt: `${p.class || "picture"} ${p.key}`, loading: "lazy", onload: tiny }),
     h("span", {}, p.class || p.key), p.reason ? h("span", { class: "why" }, p.reason) : null);
 }
@@ -438,8 +439,8 @@ async function elsewhere(ref, stage, p, place) { // the same key in the run's ot
 
 function pictures(ref, body, given, own) {
   const wanted = { stage: given.stage || "", order: given.order || "", class: "", only: given.only || "", q: "" };
-  let all = [], next = "", known = new Set(), sets = "", first = true, classes = [], busy = false;
-  const choose = h("select", { "data-key": "stage", "aria-label": "Stage", onchange: () => { wanted.stage = choose.value; start(); } });
+  let all = [], next = "", known = new Set(), sets = "", first = true, classes = [], busy = false, judged = new Set();
+  const choose = h("select", { "data-key": "stage", "aria-label": "Stage", onchange: () => { wanted.stage = choose.value; only.hidden = !judged.has(wanted.stage); if (only.hidden) wanted.only = only.value = ""; start(); } });
   const order = h("select", { "data-key": "order", "aria-label": "Order", onchange: () => { wanted.order = order.value; start(); } }, [["sample", "a sample of all shards"], ["newest", "newest first"], ["planned", "as planned"]].map(([v, t]) => h("option", { value: v }, t)));
   const pick = h("select", { "data-key": "class", "aria-label": "Class", onchange: () => { wanted.class = pick.value; start(); } });
   const only = h("select", { "data-key": "only", "aria-label": "Filters", onchange: () => { wanted.only = only.value; start(); } }, [["", "kept and left out"], ["kept", "kept"], ["out", "left out"]].map(([v, t]) => h("option", { value: v }, t)));
@@ -453,7 +454,7 @@ function pictures(ref, body, given, own) {
     if (!wanted.stage || busy) return;
     busy = true;
     try {
-      let page = null, cards = [];
+      let page = null;
       for (let i = 0; i < 40; i++) { // a filter may look through many shards; each answer is short
         page = await ask("/api/pictures", { run: ref, ...wanted, after: on ? next : "" });
         if (own !== turn) return;
@@ -461,10 +462,12 @@ function pictures(ref, body, given, own) {
         const fresh = page.pictures.filter((p) => !known.has(p.shard + p.row));
         if (!on && !first && fresh.length) all = [...fresh, ...all]; else all.push(...fresh);
         fresh.forEach((p) => known.add(p.shard + p.row));
-        cards = fresh.map((p) => [p, !first && !on]);
-        const nodes = cards.map(([p, isNew]) => card(ref, wanted.stage, p, all, 0, isNew));
-        nodes.forEach((node, k) => node.onclick = null);
-        nodes.forEach((node, k) => { const p = cards[k][0]; const again = node.cloneNode(true); again.querySelector("img").addEventListener("load", tiny); again.addEventListener("click", () => viewer(ref, wanted.stage, all, all.indexOf(p))); if (!on && !first) grid.insertBefore(again, grid.children[k] || null); else grid.append(again); });
+        const node = (p) => card(ref, wanted.stage, p, () => [all, all.indexOf(p)], !first && !on);
+        if (!on && !first && fresh.length) {
+          for (const old of grid.querySelectorAll(".new")) old.classList.remove("new");
+          for (const gone of [...grid.children].slice(MOST)) gone.remove(); // the pictures stay reachable by More
+        }
+        if (!on && !first) grid.prepend(...fresh.map(node)); else grid.append(...fresh.map(node));
         on = on || Boolean(wanted.only || wanted.q || wanted.class !== "");
         if (all.length >= 24 || !next || fresh.length || !(wanted.only || wanted.q || wanted.class !== "")) break;
       }
@@ -497,13 +500,14 @@ function pictures(ref, body, given, own) {
         only.value = wanted.only;
         pick.replaceChildren(h("option", { value: "" }, "all classes"), ...classes.map((c, i) => h("option", { value: String(i) }, c)));
         pick.hidden = !classes.length;
+        judged = new Set(found.stages.filter((s) => s.judged).map((s) => s.stage));
+        only.hidden = !judged.has(wanted.stage);
         if (!had) {
           body.replaceChildren(h("section", {}, h("div", { class: "tools" }, choose, order, pick, only, text), about, grid, h("div", { class: "more" }, more)));
           await load(false);
           return;
         }
       }
-      only.hidden = !found.stages.some((s) => s.stage === wanted.stage && s.judged);
     }
     if (run.state === "running" && wanted.order === "newest" && !wanted.q && wanted.class === "" && !wanted.only) await load(false);
   };
@@ -530,7 +534,7 @@ function apart(ref, body, own) {
         parts.push(h("section", {}, h("h2", {}, `Left out of training: ${name}`),
           !p.judge ? h("p", { class: "soft" }, "Not judged yet.") : !p.left_out.length ? h("p", { class: "soft" }, `${p.judge} left nothing out.`) : [
             table(["reason", "pictures"], p.left_out.map(([w, n]) => [w, String(n)]), "nums"),
-            h("div", { class: "grid more" }, p.pictures.map((x, i) => card(ref, name, x, p.pictures, i))),
+            h("div", { class: "grid more" }, p.pictures.map((x, i) => card(ref, name, x, () => [p.pictures, i]))),
             h("p", { class: "more" }, h("a", { href: link("run", ref, "pictures") + "?" + new URLSearchParams({ stage: name, only: "out", order: "planned" }) }, "All of them"))]));
       }
       filtered.replaceChildren(...parts);
