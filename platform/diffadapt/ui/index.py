@@ -103,10 +103,10 @@ class Shelf:
 
 
 def left_of(status: dict[str, Any]) -> str:
-    """'at least 3 min 20 s' of a run that is going on: the longest time that a stage under way has left; the
+    """'3 min 20 s' of a run that is going on: the longest time that a stage under way has left, at its rate;
     stages that have not begun are not in it. Empty where nothing was measured yet."""
     known = [s for n in (status.get("nodes") or {}).values() if (s := seconds_left(n)) is not None]
-    return f"at least {format_seconds(max(known))}" if known else ""
+    return format_seconds(max(known)) if known else ""
 
 
 class Index:

@@ -148,7 +148,7 @@ function listView(kind) {
 
 function progressCell(r, what) {
   return h("td", { class: "prog" }, bar(r.total ? r.done / r.total : 0, `${r.done} of ${r.total} ${what}`),
-    h("span", { class: "soft" }, `${r.done} / ${r.total}`, r.left ? ` · ${r.left} left` : "", r.quarantined ? ` · ${r.quarantined} quarantined` : ""));
+    h("span", { class: "soft" }, `${r.done} / ${r.total}`, r.left ? ` · ${r.left} left of this stage` : "", r.quarantined ? ` · ${r.quarantined} quarantined` : ""));
 }
 
 function runRow(r) {
@@ -272,7 +272,7 @@ function runHead(run, ref, tab) {
   return [
     h("div", { class: "title" }, h("h1", {}, run.name), state(run), h("button", { type: "button", "data-key": "take", onclick: () => take(ref), hidden: ref.includes(":") }, "Compare with ...")),
     bar(run.total ? run.done / run.total : 0, `${run.done} of ${run.total} shards`),
-    h("dl", { class: "chips" }, chip("shards", `${run.done} of ${run.total}`), chip("left", run.left), chip("took", run.took), chip("quarantined", run.quarantined ? String(run.quarantined) : ""), chip("written", when(run.updated)), chip("job", run.job)),
+    h("dl", { class: "chips" }, chip("shards", `${run.done} of ${run.total}`), chip("left of the stages under way", run.left), chip(run.state === "running" ? "so far" : "took", run.took), chip("quarantined", run.quarantined ? String(run.quarantined) : ""), chip("written", when(run.updated)), chip("job", run.job)),
     h("nav", { class: "tabs", "aria-label": "Parts of the run" }, TABS.map(([name, title], i) => h("a", { href: link("run", ref, name), "data-key": "tab " + name, "aria-current": name === tab ? "page" : null }, title, " ", h("kbd", { "aria-hidden": "true" }, i + 1)))),
   ];
 }
@@ -636,7 +636,7 @@ function sweepView(name, tab) {
     const source = address("/report", { sweep: name });
     put(h("p", { class: "crumbs" }, h("a", { href: "#/sweeps" }, "Sweeps"), ` / ${name}`),
       h("div", { class: "title" }, h("h1", {}, s.space), state(s)), bar(s.planned ? s.ended / s.planned : 0, `${s.ended} of ${s.planned} trials`),
-      h("dl", { class: "chips" }, chip("sweep", s.name), chip("trials", s.planned ? `${s.ended} of ${s.planned}` : String(s.ended)), chip("left", s.left), chip("recipe", s.recipes.join(", ")), chip("searcher", s.searcher), chip("objective", s.objective), chip("written", when(s.updated))),
+      h("dl", { class: "chips" }, chip("sweep", s.name), chip("trials", s.planned ? `${s.ended} of ${s.planned}` : String(s.ended)), chip("left of this stage", s.left), chip("recipe", s.recipes.join(", ")), chip("searcher", s.searcher), chip("objective", s.objective), chip("written", when(s.updated))),
       h("nav", { class: "tabs", "aria-label": "Parts of the sweep" }, nav), s.error ? problem(s.error) : null,
       tab === "report" ? (s.report ? [h("p", { class: "more" }, h("a", { href: source, target: "_blank", rel: "noopener" }, "Open it alone")), h("iframe", { class: "report", sandbox: "", src: source, title: `Report of ${name}` })] : h("section", {}, h("p", {}, "The report is written at the end; ", h("code", {}, `diffadapt report ${name}`), " writes it from what there is."))) : [
         s.running.length ? h("section", {}, h("h2", {}, "Going on"), h("div", { class: "stages" }, s.running.map((t) => h("div", { class: "stage going" }, h("span", { class: "name" }, trialLink(t.id)), bar(t.total ? t.done / t.total : 0, t.id), h("span", { class: "facts" }, `${t.done} / ${t.total} shards${t.left ? ` · ${t.left} left` : ""}`))))) : null,
