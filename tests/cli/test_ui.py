@@ -161,7 +161,7 @@ def test_an_image_is_what_the_store_holds(page):
 
 def test_quarantine_prompts_settings_logs_and_the_report(page, place):
     found = ask(page, "/api/quarantine", run=A)
-    assert (found["total"], found["items"][0]["stage"]) == (1, "synth")
+    assert (found["total"], found["items"][0]["stages"]) == (1, ["synth"])
     assert "abcdef123456" not in json.dumps(found) and "its prompt was empty" in found["items"][0]["reason"]
     assert "token=abc" in BROKEN, "the test would prove nothing"
     prompts = ask(page, "/api/prompts", run=A, q="DRAWING", **{"class": 4})

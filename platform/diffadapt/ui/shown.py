@@ -148,18 +148,15 @@ def quarantine(
         items = provenance.quarantine(facts.manifest)
     else:
         whole, items = _live(facts, status, workshop)
-    items = [tuple(masked(v) for v in item) for item in items]
-    counts: dict[str, int] = {}
-    for stage, _, _ in items:
-        counts[stage] = counts.get(stage, 0) + 1
+    stages: dict[tuple[str, str], list[str]] = {}
+    for stage, key, reason in items:  # what one stage could not use, those after it cannot either
+        stages.setdefault((masked(key), masked(reason)), []).append(masked(stage))
+    shown = list(stages.items())[max(0, offset) :][:QUARANTINED]
     return {
-        "total": len(items),
+        "total": len(stages),
         "whole": whole,
-        "counts": counts,
-        "items": [
-            {"stage": s, "key": k, "reason": r} for s, k, r in items[max(0, offset) :][:QUARANTINED]
-        ],
-    }  # fmt: skip
+        "items": [{"stages": names, "key": key, "reason": reason} for (key, reason), names in shown],
+    }
 
 
 def _live(

@@ -227,13 +227,20 @@ async function comparedPictures(refs, labels, own) {
   choose.value = names.includes("aligned") ? "aligned" : names[0];
   const text = h("input", { type: "search", placeholder: "Part of a key", "aria-label": "Part of a key", oninput: later(fill) });
   const place = h("div", { class: "pair" });
+  const about = h("p", { class: "soft" });
   async function fill() {
-    const pages = await Promise.all(refs.map((run) => ask("/api/pictures", { run, stage: choose.value, order: text.value ? "planned" : "sample", q: text.value, limit: 30 })));
+    const pages = await Promise.all(refs.map((run) => ask("/api/pictures", { run, stage: choose.value, order: "planned", q: text.value, limit: 240 })));
     if (own !== turn) return;
-    place.replaceChildren(...pages.map((p, i) => h("div", {}, h("h3", {}, labels[i]), h("div", { class: "grid" }, p.pictures.map((x, n) => card(refs[i], choose.value, x, () => [p.pictures, n]))))));
+    const keyed = pages.map((p) => new Map(p.pictures.map((x) => [x.key, x])));
+    const common = [...keyed[0].keys()].filter((k) => keyed.every((m) => m.has(k)));
+    const many = Math.min(24, common.length); // evenly apart, so that all classes come
+    const keys = Array.from({ length: many }, (_, i) => common[Math.floor(i * common.length / many)]);
+    const rows = keyed.map((m, i) => keys.length ? keys.map((k) => m.get(k)) : pages[i].pictures.slice(0, 24));
+    place.replaceChildren(...rows.map((row, i) => h("div", {}, h("h3", {}, labels[i]), h("div", { class: "grid" }, row.map((x, n) => card(refs[i], choose.value, x, () => [row, n]))))));
+    about.textContent = keys.length ? "The same images in both, by their keys." : "No key is in the first shards of all: the first pictures of each.";
   }
   await fill();
-  return h("section", {}, h("h2", {}, "Pictures"), h("div", { class: "tools" }, h("label", {}, "stage", choose), text), place);
+  return h("section", {}, h("h2", {}, "Pictures"), h("div", { class: "tools" }, h("label", {}, "stage", choose), text), about, place);
 }
 
 // -- a run -----------------------------------------------------------------------------------------------
@@ -534,7 +541,7 @@ function apart(ref, body, own) {
         parts.push(h("section", {}, h("h2", {}, `Left out of training: ${name}`),
           !p.judge ? h("p", { class: "soft" }, "Not judged yet.") : !p.left_out.length ? h("p", { class: "soft" }, `${p.judge} left nothing out.`) : [
             table(["reason", "pictures"], p.left_out.map(([w, n]) => [w, String(n)]), "nums"),
-            h("div", { class: "grid more" }, p.pictures.map((x, i) => card(ref, name, x, () => [p.pictures, i]))),
+            h("div", { class: "grid spaced" }, p.pictures.map((x, i) => card(ref, name, x, () => [p.pictures, i]))),
             h("p", { class: "more" }, h("a", { href: link("run", ref, "pictures") + "?" + new URLSearchParams({ stage: name, only: "out", order: "planned" }) }, "All of them"))]));
       }
       filtered.replaceChildren(...parts);
@@ -543,15 +550,15 @@ function apart(ref, body, own) {
     if (text === seen) return;
     seen = text;
     const rows = h("tbody", {});
-    const fill = (items) => rows.append(...items.map((i) => h("tr", {}, h("td", {}, i.stage), h("td", { class: "mono" }, i.key), h("td", {}, i.reason))));
+    const fill = (items) => rows.append(...items.map((i) => h("tr", {}, h("td", { title: i.stages.join(", ") }, i.stages.length > 3 ? `${i.stages.slice(0, 2).join(", ")} and ${i.stages.length - 2} more` : i.stages.join(", ")), h("td", { class: "mono" }, i.key), h("td", {}, i.reason))));
     fill(found.items);
     const more = h("button", { type: "button", hidden: found.total <= found.items.length, onclick: () => attempt(async () => {
       const page = await ask("/api/quarantine", { run: ref, offset: count });
       count += page.items.length; fill(page.items); more.hidden = count >= page.total;
     }) }, "More");
     place.replaceChildren(h("section", {}, h("h2", {}, "Quarantine"),
-      found.total ? [h("p", {}, `${plural(found.total, "item")} could not be used${found.whole ? "" : " so far (not all shards are read yet)"}: `, Object.entries(found.counts).map(([s, n]) => `${s} ${n}`).join(", "), "."),
-        h("div", { class: "scroll" }, h("table", { class: "text" }, h("thead", {}, h("tr", {}, ["stage", "item", "reason"].map((t) => h("th", { scope: "col" }, t)))), rows)), h("div", { class: "more" }, more)]
+      found.total ? [h("p", {}, `${plural(found.total, "item")} could not be used${found.whole ? "" : " so far (not all shards are read yet)"}.`),
+        h("div", { class: "scroll" }, h("table", { class: "text" }, h("thead", {}, h("tr", {}, ["stages", "item", "reason"].map((t) => h("th", { scope: "col" }, t)))), rows)), h("div", { class: "more" }, more)]
         : h("p", { class: "soft" }, "No item was quarantined.")));
   };
 }
