@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 STATIC = Path(__file__).with_name("static")
 ROWS = 100
 """Runs of one answer at most, unless it asks for more."""
-LEADS = 0.25
+LEADS = 0.2
 """Seconds that a list spends on results that it does not know yet."""
 PATHS = {
     "/": ("index.html", "text/html"),
@@ -96,6 +96,7 @@ class Answers:
             path: Reply(200, (STATIC / file).read_bytes(), f"{kind}; charset=utf-8")
             for path, (file, kind) in PATHS.items()
         }
+        self.index.fresh(0.0)  # begin to read before somebody asks
         self._static["/style.css"] = Reply(200, str(style_sheet()).encode(), "text/css; charset=utf-8")
         self._paths: dict[str, Callable[[Query], Reply | Any]] = {
             "/api/root": self._root,
@@ -179,6 +180,7 @@ class Answers:
             rows.append(row)
         return {
             "whole": whole,
+            "unread": shelf.left,
             "error": self.index.error,
             "all": len(entries),
             "total": len(found),

@@ -13,9 +13,9 @@ import numpy as np
 
 from diffadapt.core.errors import MissingError, StoreError, suggest
 from diffadapt.core.identity import digest
-from diffadapt.data.image import decode, encode_png, stored_size
+from diffadapt.data.image import decode, encode_jpeg, encode_png, stored_size
 from diffadapt.prompts.text import prompt_index, prompt_key
-from diffadapt.report.panels import fit_size, png
+from diffadapt.report.panels import fit_size
 from diffadapt.ui.work import RunFacts, Shelved, Workshop
 
 PAGE = 60
@@ -40,7 +40,7 @@ SHOWN = {
     b"GIF8": "image/gif",
 }
 """How files of formats begin that every browser shows."""
-LARGEST = 512
+LARGEST = 256
 """Pixels of the longer side of what is shown in a grid."""
 
 
@@ -196,7 +196,7 @@ class Gallery:
             return encode_png(_colours()[decode(data, 1, key)[:, :, 0]]), "image/png"
         kind = next((k for start, k in SHOWN.items() if data.startswith(start)), "")
         if small and max(stored_size(data, key)) > LARGEST:
-            return png(fit_size(decode(data, 3, key), smallest=1, largest=LARGEST)), "image/png"
+            return encode_jpeg(fit_size(decode(data, 3, key), smallest=1, largest=LARGEST), 85), "image/jpeg"
         return (data, kind) if kind else (encode_png(decode(data, 3, key)), "image/png")
 
 

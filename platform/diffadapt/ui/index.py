@@ -20,10 +20,12 @@ from diffadapt.sweeps.folder import Sweep
 
 FRESH = 1.0
 """Seconds for which a look at the folders is good enough."""
-PATIENCE = 0.6
+PATIENCE = 0.4
 """Seconds that an answer waits for a look that takes longer; then it tells what is known."""
 REMOTE = 60.0
 """Seconds after which the status of a run on an object store that was not running is asked for again."""
+SOME = 100
+"""Runs that are read before a list shows them."""
 STATUS = "status.json"
 
 
@@ -54,31 +56,43 @@ class Shelf:
         self.entries: dict[str, Entry] = {}
         self.order: list[str] = []
         """Names, newest first."""
+        self.left = 0
+        """How many are still to be read by the look that is going on."""
 
     def look(self) -> None:
-        """Read what is new or has changed."""
+        """Read what is new or has changed, the newest first; what is read is known at once."""
         names = [n for n in self.place.list("") if not n.startswith((".", "store.json"))]
-        now = time.monotonic()
-        due = [n for n in names if self._due(n, now)]
-        for entry in self.place.each(self._read, due):
-            self.entries[entry.name] = entry
-        there = set(names)
+        now, there = time.monotonic(), set(names)
         for name in [n for n in self.entries if n not in there]:
             del self.entries[name]
+        marks = {n: self._mark(n) for n in names} if self.place.local else {}
+        due = [n for n in names if self._due(n, marks.get(n), now)]
+        due.sort(key=lambda n: marks.get(n) or (0, 0), reverse=True)
+        self.left = len(due)
+        for start in range(0, len(due), SOME):
+            for entry in self.place.each(self._read, due[start : start + SOME]):
+                self.entries[entry.name] = entry
+            self.left = max(0, len(due) - start - SOME)
+            self._sort()
+        self._sort()
+
+    def _sort(self) -> None:
         self.order = sorted(self.entries, key=lambda n: (self.entries[n].updated, n), reverse=True)
 
-    def _due(self, name: str, now: float) -> bool:
+    def _due(self, name: str, mark: tuple[int, int] | None, now: float) -> bool:
         known = self.entries.get(name)
         if known is None:
             return True
         if self.place.local:
-            return self._mark(name) != known.mark
+            return mark != known.mark
         return known.status.get("state") == "running" or now - known.seen > REMOTE
 
     def _mark(self, name: str) -> tuple[int, int] | None:
+        """When a status was written and how long it is. What it says is read by way of the store, which
+        looks where links lead."""
         try:
-            found = os.stat(self.place.join(name, STATUS))
-        except (OSError, DiffadaptError):
+            found = os.stat(f"{self.place.path}/{name}/{STATUS}")
+        except OSError:
             return None
         return found.st_mtime_ns, found.st_size
 

@@ -128,7 +128,7 @@ function listView(kind) {
     const key = document.activeElement.dataset ? document.activeElement.dataset.key : "";
     chips.replaceChildren(...[["", found.all], ...Object.entries(found.states).sort()].map(([name, count]) =>
       h("button", { type: "button", "data-key": "state " + name, "aria-pressed": String(wanted.state === name), onclick: () => { wanted.state = name; refresh(); } }, `${name || "all"} ${count}`)));
-    const empty = !found.whole ? h("p", { class: "soft" }, "Reading the root ...")
+    const empty = !found.whole ? h("p", { class: "soft" }, found.unread ? `Reading the root: ${found.unread.toLocaleString("en")} ${kind} are still to come ...` : "Reading the root ...")
       : !found.all ? h("p", {}, kind === "runs" ? ["No runs here yet: ", h("code", {}, "diffadapt run quickstart"), " makes one."] : ["No sweeps here yet: ", h("code", {}, "diffadapt sweep"), " makes one."])
       : !found.rows.length ? h("p", { class: "soft" }, "Nothing fits the search.") : null;
     body = h("tbody", {}, found.rows.map((r) => kind === "runs" ? runRow(r) : sweepRow(r)));
