@@ -45,6 +45,11 @@ COMMANDS = {
         "diffadapt cluster init --kind slurm --out cluster/",
     ),
     "status": ("status", "runs, sweeps and jobs, and how far they are", "diffadapt status"),
+    "ui": (
+        "ui",
+        "a local page: runs and sweeps live, pictures, tables, comparisons; only reads",
+        "diffadapt ui --root /data/diffadapt",
+    ),
     "report": (
         "report",
         "print the table of a run or a sweep and write its HTML report",

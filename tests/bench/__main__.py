@@ -19,7 +19,7 @@ from tests.bench.metric import Report  # noqa: E402
 from tests.bench.networks import SIZES, Size  # noqa: E402
 
 NAMES = ("synthesis", "alignment", "transfer", "training", "accuracy", "runners", "storage", "host")
-ASKED = ("projection",)
+ASKED = ("projection", "ui")
 """Those that take long and run only when they are named."""
 
 
@@ -47,6 +47,10 @@ def benchmark(
         from tests.bench.projection import FULL, SMOKE, projection
 
         return projection(SMOKE if size.name == "tiny" else FULL)
+    if name == "ui":
+        from tests.bench.page import page
+
+        return page(size)
     if name == "runners":
         from tests.bench.runners import runners
 

@@ -32,6 +32,7 @@ def _one_thread():
         "storage",
         "training",
         "host",
+        "ui",
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("alignment", "transfer", "runners")),
     ],
 )

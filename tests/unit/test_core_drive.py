@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from diffadapt.api.status import state_of
+from diffadapt.run.state import state_of
 from diffadapt.core import manifest
 from diffadapt.core.artifact import Receipt, Rows
 from diffadapt.core.errors import StoreError, TrainingError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
@@ -22,6 +22,7 @@ from diffadapt.core.runs import Run as Folder
 from diffadapt.run.choice import choose
 from diffadapt.run.drive import drive
 from diffadapt.run.progress import Progress
+from diffadapt.run.state import done_of, state_of
 
 if TYPE_CHECKING:
     import datasets
@@ -55,8 +56,6 @@ class Run:
     @property
     def state(self) -> str:
         """finished, running, interrupted or failed."""
-        from diffadapt.api.status import state_of
-
         return state_of(self.folder.status()).partition(" ")[0]
 
     @cached_property
@@ -260,12 +259,8 @@ class Runs(Sequence[Run]):
     def _row(self, run: Run) -> tuple[Any, ...]:
         import pandas as pd
 
-        from diffadapt.api.status import state_of
-
         status = run.folder.status()
-        nodes: Sequence[Mapping[str, Any]] = list(status.get("nodes", {}).values())
-        done = sum(n.get("done", 0) + n.get("hits", 0) for n in nodes)
-        total = sum(n.get("shards", 0) for n in nodes)
+        done, total = done_of(status)
         when = pd.Timestamp(status.get("updated") or 0, unit="s", tz="UTC").floor("s")
         return run.name, state_of(status).partition(" ")[0], done, total, when
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from diffadapt.api.status import state_of
+from diffadapt.run.state import state_of
 from diffadapt.commands.options import RootOption
 from diffadapt.core import ledger
 from diffadapt.core.errors import StoreError, suggest

@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from diffadapt.api.status import state_of
+from diffadapt.run.state import done_of, state_of
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import DiffadaptError, ResourceError, StoreError
 from diffadapt.core.redact import redact
@@ -147,9 +147,7 @@ def _of_job(place: Store, kind: type, root: Root, names: list[str], job: Any) ->
 
 def _line(run: Run, what: str = "shards") -> str:
     status = run.status()
-    nodes = status.get("nodes", {}).values()
-    done = sum(n.get("done", 0) + n.get("hits", 0) for n in nodes)
-    total = sum(n.get("shards", 0) for n in nodes)
+    done, total = done_of(status)
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.get("updated", 0)))
     return f"{run.name:<44} {state_of(status):<12} {done}/{total} {what}  {when}"
 

@@ -26,6 +26,9 @@ COPIES = ("model/", "figures/")
 """Folders of large files that the end of every run copies from the store anew."""
 PLANNED = "planned.json"
 """Store names of all that a run makes, written before the work begins: garbage collection spares them."""
+STAGES = "stages.json"
+"""What a run that is going on can be shown by: ``class_names``, and ``stages``: name -> kind, inputs, folder
+of its part of :data:`PLANNED` (empty: it stores nothing), fit."""
 
 
 _SUM = re.compile(r"^([0-9a-f]{64})  (.+)$")
@@ -219,6 +222,14 @@ class Run:
         if self.has(PLANNED):
             return set(parse(self.read(PLANNED), largest=None))
         return set()
+
+    def stages(self) -> dict[str, Any]:
+        """:data:`STAGES` of the run; empty for those of earlier versions."""
+        try:
+            value = parse(self.read(STAGES)) if self.has(STAGES) else {}
+        except ValueError:
+            value = {}
+        return value if isinstance(value, dict) else {}
 
     def scores(self) -> list[Score]:
         """The run's scores with the roles of their rows. StoreError when they are not there or damaged."""

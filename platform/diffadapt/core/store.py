@@ -75,6 +75,10 @@ class Store:
     def join(self, *parts: str) -> str:
         return posixpath.join(self.path, *parts)
 
+    def below(self, name: str) -> Store:
+        """The folder ``name`` as a store of its own, of the same kind."""
+        return Store(posixpath.join(self.root, name))
+
     def shard_path(self, kind: str, label: str, family: str, key: str, digest: str) -> str:
         return posixpath.join(
             kind, f"{safe_name(label)}-{family[:12]}", f"{safe_name(key)}-{digest[:12]}.parquet"

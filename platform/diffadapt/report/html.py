@@ -45,9 +45,9 @@ def render(run: Run) -> str:
     page, own = Page(run, manifest, scores), report_of(manifest)
     return load_page("report.html.j2").render(
         style=style_sheet(),
-        facts=_facts(page, own),
+        facts=facts_of(page, own),
         warnings=[*collapsed_sentences(run), *provenance.warnings(run)],
-        tables=[_table(page, m) for m in metrics(scores)[: own.tables]],
+        tables=[score_view(page, m) for m in metrics(scores)[: own.tables]],
         sections=[
             (section.title, section.html(data))
             for section in (own, *own_sections())
@@ -59,7 +59,8 @@ def render(run: Run) -> str:
     )
 
 
-def _facts(page: Page, own: SystemReport) -> dict[str, Any]:
+def facts_of(page: Page, own: SystemReport) -> dict[str, Any]:
+    """The head of the page: recipe, what it is, chips (name, value), tiles."""
     run, manifest, table = page.run, page.manifest, page.table
     status, execution = run.status(), provenance.optional_json(run, "execution.json")
     updated = status.get("updated")
@@ -113,7 +114,9 @@ def _tiles(table: Summary) -> list[dict[str, str]]:
     return tiles
 
 
-def _table(page: Page, metric: str) -> dict[str, Any]:
+def score_view(page: Page, metric: str) -> dict[str, Any]:
+    """The score table of a metric with its legend, what it shows, and its charts, as the template takes
+    them."""
     table = summarise(page.scores, metric)
     rows = rows_for_html(table)
     groups = table.groups if len(table.groups) > 1 else ()  # the only group's column would repeat the mean

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,8 @@ from diffadapt.core.lease import alone
 from diffadapt.core.pipeline import Pipeline
 from diffadapt.core.plan import notes
 from diffadapt.core.redact import scrub
-from diffadapt.core.runs import PLANNED, Root, Run, run_name
+from diffadapt.core.runs import PLANNED, STAGES, Root, Run, run_name
+from diffadapt.core.stage import NodePlan
 from diffadapt.run.families import describe_families
 from diffadapt.run.finish import finish
 from diffadapt.run.heartbeat import Heartbeat
@@ -80,6 +82,7 @@ def drive(
         run.write(
             PLANNED, json.dumps([p.path for plan in plans.values() for p in plan.shards if p.path]).encode()
         )
+        run.write(STAGES, json.dumps(scrub(_described(pipeline, plans))).encode())
         for stale in ("quarantine.jsonl", "errors.log"):
             run.remove(stale)
         describe_families(root.store, plans)
@@ -125,6 +128,15 @@ def drive(
     if not brief:  # of a trial, whoever judges it tells the end
         track_run(run, recipe.execution.trackers, told)
     return run
+
+
+def _described(pipeline: Pipeline, plans: Mapping[str, NodePlan]) -> dict[str, Any]:
+    stages = {}
+    for name, plan in plans.items():
+        path, fit = (plan.shards[0].path if plan.shards else None) or "", plan.stage.fit_stage
+        folder = path if fit else posixpath.dirname(path)
+        stages[name] = {"kind": plan.stage.kind, "inputs": list(plan.inputs), "folder": folder, "fit": fit}
+    return {"class_names": list(pipeline.class_names), "stages": stages}
 
 
 def _record_execution(run: Run, work: Work, seconds: float) -> None:

@@ -79,10 +79,15 @@ class Sweep(Run):
                 " are kept."
             ) from None
 
+    @property
+    def trials(self) -> Store:
+        """The folders of its trials."""
+        return self.place.below(posixpath.join(self.name, "trials"))
+
     def trial(self, trial: Trial | str) -> Run:
         """The folder of one trial: a run folder like any other."""
         name = trial if isinstance(trial, str) else trial.id
-        return Run(self.root, name, Store(posixpath.join(self.url, "trials")))
+        return Run(self.root, name, self.trials)
 
     def record(self, result: TrialResult) -> None:
         self.trial(result.id).write(
@@ -92,7 +97,7 @@ class Sweep(Run):
     def results(self) -> list[TrialResult]:
         """Every trial that has ended, by number; one whose file is damaged counts as open."""
         result = []
-        for name in sorted(Store(posixpath.join(self.url, "trials")).list("")):
+        for name in sorted(self.trials.list("")):
             try:
                 result.append(from_json(self.trial(name).read(RESULT)))
             except (LostError, ValueError, KeyError, TypeError):

@@ -22,7 +22,7 @@ def sweep_text(sweep: Sweep, *, width: int | None = None, colour: bool | None = 
     coloured: bool = terminal.coloured() if colour is None else colour
     width = width or terminal.columns()
     result = view(sweep)
-    return to_text([_table(result, coloured)] if result.settings else [], width, coloured, _notes(result))
+    return to_text([_table(result, coloured)] if result.settings else [], width, coloured, notes_of(result))
 
 
 def _table(v: View, colour: bool) -> Any:
@@ -61,7 +61,8 @@ def _table(v: View, colour: bool) -> Any:
     return table
 
 
-def _notes(v: View) -> list[str]:
+def notes_of(v: View) -> list[str]:
+    """What stands under the table: how trials ended, why some failed, what is recommended."""
     notes = []
     if v.oracle:
         notes.append(
