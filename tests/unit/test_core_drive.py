@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from diffadapt.run.state import state_of
 from diffadapt.core import manifest
 from diffadapt.core.artifact import Receipt, Rows
 from diffadapt.core.errors import StoreError, TrainingError
 from diffadapt.core.local_cache import LocalCache
 from diffadapt.core.runs import Root
 from diffadapt.run.heartbeat import SILENCE, Heartbeat
+from diffadapt.run.state import state_of
 from tests.unit.corekit import Numbers, PlainRunner, Shifted, Toy, allowing, contents, run_toy
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import tyro
 
-from diffadapt.run.state import state_of
 from diffadapt.commands.options import RootOption
 from diffadapt.core import ledger
 from diffadapt.core.errors import StoreError, suggest
@@ -22,6 +21,7 @@ from diffadapt.core.local_cache import LocalCache
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root, Run
 from diffadapt.core.sealed import read_family
+from diffadapt.run.state import state_of
 from diffadapt.sweeps.folder import Sweep, sweeps
 from diffadapt.sweeps.verify import folders, leftovers, trials, verify
 

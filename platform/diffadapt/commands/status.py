@@ -10,12 +10,12 @@ from typing import Any
 
 import tyro
 
-from diffadapt.run.state import done_of, state_of
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import DiffadaptError, ResourceError, StoreError
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root, Run, near
 from diffadapt.core.store import Store
+from diffadapt.run.state import done_of, state_of
 from diffadapt.sweeps.folder import Sweep, sweeps
 from diffadapt.sweeps.result import values_text
 
