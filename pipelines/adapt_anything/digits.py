@@ -61,7 +61,7 @@ def recipe() -> AdaptAnything:
             method="fixmatch",
             lr=0.03,
             epochs=6,
-            steps_per_epoch=50,
+            steps_per_epoch=25,
             batch_size=32,
             augment="shift",
             flip=False,

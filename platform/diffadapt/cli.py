@@ -95,6 +95,11 @@ COMMANDS = {
         "check the installation; --parity FOLDER compares with reference numbers",
         "diffadapt doctor",
     ),
+    "completion": (
+        "completion",
+        "what a shell loads to complete commands, recipes and options: bash, zsh",
+        "diffadapt completion bash",
+    ),
 }
 
 
@@ -109,6 +114,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"diffadapt {__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
+    if name == "__complete":
+        return int(importlib.import_module("diffadapt.commands.completion").complete(rest))
     if name not in COMMANDS:
         print(
             f"There is no command {name!r}.{suggest(name, COMMANDS)} `diffadapt --help` lists them.",

@@ -74,7 +74,12 @@ def test_a_checkpoint_that_does_not_tell_its_architecture(place: Place) -> None:
         (
             "--align.weights",
             "no-such-org/model",
-            ("not in the local hub cache", "HF_HUB_OFFLINE", "huggingface-cli download"),
+            (
+                "not in the local hub cache",
+                "HF_HUB_OFFLINE",
+                "hf download no-such-org/model",
+                "give the folder with --align.weights",
+            ),
         ),
         ("--classifier.name", "hf-hub:no-such-org/model", ("not in the local hub cache", "HF_HUB_OFFLINE")),
         ("--classifier.name", "resnet18.a1_in1k", ("timm/resnet18.a1_in1k", "not in the local hub cache")),

@@ -47,8 +47,11 @@ def test_every_commands_help_shows_an_example(cli, command):
 
 
 @pytest.mark.parametrize("command", RECIPE_COMMANDS)
-def test_help_of_a_recipe_lists_its_fields(cli, command):
+def test_help_of_a_recipe_is_short_and_that_of_all_lists_its_fields(cli, command):
     status, out, _ = cli(command, "small", "--help")
+    assert status == 0 and "--align.*" in out and "--data" in out and "--help-all" in out
+    assert len(out.splitlines()) < 60 and "--align.batch-size" not in out
+    status, out, _ = cli(command, "small", "--help-all")
     assert status == 0 and "--synth.guidance" in out and "--align.batch-size" in out and "--data" in out
 
 
@@ -119,11 +122,8 @@ def test_the_second_run_makes_nothing_and_prints_the_same_table(cli, shell):
 
     def table(text: str) -> list[str]:
         lines = text.splitlines()
-        return lines[
-            next(i for i, x in enumerate(lines) if "Source" in x) : next(
-                i for i, x in enumerate(lines) if x.startswith("run ")
-            )
-        ]
+        first = next(i for i, x in enumerate(lines) if x.startswith(" Source"))
+        return [x for x in lines[first:] if x.startswith(" ")]
 
     assert table(out) == table(shell.table) and any("SDA" in line for line in table(out))
     assert {p: p.stat().st_mtime_ns for p in (shell.small / "store").rglob("*") if p.is_file()} == before

@@ -23,10 +23,16 @@ READERS = {
 """What OpenCV, imageio, matplotlib, scikit-image, torchvision, diffusers and transformers call a reader."""
 MODULES = {
     "cv2", "imageio", "skimage", "matplotlib.image", "torchvision.io", "torchvision.datasets", "joblib",
-    "dill", "shelve", "marshal", "datasets", "torch.package",
+    "dill", "shelve", "marshal", "torch.package",
 }  # fmt: skip
-"""Modules that read images past our function, or that unpickle, or that run loading scripts."""
+"""Modules that read images past our function, or that unpickle."""
+IN_MEMORY = {"datasets", "datasets.Dataset", "datasets.Dataset.from_dict", "datasets.Dataset.from_pandas"} | {
+    f"datasets.{feature}" for feature in ("ClassLabel", "Features", "Image", "Value")
+}
+"""Names of Hugging Face's datasets that hold what is handed to them; others fetch, read files or run
+loading scripts."""
 OWN_MESSAGES = {
+    "platform/diffadapt/api/apart.py",
     "platform/diffadapt/orchestrate/desk.py",
     "platform/diffadapt/orchestrate/pool.py",
     "platform/diffadapt/run/local_worker.py",
@@ -102,7 +108,7 @@ def image_readers(tree: ast.Module) -> list[str]:
             found.append(name)
         elif parts[-1] in READERS and parts[0] != "diffadapt" and not isinstance(node, ast.Name):
             found.append(name)
-    return [n for n in found if n != "PIL.__version__"]
+    return [n for n in found if n not in ("PIL.__version__", "PIL.UnidentifiedImageError")]
 
 
 def code_runners(tree: ast.Module, file: str = "") -> list[str]:
@@ -111,6 +117,8 @@ def code_runners(tree: ast.Module, file: str = "") -> list[str]:
     for name, _ in uses(tree):
         head, _, last = name.rpartition(".")
         if any(name == m or name.startswith(f"{m}.") for m in MODULES):
+            found.append(name)
+        if name.startswith("datasets.") and name not in IN_MEMORY:
             found.append(name)
         if head.endswith("pickle") and last in ("load", "loads", "Unpickler") and file not in OWN_MESSAGES:
             found.append(name)
@@ -222,6 +230,8 @@ def test_the_guard_of_images_sees(text):
         "import yaml\nyaml.load(x)",
         "import torch\ntorch.hub.load(x, y)",
         "from datasets import load_dataset",
+        "import datasets as d\nd.Dataset.from_generator(x)",
+        "import datasets.load",
         "from transformers import pipeline",
         "from diffusers import P\nP.from_single_file(x)",
         "from transformers import AutoModel\nAutoModel.from_pretrained(x)",

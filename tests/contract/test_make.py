@@ -101,7 +101,10 @@ def test_every_python_installs_the_pins(recorder: Recorder, python: str) -> None
     assert [name for name, versions in found.items() if len(versions) != 1] == []
     project = (ROOT / "pyproject.toml").read_text()
     listed = re.findall(r'^  "([^"]+)",$', project.partition("dependencies = [")[2].partition("\n]")[0], re.M)
-    listed += json.loads("[" + re.search(r"^dev = \[(.*)\]$", project, re.M)[1] + "]")
+    for extra in ("dev", "docs", "serve"):
+        words = json.loads("[" + re.search(rf"^{extra} = \[(.*)\]$", project, re.M)[1] + "]")
+        listed += [word for word in words if not word.startswith("diffadapt[")]
+    assert "diffadapt[docs,serve]" in project
     for wanted in map(Requirement, listed):
         if wanted.marker is None or wanted.marker.evaluate({"python_version": python}):
             (version,) = found[canonicalize_name(wanted.name)]

@@ -21,3 +21,20 @@ def s3():
         fsspec.filesystem("s3").mkdir("bucket")
         yield "s3://bucket"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """(root with a finished run of the recipe ``small``, that run), made by ``da.run``; its folder of recipes
+    is known for the whole session."""
+    import torch
+
+    import diffadapt as da
+    from tests.cli.conftest import RECIPE
+
+    torch.set_num_threads(1)
+    folder, root = tmp_path_factory.mktemp("library recipes"), tmp_path_factory.mktemp("library root")
+    (folder / "small.py").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFADAPT_PIPELINES", str(folder))
+        yield root, da.run("small", root=root, progress=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -57,18 +58,116 @@ def test_log_lines_are_rare_and_the_last_one_always_comes(clock):
     assert 2 <= len(lines) <= 4 and lines[-1].split()[1] == "100/100"
 
 
-def test_a_terminal_gets_one_live_line_that_hides_the_longer_one_before(clock):
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
-    stream = Terminal()
-    progress = Progress({"synth": NodeProgress(2, 20)}, stream=stream)
+    def screen(self) -> list[str]:
+        """The lines that stand there now; also checks that none is wider than the terminal."""
+        lines, row, column = [""], 0, 0
+        for text in re.findall(r"\x1b\[[AJ]|[\r\n]|[^\r\n\x1b]+", self.getvalue()):
+            if text == "\x1b[A":
+                assert row, "above the first line"
+                row -= 1
+            elif text == "\x1b[J":
+                lines[row:] = [lines[row][:column]]
+            elif text == "\r":
+                column = 0
+            elif text == "\n":
+                row, column = row + 1, 0
+                lines += [""] * (row + 1 - len(lines))
+            else:
+                lines[row] = lines[row][:column] + text + lines[row][column + len(text) :]
+                column += len(text)
+        return lines
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    return Terminal()
+
+
+def test_a_terminal_has_running_stages_above_one_bar_and_finished_ones_stay(clock, terminal):
+    nodes = {"synth": NodeProgress(2, 20), "fit": NodeProgress(1, 5), "last": NodeProgress(3, 30, each=4.0)}
+    progress = Progress(nodes, stream=terminal)
+    progress.begin()
+    assert terminal.screen() == ["[>                       ]   0 %  0/6 shards"]
     progress.receipt(receipt())
     clock[0] += 1
+    progress.fit("fit", 0, 10, {"loss": 0.5})
+    clock[0] += 2
+    progress.fit("fit", 2, 10, {"loss": 0.4})
+    *above, bar = terminal.screen()
+    assert [line.split()[0] for line in above] == ["synth", "fit"] and "8 s left" in above[1]
+    assert bar == "[===>                    ]  15 %  1/6 shards  about 22 s left"
     progress.receipt(receipt())
-    first, last = stream.getvalue().split("\r")[1:]
-    assert "\n" not in first and last.endswith("\n") and len(last.rstrip("\n")) >= len(first)
+    first, *_, bar = terminal.screen()
+    assert first.split() == ["synth", "2/2", "shards", "5.0", "s", "4.0", "images/s"] and bar.startswith("[")
+    progress.say("Look here.")
+    assert terminal.screen()[1] == "warning: Look here." and terminal.screen()[-1].startswith("[")
+    progress.close()
+    assert terminal.screen() == [first, "warning: Look here.", ""]
+    progress.close()
+
+
+def test_the_time_left_is_of_all_stages_and_says_when_some_are_not_known(clock, terminal):
+    nodes = {"a": NodeProgress(4, 40), "b": NodeProgress(6, 60, each=10.0), "c": NodeProgress(1, 1)}
+    progress = Progress(nodes, stream=terminal)
+    for _ in range(2):  # two workers: four seconds of work in two
+        progress.nodes["a"].first = progress.nodes["a"].first or clock[0]
+        clock[0] += 1.0
+        progress.receipt(Receipt("a", "k", "d", "made", 10, (), 2.0))
+    assert progress.seconds_left() == (2 * 2.0 / 2 + 6 * 10.0 / 2, False)
+    assert "at least 32 s left" in progress.whole()
+    nodes["c"].each = 4.0
+    assert "about 34 s left" in progress.whole() and progress.share() == pytest.approx(4 / (8 + 60 + 4))
+
+
+def test_no_line_is_wider_than_the_terminal_and_many_stages_are_counted(clock, terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    names = [f"a_stage_with_a_name_that_is_long_{i}" for i in range(8)]
+    progress = Progress({n: NodeProgress(2, 20) for n in names}, stream=terminal)
+    for name in names:
+        clock[0] += 1
+        progress.receipt(Receipt(name, "k", "d", "made", 10, (), 1.0))
+    clock[0] += 1
+    progress.receipt(Receipt(names[0], "k", "d", "made", 10, (), 1.0))
+    lines = terminal.screen()
+    assert all(len(line) < 40 for line in lines) and lines[0].endswith("...")
+    assert "  and 2 more stages" in lines and len(lines) == 1 + 5 + 1 + 1
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_a_dumb_terminal_gets_lines(clock, terminal, monkeypatch, term):
+    monkeypatch.setenv("TERM", term)
+    progress = Progress({"synth": NodeProgress(2, 20), "b": NodeProgress(1, 1)}, stream=terminal)
+    progress.begin()
+    progress.receipt(receipt())
+    assert ("\x1b" in terminal.getvalue() or "[>" in terminal.getvalue()) == (term == "xterm")
+
+
+def test_a_log_line_has_the_time_left_of_all(clock):
+    stream = io.StringIO()
+    progress = Progress({"synth": NodeProgress(2, 20), "b": NodeProgress(1, 1, each=5.0)}, stream=stream)
+    progress.receipt(receipt())
+    assert " ".join(stream.getvalue().split()).endswith("(of all: 1/3 shards about 7 s left)")
+
+
+@pytest.mark.parametrize(
+    ("shards", "seconds", "said"),
+    [
+        (1, 0.0003, "0.00 s"),  # not 33333.3 images/s
+        (4, 3.0, "9 s left"),  # one shard of four, with all that begins a stage: not its rate
+        (1, 4.0, "4.0 s 2.5 images/s"),
+        (1, 75.0, "1 min 15 s 0.1 images/s"),
+    ],
+)
+def test_a_rate_is_of_a_stages_work_and_of_some_seconds_of_it(clock, shards, seconds, said):
+    progress = Progress({"synth": NodeProgress(shards, 10 * shards)}, stream=io.StringIO())
+    progress.receipt(receipt(seconds=seconds))
+    assert " ".join(progress.line("synth").split()) == f"synth 1/{shards} shards {said}"
 
 
 def test_fits_show_steps_and_loss(clock):

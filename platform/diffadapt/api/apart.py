@@ -44,11 +44,12 @@ def call_apart(
     # A session of its own: an interruption comes from here, once, and not from the terminal as well.
     process, connection = start(MODULE, {}, stderr=subprocess.PIPE, start_new_session=True)
     last: deque[str] = deque(maxlen=1)
-    reader = threading.Thread(target=_pass_on, args=(process.stderr, last), daemon=True)
+    shown = progress or Progress({})
+    reader = threading.Thread(target=_pass_on, args=(process.stderr, last, shown), daemon=True)
     reader.start()
     try:
         connection.send((loaded(), packed))
-        return _listen(connection, process, last, progress or Progress({}), say)
+        return _listen(connection, process, last, shown, say)
     except KeyboardInterrupt:
         process.send_signal(signal.SIGINT)
         raise
@@ -60,6 +61,7 @@ def call_apart(
             process.wait()
         connection.close()
         reader.join(1.0)
+        shown.close()
 
 
 def _listen(
@@ -86,18 +88,20 @@ def _listen(
             getattr(progress, kind)(*content)
 
 
-def _pass_on(stream: Any, last: deque[str]) -> None:
+def _pass_on(stream: Any, last: deque[str], progress: Progress) -> None:
     """What the process writes to stderr appears here; its last line is kept."""
     with stream:
         for line in stream:
             text = line.decode(errors="replace").rstrip()
             if text:
                 last.append(text)
-                print(text, file=sys.stderr, flush=True)
+                progress.above(text) if progress.drawing else print(text, file=sys.stderr, flush=True)
 
 
 class Told(Progress):
     """The progress of a run in the other process: every receipt is told, and nothing is shown."""
+
+    estimates = False
 
     def __init__(self, tell: Tell):
         super().__init__({})

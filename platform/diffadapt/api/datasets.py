@@ -7,12 +7,12 @@ import json
 import os
 import posixpath
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffadapt.api.calls import called
+from diffadapt.api.given import encoded
 from diffadapt.api.places import Place, open_root
 from diffadapt.core.errors import DataError, ResourceError, suggest
 from diffadapt.core.files import scratch
@@ -23,8 +23,6 @@ from diffadapt.core.store import is_local
 if TYPE_CHECKING:
     import datasets
     import pandas as pd
-
-    from diffadapt.api.images import Picture
 
 FOLDER = "datasets"
 """Where data sets of calls lie, beside the store and the runs."""
@@ -62,10 +60,12 @@ def from_dataset(
     ClassLabel. Encoded images keep their bytes; names of a ClassLabel are the class names. Raises DataError
     for a data set without images, ResourceError without Hugging Face's datasets.
     """
-    kinds = _library()
+    _demand_library()
+    import datasets as kinds
+
     if not isinstance(dataset, kinds.Dataset):
         hint = f": give one of its splits, {', '.join(dataset)}" if isinstance(dataset, Mapping) else ""
-        raise DataError(f"A {type(dataset).__name__} is no datasets.Dataset{hint}.")
+        raise DataError(f"The data set has the type {type(dataset).__name__}, not datasets.Dataset{hint}.")
     features = dataset.features
     image = _column(image, [n for n, f in features.items() if isinstance(f, kinds.Image)], features, "images")
     named = [n for n, f in features.items() if isinstance(f, kinds.ClassLabel)]
@@ -74,55 +74,83 @@ def from_dataset(
     elif label not in features:
         raise DataError(f"The data set has no column {label!r}.{suggest(label, features)}")
     kind = features.get(label) if label else None
+    if label and not _whole_numbers(dataset, label):
+        raise DataError(
+            f"The labels in {label!r} are no whole numbers: dataset.class_encode_column({label!r}) numbers"
+            " them, or give another column as label."
+        )
     names = tuple(kind.names) if isinstance(kind, kinds.ClassLabel) else ()
     plain = dataset.select_columns([image, label] if label else [image])
     plain = plain.cast_column(image, kinds.Image(decode=False))
 
     def rows() -> Iterator[tuple[bytes, str, int | None]]:
         for row in plain:
-            path = row[image]["path"] or ""
-            yield _bytes(row[image]["bytes"], path), "", row[label] if label else None
+            yield _bytes(row[image]), "", row[label] if label else None
 
     return _stored(rows(), names, open_root(root))
 
 
-def from_files(paths: Sequence[Any], root: Root) -> tuple[str, dict[str, str]]:
-    """A data set of files: (its place, path within it -> path as given). DataError for one that cannot be
-    read, and for none."""
-    given = [os.fspath(p) for p in paths]
-    if not given:
-        raise DataError("Give the images to predict: a folder, a glob or a Parquet file.")
-    keys = {f"{i:08d}-{Path(p).name}": p for i, p in enumerate(given)}
-    stored = _stored(((_bytes(None, p), key, None) for key, p in keys.items()), (), root)
+def from_images(images: Sequence[Any], root: Root) -> tuple[str, dict[str, str]]:
+    """A data set of images as callers hold them (see :func:`~diffadapt.api.given.encoded`): (its place, path
+    within it -> path as given). Files are called by their paths below the folder that they share, so that
+    what their names decide is as if that folder had been given. DataError for one that cannot be read, and
+    for none."""
+    if not images:
+        raise DataError("Give the images to predict: a folder, a glob, a Parquet file or a list of images.")
+    paths = [os.fspath(p) for p in images if isinstance(p, (str, os.PathLike))]
+    parents = [posixpath.dirname(p).split("/") for p in paths]
+    shared = len(os.path.commonprefix(parents))
+    keys: dict[str, str] = {}
+    for i, image in enumerate(images):
+        path = isinstance(image, (str, os.PathLike))
+        name = os.fspath(image) if path else getattr(image, "key", f"image-{i:06d}")
+        key = "/".join(name.split("/")[shared:]) if path else name
+        keys[f"{i:06d}/{key}" if key in keys else key] = name
+    stored = _stored(
+        ((encoded(image, keys[key]), key, None) for key, image in zip(keys, images, strict=True)), (), root
+    )
     return stored.path, keys
 
 
-def images_dataset(pictures: Sequence[Picture], names: Sequence[str]) -> datasets.Dataset:
-    """Columns image, label (ClassLabel where ``names``; -1 becomes None), key."""
-    kinds = _library()
+def images_dataset(
+    pictures: Iterable[tuple[str, int | None, bytes]], names: Sequence[str]
+) -> datasets.Dataset:
+    """Columns image, label (ClassLabel where ``names``; -1 becomes None) and key of (key, label, encoded
+    image)."""
+    _demand_library()
+    import datasets as kinds
+
     label = kinds.ClassLabel(names=list(names)) if names else kinds.Value("int64")
     features = kinds.Features({"image": kinds.Image(), "label": label, "key": kinds.Value("string")})
-    columns = {
-        "image": [{"bytes": p.data, "path": None} for p in pictures],
-        "label": [None if p.label is None or p.label < 0 else p.label for p in pictures],
-        "key": [p.key for p in pictures],
-    }
+    columns: dict[str, list[Any]] = {"image": [], "label": [], "key": []}
+    for key, number, data in pictures:
+        columns["image"].append({"bytes": data, "path": None})
+        columns["label"].append(None if number is None or number < 0 else number)
+        columns["key"].append(key)
     return kinds.Dataset.from_dict(columns, features=features)
 
 
 def scores_dataset(scores: pd.DataFrame) -> datasets.Dataset:
     """A row a score."""
-    return _library().Dataset.from_pandas(scores, preserve_index=False)
+    _demand_library()
+    import datasets as kinds
+
+    return kinds.Dataset.from_pandas(scores, preserve_index=False)
 
 
-def _library() -> Any:
+def _demand_library() -> None:
     try:
-        import datasets
+        import datasets  # noqa: F401
     except ImportError:
         raise ResourceError(
             "Hugging Face's datasets is not installed: `pip install datasets` beside diffadapt."
         ) from None
-    return datasets
+
+
+def _whole_numbers(dataset: datasets.Dataset, column: str) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_integer(dataset.features.arrow_schema.field(column).type)
 
 
 def _column(given: str | None, found: Sequence[str], features: Mapping[str, Any], what: str) -> str:
@@ -136,13 +164,10 @@ def _column(given: str | None, found: Sequence[str], features: Mapping[str, Any]
     return found[0]
 
 
-def _bytes(data: bytes | None, path: str) -> bytes:
-    if data is not None:
-        return data
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"The image {path} cannot be read ({error.strerror}): mend the path.") from None
+def _bytes(cell: Mapping[str, Any] | None) -> bytes:
+    if cell is None or (cell["bytes"] is None and not cell["path"]):
+        raise DataError("The data set has a row without an image: leave such rows out.")
+    return cell["bytes"] if cell["bytes"] is not None else encoded(cell["path"])
 
 
 def _stored(rows: Iterator[tuple[bytes, str, int | None]], names: Sequence[str], root: Root) -> Stored:

@@ -6,13 +6,13 @@ import base64
 import html
 import io
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diffadapt.core import recipes
 from diffadapt.core.artifact import Rows
-from diffadapt.core.errors import StoreError, suggest
+from diffadapt.core.errors import RecipeError, StoreError, suggest
 from diffadapt.core.runs import Run
 from diffadapt.run.audit_images import image_bytes
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import datasets
     from PIL import Image as PillowImage
 
+KINDS = ("images", "corrupted", "synth", "aligned", "transferred", "scenes", "student-images")
+"""Kinds of stages whose rows are images."""
 SHOWN = 64
 """Pictures that a notebook shows of a longer list."""
 
@@ -33,6 +35,9 @@ class Picture:
     label: int | None
     class_name: str
     data: bytes
+
+    def __bytes__(self) -> bytes:
+        return self.data
 
     @property
     def image(self) -> PillowImage.Image:
@@ -74,7 +79,7 @@ class Images(Sequence[Picture]):
         ResourceError without Hugging Face's datasets."""
         from diffadapt.api.datasets import images_dataset
 
-        return images_dataset(list(self), self.class_names)
+        return images_dataset(((p.key, p.label, p.data) for p in self), self.class_names)
 
     def _read(self, listed: Sequence[tuple[str, int | None, str]]) -> list[Picture]:
         data: dict[str, bytes] = {}
@@ -120,9 +125,11 @@ def images(run: Run, stage: str, n: int | None, value: Any = None) -> Images:
     """``n`` images of ``stage``, spread evenly over all of them, or all; ``value``: the run's recipe, where
     it is at hand. StoreError for a stage that is not there or holds none."""
     nodes = run.manifest()["nodes"]
+    if n is not None and (not isinstance(n, int) or n < 0):
+        raise RecipeError(f"n is {n!r}, but must be a number of images, or None for all.")
     if stage not in nodes:
         raise StoreError(
-            f"The run {run.name} has no stage {stage!r}.{suggest(stage, nodes)} It has: {', '.join(nodes)}."
+            f"The run {run.name} has no stage {stage!r}.{suggest(str(stage), nodes)} {_holders(nodes)}"
         )
     shards = nodes[stage]["shards"]
     if shards and shards[0][3] is None:
@@ -167,5 +174,10 @@ def _stored(
 
 def _none(run: Run, stage: str) -> StoreError:
     return StoreError(
-        f"The stage {stage!r} of {run.name} holds no images: give one such as synth, aligned or target."
+        f"The stage {stage!r} of {run.name} holds no images. {_holders(run.manifest()['nodes'])}"
     )
+
+
+def _holders(nodes: Mapping[str, Any]) -> str:
+    found = [name for name, node in nodes.items() if node["kind"] in KINDS]
+    return f"It has images in: {', '.join(found)}." if found else "It has images in no stage."

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from diffadapt.api.given import encoded
 from diffadapt.core.errors import StoreError, suggest
 from diffadapt.core.runs import Run
 from diffadapt.models.config import ClassifierConfig
@@ -20,32 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transform:
-    """What a classifier sees of an image: a file, encoded bytes, a PIL image, or an array uint8 (H, W), (H,
-    W, 1) or (H, W, 3) -> normalised float32 (C, H, W)."""
+    """What a classifier sees of an image: a file, encoded bytes, a Picture, a PIL image, or an array uint8
+    (H, W), (H, W, 1) or (H, W, 3) -> normalised float32 (C, H, W). DataError for anything else, and for what
+    cannot be read."""
 
     config: ClassifierConfig
 
     def __call__(self, image: Any) -> torch.Tensor:
+        from diffadapt.data.image import decode
         from diffadapt.models.preprocess import to_input
 
-        return to_input([_array(image)], self.config)[0]
-
-
-def _array(image: Any) -> Any:
-    import numpy as np
-
-    from diffadapt.data.image import decode
-
-    if isinstance(image, (str, os.PathLike)):
-        with open(image, "rb") as stream:
-            return decode(stream.read(), 3, os.fspath(image))
-    if isinstance(image, bytes):
-        return decode(image, 3, "the image")
-    if not isinstance(image, np.ndarray):  # of Pillow
-        from PIL import ImageOps
-
-        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    return image[:, :, None] if image.ndim == 2 else image
+        name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else "the image"
+        return to_input([decode(encoded(image, name), self.config.in_channels, name)], self.config)[0]
 
 
 def model(run: Run, name: str, seed: int | None) -> Classifier:
@@ -63,16 +50,18 @@ def model(run: Run, name: str, seed: int | None) -> Classifier:
     names: Sequence[str] = tuple(manifest["class_names"])
     loaded = load_classifier(model_config(run, manifest, node), len(names) or None)
     loaded.transform, loaded.class_names = Transform(loaded.config), names
-    return loaded
+    return loaded.eval()
 
 
 def node_of(run: Run, manifest: Mapping[str, Any], name: str, seed: int | None) -> str:
     """The stage that trained what ``name`` (a stage, a role, a row) means. StoreError for none."""
-    nodes, outputs = manifest["nodes"], manifest["outputs"]
+    nodes, outputs, name = manifest["nodes"], manifest["outputs"], str(name)
     trained = [n for n, v in nodes.items() if v["kind"] in CLASSIFIERS]
     found = [n for n in trained if n == name or n.partition(".s")[0] == name]
     if not found and name == "model":
-        found = [n for n in (outputs.get("model"), outputs.get("finetuned")) if n]
+        found = [n for n in (outputs.get("model"), outputs.get("finetuned")) if n][:1]
+        if found and seed is not None:  # of its own seed alone is it said
+            found = [n for n in trained if n.partition(".s")[0] == found[0].partition(".s")[0]]
     if not found and name in nodes:
         found = [name]
     if not found:

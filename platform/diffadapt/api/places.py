@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from diffadapt.core.errors import StoreError
+from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root
 
 Place = str | os.PathLike[str] | Root
@@ -16,7 +18,11 @@ def default_root() -> str:
 
 def open_root(place: Place | None = None) -> Root:
     """The root at ``place`` (a folder or URL; default: :func:`default_root`). StoreError when it holds a
-    store of another format."""
+    store of another format, is a file, or no place at all."""
+    if place is not None and not isinstance(place, (str, os.PathLike, Root)):
+        raise StoreError(f"The root is {place!r} ({type(place).__name__}): give a folder or a URL.")
     root = place if isinstance(place, Root) else Root(os.fspath(place or "") or default_root())
+    if root.store.local and os.path.isfile(root.location):
+        raise StoreError(f"The root {redact(root.location)} is a file: give a folder or a URL.")
     root.store.check()
     return root

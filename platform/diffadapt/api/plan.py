@@ -13,7 +13,8 @@ from diffadapt.api.precision import settled
 from diffadapt.api.recipe import Recipe, as_recipe
 from diffadapt.api.runners import cluster_layout
 from diffadapt.core import ledger
-from diffadapt.core.config import override
+from diffadapt.core.config import leaves, override
+from diffadapt.core.errors import WeightsError
 from diffadapt.core.estimate import Estimate, StageEstimate, estimate
 from diffadapt.core.leniency import lenient
 from diffadapt.core.pipeline import Pipeline
@@ -117,7 +118,10 @@ def prepare(recipe: Recipe, root: Root) -> Plan:
     """The plan that a run carries out. Raises DiffadaptError for everything that is not at hand."""
     recipe = replace(recipe, value=settled(recipe.value))
     pipeline = recipe.value.pipeline()
-    plans = pipeline.plan(root.store)
+    try:
+        plans = pipeline.plan(root.store)
+    except WeightsError as error:
+        raise type(error)(_with_option(recipe.value, str(error))) from error
     return Plan(recipe, root, pipeline, plans, summarise(plans, root.store))
 
 
@@ -131,7 +135,27 @@ def outlook(recipe: Recipe, root: Root, machine: Instance | None = None) -> Plan
         said = notes(plans)
     guess = missing_time(plans, root, machine, recipe.execution.threads or 1)
     summary = summarise(plans, root.store)
+    lacking = [_with_option(recipe.value, sentence) for sentence in lacking]
     return Plan(recipe, root, pipeline, plans, summary, guess, said, tuple(lacking), layout)
+
+
+FOLDER = "give the folder"
+"""What a sentence about weights says where a folder can take their place; the stage that says it does not
+know which option they came from."""
+
+
+def _with_option(recipe: Any, sentence: str) -> str:
+    """``sentence`` with the options of ``recipe`` that hold what it quotes, where it asks for a folder."""
+    if FOLDER not in sentence:
+        return sentence
+    named = [
+        f"--{name.replace('_', '-')}"
+        for name, value in leaves(recipe).items()
+        if isinstance(value, str)
+        and value
+        and repr(value.removeprefix("hf-hub:").partition("@")[0]) in sentence
+    ]
+    return sentence.replace(FOLDER, f"{FOLDER} with {' and '.join(named)}", 1) if named else sentence
 
 
 def missing_time(

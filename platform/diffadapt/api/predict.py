@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffadapt.api import runners
@@ -70,11 +71,12 @@ def predict(
     runner: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """What the models of a finished run say of new images: a row an image with path, label, class and
-    confidence, of SDA those of the source, projected and ensemble predictions too.
+    """What the models of a finished run say of new images: a row an image, of a list in its order, with path,
+    label, class and confidence, of SDA those of the source, projected and ensemble predictions too.
 
     ``run``: a :class:`Run`, or with ``root`` a name, a prefix or 'last'. ``images``: a folder, a glob, a
-    Parquet file, a list of files, or what :func:`from_dataset` gives. ``row``: of SDA, another row's models
+    Parquet file, a Dataset of Hugging Face or what :func:`from_dataset` gives, or a list of files, encoded
+    bytes, Pictures, PIL images or uint8 arrays. ``row``: of SDA, another row's models
     and aligner. ``reject``: energy: images of no listed class are answered "(none of these)". Images that
     cannot be read have a ``reason`` and no class.
 
@@ -84,7 +86,10 @@ def predict(
 
     from diffadapt.core.config import override
 
+    if not isinstance(run, (Run, str)):
+        raise StoreError(f"A value of the type {type(run).__name__} is no run: give one of da.runs(root).")
     folder = run.folder if isinstance(run, Run) else open_root(root).run(run)
+    folder.manifest()  # in one sentence where it did not come to its end
     place, names = _place(images, folder.root)
     execution = LENIENT if runner is None else override(LENIENT, {"runner": runner})
     question = Question(row=row, reject=reject, execution=execution)
@@ -93,7 +98,9 @@ def predict(
     with progress_of(progress) as shown:
         answer = answers(folder, asked, question, place, shown)
     found = pd.read_parquet(io.BytesIO(answer.data))
-    if names:
+    if names:  # in the order in which they were given
+        place_of = {key: i for i, key in enumerate(names)}
+        found = found.sort_values("path", key=lambda p: p.map(place_of), ignore_index=True)
         found["path"] = [names.get(p, p) for p in found["path"]]
     return found
 
@@ -102,9 +109,17 @@ def _place(images: Any, root: Root) -> tuple[str, Mapping[str, str]]:
     """(one place that is read, path in it -> path as it was given) of ``images``."""
     if isinstance(images, (str, os.PathLike)):
         return os.fspath(images), {}
-    from diffadapt.api.datasets import from_files
+    from diffadapt.api.datasets import from_dataset, from_images
 
-    return from_files(list(images), root)
+    library = sys.modules.get("datasets")
+    if library is not None and isinstance(images, library.Dataset):
+        return from_dataset(images, root=root).path, {}
+    if isinstance(images, bytes) or not isinstance(images, Iterable):
+        raise DataError(
+            f"Images cannot be taken from a value of the type {type(images).__name__}: give a folder, a glob,"
+            " a Parquet file or a list of images."
+        )
+    return from_images(list(images), root)
 
 
 def demand_classes(asked: Any, run: Folder) -> None:
@@ -150,12 +165,14 @@ def answers(
 
     root = model.root
     limit, rule = _limit(model, question) if question.reject == "energy" else (None, "")
+    pipeline = recipe.pipeline()
+    plans = pipeline.plan(root.store)
     run = drive(
         "predict",
         recipe,
-        recipe.pipeline(),
+        replace(pipeline, planned=plans),
         root,
-        lambda: runners.make_runner(question.execution),
+        lambda: runners.make_runner(runners.for_work(question.execution, plans)),
         progress=progress,
     )
     nodes = run.manifest()["nodes"]

@@ -55,6 +55,9 @@ class NotebookProgress(Progress):
         self._said += (f"{kind}{redact(sentence)}",)
         self.draw()
 
+    def begin(self) -> None:
+        return None
+
     def draw(self) -> None:
         """The table as it is now, in place of the last one."""
         from IPython.display import display  # type: ignore[import-not-found]

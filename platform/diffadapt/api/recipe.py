@@ -138,6 +138,8 @@ def _leaves(value: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
     short, known, out = getattr(type(value), "aliases", {}), field_types(value), {}
     for key, given in overrides.items():
         given = os.fspath(given) if isinstance(given, os.PathLike) else given
+        if type(given).__module__.partition(".")[0] == "datasets":
+            raise RecipeError(f"{key} is a data set in memory: give da.from_dataset({key}), its file.")
         if key not in known and is_dataclass(given) and not isinstance(given, type):
             out.update(_group(value, key, given))
             continue

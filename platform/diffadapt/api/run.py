@@ -16,7 +16,7 @@ from diffadapt.api.places import Place, open_root
 from diffadapt.api.plan import Plan, prepare, with_runner
 from diffadapt.api.progress import progress_of
 from diffadapt.api.recipe import Recipe, as_recipe
-from diffadapt.core.errors import StoreError
+from diffadapt.core.errors import RecipeError, StoreError
 from diffadapt.core.runs import Root
 from diffadapt.core.runs import Run as Folder
 from diffadapt.run.choice import choose
@@ -63,7 +63,13 @@ class Run:
         """The recipe that it was made of. RecipeError where that is no longer found by its name."""
         from diffadapt.api.recipe import recipe
 
-        return self._recipe or recipe(f"{self.url}/recipe.json")
+        try:
+            return self._recipe or recipe(f"{self.url}/recipe.json")
+        except RecipeError as error:
+            raise RecipeError(
+                f"The recipe of {self.name} cannot be made again ({error}) Of a value of your own, keep the"
+                " value: da.run(value, root=...) finds the run."
+            ) from None
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -91,7 +97,12 @@ class Run:
         """
         from diffadapt.api.table import frame
 
-        return frame(self.folder.scores(), metric, groups)
+        if not (scores := self.folder.scores()):
+            raise StoreError(
+                f"The run {self.name} has no scores, since its target has no labels: print(run) shows what is"
+                " known without them, and run.predictions what was predicted."
+            )
+        return frame(scores, metric, groups)
 
     @property
     def findings(self) -> list[str]:
@@ -102,10 +113,11 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """What the data and the stages had to say."""
+        """Rows that predict (nearly) one class, and what the data and the stages had to say."""
+        from diffadapt.report.own.collapsed import collapsed_sentences
         from diffadapt.report.provenance import warnings
 
-        return warnings(self.folder)
+        return [*collapsed_sentences(self.folder), *warnings(self.folder)]
 
     @property
     def predictions(self) -> pd.DataFrame:
@@ -113,6 +125,7 @@ class Run:
         without."""
         import pandas as pd
 
+        self.folder.manifest()  # in one sentence where it did not come to its end
         if not self.folder.has("predictions.parquet"):
             raise StoreError(
                 f"The run {self.name} has no predictions.parquet, which runs of Adapt Anything have:"
@@ -160,15 +173,25 @@ class Run:
         head = f"{self.name}: {self.state}"
         if not self.folder.has("scores.parquet"):
             return head
-        return f"{head}\n\n{score_table(self.folder.scores(), colour=False)}"
+        if scores := self.folder.scores():
+            return f"{head}\n\n{score_table(scores, colour=False)}"
+        return f"{head}\n\n{self._unlabelled()}"
+
+    def _unlabelled(self) -> str:
+        """What is known of a run without scores, as the command line prints it."""
+        from diffadapt.report.sections import report_of
+
+        return report_of(self.manifest).without_scores(self.folder, self.manifest)
 
     def __repr__(self) -> str:
         return f"<Run {self.name}: {self.state}>"
 
     def _repr_html_(self) -> str:
         head = f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.state)}</p>"
-        if not self.folder.has("scores.parquet") or not self.folder.scores():
+        if not self.folder.has("scores.parquet"):
             return head
+        if not self.folder.scores():
+            return f"{head}<pre>{html.escape(self._unlabelled())}</pre>"
         said = "".join(f"<li>{html.escape(s)}</li>" for s in self.findings[:3])
         shown = self.table().drop(columns=["of_images", "control", "note"]).dropna(axis="columns", how="all")
         return f"{head}{shown.to_html(float_format='{:.1f}'.format)}<ul>{said}</ul>"
@@ -238,7 +261,7 @@ class Runs(Sequence[Run]):
 
         status = run.folder.status()
         done, total = done_of(status)
-        when = pd.Timestamp(status.get("updated") or 0, unit="s", tz="UTC")
+        when = pd.Timestamp(status.get("updated") or 0, unit="s", tz="UTC").floor("s")
         return run.name, state_of(status).partition(" ")[0], done, total, when
 
     def __repr__(self) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from diffadapt.core.config import override
 from diffadapt.core.errors import ResourceError
+from diffadapt.core.stage import NodePlan
 from diffadapt.run.choice import choose, has_ray
 from diffadapt.run.runner import ExecutionConfig, Runner
 
@@ -29,6 +32,14 @@ def make_runner(config: ExecutionConfig) -> Runner:
     from diffadapt.run.local import LocalRunner
 
     return LocalRunner(config)
+
+
+def for_work(config: ExecutionConfig, plans: Mapping[str, NodePlan]) -> ExecutionConfig:
+    """``config``, on this process where ``auto`` would start several that had one shard between them: a
+    process of its own costs more than a few images do."""
+    if config.runner != "auto" or config.actors or any(len(p.shards) > 1 for p in plans.values()):
+        return config
+    return override(config, {"runner": "local"}) if choose(config).runner == "local" else config
 
 
 def make_fan(config: ExecutionConfig) -> Fan:

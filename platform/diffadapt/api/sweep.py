@@ -15,8 +15,8 @@ from diffadapt.api.calls import called
 from diffadapt.api.places import Place, open_root
 from diffadapt.api.precision import settled
 from diffadapt.api.recipe import Recipe, as_recipe
-from diffadapt.core.config import changes, override
-from diffadapt.core.errors import RecipeError, StoreError, TrainingError
+from diffadapt.core.config import changes, field_types, override
+from diffadapt.core.errors import RecipeError, StoreError, TrainingError, suggest
 from diffadapt.core.ranges import check_limits
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Root
@@ -117,6 +117,12 @@ def sweep(
     """
     name, found = space_of(space)
     if search:
+        settings = field_types(found.search)
+        if unknown := next((s for s in search if s not in settings), None):
+            raise RecipeError(
+                f"A search has no setting {unknown!r}.{suggest(unknown, settings)} It has:"
+                f" {', '.join(settings)}."
+            )
         found = replace(found, search=override(found.search, dict(search)))
         check_limits(found.search)
     if recipe is None and not found.recipe:
@@ -125,7 +131,8 @@ def sweep(
     if runner is not None:
         told = replace(told, value=override(told.value, {"execution.runner": runner}))
     overrides = {k: v for k, v in told.overrides.items() if not k.startswith("execution.")}
-    prepared = prepare(SweepRequest(name, found, {told.name: told.value}, overrides), open_root(root))
+    request = SweepRequest(name, found, {told.name: told.value}, overrides, quiet=not progress)
+    prepared = prepare(request, open_root(root))
     tell = say if progress else lambda line: None
     if runners.fans_on_ray(prepared.execution):
         told_of = call_apart(sweep_apart, prepared.request, prepared.root.location, say=tell)

@@ -23,7 +23,7 @@ def frame(scores: Sequence[Score], metric: str | None, groups: bool) -> pd.DataF
     known = metrics(scores)
     if metric is not None and metric not in known:
         raise RecipeError(
-            f"There is no metric {metric!r} in the scores.{suggest(metric, known)} They have:"
+            f"There is no metric {metric!r} in the scores.{suggest(str(metric), known)} They have:"
             f" {', '.join(known)}."
         )
     table = summarise(scores, metric)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
 from diffadapt.api.places import open_root
+from diffadapt.commands.wrong import FLAG, sentence
 from diffadapt.core.config import field_types
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.runs import Root
+from diffadapt.core.terminal import columns, cut, wrapped
 from diffadapt.train.trackers.base import check_trackers
 
 T = TypeVar("T")
+ALL = "--help-all"
+"""Describes every field; --help is short."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,52 @@ class RootOption:
 
 
 def parse(options: type[T], argv: Sequence[str], command: str) -> T:
-    """Parse ``argv`` into ``options``; a mistyped option exits with tyro's message and its nearest name."""
+    """Parse ``argv`` into ``options``. RecipeError for a mistyped option, with the nearest name, and for a
+    value that it does not take."""
     from diffadapt.cli import COMMANDS, example
 
-    return tyro.cli(
-        options,
-        prog=f"diffadapt {command}",
-        args=list(argv),
-        description=f"{COMMANDS[command][1].capitalize()}.\n\n{example(command)}",
+    return _said(
+        lambda: tyro.cli(
+            options,
+            prog=f"diffadapt {command}",
+            args=list(argv),
+            description=f"{COMMANDS[command][1].capitalize()}.\n\n{example(command)}",
+        ),
+        argv,
+        options_of(options, flags=True),
+        f"diffadapt {command} --help",
     )
+
+
+def options_of(options: type, *, flags: bool = False) -> dict[str, Any]:
+    """Option -> type of its value, of a class of options; with ``flags`` those that are on or off take
+    none."""
+    positional = get_type_hints(options, include_extras=True)
+    known: dict[str, Any] = {}
+    for name, hint in get_type_hints(options).items():
+        if get_origin(positional[name]) is Annotated:  # a positional argument, but for what is a limit
+            if any("Positional" in str(m) or "positional" in str(m) for m in get_args(positional[name])[1:]):
+                continue
+        option = name.replace("_", "-")
+        known[f"--{option}"] = FLAG if flags and hint is bool else hint
+        if flags and hint is bool:
+            known[f"--no-{option}"] = FLAG
+    return known
+
+
+def _said(read: Callable[[], T], words: Sequence[str], known: Mapping[str, Any], lists: str) -> T:
+    """What ``read`` makes of ``words``; what is wrong with them as a RecipeError in our own words."""
+    out, err = io.StringIO(), io.StringIO()
+    if {"-h", "--help"} & set(words):
+        return read()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return read()
+    except SystemExit as ended:
+        if not ended.code:
+            print(out.getvalue(), end="")
+            raise
+        raise RecipeError(sentence(words, known, lists, err.getvalue() or out.getvalue())) from None
 
 
 def parse_recipe(options: type[T], argv: Sequence[str], command: str) -> tuple[str, Any, T]:
@@ -109,10 +150,54 @@ def parse_fields(
             config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
         )
 
-    parsed = _of_the_named(options(), recipe, words, read) or read(options(), recipe)
+    if {"-h", "--help"} & set(words):
+        _short_help(options, recipe, about, prog, more)
+        sys.exit(0)
+    if ALL in words:
+        words = ["--help"]
+    known = {f"--{k.replace('_', '-')}": v for k, v in field_types(recipe).items()} | options_of(options)
+    for name, value in more.items():
+        known |= {f"--{name}.{k}".replace("_", "-"): v for k, v in field_types(value).items()}
+    parsed = _of_the_named(options(), recipe, words, read) or _said(
+        lambda: read(options(), recipe), words, known, f"diffadapt {prog} {ALL}"
+    )
     check_limits(parsed.recipe)
     check_trackers(parsed.recipe.execution.trackers)
     return parsed
+
+
+def _short_help(options: type, recipe: Any, about: str, prog: str, more: Mapping[str, Any]) -> None:
+    """The command's own options, and the groups of the recipe's fields with how many each has."""
+    with contextlib.suppress(SystemExit):
+        tyro.cli(options, prog=f"diffadapt {prog}", args=["--help"], description=about)
+    groups = {
+        f.name: getattr(recipe, f.name) for f in fields(recipe) if is_dataclass(getattr(recipe, f.name))
+    }
+    own = [f"--{f.name.replace('_', '-')}" for f in fields(recipe) if f.name not in groups]
+    groups |= more
+    width, room = max(map(len, groups), default=0), columns()
+    count = len(own) + sum(len(field_types(v)) for v in groups.values())
+    print(f"\nFields of the recipe, each an option ({count}):\n\n{wrapped(' '.join(own), room)}")
+    for name, value in groups.items():
+        title = f"--{name.replace('_', '-')}.*"
+        line = f"  {title:<{width + 4}} {len(field_types(value)):>3}  {_first(type(value))}"
+        print(cut(line.rstrip(), room))
+    recipe_name = prog.partition(" ")[2]
+    print(
+        "\n"
+        + wrapped(f"`diffadapt {prog} {ALL}` describes every field.", room, "")
+        + (
+            "\n" + wrapped(f"`diffadapt show {recipe_name}` has their values.", room, "")
+            if recipe_name
+            else ""
+        )
+    )
+
+
+def _first(kind: type) -> str:
+    """The first sentence of a class's docstring."""
+    doc = " ".join((kind.__doc__ or "").split())
+    return "" if doc.startswith(f"{kind.__name__}(") else doc.partition(". ")[0].rstrip(".")
 
 
 def _of_the_named(options: Any, recipe: Any, words: Sequence[str], read: Callable[[Any, Any], Any]) -> Any:

@@ -11,6 +11,7 @@ from diffadapt.commands.options import parse, parse_recipe
 from diffadapt.core.config import execution_fields, to_dict
 from diffadapt.core.errors import RecipeError, suggest
 from diffadapt.core.redact import scrub
+from diffadapt.core.units import number
 
 FOLD = 10
 """Recipes of one file that `ls` without a prefix still lists one by one."""
@@ -93,5 +94,5 @@ def _flat(value: dict, prefix: str = "") -> dict[str, str]:
         if isinstance(inner, dict):
             out.update(_flat(inner, f"{prefix}{key}."))
         else:
-            out[f"{prefix}{key}"] = " ".join(map(str, inner)) if isinstance(inner, list) else str(inner)
+            out[f"{prefix}{key}"] = " ".join(map(number, inner)) if isinstance(inner, list) else number(inner)
     return out

@@ -162,6 +162,16 @@ def field_types(config: Any, prefix: str = "") -> dict[str, Any]:
     return result
 
 
+def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every overridable leaf of a config tree as dotted name -> value."""
+    result: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        name = f"{prefix}{f.name}"
+        result.update(leaves(value, f"{name}.") if is_dataclass(value) else {name: value})
+    return result
+
+
 def override(config: T, changes: Mapping[str, Any]) -> T:
     """A copy of ``config`` with dotted fields replaced, e.g. ``{"synth.guidance": 1.5}``.
 

@@ -6,7 +6,7 @@ docstring says so. All sums are float64. Logits are (N, K), features (N, D).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -204,6 +204,42 @@ def mixval(logits: np.ndarray, mixed: np.ndarray, partner: np.ndarray) -> float:
     return float(np.mean([kept[pairs].mean() for pairs in (same, ~same) if pairs.any()]))
 
 
+def of_stored(names: Sequence[str], logits: np.ndarray) -> dict[str, float]:
+    """The scores ``names`` of one model that its stored logits (N, K) are enough for; ClassAMI takes the
+    logits for features. EnsV, of several models, and SND of a single image, which means nothing, are left
+    out."""
+    out = {}
+    for name in names:
+        if name == "classami":
+            out[name] = classami(logits, logits)
+        elif name != "ensv" and not (name == "snd" and len(logits) < 2):
+            out[name] = of_logits(name, logits)
+    return out
+
+
+def warnings(names: Sequence[str], candidates: int, collapsed: bool) -> list[str]:
+    """Where those of ``names`` are known to fail among so many candidates, a clause each; ``collapsed``:
+    whether a candidate predicts (nearly) one class."""
+    prefer = [n for n in COLLAPSE_WINS if n in names] if collapsed else []
+    out = []
+    if prefer:
+        titles = [VALIDATORS[n].title for n in prefer]
+        named = " and ".join(filter(None, (", ".join(titles[:-1]), titles[-1])))
+        out.append(
+            f"{named} may prefer a collapsed candidate: with one among them, what they chose was"
+            f" {COLLAPSE_COST} points below the best"
+        )
+    if "ensv" in names and candidates == 2:
+        out.append(
+            f"{VALIDATORS['ensv'].title} of two candidates says little: their mean follows the one that is"
+            " surer"
+        )
+    return out
+
+
+COLLAPSE_WINS, COLLAPSE_COST = ("snd", "entropy", "mano", "classami"), "18 to 48"
+"""Validators that were seen to choose a collapsed candidate, and by how many points that was below the
+best."""
 VALIDATORS: dict[str, Validator] = {
     "entropy": Validator("logits", "Entropy (minus)"),
     "im": Validator("logits", "IM"),

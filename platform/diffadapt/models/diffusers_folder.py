@@ -46,8 +46,8 @@ def load_component(cls: type[M], weights: str, subfolder: str | None = None, var
     except Exception as error:  # hub, file-format and shape errors share no base class
         raise WeightsError(
             f"No {cls.__name__} could be loaded from {where!r} ({_first_line(error)}); give a diffusers"
-            " folder that has one, or a hub id that is reachable or was downloaded with `huggingface-cli"
-            " download`."
+            " folder that has one in place of it, or a hub id that is reachable or was downloaded with"
+            f" `hf download {name if is_hub_id(name) else '<hub id>'}`."
         ) from error
     bad = next((name for name, p in model.named_parameters() if not torch.isfinite(p).all()), None)
     if bad is not None:

@@ -136,7 +136,7 @@ def _hub_revision(repo: str) -> str:
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(
             f"The weights {name!r} are not in the local hub cache and HF_HUB_OFFLINE is set: unset it, "
-            f"or run `huggingface-cli download {name}` where there is a network and give the folder."
+            f"or run `hf download {name}` where there is a network and give the folder."
         )
     try:
         return "hub:" + (HfApi().model_info(name, revision=wanted).sha or "unknown")[:16]

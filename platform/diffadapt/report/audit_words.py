@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffadapt.core import terminal
 from diffadapt.metrics import metric
 from diffadapt.report.table import clean_text, table_style, to_text
 
@@ -21,8 +20,8 @@ def text(result: Mapping[str, Any], *, width: int | None = None, colour: bool | 
     from rich.table import Table
     from rich.text import Text
 
-    coloured = sys.stdout.isatty() if colour is None else colour
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    coloured = terminal.coloured() if colour is None else colour
+    width = width or terminal.columns()
     table = Table(**table_style(coloured))
     for i, name in enumerate(columns(result)):
         table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=bool(i))

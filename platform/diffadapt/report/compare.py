@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import shutil
 import string
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffadapt.core import terminal
 from diffadapt.core.errors import RecipeError
 from diffadapt.core.runs import Run
 from diffadapt.metrics.classification import TOP1
 from diffadapt.report.mask import masked
+from diffadapt.report.own.collapsed import collapsed_sentences
 from diffadapt.report.page import load_page, style_sheet
 from diffadapt.report.provenance import flatten, shown
 from diffadapt.report.summary import MethodSummary, Summary, difference, metrics, summarise
@@ -80,6 +80,8 @@ def comparison(runs: Sequence[Run]) -> Comparison:
             f"The runs differ in their seed only: s.d. is the standard deviation over these {len(runs)}"
             " seeds."
         )
+    for label, run in zip(string.ascii_uppercase, runs, strict=False):
+        remarks += [f"{label}: {sentence}" for sentence in collapsed_sentences(run)]
     versions = _differing([m.get("versions") or {} for m in manifests])
     return Comparison(
         metric,
@@ -95,8 +97,8 @@ def comparison(runs: Sequence[Run]) -> Comparison:
 def compare(runs: Sequence[Run], *, width: int | None = None, colour: bool | None = None) -> str:
     """The comparison as text for a terminal."""
     found = comparison(runs)
-    colour = sys.stdout.isatty() if colour is None else colour
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    colour = terminal.coloured() if colour is None else colour
+    width = width or terminal.columns()
     names = [f"{label}  {clean_text(name)}" for label, name in zip(found.labels, found.names, strict=True)]
     parts = ["\n".join(names), to_text([_scores(found, colour)], width, colour, found.remarks)]
     for title, entries in (

@@ -14,6 +14,7 @@ from diffadapt.report import provenance
 from diffadapt.report.charts import bar_chart, group_chart
 from diffadapt.report.findings import findings
 from diffadapt.report.mask import masked
+from diffadapt.report.own.collapsed import collapsed_sentences
 from diffadapt.report.page import load_page, style_sheet
 from diffadapt.report.pictures import pictures
 from diffadapt.report.sections import Page, SystemReport, own_sections, report_of, tile
@@ -45,7 +46,7 @@ def render(run: Run) -> str:
     return load_page("report.html.j2").render(
         style=style_sheet(),
         facts=facts_of(page, own),
-        warnings=provenance.warnings(run),
+        warnings=[*collapsed_sentences(run), *provenance.warnings(run)],
         tables=[score_view(page, m) for m in metrics(scores)[: own.tables]],
         sections=[
             (section.title, section.html(data))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffadapt.core import terminal
 from diffadapt.core.record import Score
 from diffadapt.metrics import metric
 from diffadapt.report.summary import (
@@ -62,18 +61,25 @@ class TableRow:
     cells: list[dict[str, Any]] = field(default_factory=list)
 
 
-def score_table(scores: Sequence[Score], *, width: int | None = None, colour: bool | None = None) -> str:
-    """The table of each metric as text; with colours on a terminal, plain ASCII elsewhere.
+def score_table(
+    scores: Sequence[Score],
+    *,
+    width: int | None = None,
+    colour: bool | None = None,
+    notes_first: bool = False,
+) -> str:
+    """The table of each metric as text; with colours on a terminal, plain ASCII elsewhere. ``notes_first``:
+    its notes above it, so that the rows come last.
 
     Columns: method, mean over groups and seeds, binomial standard error, standard deviation over seeds,
     difference to Source (or what stands in its place), clean accuracy, images used; then a column a group
     when ``width`` (default: the terminal's, 100 elsewhere) allows.
     """
-    colour = sys.stdout.isatty() if colour is None else colour
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    colour = terminal.coloured() if colour is None else colour
+    width = width or terminal.columns()
     if not scores:
         return "No scores: the target has no labels, or no method has finished."
-    return "\n".join(_one_table(summarise(scores, m), width, colour) for m in metrics(scores))
+    return "\n".join(_one_table(summarise(scores, m), width, colour, notes_first) for m in metrics(scores))
 
 
 def rows_for_html(table: Summary) -> list[TableRow]:
@@ -145,7 +151,7 @@ def legend(table: Summary) -> list[str]:
     return lines
 
 
-def _one_table(table: Summary, width: int, colour: bool) -> str:
+def _one_table(table: Summary, width: int, colour: bool, notes_first: bool) -> str:
     rows = rows_for_html(table)
     wide, narrow = _build(table, rows, colour, True), _build(table, rows, colour, False)
     needed = to_text([wide], width, colour, measure=True) if len(table.groups) > 1 else 0
@@ -157,15 +163,21 @@ def _one_table(table: Summary, width: int, colour: bool) -> str:
             f" {needed} columns"
         )
     notes += [f"{clean_text(r.method)}: {clean_text(r.note)}" for r in rows if r.note]
-    return to_text([wide if fits else narrow], width, colour, notes)
+    return to_text([wide if fits else narrow], width, colour, notes, notes_first=notes_first)
 
 
 def to_text(
-    tables: Sequence[Any], width: int, colour: bool, notes: Sequence[str] = (), *, measure: bool = False
+    tables: Sequence[Any],
+    width: int,
+    colour: bool,
+    notes: Sequence[str] = (),
+    *,
+    measure: bool = False,
+    notes_first: bool = False,
 ) -> Any:
     """rich tables and indented notes as text of ``width`` columns (more when a table cannot be narrower).
 
-    With ``measure``: the columns that the first table wants.
+    With ``measure``: the columns that the first table wants. ``notes_first``: the notes stand above.
     """
     from rich.console import Console
     from rich.text import Text
@@ -181,11 +193,13 @@ def to_text(
     if measure:
         return console.measure(tables[0]).maximum
     console.width = max([width] + [console.measure(t).minimum for t in tables])
-    for t in tables:
+    for t in () if notes_first else tables:
         console.print(t)
     for note in notes:
         for line in textwrap.wrap(note, max(width - 2, 20), initial_indent="  ", subsequent_indent="    "):
             console.print(Text(line, style="dim"))
+    for t in tables if notes_first else ():
+        console.print(t)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 

@@ -86,10 +86,12 @@ def read_epochs(place: Run) -> tuple[dict[str, Any], dict[int, float]]:
 class Silent(Progress):
     """Counts, and prints nothing."""
 
+    estimates = False
+
     def show(self, name: str, force: bool = False) -> None:
         pass
 
-    def say(self, sentence: str) -> None:
+    def say(self, sentence: str, kind: str = "") -> None:
         pass
 
 

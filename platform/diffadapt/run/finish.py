@@ -16,8 +16,11 @@ from diffadapt.core.runs import Run
 from diffadapt.core.sealed import Sealed
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
+from diffadapt.metrics.collapse import Tally, collapsed
 from diffadapt.report.own.class_shares import FILE as CLASS_SHARES
+from diffadapt.report.own.collapsed import FILE as COLLAPSED
 from diffadapt.report.own.diversity import FILE as DIVERSITY
+from diffadapt.report.own.label_free import FILE as LABEL_FREE
 from diffadapt.report.own.other_classes import FILE as OTHER_CLASSES
 from diffadapt.report.own.without_labels import FILE as WITHOUT_LABELS
 from diffadapt.run.class_shares import shares_of
@@ -25,6 +28,7 @@ from diffadapt.run.device_hours import FILE as DEVICE_HOURS
 from diffadapt.run.device_hours import device_hours
 from diffadapt.run.diversity import of_store
 from diffadapt.run.fit import recorded_metrics
+from diffadapt.run.label_free import label_free
 from diffadapt.run.network_calls import FILE as NETWORK_CALLS
 from diffadapt.run.network_calls import network_calls
 from diffadapt.run.other_classes import others_of
@@ -53,8 +57,10 @@ def finish(
     if (decisions := decisions_of(pipeline, plans, root.store)) is not None:
         manifest["decisions"] = scrub(decisions)
     run.write("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
-    scores = scores_of(run.name, seed, pipeline, plans, root.store)
+    tallies: list[Tally] = []
+    scores = scores_of(run.name, seed, pipeline, plans, root.store, tallies)
     run.write("scores.parquet", record.to_bytes(scores))
+    _write_collapsed(run, pipeline, tallies)
     run.write("warnings.json", json.dumps(scrub(_warnings(plans, root.store)), indent=1).encode())
     if node := pipeline.outputs.get("validators"):
         run.write(
@@ -72,6 +78,7 @@ def finish(
             manifest, load, lambda n: recorded_metrics(root.store, plans[n].shards[0].path or "")
         ),
         OTHER_CLASSES: others_of(manifest, load),
+        LABEL_FREE: label_free(manifest, load, scores),
         NETWORK_CALLS: network_calls(pipeline, plans, root.store, load),
     }
     for file, view in views.items():
@@ -95,6 +102,14 @@ def finish(
     from diffadapt.report.html import write_report
 
     write_report(run)
+
+
+def _write_collapsed(run: Run, pipeline: Pipeline, tallies: Sequence[Tally]) -> None:
+    """The rows that predict (nearly) one class; an empty file takes the place of one that no longer holds."""
+    cases = collapsed(tallies)
+    if cases or run.has(COLLAPSED):
+        found = {"classes": list(pipeline.class_names), "cases": cases} if cases else {}
+        run.write(COLLAPSED, json.dumps(scrub(found), indent=1).encode())
 
 
 def decisions_of(pipeline: Pipeline, plans: Mapping[str, NodePlan], store: Store) -> Any:

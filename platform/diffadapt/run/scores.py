@@ -17,6 +17,7 @@ from diffadapt.core.record import Score, group_of, softmax
 from diffadapt.core.stage import NodePlan
 from diffadapt.core.store import Store
 from diffadapt.metrics import known, metric
+from diffadapt.metrics.collapse import Tally
 
 SEGMENTS, BOXES = "segments", "boxes"
 """Kinds of the stages whose rows are label maps and boxes; all others that rows count store logits."""
@@ -29,10 +30,15 @@ HELD = 2e9
 
 
 def scores_of(
-    run: str, seed: int, pipeline: Pipeline, plans: Mapping[str, NodePlan], store: Store
+    run: str,
+    seed: int,
+    pipeline: Pipeline,
+    plans: Mapping[str, NodePlan],
+    store: Store,
+    tallies: list[Tally] | None = None,
 ) -> list[Score]:
     """The scores of every row. Logits are read shard by shard: of all images only the predicted and the true
-    class are held at once.
+    class are held at once. ``tallies`` takes what rows of classes predicted, also where no label is known.
 
     The rows' own metrics come first, in the order of the rows; further figures (a class's own) after them
     all.
@@ -41,7 +47,10 @@ def scores_of(
     dense = [r for r in pipeline.rows if kinds[r.members[0]] in (SEGMENTS, BOXES)]
     plain = [r for r in pipeline.rows if r not in dense]
     counts = totals(pipeline, plans)
-    scores = _streamed(run, seed, plain, counts, plans, store)
+    answers = _streamed(plain, plans, store)
+    scores = [score for a in answers for score in a.scores(run, seed, counts)]
+    if tallies is not None:
+        tallies += [tally for a in answers for tally in a.tallies(seed)]
     further: list[Score] = []
     for row in dense:
         (member,) = row.members
@@ -108,43 +117,53 @@ def score_rows(
 
 
 class _Answers:
-    """What a row answered, group by group: the predicted and the true classes."""
+    """What a row answered, group by group: the predicted and the true classes, -1 where no label is known."""
 
     def __init__(self, row: MethodRow):
         self.row = row
+        self.classes = 0
         self.groups: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
 
     def add(self, members: Sequence[Mapping[str, Any]], images: Collection[str] | None) -> None:
         """The images that all ``members`` (key -> label, logits) have, and ``images`` too where given."""
         first, others = members[0], [*members[1:], *([] if images is None else [images])]
         by_group: dict[str, list[str]] = defaultdict(list)
-        for key, (label, _) in first.items():
-            if label is not None and all(key in m for m in others):
+        for key in first:
+            if all(key in m for m in others):
                 by_group[group_of(self.row, key)].append(key)
         for group, names in by_group.items():
             total = np.asarray(sum(softmax(np.stack([m[k][1] for k in names])) for m in members))
-            self.groups[group].append((total.argmax(axis=1), np.array([first[k][0] for k in names])))
+            labels = [-1 if first[k][0] is None else first[k][0] for k in names]
+            self.groups[group].append((total.argmax(axis=1), np.array(labels)))
+            self.classes = max(self.classes, total.shape[1])
 
     def scores(self, run: str, seed: int, totals: Mapping[str, int]) -> list[Score]:
         row, measure, out = self.row, metric(self.row.metric).value, []
         assert measure is not None, f"no metric {row.metric}"
         for group, parts in sorted(self.groups.items()):
             predicted, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-            value, count = 100 * measure(predicted, labels), len(labels)
+            known = labels >= 0
+            if not known.any():
+                continue
+            value, count = 100 * measure(predicted[known], labels[known]), int(known.sum())
             out.append(Score.of(run, seed, row, group, row.metric, value, count, totals.get(group, count)))
         return out
 
+    def tallies(self, seed: int) -> Iterator[Tally]:
+        """How often each class was predicted, group by group."""
+        row = self.row
+        for group, parts in sorted(self.groups.items()):
+            predicted, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            k = max(self.classes, int(labels.max(initial=0)) + 1)
+            true = np.bincount(labels, minlength=k) if (labels >= 0).all() else None
+            counts = np.bincount(predicted, minlength=k)
+            yield Tally(row.name, group, seed if row.seed is None else row.seed, row.control, counts, true)
 
-def _streamed(
-    run: str,
-    seed: int,
-    rows: Sequence[MethodRow],
-    totals: Mapping[str, int],
-    plans: Mapping[str, NodePlan],
-    store: Store,
-) -> list[Score]:
-    """:func:`score_rows` of what lies in the store. Rows whose members have the same shards are gone through
-    together, so that a shard is read once for all of them; others are read whole, one row after the other."""
+
+def _streamed(rows: Sequence[MethodRow], plans: Mapping[str, NodePlan], store: Store) -> list[_Answers]:
+    """What the rows answered, from what lies in the store. Rows whose members have the same shards are gone
+    through together, so that a shard is read once for all of them; others are read whole, one row after the
+    other."""
     answers = [_Answers(row) for row in rows]
     alike: dict[tuple[Any, ...], list[_Answers]] = defaultdict(list)
     for a in answers:
@@ -162,7 +181,7 @@ def _streamed(
             parts = {m: record.predictions_by_key([store.load(plans[m].shards[i].path or "")]) for m in nodes}
             for a in together:
                 a.add([parts[m] for m in a.row.members], limits[a.row.images_of])
-    return [score for a in answers for score in a.scores(run, seed, totals)]
+    return answers
 
 
 def _keys(node: str, plans: Mapping[str, NodePlan], store: Store) -> set[str] | None:

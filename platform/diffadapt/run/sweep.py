@@ -21,6 +21,7 @@ from diffadapt.core.redact import redact
 from diffadapt.core.runs import PLANNED, Root
 from diffadapt.core.schedule import finished
 from diffadapt.core.stage import NodePlan
+from diffadapt.run.epochs import Silent
 from diffadapt.run.executor import one_line
 from diffadapt.run.heartbeat import Heartbeat
 from diffadapt.run.logs import parameters, track_begin, track_run
@@ -118,6 +119,8 @@ class SweepRequest:
     space: Space
     recipes: Mapping[str, Any]
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    quiet: bool = False
+    """Whether nothing is printed of how far the work is that trials share."""
 
 
 def run_sweep(
@@ -202,7 +205,8 @@ def _carry_out(
         track_begin(sweep, execution.trackers, told)
         with Heartbeat(beat):
             together = _certain(search) if learns else [plan.plans[t.id] for t in open_trials]
-            _shared(sweep, search, together, make_runner, lambda line: say(redact(line)))
+            progress = Silent({}) if request.quiet else Progress({})
+            _shared(sweep, search, together, make_runner, lambda line: say(redact(line)), progress)
             if open_trials or learns:
                 fan = make_fan(execution)
                 try:
@@ -254,13 +258,12 @@ def _shared(
     plans: Sequence[Mapping[str, NodePlan]],
     make_runner: Any,
     say: Callable[[str], None],
+    progress: Progress,
 ) -> None:
     """Make what the trials share. A shard that fails is left to the trials that need it, which will say
     why."""
     shared = common(plans)
-    progress = Progress(
-        {n: NodeProgress(len(p.shards), p.items) for n, p in shared.items() if p.stage.stored}
-    )
+    progress.nodes = {n: NodeProgress(len(p.shards), p.items) for n, p in shared.items() if p.stage.stored}
     work = Work(
         sweep, search.root.store, shared, progress, search.execution.max_failed_fraction, tolerant=True
     )

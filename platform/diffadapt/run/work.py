@@ -18,8 +18,9 @@ from diffadapt.core.errors import (
     WeightsError,
     kinds,
 )  # fmt: skip
+from diffadapt.core.estimate import estimate
 from diffadapt.core.lease import Leases, waiting
-from diffadapt.core.ledger import Ledger
+from diffadapt.core.ledger import Ledger, read
 from diffadapt.core.redact import redact
 from diffadapt.core.runs import Run
 from diffadapt.core.schedule import Chain, Flow, Task, Wave, finished
@@ -80,11 +81,13 @@ class Work:
                 self.quarantine.recall(done)
             self._count_hits(done)
             self._accounted |= done
+            self._expect(done)
             self._clear_leftovers()
             with Leases(self.store) as leases:
                 leases.clear()
                 self._waves(runner_factory, stages, log_dir, done, leases)
         finally:
+            self.progress.close()
             if lines := self.quarantine.jsonl():
                 self.run_folder.write("quarantine.jsonl", lines)
 
@@ -103,6 +106,7 @@ class Work:
                     runner = runner_factory()
                     self.runner_name = runner.name
                     runner.prepare()
+                    self.progress.begin()
                     runner.existing({name: node.hits for name, node in self.progress.nodes.items()})
                 self.errors.clear()
                 self._flow, feed = flow, _Feed(self, flow, leases)
@@ -120,6 +124,17 @@ class Work:
             if runner is not None:
                 runner.close()
             self.ledger.flush()
+
+    def _expect(self, done: set[str]) -> None:
+        """How long a shard of what is missing took before, by the ledger: for the time left of the whole
+        run."""
+        if not self.progress.estimates or all(
+            p.digest in done for n in self.plans.values() for p in n.shards
+        ):
+            return
+        for stage in estimate(self.plans, done, read(self.run_folder.root.ledger)).stages:
+            if stage.seconds is not None and (node := self.progress.nodes.get(stage.name)):
+                node.each = stage.seconds / stage.shards
 
     def _wait(self, fits: Sequence[Task], leases: Leases) -> None:
         """Until another driver has finished one of ``fits``, or left it."""

@@ -3,13 +3,12 @@ guesses were off where labels are known."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
 
+from diffadapt.core import terminal
 from diffadapt.metrics.unlabelled_accuracy import AGREEMENT, ATC, KNOWN
 from diffadapt.report.mask import masked
 from diffadapt.report.page import load_page
@@ -80,8 +79,8 @@ def as_text(data: Mapping[str, Any], *, width: int | None = None, colour: bool |
     """The section for a terminal."""
     from rich.table import Table
 
-    coloured = sys.stdout.isatty() if colour is None else colour
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    coloured = terminal.coloured() if colour is None else colour
+    width = width or terminal.columns()
     head, rows = table(data)
     tables = [Table(**table_style(coloured))] if rows else []
     for built in tables:

@@ -3,10 +3,9 @@ recommended."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from typing import Any
 
+from diffadapt.core import terminal
 from diffadapt.core.units import hours_text
 from diffadapt.report.table import clean_text, table_style, to_text
 from diffadapt.sweeps.folder import Sweep
@@ -20,8 +19,8 @@ ERRORS = 5
 def sweep_text(sweep: Sweep, *, width: int | None = None, colour: bool | None = None) -> str:
     """The best settings as a table for the terminal, notes under it; of a sweep that has not finished what
     there is."""
-    coloured: bool = sys.stdout.isatty() if colour is None else colour
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    coloured: bool = terminal.coloured() if colour is None else colour
+    width = width or terminal.columns()
     result = view(sweep)
     return to_text([_table(result, coloured)] if result.settings else [], width, coloured, notes_of(result))
 

@@ -3,15 +3,16 @@ epoch, validators, prompts."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffadapt.core import terminal
 from diffadapt.core.record import Score
 from diffadapt.core.runs import Run
 from diffadapt.report import generator
 from diffadapt.report.mask import masked
+from diffadapt.report.own.collapsed import FILE as COLLAPSED
+from diffadapt.report.own.label_free import warnings_of
 from diffadapt.report.provenance import fit_metrics, optional_json
 from diffadapt.report.sections import Page, SystemReport, tile
 from diffadapt.report.summary import Summary, difference
@@ -124,9 +125,11 @@ def validators(run: Run, manifest: Mapping[str, Any]) -> dict[str, Any]:
         )
         for node, scores in nodes.items()
     ]
+    said = warnings_of([name for name, _ in rows], names, masked(optional_json(run, COLLAPSED)))
     return {
         "names": names,
         "rows": rows,
+        "warnings": said,
         "notes": [f"{n}: {text}" for n, text in (known.get("notes") or {}).items()],
     }
 
@@ -268,8 +271,8 @@ def unlabelled_text(
     run: Run, manifest: Mapping[str, Any], *, width: int | None = None, colour: bool | None = None
 ) -> str:
     """The table of label-free validators, and what they cannot say."""
-    colour = sys.stdout.isatty() if colour is None else colour
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    colour = terminal.coloured() if colour is None else colour
+    width = width or terminal.columns()
     notes = ["The target has no labels, so no accuracy is known."]
     if split := first_split(run, manifest):
         per_class = split.get("per_class") or {}
@@ -282,6 +285,7 @@ def unlabelled_text(
     if not known["rows"]:
         return to_text([], width, colour, notes)
     notes.append("Validators: higher is better, and only models of this run can be compared.")
+    notes += known["warnings"]
     return to_text([_validator_table(known, colour)], width, colour, notes)
 
 

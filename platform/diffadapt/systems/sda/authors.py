@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from diffadapt.core.units import number
+
 ABSENT = object()
 
 
@@ -79,7 +81,7 @@ def value_of(config: Mapping[str, Any], field: str) -> Any:
 
 
 def _word(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else f"{value}"
+    return " ".join(map(number, value)) if isinstance(value, list) else number(value)
 
 
 @lru_cache(maxsize=1)

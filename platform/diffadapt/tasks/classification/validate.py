@@ -72,14 +72,7 @@ class Validate(Stage):
                     f"The predictions of {node} have {logits.shape[1]} classes, and the target has"
                     f" {self.classes}; evaluate a model of the target's classes."
                 )
-            scores[node] = {}
-            for name in self.names:
-                if name == "classami":
-                    scores[node][name] = validators.classami(logits, logits)
-                elif name == "snd" and len(logits) < 2:
-                    continue  # the density of a single image has no meaning
-                elif name != "ensv":
-                    scores[node][name] = validators.of_logits(name, logits)
+            scores[node] = validators.of_stored(self.names, logits)
         result: dict[str, Any] = {
             "nodes": scores, "ensv": {}, "directions": dict.fromkeys(self.names, "higher"),
             "images": {node: len(by_key) for node, by_key in nodes.items()}, "notes": {},
