@@ -40,7 +40,9 @@ def key_of(label: int, i: int) -> str:
     return f"synthetic/0/c{label:04d}/i{i:06d}"
 
 
-def pictures(root: Root, shards: int, each: int, images: Sequence[bytes], only: int | None = None) -> list[str]:
+def pictures(
+    root: Root, shards: int, each: int, images: Sequence[bytes], only: int | None = None
+) -> list[str]:
     """Shards of ``each`` images, classes in turn; returns their names. ``only``: how many of them are
     committed. The first one has an item that could not be made."""
     paths = []
@@ -86,13 +88,17 @@ def judged(root: Root, count: int) -> str:
 
 
 def node(kind: str, inputs: Sequence[str], shards: Sequence[Sequence[Any]], quarantined=()) -> dict[str, Any]:
-    return {"kind": kind, "version": 1, "identity": {}, "revisions": {}, "inputs": list(inputs),
-            "family": FAMILY, "shards": [list(s) for s in shards], "quarantined": list(quarantined)}  # fmt: skip
+    return {
+        "kind": kind, "version": 1, "identity": {}, "revisions": {}, "inputs": list(inputs), "family": FAMILY,
+        "shards": [list(s) for s in shards], "quarantined": list(quarantined),
+    }  # fmt: skip
 
 
 def progress(shards: int, done: int, **more: Any) -> dict[str, Any]:
-    return {"shards": shards, "done": done, "hits": 0, "failed": 0, "items": shards * 5, "quarantined": 0,
-            "step": 0, "steps": 0, "note": "", "images_per_second": 12.5, "seconds_left": None, **more}  # fmt: skip
+    return {
+        "shards": shards, "done": done, "hits": 0, "failed": 0, "items": shards * 5, "quarantined": 0,
+        "step": 0, "steps": 0, "note": "", "images_per_second": 12.5, "seconds_left": None, **more,
+    }  # fmt: skip
 
 
 def pictured_run(
@@ -114,14 +120,17 @@ def pictured_run(
     return run
 
 
-def going_on(root: Root, name: str, shards: int, done: int, each: int = 5, images: Sequence[bytes] = ()) -> Run:
+def going_on(
+    root: Root, name: str, shards: int, done: int, each: int = 5, images: Sequence[bytes] = ()
+) -> Run:
     """A run of this process of which ``done`` shards are committed; another call goes on with it."""
     paths = pictures(root, shards, each, images or pngs(), only=done)
     run = Run(root, name)
     if not run.has(STAGES):
         stages = {
             "synth": {"kind": "synth", "inputs": [], "folder": SYNTH, "fit": False},
-            "train": {"kind": "classifier", "inputs": ["synth"], "folder": f"classifier/c-{FAMILY}", "fit": True},
+            "train": {"kind": "classifier", "inputs": ["synth"], "fit": True,
+                      "folder": f"classifier/c-{FAMILY}"},
         }  # fmt: skip
         run.write(STAGES, json.dumps({"class_names": list(CLASSES), "stages": stages}).encode())
         run.write(PLANNED, json.dumps(paths).encode())

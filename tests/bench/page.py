@@ -100,12 +100,22 @@ def page(size: Size) -> Report:
         "page: seconds to an answer of `diffadapt ui`, the slowest of six",
         [
             *metrics,
-            Metric("page: the slowest answer of all", worst.value, "s", None if small else TARGET, "lower", worst.name),
+            Metric(
+                "page: the slowest answer of all",
+                worst.value,
+                "s",
+                None if small else TARGET,
+                "lower",
+                worst.name,
+            ),
             Metric("page: from the command to its first answer", began, "s"),
             Metric("page: from there until every run is listed", whole, "s", note=f"{known} were at first"),
             Metric("page: memory at its highest", memory, "MiB"),
         ],
-        [f"{place.runs} runs, {place.images} images of 16 x 16, {2 * EACH} of 512 x 512; made in {built:.0f} s"],
+        [
+            f"{place.runs} runs, {place.images} images of 16 x 16, {2 * EACH} of 512 x 512; made in"
+            f" {built:.0f} s"
+        ],
     )
 
 
@@ -137,7 +147,10 @@ def _paths(place: Place) -> list[tuple[str, str | Callable[[str], str]]]:
         ("pictures, a key that is nowhere", at("/api/pictures", **gallery, q="nowhere")),
         ("an image", image(place.large, "")),
         ("an image of 512 x 512", image(place.photos, "1")),
-        ("pictures of a run that goes on", at("/api/pictures", run=place.live, stage="synth", order="newest")),
+        (
+            "pictures of a run that goes on",
+            at("/api/pictures", run=place.live, stage="synth", order="newest"),
+        ),
         ("what a run that goes on has set apart", at("/api/quarantine", run=place.live)),
         ("quarantine", at("/api/quarantine", run=place.large)),
         ("prompts", at("/api/prompts", run=place.large)),
@@ -178,5 +191,3 @@ def _timed(base: str, path: str | Callable[[str], str]) -> tuple[float, list[flo
 def _metric(name: str, first: float, others: list[float], small: bool) -> Metric:
     note = f"first {first:.3f}, then {statistics.median(others):.3f}"
     return Metric(f"page: {name}", max(first, *others), "s", None if small else TARGET, "lower", note)
-
-

@@ -18,7 +18,15 @@ from typing import Any
 import aiohttp
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowDown": 40, "ArrowUp": 38, "ArrowRight": 39, "ArrowLeft": 37}
+KEYS = {
+    "Enter": 13,
+    "Escape": 27,
+    "Tab": 9,
+    "ArrowDown": 40,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowLeft": 37,
+}
 
 
 def chromium() -> str | None:
@@ -36,7 +44,8 @@ class Browser:
             [
                 chromium() or "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
                 "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
-                "--hide-scrollbars", "--remote-debugging-port=0", f"--user-data-dir={self.folder}", "about:blank",
+                "--hide-scrollbars", "--remote-debugging-port=0", f"--user-data-dir={self.folder}",
+                "about:blank",
             ],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
@@ -120,11 +129,14 @@ class Browser:
         place = self.wait(
             f"""(() => {{ const e = [...document.querySelectorAll({json.dumps(selector)})].find(
                 (e) => e.getClientRects().length && e.innerText.includes({json.dumps(words)}));
-                if (!e) return null; e.scrollIntoView({{block: "center"}}); const r = e.getBoundingClientRect();
+                if (!e) return null; e.scrollIntoView({{block: "center"}});
+                const r = e.getBoundingClientRect();
                 return [r.x + r.width / 2, r.y + r.height / 2]; }})()"""
         )
         for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+            self.call(
+                "Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1
+            )
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -140,7 +152,8 @@ class Browser:
     def choose(self, selector: str, value: str) -> None:
         """An option of a select, which headless browsers open outside the page."""
         self.eval(
-            f"""(() => {{ const e = document.querySelector({json.dumps(selector)}); e.value = {json.dumps(value)};
+            f"""(() => {{ const e = document.querySelector({json.dumps(selector)});
+                e.value = {json.dumps(value)};
                 e.dispatchEvent(new Event("change", {{bubbles: true}})); }})()"""
         )
 

@@ -52,7 +52,9 @@ def page(place):
         yield base
 
 
-def get(base: str, path: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
+def get(
+    base: str, path: str, method: str = "GET", **headers: str
+) -> tuple[int, http.client.HTTPMessage, bytes]:
     """The path as it is written, nothing of it made straight by a client."""
     parts = urlsplit(base)
     connection = http.client.HTTPConnection(str(parts.hostname), parts.port or 80, timeout=30)
@@ -102,7 +104,9 @@ def test_scores_are_the_reports(page, place):
     assert [r["method"] for r in table["rows"]] == [r.method for r in wanted if not r.control] + [
         r.method for r in wanted if r.control
     ]
-    assert {r["method"]: r for r in table["rows"]} == {r.method: json.loads(json.dumps(asdict(r))) for r in wanted}
+    assert {r["method"]: r for r in table["rows"]} == {
+        r.method: json.loads(json.dumps(asdict(r))) for r in wanted
+    }
     assert table["bars"][0].startswith("<svg ") and "<script" not in table["bars"][0]
 
 
@@ -123,14 +127,18 @@ def test_pictures_of_a_stage_with_what_was_left_out(page):
     assert len(found["pictures"]) == 30 and found["images"] == 30 and not found["next"]
     for n, p in enumerate(found["pictures"]):
         assert (p["label"], p["class"], p["seed"]) == (n % 10, CLASSES[n % 10], str(n + 1))
-        assert p["reason"] == ("blank" if n % 7 == 3 else "CLIP does not see its class" if n % 11 == 5 else "")
+        assert p["reason"] == (
+            "blank" if n % 7 == 3 else "CLIP does not see its class" if n % 11 == 5 else ""
+        )
         assert p["prompt"] == f"a <i>drawing</i> of a {n % 10}, number {n % 3}"
     assert found["left_out"] == [["blank", 4], ["CLIP does not see its class", 3]]
     out = ask(page, "/api/pictures", run=A, stage="synth", only="out")
     kept = ask(page, "/api/pictures", run=A, stage="synth", only="kept")
     assert len(out["pictures"]) == 7 and len(kept["pictures"]) == 23
     assert {p["kept"] for p in out["pictures"]} == {False}
-    assert {p["label"] for p in ask(page, "/api/pictures", run=A, stage="synth", **{"class": 3})["pictures"]} == {3}
+    assert {
+        p["label"] for p in ask(page, "/api/pictures", run=A, stage="synth", **{"class": 3})["pictures"]
+    } == {3}
     assert len(ask(page, "/api/pictures", run=A, stage="synth", q="i000007")["pictures"]) == 1
 
 
@@ -154,7 +162,12 @@ def test_an_image_is_what_the_store_holds(page):
     assert status == 200 and body == pngs()[2] and headers["Content-Type"] == "image/png"
     assert "immutable" in headers["Cache-Control"]
     assert Image.open(io.BytesIO(body)).size == (16, 16)
-    for row, shard in ((99, found["shard"]), (0, "family.json"), (0, "../../store.json"), (0, f"../{SYNTH}/x")):
+    for row, shard in (
+        (99, found["shard"]),
+        (0, "family.json"),
+        (0, "../../store.json"),
+        (0, f"../{SYNTH}/x"),
+    ):
         status, _, body = get(page, url("", "/image", run=A, stage="synth", shard=shard, row=row))
         assert status == 404 and "no such picture" in json.loads(body)["error"]
 
@@ -177,13 +190,18 @@ def test_quarantine_prompts_settings_logs_and_the_report(page, place):
     write_report(Run(Root(str(place)), A))
     status, headers, body = get(page, f"/report?run={A}")
     assert status == 200 and b"diffadapt report" in body
-    assert "sandbox" in headers["Content-Security-Policy"] and "script-src" not in headers["Content-Security-Policy"]
+    assert (
+        "sandbox" in headers["Content-Security-Policy"]
+        and "script-src" not in headers["Content-Security-Policy"]
+    )
 
 
 def test_a_sweep_is_the_table_of_report(page):
     assert [r["name"] for r in ask(page, "/api/sweeps")["rows"]] == ["toys-0a1b2c3d"]
     found = ask(page, "/api/sweep", sweep="toys-0a1b2c3d")
-    assert len(found["trials"]) == 3 and found["settings"][0]["values"] == ["2"] and found["settings"][0]["best"]
+    assert (
+        len(found["trials"]) == 3 and found["settings"][0]["values"] == ["2"] and found["settings"][0]["best"]
+    )
     assert any(n.startswith("recommended: ") for n in found["notes"])
     trial = found["trials"][0]["id"]
     assert ask(page, "/api/run", run=f"toys-0a1b2c3d:{trial}")["name"] == trial
@@ -251,8 +269,9 @@ def test_it_only_shows(page, method):
 @pytest.mark.parametrize(
     ("host", "status"),
     [
-        ("localhost", 200), ("LOCALHOST:1", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("10.1.2.3:8700", 200),
-        ("evil.example", 421), ("127.0.0.1.evil.example", 421), ("localhost.evil.example:8700", 421), ("", 421),
+        ("localhost", 200), ("LOCALHOST:1", 200), ("127.0.0.1", 200), ("[::1]:80", 200),
+        ("10.1.2.3:8700", 200), ("evil.example", 421), ("127.0.0.1.evil.example", 421), ("", 421),
+        ("localhost.evil.example:8700", 421),
         ("localhost@evil.example", 421), ("evil.example:127", 421),
     ],
 )  # fmt: skip
@@ -269,7 +288,10 @@ def test_the_machines_name_is_answered_where_it_was_given():
 
 def test_other_sites_are_refused_and_links_are_not(page):
     assert get(page, "/api/runs", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors")[0] == 403
-    assert get(page, "/image", Sec_Fetch_Site="same-site", Sec_Fetch_Mode="no-cors", Sec_Fetch_Dest="image")[0] == 403
+    assert (
+        get(page, "/image", Sec_Fetch_Site="same-site", Sec_Fetch_Mode="no-cors", Sec_Fetch_Dest="image")[0]
+        == 403
+    )
     opened_by = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
     assert get(page, "/", **opened_by)[0] == 200
     assert get(page, "/", **{**opened_by, "Sec_Fetch_Dest": "iframe"})[0] == 403
@@ -279,15 +301,17 @@ def test_headers_keep_scripts_and_frames_of_others_out(page):
     for path in ("/", "/ui.js", "/api/runs", "/nothing"):
         _, headers, _ = get(page, path)
         policy = headers["Content-Security-Policy"]
-        assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+        assert (
+            "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
+        )
         assert headers["X-Content-Type-Options"] == "nosniff" and "Access-Control-Allow-Origin" not in headers
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
     _, headers, body = get(page, "/ui.js")
     assert get(page, "/ui.js", If_None_Match=headers["ETag"])[0] == 304 and len(body) > 1000
     for file in ("/", "/ui.css", "/ui.js", "/style.css"):
-        assert b"//" not in get(page, file)[2].replace(b"http://www.w3.org/2000/svg", b"").replace(b" // ", b"").replace(
-            b"\n// ", b"\n"
-        ), f"{file} asks elsewhere"
+        assert b"//" not in get(page, file)[2].replace(b"http://www.w3.org/2000/svg", b"").replace(
+            b" // ", b""
+        ).replace(b"\n// ", b"\n"), f"{file} asks elsewhere"
 
 
 def test_a_token_opens_the_page_and_nothing_else_does(place):
@@ -313,7 +337,8 @@ def test_a_token_opens_the_page_and_nothing_else_does(place):
 @pytest.mark.parametrize(
     "path",
     [
-        "/../secret.txt", "/..%2fsecret.txt", "/%2e%2e/secret.txt", "/%2e%2e%2fsecret.txt", "/..%252fsecret.txt",
+        "/../secret.txt", "/..%2fsecret.txt", "/%2e%2e/secret.txt", "/%2e%2e%2fsecret.txt",
+        "/..%252fsecret.txt",
         "//etc/passwd", "/ui.js/../../secret.txt", "/static/../secret.txt", "/..\\secret.txt", "/%00",
         "/report?run=..%2f..%2fsecret.txt", "/report?run=..", "/report?run=.", "/report?run=%2fetc",
         "/report?sweep=..", "/report?run=toys-0a1b2c3d:..", "/report?run=toys-0a1b2c3d:../../../runs",
@@ -342,15 +367,20 @@ def test_links_and_names_in_files_do_not_lead_out_either(place, tmp_path):
         (runs / "files-0123abcd" / name).symlink_to(secret)
     manifest = json.loads(run.read("manifest.json"))
     shards = manifest["nodes"]["synth"]["shards"]
-    far = [str(secret), f"../../{secret.name}", f"{SYNTH}/../../../../{secret.name}", f"{SYNTH}/linked.parquet"]
-    (tmp_path / "root" / "store" / SYNTH / "linked.parquet").symlink_to(
-        place / "store" / shards[0][3]
-    )
+    far = [
+        str(secret),
+        f"../../{secret.name}",
+        f"{SYNTH}/../../../../{secret.name}",
+        f"{SYNTH}/linked.parquet",
+    ]
+    (tmp_path / "root" / "store" / SYNTH / "linked.parquet").symlink_to(place / "store" / shards[0][3])
     for i, path in enumerate(far):
         shards[i + 1][3] = path
     run.write("manifest.json", json.dumps(manifest).encode())
     (tmp_path / "root" / "store" / FILTER / "kept.parquet").unlink()
-    (tmp_path / "root" / "store" / FILTER / "kept.parquet").symlink_to(place / "store" / FILTER / "kept.parquet")
+    (tmp_path / "root" / "store" / FILTER / "kept.parquet").symlink_to(
+        place / "store" / FILTER / "kept.parquet"
+    )
     with opened(str(tmp_path / "root")) as base:
         listed = {r["name"]: r for r in ask(base, "/api/runs")["rows"]}
         assert "leads out of the root" in listed["linked-0123abcd"]["error"]
@@ -383,7 +413,11 @@ def test_nothing_is_written(place):
     from diffadapt.ui.inside import InsideRoot
 
     store = InsideRoot(str(place)).store
-    for act in (lambda: store.write_bytes("x", b""), lambda: store.create("x", b""), lambda: store.remove(SYNTH)):
+    for act in (
+        lambda: store.write_bytes("x", b""),
+        lambda: store.create("x", b""),
+        lambda: store.remove(SYNTH),
+    ):
         with pytest.raises(StoreError, match="only reads"):
             act()
     before = sorted(p for p in place.rglob("*"))
@@ -408,7 +442,9 @@ def test_the_command_prints_where_and_ends_at_once(place):
         process.send_signal(signal.SIGINT)
         rest = process.communicate(timeout=30)[0]
     assert process.returncode == 0 and "The page is closed." in rest and "Traceback" not in rest
-    loaded = "import sys, diffadapt.ui.server; assert not {'torch', 'ray'} & set(sys.modules), 'slow to start'"
+    loaded = (
+        "import sys, diffadapt.ui.server; assert not {'torch', 'ray'} & set(sys.modules), 'slow to start'"
+    )
     assert subprocess.run([sys.executable, "-c", loaded]).returncode == 0
 
 
@@ -417,7 +453,9 @@ def test_other_addresses_get_a_token(place, monkeypatch, capsys):
     from diffadapt.ui import server
 
     guards = []
-    monkeypatch.setattr(server, "serve", lambda answers, guard, listener, ready: (guards.append(guard), ready()))
+    monkeypatch.setattr(
+        server, "serve", lambda answers, guard, listener, ready: (guards.append(guard), ready())
+    )
     for words, token in (
         ([], None), (["--host", "0.0.0.0"], "made"), (["--token", "y" * 16], "y" * 16),
         (["--host", "0.0.0.0", "--token", "z" * 20], "z" * 20),

@@ -69,7 +69,9 @@ def test_from_the_list_to_a_picture_by_keys(browser, page):
     browser.wait("document.querySelectorAll('table.rows tbody tr').length === 1")
     browser.press("Escape", "j", "Enter")
     browser.wait("document.querySelectorAll('.stage').length === 3")
-    assert "6 / 6 shards" in browser.text("[data-stage=synth]") and "1 quarantined" in browser.text("[data-stage=synth]")
+    assert "6 / 6 shards" in browser.text("[data-stage=synth]") and "1 quarantined" in browser.text(
+        "[data-stage=synth]"
+    )
     browser.press("3")
     browser.wait("document.querySelectorAll('.pic').length === 30")
     browser.wait("[...document.querySelectorAll('.pic img')].slice(0, 8).every((i) => i.naturalWidth === 16)")
@@ -90,7 +92,9 @@ def test_only_what_was_left_out_is_shown_when_asked(browser, page):
     browser.go(f"{page}/#/run/{A}/pictures")
     browser.wait("document.querySelectorAll('.pic').length === 30")
     browser.choose("select[data-key=only]", "out")
-    browser.wait("document.querySelectorAll('.pic').length === 7 && document.querySelectorAll('.pic.out').length === 7")
+    browser.wait(
+        "document.querySelectorAll('.pic').length === 7 && document.querySelectorAll('.pic.out').length === 7"
+    )
     browser.choose("select[data-key=class]", "3")
     browser.wait("[...document.querySelectorAll('.pic span')].filter((s) => s.innerText === '3').length > 0")
     browser.click("nav.tabs a", "Left out")
@@ -170,7 +174,9 @@ def test_a_run_is_seen_to_go_on(browser, tmp_path):
     browser.said.clear()  # the browser's own words for a server that is gone
 
 
-@pytest.mark.parametrize("tab", ["progress", "scores", "pictures", "apart", "prompts", "logs", "settings", "report"])
+@pytest.mark.parametrize(
+    "tab", ["progress", "scores", "pictures", "apart", "prompts", "logs", "settings", "report"]
+)
 def test_nothing_is_wider_than_a_telephone(browser, page, tab):
     browser.size(390, 844)
     browser.go(f"{page}/#/run/{A}/{tab}")
@@ -190,7 +196,9 @@ def test_lists_and_comparisons_on_a_telephone_and_in_the_dark(browser, page):
         browser.go(f"{page}/{address}")
         browser.wait(ready)
         assert browser.eval("document.documentElement.scrollWidth") == 390, address
-    ink, paper = (browser.eval(f"getComputedStyle(document.body).{what}") for what in ("color", "backgroundColor"))
+    ink, paper = (
+        browser.eval(f"getComputedStyle(document.body).{what}") for what in ("color", "backgroundColor")
+    )
     light = [sum(map(int, c[4:-1].split(","))) for c in (ink, paper)]
     assert light[0] > 600 and light[1] < 120, (ink, paper)
 

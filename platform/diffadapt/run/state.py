@@ -32,8 +32,7 @@ def done_of(status: Mapping[str, Any]) -> tuple[int, int]:
 def seconds_left(node: Mapping[str, Any]) -> float | None:
     """Seconds that a stage under way will take, at the rate it had so far; None where that is not known."""
     left = node.get("seconds_left")
-    known = isinstance(left, (int, float)) and math.isfinite(left)
-    return max(0.0, float(left)) if known else None
+    return max(0.0, float(left)) if isinstance(left, (int, float)) and math.isfinite(left) else None
 
 
 def _alive(status: Mapping[str, Any]) -> bool:

@@ -326,7 +326,8 @@ class Answers:
         run = self._find_sweep(name) if name else self._find(query.text("run"))
         if not run.has("report.html"):
             raise MissingError(
-                f"{run.name} has no report yet: it is written at its end, or by `diffadapt report {run.name}`."
+                f"{run.name} has no report yet: it is written at its end, or by `diffadapt report"
+                f" {run.name}`."
             )
         return Reply(200, run.read("report.html"), "text/html; charset=utf-8", policy=REPORT_POLICY)
 

@@ -56,7 +56,7 @@ def curve(name: str, series: Sequence[tuple[int, float]], narrow: bool = False) 
 
 def _events(data: bytes) -> Iterator[tuple[str, int, float]]:
     """(name, step, value) of the whole records of an event file; the last one may still be written."""
-    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     at = 0
     while at + 12 <= len(data):

@@ -136,7 +136,7 @@ class Gallery:
             for i, (key, label) in enumerate(zip(keys, labels, strict=True))
             if (not wanted.text or wanted.text in key)
             and (wanted.label is None or label == wanted.label)
-            and (not wanted.only or (key in verdicts and bool(verdicts[key]["kept"]) == (wanted.only == "kept")))
+            and (not wanted.only or (key in verdicts and verdicts[key]["kept"] == (wanted.only == "kept")))
         ]  # fmt: skip
         if wanted.order == "sample" and not (wanted.text or wanted.only or wanted.label is not None):
             good = _sample(good, max(SAMPLED, -(-PAGE // len(self.shelved))), _key_of(shard.path))

@@ -82,7 +82,7 @@ class Guard:
         return hashlib.sha256(f"diffadapt ui {self.token}".encode()).hexdigest()
 
     def _known(self, host: str) -> bool:
-        """An address cannot be bent to another machine by DNS; a name can, so only known ones are answered."""
+        """DNS can bend a name to another machine, but no address: of names only known ones are answered."""
         name = host.rstrip(".").lower()
         return name == "localhost" or is_address(name) or name in {n.lower() for n in self.names}
 

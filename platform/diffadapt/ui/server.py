@@ -36,7 +36,7 @@ def listen(host: str, port: int) -> socket.socket:
             raise
         return listener
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno in errno.errorcode else str(error)
+        why = os.strerror(error.errno) if error.errno and error.errno in errno.errorcode else str(error)
         raise ResourceError(
             f"The page cannot listen at {host}:{port} ({why}): give another --port, or 0 for any that is"
             " free, or another --host."
@@ -78,9 +78,7 @@ def serve(
     asyncio.run(_serve(answers, guard, listener, ready))
 
 
-async def _serve(
-    answers: Answers, guard: Guard, listener: socket.socket, ready: Callable[[], None]
-) -> None:
+async def _serve(answers: Answers, guard: Guard, listener: socket.socket, ready: Callable[[], None]) -> None:
     runner = web.AppRunner(application(answers, guard), access_log=None, handle_signals=False)
     await runner.setup()
     try:
@@ -91,9 +89,7 @@ async def _serve(
         await runner.cleanup()
 
 
-def _response(
-    reply: Reply, asked: dict[str, str], more: dict[str, str] | None = None
-) -> web.Response:
+def _response(reply: Reply, asked: dict[str, str], more: dict[str, str] | None = None) -> web.Response:
     headers = {
         **HEADERS,
         "Content-Security-Policy": reply.policy or CONTENT_POLICY,

@@ -170,7 +170,9 @@ def _live(
             continue
         if stage.fit:
             try:
-                items += [(name, f.key, f.reason) for p in stage.paths for f in recorded_failures(workshop.store, p)]
+                items += [
+                    (name, f.key, f.reason) for p in stage.paths for f in recorded_failures(workshop.store, p)
+                ]
             except LostError:
                 continue
         for shard in workshop.shelved(stage):

@@ -220,16 +220,17 @@ function compareView(refs) {
 }
 
 async function comparedPictures(refs, labels, own) {
-  const all = await Promise.all(refs.map((run) => ask("/api/galleries", { run }).catch(() => ({ stages: [] }))));
+  const all = await Promise.all(refs.map((run) => ask("/api/galleries", { run }).catch(() => ({ stages: [], classes: [] }))));
   const names = all[0].stages.map((s) => s.stage).filter((n) => all.every((g) => g.stages.some((s) => s.stage === n)));
   if (!names.length) return null;
   const choose = h("select", { "data-key": "compared stage", onchange: () => attempt(fill) }, names.map((n) => h("option", { value: n }, n)));
   choose.value = names.includes("aligned") ? "aligned" : names[0];
   const text = h("input", { type: "search", placeholder: "Part of a key", "aria-label": "Part of a key", oninput: later(fill) });
+  const pick = h("select", { "aria-label": "Class", onchange: () => attempt(fill), hidden: !all[0].classes.length }, h("option", { value: "" }, "all classes"), all[0].classes.map((c, i) => h("option", { value: String(i) }, c)));
   const place = h("div", { class: "pair" });
   const about = h("p", { class: "soft" });
   async function fill() {
-    const pages = await Promise.all(refs.map((run) => ask("/api/pictures", { run, stage: choose.value, order: "planned", q: text.value, limit: 240 })));
+    const pages = await Promise.all(refs.map((run) => ask("/api/pictures", { run, stage: choose.value, order: "planned", q: text.value, class: pick.value, limit: 240 })));
     if (own !== turn) return;
     const keyed = pages.map((p) => new Map(p.pictures.map((x) => [x.key, x])));
     const common = [...keyed[0].keys()].filter((k) => keyed.every((m) => m.has(k)));
@@ -240,7 +241,7 @@ async function comparedPictures(refs, labels, own) {
     about.textContent = keys.length ? "The same images in both, by their keys." : "No key is in the first shards of all: the first pictures of each.";
   }
   await fill();
-  return h("section", {}, h("h2", {}, "Pictures"), h("div", { class: "tools" }, h("label", {}, "stage", choose), text), about, place);
+  return h("section", {}, h("h2", {}, "Pictures"), h("div", { class: "tools" }, h("label", {}, "stage", choose), pick, text), about, place);
 }
 
 // -- a run -----------------------------------------------------------------------------------------------
