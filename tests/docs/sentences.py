@@ -35,6 +35,7 @@ ROOMS = {
     "systems": "SDA, Adapt Anything, ZoDi",
     "tasks": "Training and predicting",
     "train": "Training loops, checkpoints, trackers",
+    "ui": "The page in the browser",
     "worlds": "Procedural data",
 }
 """Room of the package -> its title on the page; a room that is not named here has its own name."""
