@@ -71,8 +71,8 @@ def test_cases_and_rows_are_counted():
     tallies += [tally(name, [0, 0, 80, 0], EVEN, seed=0) for name in ("CDAN", "MCD", "MCC")]
     (said,) = section.sentences_of({"classes": ["a", "bike", "c", "d"], "cases": collapsed(tallies)})
     assert said == (
-        "4 rows have collapsed to one class: DANN in 4 of 6 cases, CDAN, MCD and 1 more row; DANN, for one,"
-        " predicts 'bike' for all 80 images of amazon-webcam, seed 0 (by the labels 25.0 % are)."
+        "4 rows predict nearly one class: DANN in 4 of 6 cases, CDAN, MCD and 1 more row; DANN, for one,"
+        " answers 'bike' for all 80 images of amazon-webcam, seed 0 (by the labels 25.0 % are)."
     )
 
 

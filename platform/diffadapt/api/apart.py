@@ -128,15 +128,29 @@ class Told(Progress):
         self._tell(kind, content)
 
 
+class _Teller:
+    """Says things to the other process, one at a time. Ray Tune stores a copy of all that a search holds,
+    which nobody reads: a copy of this says nothing."""
+
+    def __init__(self, connection: Connection):
+        self._connection, self._lock = connection, threading.Lock()
+
+    def __call__(self, kind: str, content: Any) -> None:
+        with self._lock:
+            self._connection.send((kind, content))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _mute, ()
+
+
+def _mute() -> Tell:
+    return lambda kind, content: None
+
+
 def main(descriptor: int) -> int:
     """Do the job that is handed in, tell what came of it, and end."""
     connection = Connection(descriptor)
-    lock = threading.Lock()
-
-    def tell(kind: str, content: Any) -> None:
-        with lock:
-            connection.send((kind, content))
-
+    tell = _Teller(connection)
     with Interrupts():
         try:
             files, packed = connection.recv()

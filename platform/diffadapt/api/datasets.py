@@ -84,6 +84,7 @@ def from_dataset(
     plain = plain.cast_column(image, kinds.Image(decode=False))
 
     def rows() -> Iterator[tuple[bytes, str, int | None]]:
+        row: Any  # a dict; the library types it as a list
         for row in plain:
             yield _bytes(row[image]), "", row[label] if label else None
 

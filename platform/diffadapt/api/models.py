@@ -48,7 +48,7 @@ def model(run: Run, name: str, seed: int | None) -> Classifier:
             f" folder with `diffadapt export {run.name} --what {node} --out <folder>`."
         )
     names: Sequence[str] = tuple(manifest["class_names"])
-    loaded = load_classifier(model_config(run, manifest, node), len(names) or None)
+    loaded: Any = load_classifier(model_config(run, manifest, node), len(names) or None)
     loaded.transform, loaded.class_names = Transform(loaded.config), names
     return loaded.eval()
 

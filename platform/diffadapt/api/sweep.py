@@ -82,7 +82,8 @@ class Sweep:
         table = self.trials
         shown = [c for c in table.columns if c.startswith("value.")]
         table = table[["status", *shown, "objective", "accuracy", "device_hours"]]
-        table = table.rename(columns=lambda c: c.removeprefix("value.")).dropna(axis="columns", how="all")
+        table.columns = [c.removeprefix("value.") for c in table.columns]
+        table = table.dropna(axis="columns", how="all")
         return f"<p>{html.escape(self.name)}</p>{table.to_html(index=False, float_format='{:.4g}'.format)}"
 
 

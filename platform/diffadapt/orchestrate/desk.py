@@ -179,6 +179,11 @@ class Desk(Searcher):
     def get_state(self) -> dict:
         return {}
 
+    def __getstate__(self) -> dict:
+        """Tune stores a copy when it begins, to restore experiments from, which is never done here; threads
+        and connections, which this holds, cannot be stored."""
+        return {}
+
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         return None
 

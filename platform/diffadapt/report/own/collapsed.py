@@ -88,7 +88,7 @@ def _of_rows(data: Mapping[str, Any], by_row: Mapping[str, Sequence[Mapping[str,
     more = f" and {beyond} more row{'s' * (beyond > 1)}" if beyond > 0 else ""
     first = next(iter(by_row))
     return (
-        f"{len(by_row)} rows have collapsed to one class: {listed}{more}; {first}, for one, predicts"
+        f"{len(by_row)} rows predict nearly one class: {listed}{more}; {first}, for one, answers"
         f" {_case(data, by_row[first][0])}."
     )
 
