@@ -23,10 +23,17 @@ def s3():
     server.stop()
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
+@pytest.fixture
+def library(made_by_library, monkeypatch):
     """(root with a finished run of the recipe ``small``, that run), made by ``da.run``; its folder of recipes
-    is known for the whole session."""
+    is known for the test."""
+    folder, root, run = made_by_library
+    monkeypatch.setenv("DIFFADAPT_PIPELINES", str(folder))
+    return root, run
+
+
+@pytest.fixture(scope="session")
+def made_by_library(tmp_path_factory):
     import torch
 
     import diffadapt as da
@@ -37,4 +44,4 @@ def library(tmp_path_factory):
     (folder / "small.py").write_text(RECIPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFADAPT_PIPELINES", str(folder))
-        yield root, da.run("small", root=root, progress=False)
+        return folder, root, da.run("small", root=root, progress=False)

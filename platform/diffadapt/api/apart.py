@@ -93,9 +93,13 @@ def _pass_on(stream: Any, last: deque[str], progress: Progress) -> None:
     with stream:
         for line in stream:
             text = line.decode(errors="replace").rstrip()
-            if text:
-                last.append(text)
-                progress.above(text) if progress.drawing else print(text, file=sys.stderr, flush=True)
+            if not text:
+                continue
+            last.append(text)
+            if progress.drawing:
+                progress.above(text)
+            else:
+                print(text, file=sys.stderr, flush=True)
 
 
 class Told(Progress):

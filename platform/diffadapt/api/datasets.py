@@ -16,6 +16,7 @@ from diffadapt.api.given import encoded
 from diffadapt.api.places import Place, open_root
 from diffadapt.core.errors import DataError, ResourceError, suggest
 from diffadapt.core.files import scratch
+from diffadapt.core.location import there
 from diffadapt.core.place import located, write_file, writing
 from diffadapt.core.runs import Root
 from diffadapt.core.store import is_local
@@ -206,7 +207,7 @@ def _put(file: str, place: str) -> None:
     """The finished local ``file`` at ``place``, whole or not at all, unless it is there."""
     with writing(place):
         fs, path = located(place)
-        if fs.exists(path):
+        if there(fs, path):
             return
         fs.makedirs(posixpath.dirname(path), exist_ok=True)
         if not is_local(fs):

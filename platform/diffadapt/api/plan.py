@@ -129,8 +129,8 @@ def outlook(recipe: Recipe, root: Root, machine: Instance | None = None) -> Plan
     """The plan that a person looks at, with times on ``machine``."""
     layout = cluster_layout(recipe.execution)
     recipe = replace(recipe, value=settled(recipe.value, machine, layout))
-    pipeline = recipe.value.pipeline()
     with lenient() as lacking:
+        pipeline = recipe.value.pipeline()
         plans = pipeline.plan(root.store)
         said = notes(plans)
     guess = missing_time(plans, root, machine, recipe.execution.threads or 1)
