@@ -14,8 +14,8 @@ import diffadapt as da
 from tests.docs.__main__ import DOCS
 
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
-LONG = ("search",)
-"""Those that start Ray."""
+LONG = ("search", "own-photos")
+"""Those that start Ray, or train for most of a minute."""
 
 
 def sources(notebook: Path, kind: str) -> list[str]:

@@ -101,7 +101,7 @@ def test_a_plan_is_what_the_command_prints(library, capsys, tmp_path):
 def test_roots_that_are_none(tmp_path):
     file = tmp_path / "file"
     file.write_text("x")
-    with pytest.raises(da.DiffadaptError, match="is not a folder but a file: give a folder"):
+    with pytest.raises(da.DiffadaptError, match="is not a folder: give another --root"):
         da.runs(file)
     with pytest.raises(da.DiffadaptError, match="give a folder or a URL"):
         da.plan("quickstart", root=3)  # type: ignore[arg-type]

@@ -23,6 +23,8 @@ def open_root(place: Place | None = None) -> Root:
         raise StoreError(f"The root is {place!r} ({type(place).__name__}): give a folder or a URL.")
     root = place if isinstance(place, Root) else Root(os.fspath(place or "") or default_root())
     if root.store.local and os.path.isfile(root.location):
-        raise StoreError(f"The root {redact(root.location)} is not a folder but a file: give a folder or a URL.")
+        raise StoreError(
+            f"The root {redact(root.location)} is not a folder: give another --root, a folder or a URL."
+        )
     root.store.check()
     return root
