@@ -19,8 +19,10 @@ from diffadapt.core.artifact import PROMPT_SCHEMA, Failure, Rows, image_table
 from diffadapt.core.runs import PLANNED, STAGES, Root, Run
 from diffadapt.core.sealed import Sealed
 from diffadapt.prompts.text import prompt_key
-from tests.unit.reportkit import fake_manifest, fake_run
+from tests.unit.reportkit import fake_manifest, fake_run, fake_scores
+from tests.unit.sweepresults import Choice, Space, fill
 
+PICTURED, OTHER, TOYS = "pictured-0123abcd", "quickstart-89abcdef", "toys-0a1b2c3d"
 CLASSES = tuple("0123456789")
 FAMILY = "0a1b2c3d4e5f"
 SYNTH, PROMPTS, FILTER = f"synth/toys-{FAMILY}", f"prompts/bank-{FAMILY}", f"filter/filter-{FAMILY}"
@@ -34,6 +36,17 @@ def pngs() -> list[bytes]:
 
     _, images, _ = digits("test")
     return [encode_png(image) for image in images[:100]]
+
+
+def furnished(folder: Path) -> Root:
+    """A root with a run that has everything (PICTURED), another (OTHER) and a sweep (TOYS)."""
+    root = Root(str(folder))
+    root.store.prepare()
+    pictured_run(root, PICTURED)
+    fake_run(folder, OTHER, scores=fake_scores(OTHER, seed=1, shift=2.0))
+    space = Space({"synth.guidance": Choice(1.0, 1.5, 2.0)})
+    fill(folder, space, lambda v, r: (v["synth.guidance"], 80.0 + v["synth.guidance"]), name=TOYS)
+    return root
 
 
 def key_of(label: int, i: int) -> str:

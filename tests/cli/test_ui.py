@@ -23,11 +23,23 @@ from diffadapt.report.summary import summarise
 from diffadapt.report.table import rows_for_html
 from diffadapt.ui.answers import Answers
 from diffadapt.ui.guard import Guard, host_of
-from tests.uikit import BROKEN, CLASSES, FILTER, SYNTH, going_on, opened, pictured_run, pngs, url
-from tests.unit.reportkit import fake_run, fake_scores
-from tests.unit.sweepresults import Choice, Space, fill
+from tests.uikit import (
+    BROKEN,
+    CLASSES,
+    FILTER,
+    OTHER,
+    PICTURED,
+    SYNTH,
+    furnished,
+    going_on,
+    opened,
+    pictured_run,
+    pngs,
+    url,
+)
+from tests.unit.reportkit import fake_run
 
-A, B = "pictured-0123abcd", "quickstart-89abcdef"
+A, B = PICTURED, OTHER
 SECRET = "what the machine holds and the root does not"
 
 
@@ -37,12 +49,7 @@ def place(tmp_path_factory) -> Path:
     outside = tmp_path_factory.mktemp("machine")
     (outside / "secret.txt").write_text(SECRET)
     folder = outside / "root"
-    root = Root(str(folder))
-    root.store.prepare()
-    pictured_run(root, A)
-    fake_run(folder, B, scores=fake_scores(B, seed=1, shift=2.0))
-    space = Space({"synth.guidance": Choice(1.0, 1.5, 2.0)})
-    fill(folder, space, lambda v, r: (v["synth.guidance"], 80.0 + v["synth.guidance"]), name="toys-0a1b2c3d")
+    furnished(folder)
     return folder
 
 

@@ -11,27 +11,20 @@ from diffadapt.core.runs import Root, Run
 from diffadapt.report.html import write_report
 from diffadapt.report.summary import summarise
 from tests.cli.browser import Browser, chromium
-from tests.uikit import going_on, opened, pictured_run, pngs
-from tests.unit.reportkit import fake_run, fake_scores
-from tests.unit.sweepresults import Choice, Space, fill
+from tests.uikit import OTHER, PICTURED, furnished, going_on, opened, pngs
+from tests.unit.reportkit import fake_run
 
 pytestmark = pytest.mark.skipif(
     chromium() is None, reason="there is no Chromium: `apt-get install chromium` has these tests run"
 )
-A, B = "pictured-0123abcd", "quickstart-89abcdef"
+A, B = PICTURED, OTHER
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    root = Root(str(folder))
-    root.store.prepare()
-    pictured_run(root, A)
-    fake_run(folder, B, scores=fake_scores(B, seed=1, shift=2.0))
-    write_report(Run(root, A))
+    write_report(Run(furnished(folder), A))
     fake_run(folder, "<img src=x onerror=document.title='stolen'>-0123abcd")
-    space = Space({"synth.guidance": Choice(1.0, 1.5, 2.0)})
-    fill(folder, space, lambda v, r: (v["synth.guidance"], 80.0 + v["synth.guidance"]), name="toys-0a1b2c3d")
     return folder
 
 

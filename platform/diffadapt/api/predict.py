@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -158,9 +158,14 @@ def answers(
     model: Folder, recipe: Any, question: Question, images: str, progress: Progress | None = None
 ) -> Answer:
     """Predict, or serve from the store. DataError where none of ``images`` can be predicted."""
-    from diffadapt.core.predictions import failed_images, predictions_parquet, with_failures
-    from diffadapt.core.record import predictions_by_key
+    from diffadapt.core.predictions import (
+        ensemble_parquet,
+        failed_images,
+        predictions_parquet,
+        with_failures,
+    )
     from diffadapt.run.drive import drive
+    from diffadapt.run.held_out import stored
     from diffadapt.systems.predict import MODEL, PROJECTED, SOURCE
 
     root = model.root
@@ -175,12 +180,8 @@ def answers(
         lambda: runners.make_runner(runners.for_work(question.execution, plans)),
         progress=progress,
     )
-    nodes = run.manifest()["nodes"]
-    found = {
-        n: predictions_by_key([root.store.load(path) for _, _, _, path in nodes[n]["shards"]])
-        for n in (MODEL, SOURCE, PROJECTED)
-        if n in nodes
-    }
+    nodes, load = run.manifest()["nodes"], stored(run)
+    found = {n: load(n) for n in (MODEL, SOURCE, PROJECTED) if n in nodes}
     rejected = 0
     if MODEL in found and limit is not None:
         energies = _energies(found[MODEL])
@@ -190,7 +191,8 @@ def answers(
     elif MODEL in found:
         count, data = len(found[MODEL]), predictions_parquet(found[MODEL], recipe.class_names)
     else:
-        count, data = _of_ensemble(found[SOURCE], found[PROJECTED], recipe.class_names)
+        count = len(found[SOURCE].keys() & found[PROJECTED].keys())
+        data = ensemble_parquet(found[SOURCE], found[PROJECTED], recipe.class_names)
     failed = failed_images(nodes)
     if not count and failed:
         raise DataError(nothing_read(images, failed))
@@ -247,16 +249,3 @@ def _energies(predictions: Mapping[str, Any]) -> dict[str, float]:
         return {}
     values = energy(np.stack([logits for _, logits in predictions.values()]))
     return dict(zip(predictions, values.tolist(), strict=True))
-
-
-def _of_ensemble(source: dict, projected: dict, names: Sequence[str]) -> tuple[int, bytes]:
-    """(rows, Parquet bytes): one row an image that both models predicted, sorted by path."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from diffadapt.core.predictions import ensemble_columns
-
-    columns = ensemble_columns(source, projected, names)
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer)
-    return len(columns["path"]), buffer.getvalue()

@@ -157,7 +157,7 @@ def _gc(root: Root, options: Gc) -> int:
 def _referred(run: Run) -> set[str]:
     """Store names that a run, sweep or trial refers to. StoreError when that cannot be known."""
     try:
-        keep = run.planned()
+        keep = set(run.planned())
     except (ValueError, TypeError):
         raise StoreError(
             f"planned.json of {run.name} is damaged, so that what it refers to is not known: run its recipe"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Annotated
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import RecipeError, ResourceError
+from diffadapt.core.listening import address, is_alone
 from diffadapt.core.ranges import Between, Natural, NonNegative, Positive, check_limits
 from diffadapt.run.runner import ExecutionConfig
 
@@ -110,7 +110,7 @@ def serve(argv: Sequence[str]) -> int:
     )
     try:
         with Served(service, execution) as served:
-            place = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{options.port}"
+            place = address(options.host, options.port)
             print(f"serving   {place}/predict   (healthy: {place}/healthz, ready: {place}/readyz)")
             if where := served.metrics_address():
                 print(f"metrics   {where}")
@@ -134,11 +134,7 @@ def _demand_packages() -> None:
 def _token(host: str) -> str:
     """What requests must bear; RecipeError where it lacks and other machines could ask."""
     token = os.environ.get(TOKEN, "").strip()
-    try:
-        alone = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        alone = host == "localhost"
-    if not alone and not token:
+    if not is_alone(host) and not token:
         raise RecipeError(
             f"--host {host} lets other machines ask: set {TOKEN} to a token that their requests have to"
             " bear, or use 127.0.0.1."

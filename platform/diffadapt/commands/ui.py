@@ -10,6 +10,7 @@ from typing import Annotated
 
 from diffadapt.commands.options import RootOption, parse
 from diffadapt.core.errors import RecipeError
+from diffadapt.core.listening import address, is_alone
 from diffadapt.core.ranges import Between, check_limits
 
 TOKEN = "DIFFADAPT_UI_TOKEN"
@@ -35,7 +36,7 @@ class UiOptions(RootOption):
 def ui(argv: Sequence[str]) -> int:
     from diffadapt.core.redact import redact
     from diffadapt.ui.answers import Answers
-    from diffadapt.ui.guard import Guard, is_alone
+    from diffadapt.ui.guard import Guard
     from diffadapt.ui.server import listen, serve
 
     options = parse(UiOptions, argv, "ui")
@@ -54,7 +55,7 @@ def ui(argv: Sequence[str]) -> int:
     names = {*options.name, options.host, *([] if alone else [os.uname().nodename])}
     guard = Guard(names, token, f"diffadapt-{port}")
     shown = os.uname().nodename if options.host in ("0.0.0.0", "::") else options.host
-    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/" + (f"?token={token}" if token else "")
+    url = f"{address(shown, port)}/" + (f"?token={token}" if token else "")
 
     def ready() -> None:
         print(f"root      {redact(answers.root.location)}   (only read)")

@@ -94,9 +94,16 @@ def predictions_parquet(
             NONE_OF_THESE if e > limit else c for e, c in zip(values, columns["nearest"], strict=True)
         ]
         schema = schema.append(pa.field("energy", pa.float64())).append(pa.field("nearest", pa.string()))
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema), buffer)
-    return buffer.getvalue()
+    return _parquet(pa.table(columns, schema=schema))
+
+
+def ensemble_parquet(
+    source: Mapping[str, tuple[int | None, np.ndarray]],
+    projected: Mapping[str, tuple[int | None, np.ndarray]],
+    class_names: Sequence[str] = (),
+) -> bytes:
+    """:func:`ensemble_columns` as Parquet bytes."""
+    return _parquet(pa.table(ensemble_columns(source, projected, class_names)))
 
 
 def failed_images(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -117,6 +124,10 @@ def with_failures(data: bytes, failed: Mapping[str, str]) -> bytes:
     rows = [{**row, "reason": None} for row in table.to_pylist() if row["path"] not in failed]
     rows += [{"path": path, "reason": reason} for path, reason in failed.items()]
     schema = table.schema.append(pa.field("reason", pa.string()))
+    return _parquet(pa.Table.from_pylist(sorted(rows, key=lambda row: row["path"]), schema=schema))
+
+
+def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(sorted(rows, key=lambda row: row["path"]), schema=schema), buffer)
+    pq.write_table(table, buffer)
     return buffer.getvalue()

@@ -216,12 +216,10 @@ class Run:
             self.read("manifest.json")
         return value
 
-    def planned(self) -> set[str]:
-        """Store names of the shards and fits that this run refers to, finished or not; empty when nothing is
-        known."""
-        if self.has(PLANNED):
-            return set(parse(self.read(PLANNED), largest=None))
-        return set()
+    def planned(self) -> list[str]:
+        """Store names of the shards and fits that this run refers to, finished or not, in the order of the
+        plan; empty when nothing is known."""
+        return list(parse(self.read(PLANNED), largest=None)) if self.has(PLANNED) else []
 
     def stages(self) -> dict[str, Any]:
         """:data:`STAGES` of the run; empty for those of earlier versions."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from diffadapt.core.errors import DiffadaptError, ResourceError
+from diffadapt.core.listening import bound
 from diffadapt.core.upload import Upload
 from diffadapt.orchestrate import metrics
 from diffadapt.orchestrate.connection import Connection, named_address
@@ -218,10 +218,7 @@ def _why(state: Any) -> str:
 
 def _demand_port(host: str, port: int) -> None:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(found[0]) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(found[4])
+        bound(host, port).close()
     except OSError as error:
         raise ResourceError(
             f"{host}:{port} cannot be listened at ({error.strerror or error}): give another --port or --host."

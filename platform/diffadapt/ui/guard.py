@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from diffadapt.core.listening import is_address
 
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
@@ -92,19 +93,6 @@ def host_of(header: str) -> str:
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.rpartition(":")[0] if header.count(":") == 1 else header
-
-
-def is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def is_alone(host: str) -> bool:
-    """Whether only this machine reaches a server that listens at ``host``."""
-    return ipaddress.ip_address(host).is_loopback if is_address(host) else host == "localhost"
 
 
 def _opens(headers: Mapping[str, str]) -> bool:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from aiohttp import web
 
 from diffadapt.core.errors import ResourceError
+from diffadapt.core.listening import bound
 from diffadapt.ui.answers import Answers, Reply, said
 from diffadapt.ui.guard import CONTENT_POLICY, HEADERS, Guard
 
@@ -25,11 +26,8 @@ COMPRESSED = 2048
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there (port 0: one that is free). ResourceError where that cannot be."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener = bound(host, port)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
             listener.listen(128)
         except OSError:
             listener.close()

@@ -201,21 +201,13 @@ def _facts(run: Run) -> RunFacts:
             manifest,
         )
     planned: dict[str, list[str]] = {}
-    for path in _planned(run) if stages else ():
+    for path in map(str, run.planned()) if stages else ():
         planned.setdefault(posixpath.dirname(path), []).append(path)
     return RunFacts(
         {n: _going_on(n, info, planned) for n, info in stages.items()},
         tuple(map(str, told.get("class_names") or ())),
         None,
     )
-
-
-def _planned(run: Run) -> list[str]:
-    """In the order of the plan; :meth:`Run.planned` gives a set."""
-    from diffadapt.core.foreign import parse
-    from diffadapt.core.runs import PLANNED
-
-    return [str(p) for p in parse(run.read(PLANNED), largest=None)] if run.has(PLANNED) else []
 
 
 def _finished(name: str, info: Mapping[str, Any]) -> StageFacts:
